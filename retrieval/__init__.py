@@ -1,0 +1,35 @@
+"""Temporal patch retrieval for Sentinel-2: this patch of Earth, seen on some day, where is it?
+
+    import retrieval
+    retrieval.build_index("images/", "index/")
+    frame = retrieval.open_index("index/").locate(patches)      # (n, 64, 64, 4) -> pandas.DataFrame
+
+The names below are loaded when they are first used, so that `import retrieval` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retrieval.encoder import load_encoder
+    from retrieval.pipeline import Index, Matches, build_index, evaluate, locate, open_index
+
+_HOME = {
+    "Index": "retrieval.pipeline",
+    "Matches": "retrieval.pipeline",
+    "build_index": "retrieval.pipeline",
+    "evaluate": "retrieval.pipeline",
+    "load_encoder": "retrieval.encoder",
+    "locate": "retrieval.pipeline",
+    "open_index": "retrieval.pipeline",
+}
+
+__all__ = ["Index", "Matches", "build_index", "evaluate", "load_encoder", "locate", "open_index"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'retrieval' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOME[name]), name)

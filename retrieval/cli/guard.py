@@ -1,0 +1,85 @@
+"""What goes wrong becomes one sentence on standard error and an exit code, for every command alike."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from retrieval.errors import DependencyError, MissingPatchWarning, RetrieveError, UnitsWarning
+
+GOES_ON = ("demo", "index", "ingest", "train")
+"""Commands that keep what they finished when they are stopped."""
+BACKENDS = {"tensorflow": "TensorFlow", "faiss": "FAISS"}
+"""What the extras `cpu` and `gpu` install, by the module's name."""
+
+
+class Commands(TyperGroup):
+    """The group of all commands; an error that a user can meet never shows a traceback."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Run a command and translate what it raises."""
+        try:
+            with _warnings_told():
+                return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            _fail(str(stop) or _how_to_go_on(ctx.invoked_subcommand), 130)
+        except ModuleNotFoundError as error:
+            module = (error.name or "").split(".")[0]
+            if module not in BACKENDS:
+                raise
+            _fail(f"error: {missing(module)}")
+        except RetrieveError as error:
+            _fail(f"error: {error}")
+        except MemoryError as error:
+            _fail(f"error: out of memory ({error}): give less at a time, or more memory")
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # `retrieve score | head`: nobody reads on
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            _fail(f"error: {where}{error.strerror or error}")
+
+
+def missing(module: str) -> DependencyError:
+    """Say which extra installs a module of `BACKENDS`."""
+    return DependencyError(
+        f"{BACKENDS[module]} is not installed: pip install 'patch-retrieval[cpu]', or "
+        "'patch-retrieval[gpu]' on a machine with an NVIDIA GPU"
+    )
+
+
+def _how_to_go_on(command: str | None) -> str:
+    if command in GOES_ON:
+        return f"stopped: run the same `retrieve {command}` again, and it goes on where it was"
+    return "stopped: nothing was written, and what was there before is whole; run the same command again"
+
+
+def _fail(sentence: str, code: int = 1) -> NoReturn:
+    typer.echo(sentence, err=True)
+    raise typer.Exit(code) from None
+
+
+@contextmanager
+def _warnings_told() -> Iterator[None]:
+    """Print our warnings as sentences; those of libraries only where Python was told to (`-W`)."""
+    former = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, (MissingPatchWarning, UnitsWarning)):
+            typer.echo(f"warning: {message}", err=True)
+        else:
+            former(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        for category in (MissingPatchWarning, UnitsWarning):
+            warnings.simplefilter("always", category)
+        warnings.showwarning = show
+        yield

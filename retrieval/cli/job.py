@@ -1,0 +1,201 @@
+"""The three commands of the job: index, query, score. Each parses, makes one call and prints."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retrieval.cli.app import app, import_tensorflow, since, tell
+from retrieval.cli.options import (
+    ANSWERS,
+    IMAGES,
+    INDEX,
+    ONE_SOURCE,
+    PATCHES,
+    SUBMISSION,
+    AsJson,
+    Bands,
+    DeviceOption,
+    Encoder,
+    ImagesArgument,
+    Overwrite,
+    PatchesArgument,
+    Quiet,
+    UnitsOption,
+    check_one,
+    examples,
+    split_names,
+)
+from retrieval.cli.talk import Talk
+from retrieval.config import PATCH_PX, IndexConfig, IndexKind
+
+
+@app.command(
+    short_help="Images to an index",
+    context_settings=ONE_SOURCE,
+    epilog=examples("retrieve index", "retrieve index scenes/ --bands B04,B03,B02 --out scenes.index"),
+)
+def index(
+    context: typer.Context,
+    images: ImagesArgument = IMAGES,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = INDEX,
+    encoder: Encoder = None,
+    stride: Annotated[
+        int, typer.Option(min=1, max=PATCH_PX, help="Pixels between indexed windows.")
+    ] = IndexConfig.stride_px,
+    kind: Annotated[
+        IndexKind,
+        typer.Option(help="exact compares with all windows, ivf with the likely ones; auto goes by number."),
+    ] = IndexConfig.kind,
+    bands: Bands = None,
+    units: UnitsOption = None,
+    device: DeviceOption = "auto",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Embed the windows of images and write an index folder, which is all that a query needs.
+
+    A run that was stopped goes on where it was.
+    """
+    check_one(context)
+    names = split_names(bands)
+    import_tensorflow()
+    from retrieval.pipeline import build_index
+    from tfrecords.read import read_images
+
+    begun = time.monotonic()
+    with Talk(quiet) as talk:
+        source = read_images(images, bands=names, units=units)
+        talk.note(source.note)
+        made = build_index(
+            source,
+            out,
+            encoder=encoder,
+            config=IndexConfig(stride_px=stride, kind=kind),
+            device=device,
+            overwrite=overwrite,
+            progress=talk,
+        )
+    vectors, name = made.store.vectors, made.store.encoder.name
+    result = {"index": str(out), **made.store.manifest.counts, "kind": vectors.kind, "encoder": name}
+    tell(
+        as_json,
+        result | {"dim": vectors.dim, "seconds": since(begun)},
+        "{index}: {images} images, {windows} windows, {kind} search, encoder {encoder}",
+    )
+
+
+@app.command(
+    short_help="Patches and an index to a submission",
+    context_settings=ONE_SOURCE,
+    epilog=examples(
+        "retrieve query", "retrieve query chips/ --details matches.parquet --min-confidence 0.9 --drop-unsure"
+    ),
+)
+def query(
+    context: typer.Context,
+    patches: PatchesArgument = PATCHES,
+    index: Annotated[Path, typer.Option("--index", "-i", help="Folder that `retrieve index` wrote.")] = INDEX,
+    out: Annotated[Path, typer.Option("--out", "-o", help="CSV to write, a row a patch.")] = SUBMISSION,
+    details: Annotated[
+        Path | None,
+        typer.Option(help="Also write every candidate of every patch; ends in .parquet or .csv."),
+    ] = None,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Count answers below it as unsure, and mark them in the details."),
+    ] = None,
+    drop_unsure: Annotated[
+        bool, typer.Option("--drop-unsure", help="Leave unsure answers out of the submission.")
+    ] = False,
+    encoder: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="Refuse an index that another encoder made."),
+    ] = None,
+    bands: Bands = None,
+    units: UnitsOption = None,
+    device: DeviceOption = "auto",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find patches in an index and write a submission: for each patch the image, x and y.
+
+    Where patches are files, patches.csv beside the submission says which number is which file.
+    """
+    check_one(context)
+    names = split_names(bands)
+    if drop_unsure and min_confidence is None:
+        raise typer.BadParameter("--drop-unsure needs --min-confidence: below which answers are unsure")
+    import_tensorflow()
+    from retrieval.encoder import load_encoder
+    from retrieval.pipeline import locate, open_index
+    from tfrecords.read import read_patches
+
+    begun = time.monotonic()
+    with Talk(quiet) as talk:
+        opened = open_index(index, encoder=load_encoder(encoder) if encoder else None, device=device)
+        asked = read_patches(patches, bands=names, units=units)
+        talk.note(asked.note)
+        talk.note(_strangers(asked.bands, [image.bands for image in opened.store.images.values()]))
+        found = locate(
+            opened,
+            asked,
+            out,
+            details=details,
+            min_confidence=min_confidence,
+            drop_unsure=drop_unsure,
+            overwrite=overwrite,
+            progress=talk,
+        )
+    unsure = int(found.unsure(min_confidence).sum())
+    result = {
+        "submission": str(out),
+        "details": str(details) if details else None,
+        "patches": len(asked),
+        "mean_confidence": round(float(found.confidence.mean()), 4),
+        "min_confidence": min_confidence,
+        "unsure": unsure if min_confidence is not None else None,
+        "dropped": unsure if drop_unsure else 0,
+        "seconds": since(begun),
+    }
+    text = "{submission}: {patches} patches, mean confidence {mean_confidence:.2f}"
+    if min_confidence is not None:
+        text += "; {unsure} unsure, below {min_confidence:g}" + (" and left out" if drop_unsure else "")
+    tell(as_json, result, text)
+
+
+@app.command(
+    short_help="A submission and the answers to scores",
+    epilog=examples("retrieve score", "retrieve score submission.csv answers.csv --json"),
+)
+def score(
+    submission: Annotated[Path, typer.Argument(metavar="SUBMISSION", help="What was found.")] = SUBMISSION,
+    answers: Annotated[Path, typer.Argument(metavar="ANSWERS", help="What is right.")] = Path(ANSWERS),
+    as_json: AsJson = False,
+) -> None:
+    """Score a submission: SC_img, SC_loc, SC and the shares within 1, 2, 5 and 10 px, with 95 % intervals.
+
+    A patch without a row counts as wrong, with a warning.
+    """
+    from retrieval.pipeline import evaluate
+
+    result = evaluate(submission, answers)
+    typer.echo(json.dumps(result.to_dict()) if as_json else result.table())
+
+
+def _strangers(asked: Sequence[str], images: Sequence[Sequence[str]]) -> str:
+    """Say so where images share no band with the patches: they are compared by their merged edges."""
+    strange = sum(not set(asked) & set(bands) for bands in images)
+    if not strange:
+        return ""
+    return (
+        f"{strange} of {len(images)} images share no band with the patches ({' '.join(asked)}): compared by "
+        "the edges of all bands merged, which is less sure"
+    )

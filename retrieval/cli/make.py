@@ -1,0 +1,222 @@
+"""The commands that make what the job needs: ingest, train, demo. Each parses, makes one call and prints."""
+
+from __future__ import annotations
+
+import json
+import time
+from inspect import signature
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from retrieval.cli.app import app, import_tensorflow, since, tell
+from retrieval.cli.options import (
+    AsJson,
+    Bands,
+    DeviceOption,
+    Encoder,
+    Overwrite,
+    Quiet,
+    Seed,
+    UnitsOption,
+    examples,
+    split_names,
+)
+from retrieval.cli.talk import Talk
+from retrieval.config import PATCH_PX, DemoConfig, Loss, TrainConfig
+from retrieval.errors import ConfigError
+from tfrecords.ingest import ingest as ingest_folders
+
+_INGEST = {name: parameter.default for name, parameter in signature(ingest_folders).parameters.items()}
+
+
+@app.command(
+    short_help="GeoTIFFs to TFRecords: series, or a challenge",
+    epilog=examples(
+        "retrieve ingest places/ --out series", "retrieve ingest places/ --as challenge --out challenge"
+    ),
+)
+def ingest(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="One folder a place, one GeoTIFF a date.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    as_: Annotated[
+        Literal["series", "challenge"],
+        typer.Option("--as", help="Series to train from; or images, patches of other dates and the answers."),
+    ] = _INGEST["as_"],
+    size: Annotated[
+        int, typer.Option(min=PATCH_PX, help="Places are cut into squares of this side, in pixels.")
+    ] = _INGEST["size_px"],
+    max_nodata: Annotated[
+        float, typer.Option(min=0, max=1, help="Leave a date out of a square with more nodata than this.")
+    ] = _INGEST["max_nodata"],
+    patches_per_image: Annotated[
+        int, typer.Option(min=1, help="Patches from each image of a challenge, at most.")
+    ] = _INGEST["patches_per_image"],
+    seed: Seed = _INGEST["seed"],
+    bands: Bands = None,
+    units: UnitsOption = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn folders of dated GeoTIFFs into TFRecords: training series, or a challenge with its answers.
+
+    Dates are told from file names, such as 2019-07-23.tif; dates on other grids are warped to the first.
+    """
+    begun = time.monotonic()
+    with Talk(quiet) as talk:
+        report = ingest_folders(
+            source,
+            out,
+            as_=as_,
+            size_px=size,
+            max_nodata=max_nodata,
+            patches_per_image=patches_per_image,
+            seed=seed,
+            bands=split_names(bands),
+            units=units,
+            overwrite=overwrite,
+            progress=talk.counted(f"writing {'series' if as_ == 'series' else 'images'}"),
+        )
+        for note in report.notes:
+            talk.note(note)
+    what = "series" if as_ == "series" else "images"
+    result = {"out": str(report.path), "places": report.places, what: report.records}
+    text = f"{{out}}: {{{what}}} {what} of {{places}} places"
+    if as_ == "challenge":
+        result["patches"] = report.patches
+        text += ", {patches} patches"
+    tell(as_json, result | {"notes": list(report.notes), "seconds": since(begun)}, text)
+
+
+@app.command(
+    short_help="Series to an encoder of one's own",
+    epilog=examples(
+        "retrieve train series/ --out encoder.keras",
+        "retrieve train series/ --out encoder.keras --validation other-places/ --steps 20000 --loss infonce",
+    ),
+)
+def train(
+    series: Annotated[
+        Path, typer.Argument(metavar="SERIES", help="Folder of series, or one .tfrecords file.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Encoder to write; ends in .keras.")] = Path(
+        "encoder.keras"
+    ),
+    validation: Annotated[
+        Path | None,
+        typer.Option(
+            help="Series of other places to validate on.", show_default="some of SERIES are held out"
+        ),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="JSON of knobs, see retrieval.config.TrainConfig; flags come first."
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, show_default=str(TrainConfig.steps), help="Steps to train for.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=2, show_default=str(TrainConfig.batch), help="Pairs in a step.")
+    ] = None,
+    loss: Annotated[
+        Loss | None, typer.Option(show_default=TrainConfig.loss, help="What is minimised.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, show_default=str(TrainConfig.seed), help="Decides all that is drawn.")
+    ] = None,
+    device: DeviceOption = "auto",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train an encoder on series of places, two dates of one place against those of other places.
+
+    It measures itself on places that it does not learn from, keeps checkpoints in OUT.training/, and goes
+    on from there when it was stopped.
+    """
+    config = _recipe(recipe, steps=steps, batch=batch, loss=loss, seed=seed)
+    import_tensorflow()
+    from retrieval.pipeline import on_device
+    from retrieval.train import train as fit
+
+    with Talk(quiet) as talk, on_device(device):
+        report = fit(series, out, config, validation=validation, overwrite=overwrite, progress=talk.training)
+    result = {
+        "encoder": str(report.out),
+        "steps": report.steps,
+        "best_step": report.best_step,
+        "recall_at_1": report.recall_at_1,
+        "recall_at_20": report.recall_at_20,
+        "training_free": report.training_free,
+        "patches": report.patches,
+        "windows": report.windows,
+        "history": str(report.history),
+        "fingerprint": report.fingerprint,
+        "seconds": round(report.seconds, 1),
+    }
+    text = (
+        "{encoder}: step {best_step} of {steps}; of {patches} patches {recall_at_1:.1%} have their right "
+        "place first among {windows} windows"
+    )
+    free = "" if report.training_free is None else f", training-free {report.training_free[0]:.1%}"
+    tell(as_json, result, text + free)
+
+
+@app.command(
+    short_help="All of it, on a generated challenge in small",
+    epilog=examples("retrieve demo", "retrieve demo --out small --images 6 --patches 200"),
+)
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("demo"),
+    images: Annotated[
+        int, typer.Option(min=1, help="Images to generate, each of a place of its own.")
+    ] = DemoConfig.images,
+    patches: Annotated[
+        int, typer.Option(min=1, help="Patches to generate, all of other dates than the images.")
+    ] = DemoConfig.patches,
+    size: Annotated[
+        int, typer.Option(min=PATCH_PX, help="Side of the images in pixels.")
+    ] = DemoConfig.size_px,
+    seed: Seed = DemoConfig.seed,
+    encoder: Encoder = None,
+    device: DeviceOption = "auto",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Generate a challenge in small, run it, score it and show it: no data, no GPU, about a minute.
+
+    The folder then holds the challenge's files, the index, the submission, all matches and a picture.
+    """
+    import_tensorflow()
+    from retrieval.demo import run_demo
+
+    begun = time.monotonic()
+    with Talk(quiet) as talk:
+        report = run_demo(
+            out,
+            DemoConfig(images=images, patches=patches, size_px=size, seed=seed),
+            encoder=encoder,
+            device=device,
+            overwrite=overwrite,
+            progress=talk,
+        )
+    result = report.to_dict() | {"seconds": since(begun)}
+    typer.echo(json.dumps(result) if as_json else f"{report.score.table()}\n\n{report.guide()}")
+
+
+def _recipe(path: Path | None, **flags: Any) -> TrainConfig:
+    """The training's knobs: the flags that were given, then the file's, then the defaults."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8")) if path else {}
+    except ValueError as error:
+        raise ConfigError(
+            f'{path} is no JSON ({error}); expected such as {{"learning_rate": 5e-4}}'
+        ) from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds a {type(values).__name__}; expected knobs by name in braces")
+    return TrainConfig.from_mapping(values | {name: v for name, v in flags.items() if v is not None})

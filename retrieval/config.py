@@ -1,0 +1,328 @@
+"""Every knob of the engine on one page, with its unit, its range and its default.
+
+The command line reads its defaults from here. Unknown keys are errors (`from_mapping`), values out
+of range are refused when a record is made. The knobs of what streams from disk are in
+`tfrecords.read.CropPlan`, those of generated scenes in `tfrecords.synthetic.SceneConfig`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from numbers import Integral, Real
+from typing import Any, Literal, Self
+
+from retrieval.errors import ConfigError
+
+PATCH_PX = 64
+"""Edge of a patch and of a window, in pixels."""
+
+Device = Literal["auto", "cpu", "gpu"]
+IndexKind = Literal["auto", "exact", "ivf"]
+Loss = Literal["triplet", "infonce", "multi-similarity"]
+Mining = Literal["hard", "semi-hard"]
+Arch = Literal["siamese", "plain"]
+
+
+def _within(record: object, name: str, low: float, high: float, unit: str = "") -> None:
+    """Refuse what is no number, no whole one where the default is one, or out of range."""
+    value, whole = getattr(record, name), isinstance(getattr(type(record), name, None), int)
+    fits = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    if not fits or not low <= value <= high:
+        raise ConfigError(
+            f"{type(record).__name__}.{name} is {value!r}; expected a {'whole ' if whole else ''}number from "
+            f"{low:g} to {high:g}{' ' + unit if unit else ''}"
+        )
+
+
+def _one_of(record: object, name: str, choices: tuple[str, ...]) -> None:
+    value = getattr(record, name)
+    if value not in choices:
+        raise ConfigError(
+            f"{type(record).__name__}.{name} is {value!r}; expected one of {', '.join(choices)}"
+        )
+
+
+class _Knobs:
+    """What every record of knobs can do."""
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Make the record from a mapping; an unknown key is a ConfigError that lists the known ones."""
+        known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ConfigError(f"{cls.__name__} has no {', '.join(unknown)}; it has {', '.join(known)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as plain values, for manifests and fingerprints."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+
+@dataclass(frozen=True)
+class TensorConfig(_Knobs):
+    """The structure-tensor descriptor, training-free."""
+
+    noise: float = 10 / 2047.5
+    """Gradient in scaled units below which a slope is taken for noise; 10 DN is a Sentinel-2 band's noise."""
+    cell_px: int = 14
+    """Edge of the square over which the tensor is averaged; cells overlap, which forgives a shift."""
+    cell_step_px: int = 8
+    """Distance between cells, and so the descriptor's native stride: 7 x 7 cells in a window."""
+    dim: int = 128
+    """Length of the vector after whitening."""
+    shrinkage: float = 0.05
+    """Added to every eigenvalue before whitening, as a share of the largest: weak directions are noise."""
+
+
+@dataclass(frozen=True)
+class LearnedConfig(_Knobs):
+    """The learned half of the Siamese encoder."""
+
+    width: int = 64
+    """Channels of the first two convolutions; the third has twice as many."""
+    dim: int = 128
+    """Length of the learned vector; the encoder's is this and the training-free one's together."""
+    share: float = 0.5
+    """Weight of the learned vector in the joined similarity, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        _within(self, "width", 1, 1024)
+        _within(self, "dim", 1, 4096)
+        _within(self, "share", 0, 1)
+
+
+@dataclass(frozen=True)
+class IndexConfig(_Knobs):
+    """What is put into an index."""
+
+    stride_px: int = 8
+    """Distance between indexed windows, in pixels, 1 to 64; refinement finds the pixel between them."""
+    kind: IndexKind = "auto"
+    """"exact" compares with every window, "ivf" with those of the nearest cells; "auto" decides by size."""
+    exact_below: int = 1_000_000
+    """"auto" takes "exact" up to this many windows: four images' worth of search time at two cores."""
+    min_visible: float = 0.5
+    """Share of a window's pixels, 0 to 1, that must not be nodata for it to be indexed."""
+    ivf_probes: int = 48
+    """How many of the IVF's cells a query looks into, 1 to 2048."""
+
+    def __post_init__(self) -> None:
+        _within(self, "stride_px", 1, PATCH_PX, "px")
+        _one_of(self, "kind", ("auto", "exact", "ivf"))
+        _within(self, "min_visible", 0, 1)
+        _within(self, "exact_below", 0, 10**12)
+        _within(self, "ivf_probes", 1, 2048)
+
+
+@dataclass(frozen=True)
+class SearchConfig(_Knobs):
+    """How candidates are found."""
+
+    windows: int = 64
+    """Nearest windows taken from the index for a patch, 1 to 2048 (a GPU's limit)."""
+    places: int = 16
+    """Distinct places kept of them, at most."""
+    separation_px: int = 32
+    """Two windows of an image nearer than this in both x and y are one place."""
+    certain_lead: float = 0.1
+    """A best place whose NCC leads over the best other by this much is not looked for again; 0 to 2."""
+    deep_windows: int = 2048
+    """Windows taken in the second round, for patches still in doubt; 1 to 2048."""
+    deep_places: int = 500
+    """Distinct places kept of them; no more than `places` turns the second round off."""
+    kept: int = 20
+    """Candidates of each patch that come out, best first."""
+
+    def __post_init__(self) -> None:
+        for name in ("windows", "places", "deep_windows", "deep_places", "kept"):
+            _within(self, name, 1, 2048)
+        _within(self, "separation_px", 1, 10**5, "px")
+        _within(self, "certain_lead", 0, 2)
+
+
+@dataclass(frozen=True)
+class RefineConfig(_Knobs):
+    """How a candidate's pixel is found, and candidates are ranked anew."""
+
+    radius_px: int = 12
+    """Largest shift from the candidate's window that is tried, in x and in y; at least the stride."""
+    finalists: int = 4
+    """How many candidates of each patch are compared at full resolution, after all were at half."""
+    similarity_weight: float = 0.5
+    """Ranking is by NCC + this x similarity."""
+
+    def __post_init__(self) -> None:
+        _within(self, "radius_px", 1, 64, "px")
+        _within(self, "finalists", 1, 2048)
+        _within(self, "similarity_weight", 0, 100)
+
+
+@dataclass(frozen=True)
+class DemoConfig(_Knobs):
+    """The challenge in small that the demo generates."""
+
+    images: int = 24
+    """How many images, each of a place of its own."""
+    patches: int = 1500
+    """How many patches, spread evenly over the images; at least as many as these."""
+    size_px: int = 512
+    """Side of an image, 64 or more; 512 gives the published records."""
+    seed: int = 0
+    """Decides which places are generated, and on which days."""
+
+    def __post_init__(self) -> None:
+        _within(self, "images", 1, 10**5)
+        _within(self, "patches", self.images, 10**7)
+        _within(self, "size_px", PATCH_PX, 10980, "px")
+        _within(self, "seed", 0, 2**31 - 1)
+
+
+@dataclass(frozen=True)
+class AugmentConfig(_Knobs):
+    """What is done to the pixels of training crops; probabilities are per crop unless a pair is named."""
+
+    turn: bool = True
+    """Give both crops of a pair the same one of the eight quarter turns and mirrorings."""
+    gain: float = 0.25
+    """Standard deviation of the logarithm of the contrast; half of it again for each band."""
+    offset: float = 0.1
+    """Standard deviation of the shift of brightness, in scaled units, for each band."""
+    curve: float = 0.15
+    """Standard deviation of the bend of the tone curve, `x + c (1 - x^2)`, for each band: a gamma."""
+    haze: float = 0.3
+    """Probability of haze that thins the contrast unevenly, by 60 % at most."""
+    blur: float = 0.15
+    """Probability of a 3 x 3 blur."""
+    noise_dn: float = 25.0
+    """Largest standard deviation of sensor noise, in DN; drawn between 2 and this, small ones as often."""
+    eight_bit: float = 0.2
+    """Probability of a rendering in bytes: stretched between two levels, cut off there, 256 steps."""
+    bands: float = 0.35
+    """Probability, per pair, that both crops lose the same bands."""
+    cross_bands: float = 0.1
+    """Probability, per pair, that each crop loses bands of its own choice."""
+    clouds: float = 0.25
+    """Probability, per pair, of clouds with shadows over one of the two."""
+    cover: float = 0.7
+    """Largest share of a crop under clouds, 0 to 1."""
+    masked: float = 0.3
+    """Probability that pasted clouds come with their mask: NaN where they are."""
+
+    def __post_init__(self) -> None:
+        for name in ("haze", "blur", "eight_bit", "bands", "cross_bands", "clouds", "cover", "masked"):
+            _within(self, name, 0, 1)
+        for name in ("gain", "offset", "curve"):
+            _within(self, name, 0, 2)
+        _within(self, "noise_dn", 0, 1000, "DN")
+
+
+@dataclass(frozen=True)
+class TrainConfig(_Knobs):
+    """A training recipe: the same one, with the same data, gives the same weights."""
+
+    arch: Arch = "siamese"
+    """"siamese" is the shipped design; "plain" a small CNN on the raw bands, for comparisons."""
+    learned: LearnedConfig = field(default_factory=LearnedConfig)
+    """Widths and dimension of the learned half."""
+    tensor: TensorConfig = field(default_factory=TensorConfig)
+    """The training-free half; its projection is fitted before the first step."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """What is done to the pixels."""
+    loss: Loss = "triplet"
+    """"triplet", "infonce" (symmetric) or "multi-similarity" (with its mining)."""
+    margin: float = 0.2
+    """Triplet: how much more similar than a negative the positive shall be, in cosine."""
+    mining: Mining = "hard"
+    """Triplet: the hardest negative of the batch, or the hardest that is less similar than the positive."""
+    temperature: float = 0.05
+    """InfoNCE: similarities are divided by this."""
+    batch: int = 128
+    """Pairs in a step; every other pair's crop is a possible negative."""
+    per_place: int = 8
+    """Pairs of one place in a batch, where there are as many: near-by places are the hard negatives."""
+    steps: int = 8000
+    """Length of the training; the learning rate follows it."""
+    learning_rate: float = 1e-3
+    """Adam's, at its peak."""
+    warmup_steps: int = 200
+    """Steps over which the learning rate rises to its peak; it falls as a cosine from there to nothing."""
+    weight_decay: float = 1e-4
+    """Adam's, decoupled."""
+    clip_norm: float = 1.0
+    """Largest norm of all gradients together."""
+    average: float = 0.0
+    """Weights are averaged over steps with this momentum (0.999 over about 1000); 0 leaves it out."""
+    seed: int = 0
+    """Of all that is drawn."""
+    crops_per_series: int = 32
+    """Pairs cut from a series each time it is read."""
+    shuffle: int = 1024
+    """Pairs in the shuffle buffer, 131 kB each."""
+    pool: int = 4096
+    """Shuffled pairs from which batches are composed by place, 131 kB each; at least `batch`."""
+    uses: int = 4
+    """Batches in which a pair takes part, augmented anew each time, before it leaves the pool."""
+    jitter_px: int = 4
+    """Largest shift between the crops of a pair: a patch is up to half a stride off its window."""
+    min_texture: float = 0.004
+    """Crops whose mean gradient is smaller, in scaled units per pixel, are open water and left out."""
+    projection_crops: int = 6000
+    """Crops that the projection of the training-free half is fitted to."""
+    held_out: float = 0.1
+    """Share of the places held out for validation where no validation set is given; at least one is."""
+    validation_series: int = 32
+    """Held-out series, at most, in whose windows the validation searches."""
+    validation_queries: int = 400
+    """Patches, at most, that it looks for."""
+    validate_every: int = 500
+    """Steps between validations."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints, and until the data are shuffled anew."""
+    log_every: int = 50
+    """Steps between lines of the history."""
+    workers: int = 2
+    """Threads that prepare batches; the result does not depend on them."""
+    compile: bool = True
+    """Compile the step with XLA; off, it starts sooner and runs slower."""
+
+    def __post_init__(self) -> None:
+        for name, kind in (("learned", LearnedConfig), ("tensor", TensorConfig), ("augment", AugmentConfig)):
+            if isinstance(value := getattr(self, name), Mapping):
+                object.__setattr__(self, name, kind.from_mapping(value))  # type: ignore[attr-defined]
+        _one_of(self, "arch", ("siamese", "plain"))
+        _one_of(self, "loss", ("triplet", "infonce", "multi-similarity"))
+        _one_of(self, "mining", ("hard", "semi-hard"))
+        for name, low, high in _TRAIN_RANGES:
+            _within(self, name, low, high)
+
+
+_TRAIN_RANGES = (
+    ("margin", 0, 2),
+    ("temperature", 1e-3, 10),
+    ("batch", 2, 2**16),
+    ("per_place", 1, 2**16),
+    ("steps", 1, 10**8),
+    ("learning_rate", 0, 10),
+    ("warmup_steps", 0, 10**8),
+    ("weight_decay", 0, 1),
+    ("clip_norm", 1e-6, 1e6),
+    ("average", 0, 0.999999),
+    ("seed", 0, 2**31 - 1),
+    ("crops_per_series", 1, 2**16),
+    ("shuffle", 1, 10**7),
+    ("pool", 2, 10**7),
+    ("uses", 1, 10**6),
+    ("jitter_px", 0, 32),
+    ("min_texture", 0, 1),
+    ("projection_crops", 1, 10**7),
+    ("held_out", 0, 0.9),
+    ("validation_series", 1, 10**6),
+    ("validation_queries", 1, 10**6),
+    ("validate_every", 1, 10**8),
+    ("checkpoint_every", 1, 10**8),
+    ("log_every", 1, 10**8),
+    ("workers", 1, 64),
+)
+"""Smallest and largest value of every number of a `TrainConfig`."""

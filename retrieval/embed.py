@@ -1,0 +1,118 @@
+"""From pixels to vectors: every window of an image in one pass, and patches in batches.
+
+Embedding an image at once shares the work that its overlapping windows have in common: at stride 8
+a pixel lies in 64 windows. `embed_image` is the unit of work: an array in, vectors out, wherever it
+runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.config import PATCH_PX, IndexConfig
+from retrieval.errors import ConfigError
+from retrieval.types import Encoder, WindowVectors
+from tfrecords.grid import WindowGrid, valid_share
+
+TILE_PX = 1024
+"""Larger images are embedded tile by tile, so that memory does not grow with them."""
+PATCH_BATCH = 256
+"""Patches embedded at a time."""
+
+
+def embed_image(encoder: Encoder, scaled: NDArray[np.float32], config: IndexConfig) -> WindowVectors:
+    """Embed the windows of one image that show something.
+
+    A window is left out where less than `config.min_visible` of it is known, where it is flat (no
+    pixel differs from its neighbours) and where the encoder sees nothing in it.
+
+    Args:
+        encoder: any `Encoder`.
+        scaled: (h, w, b) float32 in [-1, 1], NaN = not known; h and w at least 64.
+        config: stride and visibility.
+
+    Returns:
+        Positions and unit vectors, in row-major order.
+    """
+    grid = WindowGrid(scaled.shape[0], scaled.shape[1], PATCH_PX, config.stride_px)
+    dense = embed_dense(encoder, scaled, config.stride_px).reshape(grid.count, encoder.dim)
+    keep = worth_indexing(scaled, config).reshape(-1) & dense.any(-1)
+    return WindowVectors(grid.xy()[keep], dense[keep], grid.count)
+
+
+def embed_dense(encoder: Encoder, scaled: NDArray[np.float32], stride_px: int) -> NDArray[np.float32]:
+    """Embed all windows of an image on a stride of one's own.
+
+    A stride that is a multiple of the encoder's takes every so many vectors; a finer one runs the
+    encoder on shifted copies and interleaves what they give (shift and stitch, Long et al. 2015).
+
+    Args:
+        encoder: any `Encoder`.
+        scaled: (h, w, b) float32.
+        stride_px: a multiple or a divisor of the encoder's stride.
+
+    Returns:
+        (rows, cols, dim) float32, row r and column c for the window at (c * stride, r * stride).
+
+    Raises:
+        ConfigError: the stride fits the encoder's in neither way.
+    """
+    step = encoder.step_px
+    if stride_px % step and step % stride_px:
+        raise ConfigError(
+            f"stride {stride_px} px does not fit the encoder's {step} px: take a multiple or a divisor of it"
+        )
+    grid = WindowGrid(scaled.shape[0], scaled.shape[1], PATCH_PX, stride_px)
+    out = np.zeros((grid.rows, grid.cols, encoder.dim), np.float32)
+    shifts = range(0, step, stride_px) if stride_px < step else (0,)
+    every = max(1, step // stride_px)
+    take = max(1, stride_px // step)
+    for dy, dx in product(shifts, shifts):
+        target = out[dy // stride_px :: every, dx // stride_px :: every]
+        if target.size:
+            _fill(target, encoder, scaled[dy:, dx:], take)
+    return out
+
+
+def _fill(target: NDArray[np.float32], encoder: Encoder, scaled: NDArray[np.float32], take: int) -> None:
+    """Embed tile by tile into `target`, taking every `take`-th vector of the encoder's own grid."""
+    stride = encoder.step_px * take
+    per_tile = max(1, (TILE_PX - PATCH_PX) // stride + 1)
+    for row, col in product(range(0, target.shape[0], per_tile), range(0, target.shape[1], per_tile)):
+        part = target[row : row + per_tile, col : col + per_tile]
+        y, x = row * stride, col * stride
+        height, width = ((n - 1) * stride + PATCH_PX for n in part.shape[:2])
+        part[...] = encoder.embed(scaled[None, y : y + height, x : x + width])[0, ::take, ::take]
+
+
+def worth_indexing(scaled: NDArray[np.float32], config: IndexConfig) -> NDArray[np.bool_]:
+    """Which windows of an image are neither hidden nor flat: (rows, cols) bool."""
+    known = np.logical_not(np.isnan(scaled).all(-1))
+    here, left, above = scaled[1:, 1:], scaled[1:, :-1], scaled[:-1, 1:]
+    # "Less or greater" and not "unequal": beside NaN nothing differs, and nodata's edge is no relief.
+    differs = ((here < left) | (here > left) | (here < above) | (here > above)).any(-1)
+    seen = valid_share(known, PATCH_PX, config.stride_px) >= config.min_visible - 1e-6
+    # One less than the window's edge: both neighbours of a pair must lie inside it.
+    return seen & (valid_share(np.asarray(differs), PATCH_PX - 1, config.stride_px) > 0)
+
+
+def embed_patches(encoder: Encoder, blocks: Iterator[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Embed patches, block by block.
+
+    Args:
+        encoder: any `Encoder`.
+        blocks: arrays (n, 64, 64, b) scaled.
+
+    Returns:
+        (N, dim) float32 of unit length; zero for a patch without anything to see.
+    """
+    parts = [
+        encoder.embed(block[i : i + PATCH_BATCH])[:, 0, 0]
+        for block in blocks
+        for i in range(0, len(block), PATCH_BATCH)
+    ]
+    return np.concatenate(parts) if parts else np.zeros((0, encoder.dim), np.float32)

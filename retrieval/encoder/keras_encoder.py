@@ -1,0 +1,171 @@
+"""A Keras model as an encoder: checked when it is opened, compiled once, saved whole."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.config import PATCH_PX
+from retrieval.encoder.identity import fingerprint
+from retrieval.errors import EncoderError
+from retrieval.types import Encoder
+from tfrecords.manifest import writing_file
+
+SHIPPED = "retrieval.weights"
+TRAINING_FREE = "structure-tensor"
+SAME_VECTOR = 1e-3
+"""A model is refused if a window's vector in an image differs from that of its crop by more than this."""
+
+
+class KerasEncoder:
+    """A Keras model behind the `Encoder` protocol; see `retrieval.types.Encoder`."""
+
+    def __init__(self, model: Any, name: str) -> None:
+        """Wrap a model after checking that it is an encoder.
+
+        Raises:
+            EncoderError: wrong rank, receptive field, stride or norm.
+        """
+        self.model, self.name = model, name
+        self.fingerprint = fingerprint(model)
+        self._bands: int | None = None
+        self._call = _compiled(model)
+        self.dim, self.step_px = self._probe()
+
+    def embed(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embed every window of a batch; shapes as in `retrieval.types.Encoder.embed`.
+
+        Raises:
+            EncoderError: the model is one for another number of bands.
+        """
+        if self._bands not in (None, batch.shape[-1]):
+            raise EncoderError(
+                f"{self.name}: the model takes {self._bands} bands, the pixels have {batch.shape[-1]}: use "
+                "an encoder for any number of bands, as the shipped ones are"
+            )
+        return np.asarray(self._call(np.ascontiguousarray(batch, dtype=np.float32)), dtype=np.float32)
+
+    def _probe(self) -> tuple[int, int]:
+        """Dimension and stride, read off a seeded picture; what does not fit is refused."""
+        try:
+            self._bands = self.model.input_shape[-1]
+            shape = (1, 2 * PATCH_PX, 2 * PATCH_PX, self._bands or 4)
+            probe = np.random.default_rng(0).uniform(-1, 1, shape).astype("float32")
+            whole, one = self.embed(probe), self.embed(probe[:, :PATCH_PX, :PATCH_PX])
+            last = self.embed(probe[:, PATCH_PX:, PATCH_PX:])
+            probe[:, : PATCH_PX // 2, : PATCH_PX // 2] = np.nan
+            holed = self.embed(probe)
+        except Exception as e:
+            raise EncoderError(
+                f"{self.name}: not an encoder: it cannot embed a 64 x 64 x 4 patch ({e})"
+            ) from e
+        if one.ndim != 4 or one.shape[1:3] != (1, 1) or whole.shape[1] < 2 or PATCH_PX % (whole.shape[1] - 1):
+            raise EncoderError(
+                f"{self.name}: a 64 x 64 patch gives {one.shape} and 128 x 128 pixels give {whole.shape}; "
+                "expected (1, 1, 1, dim) and a stride that divides 64: the model must be fully "
+                "convolutional, without padding"
+            )
+        self._check_vectors(whole, one, last, holed)
+        return one.shape[-1], PATCH_PX // (whole.shape[1] - 1)
+
+    def _check_vectors(self, whole: NDArray, one: NDArray, last: NDArray, holed: NDArray) -> None:
+        """Refuse vectors that are not of unit length, not those of the window alone, or not numbers."""
+        if not np.allclose(np.linalg.norm(whole, axis=-1), 1, atol=1e-3):
+            raise EncoderError(
+                f"{self.name}: vectors are not of unit length: end the model with a normalisation"
+            )
+        off = max(np.abs(whole[:, 0, 0] - one[:, 0, 0]).max(), np.abs(whole[:, -1, -1] - last[:, 0, 0]).max())
+        if off > SAME_VECTOR:
+            raise EncoderError(
+                f"{self.name}: a window's vector in an image and that of the window cut out of it differ by "
+                f"{off:.2g}; expected at most {SAME_VECTOR:g}: its pixels alone may decide (no padding, no "
+                "normalisation over the image, a stride that divides 64)"
+            )
+        if not np.isfinite(holed).all():
+            raise EncoderError(
+                f"{self.name}: NaN pixels (nodata) give NaN vectors: replace NaN inside the model, for "
+                "instance by keras.ops.where(keras.ops.isnan(x), 0, x)"
+            )
+
+
+def _compiled(model: Any) -> Any:
+    """The model's forward pass, compiled once for all sizes where the backend can."""
+    import keras
+
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        signature = [tf.TensorSpec((None, None, None, None), tf.float32)]
+        return tf.function(lambda x: model(x, training=False), input_signature=signature)
+    if backend == "torch":
+        import torch
+
+        def call(x: NDArray[np.float32]) -> NDArray[np.float32]:
+            with torch.no_grad():
+                return keras.ops.convert_to_numpy(model(x, training=False))
+
+        return call
+    import jax
+
+    return jax.jit(lambda x: model(x, training=False))
+
+
+def save_encoder(model: Any, path: Path | str, *, overwrite: bool = False) -> None:
+    """Write a model to a `.keras` file, whole or not at all.
+
+    Raises:
+        EncoderError: the file's name does not end in `.keras`.
+        OutputExistsError: it is there and `overwrite` is false.
+    """
+    path = Path(path)
+    if path.suffix != ".keras":
+        raise EncoderError(f"{path}: expected a name that ends in .keras")
+    with writing_file(path, overwrite=overwrite) as temporary:
+        model.save(temporary)
+
+
+def load_encoder(source: Path | str | None = None) -> Encoder:
+    """Open an encoder.
+
+    Args:
+        source: a `.keras` file, the name of a shipped encoder ("structure-tensor", "siamese"), or
+            None for the default one.
+
+    Raises:
+        EncoderError: no such file or name, unsafe or damaged, or not an encoder.
+    """
+    name = str(source or default_name())
+    if name in shipped():
+        with resources.as_file(resources.files(SHIPPED) / f"{name}.keras") as path:
+            return _load(path, name)
+    path = Path(name)
+    if path.suffix != ".keras" or not path.is_file():
+        raise EncoderError(f"no encoder {name}: expected a .keras file or one of {', '.join(shipped())}")
+    return _load(path, path.stem)
+
+
+def _load(path: Path, name: str) -> Encoder:
+    import keras
+
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as e:
+        raise EncoderError(f"{path}: cannot be opened as a Keras model in safe mode: {e}") from e
+    return KerasEncoder(model, name)
+
+
+def shipped() -> list[str]:
+    """Names of the encoders in the package."""
+    return sorted(
+        f.name[: -len(".keras")] for f in resources.files(SHIPPED).iterdir() if f.name.endswith(".keras")
+    )
+
+
+def default_name() -> str:
+    """The encoder that is used where none is named: the learned one where it is shipped."""
+    return next((n for n in shipped() if n != TRAINING_FREE), TRAINING_FREE)

@@ -1,0 +1,76 @@
+"""Query vectors to candidates: the nearest windows, thinned to distinct places.
+
+The windows around a right answer overlap it and come up together; a list of the first twenty
+windows may hold two places only. Going down the list, a window is dropped where one of the same image
+that was kept lies nearer than `separation_px` in both x and y.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.config import SearchConfig
+from retrieval.index import VectorIndex
+from retrieval.types import Candidates, unpack_ids
+
+BLOCK = 2048
+"""Patches thinned at a time."""
+
+
+def find_candidates(index: VectorIndex, vectors: NDArray[np.float32], config: SearchConfig) -> Candidates:
+    """Search an index and thin what it gives.
+
+    Args:
+        index: unit vectors with packed ids.
+        vectors: (n, dim) of unit length, zero for a flat patch.
+        config: how many windows and places.
+
+    Returns:
+        Up to `config.places` distinct places for each patch, best first.
+    """
+    parts = []
+    for start in range(0, len(vectors), BLOCK):
+        similarity, ids = index.search(vectors[start : start + BLOCK], config.windows)
+        parts.append(distinct_places(similarity, ids, config))
+    if not parts:
+        none = np.zeros((0, config.places), np.int64)
+        return Candidates(none, none, none, none.astype(np.float32))
+    return Candidates(
+        *(np.concatenate([getattr(p, f) for p in parts]) for f in Candidates.__dataclass_fields__)
+    )
+
+
+def distinct_places(
+    similarity: NDArray[np.float32], ids: NDArray[np.int64], config: SearchConfig
+) -> Candidates:
+    """Keep the best window of every place.
+
+    Args:
+        similarity: (n, k) descending.
+        ids: (n, k) packed, -1 for none.
+        config: `places` and `separation_px` are used.
+
+    Returns:
+        (n, places) candidates.
+    """
+    n, places = len(ids), config.places
+    image, x, y = unpack_ids(ids)
+    kept = np.full((3, n, places), -1, np.int64)  # image, x, y
+    best = np.full((n, places), -np.inf, np.float32)
+    count = np.zeros(n, np.int64)
+    rows = np.arange(n)
+    for rank in range(ids.shape[1]):
+        i, px, py = image[:, rank, None], x[:, rank, None], y[:, rank, None]
+        most = max(1, int(count.max(initial=0)))
+        ki, kx, ky = kept[0, :, :most], kept[1, :, :most], kept[2, :, :most]
+        near = (ki == i) & (np.abs(kx - px) < config.separation_px) & (np.abs(ky - py) < config.separation_px)
+        new = (image[:, rank] >= 0) & (count < places) & ~near.any(1)
+        at = rows[new], count[new]
+        for row, values in enumerate((image, x, y)):
+            kept[row][at] = values[new, rank]
+        best[at] = similarity[new, rank]
+        count[new] += 1
+        if (count >= places).all():
+            break
+    return Candidates(kept[0], kept[1], kept[2], best)

@@ -1,0 +1,291 @@
+"""The index folder: vectors, table of images, their pixels, and the encoder that made them.
+
+    index/
+      manifest.json     configuration, fingerprints, counts, checksums
+      encoder.keras     the encoder, so that a query needs nothing but this folder
+      images.csv        image_id, path, width, height, bands, crs, transform, date, windows
+      vectors.faiss     opens with plain `faiss.read_index`
+      pixels/<id>.npy   (h, w, b) uint16 codes of the scaled pixels
+
+Pixels are kept as the encoder saw them: `code = round((scaled + 1) * 2047.5)`, 0 to 4095, which is
+`clip(dn, 0, 4095)`, and 65535 for nodata. Files of pixels are checked against the manifest when they
+are first read, the rest when the folder is opened.
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.config import Device, IndexConfig
+from retrieval.embed import embed_image
+from retrieval.encoder import load_encoder
+from retrieval.errors import IndexFormatError, IndexMismatchError
+from retrieval.index import VectorIndex, resolve_device
+from retrieval.types import Encoder, Progress, pack_ids, silent
+from tfrecords.errors import DuplicateIdError
+from tfrecords.manifest import Manifest, PartialFolder, check_file, read_manifest, writing_folder
+from tfrecords.schema import Image
+
+KIND = "index"
+NODATA = np.uint16(65535)
+"""Code of a pixel that is not known."""
+LEVELS = 4095
+"""Largest code of a known pixel."""
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """A row of the index's table of images."""
+
+    image_id: int
+    """The image's own id."""
+    path: str
+    """File it came from; empty for an array in memory."""
+    width: int
+    """Columns."""
+    height: int
+    """Rows."""
+    bands: tuple[str, ...]
+    """Names of its bands, in their order."""
+    crs: str | None
+    """Coordinate reference system, or None."""
+    transform: tuple[float, ...] | None
+    """(a, b, c, d, e, f) from pixel corners to map coordinates, or None."""
+    date: str | None
+    """ISO day, or None."""
+    windows: int
+    """How many windows of it are indexed."""
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def write_index(
+    images: Iterable[Image],
+    out: Path,
+    encoder: Encoder,
+    config: IndexConfig,
+    *,
+    source: str,
+    overwrite: bool = False,
+    device: Device = "auto",
+    progress: Progress = silent,
+) -> None:
+    """Write an index folder, whole; a run that was stopped goes on where it was.
+
+    Args:
+        images: what to index; ids distinct, in any order.
+        out: the folder.
+        encoder: turns pixels into vectors; kept in the folder where it is a Keras model.
+        config: stride, kind, visibility.
+        source: where the images come from, for the fingerprint.
+        overwrite: replace a finished index.
+        device: where FAISS trains and adds.
+        progress: told after each image.
+
+    Raises:
+        DuplicateIdError: an image id comes twice.
+        OutputExistsError: the folder is there and `overwrite` is false.
+    """
+    settings = {"source": source, "encoder": encoder.fingerprint, "index": config.to_dict()}
+    with writing_folder(out, kind=KIND, config=settings, overwrite=overwrite) as folder:
+        builder = _Builder(folder, encoder, config)
+        total = len(images) if isinstance(images, Sized) else None
+        for number, image in enumerate(images):
+            builder.add(image)
+            progress("indexing images", number + 1, total)
+        rows = sorted(builder.rows.values(), key=lambda r: r.image_id)
+        _write_table(folder, rows)
+        progress("building the vector index", 0, None)
+        _write_vectors(folder, rows, encoder.dim, config, resolve_device(device))
+        if hasattr(encoder, "model"):
+            with folder.part("encoder.keras") as path:
+                encoder.model.save(path)
+        folder.counts = {"images": len(rows), "windows": sum(r.windows for r in rows)}
+        folder.extra |= {
+            "encoder": encoder.name,
+            "encoder_fingerprint": encoder.fingerprint,
+            "dim": encoder.dim,
+        }
+        folder.extra |= {"metric": "inner product of unit vectors", "pixels": "uint16 codes, 65535 = nodata"}
+        shutil.rmtree(folder.path / "work", ignore_errors=True)
+
+
+class _Builder:
+    """Adds images one by one: pixels and vectors, each a part that a later run need not make again."""
+
+    def __init__(self, folder: PartialFolder, encoder: Encoder, config: IndexConfig) -> None:
+        self._folder, self._encoder, self._config = folder, encoder, config
+        self.rows: dict[int, StoredImage] = {}
+
+    def add(self, image: Image) -> None:
+        """Write one image's pixels and vectors, unless an earlier run has, with the same pixels."""
+        if image.image_id in self.rows:
+            raise DuplicateIdError(
+                f"image id {image.image_id} comes twice (again in {image.path or 'the array'}); expected "
+                "distinct ids"
+            )
+        pixels, vectors = f"pixels/{image.image_id}.npy", f"work/{image.image_id}.npz"
+        codes, folder = to_codes(image.scaled()), self._folder
+        done = folder.done(pixels) and folder.done(vectors)
+        if done and np.array_equal(np.load(folder.path / pixels, allow_pickle=False), codes):
+            windows = int(folder.meta(vectors)["windows"])
+        else:
+            with folder.part(pixels) as path:
+                np.save(path, codes, allow_pickle=False)
+            windows = self._embed(image.image_id, codes, vectors)
+        known = {
+            f: getattr(image, f)
+            for f in ("image_id", "path", "width", "height", "bands", "crs", "transform", "date")
+        }
+        self.rows[image.image_id] = StoredImage(**known, windows=windows)
+
+    def _embed(self, image_id: int, codes: NDArray[np.uint16], name: str) -> int:
+        found = embed_image(self._encoder, from_codes(codes), self._config)
+        ids = pack_ids(np.full(len(found.xy), image_id), found.xy[:, 0], found.xy[:, 1])
+        with self._folder.part(name, {"windows": len(ids)}) as path:
+            np.savez(path, ids=ids, vectors=found.vectors)
+        return len(ids)
+
+
+def _write_table(folder: PartialFolder, rows: list[StoredImage]) -> None:
+    with folder.part("images.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(StoredImage.__dataclass_fields__)
+        for r in rows:
+            transform = "" if r.transform is None else " ".join(repr(float(v)) for v in r.transform)
+            writer.writerow(
+                [
+                    r.image_id,
+                    r.path,
+                    r.width,
+                    r.height,
+                    " ".join(quote(b, safe="") for b in r.bands),  # names may hold blanks
+                    r.crs or "",
+                    transform,
+                    r.date or "",
+                    r.windows,
+                ]
+            )
+
+
+def _write_vectors(
+    folder: PartialFolder, rows: list[StoredImage], dim: int, config: IndexConfig, device: str
+) -> None:
+    """Put the vectors of all images, in the order of their ids, into one FAISS file; drop the parts."""
+
+    def blocks() -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        for r in rows:
+            with np.load(folder.path / f"work/{r.image_id}.npz", allow_pickle=False) as part:
+                yield part["ids"], part["vectors"]
+
+    index = VectorIndex.build(blocks, dim, config, device)
+    with folder.part("vectors.faiss", {"kind": index.kind}) as path:
+        index.save(path)
+    folder.extra["kind"] = index.kind
+
+
+def to_codes(scaled: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Scaled pixels as codes: [-1, 1] -> 0..4095, NaN -> 65535."""
+    known = ~np.isnan(scaled)
+    return np.where(known, np.rint((np.where(known, scaled, 0) + 1) * (LEVELS / 2)), NODATA).astype(np.uint16)
+
+
+def from_codes(codes: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Undo `to_codes`; what was rounded stays rounded."""
+    return np.where(codes == NODATA, np.float32(np.nan), codes / np.float32(LEVELS / 2) - 1).astype(
+        np.float32
+    )
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+class Store:
+    """An opened index folder: the table, the vectors, the encoder, and pixels on demand."""
+
+    def __init__(self, path: Path, *, encoder: Encoder | None = None, device: Device = "auto") -> None:
+        """Open and check.
+
+        Raises:
+            ManifestError: a file is missing or not what was written.
+            FormatVersionError: another format version.
+            IndexMismatchError: `encoder` is not the one that made the index.
+        """
+        self.path = path
+        self.manifest: Manifest = read_manifest(path, KIND, verify="sizes")
+        for name in (n for n in self.manifest.files if not n.startswith("pixels/")):
+            check_file(path / name, self.manifest.files[name], content=True)
+        self.config = IndexConfig.from_mapping(self.manifest.config["index"])
+        self.encoder = self._encoder(encoder)
+        self.images = {r.image_id: r for r in _read_table(path / "images.csv")}
+        kind: Any = self.manifest.extra["kind"]
+        self.vectors = VectorIndex.open(
+            path / "vectors.faiss", kind, self.config.ivf_probes, resolve_device(device)
+        )
+        if self.vectors.dim != self.encoder.dim or len(self.vectors) != self.manifest.counts["windows"]:
+            raise IndexFormatError(
+                f"{path}: vectors and manifest do not fit each other; build the index again"
+            )
+        self._checked: set[int] = set()
+
+    def _encoder(self, given: Encoder | None) -> Encoder:
+        """The encoder in the folder, or the one given, if it is the one that made the index."""
+        made_by, name = self.manifest.extra["encoder_fingerprint"], self.manifest.extra["encoder"]
+        if given is None:
+            if "encoder.keras" not in self.manifest.files:
+                raise IndexMismatchError(
+                    f"{self.path} was made with {name!r}, which it does not hold: give that encoder"
+                )
+            given = load_encoder(self.path / "encoder.keras")
+            given.name = name
+        if given.fingerprint != made_by:
+            raise IndexMismatchError(
+                f"{self.path} was made with encoder {name!r} ({made_by[:12]}), not with {given.name!r} "
+                f"({given.fingerprint[:12]}): use that one, or build the index again"
+            )
+        return given
+
+    def bands(self, image_id: int) -> tuple[str, ...]:
+        """Names of an image's bands."""
+        return self.images[image_id].bands
+
+    def scaled(self, image_id: int) -> NDArray[np.float32]:
+        """An image's pixels, (h, w, b) scaled, NaN = nodata.
+
+        Raises:
+            ManifestError: the file is not what was written.
+        """
+        name = f"pixels/{image_id}.npy"
+        if image_id not in self._checked:
+            check_file(self.path / name, self.manifest.files[name], content=True)
+            self._checked.add(image_id)
+        return from_codes(np.load(self.path / name, allow_pickle=False))
+
+
+def _read_table(path: Path) -> list[StoredImage]:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        StoredImage(
+            int(r["image_id"]),
+            r["path"],
+            int(r["width"]),
+            int(r["height"]),
+            tuple(unquote(b) for b in r["bands"].split()),
+            r["crs"] or None,
+            tuple(map(float, r["transform"].split())) if r["transform"] else None,
+            r["date"] or None,
+            int(r["windows"]),
+        )
+        for r in rows
+    ]

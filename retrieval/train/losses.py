@@ -1,0 +1,143 @@
+"""Metric losses over a batch of pairs, in `keras.ops` and float32.
+
+All take the vectors of n anchors and of their n positives and a mask of negatives. Row i of the one
+belongs to row i of the other; every other row is a negative where the mask allows it. Both
+directions count: positives look for their anchors too.
+
+Sources: F. Schroff et al., FaceNet, CVPR 2015 (triplet, semi-hard mining); A. van den Oord et al.,
+2018 (InfoNCE); X. Wang et al., Multi-Similarity Loss with General Pair Weighting, CVPR 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from retrieval.config import Mining, TrainConfig
+
+LossFunction = Callable[[Any, Any, Any], Any]
+"""(vectors_a (n, d), vectors_p (n, d), allowed (n, n) bool) -> scalar float32."""
+
+_NEVER = -1e9
+"""Stands for minus infinity: an infinity would make NaN of a gradient."""
+
+
+def _both_ways(a: Any, p: Any, allowed: Any) -> tuple[Any, Any, Any]:
+    """Similarities (2n, n) of anchors to positives and of positives to anchors, own ones (2n,), mask."""
+    from keras import ops
+
+    a, p = ops.cast(a, "float32"), ops.cast(p, "float32")
+    similarity = ops.matmul(a, ops.transpose(p))  # (n, n)
+    own = ops.sum(a * p, axis=-1)
+    allowed = ops.cast(allowed, "bool")
+    return (
+        ops.concatenate([similarity, ops.transpose(similarity)]),
+        ops.concatenate([own, own]),
+        ops.concatenate([allowed, ops.transpose(allowed)]),
+    )
+
+
+def _others(similarity: Any, mask: Any) -> Any:
+    """Similarities where the mask is set, minus infinity elsewhere."""
+    from keras import ops
+
+    return ops.where(mask, similarity, ops.full_like(similarity, _NEVER))
+
+
+def triplet_loss(
+    vectors_a: Any, vectors_p: Any, allowed: Any, margin: float = 0.2, mining: Mining = "hard"
+) -> Any:
+    """Mean of `max(0, margin + negative - positive)`, one mined negative for each vector.
+
+    Args:
+        vectors_a: (n, d) of unit length.
+        vectors_p: (n, d) of unit length.
+        allowed: (n, n) bool, True where positive j may serve as a negative of anchor i.
+        margin: in cosine.
+        mining: "hard" takes the most similar negative; "semi-hard" the most similar one that is less
+            similar than the positive, and the least similar one of all where there is none such.
+
+    Returns:
+        Scalar float32, 0 or more; a row without allowed negatives counts as 0.
+    """
+    from keras import ops
+
+    similarity, own, mask = _both_ways(vectors_a, vectors_p, allowed)
+    negative = ops.max(_others(similarity, mask), axis=-1)
+    if mining == "semi-hard":
+        below = ops.logical_and(mask, similarity < own[:, None])
+        easiest = -ops.max(_others(-similarity, mask), axis=-1)
+        negative = ops.where(
+            ops.any(below, axis=-1),
+            ops.max(_others(similarity, below), axis=-1),
+            ops.where(ops.any(mask, axis=-1), easiest, negative),
+        )
+    return ops.mean(ops.relu(margin + negative - own))
+
+
+def infonce_loss(vectors_a: Any, vectors_p: Any, allowed: Any, temperature: float = 0.05) -> Any:
+    """Cross-entropy of picking the own partner among it and all allowed negatives.
+
+    Args:
+        vectors_a: (n, d) of unit length.
+        vectors_p: (n, d) of unit length.
+        allowed: (n, n) bool, True where positive j may serve as a negative of anchor i.
+        temperature: similarities are divided by this.
+
+    Returns:
+        Scalar float32, the mean over both directions; a row without allowed negatives counts as 0.
+    """
+    from keras import ops
+
+    similarity, own, mask = _both_ways(vectors_a, vectors_p, allowed)
+    own = own / temperature
+    others = _others(similarity / temperature, mask)
+    return ops.mean(ops.logsumexp(ops.concatenate([own[:, None], others], axis=-1), axis=-1) - own)
+
+
+def multi_similarity_loss(
+    vectors_a: Any,
+    vectors_p: Any,
+    allowed: Any,
+    alpha: float = 2.0,
+    beta: float = 50.0,
+    base: float = 0.5,
+    epsilon: float = 0.1,
+) -> Any:
+    """Multi-Similarity loss with its mining.
+
+    Negatives that come within `epsilon` of the own partner count, and the partner counts where a
+    negative comes within `epsilon` of it.
+
+    Args:
+        vectors_a: (n, d) of unit length.
+        vectors_p: (n, d) of unit length.
+        allowed: (n, n) bool, True where positive j may serve as a negative of anchor i.
+        alpha: weight of the partner's similarity.
+        beta: weight of the negatives' similarities.
+        base: similarity that parts them.
+        epsilon: margin of the mining.
+
+    Returns:
+        Scalar float32, 0 or more, the mean over both directions.
+    """
+    from keras import ops
+
+    similarity, own, mask = _both_ways(vectors_a, vectors_p, allowed)
+    near = ops.logical_and(mask, similarity + epsilon > own[:, None])
+    contested = ops.cast(own - epsilon < ops.max(_others(similarity, mask), axis=-1), "float32")
+    together = contested * ops.softplus(-alpha * (own - base)) / alpha
+    # log(1 + sum exp) is the log-sum-exp with a zero beside the others.
+    others = _others(beta * (similarity - base), near)
+    others = ops.concatenate([ops.zeros_like(others[:, :1]), others], axis=-1)
+    return ops.mean(together + ops.logsumexp(others, axis=-1) / beta)
+
+
+def loss_of(config: TrainConfig) -> LossFunction:
+    """The loss that a recipe names, with its parameters filled in."""
+    if config.loss == "triplet":
+        return partial(triplet_loss, margin=config.margin, mining=config.mining)
+    if config.loss == "infonce":
+        return partial(infonce_loss, temperature=config.temperature)
+    return multi_similarity_loss

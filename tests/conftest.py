@@ -1,0 +1,96 @@
+"""What all tests share: no network, the same chance in every run, and small files to order."""
+
+import os
+import socket
+from pathlib import Path
+
+# Before anything imports TensorFlow: its notes on instruction sets are not ours to read.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+# No deadline: the first call of a function may import TensorFlow. The same examples in every run.
+settings.register_profile(
+    "house",
+    derandomize=True,
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("house")
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """A test that reaches for another machine fails at once; clusters on this one may talk."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if isinstance(address, tuple) and address[0] not in LOOPBACK:
+            raise RuntimeError(f"a test tried to connect to {address}: tests run without a network")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Whatever draws from NumPy's global chance draws the same in every run."""
+    np.random.seed(0)  # noqa: NPY002 - third parties' code uses it
+
+
+@pytest.fixture
+def rng():
+    """A generator that gives the same in every run."""
+    return np.random.default_rng(20240229)
+
+
+@pytest.fixture
+def write_tif(tmp_path):
+    """A function that writes a GeoTIFF and returns its path."""
+
+    def write(
+        name,
+        pixels,
+        *,
+        descriptions=None,
+        nodata=None,
+        crs=None,
+        transform=None,
+        folder: Path = tmp_path,
+        **options,
+    ):
+        import warnings
+
+        import rasterio
+        from rasterio.errors import NotGeoreferencedWarning
+
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        height, width, count = pixels.shape
+        profile = {
+            "driver": "GTiff",
+            "height": height,
+            "width": width,
+            "count": count,
+            "dtype": pixels.dtype,
+            "nodata": nodata,
+            "crs": crs,
+        }
+        if transform is not None:
+            profile["transform"] = rasterio.Affine(*transform)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path, "w", **profile, **options) as dataset:
+                dataset.write(np.moveaxis(pixels, -1, 0))
+                for number, text in enumerate(descriptions or (), start=1):
+                    dataset.set_band_description(number, text)
+        return path
+
+    return write

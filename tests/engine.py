@@ -1,0 +1,88 @@
+"""Pictures and encoders for the tests of the engine: seeded, small, made once in a session."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from retrieval.config import LearnedConfig, TensorConfig
+from retrieval.encoder import KerasEncoder, cells_model, fit_projection, learned_model, tensor_model
+from tfrecords.schema import BANDS, Image, Patches
+
+SMALL = TensorConfig(dim=24)
+"""A short descriptor: quick to fit, save and search."""
+
+
+def texture(height, width, bands=4, seed=0, power=1.4):
+    """Noise of many scales, (height, width, bands) float32 in [-0.9, 0.9]; the same ground in all bands, in part."""
+    rng = np.random.default_rng(seed)
+    fy, fx = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
+    fall = np.hypot(fy, fx)
+    fall[0, 0] = 1
+    fall = fall**-power
+    fall[0, 0] = 0
+    ground, *own = (
+        np.fft.irfft2(np.fft.rfft2(rng.normal(size=(height, width))) * fall, (height, width))
+        for _ in range(bands + 1)
+    )
+    stack = np.stack([ground + 0.3 * o for o in own], -1)
+    return (0.9 * stack / np.abs(stack).max()).astype(np.float32)
+
+
+def digital(scaled):
+    """Scaled pixels as the digital numbers that scale to them, never 0."""
+    return np.maximum(np.rint((scaled + 1) * 2047.5), 1).astype(np.uint16)
+
+
+def image_of(pixels, image_id=0, **more):
+    """A record of uint16 digital numbers; nodata is 0."""
+    bands = more.pop("bands", BANDS[: pixels.shape[-1]])
+    return Image(image_id, pixels, "dn", bands, 0.0, **more)
+
+
+def patches_of(image, xy, bands=None):
+    """Patches cut from digital numbers at (x, y)."""
+    pixels = np.stack([image[y : y + 64, x : x + 64] for x, y in xy])
+    return Patches(np.arange(len(pixels)), pixels, "dn", bands or BANDS[: pixels.shape[-1]], 0.0)
+
+
+@dataclass
+class Arrays:
+    """Pixels of images in memory, for `retrieval.refine`: image id -> (h, w, b) scaled."""
+
+    arrays: dict
+    names: dict
+
+    def bands(self, image_id):
+        return self.names[image_id]
+
+    def scaled(self, image_id):
+        return self.arrays[image_id]
+
+
+@cache
+def projection(dim):
+    """A projection fitted to the 625 windows of a generated texture."""
+    config = TensorConfig(dim=dim)
+    cells, _ = cells_model(config)(texture(256, 256, seed=7)[None])
+    windows = np.lib.stride_tricks.sliding_window_view(np.asarray(cells)[0], (7, 7), (0, 1))
+    return fit_projection(np.moveaxis(windows, 2, -1).reshape(-1, 7, 7, 3), config)
+
+
+@cache
+def small_encoder():
+    """The training-free encoder with a short vector."""
+    return KerasEncoder(tensor_model(projection(SMALL.dim), SMALL), "small")
+
+
+@cache
+def learned_encoder(share=0.5):
+    """A learned encoder that has learned nothing: random weights, and biases that are not zero."""
+    import keras
+
+    keras.utils.set_random_seed(3)
+    model = learned_model(LearnedConfig(width=8, dim=16, share=share), projection(SMALL.dim), SMALL)
+    for layer in model.layers:
+        if getattr(layer, "bias", None) is not None:
+            layer.bias.assign(keras.random.normal(layer.bias.shape, seed=5))
+    return KerasEncoder(model, "learned")

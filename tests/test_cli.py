@@ -1,0 +1,461 @@
+"""The command line: what it takes, what it prints where, and how it fails."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from retrieval.cli import app
+from retrieval.cli.options import split_names
+from retrieval.cli.talk import Talk, clock, pace
+from retrieval.config import DemoConfig, IndexConfig, TrainConfig
+from tfrecords.synthetic import Scene
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = ("index", "query", "score", "ingest", "train", "demo")
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, [str(a) for a in arguments], prog_name="retrieve")
+
+
+def lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory) -> Path:
+    """A folder with two small images of dn, five patches out of them, right answers, and their index."""
+    folder = tmp_path_factory.mktemp("ground")
+    images = np.stack([Scene(seed, 128, 136).render(150) for seed in (1, 2)])
+    places = [(0, 5, 7), (0, 64, 33), (1, 11, 60), (1, 72, 2)]
+    patches = [images[i, y : y + 64, x : x + 64] for i, x, y in places]
+    np.save(folder / "images.npy", images)
+    np.save(folder / "patches.npy", np.stack([*patches, np.full_like(patches[0], 700)]))
+    rows = [f"{n},{i} {x} {y}" for n, (i, x, y) in enumerate(places)]
+    (folder / "answers.csv").write_text("\n".join(["Patch ID,Result", *rows]) + "\n")
+    done = run("index", folder / "images.npy", "--out", folder / "index", "--json", "--quiet")
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# --- help, version, usage -----------------------------------------------------------------------
+
+
+def test_help_is_instant_and_imports_nothing_heavy():
+    heavy = "tensorflow keras faiss rasterio pandas pyarrow matplotlib scipy rich".split()
+    code = (
+        "import sys, retrieval.cli as c\n"
+        "try: c.app(['--help'], prog_name='retrieve')\n"
+        f"finally: print([m for m in {heavy} if m in sys.modules], file=sys.stderr)"
+    )
+    # The time of the processor, not of the wall: other tests may run beside this one.
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "Usage: retrieve" in done.stdout
+    assert done.stderr.strip() == "[]"
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_help_has_two_examples_that_parse(command):
+    shown = run(command, "--help")
+    assert shown.exit_code == 0
+    examples = shown.output.split("Examples:")[1].split("\n\n")[0]
+    assert [line.split()[:2] for line in lines(examples)] == [["retrieve", command]] * 2
+
+
+@pytest.mark.parametrize(
+    ("command", "defaults"),
+    [
+        ("index", (IndexConfig.stride_px, IndexConfig.kind, "test_images.tfrecords", "index")),
+        ("query", ("test_patches.tfrecords", "submission.csv")),
+        ("score", ("submission.csv", "answers.csv")),
+        ("train", (TrainConfig.steps, TrainConfig.batch, TrainConfig.loss)),
+        ("demo", (DemoConfig.images, DemoConfig.patches, DemoConfig.size_px)),
+    ],
+)
+def test_help_tells_the_defaults_of_the_configuration(command, defaults):
+    text = " ".join(run(command, "--help").output.split())
+    for default in defaults:
+        assert f"[default: {default}" in text or f"[default: ({default})" in text
+
+
+def test_the_page_of_the_command_line_is_up_to_date():
+    script = [sys.executable, str(ROOT / "docs/generate_cli.py"), "--check"]
+    done = subprocess.run(script, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_version_and_module():
+    assert run("--version").output.startswith("patch-retrieval")
+    done = subprocess.run(
+        [sys.executable, "-m", "retrieval", "--version"], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, run("--version").output)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["index", "--kind", "best"],
+        ["index", "--stride", "65"],
+        ["index", "--colour", "red"],
+        ["index", "a.tif", "b.tif"],
+        ["index", "--bands", ","],
+        ["index", "--units", "feet"],
+        ["query", "--min-confidence", "1.5"],
+        ["query", "--drop-unsure"],
+        ["ingest", "places"],
+        ["train"],
+        ["demo", "--images", "none"],
+        ["locate"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_2(here, arguments):
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert "Error" in done.stderr and not done.stdout
+    assert not list(here.iterdir())
+
+
+def test_a_pattern_that_the_shell_replaced_is_explained(here):
+    told = " ".join(run("index", "a.tif", "b.tif", "c.tif").stderr.replace("│", "").split())
+    assert "3 inputs, the second b.tif; expected one" in told and "quotes" in told
+
+
+def test_band_names_may_be_separated_by_commas_or_blanks():
+    assert split_names("B04,B03 B02") == split_names("B04, B03,  B02") == ("B04", "B03", "B02")
+    assert split_names(None) is None
+
+
+# --- what goes wrong ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["index"], "test_images.tfrecords: no such file"),
+        (["index", "empty"], "no .tif or .tiff"),
+        (["query"], "index: no such folder"),
+        (["query", "--index", "empty"], "no manifest.json"),
+        (["score"], "submission.csv can't be read"),
+        (["ingest", "empty", "--out", "series"], "empty"),
+        (["ingest", "nowhere", "--out", "series"], "nowhere"),
+        (["train", "empty", "--out", "e.keras"], "empty"),
+        (["train", "empty", "--out", "e.h5"], ".keras"),
+        (["train", "empty", "--recipe", "recipe.json"], "no stepps"),
+        (["train", "empty", "--recipe", "list.json"], "holds a list"),
+        (["train", "empty", "--recipe", "torn.json"], "is no JSON"),
+        (["train", "empty", "--recipe", "none.json"], "none.json: No such file"),
+        (["demo", "--encoder", "none"], "no encoder none"),
+        (["demo", "--patches", "3"], "from 24"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_fails_is_one_sentence_and_exit_1(here, arguments, told):
+    (here / "empty").mkdir()
+    (here / "recipe.json").write_text('{"stepps": 3}')
+    (here / "list.json").write_text("[]")
+    (here / "torn.json").write_text("{")
+    before = sorted(here.rglob("*"))
+    done = run(*arguments)
+    assert done.exit_code == 1, done.output
+    assert len(lines(done.stderr)) == 1 and done.stderr.startswith("error: ") and not done.stdout
+    assert told in done.stderr
+    assert sorted(here.rglob("*")) == before
+
+
+def test_outputs_that_are_there_are_left_alone(ground, here):
+    assert run("index", ground / "images.npy", "--out", ground / "index").exit_code == 1
+    for name in ("submission.csv", "matches.parquet"):
+        (here / name).write_text("mine")
+    query = ("query", ground / "patches.npy", "--index", ground / "index")
+    for more in ([], ["--out", "other.csv", "--details", "matches.parquet"]):
+        done = run(*query, *more)
+        assert done.exit_code == 1
+        assert "exists and was left as it is" in done.stderr and "--overwrite" in done.stderr
+        assert "refining" not in done.stderr  # refused before the work, not after it
+    assert {p.name: p.read_text() for p in here.iterdir()} == {
+        "submission.csv": "mine",
+        "matches.parquet": "mine",
+    }
+    assert run(*query, "--overwrite", "--quiet").exit_code == 0
+    assert (here / "submission.csv").read_text() != "mine"
+
+
+def test_a_table_of_another_kind_is_refused_before_the_work(ground, here):
+    done = run("query", ground / "patches.npy", "--index", ground / "index", "--details", "matches.xlsx")
+    assert (done.exit_code, list(here.iterdir())) == (1, [])
+    assert "expected .parquet or .csv" in done.stderr
+
+
+def test_an_index_of_another_encoder_is_refused(ground, here):
+    from retrieval.config import LearnedConfig, TensorConfig
+    from retrieval.encoder import learned_model, save_encoder
+
+    projection = np.random.default_rng(0).normal(size=(7 * 7 * 3, 128)).astype(np.float32)
+    save_encoder(
+        learned_model(LearnedConfig(width=2, dim=4), projection, TensorConfig()), here / "other.keras"
+    )
+    done = run("query", ground / "patches.npy", "--index", ground / "index", "--encoder", "other.keras")
+    assert done.exit_code == 1
+    assert "was made with encoder" in done.stderr and len(lines(done.stderr)) == 1
+
+
+@pytest.mark.parametrize("module", ["tensorflow", "faiss"])
+def test_a_missing_package_is_named_with_what_installs_it(ground, tmp_path, module):
+    code = (
+        "import sys\n"
+        "class Gone:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name.split('.')[0] == '{module}':\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Gone())\n"
+        "from retrieval.cli import main\n"
+        "main()"
+    )
+    arguments = ["index", str(ground / "images.npy"), "--out", str(tmp_path / "index"), "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "pip install 'patch-retrieval[cpu]'" in done.stderr and "gpu]" in done.stderr
+    assert "Traceback" not in done.stderr and len(lines(done.stderr)) == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments", "told"),
+    [
+        ("retrieval.pipeline.build_index", ["index", "images.npy"], "goes on where it was"),
+        ("retrieval.pipeline.locate", ["query", "patches.npy", "--index", "index"], "nothing was written"),
+        ("retrieval.demo.run_demo", ["demo"], "goes on where it was"),
+        ("retrieval.train.train", ["train", "series"], "goes on where it was"),
+    ],
+)
+def test_an_interrupt_exits_130_and_says_how_to_go_on(ground, monkeypatch, target, arguments, told):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(target, interrupted)
+    monkeypatch.chdir(ground)
+    done = run(*arguments, *(["--out", "new"] if arguments[0] in ("index", "query") else []))
+    assert done.exit_code == 130
+    assert told in done.stderr and "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "x.csv"), MemoryError("9 GiB")])
+def test_errors_of_the_system_are_sentences_too(ground, here, monkeypatch, error):
+    def failing(*_, **__):
+        raise error
+
+    monkeypatch.setattr("retrieval.pipeline.evaluate", failing)
+    done = run("score")
+    assert done.exit_code == 1
+    assert lines(done.stderr) in (
+        ["error: x.csv: Permission denied"],
+        ["error: out of memory (9 GiB): give less at a time, or more memory"],
+    )
+
+
+# --- index, query, score ------------------------------------------------------------------------
+
+
+def test_index_query_score(ground, here):
+    asked = ("query", ground / "patches.npy", "--index", ground / "index", "--details", "matches.csv")
+    done = run(*asked, "--min-confidence", 0.5, "--json")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert (result["patches"], result["unsure"], result["dropped"]) == (5, 1, 0)
+    assert "5 patches, dn" in done.stderr  # the reader's note
+    assert "refining at full resolution" in done.stderr
+    table = np.genfromtxt("matches.csv", delimiter=",", names=True, dtype=None, encoding="utf-8")
+    assert set(table["patch_id"][~table["unsure"]]) == {0, 1, 2, 3}
+    assert sorted(table["rank"][table["patch_id"] == 0]) == list(range((table["patch_id"] == 0).sum()))
+    rows = Path("submission.csv").read_text().splitlines()
+    answers = (ground / "answers.csv").read_text().splitlines()
+    assert rows[:5] == answers and len(rows) == 6  # the flat patch has a row too
+
+
+def test_unsure_answers_can_be_left_out(ground, here):
+    asked = ("query", ground / "patches.npy", "--index", ground / "index")
+    done = run(*asked, "--min-confidence", 0.5, "--drop-unsure")
+    assert done.exit_code == 0
+    assert Path("submission.csv").read_text() == (ground / "answers.csv").read_text()
+    assert "1 unsure, below 0.5 and left out" in done.stdout
+    score = run("score", "submission.csv", ground / "answers.csv", "--json")
+    assert json.loads(score.stdout)["SC"]["value"] == 1.0
+    assert not score.stderr
+
+
+def test_a_missing_patch_is_warned_of_and_scored_as_wrong(ground, here):
+    text = (ground / "answers.csv").read_text().splitlines()
+    Path("submission.csv").write_text("\n".join(text[:-1]) + "\n")
+    done = run("score", "submission.csv", ground / "answers.csv")
+    assert done.exit_code == 0
+    assert lines(done.stderr)[0].startswith("warning: 1 of the 4 patches") and len(lines(done.stderr)) == 1
+    assert "SC_img       0.7500" in done.stdout
+
+
+def test_quiet_says_nothing_and_the_result_is_one_line(ground, here):
+    done = run("index", ground / "images.npy", "--quiet")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert lines(done.stdout) == ["index: 2 images, 180 windows, exact search, encoder structure-tensor"]
+
+
+def test_units_and_bands_that_were_taken_are_told(ground, here):
+    done = run("index", ground / "images.npy", "--units", "dn", "--bands", "B08 B04 B03 B02", "--json")
+    assert done.exit_code == 0
+    assert "dn (as stated), B08 B04 B03 B02" in done.stderr
+    assert json.loads(done.stdout)["index"] == "index"
+
+
+def test_patches_from_files_get_a_table_of_them_and_coordinates(ground, here, write_tif):
+    from rasterio.warp import transform
+
+    image = np.load(ground / "images.npy")[0]
+    for name, pixels, east, north in (
+        ("scenes/a.tif", image, 500000, 5600000),
+        ("chips/b.tif", image[40:104, 20:84], 500200, 5599600),
+        ("chips/a.TIF", image[3:67, 50:114], 500500, 5599970),
+    ):
+        write_tif(name, pixels, crs="EPSG:32631", transform=(10, 0, east, 0, -10, north))
+    (here / "out").mkdir()
+    assert run("index", "scenes/*.tif", "--quiet").exit_code == 0
+    asked = ("query", "chips", "--out", "out/submission.csv", "--details", "out/matches.csv")
+    assert run(*asked, "--quiet").exit_code == 0
+    assert Path("out/patches.csv").read_text() == "Patch ID,path\n0,chips/a.TIF\n1,chips/b.tif\n"
+    assert Path("out/submission.csv").read_text() == "Patch ID,Result\n0,0 50 3\n1,0 20 40\n"
+    best = lines(Path("out/matches.csv").read_text())[1].split(",")
+    (longitude,), (latitude,) = transform("EPSG:32631", "EPSG:4326", [500000 + 820], [5600000 - 350])
+    assert [float(v) for v in best[-2:]] == pytest.approx([longitude, latitude], abs=2e-5)  # 0.2 px
+
+
+def test_patches_that_share_no_band_with_the_images_are_told_of(ground, here):
+    np.save("one.npy", np.load(ground / "patches.npy")[..., 3:])
+    done = run("query", "one.npy", "--index", ground / "index", "--bands", "B11")
+    assert done.exit_code == 0
+    assert "2 of 2 images share no band with the patches (B11)" in done.stderr
+
+
+# --- ingest, train ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> Path:
+    """Four places of two dates, 128 px, with a CRS."""
+    import rasterio
+
+    folder = tmp_path_factory.mktemp("places")
+    profile = {"driver": "GTiff", "dtype": "uint16", "count": 4, "height": 128, "width": 128}
+    for number in range(4):
+        scene = Scene(10 + number, 128, 128)
+        transform = rasterio.Affine(10, 0, 400000 + 5000 * number, 0, -10, 5600000)
+        for day, date in ((120, "2018-04-30"), (250, "2019-09-07")):
+            path = folder / f"place{number}" / f"{date}.tif"
+            path.parent.mkdir(exist_ok=True)
+            with rasterio.open(path, "w", crs="EPSG:32631", transform=transform, **profile) as file:
+                file.write(np.moveaxis(scene.render(day), -1, 0))
+    return folder
+
+
+def test_ingest_and_the_three_bare_commands(places, here, monkeypatch):
+    done = run(
+        "ingest", places, "--as", "challenge", "--out", "challenge", "--patches-per-image", 4, "--json"
+    )
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert (result["images"], result["places"], result["patches"]) == (4, 4, 16)
+    assert "4 places: dn" in done.stderr
+    monkeypatch.chdir(here / "challenge")
+    for command in ("index", "query", "score"):
+        done = run(command)
+        assert done.exit_code == 0, done.output
+    assert "16 patches in" in done.stdout
+
+
+def test_train_passes_its_flags_on(here, monkeypatch):
+    import retrieval.train
+
+    seen = {}
+
+    def fit(series, out, config, **more):
+        seen.update(series=series, out=out, config=config, **more)
+        more["progress"](retrieval.train.Progress(0, 3, 1.0, 0.0, note="begun"))
+        return retrieval.train.TrainReport(out, out, 3, 1.0, 2, 0.5, 0.9, (0.25, 0.5), 8, 50, "f")
+
+    monkeypatch.setattr(retrieval.train, "train", fit)
+    (here / "recipe.json").write_text('{"steps": 9, "learning_rate": 0.01, "augment": {"haze": 0}}')
+    done = run(
+        "train", "series", "--recipe", "recipe.json", "--steps", 3, "--out", "mine.keras", "--overwrite"
+    )
+    assert done.exit_code == 0, done.output
+    config = seen["config"]
+    assert (config.steps, config.learning_rate, config.augment.haze) == (3, 0.01, 0)
+    assert config.batch == TrainConfig.batch
+    assert (seen["series"], seen["out"], seen["overwrite"]) == (Path("series"), Path("mine.keras"), True)
+    assert "begun" in done.stderr
+    assert "mine.keras: step 2 of 3; of 8 patches 50.0% have their right place first" in done.stdout
+
+
+# --- progress -----------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_a_line_a_stage_where_nobody_looks():
+    stream = io.StringIO()
+    with Talk(stream=stream) as talk:
+        talk.note("four images")
+        for done in range(1, 4):
+            talk("indexing", done, 3)
+        talk("merging", 0, None)
+    told = lines(stream.getvalue())
+    assert [line.split(" in ")[0] for line in told] == ["four images", "indexing: 3", "merging"]
+    assert "\r" not in stream.getvalue()
+
+
+def test_progress_on_a_terminal_has_rate_and_time_left(monkeypatch):
+    moment = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: moment[0])
+    stream = Terminal()
+    with Talk(stream=stream) as talk:
+        for done in range(1, 5):
+            moment[0] += 2
+            talk("indexing", done, 4)
+    assert "indexing  2/4  2.0 s each  0:04 left" in stream.getvalue()
+    assert lines(stream.getvalue().split("\033[K")[-1]) == ["indexing: 4 in 8.0 s, 2.0 s each"]
+
+
+def test_quiet_progress_says_nothing():
+    stream = Terminal()
+    with Talk(quiet=True, stream=stream) as talk:
+        talk.note("four images")
+        talk("indexing", 1, 4)
+    assert stream.getvalue() == ""
+
+
+def test_rates_and_times_for_people():
+    assert [pace(rate) for rate in (1234.5, 7.46, 0.25)] == ["1234/s", "7.5/s", "4.0 s each"]
+    assert [clock(s) for s in (0, 61, 3723)] == ["0:00", "1:01", "1:02:03"]

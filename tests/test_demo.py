@@ -1,0 +1,189 @@
+"""The demo: what it leaves behind, that it goes on, and that it never leaves half of it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import retrieval.demo as demo
+from retrieval.config import DemoConfig
+from retrieval.demo import run_demo
+from retrieval.errors import ConfigError
+from tfrecords.errors import OutputExistsError, UnfinishedOutputError
+from tfrecords.manifest import read_manifest
+
+TINY = DemoConfig(images=3, patches=24, size_px=160, seed=3)
+FILES = {
+    "answers.csv",
+    "index",
+    "manifest.json",
+    "matches.csv",
+    "matches.parquet",
+    "matches.png",
+    "score.json",
+    "submission.csv",
+    "test_images.tfrecords",
+    "test_patches.tfrecords",
+    "truth.csv",
+}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A tiny demo: its report and its folder."""
+    stages = []
+    out = tmp_path_factory.mktemp("demo") / "demo"
+    return run_demo(out, TINY, progress=lambda stage, *_: stages.append(stage)), out, stages
+
+
+def test_it_leaves_the_files_that_it_names(ran):
+    report, out, _ = ran
+    assert {p.name for p in out.iterdir()} == FILES
+    assert [p.name for p in out.parent.iterdir()] == ["demo"]  # nothing beside it
+    guide = report.guide()
+    for name in FILES - {"manifest.json", "test_images.tfrecords", "test_patches.tfrecords"}:
+        assert name in guide
+
+
+def test_its_folder_is_whole_and_checked(ran):
+    _, out, _ = ran
+    manifest = read_manifest(out, "demo")
+    assert manifest.counts["patches"] == 24
+    read_manifest(out / "index", "index")
+    assert not any("partial" in line for line in (out / "index" / "images.csv").read_text().splitlines())
+
+
+def test_the_matches_agree_with_the_submission_and_the_answers(ran):
+    import pandas as pd
+
+    report, out, _ = ran
+    table, details = pd.read_csv(out / "matches.csv"), pd.read_parquet(out / "matches.parquet")
+    best = details[details["rank"] == 0].set_index("patch_id").loc[table.patch_id]
+    assert (best[["image_id", "x", "y"]].to_numpy() == table[["image_id", "x", "y"]].to_numpy()).all()
+    for name, columns in (("submission", "image_id x y"), ("answers", "right_image_id right_x right_y")):
+        with (out / f"{name}.csv").open(newline="") as file:
+            rows = {int(row["Patch ID"]): row["Result"] for row in csv.DictReader(file)}
+        told = table[columns.split()].astype(str).agg(" ".join, axis=1)
+        assert rows == dict(zip(table.patch_id, told, strict=True))
+    assert (table.image_id == table.right_image_id).mean() == pytest.approx(report.score.sc_img.value)
+    assert table.right.mean() == pytest.approx(report.score.within_5px.value)
+    assert table.distance_px.isna().sum() == (table.image_id != table.right_image_id).sum()
+
+
+def test_the_score_is_the_one_that_the_command_prints(ran):
+    from retrieval.pipeline import evaluate
+
+    report, out, _ = ran
+    written = json.loads((out / "score.json").read_text())
+    again = evaluate(out / "submission.csv", out / "answers.csv").to_dict()
+    assert {name: written[name] for name in again} == again
+    assert written["encoder"] == report.encoder and written["windows"] == report.windows
+    assert 0.5 < again["SC_img"]["value"]
+
+
+def test_the_picture_is_a_picture(ran):
+    from matplotlib.image import imread
+
+    _, out, _ = ran
+    height, width, _ = imread(out / "matches.png").shape
+    assert width > 1000 and height > 500
+
+
+def test_the_picture_shows_each_verdict_at_most_so_often_and_the_surest_first():
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    right = rng.random(200) < 0.7
+    table = pd.DataFrame({"patch_id": np.arange(200), "confidence": rng.random(200)})
+    table[["image_id", "x", "y", "right_image_id", "right_x", "right_y"]] = 0
+    table["right_image_id"] = np.where(right, 0, 1)
+    pictures = demo._pictures(_Pixels(), table, seed=1)
+    verdicts = [p.verdict for p in pictures]
+    assert (verdicts.count("right"), verdicts.count("wrong")) == (demo.SHOWN["right"], demo.SHOWN["wrong"])
+    confidences = [p.confidence for p in pictures]
+    assert confidences == sorted(confidences, reverse=True)
+    assert len({p.patch_id for p in pictures}) == len(pictures)
+
+
+class _Pixels:
+    """What a picture takes of the matches."""
+
+    @property
+    def store(self):
+        return self
+
+    @property
+    def patches(self):
+        return self
+
+    def scaled(self, which):
+        return np.zeros((1, 64, 64, 4) if isinstance(which, slice) else (64, 64, 4), np.float32)
+
+
+def test_the_same_seed_gives_the_same(ran, tmp_path):
+    _, out, _ = ran
+    run_demo(tmp_path / "again", TINY)
+    for name in ("answers.csv", "submission.csv", "matches.csv", "test_patches.tfrecords"):
+        assert (tmp_path / "again" / name).read_bytes() == (out / name).read_bytes(), name
+
+
+def test_a_finished_demo_is_left_alone(ran):
+    _, out, _ = ran
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        run_demo(out, TINY)
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+
+
+@pytest.mark.parametrize("stop", ["make_challenge", "build_index", "locate", "draw_matches"])
+def test_a_stopped_demo_goes_on_and_the_former_one_stays(ran, tmp_path, monkeypatch, stop):
+    _, whole, _ = ran
+    out = tmp_path / "demo"
+    with monkeypatch.context() as patch:
+        patch.setattr(demo, stop, _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_demo(out, TINY)
+    assert not out.exists()  # a part is never taken for the whole
+    if (partial := out.parent / "demo.partial").exists():
+        (partial / "challenge.partial" / "chunks").mkdir(parents=True)  # what a kill would leave
+    again: list[str] = []
+    run_demo(out, TINY, progress=lambda stage, *_: again.append(stage))
+    assert (out / "matches.csv").read_bytes() == (whole / "matches.csv").read_bytes()
+    assert {p.name for p in out.iterdir()} == FILES
+    assert ("generating places" in again) == (stop == "make_challenge")
+    assert ("indexing images" in again) == (stop in ("make_challenge", "build_index"))
+
+
+def _interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_a_stopped_demo_of_another_size_is_not_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "build_index", _interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(tmp_path / "demo", TINY)
+    with pytest.raises(UnfinishedOutputError, match="patches was 24 and is 12"):
+        run_demo(tmp_path / "demo", DemoConfig(images=3, patches=12, size_px=160, seed=3))
+
+
+def test_an_overwriting_demo_that_is_stopped_leaves_the_former_one(ran, monkeypatch):
+    _, out, _ = ran
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    monkeypatch.setattr(demo, "locate", _interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(out, TINY, overwrite=True)
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+
+
+def test_a_demo_without_enough_patches_is_refused():
+    with pytest.raises(ConfigError, match="patches is 2"):
+        DemoConfig(images=3, patches=2)
+
+
+def test_the_shipped_sizes_are_those_of_the_records():
+    assert DemoConfig().size_px == 512  # or the records are not the challenge's own
+    assert Path(demo.SUBMISSION).suffix == ".csv"

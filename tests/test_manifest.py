@@ -1,0 +1,419 @@
+"""Whatever stops a writer, the former output stays and a partial one is never taken for whole."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tfrecords.errors import (
+    DiskFullError,
+    FormatVersionError,
+    ManifestError,
+    MissingInputError,
+    OutputExistsError,
+    UnfinishedOutputError,
+)
+from tfrecords.manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    fingerprint,
+    read_manifest,
+    writing_file,
+    writing_folder,
+)
+
+CONFIG = {"stride": 8}
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def names(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def write(path, parts, *, config=CONFIG, overwrite=False, stop_after=None, stop=ZeroDivisionError):
+    """Write a folder of parts; raise `stop` when `stop_after` parts are finished."""
+    with writing_folder(path, kind="index", config=config, overwrite=overwrite) as folder:
+        made = []
+        for number, (name, content) in enumerate(parts.items()):
+            if number == stop_after:
+                raise stop
+            if not folder.done(name):
+                made.append(name)
+                with folder.part(name, {"size": len(content)}) as partial:
+                    partial.write_bytes(content)
+        folder.counts["parts"] = len(parts)
+    return made
+
+
+# --- fingerprints -----------------------------------------------------------------------------------
+
+
+def test_fingerprint_is_of_values_not_of_their_spelling():
+    @dataclass(frozen=True)
+    class Knobs:
+        stride: int = 8
+
+    same = [
+        {"a": 1, "knobs": Knobs(), "p": Path("x/y"), "n": [1, 2]},
+        {"n": (1, np.int64(2)), "p": "x/y", "knobs": {"stride": np.int32(8)}, "a": 1},
+    ]
+    assert len({fingerprint(c) for c in same}) == 1
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+    assert len(fingerprint({})) == 64
+
+
+# --- one file ---------------------------------------------------------------------------------------
+
+
+def test_a_file_appears_whole_with_its_folder(tmp_path):
+    goal = tmp_path / "deep" / "answers.csv"
+    with writing_file(goal) as partial:
+        assert partial.suffix == ".csv" and partial.parent == goal.parent
+        partial.write_text("whole")
+        assert not goal.exists()
+    assert goal.read_text() == "whole" and names(tmp_path) == ["deep/answers.csv"]
+
+
+def test_a_file_that_is_there_is_left_alone(tmp_path):
+    goal = tmp_path / "a.csv"
+    goal.write_text("former")
+    with pytest.raises(OutputExistsError, match="--overwrite"), writing_file(goal):
+        pass
+    assert goal.read_text() == "former"
+    with writing_file(goal, overwrite=True) as partial:
+        partial.write_text("new")
+    assert goal.read_text() == "new"
+    with pytest.raises(OutputExistsError, match="is a folder"), writing_file(tmp_path, overwrite=True):
+        pass
+
+
+@pytest.mark.parametrize("stop", [ZeroDivisionError, KeyboardInterrupt, SystemExit])
+def test_a_stopped_file_leaves_the_former_one(tmp_path, stop):
+    goal = tmp_path / "a.csv"
+    goal.write_text("former")
+    with pytest.raises(stop), writing_file(goal, overwrite=True) as partial:
+        partial.write_text("half")
+        raise stop
+    assert goal.read_text() == "former" and names(tmp_path) == ["a.csv"]
+
+
+@pytest.mark.parametrize("error", [FULL, RuntimeError("libfoo: No space left on device")])
+def test_a_full_disk_has_a_name(tmp_path, error):
+    goal = tmp_path / "a.csv"
+    goal.write_text("former")
+    with pytest.raises(DiskFullError, match=r"a\.csv"), writing_file(goal, overwrite=True) as partial:
+        partial.write_text("half")
+        raise error
+    assert goal.read_text() == "former" and names(tmp_path) == ["a.csv"]
+
+
+def test_a_disk_that_fills_up_while_syncing(tmp_path, monkeypatch):
+    def fsync(handle):
+        raise FULL
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(DiskFullError), writing_file(tmp_path / "a.csv") as partial:
+        partial.write_text("in the cache only")
+    assert names(tmp_path) == []
+
+
+def test_a_killed_run_leaves_nothing_in_the_way(tmp_path):
+    (tmp_path / ".a.partial.csv").write_text("of a killed run")
+    with writing_file(tmp_path / "a.csv") as partial:
+        partial.write_text("new")
+    assert names(tmp_path) == ["a.csv"]
+
+
+# --- a folder ---------------------------------------------------------------------------------------
+
+PARTS = {"a.bin": b"1", "deep/b.bin": b"22", "c.bin": b"333"}
+
+
+def test_a_folder_appears_whole(tmp_path):
+    goal = tmp_path / "index"
+    with writing_folder(goal, kind="index", config=CONFIG) as folder:
+        with folder.part("a.bin") as partial:
+            partial.write_bytes(b"1")
+        (folder.path / "table.csv").write_text("written beside the parts")
+        folder.counts["windows"] = np.int64(7)
+        folder.extra["bands"] = ("B04", "B03")
+        assert not goal.exists()
+    manifest = read_manifest(goal, "index")
+    assert names(tmp_path) == ["index/a.bin", "index/manifest.json", "index/table.csv"]
+    assert set(manifest.files) == {"a.bin", "table.csv"} and manifest.files["a.bin"]["bytes"] == 1
+    assert manifest.counts == {"windows": 7} and manifest.extra == {"bands": ["B04", "B03"]}
+    assert manifest.config == CONFIG and manifest.version == FORMAT_VERSION["index"]
+
+
+def test_a_finished_folder_is_left_alone(tmp_path):
+    goal = tmp_path / "index"
+    write(goal, {"a.bin": b"former"})
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        write(goal, {"a.bin": b"new"})
+    assert (goal / "a.bin").read_bytes() == b"former"
+    write(goal, {"b.bin": b"new"}, overwrite=True)
+    assert names(tmp_path) == ["index/b.bin", "index/manifest.json"]
+
+
+def test_overwrite_never_touches_what_is_not_ours(tmp_path):
+    photos, file, other = tmp_path / "photos", tmp_path / "file", tmp_path / "series"
+    photos.mkdir()
+    (photos / "me.jpg").write_text("dear")
+    file.write_text("dear")
+    with writing_folder(other, kind="series", config={}) as folder:
+        (folder.path / "x").write_text("dear")
+    for goal in (photos, file, other):
+        with pytest.raises(OutputExistsError):
+            write(goal, PARTS, overwrite=True)
+    assert names(tmp_path) == ["file", "photos/me.jpg", "series/manifest.json", "series/x"]
+
+
+def test_an_empty_folder_may_be_filled(tmp_path):
+    (tmp_path / "index").mkdir()
+    write(tmp_path / "index", PARTS)
+    assert read_manifest(tmp_path / "index", "index").counts == {"parts": 3}
+
+
+@pytest.mark.parametrize("stop", [ZeroDivisionError, KeyboardInterrupt])
+def test_a_stopped_folder_is_gone_on_with(tmp_path, stop):
+    goal = tmp_path / "index"
+    with pytest.raises(stop):
+        write(goal, PARTS, stop_after=2, stop=stop)
+    assert not goal.exists() and (tmp_path / "index.partial").is_dir()
+    assert write(goal, PARTS) == ["c.bin"]
+    assert names(tmp_path) == ["index/a.bin", "index/c.bin", "index/deep/b.bin", "index/manifest.json"]
+    assert read_manifest(goal, "index").counts == {"parts": 3}
+
+
+def test_notes_of_finished_parts_are_kept(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        write(tmp_path / "index", PARTS, stop_after=2)
+    with writing_folder(tmp_path / "index", kind="index", config=CONFIG) as folder:
+        assert folder.done("deep/b.bin") and folder.meta("deep/b.bin") == {"size": 2}
+        assert not folder.done("c.bin")
+
+
+def test_a_part_that_was_damaged_since_is_made_again(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        write(tmp_path / "index", PARTS, stop_after=2)
+    (tmp_path / "index.partial" / "a.bin").write_bytes(b"2")
+    assert write(tmp_path / "index", PARTS) == ["a.bin", "c.bin"]
+
+
+def test_parts_that_nobody_asked_for_again_are_left_out(tmp_path):
+    goal = tmp_path / "index"
+    with pytest.raises(ZeroDivisionError):
+        write(goal, PARTS, stop_after=2)
+    write(goal, {"a.bin": b"1"})
+    assert names(goal) == ["a.bin", "manifest.json"]
+
+
+def test_another_configuration_is_refused_with_the_reason(tmp_path):
+    goal = tmp_path / "index"
+    with pytest.raises(ZeroDivisionError):
+        write(goal, PARTS, stop_after=2)
+    with pytest.raises(UnfinishedOutputError, match="stride was 8 and is 4"):
+        write(goal, PARTS, config={"stride": 4})
+    assert write(goal, PARTS, config={"stride": 4}, overwrite=True) == list(PARTS)
+    assert read_manifest(goal, "index").config == {"stride": 4}
+
+
+def test_nothing_done_leaves_nothing_behind(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        write(tmp_path / "index", PARTS, stop_after=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_that_name_that_we_did_not_begin_stays(tmp_path):
+    (tmp_path / "index.partial").mkdir()
+    (tmp_path / "index.partial" / "dear").write_text("dear")
+    with pytest.raises(UnfinishedOutputError, match="remove or rename"):
+        write(tmp_path / "index", PARTS, overwrite=True)
+    assert names(tmp_path) == ["index.partial/dear"]
+
+
+def test_two_writers_do_not_mix(tmp_path):
+    with writing_folder(tmp_path / "index", kind="index", config=CONFIG) as folder:
+        with pytest.raises(UnfinishedOutputError, match="another process"):
+            write(tmp_path / "index", PARTS)
+        (folder.path / "a").write_text("of the first")
+    assert names(tmp_path) == ["index/a", "index/manifest.json"]
+
+
+def test_an_output_that_appeared_meanwhile_is_not_replaced(tmp_path):
+    goal = tmp_path / "index"
+    with (
+        pytest.raises(OutputExistsError),
+        writing_folder(goal, kind="index", config=CONFIG) as folder,
+        folder.part("a.bin") as partial,
+    ):
+        partial.write_bytes(b"1")
+        goal.mkdir()
+        (goal / "dear").write_text("dear")
+    assert names(goal) == ["dear"]
+
+
+@pytest.mark.parametrize("length", range(0, 400, 7))
+def test_a_journal_cut_anywhere_is_read_as_far_as_it_is_whole(tmp_path, length):
+    with pytest.raises(ZeroDivisionError):
+        write(tmp_path / "index", PARTS, stop_after=2)
+    journal = tmp_path / "index.partial" / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:length])
+    assert set(write(tmp_path / "index", PARTS)) >= {"c.bin"}
+    assert {n: (tmp_path / "index" / n).read_bytes() for n in PARTS} == PARTS
+    assert set(read_manifest(tmp_path / "index", "index").files) == set(PARTS)
+
+
+@pytest.mark.parametrize("call", range(12))
+def test_a_disk_that_fills_up_at_any_sync(tmp_path, monkeypatch, call):
+    goal = tmp_path / "index"
+    write(goal, {"a.bin": b"former"})
+    calls = iter(range(10**6))
+    fsync = os.fsync
+
+    def failing(handle):
+        if next(calls) == call:
+            raise FULL
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(DiskFullError, match="free some room"):
+        write(goal, PARTS, overwrite=True)
+    monkeypatch.undo()
+    assert_former_or_new(goal)
+    write(goal, PARTS, overwrite=True)
+    assert (goal / "c.bin").read_bytes() == b"333"
+    assert not [p for p in tmp_path.iterdir() if p != goal]
+
+
+def assert_former_or_new(goal):
+    """Under its name or put aside, one whole folder is there."""
+    former = goal.with_name("index.former")
+    manifest = read_manifest(goal if goal.exists() else former, "index")
+    assert set(manifest.files) in ({"a.bin"}, set(PARTS))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tfrecords.manifest import writing_folder
+count = 0
+def stopping(real):
+    def call(*args, **kwargs):
+        global count
+        result = real(*args, **kwargs)
+        count += 1
+        if count == {step}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    return call
+for owner, name in ((os, "fsync"), (os, "rename"), (os, "replace"), (os, "unlink"), (Path, "rename"),
+                    (Path, "replace"), (Path, "unlink"), (os, "rmdir"), (Path, "mkdir")):
+    setattr(owner, name, stopping(getattr(owner, name)))
+with writing_folder({goal!r}, kind="index", config={{"stride": 8}}, overwrite=True) as folder:
+    for name, content in {parts!r}.items():
+        if not folder.done(name):
+            with folder.part(name) as partial:
+                partial.write_bytes(content)
+"""
+
+
+def kill_at(step, goal):
+    """Write in another process that kills itself after the given step; whether it was killed."""
+    root = str(Path(__file__).parents[1])
+    code = textwrap.dedent(KILLED).format(root=root, step=step, goal=str(goal), parts=PARTS)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode in (0, -signal.SIGKILL), run.stderr
+    return run.returncode != 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
+def test_a_kill_at_any_step_loses_nothing(tmp_path):
+    step, killed = 1, True
+    while killed:
+        goal = tmp_path / str(step) / "index"
+        write(goal, {"a.bin": b"former"})
+        killed = kill_at(step, goal)
+        assert_former_or_new(goal)
+        write(goal, PARTS, overwrite=True)
+        assert names(goal.parent) == ["index/a.bin", "index/c.bin", "index/deep/b.bin", "index/manifest.json"]
+        assert read_manifest(goal, "index").counts == {"parts": 3}
+        step += 1 if step < 4 else 3
+    assert step > 20
+
+
+# --- reading ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def finished(tmp_path):
+    write(tmp_path / "index", PARTS)
+    return tmp_path / "index"
+
+
+def test_any_flipped_byte_of_a_folder_is_found(finished):
+    """Of every file, every byte: a named error, or a manifest that says the same."""
+    whole = read_manifest(finished, "index")
+    for name in names(finished):
+        content = (finished / name).read_bytes()
+        for position in range(0, len(content), 1 if name != MANIFEST else 5):
+            damaged = bytearray(content)
+            damaged[position] ^= 0x15
+            (finished / name).write_bytes(damaged)
+            try:
+                assert read_manifest(finished, "index") == whole
+                assert name == MANIFEST
+            except ManifestError as err:
+                assert name in str(err) or str(finished) in str(err)
+        (finished / name).write_bytes(content)
+
+
+def test_any_prefix_of_a_folder_is_found(finished):
+    for name in names(finished):
+        content = (finished / name).read_bytes()
+        for length in range(0, len(content) - 1, 1 if name != MANIFEST else 5):
+            (finished / name).write_bytes(content[:length])
+            with pytest.raises(ManifestError):
+                read_manifest(finished, "index", verify="sizes")
+        (finished / name).write_bytes(content)
+
+
+def test_verifying_less(finished):
+    (finished / "c.bin").write_bytes(b"334")
+    with pytest.raises(ManifestError, match=r"c\.bin is not what was written"):
+        read_manifest(finished, "index")
+    assert read_manifest(finished, "index", verify="sizes").counts == {"parts": 3}
+    (finished / "c.bin").unlink()
+    with pytest.raises(ManifestError, match=r"c\.bin is missing"):
+        read_manifest(finished, "index", verify="sizes")
+    assert read_manifest(finished, "index", verify=False).counts == {"parts": 3}
+
+
+def test_another_kind_or_version_is_named(finished):
+    with pytest.raises(ManifestError, match="is of kind 'index'; expected 'series'"):
+        read_manifest(finished, "series")
+    page = json.loads((finished / MANIFEST).read_text())
+    (finished / MANIFEST).write_text(json.dumps(page | {"version": 99}))
+    with pytest.raises(FormatVersionError, match=r"format version 99.*reads version 1"):
+        read_manifest(finished, "index")
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    with pytest.raises(MissingInputError, match="no such folder"):
+        read_manifest(tmp_path / "index", "index")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ManifestError, match=r"no manifest\.json"):
+        read_manifest(tmp_path / "empty", "index")
+    with pytest.raises(ZeroDivisionError):
+        write(tmp_path / "index", PARTS, stop_after=2)
+    with pytest.raises(MissingInputError, match=r"index\.partial is unfinished"):
+        read_manifest(tmp_path / "index", "index")

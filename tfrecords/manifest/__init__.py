@@ -1,0 +1,30 @@
+"""The one way anything is written whole, and the page that says what is in a folder.
+
+`writing_file` and `writing_folder` work beside the goal and rename when all is there: whatever
+stops them, the former output stays, and a partial one is never taken for whole. A folder's
+`manifest.json` carries format version, configuration with its fingerprint, counts and checksums.
+"""
+
+from tfrecords.manifest.atomic import check_free, writing_file
+from tfrecords.manifest.folder import PartialFolder, writing_folder
+from tfrecords.manifest.record import (
+    FORMAT_VERSION,
+    MANIFEST,
+    Manifest,
+    check_file,
+    fingerprint,
+    read_manifest,
+)
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MANIFEST",
+    "Manifest",
+    "PartialFolder",
+    "check_file",
+    "check_free",
+    "fingerprint",
+    "read_manifest",
+    "writing_file",
+    "writing_folder",
+]

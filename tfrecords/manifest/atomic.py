@@ -1,0 +1,119 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tfrecords.errors import DiskFullError, OutputExistsError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What a disk without room, and a user without quota, say."""
+
+
+def partial_of(path: Path) -> Path:
+    """Name under which a file is written: hidden, beside it, with its suffix.
+
+    The suffix stays because `np.save` and GDAL choose or add by it; readers of folders pass over
+    hidden files.
+    """
+    return path.with_name(f".{path.stem}.partial{path.suffix}")
+
+
+def sync(path: Path) -> None:
+    """Bring a file's bytes, or a folder's names, to the disk itself."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as err:
+        # Some network file systems can't sync a folder; their rename is all that there is.
+        if err.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def naming_full_disk(path: Path, kept: str) -> Iterator[None]:
+    """Turn "no space left", however a library words it, into `DiskFullError`.
+
+    Args:
+        path: what is being written.
+        kept: what became of the former output and of the work, one clause.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        DiskFullError: the disk is full.
+    """
+    try:
+        yield
+    except Exception as err:
+        # GDAL, Arrow, FAISS and TensorFlow each have an error of their own; the words are the system's.
+        said = os.strerror(errno.ENOSPC).lower() in str(err).lower()
+        if said or getattr(err, "errno", None) in FULL or isinstance(err, DiskFullError):
+            raise DiskFullError(
+                f"the disk is full: {path} could not be written; {kept}: free some room"
+            ) from err
+        raise
+
+
+def place(partial: Path, path: Path) -> None:
+    """Give a finished file its name, so that no crash leaves half of it under that name."""
+    sync(partial)
+    partial.replace(path)
+    sync(path.parent)
+
+
+def check_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Refuse to write a file where something is, before the work is done that it would hold.
+
+    Args:
+        path: where the file shall be.
+        overwrite: a file that is there may be replaced.
+
+    Raises:
+        OutputExistsError: a file is there and `overwrite` is not given, or a folder is.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise OutputExistsError(f"{path} is a folder; expected the name of a file to write")
+    if path.exists() and not overwrite:
+        raise OutputExistsError(f"{path} exists and was left as it is: name another, or give --overwrite")
+
+
+@contextmanager
+def writing_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Write one file whole or not at all.
+
+    Args:
+        path: where the file shall be; its folder is made if there is none.
+        overwrite: replace a file that is there.
+
+    Yields:
+        A path beside it to write to, with the same suffix. When the block ends well the file is
+        synced and renamed; when it raises, it is removed and the former file stays.
+
+    Raises:
+        OutputExistsError: a file is there and `overwrite` is not given, or a folder is.
+        DiskFullError: the disk is full.
+    """
+    check_free(path, overwrite=overwrite)
+    path = Path(path)
+    partial = partial_of(path)
+    with naming_full_disk(path, "what was there before is untouched"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)  # a killed run's
+        try:
+            yield partial
+            place(partial, path)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise

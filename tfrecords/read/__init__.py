@@ -1,0 +1,32 @@
+"""What lies on disk -> arrays: images and patches in order, series in order or streamed as crops.
+
+Sources are TFRecords (the challenge's or ours), `.npy` files, GeoTIFFs, and arrays in memory; only
+the first need TensorFlow, only GeoTIFFs rasterio. Units and bands are decided once for a source,
+and its `note` says what they were taken for.
+"""
+
+from tfrecords.read.crops import CropPlan, Crops, cut_crops
+from tfrecords.read.images import ImageSource, read_images
+from tfrecords.read.patches import read_patches
+from tfrecords.read.rasters import Raster, describe_raster, read_raster
+from tfrecords.read.records import count_records, read_fields
+from tfrecords.read.series import read_series, series_files
+from tfrecords.read.stream import naming_bad_records, stream_crops
+
+__all__ = [
+    "CropPlan",
+    "Crops",
+    "ImageSource",
+    "Raster",
+    "count_records",
+    "cut_crops",
+    "describe_raster",
+    "naming_bad_records",
+    "read_fields",
+    "read_images",
+    "read_patches",
+    "read_raster",
+    "read_series",
+    "series_files",
+    "stream_crops",
+]

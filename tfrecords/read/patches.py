@@ -1,0 +1,181 @@
+"""Patches that are asked about, as one array."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfrecords.errors import ArrayError, BandsError, DuplicateIdError
+from tfrecords.grid import PATCH_PX
+from tfrecords.read.images import rasters_note, taken_rasters, taken_records
+from tfrecords.read.rasters import describe_raster, read_raster
+from tfrecords.read.records import count_records, read_fields
+from tfrecords.read.sources import (
+    ImageLike,
+    Source,
+    check_range,
+    check_stack,
+    find,
+    load_npy,
+    spread,
+    take_units,
+)
+from tfrecords.schema import Patches, band_names, check_finite, default_nodata, patch_of
+
+BLOCK = 2048
+"""Patches that are checked at a time: some 0.1 GB."""
+SAMPLES = 512
+
+
+def read_patches(
+    source: ImageLike, *, bands: Sequence[str] | None = None, units: str | None = None
+) -> Patches:
+    """Open patches.
+
+    Args:
+        source: an `.npy` file (opened as a memory map) or an array (n, 64, 64, b);
+            `test_patches.tfrecords`, the challenge's or ours; a GeoTIFF chip, or a folder or glob of
+            them, with their ranks as ids as in `read_images`.
+        bands: names of the bands; else the file's, else by their count.
+        units: "dn", "reflectance", "scaled" or "byte"; else the record's, else told from dtype and
+            range, once for all patches.
+
+    Returns:
+        The patches, all checked; `note` says what units and bands were taken.
+
+    Raises:
+        MissingInputError: there is nothing to read.
+        ArrayError: patches are not 64 x 64, of different dtypes, or hold NaN or infinity.
+        BandsError: bands can't be named, as many names as bands are needed, or patches differ in them.
+        UnitsError: the range fits no units or not the stated ones, or patches differ in them.
+        RecordError: a TFRecord is truncated, corrupt or malformed; names file and record.
+        DuplicateIdError: two records have one id.
+    """
+    found = find(source, "patches")
+    if found.kind == "tif":
+        patches = _from_rasters(found, bands, units)
+    elif found.kind == "tfrecords":
+        patches = _from_records(found, bands, units)
+    else:
+        array = found.array if found.array is not None else load_npy(found.paths[0])
+        patches = _from_array(found, array, bands, units)
+    _check_values(patches, found.name)
+    return patches
+
+
+def _check_size(height: int, width: int, name: str) -> None:
+    """Refuse what is no patch."""
+    if (height, width) != (PATCH_PX, PATCH_PX):
+        raise ArrayError(
+            f"{name} has {height} x {width} pixels (rows x columns); a patch has {PATCH_PX} x {PATCH_PX}: "
+            f"cut it to that"
+        )
+
+
+def _check_values(patches: Patches, name: str) -> None:
+    """Refuse NaN, infinity and what contradicts the units, block by block."""
+    if patches.pixels.dtype.kind in "ui" and patches.units == "dn":
+        return
+    for start in range(0, len(patches), BLOCK):
+        block = np.asarray(patches.pixels[start : start + BLOCK])
+        where = f"{name}: patches {start} to {start + len(block) - 1}"
+        check_finite(block, patches.nodata, where)
+        check_range(block, patches.units, patches.nodata, where)
+
+
+def _from_array(
+    source: Source, array: NDArray[Any], bands: Sequence[str] | None, units: str | None
+) -> Patches:
+    """Patches are the rows of an array."""
+    check_stack(array, source.name, "patches")
+    _check_size(array.shape[1], array.shape[2], source.name)
+    names = band_names(array.shape[-1], bands)
+    taken = take_units((array[i] for i in spread(len(array), SAMPLES)), units, source.name)
+    return Patches(
+        np.arange(len(array), dtype=np.int64),
+        array,
+        taken.units,
+        names,
+        default_nodata(taken.units),
+        paths=tuple(map(str, source.paths)),
+        note=f"{source.name}: {len(array)} patches, {taken.text()}, {' '.join(names)}",
+    )
+
+
+def _from_rasters(source: Source, bands: Sequence[str] | None, units: str | None) -> Patches:
+    """Patches are files."""
+    rasters = [describe_raster(path) for path in source.paths]
+    for raster in rasters:
+        _check_size(raster.height, raster.width, str(raster.path))
+    names = [band_names(r.count, bands, r.descriptions) for r in rasters]
+    first = rasters[0]
+    for raster, own in zip(rasters, names, strict=True):
+        if own != names[0]:
+            raise BandsError(
+                f"{raster.path} has {' '.join(own)}, {first.path} {' '.join(names[0])}: ask in two runs"
+            )
+        if raster.dtype != first.dtype or not _same(raster.nodata, first.nodata):
+            raise ArrayError(
+                f"{raster.path} has dtype {raster.dtype} and nodata {raster.nodata}, {first.path} has "
+                f"{first.dtype} and {first.nodata}: ask in two runs"
+            )
+    taken = taken_rasters(rasters, units, source.name)
+    used = taken[first.dtype].units
+    return Patches(
+        np.arange(len(rasters), dtype=np.int64),
+        np.stack([read_raster(raster.path)[0] for raster in rasters]),
+        used,
+        names[0],
+        default_nodata(used) if first.nodata is None else first.nodata,
+        paths=tuple(raster.path.as_posix() for raster in rasters),
+        note=rasters_note(rasters, names, taken, source.name),
+    )
+
+
+def _same(a: float | None, b: float | None) -> bool:
+    """Whether two nodata tags mean the same."""
+    return a == b or (a is not None and b is not None and np.isnan(a) and np.isnan(b))
+
+
+def _from_records(source: Source, bands: Sequence[str] | None, units: str | None) -> Patches:
+    """Patches are records."""
+    count = sum(count_records(path) for path in source.paths)
+    taken = taken_records(source.paths, units, source.name, lambda f: patch_of(f)[1])
+    ids = np.zeros(count, np.int64)
+    seen: dict[int, str] = {}
+    pixels: NDArray[Any] | None = None
+    names: tuple[str, ...] = ()
+    nodata = default_nodata(taken.units)
+    for row, fields in enumerate(f for path in source.paths for f in read_fields(path)):
+        number, patch, own = patch_of(fields)
+        if pixels is None:
+            pixels, names = np.empty((count, *patch.shape), patch.dtype), own
+            nodata = fields.number("nodata") if fields.units else nodata
+        _check_size(patch.shape[0], patch.shape[1], fields.where)
+        if own != names or patch.dtype != pixels.dtype:
+            raise fields.fault(
+                f"{patch.dtype} {' '.join(own)}, the first is {pixels.dtype} {' '.join(names)}: "
+                f"ask in two runs"
+            )
+        if not units and (fields.units or taken.units) != taken.units:
+            raise fields.fault(f"units are {fields.units}, those of the first {taken.units}: ask in two runs")
+        if number in seen:
+            raise DuplicateIdError(
+                f"{fields.where}: patch id {number} is that of {seen[number]} too: an id may occur once"
+            )
+        seen[number] = fields.where
+        ids[row], pixels[row] = number, patch
+    assert pixels is not None
+    names = band_names(len(names), bands) if bands else names
+    return Patches(
+        ids,
+        pixels,
+        taken.units,
+        names,
+        nodata,
+        paths=tuple(map(str, source.paths)),
+        note=f"{source.name}: {count} patches, {taken.text()}, {' '.join(names)}",
+    )

@@ -1,0 +1,109 @@
+"""Training series, in order."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tfrecords.errors import ArrayError, MissingInputError
+from tfrecords.manifest import FORMAT_VERSION, MANIFEST, read_manifest
+from tfrecords.read.records import read_fields
+from tfrecords.read.sources import TFRECORD, files_below
+from tfrecords.schema import Fields, Series, check_finite, series_of
+
+SeriesLike = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""A folder of shards, a shard, a glob of shards, or a list of shards."""
+
+NOT_SERIES = ("test_images", "test_patches")
+"""Stems of the challenge's files that hold no series."""
+
+
+def series_files(source: SeriesLike) -> tuple[Path, ...]:
+    """Find the files of training series.
+
+    Args:
+        source: a folder written by this package, whose manifest is checked (sizes; the records
+            carry checksums of their own); a folder of the challenge's `*.tfrecords`, without
+            `test_images` and `test_patches`; one file; a glob; or a list of files.
+
+    Returns:
+        The files, sorted by their path in the folder; a list's as given.
+
+    Raises:
+        MissingInputError: there is none.
+        ManifestError: a file of the folder is missing or of another size, or it is unfinished.
+        FormatVersionError: the folder has another format version.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        files = tuple(Path(s) for s in source)
+    elif Path(source).is_dir():
+        files = _in_folder(Path(source))
+    elif Path(source).exists():
+        files = (Path(source),)
+    else:
+        files = tuple(sorted(map(Path, glob.glob(os.fspath(source), recursive=True)), key=Path.as_posix))  # noqa: PTH207 - a pattern may be absolute
+    if not files:
+        raise MissingInputError(f"{source}: no TFRecord files of series; expected a folder of *.tfrecords")
+    return files
+
+
+def _in_folder(folder: Path) -> tuple[Path, ...]:
+    """Shards of a folder, those of the manifest where there is one."""
+    found = tuple(p for p in files_below(folder, TFRECORD) if p.stem not in NOT_SERIES)
+    if folder.suffix == ".partial":
+        read_manifest(folder, "series")  # refuses what is unfinished
+    if not (folder / MANIFEST).exists():
+        return found
+    try:
+        kind = json.loads((folder / MANIFEST).read_text()).get("kind")
+    except (ValueError, AttributeError):
+        kind = "series"
+    manifest = read_manifest(folder, kind if kind in FORMAT_VERSION else "series", verify="sizes")
+    return tuple(p for p in found if p.relative_to(folder).as_posix() in manifest.files)
+
+
+def checked_series(fields: Fields, path: Path, record: int) -> Series:
+    """The series of a parsed record, refused if it holds NaN or infinity.
+
+    Args:
+        fields: the record.
+        path: its file.
+        record: its number in the file, from 0.
+
+    Returns:
+        The series; "<file's stem>#<record>" is its place where the record names none.
+
+    Raises:
+        RecordError: a feature is missing or does not fit, or a value is not finite.
+    """
+    series = series_of(fields, f"{path.stem}#{record}")
+    try:
+        check_finite(series.pixels, series.nodata, "pixels")
+    except ArrayError as err:
+        raise fields.fault(str(err)) from err
+    return series
+
+
+def read_series(source: SeriesLike) -> Iterator[Series]:
+    """Read training series in order, one in memory at a time.
+
+    Args:
+        source: see `series_files`.
+
+    Returns:
+        An iterator over the series.
+
+    Raises:
+        MissingInputError: there is nothing to read.
+        ManifestError: the folder is damaged or unfinished.
+        RecordError: a record is truncated, corrupt or malformed; names file and record.
+    """
+    files = series_files(source)
+    return (
+        checked_series(fields, path, record)
+        for path in files
+        for record, fields in enumerate(read_fields(path))
+    )

@@ -1,0 +1,152 @@
+"""From the bytes of a record to a series, an image or a patch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from tfrecords.errors import RetrieveError
+from tfrecords.schema.bands import BANDS, band_names
+from tfrecords.schema.fields import IMAGE_SHAPE, PATCH_SHAPE, SERIES_SHAPE, Fields, parse
+from tfrecords.schema.records import ID_LIMIT, Image, Series
+from tfrecords.schema.units import Units, default_nodata
+
+
+def group_of(name: str) -> int:
+    """A number in [0, 2**63) for a name, the same on every machine and in every release."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
+
+
+def _size(fields: Fields, count: int) -> tuple[int, int, tuple[str, ...]]:
+    """Height, width and bands of a record, the challenge's where it doesn't say."""
+    if not fields.has("height") and not fields.has("width"):
+        return count, count, BANDS
+    return fields.integer("height", 1, 2**31), fields.integer("width", 1, 2**31), _bands(fields)
+
+
+def _bands(fields: Fields) -> tuple[str, ...]:
+    """Names of the bands of a record."""
+    return fields.texts("bands") if fields.has("bands") else BANDS
+
+
+def series_of(fields: Fields, fallback_place: str) -> Series:
+    """The series of a parsed record; see `decode_series`."""
+    height, width, bands = _size(fields, SERIES_SHAPE[1])
+    count = len(fields.values("dates", "bytes_list")) if fields.has("dates") else SERIES_SHAPE[0]
+    dates = fields.texts("dates") if fields.has("dates") else tuple(f"{i:02d}" for i in range(count))
+    flat = fields.pixels("time_series", (height, width, count * len(bands)), (512, 512, 48))
+    pixels = flat.reshape(height, width, count, len(bands)).transpose(2, 0, 1, 3)  # (t, y, x, b)
+    place = fields.text("place") or fallback_place
+    units = fields.units or "dn"
+    return _built(
+        fields,
+        Series,
+        pixels=pixels,
+        units=units,
+        bands=bands,
+        nodata=_nodata(fields, units),
+        dates=dates,
+        place=place,
+        x0=fields.integer("x0") if fields.has("x0") else 0,
+        y0=fields.integer("y0") if fields.has("y0") else 0,
+        overlap_group=fields.integer("overlap_group") if fields.has("overlap_group") else group_of(place),
+    )
+
+
+def image_of(fields: Fields, units: Units | None = None, bands: Sequence[str] | None = None) -> Image:
+    """The image of a parsed record; see `decode_image`."""
+    height, width, stored = _size(fields, IMAGE_SHAPE[0])
+    pixels = fields.pixels("image", (height, width, len(stored)), IMAGE_SHAPE)
+    units = units or fields.units or "scaled"
+    return _built(
+        fields,
+        Image,
+        image_id=fields.integer("image_id", 0, ID_LIMIT - 1),
+        pixels=pixels,
+        units=units,
+        bands=band_names(len(stored), bands) if bands else stored,
+        nodata=_nodata(fields, units),
+        path=fields.text("path"),
+        crs=fields.text("crs") or None,
+        transform=fields.numbers("transform", 6),
+        date=fields.text("date") or None,
+    )
+
+
+def patch_of(fields: Fields) -> tuple[int, NDArray[Any], tuple[str, ...]]:
+    """The patch of a parsed record; see `decode_patch`."""
+    height, width, bands = _size(fields, PATCH_SHAPE[0])
+    pixels = fields.pixels("patch", (height, width, len(bands)), PATCH_SHAPE)
+    return fields.integer("patch_id", 0, ID_LIMIT - 1), pixels, bands
+
+
+def _nodata(fields: Fields, units: Units) -> float | None:
+    """A record's tag; the units' default where the record says nothing of units."""
+    return fields.number("nodata") if fields.units else default_nodata(units)
+
+
+def _built(fields: Fields, kind: Any, **values: Any) -> Any:
+    """Make a record; what it refuses is a fault of these bytes."""
+    try:
+        return kind(**values)
+    except RetrieveError as err:
+        raise fields.fault(str(err)) from err
+
+
+def decode_series(raw: bytes, where: str = "record", place: str | None = None) -> Series:
+    """Parse a training record, the challenge's or ours.
+
+    Args:
+        raw: bytes of a `tf.train.Example`.
+        where: file and record number, for messages.
+        place: name of the place where the record has none; `where` by default.
+
+    Returns:
+        The series; the challenge's own are `dn`, 12 dates named "00" to "11", 512 x 512 pixels of
+        B04 B03 B02 B08.
+
+    Raises:
+        RecordError: not an Example; a feature is missing, of another kind or of another length.
+    """
+    return series_of(parse(raw, where), place or where)
+
+
+def decode_image(
+    raw: bytes, where: str = "record", units: Units | None = None, bands: Sequence[str] | None = None
+) -> Image:
+    """Parse a record of `test_images.tfrecords`, the challenge's or ours.
+
+    Args:
+        raw: bytes of a `tf.train.Example`.
+        where: file and record number, for messages.
+        units: what the file was decided to hold; they win over what the record says, and "scaled"
+            is taken where neither says.
+        bands: names to use instead of the record's.
+
+    Returns:
+        The image; the challenge's own are float16 (512, 512, 4).
+
+    Raises:
+        RecordError: as `decode_series`, or an id out of range.
+        BandsError: `bands` do not fit their number.
+    """
+    return image_of(parse(raw, where), units, bands)
+
+
+def decode_patch(raw: bytes, where: str = "record") -> tuple[int, NDArray[Any], tuple[str, ...]]:
+    """Parse a record of `test_patches.tfrecords`, the challenge's or ours.
+
+    Args:
+        raw: bytes of a `tf.train.Example`.
+        where: file and record number, for messages.
+
+    Returns:
+        Patch id, pixels (h, w, b) as stored, names of the bands.
+
+    Raises:
+        RecordError: as `decode_series`, or an id out of range.
+    """
+    return patch_of(parse(raw, where))

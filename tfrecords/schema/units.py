@@ -1,0 +1,209 @@
+"""Units of pixels, nodata, and the one scaling that everything above storage sees."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfrecords.errors import ArrayError, UnitsError
+
+Units = Literal["dn", "reflectance", "scaled", "byte"]
+"""dn: 0-10000 and above, reflectance x 10000; reflectance: 0-1; scaled: [-1, 1]; byte: 0-255."""
+
+UNITS: tuple[Units, ...] = get_args(Units)
+
+DN_TOP = 4095.0
+"""Digital numbers above this are cut off: reflectance 0.41, brighter than nearly all ground."""
+DN_HALF = DN_TOP / 2.0
+BYTE_HALF = 127.5
+SCALED_SLACK = 1.001
+"""float16 may carry a scaled value past 1 by half its last bit."""
+REFLECTANCE_TOP = 2.0
+"""Sun glint, clouds and snow pass 1; nothing that is a reflectance passes this."""
+
+
+def check_units(units: str) -> Units:
+    """Refuse what is not a unit.
+
+    Args:
+        units: a word of the user's, or of a file.
+
+    Returns:
+        The same word.
+
+    Raises:
+        UnitsError: it is none of `UNITS`.
+    """
+    if units not in UNITS:
+        raise UnitsError(f"unknown units {units!r}; expected one of {', '.join(UNITS)}")
+    return units
+
+
+def check_dtype(dtype: np.dtype, where: str) -> None:
+    """Refuse arrays that hold no pixels.
+
+    Args:
+        dtype: dtype of the array.
+        where: file or array, for the message.
+
+    Raises:
+        ArrayError: neither whole numbers nor floats.
+    """
+    if dtype.kind not in "uif":
+        raise ArrayError(
+            f"{where}: dtype is {dtype}; expected whole numbers or floats (uint8, uint16, float16 ...)"
+        )
+
+
+def guess_units(sample: NDArray, where: str) -> tuple[Units, bool]:
+    """Tell the units of a file or array from dtype and range; to be asked once for the whole of it.
+
+    Args:
+        sample: pixels of any shape, nodata left out where its tag is known.
+        where: file or array, for the message.
+
+    Returns:
+        The units, and whether the guess is sure; where it isn't, tell the user to state them.
+
+    Raises:
+        UnitsError: the range fits no units.
+        ArrayError: dtype holds no pixels.
+    """
+    check_dtype(sample.dtype, where)
+    if sample.dtype == np.uint8:
+        return "byte", True
+    low, high = _span(sample)
+    if sample.dtype.kind in "ui":
+        return "dn", high > 255
+    if low >= -SCALED_SLACK and high <= SCALED_SLACK and low < 0:
+        return "scaled", True
+    if low >= 0 and high <= REFLECTANCE_TOP:
+        return "reflectance", False
+    if high > REFLECTANCE_TOP:
+        return "dn", bool(low >= 0 and high > 255)
+    raise UnitsError(
+        f"{where}: values from {low:g} to {high:g} are neither scaled [-1, 1], reflectance [0, 1] nor "
+        f"digital numbers: say which with --units, or rescale them"
+    )
+
+
+def _span(sample: NDArray) -> tuple[float, float]:
+    """Smallest and largest finite value; (0, 0) where there is none."""
+    values = sample if sample.dtype.kind in "ui" else sample[np.isfinite(sample)]
+    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+
+
+def default_nodata(units: Units) -> float | None:
+    """The value that means nodata where a file has no tag: 0 for dn, -1 for scaled, else none."""
+    return {"dn": 0.0, "scaled": -1.0}.get(units)
+
+
+def is_nodata(pixels: NDArray, nodata: float | None) -> NDArray[np.bool_]:
+    """Which pixels are nodata: those whose bands *all* equal the tag.
+
+    Args:
+        pixels: (..., y, x, b) as stored.
+        nodata: the tag; NaN is a tag; None = nothing is nodata.
+
+    Returns:
+        (..., y, x) bool.
+    """
+    gone = np.zeros(pixels.shape[:-1], np.bool_)
+    if nodata is None:
+        return gone
+    with np.errstate(over="ignore", invalid="ignore"):
+        tag = np.asarray(nodata).astype(pixels.dtype)
+    if np.isnan(nodata):
+        if pixels.dtype.kind != "f":
+            return gone
+    elif not np.isclose(float(tag), nodata, rtol=1e-3, atol=0):
+        return gone  # a tag that the dtype can't hold marks nothing
+    # Band by band: most images have nothing that is nodata, and the first band tells.
+    gone = _equals(pixels[..., 0], tag)
+    for band in range(1, pixels.shape[-1]):
+        if not gone.any():
+            break
+        gone &= _equals(pixels[..., band], tag)
+    return gone
+
+
+def _equals(values: NDArray, tag: NDArray) -> NDArray[np.bool_]:
+    """Where values are the tag, NaN being itself."""
+    return np.isnan(values) if tag != tag else values == tag
+
+
+def to_scaled(pixels: NDArray, units: Units, nodata: float | None) -> NDArray[np.float32]:
+    """Bring pixels of any units to the scale of the encoder.
+
+    Args:
+        pixels: (..., y, x, b) as stored.
+        units: their units.
+        nodata: the tag, None = nothing is nodata.
+
+    Returns:
+        (..., y, x, b) float32 in [-1, 1], a copy; NaN in all bands of nodata pixels, and where a
+        band is NaN already.
+    """
+    values = pixels.astype(np.float32)
+    if units == "reflectance":
+        values *= np.float32(10000)
+    if units in ("dn", "reflectance"):
+        np.clip(values, 0, DN_TOP, out=values)
+        values /= np.float32(DN_HALF)
+        values -= np.float32(1)
+    elif units == "byte":
+        values /= np.float32(BYTE_HALF)
+        values -= np.float32(1)
+    np.clip(values, -1, 1, out=values)
+    gone = is_nodata(pixels, nodata)
+    if gone.any():
+        values[gone] = np.nan
+    return values
+
+
+def to_dn(pixels: NDArray, units: Units, nodata: float | None) -> NDArray[np.float32]:
+    """Digital numbers of pixels of any units, nodata 0: what the challenge's series hold.
+
+    Args:
+        pixels: (..., y, x, b) as stored.
+        units: their units.
+        nodata: the tag, None = nothing is nodata.
+
+    Returns:
+        (..., y, x, b) float32; not cut off above for dn and reflectance.
+    """
+    values = pixels.astype(np.float32)
+    if units == "reflectance":
+        values *= np.float32(10000)
+    elif units == "scaled":
+        values = (values + np.float32(1)) * np.float32(DN_HALF)
+    elif units == "byte":
+        values *= np.float32(DN_HALF / BYTE_HALF)
+    values[is_nodata(pixels, nodata)] = 0
+    return np.nan_to_num(values, copy=False, nan=0.0)
+
+
+def check_finite(pixels: NDArray, nodata: float | None, where: str) -> None:
+    """Refuse NaN and infinity, unless they are the nodata tag.
+
+    Args:
+        pixels: any shape.
+        nodata: the file's tag, None where it has none.
+        where: file, array or record, for the message.
+
+    Raises:
+        ArrayError: with the number of such values and the position of the first.
+    """
+    if pixels.dtype.kind != "f":
+        return
+    bad = ~np.isfinite(pixels)
+    if nodata is not None and bad.any():
+        bad &= ~(np.isnan(pixels) if np.isnan(nodata) else pixels == nodata)
+    if bad.any():
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ArrayError(
+            f"{where}: {int(bad.sum())} values are NaN or infinite (the first at {first}: {pixels[first]}); "
+            f"expected finite numbers: replace them, or tag NaN as the file's nodata"
+        )
