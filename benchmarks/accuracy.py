@@ -40,6 +40,7 @@ from retrieval.features import structure_tensor
 from retrieval.matches import Matches
 from retrieval.report import MatchPicture, draw_matches
 from retrieval.score import Submission, compare, score
+from retrieval.train.weather import paste_clouds
 from tfrecords.read import ImageSource, read_images
 from tfrecords.schema import Image, Patches, to_scaled
 
@@ -58,6 +59,8 @@ class Group:
     """Folders of `val` that hold its places."""
     bands: tuple[str, ...]
     """Bands of targets, distractors and queries."""
+    clouds: bool = False
+    """Whether thick clouds with their shadows are pasted over 30 to 70 % of each query."""
 
 
 GROUPS = {
@@ -66,6 +69,7 @@ GROUPS = {
     "venice": Group(("venice",), RGBN[:3]),
     "fields and forest": Group(("belgium", "forest"), RGBN),
     "cities, near infrared only": Group(("oscd",), ("B08",)),
+    "cities under cloud": Group(("oscd",), RGBN, clouds=True),
 }
 
 
@@ -142,11 +146,15 @@ def ask(data: Path, group: Group, queries: int, seed: int) -> Question:
         drawn += _draw(rng, [o for o in others if o], image, queries // len(chosen), (rank * 8, place.name))
     pixels, ids, x, y, names = (np.array(v) for v in zip(*drawn, strict=True))
     scaled = to_scaled(pixels, targets[0].units, targets[0].nodata)
+    featureless = is_featureless(scaled)
     patches = Patches(np.arange(len(x)), pixels, targets[0].units, group.bands, targets[0].nodata)
+    if group.clouds:
+        scaled, _ = paste_clouds(scaled, rng.uniform(0.3, 0.7, len(x)), rng, seed=1)
+        patches = Patches(np.arange(len(x)), scaled, "scaled", group.bands, np.nan)
     answers = Submission(np.arange(len(x)), ids, x, y, source="answers")
     rest = [p for p in (*places(data / "train"), *places(data / "val")) if p not in chosen]
     distractors = [dates(p)[-1] for p in rest if opened(dates(p)[-1], group.bands)]
-    return Question(targets, distractors, group.bands, patches, answers, names, is_featureless(scaled))
+    return Question(targets, distractors, group.bands, patches, answers, names, featureless)
 
 
 def _draw(
@@ -173,7 +181,10 @@ def is_featureless(scaled: NDArray[np.float32]) -> NDArray[np.bool_]:
 
     noise = 10 / 2047.5
     g = np.concatenate(
-        [ops.convert_to_numpy(structure_tensor(scaled[i : i + 256], noise)[0])[..., 0] for i in range(0, len(scaled), 256)]
+        [
+            ops.convert_to_numpy(structure_tensor(scaled[i : i + 256], noise)[0])[..., 0]
+            for i in range(0, len(scaled), 256)
+        ]
     )
     gradient_dn = np.sqrt(np.expm1(2 * g)) * noise * 2047.5
     return (gradient_dn > EDGE_DN).mean((1, 2)) < FEATURELESS_SHARE
@@ -187,10 +198,16 @@ def run(question: Question, encoder: str, folder: Path, stride: int) -> tuple[Ma
     shutil.rmtree(folder, ignore_errors=True)
     start = time.perf_counter()
     config = IndexConfig(stride_px=stride, kind="exact")
-    index = build_index(question.database(), folder, encoder=encoder, config=config, progress=_progress(encoder))
+    index = build_index(
+        question.database(), folder, encoder=encoder, config=config, progress=_progress(encoder)
+    )
     built = time.perf_counter()
     found = index.matches(question.patches, progress=_progress(encoder))
-    counts = {"images": len(index.store.images), "windows": len(index.store.vectors), "patches": len(question.patches)}
+    counts = {
+        "images": len(index.store.images),
+        "windows": len(index.store.vectors),
+        "patches": len(question.patches),
+    }
     times = {"index_s": built - start, "query_s": time.perf_counter() - built}
     return found, counts | times
 
@@ -214,7 +231,9 @@ def recall(found: Matches, answers: Submission, first: int) -> NDArray[np.bool_]
 
 def part(whole: Submission, rows: NDArray[np.bool_]) -> Submission:
     """Some rows of a submission."""
-    return Submission(whole.patch_ids[rows], whole.image_ids[rows], whole.x[rows], whole.y[rows], source=whole.source)
+    return Submission(
+        whole.patch_ids[rows], whole.image_ids[rows], whole.x[rows], whole.y[rows], source=whole.source
+    )
 
 
 def figures(question: Question, found: Matches) -> tuple[Submission, dict[str, Any]]:
@@ -243,7 +262,11 @@ def measure(name: str, data: Path, encoders: list[str], args: argparse.Namespace
         submissions[encoder], scores = figures(question, found)
         result[encoder] = {"counts": counts, "scores": scores}
         print(line(name, encoder, counts, scores), flush=True)
-        draw_failures(question, found, args.out / f"{name.replace(', ', '-').replace(' ', '-')}-{Path(encoder).stem}.png")
+        draw_failures(
+            question,
+            found,
+            args.out / f"{name.replace(', ', '-').replace(' ', '-')}-{Path(encoder).stem}.png",
+        )
         np.savez(
             args.out / f"evidence-{name.replace(', ', '-').replace(' ', '-')}-{Path(encoder).stem}.npz",
             **{f: getattr(found.candidates, f) for f in found.candidates.__dataclass_fields__},
@@ -256,7 +279,10 @@ def measure(name: str, data: Path, encoders: list[str], args: argparse.Namespace
         difference = compare(submissions[encoder], submissions[encoders[0]], question.answers)
         result[encoder]["minus " + encoders[0]] = difference.to_dict()
         sc = difference.to_dict()["SC"]
-        print(f"  {encoder} - {encoders[0]}: SC {sc['value']:+.3f} [{sc['low']:+.3f}, {sc['high']:+.3f}]", flush=True)
+        print(
+            f"  {encoder} - {encoders[0]}: SC {sc['value']:+.3f} [{sc['low']:+.3f}, {sc['high']:+.3f}]",
+            flush=True,
+        )
     return result
 
 
@@ -265,7 +291,8 @@ def line(group: str, encoder: str, counts: dict[str, Any], scores: dict[str, Any
     a, f = scores["all"], scores.get("with features", scores["all"])
     return (
         f"{group:28s} {Path(encoder).stem:18s} {counts['images']:5d} images {counts['windows']:8d} windows "
-        f"{counts['patches']:4d} patches  SC {a['SC']['value']:.3f} [{a['SC']['low']:.3f}, {a['SC']['high']:.3f}] "
+        f"{counts['patches']:4d} patches  "
+        f"SC {a['SC']['value']:.3f} [{a['SC']['low']:.3f}, {a['SC']['high']:.3f}] "
         f"with features {f['SC']['value']:.3f}  in 2 px {a['within_2px']['value']:.3f}  "
         f"first {a['recall_1']:.3f}  in 20 {a['recall_20']:.3f}  in 50 {a['recall_50']:.3f}  "
         f"index {counts['index_s']:.0f} s, query {counts['query_s']:.0f} s"
@@ -280,7 +307,12 @@ def draw_failures(question: Question, found: Matches, path: Path, most: int = 24
     rows = np.flatnonzero(wrong)
     pictures = [_picture(found, answers, r) for r in rows[np.argsort(-found.confidence[rows])][:most]]
     if pictures:
-        draw_matches(pictures, path, title=f"{len(rows)} of {len(wrong)} wrong, the most confident first", overwrite=True)
+        draw_matches(
+            pictures,
+            path,
+            title=f"{len(rows)} of {len(wrong)} wrong, the most confident first",
+            overwrite=True,
+        )
 
 
 def _picture(found: Matches, answers: Submission, row: int) -> MatchPicture:
@@ -298,7 +330,9 @@ def _picture(found: Matches, answers: Submission, row: int) -> MatchPicture:
 
 def main() -> None:
     """Measure the groups asked for and write table, JSON and pictures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path, help="folder with train/ and val/")
     parser.add_argument("--out", type=Path, default=Path("build/accuracy"))
     parser.add_argument("--encoder", action="append", help="name or .keras file; the first is the yardstick")
@@ -309,7 +343,13 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     encoders = args.encoder or ["structure-tensor"]
-    result = {"context": context(), "queries": args.queries, "seed": args.seed, "stride_px": args.stride, "groups": {}}
+    result = {
+        "context": context(),
+        "queries": args.queries,
+        "seed": args.seed,
+        "stride_px": args.stride,
+        "groups": {},
+    }
     for name in args.group or GROUPS:
         result["groups"][name] = measure(name, args.data, encoders, args)
         (args.out / "accuracy.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -238,6 +238,8 @@ class TrainConfig(_Knobs):
     """Triplet: the hardest negative of the batch, or the hardest that is less similar than the positive."""
     temperature: float = 0.05
     """InfoNCE: similarities are divided by this."""
+    alone: float = 0.0
+    """Weight, 0 to 1, of the loss of the learned half by itself; the rest is of both halves together."""
     batch: int = 128
     """Pairs in a step; every other pair's crop is a possible negative."""
     per_place: int = 8
@@ -260,7 +262,7 @@ class TrainConfig(_Knobs):
     """Pairs cut from a series each time it is read."""
     shuffle: int = 1024
     """Pairs in the shuffle buffer, 131 kB each."""
-    pool: int = 4096
+    pool: int = 2048
     """Shuffled pairs from which batches are composed by place, 131 kB each; at least `batch`."""
     uses: int = 4
     """Batches in which a pair takes part, augmented anew each time, before it leaves the pool."""
@@ -301,6 +303,7 @@ class TrainConfig(_Knobs):
 _TRAIN_RANGES = (
     ("margin", 0, 2),
     ("temperature", 1e-3, 10),
+    ("alone", 0, 1),
     ("batch", 2, 2**16),
     ("per_place", 1, 2**16),
     ("steps", 1, 10**8),

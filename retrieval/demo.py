@@ -91,7 +91,8 @@ class Demo:
             f"  {SUBMISSION:<24}the answers in the challenge's form",
             f"  {INDEX + '/':<24}{self.windows} windows, encoder {self.encoder}",
             f"  {'test_*.tfrecords':<24}the images and the patches; {ANSWERS} and {TRUTH} beside them",
-            f"The same by hand, in {self.path}/: retrieve index, retrieve query, retrieve score",
+            f"The same by hand, in {self.path}/: retrieve index --overwrite, retrieve query --overwrite, "
+            "retrieve score",
         ]
         return "\n".join(lines)
 

@@ -27,8 +27,10 @@ PATCH_BATCH = 256
 def embed_image(encoder: Encoder, scaled: NDArray[np.float32], config: IndexConfig) -> WindowVectors:
     """Embed the windows of one image that show something.
 
-    A window is left out where less than `config.min_visible` of it is known, where it is flat (no
-    pixel differs from its neighbours) and where the encoder sees nothing in it.
+    Windows lie on the stride; where it does not end at the right or lower edge there is one more
+    column or row of them along it, so that no place is further than half a stride from a window. One
+    is left out where less than `config.min_visible` of it is known, where it is flat (no pixel
+    differs from its neighbours) and where the encoder sees nothing in it.
 
     Args:
         encoder: any `Encoder`.
@@ -38,10 +40,29 @@ def embed_image(encoder: Encoder, scaled: NDArray[np.float32], config: IndexConf
     Returns:
         Positions and unit vectors, in row-major order.
     """
-    grid = WindowGrid(scaled.shape[0], scaled.shape[1], PATCH_PX, config.stride_px)
-    dense = embed_dense(encoder, scaled, config.stride_px).reshape(grid.count, encoder.dim)
-    keep = worth_indexing(scaled, config).reshape(-1) & dense.any(-1)
-    return WindowVectors(grid.xy()[keep], dense[keep], grid.count)
+    height, width = scaled.shape[:2]
+    corners = product(_starts(height, config.stride_px), _starts(width, config.stride_px))
+    parts = [_windows(encoder, scaled, x, y, config) for y, x in corners]
+    xy, vectors = (np.concatenate([getattr(p, name) for p in parts]) for name in ("xy", "vectors"))
+    order = np.lexsort(xy.T)
+    return WindowVectors(xy[order], vectors[order], sum(p.windows for p in parts))
+
+
+def _starts(length_px: int, stride_px: int) -> tuple[int, ...]:
+    """Where grids of windows begin along a side: at 0, and at the last place if the first leaves it out."""
+    last = length_px - PATCH_PX
+    return (0, last) if last % stride_px else (0,)
+
+
+def _windows(
+    encoder: Encoder, scaled: NDArray[np.float32], x: int, y: int, config: IndexConfig
+) -> WindowVectors:
+    """The grid of windows that begins at a pixel."""
+    part = scaled[y:, x:]
+    grid = WindowGrid(part.shape[0], part.shape[1], PATCH_PX, config.stride_px)
+    dense = embed_dense(encoder, part, config.stride_px).reshape(grid.count, encoder.dim)
+    keep = worth_indexing(part, config).reshape(-1) & dense.any(-1)
+    return WindowVectors(grid.xy()[keep] + np.array([x, y], np.int32), dense[keep], grid.count)
 
 
 def embed_dense(encoder: Encoder, scaled: NDArray[np.float32], stride_px: int) -> NDArray[np.float32]:

@@ -103,14 +103,16 @@ def check_outputs(
         overwrite: replace what is there.
 
     Raises:
-        ConfigError: `table` has an ending that `write_table` doesn't know.
+        ConfigError: `table` has an ending that `write_table` doesn't know, or two of them are one file.
         OutputExistsError: one is there and `overwrite` is not set.
     """
     if table is not None:
         _table_ending(table)
-    for path in (*files, table):
-        if path is not None:
-            check_free(path, overwrite=overwrite)
+    named = [Path(path).absolute() for path in (*files, table) if path is not None]
+    for number, path in enumerate(named):
+        if path in named[:number]:
+            raise ConfigError(f"two outputs would be written to {path}; expected a name of its own for each")
+        check_free(path, overwrite=overwrite)
 
 
 def _table_ending(path: str | Path) -> str:

@@ -113,7 +113,7 @@ class Candidates:
     image_ids: NDArray[np.int64]
     """(n, k)."""
     x: NDArray[np.int64]
-    """(n, k) column of the window's top-left pixel; on the index's stride."""
+    """(n, k) column of the window's top-left pixel."""
     y: NDArray[np.int64]
     """(n, k) row."""
     similarity: NDArray[np.float32]

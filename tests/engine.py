@@ -14,7 +14,7 @@ SMALL = TensorConfig(dim=24)
 
 
 def texture(height, width, bands=4, seed=0, power=1.4):
-    """Noise of many scales, (height, width, bands) float32 in [-0.9, 0.9]; the same ground in all bands, in part."""
+    """Noise of many scales, (height, width, bands) float32 in [-0.9, 0.9], in part the same in all bands."""
     rng = np.random.default_rng(seed)
     fy, fx = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
     fall = np.hypot(fy, fx)

@@ -208,6 +208,23 @@ def test_a_table_of_another_kind_is_refused_before_the_work(ground, here):
     assert "expected .parquet or .csv" in done.stderr
 
 
+def test_two_outputs_of_one_name_are_refused_before_the_work(ground, here):
+    query = ("query", ground / "patches.npy", "--index", ground / "index")
+    done = run(*query, "--out", "found.csv", "--details", "found.csv", "--overwrite")
+    assert (done.exit_code, list(here.iterdir())) == (1, [])
+    assert "two outputs would be written to" in done.stderr
+
+
+def test_a_gpu_that_is_not_there_is_named(ground, here):
+    import faiss
+
+    if getattr(faiss, "get_num_gpus", lambda: 0)():
+        pytest.skip("there is a GPU")
+    done = run("index", ground / "images.npy", "--device", "gpu")
+    assert done.exit_code == 1
+    assert "--device gpu" in done.stderr and "patch-retrieval[gpu]" in done.stderr
+
+
 def test_an_index_of_another_encoder_is_refused(ground, here):
     from retrieval.config import LearnedConfig, TensorConfig
     from retrieval.encoder import learned_model, save_encoder

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from engine import learned_encoder, small_encoder, texture
+from hypothesis import given
+from hypothesis import strategies as st
 
 import retrieval.embed as embed
 from retrieval.config import IndexConfig
@@ -141,12 +143,35 @@ def test_an_image_without_ground_gives_no_windows():
 
 
 def test_windows_come_row_by_row_with_their_own_vectors():
+    """On the stride, and along the right and lower edge where the stride leaves some pixels out."""
     scaled = texture(85, 99)
     found = embed_image(small_encoder(), scaled, IndexConfig(stride_px=16))
-    assert found.xy.tolist() == [[x, y] for y in (0, 16) for x in (0, 16, 32)]
+    assert found.xy.tolist() == [[x, y] for y in (0, 16, 21) for x in (0, 16, 32, 35)]
+    assert found.windows == 12
     for (x, y), vector in zip(found.xy, found.vectors, strict=True):
         alone = small_encoder().embed(scaled[None, y : y + 64, x : x + 64])[0, 0, 0]
         np.testing.assert_allclose(vector, alone, atol=1e-4)
+
+
+@given(st.integers(64, 120), st.integers(64, 120), st.sampled_from([1, 2, 4, 8, 16, 32, 64]))
+def test_no_place_is_further_than_half_a_stride_from_a_window(height, width, stride):
+    rng = np.random.default_rng(0)
+    scaled = rng.uniform(-1, 1, (height, width, 1)).astype(np.float32)
+    found = embed_image(Tops(), scaled, IndexConfig(stride_px=stride))
+    assert found.windows == len(found.xy) == len({*map(tuple, found.xy.tolist())})
+    np.testing.assert_array_equal(found.vectors[:, 0], scaled[found.xy[:, 1], found.xy[:, 0], 0])
+    for length, at in ((width, found.xy[:, 0]), (height, found.xy[:, 1])):
+        gap = np.abs(np.arange(length - 63)[:, None] - np.unique(at)).min(1)
+        assert gap.max() <= stride // 2
+
+
+class Tops:
+    """An encoder that tells windows by their first pixel; its vectors are not of unit length."""
+
+    name, dim, step_px, fingerprint = "tops", 1, 1, "tops"
+
+    def embed(self, batch):
+        return batch[:, : batch.shape[1] - 63, : batch.shape[2] - 63]
 
 
 # ---------------------------------------------------------------- patches

@@ -241,10 +241,10 @@ def test_shipped_encoders_open_and_are_encoders():
 def test_no_such_encoder_names_those_that_there_are(tmp_path):
     with pytest.raises(EncoderError, match=f"{TRAINING_FREE}"):
         load_encoder(tmp_path / "none.keras")
-    with pytest.raises(EncoderError, match="expected a .keras file"):
+    with pytest.raises(EncoderError, match=r"expected a \.keras file"):
         load_encoder(tmp_path)
     (tmp_path / "model.h5").write_bytes(b"\x89HDF\r\n\x1a\n")  # the old format is not loaded safely
-    with pytest.raises(EncoderError, match="expected a .keras file"):
+    with pytest.raises(EncoderError, match=r"expected a \.keras file"):
         load_encoder(tmp_path / "model.h5")
 
 

@@ -34,7 +34,7 @@ from retrieval.train.batches import Split, compose, draw_number, numbered_batche
 from retrieval.train.checkpoint import State, assign, folder_of, load_state, save_state
 from retrieval.train.models import blank_model
 from retrieval.train.progress import Progress
-from retrieval.train.step import compiled_step, new_optimizer
+from retrieval.train.step import compiled_step, new_optimizer, objective
 from retrieval.train.validate import hold_out
 from tfrecords.errors import MissingInputError, OutputExistsError
 from tfrecords.schema import Series, group_of
@@ -511,6 +511,18 @@ def test_the_compiled_step_does_what_the_plain_one_does():
         assert losses[-1][-1] < losses[-1][0]
         assert 0 < np.abs(np.asarray(average[0]) - np.asarray(model.trainable_variables[0])).max() < 0.1
     np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+def test_the_loss_of_the_learned_half_alone_is_that_of_its_part_of_the_vector():
+    rng = np.random.default_rng(0)
+    config = replace(SMALL, tensor=TensorConfig(dim=3))
+    halves = [unit(rng, 5, 3) * 0.6, unit(rng, 5, 4) * 0.8, unit(rng, 5, 3) * 0.6, unit(rng, 5, 4) * 0.8]
+    a, p = np.concatenate(halves[:2], 1), np.concatenate(halves[2:], 1)
+    allowed = ~np.eye(5, dtype=bool)
+    own, together = infonce_loss(halves[1] / 0.8, halves[3] / 0.8, allowed), infonce_loss(a, p, allowed)
+    for alone, wanted in ((0, together), (1, own), (0.25, 0.25 * own + 0.75 * together)):
+        got = objective(replace(config, alone=alone))(a, p, allowed)
+        assert float(got) == pytest.approx(float(wanted), rel=1e-4)
 
 
 def test_no_place_is_in_two_splits(series, tmp_path):

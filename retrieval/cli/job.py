@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,6 +33,9 @@ from retrieval.cli.options import (
 )
 from retrieval.cli.talk import Talk
 from retrieval.config import PATCH_PX, IndexConfig, IndexKind
+
+if TYPE_CHECKING:
+    from retrieval.matches import Matches
 
 
 @app.command(
@@ -154,21 +157,12 @@ def query(
             overwrite=overwrite,
             progress=talk,
         )
-    unsure = int(found.unsure(min_confidence).sum())
-    result = {
-        "submission": str(out),
-        "details": str(details) if details else None,
-        "patches": len(asked),
-        "mean_confidence": round(float(found.confidence.mean()), 4),
-        "min_confidence": min_confidence,
-        "unsure": unsure if min_confidence is not None else None,
-        "dropped": unsure if drop_unsure else 0,
-        "seconds": since(begun),
-    }
+    result = {"submission": str(out), "details": str(details) if details else None, "patches": len(asked)}
+    result |= _sureness(found, min_confidence, drop_unsure)
     text = "{submission}: {patches} patches, mean confidence {mean_confidence:.2f}"
     if min_confidence is not None:
         text += "; {unsure} unsure, below {min_confidence:g}" + (" and left out" if drop_unsure else "")
-    tell(as_json, result, text)
+    tell(as_json, result | {"seconds": since(begun)}, text)
 
 
 @app.command(
@@ -199,3 +193,14 @@ def _strangers(asked: Sequence[str], images: Sequence[Sequence[str]]) -> str:
         f"{strange} of {len(images)} images share no band with the patches ({' '.join(asked)}): compared by "
         "the edges of all bands merged, which is less sure"
     )
+
+
+def _sureness(found: Matches, min_confidence: float | None, drop_unsure: bool) -> dict[str, Any]:
+    """How sure the answers are, for the result."""
+    unsure = int(found.unsure(min_confidence).sum())
+    return {
+        "mean_confidence": round(float(found.confidence.mean()), 4),
+        "min_confidence": min_confidence,
+        "unsure": None if min_confidence is None else unsure,
+        "dropped": unsure if drop_unsure else 0,
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -64,6 +65,9 @@ def ingest(
 
     Dates are told from file names, such as 2019-07-23.tif; dates on other grids are warped to the first.
     """
+    names = split_names(bands)
+    import_tensorflow()
+
     begun = time.monotonic()
     with Talk(quiet) as talk:
         report = ingest_folders(
@@ -74,7 +78,7 @@ def ingest(
             max_nodata=max_nodata,
             patches_per_image=patches_per_image,
             seed=seed,
-            bands=split_names(bands),
+            bands=names,
             units=units,
             overwrite=overwrite,
             progress=talk.counted(f"writing {'series' if as_ == 'series' else 'images'}"),
@@ -141,29 +145,20 @@ def train(
     config = _recipe(recipe, steps=steps, batch=batch, loss=loss, seed=seed)
     import_tensorflow()
     from retrieval.pipeline import on_device
+    from retrieval.report import draw_curve, read_history
     from retrieval.train import train as fit
 
     with Talk(quiet) as talk, on_device(device):
         report = fit(series, out, config, validation=validation, overwrite=overwrite, progress=talk.training)
-    result = {
-        "encoder": str(report.out),
-        "steps": report.steps,
-        "best_step": report.best_step,
-        "recall_at_1": report.recall_at_1,
-        "recall_at_20": report.recall_at_20,
-        "training_free": report.training_free,
-        "patches": report.patches,
-        "windows": report.windows,
-        "history": str(report.history),
-        "fingerprint": report.fingerprint,
-        "seconds": round(report.seconds, 1),
-    }
+    free = report.training_free[0] if report.training_free else None
+    curve = report.history.with_name("curve.png")
+    draw_curve(read_history(report.history, free), curve, title=f"Training of {report.out.name}", overwrite=True)
+    result = asdict(report) | {"out": str(report.out), "history": str(report.history)}
     text = (
-        "{encoder}: step {best_step} of {steps}; of {patches} patches {recall_at_1:.1%} have their right "
+        "{out}: step {best_step} of {steps}; of {patches} patches {recall_at_1:.1%} have their right "
         "place first among {windows} windows"
     )
-    free = "" if report.training_free is None else f", training-free {report.training_free[0]:.1%}"
-    tell(as_json, result, text + free)
+    tell(as_json, result, text + ("" if free is None else f", training-free {free:.1%}") + "; see {curve}")
 
 
 @app.command(

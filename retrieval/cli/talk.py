@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -67,8 +68,11 @@ class Talk:
         if at.note:
             self.note(at.note)
         elif at.recall:
+            loss = (
+                f"loss {at.loss:.4f}, " if math.isfinite(at.loss) else ""
+            )  # before the first step there is none
             found = f"right place first {at.recall.first:.3f}, in 20 {at.recall.in_20:.3f}"
-            self.note(f"step {at.step} of {at.steps}: loss {at.loss:.4f}, {found}")
+            self.note(f"step {at.step} of {at.steps}: {loss}{found}")
         else:
             left = f"  {clock(at.seconds_left)} left" if at.rate else ""
             self._draw(f"training  {at.step}/{at.steps}  loss {at.loss:.4f}  {pace(at.rate)}{left}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import fields
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,7 +114,7 @@ def _by_image(pairs: NDArray, image_ids: NDArray) -> Iterator[tuple[int, NDArray
     order = np.argsort(ids, kind="stable")
     pairs, ids = pairs[order], ids[order]
     starts = np.flatnonzero(np.diff(ids, prepend=-1))  # ids of images are 0 or more
-    for a, b in zip(starts, np.append(starts[1:], len(ids)), strict=True):
+    for a, b in pairwise([*starts, len(ids)]):
         yield int(ids[a]), pairs[a:b]
 
 

@@ -8,7 +8,7 @@ are drawn on.
 from __future__ import annotations
 
 from retrieval.report.canvas import stretch
-from retrieval.report.curve import TrainingCurve, draw_curve
+from retrieval.report.curve import TrainingCurve, draw_curve, read_history
 from retrieval.report.matches import MAX_PICTURES, NEAR_PX, MatchPicture, draw_matches
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "TrainingCurve",
     "draw_curve",
     "draw_matches",
+    "read_history",
     "stretch",
 ]

@@ -77,6 +77,27 @@ def draw_curve(curve: TrainingCurve, path: str | Path, *, title: str = "", overw
         return save(figure, Path(path), overwrite)
 
 
+def read_history(path: str | Path, baseline: float | None = None) -> TrainingCurve:
+    """A curve from the `history.csv` that a training keeps.
+
+    Args:
+        path: columns step, loss, learning_rate, seconds, recall_at_1, recall_at_20; empty where not measured.
+        baseline: recall of the training-free encoder on the same patches, or None.
+
+    Returns:
+        The curve.
+    """
+    import csv
+
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    loss = [(float(r["step"]), float(r["loss"])) for r in rows if r["loss"]]
+    recall = [(float(r["step"]), float(r["recall_at_1"])) for r in rows if r["recall_at_1"]]
+    return TrainingCurve(
+        [s for s, _ in loss], [v for _, v in loss], [s for s, _ in recall], [v for _, v in recall], baseline
+    )
+
+
 def _draw_loss(axes: Any, curve: TrainingCurve) -> None:
     steps, loss = np.asarray(curve.steps, dtype=float), np.asarray(curve.loss, dtype=float)
     axes.plot(steps, loss, color=BLUE, lw=0.8 if len(loss) > _SMOOTH_FROM else 1.6, alpha=0.9)

@@ -139,7 +139,9 @@ def _notes(figures: Figures) -> list[str]:
         return ["One block of ground says nothing about another: the intervals are all that is possible."]
     if all(figure.high - figure.low > 1e-9 for figure in figures.figures().values()):
         return []
+    if figures.blocks < 6:
+        return ["An interval without width: every block says the same, and there are few."]
     return [
         "An interval without width: every block says the same. What befalls fewer than one block in",
-        f"{max(1, figures.blocks // 3)} may still have gone unseen.",  # rule of three, at 95 %
+        f"{figures.blocks // 3} may still have gone unseen.",  # rule of three, at 95 %
     ]

@@ -143,7 +143,8 @@ def training_crops(source: Any, config: TrainConfig, split: Split, round_: int) 
                     f"{config.min_texture:g}): give series of other places, or lower min_texture"
                 )
             for row in np.flatnonzero(keep):
-                yield {name: values[row] for name, values in block.items()}
+                # Copies: a view would keep its whole block in memory as long as it waits in the pool.
+                yield {name: values[row].copy() for name, values in block.items()}
 
 
 def compose(

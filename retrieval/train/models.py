@@ -14,7 +14,7 @@ from retrieval.encoder import cells_model, fit_projection, learned_model, tensor
 from retrieval.train.augment import turned
 from retrieval.train.batches import Element
 
-_AT_A_TIME = 256
+_AT_A_TIME = 32
 
 
 def sample_projection(crops: Iterable[Element], config: TrainConfig) -> NDArray[np.float32]:

@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, TrainConfig
 from retrieval.errors import DependencyError
-from retrieval.train.losses import loss_of
+from retrieval.train.losses import LossFunction, loss_of
 
 Step = Callable[[NDArray[np.float32], NDArray[np.bool_]], float]
 """(pixels (2n, 64, 64, 4), allowed (n, n)) -> loss before the step; the weights change."""
+
+_NOTHING = 1e-9
+"""Squared length below which a half is taken for empty."""
 
 
 def check_backend() -> None:
@@ -48,6 +51,25 @@ def new_optimizer(model: Any, config: TrainConfig) -> Any:
     return optimizer
 
 
+def objective(config: TrainConfig) -> LossFunction:
+    """What is minimised: the loss of both halves together, of the learned one alone, or a mean of these."""
+    from keras import ops
+
+    together = loss_of(config)
+    if not config.alone or config.arch == "plain":
+        return together
+
+    def learned(vectors: Any) -> Any:
+        half = vectors[:, config.tensor.dim :]
+        return half * ops.rsqrt(ops.maximum(ops.sum(half * half, axis=-1, keepdims=True), _NOTHING))
+
+    def both(vectors_a: Any, vectors_p: Any, allowed: Any) -> Any:
+        own = together(learned(vectors_a), learned(vectors_p), allowed)
+        return config.alone * own + (1 - config.alone) * together(vectors_a, vectors_p, allowed)
+
+    return both
+
+
 def compiled_step(model: Any, optimizer: Any, average: Sequence[Any], config: TrainConfig) -> Step:
     """Compile a step.
 
@@ -62,7 +84,7 @@ def compiled_step(model: Any, optimizer: Any, average: Sequence[Any], config: Tr
     """
     import tensorflow as tf
 
-    loss_function, n = loss_of(config), config.batch
+    loss_function, n = objective(config), config.batch
     variables = model.trainable_variables
 
     def step(pixels: Any, allowed: Any) -> Any:

@@ -1,0 +1,72 @@
+"""Write `index-v1.tar.xz`, a tiny index folder, and what it answers. Run once; the files are committed.
+
+    python tests/golden/make_index.py
+
+A later release must open the folder and give the same answers, or say in its changelog that it
+doesn't and raise the format version. Run it again only for a new version, and keep the old files.
+"""
+
+import json
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
+
+import numpy as np  # noqa: E402
+from engine import digital, projection, texture  # noqa: E402
+
+from retrieval.config import IndexConfig, TensorConfig  # noqa: E402
+from retrieval.encoder import KerasEncoder, tensor_model  # noqa: E402
+from retrieval.pipeline import open_index  # noqa: E402
+from retrieval.store import write_index  # noqa: E402
+from tfrecords.manifest import FORMAT_VERSION  # noqa: E402
+from tfrecords.schema import Image, Patches  # noqa: E402
+
+PLACES = ((3, 0, 0), (3, 13, 9), (3, 24, 16), (7, 5, 2), (7, 8, 11))
+"""Image, x and y of the patches that are asked for."""
+COLUMNS = ("image_id", "x", "y", "dx", "dy", "similarity", "ncc", "longitude", "latitude")
+
+
+def images():
+    """Two images: one with a CRS, one with nodata and fewer bands."""
+    first, second = digital(texture(80, 88, bands=2, seed=1)), digital(texture(75, 72, bands=1, seed=2))
+    second[:30, 60:] = 0
+    utm = (10.0, 0.0, 500_000.0, 0.0, -10.0, 5_000_000.0)
+    yield Image(3, first, "dn", ("B04", "B08"), 0.0, "a/first.tif", "EPSG:32631", utm, "2019-07-01")
+    yield Image(7, second, "dn", ("B04",), 0.0, "b/second.tif")
+
+
+def patches():
+    """Copies out of both, under another light, and one flat patch; in the one band that both have."""
+    pixels = {image.image_id: image.pixels for image in images()}
+    cut = [pixels[i][y : y + 64, x : x + 64, :1] for i, x, y in PLACES]
+    cut = [np.where(c == 0, 0, c // 2 + 300).astype(np.uint16) for c in cut]
+    stack = np.stack([*cut, np.full((64, 64, 1), 700, np.uint16)])
+    return Patches(np.arange(len(stack)) + 100, stack, "dn", ("B04",), 0.0)
+
+
+def answers(folder):
+    """What the folder answers, as plain values; NaN as None."""
+    frame = open_index(folder, device="cpu").locate(patches())
+    rows = frame[list(COLUMNS)].astype(float).round(5).to_dict("records")
+    return [{k: None if v != v else v for k, v in row.items()} for row in rows]
+
+
+def main():
+    """Write both, in place of what was there."""
+    name = f"index-v{FORMAT_VERSION['index']}"
+    encoder = KerasEncoder(tensor_model(projection(8), TensorConfig(dim=8)), "tiny")
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / name
+        write_index(images(), folder, encoder, IndexConfig(stride_px=8), source="make_index.py", device="cpu")
+        with tarfile.open(HERE / f"{name}.tar.xz", "w:xz") as archive:
+            archive.add(folder, name)
+        text = json.dumps(answers(folder), indent=1)
+    (HERE / f"{name}-answers.json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Confidence: a known logistic is recovered, probabilities stay probabilities, nothing found is 0."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrieval.calibrate import (
+    DEFAULT,
+    TERMS,
+    Calibration,
+    calibration_of,
+    evidence,
+    expected_calibration_error,
+    fit,
+)
+from retrieval.encoder import shipped
+from retrieval.errors import ConfigError
+from retrieval.types import Refined
+
+TRUTH = Calibration((4.0, 9.0, 2.0, 1.0), -3.0, "made up")
+
+
+def drawn(n, seed=0):
+    """Evidence, and whether each was right, as `TRUTH` says."""
+    rng = np.random.default_rng(seed)
+    ncc, similarity = rng.uniform(0.05, 1, n), rng.uniform(0, 1, n)
+    x = np.stack([ncc, ncc * rng.random(n), similarity, similarity * rng.random(n)], 1)
+    return x, rng.random(n) < TRUTH.probability(x)
+
+
+def refined(ncc, similarity, image_ids=None):
+    ncc, similarity = np.array(ncc, np.float32), np.array(similarity, np.float32)
+    ids = np.zeros(ncc.shape, np.int64) if image_ids is None else np.array(image_ids)
+    zero = np.zeros(ncc.shape)
+    return Refined(ids, zero.astype(np.int64), zero.astype(np.int64), zero, zero, ncc, similarity)
+
+
+def test_a_known_logistic_is_recovered():
+    x, right = drawn(40_000)
+    fitted = fit(x, right, fitted_on="drawn", ridge=1e-6)
+    np.testing.assert_allclose(fitted.weights, TRUTH.weights, atol=0.7)
+    assert fitted.bias == pytest.approx(TRUTH.bias, abs=0.3)
+    fresh, _ = drawn(2000, seed=1)
+    assert np.abs(fitted.probability(fresh) - TRUTH.probability(fresh)).max() < 0.03
+
+
+def test_what_is_fitted_is_calibrated():
+    x, right = drawn(6000)
+    fitted = fit(x[:3000], right[:3000], fitted_on="drawn")
+    assert expected_calibration_error(fitted.probability(x[3000:]), right[3000:]) < 0.04
+
+
+def test_separable_evidence_can_be_fitted():
+    x, _ = drawn(200)
+    fitted = fit(x, x[:, 1] > 0.3, fitted_on="separable")
+    assert np.isfinite([*fitted.weights, fitted.bias]).all()
+    p = fitted.probability(x)
+    assert p[x[:, 1] > 0.4].min() > 0.5 > p[x[:, 1] < 0.2].max()
+
+
+def test_patches_without_candidates_are_left_out_of_the_fit():
+    x, right = drawn(1000)
+    with_none = np.concatenate([x, np.full((50, 4), -np.inf)])
+    fitted = fit(with_none, np.concatenate([right, np.zeros(50, bool)]), fitted_on="")
+    np.testing.assert_allclose(fitted.weights, fit(x, right, fitted_on="").weights)
+
+
+@pytest.mark.parametrize("right", [np.ones(100, bool), np.zeros(100, bool), np.arange(19) < 5])
+def test_nothing_to_fit(right):
+    with pytest.raises(ConfigError, match="20 or more"):
+        fit(np.random.default_rng(0).random((len(right), 4)), right, fitted_on="")
+
+
+# ---------------------------------------------------------------- probabilities
+
+
+numbers = st.floats(-50, 50) | st.sampled_from([0.0, -np.inf])
+
+
+@given(
+    st.lists(st.tuples(*[numbers] * 4), max_size=5),
+    st.tuples(*[st.floats(-1e6, 1e6)] * 4),
+    st.floats(-100, 100),
+)
+def test_probabilities_are_in_range_and_never_nan(rows, weights, bias):
+    p = Calibration(weights, bias).probability(np.array(rows, float).reshape(-1, 4))
+    assert p.shape == (len(rows),) and ((p >= 0) & (p <= 1)).all()
+
+
+@given(
+    st.tuples(*[st.floats(0, 30)] * 4),
+    st.lists(st.floats(0.01, 1), min_size=4, max_size=4),
+    st.integers(0, 3),
+)
+def test_more_evidence_is_no_less_probable(weights, row, term):
+    more = np.array(row)
+    more[term] += 0.3
+    one = Calibration(weights, -5.0)
+    assert one.probability(more[None]) >= one.probability(np.array(row)[None])
+
+
+def test_no_candidate_and_no_correlation_are_probability_zero():
+    for one in (DEFAULT, TRUTH, Calibration((1.0, -2.0, 3.0, -4.0), 50.0)):
+        p = one.probability(np.array([[-np.inf] * 4, [0, 0, 0, 0], [-0.2, -0.2, 1, 1], [0.9, 0.5, 0.8, 0.5]]))
+        assert p[:3].tolist() == [0, 0, 0] and p[3] > 0
+
+
+# ---------------------------------------------------------------- evidence
+
+
+def test_leads_are_over_the_best_other_place():
+    x = evidence(refined([[0.9, 0.2, 0.5]], [[0.4, 0.6, 0.1]]))
+    np.testing.assert_allclose(x, [[0.9, 0.4, 0.4, -0.2]], atol=1e-6)
+    assert x.shape[1] == len(TERMS)
+
+
+def test_a_single_candidate_leads_over_nothing():
+    for found in (refined([[0.9]], [[0.4]]), refined([[0.9, 0.7]], [[0.4, 0.3]], [[3, -1]])):
+        np.testing.assert_allclose(evidence(found), [[0.9, 0.9, 0.4, 0.4]], atol=1e-6)
+
+
+def test_no_candidates_at_all():
+    for found in (
+        refined([[0.0, 0.0]], [[-np.inf] * 2], [[-1, -1]]),
+        refined(np.zeros((1, 0)), np.zeros((1, 0))),
+    ):
+        assert np.isneginf(evidence(found)).all() and evidence(found).shape == (1, 4)
+        assert DEFAULT.probability(evidence(found)).tolist() == [0]
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_saved_and_loaded(tmp_path):
+    TRUTH.save(tmp_path / "c.json")
+    assert Calibration.load(tmp_path / "c.json") == TRUTH
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"weights": [1, 2], "bias": 0, "fitted_on": ""}', '{"weights": 1, "bias": 0}', "\x00"],
+)
+def test_files_that_are_no_calibration(tmp_path, text):
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(ConfigError):
+        Calibration.load(tmp_path / "c.json")
+    with pytest.raises(ConfigError, match="not a calibration"):
+        Calibration.load(tmp_path / "none.json")
+
+
+def test_every_encoder_has_a_calibration():
+    for name in (*shipped(), "somebody's own"):
+        one = calibration_of(name)
+        assert len(one.weights) == len(TERMS) and json.dumps(one.fitted_on)
+    assert calibration_of("somebody's own") is DEFAULT
+
+
+def test_expected_calibration_error_by_hand():
+    p, right = np.array([0.95, 0.95, 0.05, 1.0]), np.array([True, False, False, True])
+    # the bin of 0.9 to 1: mean 0.9667, right 2/3, of 3/4 of all; the first: 0.05, of 1/4
+    assert expected_calibration_error(p, right) == pytest.approx(0.75 * (2.9 / 3 - 2 / 3) + 0.25 * 0.05)

@@ -1,0 +1,127 @@
+"""Answers and their tables: a row for every patch, whatever was found."""
+
+import csv
+
+import numpy as np
+import pandas as pd
+import pytest
+from engine import digital, image_of, texture
+
+from retrieval.config import IndexConfig
+from retrieval.encoder import FakeEncoder
+from retrieval.errors import ConfigError
+from retrieval.matches import Matches, check_outputs, patch_table_of, write_patch_table, write_table
+from retrieval.store import Store, write_index
+from retrieval.types import Refined
+from tfrecords.errors import OutputExistsError
+from tfrecords.schema import Patches
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Two images, 5 on the map and 9 not."""
+    images = [
+        image_of(
+            digital(texture(80, 80, seed=1)), image_id=5, crs="EPSG:4326", transform=(0.1, 0, 20, 0, -0.1, 50)
+        ),
+        image_of(digital(texture(80, 80, seed=2)), image_id=9),
+    ]
+    out = tmp_path_factory.mktemp("matches") / "index"
+    write_index(images, out, FakeEncoder(), IndexConfig(), source="test")
+    return Store(out, encoder=FakeEncoder())
+
+
+def matches(store, paths=()):
+    """Three patches: found on the map with a second place, found off it, not found."""
+    ids = np.array([[5, 9], [9, -1], [-1, -1]])
+    x, y = np.array([[8, 16], [0, -1], [-1, -1]]), np.array([[0, 8], [16, -1], [-1, -1]])
+    f32 = np.float32
+    refined = Refined(
+        ids,
+        x,
+        y,
+        np.array([[0.5, 0], [0.25, 0], [0, 0]], f32),
+        np.array([[-0.5, 0], [0, 0], [0, 0]], f32),
+        np.array([[0.9, 0.3], [0.6, 0], [0, 0]], f32),
+        np.array([[0.8, 0.7], [0.5, -np.inf], [-np.inf, -np.inf]], f32),
+    )
+    patches = Patches(
+        np.array([40, 2, 7]),
+        np.ones((3, 64, 64, 4), np.uint16),
+        "dn",
+        ("B04", "B03", "B02", "B08"),
+        0.0,
+        paths,
+    )
+    return Matches(patches.patch_ids, refined, np.array([0.9, 0.4, 0.0]), store, patches)
+
+
+def test_a_row_for_every_patch_in_order(store):
+    frame = matches(store).frame()
+    assert frame.patch_id.tolist() == [40, 2, 7]
+    assert (
+        frame.image_id.tolist() == [5, 9, 5]
+        and frame.x.tolist() == [8, 0, 0]
+        and frame.y.tolist() == [0, 16, 0]
+    )
+    assert frame.confidence.tolist() == [0.9, 0.4, 0.0] and frame.similarity.tolist()[2] == -1
+    assert not frame.drop(columns=["longitude", "latitude"]).isna().any().any()
+    assert (frame.longitude[0], frame.latitude[0]) == pytest.approx((20 + 0.1 * 40.5, 50 - 0.1 * 31.5))
+    assert frame[["longitude", "latitude"]][1:].isna().all().all()  # no map, and nothing found
+
+
+def test_details_hold_every_candidate(store):
+    found = matches(store)
+    details = found.details()
+    assert details[["patch_id", "rank", "image_id", "x", "y"]].to_numpy().tolist() == [
+        [40, 0, 5, 8, 0],
+        [40, 1, 9, 16, 8],
+        [2, 0, 9, 0, 16],
+    ]
+    assert details.confidence[0] == 0.9 and np.isnan(details.confidence[1])
+    assert "unsure" not in details
+    assert found.details(0.5).unsure.tolist() == [False, False, True]
+
+
+def test_unsure_is_below_the_limit(store):
+    found = matches(store)
+    assert found.unsure(None).tolist() == [False] * 3
+    assert found.unsure(0.4).tolist() == [False, False, True]
+    for limit in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ConfigError, match="0 to 1"):
+            found.unsure(limit)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "CSV"])
+def test_tables_come_back(store, tmp_path, ending):
+    details, path = matches(store).details(), tmp_path / f"m.{ending}"
+    write_table(details, path)
+    back = pd.read_parquet(path) if ending == "parquet" else pd.read_csv(path)
+    pd.testing.assert_frame_equal(back, details, check_dtype=False, atol=1e-6)
+    with pytest.raises(OutputExistsError):
+        write_table(details, path)
+    write_table(details, path, overwrite=True)
+
+
+def test_outputs_are_refused_before_the_work(tmp_path):
+    there = tmp_path / "there.csv"
+    there.write_text("x")
+    check_outputs((tmp_path / "a.csv", None), tmp_path / "b.parquet")
+    check_outputs((there,), None, overwrite=True)
+    with pytest.raises(OutputExistsError, match="there"):
+        check_outputs((None, there), None)
+    with pytest.raises(ConfigError, match=r"'\.xls'"):
+        check_outputs((), tmp_path / "b.xls")
+
+
+def test_patches_from_files_of_their_own_get_a_table_of_them(store, tmp_path):
+    submission = tmp_path / "submission.csv"
+    paths = ("a/1.tif", "a/2.TIFF", 'b,"3".tif')
+    found = matches(store, paths)
+    assert patch_table_of(submission, found.patches) == tmp_path / "patches.csv"
+    assert patch_table_of(submission, matches(store).patches) is None
+    assert patch_table_of(submission, matches(store, ("all.npy",)).patches) is None
+    write_patch_table(tmp_path / "patches.csv", found.patches)
+    with (tmp_path / "patches.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [["Patch ID", "path"], ["40", paths[0]], ["2", paths[1]], ["7", paths[2]]]

@@ -1,0 +1,386 @@
+"""The index folder: what went in comes out, stopped runs go on, damage has a name."""
+
+import csv
+import json
+import shutil
+
+import faiss
+import numpy as np
+import pytest
+from engine import digital, image_of, learned_encoder, small_encoder, texture
+from hypothesis import given
+from hypothesis import strategies as st
+
+import retrieval.store as store_room
+from retrieval.config import IndexConfig
+from retrieval.encoder import FakeEncoder
+from retrieval.errors import IndexMismatchError
+from retrieval.store import Store, from_codes, to_codes, write_index
+from retrieval.types import unpack_ids
+from tfrecords.errors import (
+    DuplicateIdError,
+    FormatVersionError,
+    ManifestError,
+    MissingInputError,
+    OutputExistsError,
+    RetrieveError,
+    UnfinishedOutputError,
+)
+from tfrecords.manifest import MANIFEST
+from tfrecords.schema import Image
+
+FAKE = FakeEncoder()
+
+
+def scenes(count=4, size=(96, 80), bands=4):
+    return [image_of(digital(texture(*size, bands=bands, seed=s)), image_id=10 + 3 * s) for s in range(count)]
+
+
+def write(images, out, encoder=FAKE, config=None, **more):
+    write_index(images, out, encoder, config or IndexConfig(stride_px=16), source="test", **more)
+    return out
+
+
+def answers(path, encoder=FAKE):
+    """What the index says of its own windows: ids and similarities of their five nearest."""
+    store = Store(path, encoder=encoder)
+    _, vectors = store.vectors.vectors()
+    return store.vectors.search(vectors, 5)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """An index of three images with an encoder in it; copy it to damage it."""
+    return write(scenes(3), tmp_path_factory.mktemp("store") / "index", small_encoder())
+
+
+# ---------------------------------------------------------------- codes
+
+
+@given(st.integers(0, 10**6))
+def test_codes_are_exact_for_digital_numbers(seed):
+    rng = np.random.default_rng(seed)
+    dn = rng.integers(0, 4096, (5, 6, 3)).astype(np.uint16)
+    scaled = image_of(dn).scaled()
+    codes = to_codes(scaled)
+    gone = (dn == 0).all(-1)
+    assert (codes[~gone] == dn[~gone]).all() and (codes[gone] == 65535).all()
+    np.testing.assert_allclose(from_codes(codes), scaled, atol=1e-6)
+
+
+def test_codes_hold_every_scaled_value_to_half_a_number():
+    scaled = np.random.default_rng(0).uniform(-1, 1, (50, 50, 4)).astype(np.float32)
+    scaled[3, 4] = np.nan
+    scaled[5, 6, 0] = np.nan  # one band only
+    scaled[0, 0], scaled[0, 1] = -1, 1
+    back = from_codes(to_codes(scaled))
+    np.testing.assert_array_equal(np.isnan(back), np.isnan(scaled))
+    assert np.nanmax(np.abs(back - scaled)) <= 0.51 / 2047.5
+
+
+# ---------------------------------------------------------------- what is in the folder
+
+
+def test_what_went_in_comes_out(tmp_path):
+    pixels = digital(texture(90, 100, bands=2))
+    pixels[:20, :30] = 0
+    transform = (np.float64(10.0), 0.0, np.float64(399960.125), 0.0, -10.0, 5e6 + 1 / 3)
+    one = image_of(
+        pixels,
+        image_id=2**31 - 1,
+        bands=("Red edge 1", "B8A, 865 nm/%"),  # descriptions of GeoTIFFs are free text
+        path='säure, "a b"/x\ny.tif',
+        crs='PROJCS["WGS 84 / UTM zone 31N",\n GEOGCS["WGS 84"]]',
+        transform=transform,
+        date="2019-07-01",
+    )
+    other = image_of(digital(texture(64, 64, bands=1)), image_id=0)
+    store = Store(write([one, other], tmp_path / "i"), encoder=FAKE)
+    row, plain = store.images[2**31 - 1], store.images[0]
+    assert (row.path, row.crs, row.transform, row.date) == (one.path, one.crs, transform, "2019-07-01")
+    assert store.bands(row.image_id) == row.bands == one.bands and (row.width, row.height) == (100, 90)
+    assert (plain.crs, plain.transform, plain.date, plain.path) == (None, None, None, "")
+    np.testing.assert_allclose(store.scaled(row.image_id), one.scaled(), atol=1e-6)
+    assert row.windows + plain.windows == len(store.vectors) == store.manifest.counts["windows"]
+    assert list(store.images) == [0, 2**31 - 1]
+
+
+def test_an_ordinary_table_reads_as_people_expect(written):
+    with (written / "images.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [r["image_id"] for r in rows] == ["10", "13", "16"]
+    assert rows[0] | {"windows": ""} == dict(
+        image_id="10",
+        path="",
+        width="80",
+        height="96",
+        bands="B04 B03 B02 B08",
+        crs="",
+        transform="",
+        date="",
+        windows="",
+    )
+
+
+def test_the_folder_is_self_contained_and_says_what_it_is(written):
+    store = Store(written)
+    assert (store.encoder.name, store.encoder.fingerprint) == ("small", small_encoder().fingerprint)
+    names = {p.relative_to(written).as_posix() for p in written.rglob("*") if p.is_file()}
+    pixels = {f"pixels/{i}.npy" for i in (10, 13, 16)}
+    assert names == {MANIFEST, "encoder.keras", "images.csv", "vectors.faiss"} | pixels
+    assert set(store.manifest.files) == names - {MANIFEST}
+    assert store.manifest.config["index"]["stride_px"] == 16 and store.manifest.extra["kind"] == "exact"
+    assert faiss.read_index(str(written / "vectors.faiss")).ntotal == store.manifest.counts["windows"]
+
+
+def test_ids_are_image_row_and_column(written):
+    store = Store(written)
+    image, x, y = unpack_ids(store.vectors.vectors()[0])
+    places = set(zip(image.tolist(), x.tolist(), y.tolist(), strict=True))
+    assert places == {(i, x, y) for i in (10, 13, 16) for x in (0, 16) for y in (0, 16, 32)}
+
+
+def test_order_of_images_changes_nothing(tmp_path, written):
+    turned = write(scenes(3)[::-1], tmp_path / "turned", small_encoder())
+    for name in ("vectors.faiss", "images.csv"):
+        assert (turned / name).read_bytes() == (written / name).read_bytes()
+
+
+def test_nodata_is_not_indexed(tmp_path):
+    pixels = digital(texture(64, 200))
+    pixels[:, 60:] = 0
+    store = Store(write([image_of(pixels)], tmp_path / "i", config=IndexConfig(stride_px=8)), encoder=FAKE)
+    assert unpack_ids(store.vectors.vectors()[0])[1].max() == 24  # 36 columns of ground: more than half
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((70, 80, 4), np.uint16), np.full((64, 64, 1), 900, np.uint16)])
+@pytest.mark.parametrize("kind", ["exact", "ivf", "auto"])
+def test_an_index_without_a_window(tmp_path, pixels, kind):
+    store = Store(write([image_of(pixels)], tmp_path / "i", config=IndexConfig(kind=kind)), encoder=FAKE)
+    assert len(store.vectors) == 0 and store.images[0].windows == 0
+
+
+def test_ivf_folders_open_as_ivf(tmp_path):
+    path = write(scenes(2), tmp_path / "i", config=IndexConfig(stride_px=8, kind="ivf", ivf_probes=3))
+    assert Store(path, encoder=FAKE).vectors.kind == "ivf"
+    assert Store(path, encoder=FAKE).vectors.probes == 3
+
+
+# ---------------------------------------------------------------- overwrite, stop, go on
+
+
+def test_doubled_image_ids(tmp_path):
+    with pytest.raises(DuplicateIdError, match="image id 10 comes twice"):
+        write([*scenes(2), scenes(1)[0]], tmp_path / "i")
+    assert not (tmp_path / "i").exists()
+
+
+def test_a_finished_index_is_left_alone_without_overwrite(tmp_path):
+    path = write(scenes(2), tmp_path / "i")
+    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        write(scenes(3), path)
+    assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
+    write(scenes(3), path, overwrite=True)
+    assert len(Store(path, encoder=FAKE).images) == 3
+
+
+def stopping(images, after, error=KeyboardInterrupt):
+    """Images, until somebody stops it."""
+    for number, image in enumerate(images):
+        if number == after:
+            raise error
+        yield image
+
+
+class Counting(FakeEncoder):
+    """Counts what it is given."""
+
+    calls = 0
+
+    def embed(self, batch):
+        Counting.calls += 1
+        return super().embed(batch)
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_a_stopped_build_goes_on_and_gives_the_same(tmp_path, after, monkeypatch):
+    monkeypatch.setattr(Counting, "calls", 0)
+    whole, out = write(scenes(), tmp_path / "whole"), tmp_path / "i"
+    with pytest.raises(KeyboardInterrupt):
+        write(stopping(scenes(), after), out)
+    assert not out.exists()
+    write(scenes(), out, Counting())
+    assert Counting.calls == 4 - after  # what was done is not done again
+    assert not out.with_name("i.partial").exists()
+    for name in ("vectors.faiss", "images.csv", *(f"pixels/{i}.npy" for i in (10, 13, 16, 19))):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    for a, b in zip(answers(out), answers(whole), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_stopped_while_vectors_are_written(tmp_path, monkeypatch):
+    whole, out = write(scenes(2), tmp_path / "whole"), tmp_path / "i"
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            store_room.VectorIndex, "save", lambda self, path: path.write_bytes(b"half") and 1 / 0
+        )
+        with pytest.raises(ZeroDivisionError):
+            write(scenes(2), out)
+    write(scenes(2), out)
+    assert (out / "vectors.faiss").read_bytes() == (whole / "vectors.faiss").read_bytes()
+
+
+def test_a_former_index_stays_while_the_new_one_is_stopped(tmp_path):
+    path = write(scenes(2), tmp_path / "i")
+    before = answers(path)
+    with pytest.raises(KeyboardInterrupt):
+        write(stopping(scenes(), 2), path, overwrite=True)
+    for a, b in zip(answers(path), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_pixels_that_changed_in_between_are_embedded_anew(tmp_path):
+    first, others = scenes(4), [image_of(i.pixels[::-1], image_id=i.image_id) for i in scenes(4)]
+    with pytest.raises(KeyboardInterrupt):
+        write(stopping(first, 3), tmp_path / "i")
+    write(others, tmp_path / "i")
+    write(others, tmp_path / "fresh")
+    assert (tmp_path / "i/vectors.faiss").read_bytes() == (tmp_path / "fresh/vectors.faiss").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "other", [{"config": IndexConfig(stride_px=8)}, {"encoder": FakeEncoder(2)}], ids=["stride", "encoder"]
+)
+def test_an_unfinished_index_of_other_settings_is_refused_with_the_reason(tmp_path, other):
+    with pytest.raises(KeyboardInterrupt):
+        write(stopping(scenes(), 2), tmp_path / "i")
+    with pytest.raises(UnfinishedOutputError, match=next(iter(other)).replace("config", "index")):
+        write(scenes(), tmp_path / "i", **other)
+    write(scenes(), tmp_path / "i", overwrite=True, **other)
+    assert len(Store(tmp_path / "i", encoder=other.get("encoder", FAKE)).images) == 4
+
+
+def test_a_part_that_was_damaged_in_between_is_made_again(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        write(stopping(scenes(), 2), tmp_path / "i")
+    for part in (tmp_path / "i.partial").rglob("*.np?"):
+        data = bytearray(part.read_bytes())
+        data[-1] ^= 1
+        part.write_bytes(bytes(data))
+    write(scenes(), tmp_path / "i")
+    write(scenes(), tmp_path / "whole")
+    assert (tmp_path / "i/vectors.faiss").read_bytes() == (tmp_path / "whole/vectors.faiss").read_bytes()
+
+
+# ---------------------------------------------------------------- opening what is not right
+
+
+def test_another_encoder_is_refused(written):
+    with pytest.raises(IndexMismatchError, match=r"made with encoder 'small'.*not with 'learned'"):
+        Store(written, encoder=learned_encoder())
+    with pytest.raises(IndexMismatchError, match="build the index again"):
+        Store(written, encoder=FAKE)
+
+
+def test_an_encoder_that_is_not_in_the_folder_must_be_given(tmp_path):
+    path = write(scenes(1), tmp_path / "i")
+    with pytest.raises(IndexMismatchError, match="'fake', which it does not hold"):
+        Store(path)
+    with pytest.raises(IndexMismatchError):
+        Store(path, encoder=FakeEncoder(2))
+
+
+def test_no_folder_and_a_folder_of_something_else(tmp_path):
+    with pytest.raises(MissingInputError, match="no such folder"):
+        Store(tmp_path / "none")
+    with pytest.raises(ManifestError, match="no manifest"):
+        Store(tmp_path)
+
+
+def test_an_unfinished_index_is_never_taken_for_whole(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        write(stopping(scenes(), 2), tmp_path / "i")
+    with pytest.raises(MissingInputError, match="unfinished"):
+        Store(tmp_path / "i", encoder=FAKE)
+    with pytest.raises(ManifestError):
+        Store(tmp_path / "i.partial", encoder=FAKE)
+
+
+def test_another_format_version_says_what_to_do(written, tmp_path):
+    path = shutil.copytree(written, tmp_path / "i")
+    page = json.loads((path / MANIFEST).read_text())
+    (path / MANIFEST).write_text(json.dumps(page | {"version": 99}))
+    with pytest.raises(FormatVersionError, match=r"version 99.*make the folder again"):
+        Store(path)
+
+
+def everything(path):
+    """Open an index and read all of it."""
+    store = Store(path)
+    return store.vectors.vectors(), [store.scaled(i) for i in store.images], store.images
+
+
+FILES = [MANIFEST, "encoder.keras", "images.csv", "vectors.faiss", "pixels/13.npy"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_flipped_bytes_have_a_name_or_change_nothing(written, tmp_path, name, rng):
+    path = shutil.copytree(written, tmp_path / "i")
+    whole = (path / name).read_bytes()
+    (ids, vectors), pixels, images = everything(path)
+    for at in [0, len(whole) - 1, *rng.integers(0, len(whole), 10).tolist()]:
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << int(rng.integers(0, 8))
+        (path / name).write_bytes(bytes(damaged))
+        try:
+            (got_ids, got_vectors), got_pixels, got_images = everything(path)
+        except RetrieveError as error:
+            assert name.rsplit("/", 1)[-1] in str(error) or str(path) in str(error)
+        else:
+            assert got_images == images
+            np.testing.assert_array_equal(got_ids, ids)
+            np.testing.assert_array_equal(got_vectors, vectors)
+            np.testing.assert_array_equal(got_pixels, pixels)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_any_prefix_and_a_missing_file_have_a_name(written, tmp_path, name, rng):
+    path = shutil.copytree(written, tmp_path / "i")
+    whole = (path / name).read_bytes()
+    for length in [0, 1, len(whole) // 2, len(whole) - 1, *rng.integers(0, len(whole), 4).tolist()]:
+        (path / name).write_bytes(whole[:length])
+        if (name, length) == (MANIFEST, len(whole) - 1):
+            continue  # but for its last line feed it is whole
+        with pytest.raises(RetrieveError):
+            everything(path)
+    (path / name).unlink()
+    with pytest.raises(ManifestError):
+        everything(path)
+
+
+def test_progress_is_told_of_each_image(tmp_path):
+    told = []
+    write(scenes(2), tmp_path / "i", progress=lambda *a: told.append(a))
+    assert told == [
+        ("indexing images", 1, 2),
+        ("indexing images", 2, 2),
+        ("building the vector index", 0, None),
+    ]
+
+
+def test_images_that_come_one_by_one(tmp_path):
+    told = []
+    write(iter(scenes(2)), tmp_path / "i", progress=lambda *a: told.append(a))
+    assert told[0] == ("indexing images", 1, None)
+
+
+def test_scaled_and_byte_images_keep_their_pixels(tmp_path):
+    scaled = texture(70, 70, bands=3)
+    images = [
+        Image(0, scaled, "scaled", ("B04", "B03", "B02"), None),
+        Image(1, np.rint((scaled + 1) * 127.5).astype(np.uint8), "byte", ("B04", "B03", "B02"), None),
+    ]
+    store = Store(write(images, tmp_path / "i"), encoder=FAKE)
+    for image in images:
+        np.testing.assert_allclose(store.scaled(image.image_id), image.scaled(), atol=0.51 / 2047.5)
