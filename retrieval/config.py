@@ -21,6 +21,7 @@ Device = Literal["auto", "cpu", "gpu"]
 IndexKind = Literal["auto", "exact", "ivf"]
 Loss = Literal["triplet", "infonce", "multi-similarity"]
 Mining = Literal["hard", "semi-hard"]
+Keep = Literal["best", "last"]
 Arch = Literal["siamese", "plain"]
 
 
@@ -101,12 +102,13 @@ class IndexConfig(_Knobs):
     """Distance between indexed windows, in pixels, 1 to 64; refinement finds the pixel between them."""
     kind: IndexKind = "auto"
     """"exact" compares with every window, "ivf" with those of the nearest cells; "auto" decides by size."""
-    exact_below: int = 1_000_000
-    """"auto" takes "exact" up to this many windows: four images' worth of search time at two cores."""
+    exact_below: int = 4_000_000
+    """"auto" takes "exact" up to this many windows, twice the reference job's: 2 GB of 128 numbers each."""
     min_visible: float = 0.5
     """Share of a window's pixels, 0 to 1, that must not be nodata for it to be indexed."""
-    ivf_probes: int = 48
-    """How many of the IVF's cells a query looks into, 1 to 2048."""
+    ivf_probes: int = 256
+    """How many of the IVF's cells a query looks into, 1 to 2048. Whitened vectors fill all directions alike:
+    few cells find few of the nearest, see `docs/performance.md`."""
 
     def __post_init__(self) -> None:
         _within(self, "stride_px", 1, PATCH_PX, "px")
@@ -272,6 +274,8 @@ class TrainConfig(_Knobs):
     """Crops whose mean gradient is smaller, in scaled units per pixel, are open water and left out."""
     projection_crops: int = 6000
     """Crops that the projection of the training-free half is fitted to."""
+    keep: Keep = "best"
+    """Weights that are written: of the best validation, or the last; few patches judge noisily."""
     held_out: float = 0.1
     """Share of the places held out for validation where no validation set is given; at least one is."""
     validation_series: int = 32
@@ -296,6 +300,7 @@ class TrainConfig(_Knobs):
         _one_of(self, "arch", ("siamese", "plain"))
         _one_of(self, "loss", ("triplet", "infonce", "multi-similarity"))
         _one_of(self, "mining", ("hard", "semi-hard"))
+        _one_of(self, "keep", ("best", "last"))
         for name, low, high in _TRAIN_RANGES:
             _within(self, name, low, high)
 

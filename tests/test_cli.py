@@ -335,7 +335,7 @@ def test_a_missing_patch_is_warned_of_and_scored_as_wrong(ground, here):
 def test_quiet_says_nothing_and_the_result_is_one_line(ground, here):
     done = run("index", ground / "images.npy", "--quiet")
     assert (done.exit_code, done.stderr) == (0, "")
-    assert lines(done.stdout) == ["index: 2 images, 180 windows, exact search, encoder structure-tensor"]
+    assert lines(done.stdout) == ["index: 2 images, 180 windows, exact search, encoder siamese"]
 
 
 def test_units_and_bands_that_were_taken_are_told(ground, here):

@@ -190,7 +190,7 @@ def test_what_cannot_be_merged(rng):
 
 
 def test_ivf_recall_against_exact_on_the_same_vectors(rng):
-    vectors = clustered(rng, 12_000)
+    vectors = clustered(rng, 40_000)
     asked = clustered(np.random.default_rng(5), 300)
     ids = np.arange(len(vectors)) * 2
     ivf, exact = build(ids, vectors, IVF), build(ids, vectors)

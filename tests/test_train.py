@@ -484,6 +484,11 @@ def test_the_plain_model_and_averaged_weights_train_too(series, tmp_path):
     assert log.recalls[-1][1].in_20 > 0.2
 
 
+def test_the_last_weights_are_written_where_the_recipe_says_so(series, tmp_path):
+    report = train(series, tmp_path / "last.keras", replace(SMALL, keep="last"))
+    assert report.best_step == report.steps
+
+
 def test_the_plain_model_is_an_encoder():
     encoder = KerasEncoder(plain_model(LearnedConfig(8, 16)), "plain")
     assert (encoder.dim, encoder.step_px) == (16, 8)

@@ -152,7 +152,8 @@ def train(
         report = fit(series, out, config, validation=validation, overwrite=overwrite, progress=talk.training)
     free = report.training_free[0] if report.training_free else None
     curve = report.history.with_name("curve.png")
-    draw_curve(read_history(report.history, free), curve, title=f"Training of {report.out.name}", overwrite=True)
+    title = f"Training of {report.out.name}"
+    draw_curve(read_history(report.history, free), curve, title=title, overwrite=True)
     result = asdict(report) | {"out": str(report.out), "history": str(report.history)}
     text = (
         "{out}: step {best_step} of {steps}; of {patches} patches {recall_at_1:.1%} have their right "

@@ -87,7 +87,7 @@ def train(
         progress: called after every step; prints to standard error if there is none.
 
     Returns:
-        What was reached; the encoder written is that of the best validation.
+        What was reached; the encoder written is that of the best validation, or the last (`config.keep`).
 
     Raises:
         EncoderError: `out` has another suffix.
@@ -278,14 +278,14 @@ class _Run:
         return now
 
     def _validate(self) -> None:
-        """Measure on held-out places, and keep the weights if they are the best so far."""
+        """Measure on held-out places, and keep the weights if the recipe says so."""
         variables = self.model.trainable_variables
         current = values_of(variables)
         if self.average:
             assign(variables, values_of(self.average), "average")
         self.measured = recall(self.encoder, self.held)
         figures = self.measured.first, self.measured.in_20
-        if figures > self.state.best:
+        if figures > self.state.best or self.config.keep == "last":
             self.state.best, self.state.best_step = figures, self.state.step
             self.state.arrays["best"] = values_of(self.model.weights)
         assign(variables, current, "model")
@@ -329,7 +329,7 @@ class _Run:
             assign(variables, self.state.arrays.get(name, []), name)
 
     def finish(self, overwrite: bool) -> TrainReport:
-        """Write the best weights as an encoder."""
+        """Write the weights that were kept as an encoder."""
         state = self.state
         best: list[NDArray[Any]] = state.arrays["best"]
         assign(self.model.weights, best, "best weights")
