@@ -417,7 +417,9 @@ def test_train_passes_its_flags_on(here, monkeypatch):
     def fit(series, out, config, **more):
         seen.update(series=series, out=out, config=config, **more)
         more["progress"](retrieval.train.Progress(0, 3, 1.0, 0.0, note="begun"))
-        return retrieval.train.TrainReport(out, out, 3, 1.0, 2, 0.5, 0.9, (0.25, 0.5), 8, 50, "f")
+        history = here / "history.csv"
+        history.write_text("step,loss,learning_rate,seconds,recall_at_1,recall_at_20\n1,0.5,0.1,1,,\n")
+        return retrieval.train.TrainReport(out, history, 3, 1.0, 2, 0.5, 0.9, (0.25, 0.5), 8, 50, "f")
 
     monkeypatch.setattr(retrieval.train, "train", fit)
     (here / "recipe.json").write_text('{"steps": 9, "learning_rate": 0.01, "augment": {"haze": 0}}')
@@ -431,6 +433,7 @@ def test_train_passes_its_flags_on(here, monkeypatch):
     assert (seen["series"], seen["out"], seen["overwrite"]) == (Path("series"), Path("mine.keras"), True)
     assert "begun" in done.stderr
     assert "mine.keras: step 2 of 3; of 8 patches 50.0% have their right place first" in done.stdout
+    assert (here / "curve.png").stat().st_size > 0
 
 
 # --- progress -----------------------------------------------------------------------------------

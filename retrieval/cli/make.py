@@ -154,7 +154,8 @@ def train(
     curve = report.history.with_name("curve.png")
     title = f"Training of {report.out.name}"
     draw_curve(read_history(report.history, free), curve, title=title, overwrite=True)
-    result = asdict(report) | {"out": str(report.out), "history": str(report.history)}
+    result = asdict(report) | {k: str(v) for k, v in (("out", report.out), ("history", report.history))}
+    result["curve"] = str(curve)
     text = (
         "{out}: step {best_step} of {steps}; of {patches} patches {recall_at_1:.1%} have their right "
         "place first among {windows} windows"
