@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.calibrate import RIGHT_PX, evidence, expected_calibration_error, fit
+from retrieval.encoder import load_encoder
 from retrieval.types import Refined
 
 Measured = dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]
@@ -74,7 +75,8 @@ def main() -> None:
         kept = probability >= threshold
         print(f"  at least {threshold}: covers {kept.mean():.3f}, of which {right[kept].mean():.4f} right")
     what = f"{len(right)} answers of {len(groups)} groups of val: {', '.join(groups)}"
-    model = fit(*(np.concatenate([v[i] for v in groups.values()]) for i in (0, 1)), fitted_on=what)
+    seen, ok = (np.concatenate([v[i] for v in groups.values()]) for i in (0, 1))
+    model = fit(seen, ok, fitted_on=what, encoder=load_encoder(args.encoder).fingerprint)
     model.save(args.out)
 
 

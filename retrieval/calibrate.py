@@ -3,8 +3,8 @@
 Evidence of a patch's best candidate: its NCC, its lead in NCC over the best other place, its
 similarity and its lead in similarity. A logistic regression weighs them. The weights are fitted on
 places that the encoder has not learned from, with right meaning within 5 px, and travel with the
-encoder as `<name>.calibration.json`; an encoder without one uses the default, which was fitted for
-the training-free encoder.
+encoder as `<name>.calibration.json`, which names the encoder's fingerprint; an encoder without one uses
+that of the training-free encoder.
 
 Source: J. Platt, Probabilistic outputs for support vector machines (1999).
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Self
 
@@ -39,6 +40,8 @@ class Calibration:
     """Log-odds where all evidence is 0."""
     fitted_on: str = ""
     """What it was fitted on, for people."""
+    encoder: str = ""
+    """Fingerprint of the encoder whose answers it was fitted to; empty where none is named."""
 
     def __post_init__(self) -> None:
         if len(self.weights) != len(TERMS):
@@ -57,29 +60,38 @@ class Calibration:
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path | Traversable) -> Self:
         """Read what `save` wrote; ConfigError where it is something else."""
         try:
             content = json.loads(path.read_text())
-            return cls(
-                tuple(float(w) for w in content["weights"]), float(content["bias"]), str(content["fitted_on"])
-            )
+            weights = tuple(float(w) for w in content["weights"])
+            return cls(weights, float(content["bias"]), str(content["fitted_on"]), str(content["encoder"]))
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise ConfigError(
-                f"{path}: not a calibration ({e}); expected JSON with weights, bias and fitted_on"
+                f"{path}: not a calibration ({e}); expected JSON with weights, bias, fitted_on and encoder"
             ) from e
 
 
-DEFAULT = Calibration((6.0, 12.0, 2.0, 2.0), -4.0, "set by hand")
+FALLBACK = "structure-tensor.calibration.json"
+"""For an encoder that none was fitted to: that of the training-free one, whose NCC all share."""
 
 
-def calibration_of(name: str) -> Calibration:
-    """The calibration that is shipped with an encoder, by the encoder's name; else the default."""
-    file = resources.files("retrieval.weights") / f"{name}.calibration.json"
-    if not file.is_file():
-        return DEFAULT
-    with resources.as_file(file) as path:
-        return Calibration.load(path)
+def calibration_of(fingerprint: str) -> Calibration:
+    """The calibration that was fitted to an encoder's answers.
+
+    Args:
+        fingerprint: the encoder's.
+
+    Returns:
+        The shipped one with this fingerprint; for any other encoder that of the training-free one, which
+        ranks answers well but was not fitted to theirs.
+    """
+    files = [
+        f for f in resources.files("retrieval.weights").iterdir() if f.name.endswith(".calibration.json")
+    ]
+    shipped = {f.name: Calibration.load(f) for f in files}
+    own = [c for c in shipped.values() if c.encoder == fingerprint]
+    return own[0] if own else shipped[FALLBACK]
 
 
 def evidence(found: Refined) -> NDArray[np.float64]:
@@ -105,7 +117,12 @@ def evidence(found: Refined) -> NDArray[np.float64]:
 
 
 def fit(
-    evidence: NDArray[np.float64], right: NDArray[np.bool_], *, fitted_on: str, ridge: float = 1e-2
+    evidence: NDArray[np.float64],
+    right: NDArray[np.bool_],
+    *,
+    fitted_on: str,
+    encoder: str = "",
+    ridge: float = 1e-2,
 ) -> Calibration:
     """Fit a calibration by Newton's method.
 
@@ -113,6 +130,7 @@ def fit(
         evidence: (n, 4) from `evidence`; rows with no candidates are left out.
         right: (n,) whether the best candidate was within `RIGHT_PX` of the truth.
         fitted_on: what the data are, for people.
+        encoder: fingerprint of the encoder whose answers they are.
         ridge: penalty on the weights, against separable data.
 
     Raises:
@@ -135,7 +153,7 @@ def fit(
         w -= np.clip(step, -5, 5)
         if np.abs(step).max() < 1e-8:
             break
-    return Calibration(tuple(w[:-1].tolist()), float(w[-1]), fitted_on)
+    return Calibration(tuple(w[:-1].tolist()), float(w[-1]), fitted_on, encoder)
 
 
 def expected_calibration_error(probability: NDArray, right: NDArray[np.bool_], bins: int = 10) -> float:

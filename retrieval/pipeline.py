@@ -201,7 +201,7 @@ class Index:
                     find(self.store.vectors, vectors, part, self.store, search, refinement, progress)
                 )
         refined = Refined(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Refined)))
-        confidence = calibration_of(self.store.encoder.name).probability(evidence(refined))
+        confidence = calibration_of(self.store.encoder.fingerprint).probability(evidence(refined))
         return Matches(asked.patch_ids, refined, confidence, self.store, asked)
 
 

@@ -1,6 +1,6 @@
 """Confidence: a known logistic is recovered, probabilities stay probabilities, nothing found is 0."""
 
-import json
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.calibrate import (
-    DEFAULT,
+    FALLBACK,
     TERMS,
     Calibration,
     calibration_of,
@@ -16,7 +16,7 @@ from retrieval.calibrate import (
     expected_calibration_error,
     fit,
 )
-from retrieval.encoder import shipped
+from retrieval.encoder import load_encoder, shipped
 from retrieval.errors import ConfigError
 from retrieval.types import Refined
 
@@ -103,7 +103,7 @@ def test_more_evidence_is_no_less_probable(weights, row, term):
 
 
 def test_no_candidate_and_no_correlation_are_probability_zero():
-    for one in (DEFAULT, TRUTH, Calibration((1.0, -2.0, 3.0, -4.0), 50.0)):
+    for one in (calibration_of(""), TRUTH, Calibration((1.0, -2.0, 3.0, -4.0), 50.0)):
         p = one.probability(np.array([[-np.inf] * 4, [0, 0, 0, 0], [-0.2, -0.2, 1, 1], [0.9, 0.5, 0.8, 0.5]]))
         assert p[:3].tolist() == [0, 0, 0] and p[3] > 0
 
@@ -128,7 +128,7 @@ def test_no_candidates_at_all():
         refined(np.zeros((1, 0)), np.zeros((1, 0))),
     ):
         assert np.isneginf(evidence(found)).all() and evidence(found).shape == (1, 4)
-        assert DEFAULT.probability(evidence(found)).tolist() == [0]
+        assert TRUTH.probability(evidence(found)).tolist() == [0]
 
 
 # ---------------------------------------------------------------- files
@@ -151,11 +151,16 @@ def test_files_that_are_no_calibration(tmp_path, text):
         Calibration.load(tmp_path / "none.json")
 
 
-def test_every_encoder_has_a_calibration():
-    for name in (*shipped(), "somebody's own"):
-        one = calibration_of(name)
-        assert len(one.weights) == len(TERMS) and json.dumps(one.fitted_on)
-    assert calibration_of("somebody's own") is DEFAULT
+def test_every_shipped_encoder_has_a_calibration_of_its_own():
+    for name in shipped():
+        encoder = load_encoder(name)
+        one = calibration_of(encoder.fingerprint)
+        assert one.encoder == encoder.fingerprint and len(one.weights) == len(TERMS) and one.fitted_on
+
+
+def test_an_encoder_without_a_calibration_gets_that_of_the_training_free_one():
+    fallback = Calibration.load(resources.files("retrieval.weights") / FALLBACK)
+    assert calibration_of("somebody's own") == fallback
 
 
 def test_expected_calibration_error_by_hand():
