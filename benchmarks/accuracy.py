@@ -335,14 +335,18 @@ def main() -> None:
     )
     parser.add_argument("data", type=Path, help="folder with train/ and val/")
     parser.add_argument("--out", type=Path, default=Path("build/accuracy"))
-    parser.add_argument("--encoder", action="append", help="name or .keras file; the first is the yardstick")
+    parser.add_argument(
+        "--encoder",
+        action="append",
+        help="name or .keras file, the first is the yardstick; default: both shipped",
+    )
     parser.add_argument("--group", action="append", choices=list(GROUPS))
-    parser.add_argument("--queries", type=int, default=600, help="for a group")
+    parser.add_argument("--queries", type=int, default=300, help="for a group")
     parser.add_argument("--stride", type=int, default=IndexConfig.stride_px)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    encoders = args.encoder or ["structure-tensor"]
+    encoders = args.encoder or ["structure-tensor", "siamese"]
     result = {
         "context": context(),
         "queries": args.queries,
