@@ -232,15 +232,15 @@ class TrainConfig(_Knobs):
     """The training-free half; its projection is fitted before the first step."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """What is done to the pixels."""
-    loss: Loss = "triplet"
+    loss: Loss = "infonce"
     """"triplet", "infonce" (symmetric) or "multi-similarity" (with its mining)."""
     margin: float = 0.2
     """Triplet: how much more similar than a negative the positive shall be, in cosine."""
     mining: Mining = "hard"
     """Triplet: the hardest negative of the batch, or the hardest that is less similar than the positive."""
-    temperature: float = 0.05
+    temperature: float = 0.07
     """InfoNCE: similarities are divided by this."""
-    alone: float = 0.0
+    alone: float = 1.0
     """Weight, 0 to 1, of the loss of the learned half by itself; the rest is of both halves together."""
     batch: int = 128
     """Pairs in a step; every other pair's crop is a possible negative."""

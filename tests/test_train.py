@@ -524,7 +524,8 @@ def test_the_loss_of_the_learned_half_alone_is_that_of_its_part_of_the_vector():
     halves = [unit(rng, 5, 3) * 0.6, unit(rng, 5, 4) * 0.8, unit(rng, 5, 3) * 0.6, unit(rng, 5, 4) * 0.8]
     a, p = np.concatenate(halves[:2], 1), np.concatenate(halves[2:], 1)
     allowed = ~np.eye(5, dtype=bool)
-    own, together = infonce_loss(halves[1] / 0.8, halves[3] / 0.8, allowed), infonce_loss(a, p, allowed)
+    own = infonce_loss(halves[1] / 0.8, halves[3] / 0.8, allowed, config.temperature)
+    together = infonce_loss(a, p, allowed, config.temperature)
     for alone, wanted in ((0, together), (1, own), (0.25, 0.25 * own + 0.75 * together)):
         got = objective(replace(config, alone=alone))(a, p, allowed)
         assert float(got) == pytest.approx(float(wanted), rel=1e-4)
