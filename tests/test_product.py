@@ -1,0 +1,50 @@
+"""One date of a product as a file: numbers, hidden pixels, tags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tfrecords.errors import ArrayError, OutputExistsError
+from tfrecords.ingest.product import Provenance, hidden_by, to_dn, write_date
+from tfrecords.read import read_images
+
+
+def test_no_data_stays_no_data_and_ground_never_becomes_it() -> None:
+    stored = np.array([0, 1, 999, 1000, 1001, 65535], np.uint16)
+    assert to_dn(stored, -1000).tolist() == [0, 1, 1, 1, 1, 64535]
+    assert to_dn(stored, 0).tolist() == stored.tolist()
+    assert to_dn(np.array([0, 500]), 0, quantification=1000).tolist() == [0, 5000]
+
+
+def test_hidden_classes() -> None:
+    assert np.flatnonzero(hidden_by(np.arange(12))).tolist() == [0, 1, 3, 8, 9, 10]
+    assert hidden_by(np.arange(12), snow=True)[11]
+
+
+def test_a_date_comes_back_as_it_was(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(1, 4000, (80, 96, 2)).astype(np.uint16)
+    pixels[:9] = 0
+    where = Provenance("S2A_X", "2024-07-06T10:30:00Z", "05.10", 12.5)
+    path = tmp_path / "place" / "2024-07-06.tif"
+    write_date(path, pixels, ("B04", "B08"), "EPSG:32631", (10, 0, 4e5, 0, -10, 5e6), where)
+    image = next(iter(read_images(path)))
+    assert (image.pixels == pixels).all() and image.bands == ("B04", "B08") and image.nodata == 0
+    assert image.crs == "EPSG:32631" and image.transform == (10, 0, 4e5, 0, -10, 5e6)
+    import rasterio
+
+    with rasterio.open(path) as dataset:
+        assert Provenance.from_tags(dataset.tags()) == where
+        assert dataset.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+    with pytest.raises(OutputExistsError):
+        write_date(path, pixels, ("B04", "B08"), None, None, where)
+    with pytest.raises(ArrayError, match="3 bands"):
+        write_date(path, pixels, ("B04", "B08", "B03"), None, None, where)
+
+
+def test_tags_that_are_missing_or_no_number() -> None:
+    assert Provenance.from_tags({}) == Provenance()
+    assert Provenance.from_tags({"CLOUD_COVER": "much"}).cloud_cover is None

@@ -1,0 +1,144 @@
+"""One date of a Sentinel-2 product as a GeoTIFF: its numbers, what is hidden, where it came from.
+
+Every way in (SAFE, STAC) ends in the same files, `<place>/<date>.tif`, which `retrieve index` and
+`retrieve ingest` take, and which open in any GIS: digital numbers with reflectance = DN / 10000,
+0 where nothing is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfrecords.errors import ArrayError
+from tfrecords.manifest import writing_file
+
+QUANTIFICATION = 10_000
+"""Digital numbers of our files for a reflectance of 1."""
+SCL_HIDDEN = (0, 1, 3, 8, 9, 10)
+"""Scene classes not to be trusted: no data, saturated, cloud shadow, cloud (medium, high), thin cirrus."""
+SCL_SNOW = 11
+"""Scene class of snow and ice."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the pixels of one date came from; kept as tags of the GeoTIFF under these names in capitals."""
+
+    source: str = ""
+    """Name of the product, or the STAC item's id."""
+    datetime: str = ""
+    """When it was taken, ISO 8601, UTC."""
+    baseline: str = ""
+    """Processing baseline, such as 04.00."""
+    cloud_cover: float | None = None
+    """Share of the tile under cloud as its metadata say, in percent, 0 to 100."""
+
+    def tags(self) -> dict[str, str]:
+        """The tags to be written, empty ones left out."""
+        return {name.upper(): str(value) for name, value in vars(self).items() if value not in ("", None)}
+
+    @classmethod
+    def from_tags(cls, tags: Mapping[str, str]) -> Provenance:
+        """Read it back from a file's tags; what is missing or no number stays empty."""
+        cover: float | None
+        try:
+            cover = float(tags["CLOUD_COVER"])
+        except (KeyError, ValueError):
+            cover = None
+        return cls(
+            tags.get("SOURCE", ""), tags.get("DATETIME", ""), tags.get("BASELINE", ""), cloud_cover=cover
+        )
+
+
+def to_dn(
+    stored: NDArray[np.generic], offset: float, quantification: float = QUANTIFICATION
+) -> NDArray[np.uint16]:
+    """Bring stored numbers to digital numbers without an offset.
+
+    Args:
+        stored: any shape, as in the product's files; 0 is no data at every baseline.
+        offset: added to a stored number before it is divided: -1000 from baseline 04.00 on, else 0.
+        quantification: what it is divided by to be a reflectance, as the metadata say.
+
+    Returns:
+        uint16 of the same shape: 0 where there is no data, at least 1 elsewhere.
+    """
+    numbers = np.rint((stored.astype(np.float64) + offset) * (QUANTIFICATION / quantification))
+    return np.where(stored == 0, 0, np.clip(numbers, 1, np.iinfo(np.uint16).max)).astype(np.uint16)
+
+
+def hidden_by(scl: NDArray[np.generic], *, snow: bool = False) -> NDArray[np.bool_]:
+    """Which pixels a scene classification says not to trust.
+
+    Args:
+        scl: classes 0 to 11, any shape.
+        snow: count snow among them.
+
+    Returns:
+        bool of the same shape.
+    """
+    return np.isin(scl, (*SCL_HIDDEN, SCL_SNOW) if snow else SCL_HIDDEN)
+
+
+def write_date(
+    path: Path,
+    pixels: NDArray[np.uint16],
+    bands: Sequence[str],
+    crs: str | None,
+    transform: Sequence[float] | None,
+    provenance: Provenance,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write one date of one place as a Cloud-Optimized GeoTIFF, whole or not at all.
+
+    Args:
+        path: ends in `.tif`; its folder is made.
+        pixels: (h, w, b) from `to_dn`, 0 = no data.
+        bands: b names, written as descriptions.
+        crs: anything that rasterio understands, or None.
+        transform: (a, b, c, d, e, f) from pixel corners to map coordinates, or None.
+        provenance: written as tags.
+        overwrite: replace a file that is there.
+
+    Raises:
+        ArrayError: shapes and names do not fit.
+        OutputExistsError: the file is there and `overwrite` is false.
+        DiskFullError: the disk is full.
+    """
+    if pixels.ndim != 3 or pixels.shape[-1] != len(bands):
+        raise ArrayError(f"{path}: received pixels of shape {pixels.shape} for {len(bands)} bands ({bands})")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing_file(path, overwrite=overwrite) as temporary:
+        _write(temporary, pixels, bands, crs, transform, provenance)
+
+
+def _write(
+    path: Path,
+    pixels: NDArray[np.uint16],
+    bands: Sequence[str],
+    crs: str | None,
+    transform: Sequence[float] | None,
+    provenance: Provenance,
+) -> None:
+    import rasterio
+    from affine import Affine
+    from rasterio.io import MemoryFile
+    from rasterio.shutil import copy
+
+    height, width, count = pixels.shape
+    ground = {"crs": crs, "transform": Affine(*transform)} if crs and transform else {}
+    shape = {"height": height, "width": width, "count": count, "dtype": "uint16", "nodata": 0}
+    # The COG driver only copies: it needs a whole dataset to make overviews from.
+    with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"), MemoryFile() as memory:
+        with memory.open(driver="GTiff", tiled=True, **shape, **ground) as dataset:
+            dataset.write(np.moveaxis(pixels, -1, 0))
+            dataset.descriptions = tuple(bands)
+            dataset.update_tags(**provenance.tags())
+        with memory.open() as dataset:
+            copy(dataset, path, driver="COG", compress="DEFLATE", predictor=2, overviews="AUTO")
