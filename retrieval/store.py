@@ -259,8 +259,17 @@ class Store:
         """Names of an image's bands."""
         return self.images[image_id].bands
 
-    def scaled(self, image_id: int) -> NDArray[np.float32]:
+    def size(self, image_id: int) -> tuple[int, int]:
+        """Height and width of an image, in pixels."""
+        image = self.images[image_id]
+        return image.height, image.width
+
+    def scaled(self, image_id: int, window: tuple[int, int, int, int] | None = None) -> NDArray[np.float32]:
         """An image's pixels, (h, w, b) scaled, NaN = nodata.
+
+        Args:
+            image_id: which.
+            window: x, y, width and height of a part, which is all that is read then.
 
         Raises:
             ManifestError: the file is not what was written.
@@ -269,7 +278,11 @@ class Store:
         if image_id not in self._checked:
             check_file(self.path / name, self.manifest.files[name], content=True)
             self._checked.add(image_id)
-        return from_codes(np.load(self.path / name, allow_pickle=False))
+        if window is None:
+            return from_codes(np.load(self.path / name, allow_pickle=False))
+        x, y, width, height = window
+        codes = np.load(self.path / name, mmap_mode="r", allow_pickle=False)
+        return from_codes(np.asarray(codes[y : y + height, x : x + width]))
 
 
 def _read_table(path: Path) -> list[StoredImage]:

@@ -56,8 +56,12 @@ class Arrays:
     def bands(self, image_id):
         return self.names[image_id]
 
-    def scaled(self, image_id):
-        return self.arrays[image_id]
+    def size(self, image_id):
+        return self.arrays[image_id].shape[:2]
+
+    def scaled(self, image_id, window=None):
+        x, y, w, h = window or (0, 0, *self.size(image_id)[::-1])
+        return self.arrays[image_id][y : y + h, x : x + w]
 
 
 @cache

@@ -313,4 +313,4 @@ def test_golden_index_gives_the_same_answers(tmp_path, version):
     kept = json.loads((GOLDEN / f"index-v{version}-answers.json").read_text())
     assert [[r["image_id"], r["x"], r["y"]] for r in got[:5]] == [list(p) for p in make_index.PLACES]
     for row, wanted in zip(got, kept, strict=True):
-        assert row == pytest.approx(wanted, abs=2e-3, nan_ok=True)
+        assert row == pytest.approx(wanted, abs=5e-3, nan_ok=True)

@@ -114,11 +114,12 @@ class Patches:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def scaled(self, rows: slice = slice(None)) -> NDArray[np.float32]:
+    def scaled(self, rows: slice | NDArray[np.intp] = slice(None)) -> NDArray[np.float32]:
         """Patches as the encoder sees them.
 
         Args:
-            rows: which; all by default, which for a big file takes twice its size of memory.
+            rows: which, a slice or an array; all by default, which for a big file takes twice its size
+                of memory.
 
         Returns:
             (m, h, w, b) float32 in [-1, 1], NaN where nodata.
