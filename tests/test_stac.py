@@ -306,6 +306,13 @@ def test_offsets_of_the_newer_standard_are_read():
     assert (red.offset.dn, red.offset.told_by) == (-1000, "raster:bands")
 
 
+def test_an_item_without_a_date_says_so():
+    with pytest.raises(CatalogueError, match="its date 'soon' is none"):
+        scene_of(item_of(CATALOGUE_STYLES["keys only"], datetime="soon"))
+    interval = {"datetime": None, "start_datetime": "2023-05-01T12:00:00+02:00"}
+    assert scene_of(item_of(CATALOGUE_STYLES["keys only"], **interval)).when.hour == 10
+
+
 def test_a_missing_band_is_named_with_what_there_is():
     assets = {key: value for key, value in CATALOGUE_STYLES["keys only"].items() if key not in ("B08", "B02")}
     with pytest.raises(BandsError, match=r"no blue \(B02\) and no nir \(B08\); it has B03, B04, SCL"):
@@ -593,6 +600,26 @@ def test_items_that_say_little_are_read_from_their_files(tiles, catalogue, out):
     path = out / "epsg-32631" / "2023-05-01.tif"
     assert np.array_equal(pixels(path), truth(path, "31TCJ", ground_of("31TCJ")))
     assert "guessed from the date" in report.notes[0] and "no scene classification" in report.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda item: item.update(assets={}), "no red (B04)"),
+        (lambda item: item.update(assets=None), "not those of an image"),
+        (lambda item: item["assets"]["red"].update({"proj:shape": [1]}), "not those of an image"),
+        (lambda item: item["properties"].update({"proj:code": "EPSG:1"}), "is not known to PROJ"),
+        (
+            lambda item: item["assets"]["red"].update({"proj:transform": [20, 0, 0, 0, -20, 0]}),
+            "expected 10 m",
+        ),
+    ],
+)
+def test_items_with_metadata_that_make_no_sense_are_left_out(tiles, catalogue, out, change, told):
+    change(tiles.put("31TCJ", "2022-05-01"))
+    tiles.put("31TDJ", "2022-06-01")
+    report = run(out, catalogue, bbox=lonlat("31TCJ", 100, 100, 800, 300))
+    assert report.places == 1 and told in report.left_out[0].left_out
 
 
 def test_addresses_are_signed_when_they_are_read(tiles, catalogue, files, out, monkeypatch):

@@ -96,11 +96,15 @@ def _patient_io(patience: Patience) -> StacApiIO:
                     time.sleep(patience.pause(failures))
             return str(super().request(*args, **named))
 
-    again = Retry(
+    class BoundedRetry(Retry):
+        def get_retry_after(self, response: Any) -> float | None:
+            asked = super().get_retry_after(response)
+            return None if asked is None else min(asked, patience.longest_pause_s)
+
+    again = BoundedRetry(
         total=patience.attempts - 1,
         backoff_factor=patience.pause_s,
         backoff_max=patience.longest_pause_s,
-        retry_after_max=round(patience.longest_pause_s),
         status_forcelist=AGAIN,
         allowed_methods=None,  # a search is a POST, and changes nothing
         raise_on_status=False,

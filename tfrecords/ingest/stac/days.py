@@ -133,6 +133,10 @@ def _readable(items: Sequence[Item], grounded: Callable[[Scene], Scene], left: L
         except (BandsError, CatalogueError) as error:
             row = Row(str(item["id"]), cloud_cover=cloud_cover(item), left_out=str(error))
             left.out([row], f"{row.item} was left out: {error}")
+        except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+            why = f"its metadata are not those of an image ({type(error).__name__}: {str(error)[:80]})"
+            row = Row(str(item["id"]), left_out=why)
+            left.out([row], f"{row.item} was left out: {why}")
     return scenes
 
 

@@ -140,7 +140,7 @@ class Reader:
             GDAL_HTTP_CONNECTTIMEOUT=str(round(self._patience.timeout_s)),
             GDAL_HTTP_MERGE_CONSECUTIVE_RANGES="YES",
             # GDAL keeps a failure too: without this, a second attempt fails without asking.
-            CPL_VSIL_CURL_NON_CACHED="/vsicurl/",
+            CPL_VSIL_CURL_NON_CACHED="/vsicurl/:/vsis3/:/vsigs/:/vsiaz/",
         )
 
     def _head(self, source: Source) -> Grid:

@@ -59,7 +59,10 @@ def _inside(crs: str, tile: tuple[float, ...], bbox: Bbox) -> tuple[float, ...]:
     """What a tile and a box of degrees have in common, as bounds in the tile's map coordinates."""
     from rasterio.warp import transform_bounds
 
-    west, south, east, north = transform_bounds(crs, LONLAT, *tile)
+    try:
+        west, south, east, north = transform_bounds(crs, LONLAT, *tile)
+    except Exception as error:  # rasterio lets GDAL's own errors through, which have no public names
+        raise GridError(f"its reference system {crs[:40]} is not known to PROJ") from error
     if west < east:  # else it lies across the antimeridian; then the whole box is projected
         bbox = max(bbox[0], west), max(bbox[1], south), min(bbox[2], east), min(bbox[3], north)
     if bbox[0] >= bbox[2] or bbox[1] >= bbox[3]:
