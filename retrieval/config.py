@@ -18,7 +18,7 @@ PATCH_PX = 64
 """Edge of a patch and of a window, in pixels."""
 
 Device = Literal["auto", "cpu", "gpu"]
-IndexKind = Literal["auto", "exact", "ivf"]
+IndexKind = Literal["auto", "exact", "fast", "ivf"]
 Loss = Literal["triplet", "infonce", "multi-similarity"]
 Mining = Literal["hard", "semi-hard"]
 Keep = Literal["best", "last"]
@@ -101,21 +101,31 @@ class IndexConfig(_Knobs):
     stride_px: int = 8
     """Distance between indexed windows, in pixels, 1 to 64; refinement finds the pixel between them."""
     kind: IndexKind = "auto"
-    """"exact" compares with every window, "ivf" with those of the nearest cells; "auto" decides by size."""
-    exact_below: int = 4_000_000
-    """"auto" takes "exact" up to this many windows, twice the reference job's: 2 GB of 128 numbers each."""
+    """"exact" compares with every window, "fast" with short codes of all and then with the likeliest in full,
+    "ivf" so with the windows of the nearest cells; "auto" decides by size."""
+    exact_below: int = 250_000
+    """"auto" takes "exact" up to this many windows, 77 of the reference job's images."""
+    exact_below_gpu: int = 20_000_000
+    """The same where a GPU searches: 10 GB of its memory."""
+    fast_below: int = 1_000_000
+    """Up to this many windows "auto" takes "fast", beyond it "ivf"."""
     min_visible: float = 0.5
     """Share of a window's pixels, 0 to 1, that must not be nodata for it to be indexed."""
-    ivf_probes: int = 256
-    """How many of the IVF's cells a query looks into, 1 to 2048. Whitened vectors fill all directions alike:
-    few cells find few of the nearest, see `docs/performance.md`."""
+    fast_again: int = 400
+    """Candidates that "fast" and "ivf" compare in full, at least; twice as many as are asked for if that is
+    more. 1 to 100,000."""
+    ivf_probes: int = 0
+    """How many of the IVF's cells a query looks into, up to 4096; 0 for a quarter of them. Whitened vectors
+    fill all directions alike: few cells find few of the nearest, see `docs/performance.md`."""
 
     def __post_init__(self) -> None:
         _within(self, "stride_px", 1, PATCH_PX, "px")
-        _one_of(self, "kind", ("auto", "exact", "ivf"))
+        _one_of(self, "kind", ("auto", "exact", "fast", "ivf"))
         _within(self, "min_visible", 0, 1)
-        _within(self, "exact_below", 0, 10**12)
-        _within(self, "ivf_probes", 1, 2048)
+        for name in ("exact_below", "exact_below_gpu", "fast_below"):
+            _within(self, name, 0, 10**12)
+        _within(self, "fast_again", 1, 10**5)
+        _within(self, "ivf_probes", 0, 4096)
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,7 @@ def _as_if_in(out: Path, source: ImageSource) -> ImageSource:
     """Images that say they come from the folder that the demo will be in, not from the unfinished one."""
     path = (out / IMAGES).as_posix()
     note = f"{path}: {source.count} generated images"
-    return ImageSource(note, source.count, lambda: (replace(image, path=path) for image in source))
+    return replace(source, note=note, begin=lambda: (replace(image, path=path) for image in source))
 
 
 # --- what is told -------------------------------------------------------------------------------

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from retrieval.answer import find
 from retrieval.calibrate import calibration_of, evidence
-from retrieval.config import Device, IndexConfig, RefineConfig, SearchConfig
+from retrieval.config import Device, IndexConfig, IndexKind, RefineConfig, SearchConfig
 from retrieval.embed import embed_patches
 from retrieval.encoder import load_encoder
+from retrieval.grow import Change, add_images, remove_images
 from retrieval.index import resolve_device
 from retrieval.matches import Matches, check_outputs, patch_table_of, write_patch_table, write_table
 from retrieval.score import Score, read_submission, score, write_submission
@@ -82,6 +83,71 @@ def build_index(
             progress=progress,
         )
     return Index(Store(Path(out), encoder=made_by, device=device), device)
+
+
+def add_to_index(
+    images: str | Path | NDArray[Any] | ImageSource,
+    out: str | Path,
+    *,
+    encoder: str | Path | Encoder | None = None,
+    stride_px: int | None = None,
+    kind: IndexKind | None = None,
+    bands: Sequence[str] | None = None,
+    units: str | None = None,
+    device: Device = "auto",
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Change:
+    """Put images into a finished index: only they are embedded.
+
+    Args:
+        images: as for `build_index`; see `retrieval.grow.add_images` for the ids that they get.
+        out: the index.
+        encoder: refused if it is not the index's, as are the next two; None takes the index's.
+        stride_px: pixels between windows.
+        kind: kind of index.
+        bands: names of the bands, where the file does not say.
+        units: "dn", "reflectance", "scaled" or "byte", where the range does not say.
+        device: "auto", "cpu" or "gpu".
+        overwrite: begin an unfinished change of other settings anew.
+        progress: told after each image.
+
+    Returns:
+        Which images were added, and how many were there already.
+
+    Raises:
+        RetrieveError: one of its kinds; the index is then as it was.
+    """
+    source = images if isinstance(images, ImageSource) else read_images(images, bands=bands, units=units)
+    what = str(images) if isinstance(images, (str, Path)) else "memory"
+    with on_device(device):
+        return add_images(
+            source,
+            Path(out),
+            source=f"{what} ({source.note})",
+            encoder=load_encoder(encoder) if isinstance(encoder, (str, Path)) else encoder,
+            stride_px=stride_px,
+            kind=kind,
+            overwrite=overwrite,
+            device=device,
+            progress=progress,
+        )
+
+
+def remove_from_index(
+    out: str | Path,
+    names: Sequence[str | int],
+    *,
+    encoder: Encoder | None = None,
+    device: Device = "auto",
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Change:
+    """Take images out of a finished index: nothing is embedded; see `retrieval.grow.remove_images`."""
+    with on_device(device):
+        return remove_images(
+            Path(out), names, encoder=encoder, device=device, overwrite=overwrite, progress=progress
+        )
 
 
 def open_index(path: str | Path, *, encoder: Encoder | None = None, device: Device = "auto") -> Index:
@@ -229,4 +295,14 @@ def on_device(device: Device) -> AbstractContextManager[Any]:
     return keras.device("cpu:0")
 
 
-__all__ = ["Image", "Index", "Matches", "build_index", "evaluate", "locate", "open_index"]
+__all__ = [
+    "Image",
+    "Index",
+    "Matches",
+    "add_to_index",
+    "build_index",
+    "evaluate",
+    "locate",
+    "open_index",
+    "remove_from_index",
+]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from retrieval.cli.app import app, import_tensorflow, since, tell
+from retrieval.cli.change import check_change, put_in, take_out, tell_change, told_recall
 from retrieval.cli.options import (
     ANSWERS,
     IMAGES,
@@ -36,25 +37,48 @@ from retrieval.config import PATCH_PX, IndexConfig, IndexKind
 
 if TYPE_CHECKING:
     from retrieval.matches import Matches
+    from retrieval.pipeline import Index
 
 
 @app.command(
     short_help="Images to an index",
     context_settings=ONE_SOURCE,
-    epilog=examples("retrieve index", "retrieve index scenes/ --bands B04,B03,B02 --out scenes.index"),
+    epilog=examples(
+        "retrieve index scenes/ --bands B04,B03,B02 --out scenes.index",
+        "retrieve index new-scenes/ --out scenes.index --add",
+    ),
 )
 def index(
     context: typer.Context,
     images: ImagesArgument = IMAGES,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = INDEX,
     encoder: Encoder = None,
+    add: Annotated[
+        bool, typer.Option("--add", help="Put IMAGES into the index in --out; only they are embedded.")
+    ] = False,
+    remove: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID|NAME", help="Take the image of this id or file out of --out; may be repeated."
+        ),
+    ] = None,
     stride: Annotated[
-        int, typer.Option(min=1, max=PATCH_PX, help="Pixels between indexed windows.")
-    ] = IndexConfig.stride_px,
+        int | None,
+        typer.Option(
+            min=1,
+            max=PATCH_PX,
+            show_default=str(IndexConfig.stride_px),
+            help="Pixels between indexed windows.",
+        ),
+    ] = None,
     kind: Annotated[
-        IndexKind,
-        typer.Option(help="exact compares with all windows, ivf with the likely ones; auto goes by number."),
-    ] = IndexConfig.kind,
+        IndexKind | None,
+        typer.Option(
+            show_default=IndexConfig.kind,
+            help="exact compares with all windows, fast with short codes of them first, ivf with those of "
+            "the likely cells; auto goes by number.",
+        ),
+    ] = None,
     bands: Bands = None,
     units: UnitsOption = None,
     device: DeviceOption = "auto",
@@ -64,34 +88,57 @@ def index(
 ) -> None:
     """Embed the windows of images and write an index folder, which is all that a query needs.
 
-    A run that was stopped goes on where it was.
+    A run that was stopped goes on where it was. With --add or --remove a finished index gets images or loses
+    some, and stays as it was until all is done.
     """
     check_one(context)
+    check_change(context, add, remove or [])
     names = split_names(bands)
     import_tensorflow()
+    begun = time.monotonic()
+    with Talk(quiet) as talk:
+        common: dict[str, Any] = {"device": device, "overwrite": overwrite, "progress": talk}
+        if remove:
+            change = take_out(out, remove, **common)
+        elif add:
+            knobs: dict[str, Any] = {"encoder": encoder, "stride_px": stride, "kind": kind}
+            change = put_in(images, out, talk, bands=names, units=units, **knobs, **common)
+        else:
+            change = None
+            made = _build(images, out, talk, names, units, encoder, stride, kind, common)
+    if change:
+        tell_change(as_json, out, change, begun)
+        return
+    vectors, manifest = made.store.vectors, made.store.manifest
+    result = {"index": str(out), **manifest.counts, "kind": vectors.kind, "encoder": made.store.encoder.name}
+    recall = manifest.extra.get("recall")
+    tell(
+        as_json,
+        result | {"dim": vectors.dim, "recall": recall, "seconds": since(begun)},
+        "{index}: {images} images, {windows} windows, {kind} search, encoder {encoder}" + told_recall(recall),
+    )
+
+
+def _build(
+    images: str,
+    out: Path,
+    talk: Talk,
+    bands: Sequence[str] | None,
+    units: Any,
+    encoder: str | None,
+    stride: int | None,
+    kind: IndexKind | None,
+    common: Mapping[str, Any],
+) -> Index:
+    """Write a new index."""
     from retrieval.pipeline import build_index
     from tfrecords.read import read_images
 
-    begun = time.monotonic()
-    with Talk(quiet) as talk:
-        source = read_images(images, bands=names, units=units)
-        talk.note(source.note)
-        made = build_index(
-            source,
-            out,
-            encoder=encoder,
-            config=IndexConfig(stride_px=stride, kind=kind),
-            device=device,
-            overwrite=overwrite,
-            progress=talk,
-        )
-    vectors, name = made.store.vectors, made.store.encoder.name
-    result = {"index": str(out), **made.store.manifest.counts, "kind": vectors.kind, "encoder": name}
-    tell(
-        as_json,
-        result | {"dim": vectors.dim, "seconds": since(begun)},
-        "{index}: {images} images, {windows} windows, {kind} search, encoder {encoder}",
-    )
+    source = read_images(images, bands=bands, units=units)
+    talk.note(source.note)
+    given = {"stride_px": stride, "kind": kind}
+    config = IndexConfig(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    return build_index(source, out, encoder=encoder, config=config, **common)
 
 
 @app.command(

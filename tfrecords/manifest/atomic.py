@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -69,6 +71,26 @@ def place(partial: Path, path: Path) -> None:
     sync(partial)
     partial.replace(path)
     sync(path.parent)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two names of one folder change places, in one step that nothing can stop halfway.
+
+    Args:
+        one: a file or a folder.
+        other: another.
+
+    Returns:
+        False where the system or the file system has no such step (it is Linux's); nothing happened then.
+    """
+    if sys.platform != "linux":
+        return False
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError):  # a C library of before 2018
+        return False
+    return renameat2(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
 
 
 def check_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:

@@ -48,6 +48,8 @@ class ImageSource:
     """How many images there are."""
     begin: Callable[[], Iterator[Image]]
     """Starts a new pass."""
+    own_ids: bool = False
+    """Whether the images bring ids of their own, as records do; others are numbered by their rank."""
 
     def __iter__(self) -> Iterator[Image]:
         return self.begin()
@@ -237,4 +239,5 @@ def _from_records(source: Source, bands: Sequence[str] | None, units: str | None
                 seen[image.image_id] = fields.where
                 yield _checked(replace(image, path=image.path or str(path)), fields.where)
 
-    return ImageSource(f"{source.name}: {count} images, {taken.text()}, {' '.join(names)}", count, begin)
+    note = f"{source.name}: {count} images, {taken.text()}, {' '.join(names)}"
+    return ImageSource(note, count, begin, own_ids=True)
