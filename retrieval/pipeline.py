@@ -24,14 +24,15 @@ from retrieval.encoder import load_encoder
 from retrieval.grow import Change, add_images, remove_images
 from retrieval.index import resolve_device
 from retrieval.matches import Matches, check_outputs, patch_table_of, write_patch_table, write_table
+from retrieval.refine import Ground
 from retrieval.score import Score, read_submission, score, write_submission
 from retrieval.store import Store, write_index
 from retrieval.types import Encoder, Progress, Refined, silent
 from tfrecords.read import ImageSource, read_images, read_patches
 from tfrecords.schema import Image, Patches
 
-BLOCK = 40_960
-"""Patches answered at a time: bounds memory to about 2 GB at any number of them."""
+BLOCK = 10_240
+"""Patches answered at a time: bounds memory at any number of them."""
 EMBED_BLOCK = 1024
 """Patches read and embedded at a time."""
 
@@ -258,13 +259,13 @@ class Index:
         # Wider strides leave more to the refinement: it must reach from one window to the next.
         reach = max(RefineConfig.radius_px, self.store.config.stride_px)
         search, refinement = search or SearchConfig(), refinement or RefineConfig(radius_px=reach)
-        parts = []
+        parts, ground = [], Ground(self.store)
         with on_device(self.device):
             for start in range(0, max(1, len(asked)), BLOCK):
                 part = _rows(asked, slice(start, start + BLOCK))
                 vectors = embed_patches(self.store.encoder, _blocks(part, progress))
                 parts.append(
-                    find(self.store.vectors, vectors, part, self.store, search, refinement, progress)
+                    find(self.store.vectors, vectors, part, self.store, search, refinement, progress, ground)
                 )
         refined = Refined(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Refined)))
         confidence = calibration_of(self.store.encoder.fingerprint).probability(evidence(refined))
