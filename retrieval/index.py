@@ -8,7 +8,7 @@ order in which images came does not change an answer, and a tie goes to the smal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +183,36 @@ class VectorIndex:
         return ids, self._cpu.index.reconstruct_n(0, len(self)) if len(self) else np.zeros(
             (0, self.dim), np.float32
         )
+
+    def blocks(self, rows: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """All ids and vectors in the order of their ids, a block at a time, of any kind of index.
+
+        Args:
+            rows: length of a block, at least 1; the last may be shorter.
+
+        Yields:
+            ids (m,) and vectors (m, dim); those of an IVF are what its half precision kept.
+        """
+        faiss = _faiss()
+        if self.kind == "exact":
+            kept, ids = self._cpu.index, faiss.vector_to_array(self._cpu.id_map)
+            order = keys = np.argsort(ids, kind="stable")
+        else:
+            kept = faiss.extract_index_ivf(self._cpu)
+            ids = keys = np.sort(_ids_of(kept.invlists, kept.nlist))
+            order = np.arange(len(ids))
+            kept.set_direct_map_type(faiss.DirectMap.Hashtable)
+        for start in range(0, len(ids), rows):
+            part = slice(start, start + rows)
+            yield ids[order[part]], kept.reconstruct_batch(keys[part])
+
+
+def _ids_of(lists: Any, count: int) -> NDArray[np.int64]:
+    """The ids in all cells of an IVF."""
+    faiss = _faiss()
+    sizes = [lists.list_size(cell) for cell in range(count)]
+    parts = [faiss.rev_swig_ptr(lists.get_ids(c), n).copy() for c, n in enumerate(sizes) if n]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
 def _new_exact(dim: int) -> Any:
