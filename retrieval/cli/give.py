@@ -1,7 +1,8 @@
-"""The command that gives what we made to other tools: export. It parses, makes one call and prints."""
+"""Commands that give: export, to other tools; config, the knobs. Each parses, makes one call and prints."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -11,8 +12,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from retrieval.cli.app import app, import_tensorflow, since, tell
-from retrieval.cli.options import INDEX, AsJson, Overwrite, Quiet, examples
+from retrieval.cli.options import INDEX, AsJson, ConfigFile, Overwrite, Quiet, Verbose, examples
 from retrieval.cli.talk import Talk
+from retrieval.settings import Settings, page, read_settings, resolved
 
 ExportKind = Literal["stac", "geoparquet", "onnx"]
 """What an export can be."""
@@ -61,6 +63,7 @@ def export(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Write an index as STAC items or as GeoParquet, or its encoder as ONNX, for other tools.
 
@@ -71,7 +74,7 @@ def export(
         raise typer.BadParameter(f"--encoder is for --as onnx; --as {as_} takes the vectors of INDEX")
     import_tensorflow()
     begun = time.monotonic()
-    with Talk(quiet) as talk:
+    with Talk(quiet, verbose=verbose) as talk:
         if as_ == "onnx":
             report, text = _onnx(index, encoder, out, overwrite)
         else:
@@ -79,6 +82,25 @@ def export(
         for note in report.pop("notes", ()):
             talk.note(note)
     tell(as_json, {"out": str(report.pop("path")), "as": as_, **report, "seconds": since(begun)}, text)
+
+
+@app.command(
+    short_help="All knobs, as a retrieve.toml",
+    epilog=examples(
+        "retrieve config --defaults > retrieve.toml", "retrieve config --config fast.toml --json"
+    ),
+)
+def config(
+    defaults: Annotated[bool, typer.Option("--defaults", help="As they are where no file is read.")] = False,
+    config_file: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print all knobs with what they mean, as the commands take them here: the file's values, else defaults.
+
+    In the working folder, retrieve.toml is read by index, query, train and demo without being named.
+    """
+    settings = Settings() if defaults else read_settings(config_file)
+    typer.echo(json.dumps(resolved(settings)) if as_json else page(settings), nl=as_json)
 
 
 def _onnx(index: Path, encoder: str | None, out: Path, overwrite: bool) -> tuple[dict[str, Any], str]:

@@ -20,6 +20,7 @@ from retrieval.cli.options import (
     SUBMISSION,
     AsJson,
     Bands,
+    ConfigFile,
     DeviceOption,
     Encoder,
     ImagesArgument,
@@ -27,12 +28,14 @@ from retrieval.cli.options import (
     PatchesArgument,
     Quiet,
     UnitsOption,
+    Verbose,
     check_one,
     examples,
     split_names,
 )
 from retrieval.cli.talk import Talk
-from retrieval.config import PATCH_PX, IndexConfig, IndexKind
+from retrieval.config import PATCH_PX, IndexConfig, IndexKind, RefineConfig, SearchConfig
+from retrieval.settings import read_settings
 
 if TYPE_CHECKING:
     from retrieval.matches import Matches
@@ -49,18 +52,29 @@ def index(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = INDEX,
     encoder: Encoder = None,
     stride: Annotated[
-        int, typer.Option(min=1, max=PATCH_PX, help="Pixels between indexed windows.")
-    ] = IndexConfig.stride_px,
+        int | None,
+        typer.Option(
+            min=1,
+            max=PATCH_PX,
+            show_default=str(IndexConfig.stride_px),
+            help="Pixels between indexed windows.",
+        ),
+    ] = None,
     kind: Annotated[
-        IndexKind,
-        typer.Option(help="exact compares with all windows, ivf with the likely ones; auto goes by number."),
-    ] = IndexConfig.kind,
+        IndexKind | None,
+        typer.Option(
+            show_default=IndexConfig.kind,
+            help="exact compares with all windows, ivf with the likely ones; auto goes by number.",
+        ),
+    ] = None,
     bands: Bands = None,
     units: UnitsOption = None,
     device: DeviceOption = "auto",
+    config: ConfigFile = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Embed the windows of images and write an index folder, which is all that a query needs.
 
@@ -68,19 +82,23 @@ def index(
     """
     check_one(context)
     names = split_names(bands)
+    settings = read_settings(config)
+    knobs = settings.make(IndexConfig, stride_px=stride, kind=kind)
     import_tensorflow()
     from retrieval.pipeline import build_index
     from tfrecords.read import read_images
 
     begun = time.monotonic()
-    with Talk(quiet) as talk:
+    with Talk(quiet, verbose=verbose) as talk:
+        talk.note(settings.note(IndexConfig))
+        talk.detail(f"index: {knobs.to_dict()}")
         source = read_images(images, bands=names, units=units)
         talk.note(source.note)
         made = build_index(
             source,
             out,
             encoder=encoder,
-            config=IndexConfig(stride_px=stride, kind=kind),
+            config=knobs,
             device=device,
             overwrite=overwrite,
             progress=talk,
@@ -124,9 +142,11 @@ def query(
     bands: Bands = None,
     units: UnitsOption = None,
     device: DeviceOption = "auto",
+    config: ConfigFile = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Find patches in an index and write a submission: for each patch the image, x and y.
 
@@ -136,13 +156,17 @@ def query(
     names = split_names(bands)
     if drop_unsure and min_confidence is None:
         raise typer.BadParameter("--drop-unsure needs --min-confidence: below which answers are unsure")
+    settings = read_settings(config)
+    search, refinement = settings.make(SearchConfig), settings.make(RefineConfig)
     import_tensorflow()
     from retrieval.encoder import load_encoder
     from retrieval.pipeline import locate, open_index
     from tfrecords.read import read_patches
 
     begun = time.monotonic()
-    with Talk(quiet) as talk:
+    with Talk(quiet, verbose=verbose) as talk:
+        talk.note(settings.note(SearchConfig, RefineConfig))
+        talk.detail(f"search: {search.to_dict()}; refine: {refinement.to_dict()}")
         opened = open_index(index, encoder=load_encoder(encoder) if encoder else None, device=device)
         asked = read_patches(patches, bands=names, units=units)
         talk.note(asked.note)
@@ -154,6 +178,8 @@ def query(
             details=details,
             min_confidence=min_confidence,
             drop_unsure=drop_unsure,
+            search=search,
+            refinement=refinement,
             overwrite=overwrite,
             progress=talk,
         )
