@@ -83,6 +83,13 @@ def test_each_help_has_two_examples_that_parse(command):
     assert found == [["retrieve", command]] * len(found) and len(found) >= 2
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_can_talk_to_a_machine_and_more_or_less_to_people(command):
+    shown = run(command, "--help").output
+    assert "--json" in shown
+    assert ("--quiet" in shown) == ("--verbose" in shown)
+
+
 @pytest.mark.parametrize(
     ("command", "defaults"),
     [
