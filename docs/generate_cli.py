@@ -27,8 +27,9 @@ SETTINGS = """# Settings
 
 Every knob can be set in a file. `retrieve index`, `query`, `train` and `demo` read `retrieve.toml` in the
 working folder, or the file that `--config` or the variable `RETRIEVE_CONFIG` names, and say which knobs they
-took from it. A flag on the command line comes before the file, the file before the defaults. A section, a key
-or a value that cannot be is refused, with what can.
+took from it: `index` those of `[index]`, `query` those of `[search]` and `[refine]`, `train` and `demo` their
+own. A flag on the command line comes before the file, the file before the defaults. A section, a key or a
+value that cannot be is refused, with what can.
 
 ```sh
 retrieve config --defaults > retrieve.toml   # all knobs: delete what shall stay as it is
