@@ -175,6 +175,8 @@ def locate(
     drop_unsure: bool = False,
     bands: Sequence[str] | None = None,
     units: str | None = None,
+    search: SearchConfig | None = None,
+    refinement: RefineConfig | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Matches:
@@ -191,6 +193,8 @@ def locate(
         drop_unsure: leave them out of the submission.
         bands: names of the patches' bands, where the file does not say.
         units: units of the patches, where the range does not say.
+        search: how many candidates are looked at.
+        refinement: how their pixels are found.
         overwrite: replace what is there.
         progress: told of each stage.
 
@@ -200,7 +204,7 @@ def locate(
     asked = patches if isinstance(patches, Patches) else read_patches(patches, bands=bands, units=units)
     table = patch_table_of(Path(out), asked)
     check_outputs((out, table), details, overwrite=overwrite)  # before hours of work, not after them
-    found = index.matches(asked, progress=progress)
+    found = index.matches(asked, search=search, refinement=refinement, progress=progress)
     kept = ~found.unsure(min_confidence) if drop_unsure else slice(None)
     image_ids, x, y = found.best()
     write_submission(out, found.patch_ids[kept], image_ids[kept], x[kept], y[kept], overwrite=overwrite)
@@ -253,11 +257,20 @@ class Index:
         refinement: RefineConfig | None = None,
         progress: Progress = silent,
     ) -> Matches:
-        """Embed, search, refine, and say how sure: all candidates of each patch, best first."""
+        """Embed, search, refine, and say how sure: all candidates of each patch, best first.
+
+        Args:
+            patches: (n, 64, 64, b) array or what `read_patches` opens.
+            bands: names of the bands, where the file does not say.
+            units: units of the patches, where the range does not say.
+            search: how many candidates are looked at.
+            refinement: how their pixels are found; its radius is raised to the index's stride.
+            progress: told of each stage.
+        """
         asked = patches if isinstance(patches, Patches) else read_patches(patches, bands=bands, units=units)
         # Wider strides leave more to the refinement: it must reach from one window to the next.
-        reach = max(RefineConfig.radius_px, self.store.config.stride_px)
-        search, refinement = search or SearchConfig(), refinement or RefineConfig(radius_px=reach)
+        search, refinement = search or SearchConfig(), refinement or RefineConfig()
+        refinement = replace(refinement, radius_px=max(refinement.radius_px, self.store.config.stride_px))
         parts = []
         with on_device(self.device):
             for start in range(0, max(1, len(asked)), BLOCK):

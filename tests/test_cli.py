@@ -21,7 +21,7 @@ from retrieval.config import DemoConfig, IndexConfig, TrainConfig
 from tfrecords.synthetic import Scene
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("index", "query", "score", "ingest", "train", "demo", "ingest-stac")
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
@@ -79,7 +79,15 @@ def test_each_help_has_two_examples_that_parse(command):
     shown = run(command, "--help")
     assert shown.exit_code == 0
     examples = shown.output.split("Examples:")[1].split("\n\n")[0]
-    assert [line.split()[:2] for line in lines(examples)] == [["retrieve", command]] * 2
+    found = [line.split()[:2] for line in lines(examples)]
+    assert found == [["retrieve", command]] * len(found) and len(found) >= 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_can_talk_to_a_machine_and_more_or_less_to_people(command):
+    shown = run(command, "--help").output
+    assert "--json" in shown
+    assert ("--quiet" in shown) == ("--verbose" in shown)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +134,9 @@ def test_version_and_module():
         ["ingest", "places"],
         ["train"],
         ["demo", "--images", "none"],
+        ["export", "index", "--as", "stac"],
+        ["export", "index", "--as", "csv", "--out", "x"],
+        ["export", "index", "--as", "stac", "--encoder", "siamese", "--out", "x"],
         ["locate"],
     ],
     ids=" ".join,
@@ -168,6 +179,12 @@ def test_band_names_may_be_separated_by_commas_or_blanks():
         (["train", "empty", "--recipe", "none.json"], "none.json: No such file"),
         (["demo", "--encoder", "none"], "no encoder none"),
         (["demo", "--patches", "3"], "from 24"),
+        (["index", "--config", "none.toml"], "none.toml: no such file"),
+        (["query", "--config", "wrong.toml"], "SearchConfig has no plases; it has windows, places"),
+        (["demo", "--config", "wrong.toml"], "[search]"),
+        (["config", "--config", "wrong.toml"], "[search]"),
+        (["export", "--as", "stac", "--out", "catalogue"], "index: no such folder"),
+        (["export", "--as", "onnx", "--out", "e.onnx", "--encoder", "none"], "no encoder none"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -176,6 +193,7 @@ def test_what_fails_is_one_sentence_and_exit_1(here, arguments, told):
     (here / "recipe.json").write_text('{"stepps": 3}')
     (here / "list.json").write_text("[]")
     (here / "torn.json").write_text("{")
+    (here / "wrong.toml").write_text("[search]\nplases = 3\n")
     before = sorted(here.rglob("*"))
     done = run(*arguments)
     assert done.exit_code == 1, done.output
@@ -378,6 +396,63 @@ def test_patches_that_share_no_band_with_the_images_are_told_of(ground, here):
     assert "2 of 2 images share no band with the patches (B11)" in done.stderr
 
 
+# --- settings -----------------------------------------------------------------------------------
+
+
+def test_settings_are_taken_from_the_working_folder_and_flags_come_first(ground, here):
+    Path("retrieve.toml").write_text("[index]\nstride_px = 32\n[search]\nkept = 2\n[refine]\nradius_px = 9\n")
+    done = run("index", ground / "images.npy", "--json")
+    assert json.loads(done.stdout)["windows"] < 40
+    assert lines(done.stderr)[0] == "retrieve.toml: index.stride_px = 32"
+    done = run("index", ground / "images.npy", "--stride", 16, "--json", "--overwrite", "--quiet")
+    assert 40 < json.loads(done.stdout)["windows"] < 180
+    done = run("query", ground / "patches.npy", "--details", "matches.csv")
+    assert "search.kept = 2, refine.radius_px = 9" in done.stderr
+    table = np.genfromtxt("matches.csv", delimiter=",", names=True)
+    assert table["rank"].max() == 1
+
+
+def test_settings_may_be_named_by_a_flag_or_by_the_environment(here, monkeypatch):
+    Path("mine.toml").write_text("[demo]\nimages = 3\n")
+    for arguments, variable in ((["--config", "mine.toml"], ""), ([], "mine.toml")):
+        monkeypatch.setenv("RETRIEVE_CONFIG", variable) if variable else None
+        assert json.loads(run("config", *arguments, "--json").stdout)["demo"]["images"] == 3
+    assert json.loads(run("config", "--defaults", "--json").stdout)["demo"]["images"] == DemoConfig.images
+
+
+def test_the_printed_settings_are_settings(here):
+    Path("retrieve.toml").write_text(run("config", "--defaults").stdout)
+    done = run("config")
+    assert done.exit_code == 0 and done.stdout == Path("retrieve.toml").read_text()
+
+
+# --- export -------------------------------------------------------------------------------------
+
+
+def test_export_as_each_kind(ground, here):
+    index = ground / "index"
+    done = run("export", index, "--as", "geoparquet", "--out", "vectors.parquet", "--json")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert (result["out"], result["rows"], result["geometry"]) == ("vectors.parquet", 180, False)
+    assert "no image has a CRS: there is no geometry" in done.stderr
+    done = run("export", index, "--as", "stac", "--out", "catalogue", "--quiet")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert lines(done.stdout) == ["catalogue: 180 windows of 2 images"]
+    again = run("export", index, "--as", "stac", "--out", "catalogue")
+    assert again.exit_code == 1 and "--overwrite" in again.stderr
+
+
+def test_export_of_an_encoder(ground, here):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("tf2onnx")
+    for more in ([ground / "index"], ["--encoder", "structure-tensor"]):
+        done = run("export", *more, "--as", "onnx", "--out", "e.onnx", "--json", "--overwrite")
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["largest_difference"] < 1e-4
+    assert json.loads(done.stdout)["encoder"] == "structure-tensor"
+
+
 # --- ingest, train ------------------------------------------------------------------------------
 
 
@@ -471,6 +546,57 @@ def test_progress_on_a_terminal_has_rate_and_time_left(monkeypatch):
             talk("indexing", done, 4)
     assert "indexing  2/4  2.0 s each  0:04 left" in stream.getvalue()
     assert lines(stream.getvalue().split("\033[K")[-1]) == ["indexing: 4 in 8.0 s, 2.0 s each"]
+
+
+def test_a_bar_has_no_colour_where_none_is_wanted(monkeypatch):
+    for variable, coloured in (("", True), ("1", False)):
+        monkeypatch.setenv("NO_COLOR", variable)
+        monkeypatch.setattr("retrieval.cli.talk.REDRAW_S", 0.0)
+        stream = Terminal()
+        with Talk(stream=stream) as talk:
+            talk("indexing", 2, 4)
+        assert "#" * 12 in stream.getvalue() and "-" * 12 in stream.getvalue()
+        assert ("\033[32m" in stream.getvalue()) is coloured
+
+
+def test_a_dumb_terminal_gets_lines(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    stream = Terminal()
+    with Talk(stream=stream) as talk:
+        talk("indexing", 2, 4)
+    assert "\r" not in stream.getvalue() and "\033" not in stream.getvalue()
+
+
+def test_a_long_stage_is_told_of_in_a_file_too(monkeypatch):
+    moment = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: moment[0])
+    stream = io.StringIO()
+    with Talk(stream=stream) as talk:
+        for done in range(1, 41):
+            moment[0] += 2
+            talk("indexing", done, 40)
+    told = lines(stream.getvalue())
+    assert told[0] == "indexing  15/40  2.0 s each  0:50 left"
+    assert len(told) == 3 and told[-1] == "indexing: 40 in 80.0 s, 2.0 s each"
+
+
+def test_verbose_says_what_is_taken_and_what_it_took(ground, here):
+    done = run("index", ground / "images.npy", "--verbose")
+    assert "'stride_px': 8" in done.stderr and " MB at most" in done.stderr
+    done = run("index", ground / "images.npy", "--verbose", "--units", "byte", "--out", "other")
+    assert done.exit_code == 1 and "Traceback" in done.stderr
+    assert lines(done.stderr)[-1].startswith("error: ")
+    assert "Traceback" not in run("index", ground / "images.npy", "--units", "byte", "--out", "other").stderr
+
+
+def test_the_shell_can_be_taught_to_complete():
+    completing = ENVIRONMENT | {
+        "_RETRIEVE_COMPLETE": "complete_bash",
+        "COMP_WORDS": "retrieve in",
+        "COMP_CWORD": "1",
+    }
+    done = subprocess.run([sys.executable, "-m", "retrieval"], env=completing, capture_output=True, text=True)
+    assert set(done.stdout.split()) >= {"index", "ingest"}
 
 
 def test_quiet_progress_says_nothing():

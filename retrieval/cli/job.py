@@ -21,6 +21,7 @@ from retrieval.cli.options import (
     SUBMISSION,
     AsJson,
     Bands,
+    ConfigFile,
     DeviceOption,
     Encoder,
     ImagesArgument,
@@ -28,12 +29,14 @@ from retrieval.cli.options import (
     PatchesArgument,
     Quiet,
     UnitsOption,
+    Verbose,
     check_one,
     examples,
     split_names,
 )
 from retrieval.cli.talk import Talk
-from retrieval.config import PATCH_PX, IndexConfig, IndexKind
+from retrieval.config import PATCH_PX, IndexConfig, IndexKind, RefineConfig, SearchConfig
+from retrieval.settings import read_settings
 
 if TYPE_CHECKING:
     from retrieval.matches import Matches
@@ -82,9 +85,11 @@ def index(
     bands: Bands = None,
     units: UnitsOption = None,
     device: DeviceOption = "auto",
+    config: ConfigFile = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Embed the windows of images and write an index folder, which is all that a query needs.
 
@@ -94,18 +99,25 @@ def index(
     check_one(context)
     check_change(context, add, remove or [])
     names = split_names(bands)
+    settings = read_settings(config)
     import_tensorflow()
-    begun = time.monotonic()
-    with Talk(quiet) as talk:
+    begun, change = time.monotonic(), None
+    with Talk(quiet, verbose=verbose) as talk:
         common: dict[str, Any] = {"device": device, "overwrite": overwrite, "progress": talk}
+        read: dict[str, Any] = {"bands": names, "units": units}
+        if add or remove:
+            stated = settings.note(IndexConfig)
+            talk.note(stated and f"{stated}: left aside, since an index keeps the knobs it was made with")
         if remove:
             change = take_out(out, remove, **common)
         elif add:
-            knobs: dict[str, Any] = {"encoder": encoder, "stride_px": stride, "kind": kind}
-            change = put_in(images, out, talk, bands=names, units=units, **knobs, **common)
+            asked: dict[str, Any] = {"encoder": encoder, "stride_px": stride, "kind": kind}
+            change = put_in(images, out, talk, **read, **asked, **common)
         else:
-            change = None
-            made = _build(images, out, talk, names, units, encoder, stride, kind, common)
+            knobs = settings.make(IndexConfig, stride_px=stride, kind=kind)
+            talk.note(settings.note(IndexConfig))
+            talk.detail(f"index: {knobs.to_dict()}")
+            made = _build(images, out, talk, read, encoder=encoder, config=knobs, **common)
     if change:
         tell_change(as_json, out, change, begun)
         return
@@ -119,26 +131,14 @@ def index(
     )
 
 
-def _build(
-    images: str,
-    out: Path,
-    talk: Talk,
-    bands: Sequence[str] | None,
-    units: Any,
-    encoder: str | None,
-    stride: int | None,
-    kind: IndexKind | None,
-    common: Mapping[str, Any],
-) -> Index:
-    """Write a new index."""
+def _build(images: str, out: Path, talk: Talk, read: Mapping[str, Any], **more: Any) -> Index:
+    """Write a new index; `read` is for `read_images`, `more` for `build_index`."""
     from retrieval.pipeline import build_index
     from tfrecords.read import read_images
 
-    source = read_images(images, bands=bands, units=units)
+    source = read_images(images, **read)
     talk.note(source.note)
-    given = {"stride_px": stride, "kind": kind}
-    config = IndexConfig(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
-    return build_index(source, out, encoder=encoder, config=config, **common)
+    return build_index(source, out, **more)
 
 
 @app.command(
@@ -171,9 +171,11 @@ def query(
     bands: Bands = None,
     units: UnitsOption = None,
     device: DeviceOption = "auto",
+    config: ConfigFile = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Find patches in an index and write a submission: for each patch the image, x and y.
 
@@ -183,13 +185,17 @@ def query(
     names = split_names(bands)
     if drop_unsure and min_confidence is None:
         raise typer.BadParameter("--drop-unsure needs --min-confidence: below which answers are unsure")
+    settings = read_settings(config)
+    search, refinement = settings.make(SearchConfig), settings.make(RefineConfig)
     import_tensorflow()
     from retrieval.encoder import load_encoder
     from retrieval.pipeline import locate, open_index
     from tfrecords.read import read_patches
 
     begun = time.monotonic()
-    with Talk(quiet) as talk:
+    with Talk(quiet, verbose=verbose) as talk:
+        talk.note(settings.note(SearchConfig, RefineConfig))
+        talk.detail(f"search: {search.to_dict()}; refine: {refinement.to_dict()}")
         opened = open_index(index, encoder=load_encoder(encoder) if encoder else None, device=device)
         asked = read_patches(patches, bands=names, units=units)
         talk.note(asked.note)
@@ -201,6 +207,8 @@ def query(
             details=details,
             min_confidence=min_confidence,
             drop_unsure=drop_unsure,
+            search=search,
+            refinement=refinement,
             overwrite=overwrite,
             progress=talk,
         )

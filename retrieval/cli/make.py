@@ -15,18 +15,21 @@ from retrieval.cli.app import app, import_tensorflow, since, tell
 from retrieval.cli.options import (
     AsJson,
     Bands,
+    ConfigFile,
     DeviceOption,
     Encoder,
     Overwrite,
     Quiet,
     Seed,
     UnitsOption,
+    Verbose,
     examples,
     split_names,
 )
 from retrieval.cli.talk import Talk
 from retrieval.config import PATCH_PX, DemoConfig, Loss, TrainConfig
 from retrieval.errors import ConfigError
+from retrieval.settings import Settings, read_settings
 from tfrecords.ingest import ingest as ingest_folders
 
 _INGEST = {name: parameter.default for name, parameter in signature(ingest_folders).parameters.items()}
@@ -60,6 +63,7 @@ def ingest(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Turn folders of dated GeoTIFFs into TFRecords: training series, or a challenge with its answers.
 
@@ -69,7 +73,7 @@ def ingest(
     import_tensorflow()
 
     begun = time.monotonic()
-    with Talk(quiet) as talk:
+    with Talk(quiet, verbose=verbose) as talk:
         report = ingest_folders(
             source,
             out,
@@ -133,22 +137,27 @@ def train(
         int | None, typer.Option(min=0, show_default=str(TrainConfig.seed), help="Decides all that is drawn.")
     ] = None,
     device: DeviceOption = "auto",
+    config_file: ConfigFile = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train an encoder on series of places, two dates of one place against those of other places.
 
     It measures itself on places that it does not learn from, keeps checkpoints in OUT.training/, and goes
     on from there when it was stopped.
     """
-    config = _recipe(recipe, steps=steps, batch=batch, loss=loss, seed=seed)
+    settings = read_settings(config_file)
+    config = _recipe(settings, recipe, steps=steps, batch=batch, loss=loss, seed=seed)
     import_tensorflow()
     from retrieval.pipeline import on_device
     from retrieval.report import draw_curve, read_history
     from retrieval.train import train as fit
 
-    with Talk(quiet) as talk, on_device(device):
+    with Talk(quiet, verbose=verbose) as talk, on_device(device):
+        talk.note(settings.note(TrainConfig))
+        talk.detail(f"train: {config.to_dict()}")
         report = fit(series, out, config, validation=validation, overwrite=overwrite, progress=talk.training)
     free = report.training_free[0] if report.training_free else None
     curve = report.history.with_name("curve.png")
@@ -170,33 +179,51 @@ def train(
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("demo"),
     images: Annotated[
-        int, typer.Option(min=1, help="Images to generate, each of a place of its own.")
-    ] = DemoConfig.images,
+        int | None,
+        typer.Option(
+            min=1, show_default=str(DemoConfig.images), help="Images to generate, each of a place of its own."
+        ),
+    ] = None,
     patches: Annotated[
-        int, typer.Option(min=1, help="Patches to generate, all of other dates than the images.")
-    ] = DemoConfig.patches,
+        int | None,
+        typer.Option(
+            min=1,
+            show_default=str(DemoConfig.patches),
+            help="Patches to generate, all of other dates than the images.",
+        ),
+    ] = None,
     size: Annotated[
-        int, typer.Option(min=PATCH_PX, help="Side of the images in pixels.")
-    ] = DemoConfig.size_px,
-    seed: Seed = DemoConfig.seed,
+        int | None,
+        typer.Option(
+            min=PATCH_PX, show_default=str(DemoConfig.size_px), help="Side of the images in pixels."
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, show_default=str(DemoConfig.seed), help="Decides all that is drawn.")
+    ] = None,
     encoder: Encoder = None,
     device: DeviceOption = "auto",
+    config: ConfigFile = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Generate a challenge in small, run it, score it and show it: no data, no GPU, about a minute.
 
     The folder then holds the challenge's files, the index, the submission, all matches and a picture.
     """
+    settings = read_settings(config)
+    knobs = settings.make(DemoConfig, images=images, patches=patches, size_px=size, seed=seed)
     import_tensorflow()
     from retrieval.demo import run_demo
 
     begun = time.monotonic()
-    with Talk(quiet) as talk:
+    with Talk(quiet, verbose=verbose) as talk:
+        talk.note(settings.note(DemoConfig))
         report = run_demo(
             out,
-            DemoConfig(images=images, patches=patches, size_px=size, seed=seed),
+            knobs,
             encoder=encoder,
             device=device,
             overwrite=overwrite,
@@ -206,8 +233,8 @@ def demo(
     typer.echo(json.dumps(result) if as_json else f"{report.score.table()}\n\n{report.guide()}")
 
 
-def _recipe(path: Path | None, **flags: Any) -> TrainConfig:
-    """The training's knobs: the flags that were given, then the file's, then the defaults."""
+def _recipe(settings: Settings, path: Path | None, **flags: Any) -> TrainConfig:
+    """The training's knobs: the flags that were given, the recipe's, the settings', the defaults."""
     try:
         values = json.loads(path.read_text(encoding="utf-8")) if path else {}
     except ValueError as error:
@@ -216,4 +243,4 @@ def _recipe(path: Path | None, **flags: Any) -> TrainConfig:
         ) from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds a {type(values).__name__}; expected knobs by name in braces")
-    return TrainConfig.from_mapping(values | {name: v for name, v in flags.items() if v is not None})
+    return settings.make(TrainConfig, **values | {name: v for name, v in flags.items() if v is not None})

@@ -56,10 +56,39 @@ Encoder = Annotated[
 DeviceOption = Annotated[
     Device, typer.Option("--device", help="Where to compute; auto takes a GPU where there is one.")
 ]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        envvar="RETRIEVE_CONFIG",
+        show_envvar=False,
+        show_default="retrieve.toml, where there is one",
+        help="Knobs in TOML, as `retrieve config` prints them; flags come first. Also RETRIEVE_CONFIG.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")]
 Seed = Annotated[int, typer.Option(min=0, help="Decides all that is drawn; the same seed, the same output.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors and warnings.")]
+VERBOSE = "retrieval.verbose"
+"""Key under which a command's context tells the guard that `--verbose` was given."""
+
+
+def _verbose(context: typer.Context, wanted: bool) -> bool:
+    context.meta[VERBOSE] = wanted
+    return wanted
+
+
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        callback=_verbose,
+        help="Say also which knobs are taken, what libraries warn of, and where an error arose.",
+    ),
+]
 
 
 ONE_SOURCE = {"allow_extra_args": True}
