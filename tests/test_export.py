@@ -44,10 +44,11 @@ def index(tmp_path_factory):
     return built.store
 
 
-@pytest.fixture(scope="module")
-def ivf(tmp_path_factory):
+@pytest.fixture(scope="module", params=["fast", "ivf"])
+def halved(request, tmp_path_factory):
+    """An index that keeps its vectors in half precision."""
     folder = tmp_path_factory.mktemp("export")
-    config = IndexConfig(kind="ivf", stride_px=4)
+    config = IndexConfig(kind=request.param, stride_px=4)
     return build_index(
         ImageSource("dn", 3, images), folder / "index", encoder=FakeEncoder(), config=config
     ).store
@@ -182,14 +183,14 @@ def test_half_precision_halves_the_vectors(index, tmp_path):
     assert np.abs(vectors - index.vectors.vectors()[1]).max() < 1e-3
 
 
-def test_vectors_of_an_ivf_are_reconstructed_and_said_to_be(ivf, tmp_path):
-    report = export_vectors(ivf, tmp_path / "vectors.parquet")
+def test_vectors_in_half_precision_are_said_to_be(halved, tmp_path):
+    report = export_vectors(halved, tmp_path / "vectors.parquet")
     columns, vectors = read(report.path)
-    assert ivf.vectors.kind == "ivf" and "half precision" in report.notes[0]
+    assert halved.vectors.kind in report.notes[0] and "half precision" in report.notes[0]
     keys = list(zip(columns["image_id"], columns["y"], columns["x"], strict=True))
-    assert keys == sorted(set(keys)) and len(keys) == len(ivf.vectors)
+    assert keys == sorted(set(keys)) and len(keys) == len(halved.vectors)
     for image_id in (2, 9):
-        scaled = ivf.scaled(image_id)
+        scaled = halved.scaled(image_id)
         for row in [n for n, key in enumerate(keys) if key[0] == image_id][::97]:
             _, y, x = keys[row]
             expected = FakeEncoder().embed(scaled[None, y : y + 64, x : x + 64])[0, 0, 0]
@@ -198,12 +199,12 @@ def test_vectors_of_an_ivf_are_reconstructed_and_said_to_be(ivf, tmp_path):
     assert about["quantization"]["quantized_dtype"] == "float16"
 
 
-def test_row_groups_are_of_one_size_and_bound_the_memory(ivf, tmp_path, monkeypatch):
+def test_row_groups_are_of_one_size_and_bound_the_memory(halved, tmp_path, monkeypatch):
     monkeypatch.setattr("retrieval.export.vectors.ROW_GROUP", 64)
-    export_vectors(ivf, tmp_path / "vectors.parquet")
+    export_vectors(halved, tmp_path / "vectors.parquet")
     about = pq.ParquetFile(tmp_path / "vectors.parquet").metadata
     sizes = [about.row_group(n).num_rows for n in range(about.num_row_groups)]
-    assert sum(sizes) == len(ivf.vectors) and all(64 <= size < 128 for size in sizes[:-1])
+    assert sum(sizes) == len(halved.vectors) and all(64 <= size < 128 for size in sizes[:-1])
 
 
 def test_without_a_crs_it_is_plain_parquet(tmp_path):

@@ -151,7 +151,7 @@ def notes(store: Store) -> tuple[str, ...]:
     without = sum(not image.crs for image in store.images.values())
     found = []
     if store.vectors.kind != "exact":
-        found.append("vectors are those of an IVF: kept in half precision, and reconstructed")
+        found.append(f"vectors are those of kind {store.vectors.kind}: kept in half precision")
     if without == len(store.images):
         found.append("no image has a CRS: there is no geometry")
     elif without:
