@@ -9,6 +9,7 @@ order in which images came does not change an answer, and a tie goes to the smal
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ class VectorIndex:
         self._cpu, self.kind, self.device = index, kind, device
         self._set_probes(probes)
         self._index = _to_gpu(index) if device == "gpu" else index
+        self._only: Any = None
 
     def _set_probes(self, probes: int) -> None:
         self.probes = probes
@@ -125,11 +127,32 @@ class VectorIndex:
         if len(self):
             for start in range(0, len(vectors), QUERY_BLOCK):
                 block = np.ascontiguousarray(vectors[start : start + QUERY_BLOCK], np.float32)
-                s, i = self._index.search(block, take)
+                s, i = self._index.search(block, take, **({"params": self._only} if self._only else {}))
                 similarity[start : start + len(block), : s.shape[1]] = np.where(i < 0, -np.inf, s)
                 ids[start : start + len(block), : i.shape[1]] = i
         order = np.lexsort((ids, -similarity), axis=-1)[:, :k]
         return np.take_along_axis(similarity, order, 1), np.take_along_axis(ids, order, 1)
+
+    def restricted(self, ids: NDArray[np.int64]) -> VectorIndex:
+        """The same vectors, of which only some are ever found: FAISS passes over the others as it searches.
+
+        Args:
+            ids: (m,) those that may be found; others than the index's do no harm.
+
+        Returns:
+            A view on the CPU, for FAISS's search on a GPU cannot be restricted.
+        """
+        faiss, view = _faiss(), copy(self)
+        view._index, view.device = self._cpu, "cpu"
+        selector = faiss.IDSelectorBatch(np.ascontiguousarray(ids, np.int64))
+        if self.kind == "ivf":
+            # The few that are left are spread over all cells: look into more, and scan as many vectors.
+            lists = faiss.extract_index_ivf(self._cpu)
+            probes = int(np.ceil(lists.nprobe * len(self) / max(1, len(ids))))
+            view._only = faiss.SearchParametersIVF(sel=selector, nprobe=min(probes, lists.nlist))
+        else:
+            view._only = faiss.SearchParameters(sel=selector)
+        return view
 
     def save(self, path: Path) -> None:
         """Write one file that plain `faiss.read_index` opens (always the CPU form)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -205,7 +206,7 @@ def test_outputs_that_are_there_are_left_alone(ground, here):
 def test_a_table_of_another_kind_is_refused_before_the_work(ground, here):
     done = run("query", ground / "patches.npy", "--index", ground / "index", "--details", "matches.xlsx")
     assert (done.exit_code, list(here.iterdir())) == (1, [])
-    assert "expected .parquet or .csv" in done.stderr
+    assert "expected .parquet, .csv or .geojson" in done.stderr
 
 
 def test_two_outputs_of_one_name_are_refused_before_the_work(ground, here):
@@ -361,9 +362,11 @@ def test_patches_from_files_get_a_table_of_them_and_coordinates(ground, here, wr
     assert run(*asked, "--quiet").exit_code == 0
     assert Path("out/patches.csv").read_text() == "Patch ID,path\n0,chips/a.TIF\n1,chips/b.tif\n"
     assert Path("out/submission.csv").read_text() == "Patch ID,Result\n0,0 50 3\n1,0 20 40\n"
-    best = lines(Path("out/matches.csv").read_text())[1].split(",")
+    best = next(csv.DictReader(io.StringIO(Path("out/matches.csv").read_text())))
     (longitude,), (latitude,) = transform("EPSG:32631", "EPSG:4326", [500000 + 820], [5600000 - 350])
-    assert [float(v) for v in best[-2:]] == pytest.approx([longitude, latitude], abs=2e-5)  # 0.2 px
+    found = float(best["longitude"]), float(best["latitude"])
+    assert found == pytest.approx([longitude, latitude], abs=2e-5)  # 0.2 px
+    assert float(best["off_m"]) < 2 and best["image_path"] == "scenes/a.tif"
 
 
 def test_patches_that_share_no_band_with_the_images_are_told_of(ground, here):
