@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from retrieval.answer import find
 from retrieval.calibrate import Calibration, evidence
-from retrieval.chips.sure import ChipCalibration, chip_evidence
+from retrieval.chips.sure import TERMS, ChipCalibration, chip_evidence
 from retrieval.chips.votes import Origins, agreed, vote
 from retrieval.chips.windows import Windows, cut_windows
 from retrieval.config import PATCH_PX, ChipConfig, RefineConfig, SearchConfig
@@ -237,7 +237,7 @@ def _stacked(answers: Sequence[_Answer], most: int) -> Located:
         for whole, rest, exact in ((x, dx, own.x), (y, dy, own.y)):
             whole[row, part] = np.rint(exact)
             rest[row, part] = exact - np.rint(exact)
-    seen = np.array([a.evidence for a in answers]).reshape(len(answers), -1)
+    seen = np.array([a.evidence for a in answers]).reshape(len(answers), len(TERMS))
     windows = np.array([a.windows for a in answers], np.int64)
     confidence = np.array([a.confidence for a in answers], np.float64)
     return Located(Refined(ids, x, y, dx, dy, ncc, similarity), confidence, windows, agree, seen)

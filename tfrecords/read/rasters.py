@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,12 +81,27 @@ def _kind(path: Path) -> str:
     return {".png": "a PNG", ".jpg": "a JPEG", ".jpeg": "a JPEG"}.get(ending, "a GeoTIFF")
 
 
+def _check_png(path: Path) -> None:
+    """Check a PNG's own checksums: GDAL decodes a torn one without a word, into noise."""
+    data, at = path.read_bytes(), 8
+    while at + 12 <= len(data):
+        length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        end = at + 8 + length
+        if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4]):
+            break
+        if kind == b"IEND":
+            return
+        at = end + 4
+    raise ArrayError(f"{path} can't be read as a PNG (byte {at} of {len(data)}): it is cut short or damaged")
+
+
 def _refuse_transparency(path: Path, dataset: Any) -> None:
     """Refuse pictures whose numbers are no measurements: a palette's are names, alpha's no light."""
     from rasterio.enums import ColorInterp
 
     if dataset.driver != "PNG":
         return  # elsewhere GDAL calls the fourth of four bands alpha, whatever it is
+    _check_png(path)
     if ColorInterp.palette in dataset.colorinterp:
         raise ArrayError(
             f"{path}: its pixels are numbers of a palette; expected grey or red, green, blue: save it "
