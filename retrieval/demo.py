@@ -289,7 +289,7 @@ def _picture(
 
     return MatchPicture(
         patch_id=int(at.patch_id),
-        query=nothing if images is None else found.patches.scaled(slice(row, row + 1))[0],
+        query=nothing if images is None else found.query(row),
         found=window(*place),
         image_id=place[0],
         x=place[1],

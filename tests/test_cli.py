@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -223,7 +224,7 @@ def test_outputs_that_are_there_are_left_alone(ground, here):
 def test_a_table_of_another_kind_is_refused_before_the_work(ground, here):
     done = run("query", ground / "patches.npy", "--index", ground / "index", "--details", "matches.xlsx")
     assert (done.exit_code, list(here.iterdir())) == (1, [])
-    assert "expected .parquet or .csv" in done.stderr
+    assert "expected .parquet, .csv or .geojson" in done.stderr
 
 
 def test_two_outputs_of_one_name_are_refused_before_the_work(ground, here):
@@ -384,9 +385,11 @@ def test_patches_from_files_get_a_table_of_them_and_coordinates(ground, here, wr
     assert run(*asked, "--quiet").exit_code == 0
     assert Path("out/patches.csv").read_text() == "Patch ID,path\n0,chips/a.TIF\n1,chips/b.tif\n"
     assert Path("out/submission.csv").read_text() == "Patch ID,Result\n0,0 50 3\n1,0 20 40\n"
-    best = lines(Path("out/matches.csv").read_text())[1].split(",")
+    best = next(csv.DictReader(io.StringIO(Path("out/matches.csv").read_text())))
     (longitude,), (latitude,) = transform("EPSG:32631", "EPSG:4326", [500000 + 820], [5600000 - 350])
-    assert [float(v) for v in best[-2:]] == pytest.approx([longitude, latitude], abs=2e-5)  # 0.2 px
+    found = float(best["longitude"]), float(best["latitude"])
+    assert found == pytest.approx([longitude, latitude], abs=2e-5)  # 0.2 px
+    assert float(best["off_m"]) < 2 and best["image_path"] == "scenes/a.tif"
 
 
 def test_patches_that_share_no_band_with_the_images_are_told_of(ground, here):
@@ -394,6 +397,50 @@ def test_patches_that_share_no_band_with_the_images_are_told_of(ground, here):
     done = run("query", "one.npy", "--index", ground / "index", "--bands", "B11")
     assert done.exit_code == 0
     assert "2 of 2 images share no band with the patches (B11)" in done.stderr
+
+
+def test_chips_scopes_tables_and_windows(ground, here, write_tif):
+    images = np.load(ground / "images.npy")
+    for number, (image, day) in enumerate(zip(images, ("2018-06-01", "2019-06-01"), strict=True)):
+        place = {"crs": "EPSG:32631", "transform": (10, 0, 500000 + 9000 * number, 0, -10, 5600000)}
+        write_tif(f"scenes/{day}.tif", image, **place)
+        write_tif(f"chips/{number}.tif", image[9:109, 20:130], **place)
+    assert run("index", "scenes", "--quiet").exit_code == 0
+    asked = ("query", "chips", "--out", "out/s.csv", "--details", "out/m.geojson", "--chips", "out/windows")
+    done = run(*asked, "--between", "2019", "--json", "--min-confidence", 0.5, "--drop-unsure")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    written = [result[name] for name in ("submission", "patch_table", "details", "chips")]
+    assert written == ["out/s.csv", "out/patches.csv", "out/m.geojson", "out/windows"]
+    assert result["images"] == 1 and "--between 2019: 1 of 2 images" in done.stderr
+    assert Path("out/s.csv").read_text() == "Patch ID,Result\n1,1 20 9\n"
+    features = json.loads(Path("out/m.geojson").read_text())["features"]
+    assert {f["properties"]["image_id"] for f in features} == {1}
+    assert sorted(p.name for p in Path("out/windows").iterdir()) == ["manifest.json", "patch_1.tif"]
+    answer = next(f["properties"] for f in features if f["properties"]["patch_id"] == 1)
+    assert answer["off_east_m"] == pytest.approx(200, abs=5) and answer["image_date"] == "2019-06-01"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--between", "2021/2019"], "first date is after the last"),
+        (["--between", "2021"], "no image is left"),
+        (["--within", "none.geojson"], "none.geojson"),
+        (["--within", "list.geojson"], "no GeoJSON"),
+        (["--chips", "there"], "there exists"),
+        (["--details", "new/m.csv", "--chips", "new"], "would lie in"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_restrictions_are_one_sentence_and_leave_nothing(ground, here, arguments, told):
+    (here / "there").mkdir()
+    (here / "list.geojson").write_text("[]")
+    before = sorted(here.rglob("*"))
+    done = run("query", ground / "patches.npy", "--index", ground / "index", *arguments, "--quiet")
+    assert done.exit_code == 1 and not done.stdout
+    assert len(lines(done.stderr)) == 1 and told in done.stderr
+    assert sorted(here.rglob("*")) == before
 
 
 # --- settings -----------------------------------------------------------------------------------

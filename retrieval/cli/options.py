@@ -29,8 +29,8 @@ PatchesArgument = Annotated[
     str,
     typer.Argument(
         metavar="PATCHES",
-        help="A .tfrecords file, an .npy array (n, 64, 64, bands), a folder of GeoTIFF chips, or a quoted "
-        "pattern such as 'chips/*.tif'.",
+        help="A .tfrecords file, an .npy array (n, h, w, bands), a chip as GeoTIFF, PNG or JPEG of 64 x 64 "
+        "pixels or more, a folder of chips, or a quoted pattern such as 'chips/*.tif'.",
     ),
 ]
 Bands = Annotated[

@@ -7,8 +7,7 @@ Every way in (SAFE, STAC) ends in the same files, `<place>/<date>.tif`, which `r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from tfrecords.errors import ArrayError
 from tfrecords.manifest import writing_file
+from tfrecords.schema import Provenance
 
 QUANTIFICATION = 10_000
 """Digital numbers of our files for a reflectance of 1."""
@@ -23,36 +23,6 @@ SCL_HIDDEN = (0, 1, 3, 8, 9, 10)
 """Scene classes not to be trusted: no data, saturated, cloud shadow, cloud (medium, high), thin cirrus."""
 SCL_SNOW = 11
 """Scene class of snow and ice."""
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where the pixels of one date came from; kept as tags of the GeoTIFF under these names in capitals."""
-
-    source: str = ""
-    """Name of the product, or the STAC item's id."""
-    datetime: str = ""
-    """When it was taken, ISO 8601, UTC."""
-    baseline: str = ""
-    """Processing baseline, such as 04.00."""
-    cloud_cover: float | None = None
-    """Share of the tile under cloud as its metadata say, in percent, 0 to 100."""
-
-    def tags(self) -> dict[str, str]:
-        """The tags to be written, empty ones left out."""
-        return {name.upper(): str(value) for name, value in vars(self).items() if value not in ("", None)}
-
-    @classmethod
-    def from_tags(cls, tags: Mapping[str, str]) -> Provenance:
-        """Read it back from a file's tags; what is missing or no number stays empty."""
-        cover: float | None
-        try:
-            cover = float(tags["CLOUD_COVER"])
-        except (KeyError, ValueError):
-            cover = None
-        return cls(
-            tags.get("SOURCE", ""), tags.get("DATETIME", ""), tags.get("BASELINE", ""), cloud_cover=cover
-        )
 
 
 def to_dn(

@@ -26,6 +26,7 @@ FORMAT_VERSION: dict[str, int] = {
     "checkpoints": 1,
     "demo": 1,
     "stac": 1,
+    "cutouts": 1,
 }
 """Format that this release writes and reads, by kind of folder."""
 
