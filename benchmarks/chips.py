@@ -136,7 +136,9 @@ def main() -> None:
         ).store
         single = calibration_of(store.encoder.fingerprint)
         several = ChipCalibration((0.0,) * len(TERMS), 0.0)
-        locator = Locator(store, store.vectors, SearchConfig(), RefineConfig(), single, several, ChipConfig())
+        locator = Locator(
+            store, Ground(store), store.vectors, SearchConfig(), RefineConfig(), single, several, ChipConfig()
+        )
         at = locator.locate(chips, lambda *told: print(*told, flush=True))
     found = at.found
     off = distance(series, truth, found)

@@ -27,6 +27,7 @@ from retrieval.geo import check_resolution
 from retrieval.grow import Change, add_images, remove_images
 from retrieval.index import VectorIndex, resolve_device
 from retrieval.matches import Matches, check_outputs, patch_table_of, write_patch_table, write_table
+from retrieval.refine import Ground
 from retrieval.scope import Scope, scope_of
 from retrieval.score import Score, read_submission, score, write_submission
 from retrieval.store import Store, write_index
@@ -34,8 +35,8 @@ from retrieval.types import Encoder, Progress, Refined, silent
 from tfrecords.read import ImageSource, read_images, read_queries
 from tfrecords.schema import Chips, Image, Patches
 
-BLOCK = 40_960
-"""Patches answered at a time: bounds memory to about 2 GB at any number of them."""
+BLOCK = 10_240
+"""Patches answered at a time: bounds memory at any number of them."""
 EMBED_BLOCK = 1024
 """Patches read and embedded at a time."""
 
@@ -331,10 +332,11 @@ class Index:
     ) -> Matches:
         """Answer patches, a block at a time."""
         parts, vectors = [], self._vectors(scope, refinement.radius_px)
+        ground = Ground(self.store)
         for start in range(0, max(1, len(asked)), BLOCK):
             part = _rows(asked, slice(start, start + BLOCK))
             seen = embed_patches(self.store.encoder, _blocks(part, progress))
-            parts.append(find(vectors, seen, part, self.store, search, refinement, progress))
+            parts.append(find(vectors, seen, part, self.store, search, refinement, progress, ground))
         refined = Refined(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Refined)))
         refined = refined if scope is None else _kept(refined, scope)
         confidence = calibration_of(self.store.encoder.fingerprint).probability(evidence(refined))
@@ -354,6 +356,7 @@ class Index:
         reach = refinement.radius_px + float(asked.sizes.max(initial=0)) / 2
         locator = Locator(
             self.store,
+            Ground(self.store),
             self._vectors(scope, reach),
             search,
             refinement,

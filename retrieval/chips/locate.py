@@ -16,7 +16,7 @@ from retrieval.chips.windows import Windows, cut_windows
 from retrieval.config import PATCH_PX, ChipConfig, RefineConfig, SearchConfig
 from retrieval.embed import embed_patches
 from retrieval.index import VectorIndex
-from retrieval.refine import measure
+from retrieval.refine import Ground, measure
 from retrieval.store import Store
 from retrieval.types import Candidates, Progress, Refined, silent
 from tfrecords.schema import Chips, Patches
@@ -55,6 +55,8 @@ class Locator:
 
     store: Store
     """The index."""
+    ground: Ground
+    """Tensors of its images, kept from block to block."""
     vectors: VectorIndex
     """Its vectors, perhaps restricted."""
     search: SearchConfig
@@ -138,7 +140,9 @@ class _Group:
         every = np.concatenate(rows)
         patches = replace(self._patches, patch_ids=every, pixels=self._patches.pixels[every])
         by = self._by
-        found = find(by.vectors, self._vectors[every], patches, by.store, search, by.refinement)
+        found = find(
+            by.vectors, self._vectors[every], patches, by.store, search, by.refinement, ground=by.ground
+        )
         parts = _split(found, [len(r) for r in rows])
         if len(rows[0]) == 1:
             return {i: self._single(i, part) for i, part in zip(which, parts, strict=True)}
@@ -151,7 +155,7 @@ class _Group:
         expected = [self._expected(self._chips[i], own) for i, own in zip(which, votes, strict=True)]
         at = Candidates(*(np.concatenate([getattr(e, f.name) for e in expected]) for f in fields(Candidates)))
         config = replace(self._by.refinement, radius_px=RADIUS_PX)
-        return measure(at, patches, self._by.store, config)
+        return measure(at, patches, self._by.store, config, self._by.ground)
 
     def _expected(self, chip: Windows, origins: Origins) -> Candidates:
         """Where a chip's windows lie by each place; none where that is outside of the image."""

@@ -206,7 +206,7 @@ def query(
         raise typer.BadParameter("--drop-unsure needs --min-confidence: below which answers are unsure")
     settings = read_settings(config)
     knobs = {"search": SearchConfig, "refinement": RefineConfig, "chips": ChipConfig}
-    made = {name: settings.make(kind) for name, kind in knobs.items()}
+    made: dict[str, Any] = {name: settings.make(kind) for name, kind in knobs.items()}
     import_tensorflow()
     from retrieval.encoder import load_encoder
     from retrieval.matches import patch_table_of

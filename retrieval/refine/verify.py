@@ -76,8 +76,10 @@ def _locally(product: Any, energy: list[Any], side: int) -> Any:
     """Agreement over squares around each pixel, near 0 where there is little to see."""
     from keras import ops
 
-    mean = [ops.average_pool(x, side, 1, padding="same") for x in (product, *energy)]
-    return mean[0] * ops.rsqrt((mean[1] + 0.02) * (mean[2] + 0.02))
+    mean = ops.concatenate([product, *energy], -1)
+    for pool in ((side, 1), (1, side)):  # rows, then columns: a sixth of the sums of a square
+        mean = ops.average_pool(mean, pool, 1, padding="same")
+    return mean[..., :1] * ops.rsqrt((mean[..., 1:2] + 0.02) * (mean[..., 2:] + 0.02))
 
 
 class Verifier:
