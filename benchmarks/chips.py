@@ -24,6 +24,7 @@ from retrieval.chips import ChipCalibration, Locator
 from retrieval.chips.sure import TERMS
 from retrieval.config import ChipConfig, IndexConfig, RefineConfig, SearchConfig
 from retrieval.pipeline import build_index
+from retrieval.refine import Ground
 from retrieval.train.weather import paste_clouds
 from retrieval.types import Refined
 from tfrecords.read import ImageSource, read_series
