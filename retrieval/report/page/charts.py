@@ -148,7 +148,7 @@ def strip(value: float, low: float, high: float, ends: tuple[float, float] = (0.
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers from low to high, some five of them."""
+    """Round numbers from low to high, some `about` of them, which is at least 3."""
     if high <= low:
         return [low]
     rough = (high - low) / about

@@ -171,10 +171,12 @@
     choose();
     dress();
   }
-  form.addEventListener("input", (event) => {
-    if (event.target.name === "sort") sort();
-    refresh();
-  });
+  for (const kind of ["input", "change"]) {
+    form.addEventListener(kind, (event) => {
+      if (event.target.name === "sort") sort();
+      refresh();
+    });
+  }
   form.addEventListener("reset", () => setTimeout(() => { sort(); refresh(); }));
   form.addEventListener("submit", (event) => event.preventDefault());
   one("next").addEventListener("click", () => go(1));
