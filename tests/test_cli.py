@@ -138,6 +138,7 @@ def test_version_and_module():
         ["export", "index", "--as", "stac"],
         ["export", "index", "--as", "csv", "--out", "x"],
         ["export", "index", "--as", "stac", "--encoder", "siamese", "--out", "x"],
+        ["report", "--most", "0"],
         ["locate"],
     ],
     ids=" ".join,
@@ -170,6 +171,7 @@ def test_band_names_may_be_separated_by_commas_or_blanks():
         (["query"], "index: no such folder"),
         (["query", "--index", "empty"], "no manifest.json"),
         (["score"], "submission.csv can't be read"),
+        (["report"], "run `retrieve query --details matches.parquet`"),
         (["ingest", "empty", "--out", "series"], "empty"),
         (["ingest", "nowhere", "--out", "series"], "nowhere"),
         (["train", "empty", "--out", "e.keras"], "empty"),
@@ -564,6 +566,23 @@ def test_train_passes_its_flags_on(here, monkeypatch):
 
 
 # --- progress -----------------------------------------------------------------------------------
+
+
+def test_a_report_is_written_from_what_a_query_wrote(ground, here):
+    asked = (ground / "patches.npy", "--index", ground / "index")
+    assert run("query", *asked, "--details", "matches.parquet", "--quiet").exit_code == 0
+    (here / "answers.csv").write_bytes((ground / "answers.csv").read_bytes())
+    done = run("report", *asked, "--json", "--title", "Mine")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert (told["patches"], told["shown"], told["failures"]) == (5, 5, 0)
+    assert told["bytes"] == (here / "report.html").stat().st_size
+    assert "answers: answers.csv" in done.stderr and "<h1>Mine</h1>" in (here / "report.html").read_text()
+    done = run("report", *asked)
+    assert done.exit_code == 1 and "report.html exists and was left as it is" in done.stderr
+    (here / "answers.csv").unlink()
+    done = run("report", *asked, "--overwrite")
+    assert done.exit_code == 0 and done.stdout.startswith("report.html: 5 of 5 patches; ")
 
 
 class Terminal(io.StringIO):

@@ -24,6 +24,7 @@ FILES = {
     "matches.csv",
     "matches.parquet",
     "matches.png",
+    "report.html",
     "score.json",
     "submission.csv",
     "test_images.tfrecords",

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 _BLOCK = re.compile(
     r"(?P<mark><!-- parse only: [^\n]+ -->\n)?^```(?P<language>sh|python)\n(?P<text>.*?)^```$", re.M | re.S
 )
-PAGES = ("README.md", "docs/tutorial.md", "docs/howto-ask.md")
+PAGES = ("README.md", "docs/tutorial.md", "docs/howto-ask.md", "docs/howto-report.md")
 SHORT = ["--recipe", "short.json"]
 """Flags that are added to a training, so that it ends soon."""
 RECIPE = """{"steps": 2, "batch": 8, "per_place": 4, "pool": 16, "shuffle": 16, "projection_crops": 640,

@@ -1,22 +1,19 @@
 """The command line: parse, one call, print.
 
-`job`, `make`, `catalogue` and `give` hold the commands, `change` what `index` does to a finished one, `app`
-what they hang on, `options` the flags that they share; `guard` turns what goes wrong into one sentence and an
-exit code, `talk` says on standard error how far things are. Nothing here decides anything; what takes long to
-import is imported inside the commands, so that `--help` is instant.
+`job`, `look`, `make`, `catalogue` and `give` hold the commands, `change` what `index` does to a finished one,
+`app` what they hang on, `options` the flags that they share; `guard` turns what goes wrong into one sentence
+and an exit code, `talk` says on standard error how far things are. Nothing here decides anything; what takes
+long to import is imported inside the commands, so that `--help` is instant.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
 
-from retrieval.cli import job, make  # noqa: F401 - they enter their commands, in this order
+# isort: off - the order of the help
+from retrieval.cli import job, look, make, catalogue, give  # noqa: F401 - they enter their commands
 
-# isort: split
-from retrieval.cli import catalogue  # noqa: F401
-
-# isort: split
-from retrieval.cli import give  # noqa: F401
+# isort: on
 from retrieval.cli.app import app
 
 

@@ -211,7 +211,7 @@ def demo(
 ) -> None:
     """Generate a challenge in small, run it, score it and show it: no data, no GPU, about a minute.
 
-    The folder then holds the challenge's files, the index, the submission, all matches and a picture.
+    The folder then holds the challenge's files, the index, the submission, all matches and a page to look at.
     """
     settings = read_settings(config)
     knobs = settings.make(DemoConfig, images=images, patches=patches, size_px=size, seed=seed)
