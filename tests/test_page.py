@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pytest
 from engine import texture
 from hypothesis import given
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from pages import EVIL, SIDE, Outline, cards, world
 
 from retrieval.errors import ConfigError
+from retrieval.pipeline import Index
 from retrieval.report.page import read_benchmark, read_details, read_training, results, write_page
 from retrieval.report.page.charts import Chart, ticks
 from retrieval.report.page.cuts import SHIFT_PX, Request, correlations, shifts_inside, window
@@ -25,6 +27,7 @@ from retrieval.report.page.places import lay_out, metres, scale_bar
 from retrieval.report.page.runs import benchmark_panels, training_charts
 from retrieval.store import StoredImage
 from tfrecords.errors import MissingInputError, OutputExistsError
+from tfrecords.read import read_queries
 
 ROOT = Path(__file__).parent.parent
 
@@ -496,3 +499,36 @@ def test_a_benchmark_that_is_none_is_refused(tmp_path):
         (tmp_path / "b.json").write_text(content)
         with pytest.raises(ConfigError, match=told):
             read_benchmark(tmp_path / "b.json")
+
+
+# --- chips ----------------------------------------------------------------------------------------
+
+
+def test_chips_of_any_size_and_bands_are_shown_as_large_as_they_are(seen, tmp_path):
+    by_id = {
+        image.image_id: (image.pixels[..., :3] / 17).clip(0, 255).astype(np.uint8) for image in seen.images
+    }
+    PIL.Image.fromarray(by_id[1][20:120, 30:150]).save(tmp_path / "wide.png")
+    PIL.Image.fromarray(by_id[7][8:72, 40:104, 0]).save(tmp_path / "grey.png")
+    chips = read_queries(str(tmp_path))
+    found = Index(seen.store).matches(chips)
+    assert found.best()[0].tolist() == [7, 1]
+    made = write_page(tmp_path / "chips.html", seen.store, chips, found.details())
+    outline = Outline(made.path.read_text(encoding="utf-8"))
+    assert not outline.problems and made.shown == 2
+    prints = [(a["x"], a["y"]) for a in outline.all("rect", width="120", height="100") if a["x"] != "64"]
+    assert prints == [("30", "20")]
+    sides = [(a["width"], a["height"]) for a in outline.all("img") if a["alt"] == "patch 1, the query"]
+    assert sides == [("120", "100")] and "wide.png" in outline.text
+
+
+@pytest.mark.parametrize(("x", "fits"), [(-40, True), (-200, False), (170, False)])
+def test_a_chip_may_stick_out_of_its_image_and_no_further(x, fits):
+    row = {"patch_id": 3, "rank": 0, "image_id": 0, "x": x, "y": 0}
+    row |= dict.fromkeys(("dx", "dy", "similarity", "ncc", "confidence"), 0.5)
+    given = pd.DataFrame([row]), np.array([3]), {0: stored(0)}
+    if fits:
+        assert results(*given, sizes=np.array([[80, 150]])).best.width.tolist() == [150]
+        return
+    with pytest.raises(ConfigError, match="puts patch 3 at"):
+        results(*given, sizes=np.array([[80, 150]]))

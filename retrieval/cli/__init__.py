@@ -10,7 +10,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
 from __future__ import annotations
 
-# isort: off - the order of the help
+# In the order of the help.
+# isort: off
 from retrieval.cli import job, look, make, catalogue, give  # noqa: F401 - they enter their commands
 
 # isort: on

@@ -85,7 +85,7 @@ def report(
     import_tensorflow()
     from retrieval.pipeline import open_index
     from retrieval.report.page import read_benchmark, read_details, read_training, write_page
-    from tfrecords.read import read_patches
+    from tfrecords.read import read_queries
 
     begun = time.monotonic()
     with Talk(quiet, verbose=verbose) as talk:
@@ -94,7 +94,7 @@ def report(
         measured = {path.name: read_benchmark(path) for path in benchmark or ()}
         right = _answers(answers, talk)
         opened = open_index(index, device="cpu")
-        asked = read_patches(patches, bands=names, units=units)
+        asked = read_queries(patches, bands=names, units=units)
         talk.note(asked.note)
         made = write_page(
             out,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from retrieval.report.page.cuts import AROUND_PX, SHIFT_PX
 from retrieval.report.page.gather import Card, Other
 from retrieval.report.page.markup import Markup, folded, join, tag
-from retrieval.report.page.pictures import exact, heat, infrared, light, natural
+from retrieval.report.page.pictures import drawn, heat, infrared, light, natural, smaller
 from retrieval.report.page.places import Layout, metres
 from retrieval.store import StoredImage
 
@@ -37,7 +37,7 @@ class Words:
     images: Mapping[int, StoredImage]
     """The index's table."""
     bands: tuple[str, ...]
-    """Of the patches."""
+    """All that some patch has."""
     paths: Sequence[str] = ()
     """File of each patch, in the order of the patches; empty where they are of one file."""
 
@@ -123,7 +123,7 @@ def _views(shown: Card, words: Words) -> Markup:
     stage = tag(
         "div",
         _layer("found", shown.found, bands, f"what was found for patch {number}", date),
-        _layer("query", shown.query, words.bands, f"patch {number}, the query", None),
+        _layer("query", shown.query, shown.bands, f"patch {number}, the query", None),
         tag("span", class_="handle", aria_hidden="true"),
         class_="stage",
     )
@@ -160,33 +160,32 @@ def _views(shown: Card, words: Words) -> Markup:
 def _layer(kind: str, pixels: NDArray[Any], bands: Sequence[str], alt: str, date: str | None) -> Markup:
     """One of the two dates, in natural colour and, where there are the bands for it, in infrared."""
     red = infrared(pixels, bands)
+    side = {"width": pixels.shape[1], "height": pixels.shape[0]}
     pictures = [
         tag(
             "img",
-            src=exact(natural(pixels, bands)),
+            src=drawn(natural(pixels, bands)),
             alt=alt,
-            width=64,
-            height=64,
+            **side,
             class_="natural" if red is not None else None,
         )
     ]
     if red is not None:
-        pictures.append(
-            tag("img", src=exact(red), alt=f"{alt}, infrared as red", width=64, height=64, class_="infrared")
-        )
+        pictures.append(tag("img", src=drawn(red), alt=f"{alt}, infrared as red", **side, class_="infrared"))
     return tag(
         "figure", *pictures, tag("figcaption", kind + (f", {date}" if date else "")), class_=f"layer {kind}"
     )
 
 
 def _around(pixels: NDArray[np.float32], bands: Sequence[str], alt: str) -> Markup:
-    side = pixels.shape[0]
+    high, wide = pixels.shape[:2]
+    frame = {"x": AROUND_PX, "y": AROUND_PX, "width": wide - 2 * AROUND_PX, "height": high - 2 * AROUND_PX}
     return tag(
         "svg",
-        tag("image", href=light(natural(pixels, bands)), width=side, height=side),
-        tag("rect", x=AROUND_PX, y=AROUND_PX, width=64, height=64, class_="frame dark"),
-        tag("rect", x=AROUND_PX, y=AROUND_PX, width=64, height=64, class_="frame"),
-        viewBox=f"0 0 {side} {side}",
+        tag("image", href=light(smaller(natural(pixels, bands))), width=wide, height=high),
+        tag("rect", **frame, class_="frame dark"),
+        tag("rect", **frame, class_="frame"),
+        viewBox=f"0 0 {wide} {high}",
         role="img",
         aria_label=alt,
         class_="around",
@@ -280,7 +279,7 @@ def _where(shown: Card, words: Words) -> Markup | None:
         if shown.truth is not None:
             bands = words.images[int(at.right_image_id)].bands
             picture = tag(
-                "img", src=exact(natural(shown.truth, bands)), alt="what is right", width=64, height=64
+                "img", src=drawn(natural(shown.truth, bands)), alt="what is right", width=64, height=64
             )
         lines.append(
             tag("div", picture, tag("p", tag("span", "right ", class_="quiet"), right), class_="truth")
@@ -294,12 +293,11 @@ def _others(others: Sequence[Other], words: Words) -> Markup:
         at = other.place
         bands = words.images[int(at.image_id)].bands
         name = words.place(int(at.image_id), at.x, at.y)
+        picture = natural(other.pixels, bands)
         items.append(
             tag(
                 "li",
-                tag(
-                    "img", src=light(natural(other.pixels, bands)), alt=name, title=name, width=64, height=64
-                ),
+                tag("img", src=light(smaller(picture)), alt=name, title=name, width=64, height=64),
                 tag("span", tag("abbr", "NCC", title="normalized cross-correlation"), f" {at.ncc:.2f}"),
                 tag("span", f"sim {at.similarity:.2f}", class_="quiet"),
             )

@@ -35,6 +35,10 @@ class Request:
     """Row."""
     margin: int = 0
     """Pixels beyond the window on each side; NaN where the image ends."""
+    width: int = PATCH_PX
+    """Columns of the window."""
+    height: int = PATCH_PX
+    """Rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +46,7 @@ class Cuts:
     """What was cut out of the images."""
 
     windows: Mapping[Request, NDArray[np.float32]] = field(default_factory=dict)
-    """(64 + 2 margin, 64 + 2 margin, b) scaled, NaN where nothing is known."""
+    """(height + 2 margin, width + 2 margin, b) scaled, NaN where nothing is known."""
     overviews: Mapping[int, Overview] = field(default_factory=dict)
     """By image id."""
 
@@ -75,11 +79,11 @@ def cut(
 
 def window(scaled: NDArray[np.float32], request: Request) -> NDArray[np.float32]:
     """Cut one window with its margin, NaN beyond the image."""
-    side = PATCH_PX + 2 * request.margin
+    high, wide = request.height + 2 * request.margin, request.width + 2 * request.margin
     top, left = request.y - request.margin, request.x - request.margin
-    out = np.full((side, side, scaled.shape[-1]), np.nan, np.float32)
-    rows = slice(max(top, 0), min(top + side, scaled.shape[0]))
-    cols = slice(max(left, 0), min(left + side, scaled.shape[1]))
+    out = np.full((high, wide, scaled.shape[-1]), np.nan, np.float32)
+    rows = slice(max(top, 0), min(top + high, scaled.shape[0]))
+    cols = slice(max(left, 0), min(left + wide, scaled.shape[1]))
     if rows.stop > rows.start and cols.stop > cols.start:
         out[rows.start - top : rows.stop - top, cols.start - left : cols.stop - left] = scaled[rows, cols]
     return out

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.calibrate import RIGHT_PX
+from retrieval.config import PATCH_PX
 from retrieval.errors import ConfigError, MissingPatchWarning
 from retrieval.score import Score, Submission, score
 from retrieval.store import StoredImage
@@ -33,8 +34,9 @@ class Results:
     """What was found, a row a patch in the order of the patches."""
 
     best: Any
-    """Frame: the columns of `COLUMNS` without rank, longitude, latitude; image_id -1 where nothing was found;
-    right_image_id (-1 where not known), right_x, right_y, distance_px (NaN in another image), verdict."""
+    """Frame: the columns of `COLUMNS` without rank, width, height, longitude, latitude; image_id -1 where
+    nothing was found; right_image_id (-1 where not known), right_x, right_y, distance_px (NaN in another
+    image), verdict."""
     candidates: Any
     """Frame: every candidate, with all columns of the table, in the order of patch and rank."""
     score: Score | None
@@ -112,6 +114,7 @@ def results(
     patch_ids: NDArray[np.int64],
     images: Mapping[int, StoredImage],
     answers: Submission | None = None,
+    sizes: NDArray[np.int64] | None = None,
 ) -> Results:
     """Put candidates, patches and answers beside each other.
 
@@ -120,6 +123,7 @@ def results(
         patch_ids: (n,) of the patches that were asked about.
         images: the index's table of images.
         answers: what is right, of some or all of the patches.
+        sizes: (n, 2) rows and columns of each; None where all are of 64 x 64 pixels.
 
     Returns:
         A row for each patch; one without a candidate has confidence 0.
@@ -130,7 +134,9 @@ def results(
     import pandas as pd
 
     frame = _checked(frame, "the table of candidates")
-    _check_ids(frame, patch_ids, images)
+    sizes = np.full((len(patch_ids), 2), PATCH_PX) if sizes is None else sizes
+    side = pd.DataFrame(sizes, index=patch_ids, columns=["height", "width"])
+    _check_ids(frame, side, images)
     frame = frame.sort_values(["patch_id", "rank"], kind="stable", ignore_index=True)
     first = frame.drop_duplicates("patch_id").set_index("patch_id")
     wanted = [column for column in (*COLUMNS, *PLACED) if column in first and column != "rank"]
@@ -139,6 +145,8 @@ def results(
     for column in ("x", "y"):
         best[column] = best[column].fillna(0).astype(np.int64)
     best["confidence"] = best.confidence.fillna(0.0)
+    for column in side:
+        best[column] = side[column].to_numpy()
     for column in PLACED:
         if column not in best:
             best[column] = np.nan
@@ -153,13 +161,13 @@ def results(
     return Results(best, frame, None if answers is None else _scored(best, answers))
 
 
-def _check_ids(frame: Any, patch_ids: NDArray[np.int64], images: Mapping[int, StoredImage]) -> None:
+def _check_ids(frame: Any, side: Any, images: Mapping[int, StoredImage]) -> None:
     """Refuse a table of another query: patches, images or places that are not there."""
     hint = "are patches, index and matches of one query?"
-    strange = np.setdiff1d(frame.patch_id, patch_ids)
+    strange = np.setdiff1d(frame.patch_id, side.index)
     if len(strange):
         raise ConfigError(
-            f"the table of candidates names patch {strange[0]}, which is none of the {len(patch_ids)}; {hint}"
+            f"the table of candidates names patch {strange[0]}, which is none of the {len(side)}; {hint}"
         )
     strange = np.setdiff1d(frame.image_id, list(images))
     if len(strange):
@@ -168,7 +176,11 @@ def _check_ids(frame: Any, patch_ids: NDArray[np.int64], images: Mapping[int, St
         )
     sizes = {i: (image.width, image.height) for i, image in images.items()}
     limits = np.array([sizes[i] for i in frame.image_id], dtype=np.int64).reshape(-1, 2)
-    outside = (frame.x < 0) | (frame.y < 0) | (frame.x >= limits[:, 0]) | (frame.y >= limits[:, 1])
+    own = side.loc[frame.patch_id]
+    # A chip may stick out of its image, a patch may not.
+    least = [np.where(own[n] > PATCH_PX, 1 - own[n], 0) for n in ("width", "height")]
+    outside = (frame.x < least[0]) | (frame.y < least[1])
+    outside |= (frame.x >= limits[:, 0]) | (frame.y >= limits[:, 1])
     if outside.any():
         row = frame[outside].iloc[0]
         raise ConfigError(

@@ -166,8 +166,9 @@ def _footprint(at: Any, kind: str, layout: Layout, has_card: bool) -> Markup:
     verdict = f"{SIGNS[at.verdict]} {KINDS[kind]}, " if at.verdict != "unknown" else ""
     place = f"{layout.labels[image_id]}, x {at.x}, y {at.y}"
     told = f"Patch {number}: {verdict}{place}, probability {probability(at.confidence)}"
-    square = tag("rect", x=int(at.x), y=int(at.y), width=PATCH_PX, height=PATCH_PX)
-    middle = tag("path", d=f"M{int(at.x) + PATCH_PX // 2} {int(at.y) + PATCH_PX // 2}h0", class_="middle")
+    width, height = int(at.width), int(at.height)
+    square = tag("rect", x=int(at.x), y=int(at.y), width=width, height=height)
+    middle = tag("path", d=f"M{int(at.x) + width // 2} {int(at.y) + height // 2}h0", class_="middle")
     about = {
         "class_": f"print {kind}",
         "data_patch": number,
@@ -184,7 +185,7 @@ def _footprint(at: Any, kind: str, layout: Layout, has_card: bool) -> Markup:
 
 def _truth(at: Any) -> Markup:
     """Where a patch with a wrong answer belongs; seen while that is pointed at."""
-    side = {"width": PATCH_PX, "height": PATCH_PX}
+    side = {"width": int(at.width), "height": int(at.height)}
     return tag(
         "rect", x=int(at.right_x), y=int(at.right_y), **side, class_="belongs", data_patch=int(at.patch_id)
     )

@@ -17,6 +17,10 @@ NATURAL = ("B04", "B03", "B02")
 """Red, green and blue as the eye has them."""
 INFRARED = ("B08", "B04", "B03")
 """Near infrared as red: plants glow, water is black, soil is blue-green. The custom of the field."""
+EXACT_PX = 96
+"""Longest side of a picture that is kept pixel by pixel."""
+LONGEST_PX = 384
+"""Longest side of any picture of a window."""
 COLOURS = "viridis"
 """Of surfaces of correlation: even steps of lightness, told apart without seeing colour."""
 
@@ -51,6 +55,21 @@ def exact(colour: NDArray[np.float32]) -> str:
 def light(colour: NDArray[np.float32], quality: int = 82) -> str:
     """A picture of (h, w, 4) in [0, 1] that is a third as long, for small ones and large ones."""
     return _webp(colour, quality=quality, method=3)
+
+
+def drawn(colour: NDArray[np.float32]) -> str:
+    """A picture of (h, w, 4) in [0, 1]: of a patch as it is, of a larger chip lighter."""
+    return exact(colour) if max(colour.shape[:2]) <= EXACT_PX else light(smaller(colour))
+
+
+def smaller(colour: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The means of squares of (h, w, 4), so that neither side is longer than can be shown."""
+    step = -(-max(colour.shape[:2]) // LONGEST_PX)
+    rows, cols = (side // step for side in colour.shape[:2])
+    if step == 1 or not rows or not cols:
+        return colour
+    squares = colour[: rows * step, : cols * step].reshape(rows, step, cols, step, -1)
+    return squares.mean(axis=(1, 3)).astype(np.float32)
 
 
 def heat(surface: NDArray[np.float32], low: float, high: float) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from retrieval.errors import ConfigError
 from retrieval.report.curve import TrainingCurve
+from retrieval.report.page.asked import Asked
 from retrieval.report.page.cards import Words, card
 from retrieval.report.page.figures import probability_charts, score_section
 from retrieval.report.page.filters import toolbar
@@ -25,7 +26,7 @@ from retrieval.store import Store
 from retrieval.types import Progress, silent
 from tfrecords.manifest import check_free, writing_file
 from tfrecords.manifest.record import created_by
-from tfrecords.schema import Patches
+from tfrecords.schema import Chips, Patches
 
 MOST = 60
 """Patches that a page shows by default."""
@@ -52,7 +53,7 @@ class PageMade:
 def write_page(
     out: str | Path,
     store: Store,
-    patches: Patches,
+    patches: Patches | Chips,
     details: Any,
     *,
     answers: Submission | None = None,
@@ -91,17 +92,14 @@ def write_page(
     if not 1 <= most <= MOST_SHOWN:
         raise ConfigError(f"received {most} patches to show; expected 1 to {MOST_SHOWN}")
     check_free(out, overwrite=overwrite)
-    found = results(details, patches.patch_ids, store.images, answers)
+    asked = Asked(patches)
+    found = results(details, patches.patch_ids, store.images, answers, asked.sizes)
     chosen = choose(found, most)
     mapped = plan(lay_out(list(store.images.values())), found, chosen)
-    cards, cuts = gather(found, chosen, store, patches, mapped.overviews, progress)
+    cards, cuts = gather(found, chosen, store, asked, mapped.overviews, progress)
     progress("writing the page", 0, None)
-    words = Words(
-        mapped.layout,
-        store.images,
-        patches.bands,
-        patches.paths if len(patches.paths) == len(patches) else (),
-    )
+    bands = dict.fromkeys(band for card in cards for band in card.bands)
+    words = Words(mapped.layout, store.images, tuple(bands), asked.paths)
     sections: list[tuple[str, str, Markup]] = []
     if found.score is not None:
         sections.append(("score", "Score", score_section(found.score, int((~found.known).sum()))))
@@ -121,7 +119,7 @@ def write_page(
     if benchmarks:
         panels = [panel for name, content in benchmarks.items() for panel in benchmark_panels(name, content)]
         sections.append(("benchmarks", "Benchmarks", _charts("benchmarks", "Benchmarks", panels)))
-    html = page(title or "What was found", _about(store, patches), sections)
+    html = page(title or "What was found", _about(store, len(patches)), sections)
     with writing_file(out, overwrite=overwrite) as temporary:
         temporary.write_text(html, encoding="utf-8", newline="\n")
     failures = int((found.known & ~found.right)[chosen].sum())
@@ -174,10 +172,10 @@ def page(title: str, about: str, sections: Sequence[tuple[str, str, Markup]]) ->
     )
 
 
-def _about(store: Store, patches: Patches) -> str:
+def _about(store: Store, patches: int) -> str:
     images = len(store.images)
     return (
-        f"{len(patches)} patch{'es' * (len(patches) != 1)}, looked for in {images} image"
+        f"{patches} patch{'es' * (patches != 1)}, looked for in {images} image"
         f"{'s' * (images != 1)}, {len(store.vectors)} windows, with the encoder {store.encoder.name}"
     )
 
