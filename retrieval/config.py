@@ -132,9 +132,9 @@ class IndexConfig(_Knobs):
 class SearchConfig(_Knobs):
     """How candidates are found."""
 
-    windows: int = 64
+    windows: int = 48
     """Nearest windows taken from the index for a patch, 1 to 2048 (a GPU's limit)."""
-    places: int = 16
+    places: int = 8
     """Distinct places kept of them, at most."""
     separation_px: int = 32
     """Two windows of an image nearer than this in both x and y are one place."""
@@ -147,7 +147,7 @@ class SearchConfig(_Knobs):
     """Distinct places kept of them; no more than `places` turns the second round off."""
     deep_semifinalists: int = 128
     """Candidates compared at half resolution in the second round."""
-    deep_finalists: int = 32
+    deep_finalists: int = 24
     """Candidates that the verifier decides between in the second round."""
     kept: int = 20
     """Candidates of each patch that come out, best first; of those done in the first round fewer."""
@@ -171,20 +171,23 @@ class SearchConfig(_Knobs):
 class RefineConfig(_Knobs):
     """How a candidate's pixel is found, and candidates are ranked anew."""
 
-    radius_px: int = 12
+    radius_px: int = 8
     """Largest shift from the candidate's window that is tried, in x and in y; at least the stride."""
-    semifinalists: int = 6
+    semifinalists: int = 4
     """How many candidates of each patch are compared at half resolution, after all were at a quarter."""
-    finalists: int = 3
+    finalists: int = 2
     """How many of these the verifier decides between; its choice is then found at full resolution."""
     similarity_weight: float = 0.5
     """NCC + this x similarity decides who goes on to the next step."""
+    similarity_odds: float = 5.0
+    """The verifier's log-odds + this x similarity decide who is the answer."""
 
     def __post_init__(self) -> None:
         _within(self, "radius_px", 1, 64, "px")
         _within(self, "semifinalists", 1, 2048)
         _within(self, "finalists", 1, 2048)
         _within(self, "similarity_weight", 0, 100)
+        _within(self, "similarity_odds", 0, 100)
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,24 @@ CELL_TRAINING = 64
 """Vectors per cell that cells are learned from; FAISS asks for 39 at least."""
 LEAST = 39 * 16
 """Vectors below which nothing is learned and every kind is exact: FAISS would call it too few."""
+ADDED = 65_536
+"""Vectors that are added at a time, at least: 64 MB."""
 MOST_CELLS = 4096
 """More cells cost more in the building than they save."""
+
+
+def joined(
+    blocks: Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]],
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """The same vectors in blocks of `ADDED` or more: with each block FAISS packs its cells anew."""
+    waiting: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
+    for block in blocks:
+        waiting.append(block)
+        if sum(len(ids) for ids, _ in waiting) >= ADDED:
+            yield np.concatenate([ids for ids, _ in waiting]), np.concatenate([v for _, v in waiting])
+            waiting = []
+    if waiting:
+        yield np.concatenate([ids for ids, _ in waiting]), np.concatenate([v for _, v in waiting])
 
 
 def choose_kind(kind: IndexKind, count: int, config: IndexConfig, device: str = "cpu") -> IndexKind:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from retrieval.config import IndexConfig, IndexKind
 from retrieval.errors import ConfigError, IndexFormatError, IndexMismatchError
 from retrieval.index.device import load_faiss, to_gpu
-from retrieval.index.kinds import Blocks, choose_kind, emptied, empty_index, refined
+from retrieval.index.kinds import Blocks, choose_kind, emptied, empty_index, joined, refined
 from tfrecords.errors import DuplicateIdError
 
 TIES = 16
@@ -93,7 +93,7 @@ class VectorIndex:
             kind = choose_kind(config.kind, count, config, device)
             index = empty_index(kind, blocks, dim, count)
         last = -1
-        for ids, vectors in blocks():
+        for ids, vectors in joined(blocks()):
             if len(ids) and (ids[0] <= last or (np.diff(ids) <= 0).any()):
                 raise DuplicateIdError(
                     "window ids must ascend over all blocks; one is doubled or out of order"

@@ -171,7 +171,8 @@ class _Job:
         weighted = self.state["ncc"] + self.config.similarity_weight * similarity
         logit = self.state["logit"]
         # Rounded: copies of one picture shall tie, whatever batch they came in.
-        score = np.where(np.isnan(logit), weighted.astype(np.float64), VERIFIED + np.round(logit, 3))
+        verified = VERIFIED + np.round(logit + self.config.similarity_odds * similarity, 3)
+        score = np.where(np.isnan(logit), weighted.astype(np.float64), verified)
         return np.where(self.found.image_ids >= 0, score, -np.inf)
 
     def best(self, count: int) -> NDArray:

@@ -111,12 +111,15 @@ def check_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> None
 
 
 @contextmanager
-def writing_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+def writing_file(
+    path: str | os.PathLike[str], *, overwrite: bool = False, durable: bool = True
+) -> Iterator[Path]:
     """Write one file whole or not at all.
 
     Args:
         path: where the file shall be; its folder is made if there is none.
         overwrite: replace a file that is there.
+        durable: bring it to the disk itself at once; a caller that checks its bytes later may do without.
 
     Yields:
         A path beside it to write to, with the same suffix. When the block ends well the file is
@@ -134,7 +137,10 @@ def writing_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
         partial.unlink(missing_ok=True)  # a killed run's
         try:
             yield partial
-            place(partial, path)
+            if durable:
+                place(partial, path)
+            else:
+                partial.replace(path)
         except BaseException:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)

@@ -64,6 +64,7 @@ class PartialFolder:
         self.path, self.counts, self.extra = path, {}, {}
         self._journal, self._parts = journal, parts
         self._used: set[str] = set()
+        self._unsynced: set[str] = set()
 
     def done(self, name: str) -> bool:
         """Whether a part is finished, in this run or in an earlier one that was stopped.
@@ -98,12 +99,14 @@ class PartialFolder:
         goal = self.path / name
         goal.parent.mkdir(parents=True, exist_ok=True)
         self._used.discard(name)
-        with writing_file(goal, overwrite=True) as partial:
+        # A run that goes on checks a part's bytes: only what is in the result has to be on the disk.
+        with writing_file(goal, overwrite=True, durable=False) as partial:
             yield partial
             known = {"bytes": partial.stat().st_size, "sha256": digest(partial)}
         self._parts[name] = known | {"meta": plain(meta or {})}
         _append(self._journal, {"name": name} | self._parts[name])
         self._used.add(name)
+        self._unsynced.add(name)
 
     def adopt(self, source: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
         """Take finished files of another folder over, as they are: a link where there are links, else a copy.
@@ -140,10 +143,14 @@ class PartialFolder:
             if name in self._parts and name not in self._used:
                 file.unlink()
             elif name in self._used:
+                if name in self._unsynced:
+                    sync(file)
                 found[name] = {k: self._parts[name][k] for k in ("bytes", "sha256")}
             else:
                 sync(file)
                 found[name] = {"bytes": file.stat().st_size, "sha256": digest(file)}
+        for parent in {(self.path / name).parent for name in found}:
+            sync(parent)
         return found
 
 
@@ -161,10 +168,9 @@ def _link(source: Path, goal: Path, known: Mapping[str, Any]) -> None:
 
 
 def _append(journal: IO[str], entry: Mapping[str, Any]) -> None:
-    """Add a line to the journal and bring it to the disk."""
+    """Add a line to the journal; what a crash of the machine takes of it is done again."""
     journal.write(json.dumps(plain(entry)) + "\n")
     journal.flush()
-    os.fsync(journal.fileno())
 
 
 def _entries(text: str) -> tuple[list[dict[str, Any]], int]:
