@@ -21,8 +21,8 @@ SAME_GRID_PX = 0.05
 OPEN_FILES = 48
 """So many rasters of a place are kept open at a time."""
 
-CACHE_MB = 256
-"""GDAL may keep so many megabytes of decoded blocks."""
+CACHE_BYTES = 256 << 20
+"""GDAL may keep so many bytes of decoded blocks; for rasterio these are bytes, for GDAL itself megabytes."""
 
 Bounds = tuple[float, float, float, float]
 """Left, bottom, right, top."""
@@ -165,7 +165,7 @@ def quiet_gdal() -> Iterator[None]:
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
 
-    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
 

@@ -25,8 +25,8 @@ SCL_HIDDEN = (0, 1, 3, 8, 9, 10)
 """Scene classes not to be trusted: no data, saturated, cloud shadow, cloud (medium, high), thin cirrus."""
 SCL_SNOW = 11
 """Scene class of snow and ice."""
-CACHE_MB = 256
-"""GDAL may keep so many megabytes of decoded blocks."""
+CACHE_BYTES = 256 << 20
+"""GDAL may keep so many bytes of blocks on their way."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def writing_date(
 
     ground = {"crs": crs, "transform": Affine(*transform)} if crs and transform else {}
     profile = {"height": shape[0], "width": shape[1], "count": len(bands), "dtype": dtype, "nodata": nodata}
-    with writing_file(path, overwrite=overwrite) as temporary, rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+    with writing_file(path, overwrite=overwrite) as temporary, rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
         blocks = temporary.with_name(f".{path.stem}.blocks.tif")
         try:
             options = {"tiled": True, "sparse_ok": True, "bigtiff": "IF_SAFER", **profile, **ground}
