@@ -194,7 +194,8 @@ class ImageParts:
             f: getattr(image, f)
             for f in ("image_id", "path", "width", "height", "bands", "crs", "transform", "date")
         }
-        self.rows[image.image_id] = StoredImage(**known, windows=windows, **vars(image.provenance))
+        known |= {f: getattr(image.provenance, f) for f in ("source", "datetime", "baseline", "cloud_cover")}
+        self.rows[image.image_id] = StoredImage(**known, windows=windows)
 
     def _embed(self, image_id: int, codes: NDArray[np.uint16], name: str) -> int:
         found = embed_image(self._encoder, from_codes(codes), self._config)

@@ -15,9 +15,13 @@ from retrieval.cli.app import app, import_tensorflow, since, tell
 from retrieval.cli.options import (
     AsJson,
     Bands,
+    Box,
     ConfigFile,
+    Dates,
     DeviceOption,
     Encoder,
+    HideSnow,
+    MaxCloud,
     Overwrite,
     Quiet,
     Seed,
@@ -30,24 +34,40 @@ from retrieval.cli.talk import Talk
 from retrieval.config import PATCH_PX, DemoConfig, Loss, TrainConfig
 from retrieval.errors import ConfigError
 from retrieval.settings import Settings, read_settings
+from tfrecords.ingest import Wanted
 from tfrecords.ingest import ingest as ingest_folders
 
 _INGEST = {name: parameter.default for name, parameter in signature(ingest_folders).parameters.items()}
 
 
 @app.command(
-    short_help="GeoTIFFs to TFRecords: series, or a challenge",
+    short_help="Sentinel-2 products or GeoTIFFs to places, series or a challenge",
     epilog=examples(
-        "retrieve ingest places/ --out series", "retrieve ingest places/ --as challenge --out challenge"
+        "retrieve ingest places/ --out series",
+        "retrieve ingest downloads/ --as images --out places --bbox 1.3,43.5,1.5,43.7 --max-cloud 20",
     ),
 )
 def ingest(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="One folder a place, one GeoTIFF a date.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Sentinel-2 products, SAFE folders or zips; GeoTIFFs, a folder a place, a file a date; or a "
+            "GeoTIFF's address, or a .txt of some.",
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
     as_: Annotated[
-        Literal["series", "challenge"],
-        typer.Option("--as", help="Series to train from; or images, patches of other dates and the answers."),
+        Literal["series", "challenge", "images"],
+        typer.Option(
+            "--as",
+            help="Series to train from; images, patches of other dates and answers; or GeoTIFFs to index.",
+        ),
     ] = _INGEST["as_"],
+    bbox: Box = None,
+    dates: Dates = None,
+    max_cloud: MaxCloud = None,
+    hide_snow: HideSnow = False,
     size: Annotated[
         int, typer.Option(min=PATCH_PX, help="Places are cut into squares of this side, in pixels.")
     ] = _INGEST["size_px"],
@@ -65,12 +85,16 @@ def ingest(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Turn folders of dated GeoTIFFs into TFRecords: training series, or a challenge with its answers.
+    """Turn Sentinel-2 products, or folders of dated GeoTIFFs, into places, training series or a challenge.
 
-    Dates are told from file names, such as 2019-07-23.tif; dates on other grids are warped to the first.
+    Products become a place for each tile, a date for each day; what their scene classification says is
+    cloud or shadow is hidden. One that can't be used is left out and named. Of GeoTIFFs, dates are told from
+    file names, such as 2019-07-23.tif; dates on other grids are warped to the first.
     """
     names = split_names(bands)
-    import_tensorflow()
+    wanted = Wanted.parse(bbox, dates, max_cloud, hide_snow=hide_snow)
+    if as_ != "images":
+        import_tensorflow()
 
     begun = time.monotonic()
     with Talk(quiet, verbose=verbose) as talk:
@@ -78,6 +102,7 @@ def ingest(
             source,
             out,
             as_=as_,
+            wanted=wanted,
             size_px=size,
             max_nodata=max_nodata,
             patches_per_image=patches_per_image,
@@ -85,11 +110,12 @@ def ingest(
             bands=names,
             units=units,
             overwrite=overwrite,
+            reading=talk.counted("reading blocks"),
             progress=talk.counted(f"writing {'series' if as_ == 'series' else 'images'}"),
         )
         for note in report.notes:
             talk.note(note)
-    what = "series" if as_ == "series" else "images"
+    what = {"series": "series", "challenge": "images", "images": "dates"}[as_]
     result = {"out": str(report.path), "places": report.places, what: report.records}
     text = f"{{out}}: {{{what}}} {what} of {{places}} places"
     if as_ == "challenge":

@@ -70,6 +70,38 @@ ConfigFile = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")]
 Seed = Annotated[int, typer.Option(min=0, help="Decides all that is drawn; the same seed, the same output.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Box = Annotated[
+    str | None,
+    typer.Option(
+        "--bbox",
+        metavar="W,S,E,N",
+        help="Only this part: degrees of longitude and latitude.",
+        show_default="all",
+    ),
+]
+Dates = Annotated[
+    str | None,
+    typer.Option(
+        "--dates",
+        metavar="FROM/TO",
+        help="Only these days, both in it: 2019-03/2019-09-15, 2021/, 2019-07.",
+        show_default="all",
+    ),
+]
+MaxCloud = Annotated[
+    float | None,
+    typer.Option(
+        "--max-cloud",
+        metavar="PERCENT",
+        min=0,
+        max=100,
+        help="Leave out what has more cloud by its metadata, over its whole tile.",
+        show_default="take all",
+    ),
+]
+HideSnow = Annotated[
+    bool, typer.Option("--hide-snow", help="Hide snow and ice too, as cloud and its shadow are.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors and warnings.")]
 VERBOSE = "retrieval.verbose"
 """Key under which a command's context tells the guard that `--verbose` was given."""

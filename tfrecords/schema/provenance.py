@@ -18,6 +18,8 @@ class Provenance:
     """Processing baseline, such as 04.00."""
     cloud_cover: float | None = None
     """Share of the tile under cloud as its metadata say, in percent, 0 to 100."""
+    recipe: str = ""
+    """Fingerprint of all that decided the pixels, window and mask too: says whether the file may be kept."""
 
     def tags(self) -> dict[str, str]:
         """The tags to be written, empty ones left out."""
@@ -31,9 +33,9 @@ class Provenance:
             cover = float(tags["CLOUD_COVER"])
         except (KeyError, ValueError):
             cover = None
-        return cls(
-            tags.get("SOURCE", ""), tags.get("DATETIME", ""), tags.get("BASELINE", ""), cloud_cover=cover
-        )
+        names = ("SOURCE", "DATETIME", "BASELINE", "RECIPE")
+        source, when, baseline, recipe = (tags.get(name, "") for name in names)
+        return cls(source, when, baseline, cover, recipe)
 
 
 UNKNOWN = Provenance()
