@@ -21,7 +21,7 @@ from retrieval.config import DemoConfig, IndexConfig, TrainConfig
 from tfrecords.synthetic import Scene
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("index", "query", "score", "ingest", "train", "demo")
+COMMANDS = ("index", "query", "score", "ingest", "train", "demo", "doctor")
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
