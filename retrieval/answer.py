@@ -1,8 +1,8 @@
 """Search and refinement in two rounds: a few candidates for all patches, many for those still in doubt.
 
-NCC nearly always puts the right place first if it is among the candidates at all, and a right answer
-leads over the best other place by a wide margin, a wrong one hardly ever. So most patches are done
-after a handful of candidates, and the time saved goes to the rest: `SearchConfig.deep_places` of them.
+The verifier nearly always knows the right place if it is among the candidates at all, and knows when it is
+not. So most patches are done after a handful of candidates, and the time saved goes to the rest:
+`SearchConfig.deep_places` of them.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.calibrate import evidence
+from retrieval.calibrate import margin
 from retrieval.config import RefineConfig, SearchConfig
 from retrieval.index import VectorIndex
-from retrieval.refine import Pixels, refine
+from retrieval.refine import Ground, Pixels, refine
 from retrieval.search import find_candidates
 from retrieval.types import Progress, Refined, silent
 from tfrecords.schema import Patches
@@ -45,24 +45,27 @@ def find(
         (n, `search.kept`) candidates, best first.
     """
     progress("searching", 0, len(patches))
-    first = refine(find_candidates(index, vectors, search), patches, images, refinement, progress)
+    ground = Ground(images)
+    candidates = find_candidates(index, vectors, search)
+    first = refine(candidates, patches, images, refinement, progress, ground)
     found = _width(first, search.kept)
-    lead = evidence(first)[:, 1]
-    doubtful = np.flatnonzero(~(lead >= search.certain_lead) & vectors.any(1))
+    doubtful = np.flatnonzero(~(margin(first) >= search.certain_odds) & vectors.any(1))
     if len(doubtful) and search.deep_places > search.places:
         progress("searching deeper", 0, len(doubtful))
         deep = replace(search, windows=search.deep_windows, places=search.deep_places)
         rest = replace(
             patches, patch_ids=patches.patch_ids[doubtful], pixels=patches.pixels[doubtful], paths=()
         )
-        second = refine(find_candidates(index, vectors[doubtful], deep), rest, images, refinement, progress)
+        finer = replace(refinement, semifinalists=search.deep_semifinalists, finalists=search.deep_finalists)
+        candidates = find_candidates(index, vectors[doubtful], deep)
+        second = refine(candidates, rest, images, finer, progress, ground)
         _put(found, doubtful, _width(second, search.kept))
     return found
 
 
 def _width(found: Refined, width: int) -> Refined:
     """The first `width` candidates; "none" where there are fewer."""
-    empty = {"image_ids": -1, "similarity": -np.inf}
+    empty = {"image_ids": -1, "similarity": -np.inf, "logit": np.nan}
     values = {}
     for f in fields(found):
         value = getattr(found, f.name)[:, :width]

@@ -1,7 +1,7 @@
 """From a candidate's evidence to the probability that it is right.
 
-Evidence of a patch's best candidate: its NCC, its lead in NCC over the best other place, its
-similarity and its lead in similarity. A logistic regression weighs them. The weights are fitted on
+Evidence of a patch's best candidate: the verifier's log-odds for it, their margin over all other
+candidates together, its NCC and its similarity. A logistic regression weighs them. The weights are fitted on
 places that the encoder has not learned from, with right meaning within 5 px, and travel with the
 encoder as `<name>.calibration.json`, which names the encoder's fingerprint; an encoder without one uses
 that of the training-free encoder.
@@ -26,7 +26,7 @@ from retrieval.types import Refined
 
 RIGHT_PX = 5.0
 """An answer within this distance of the truth counts as right, in pixels."""
-TERMS = ("ncc", "ncc_lead", "similarity", "similarity_lead")
+TERMS = ("margin", "logit", "ncc", "similarity")
 """Names of the columns of evidence."""
 
 
@@ -51,7 +51,7 @@ class Calibration:
 
     def probability(self, evidence: NDArray[np.float64]) -> NDArray[np.float64]:
         """Probability in [0, 1] that the best candidate is right; (n, 4) -> (n,)."""
-        known = np.isfinite(evidence).all(1) & (evidence[:, 0] > 0)
+        known = np.isfinite(evidence).all(1) & (evidence[:, TERMS.index("ncc")] > 0)
         odds = np.where(known[:, None], evidence, 0.0) @ np.asarray(self.weights) + self.bias
         return np.where(known, 1 / (1 + np.exp(-np.clip(odds, -30, 30))), 0.0)
 
@@ -101,19 +101,27 @@ def evidence(found: Refined) -> NDArray[np.float64]:
         found: refined candidates, best first, distinct places.
 
     Returns:
-        (n, 4) columns as `TERMS`; a patch without candidates has -inf, one with a single candidate
-        leads over 0.
+        (n, 4) columns as `TERMS`; a patch without candidates has -inf.
     """
     if found.image_ids.shape[1] == 0:
         return np.full((len(found), len(TERMS)), -np.inf)
-    some = found.image_ids >= 0
-    ncc = np.where(some, found.ncc, -np.inf).astype(np.float64)
-    similarity = np.where(some, found.similarity, -np.inf).astype(np.float64)
-    other_ncc = np.maximum(ncc[:, 1:].max(1, initial=-np.inf), 0)
-    other_similarity = np.maximum(similarity[:, 1:].max(1, initial=-np.inf), 0)
-    return np.stack(
-        [ncc[:, 0], ncc[:, 0] - other_ncc, similarity[:, 0], similarity[:, 0] - other_similarity], 1
-    )
+    some = found.image_ids[:, 0] >= 0
+    columns = [margin(found), *(getattr(found, name)[:, 0] for name in TERMS[1:])]
+    return np.where(some[:, None], np.stack(columns, 1).astype(np.float64), -np.inf)
+
+
+def margin(found: Refined) -> NDArray[np.float64]:
+    """Log-odds of each patch's best candidate against all others that were verified, and against none.
+
+    Returns:
+        (n,); -inf where the best was not verified or there is none.
+    """
+    if found.image_ids.shape[1] == 0:
+        return np.full(len(found), -np.inf)
+    asked = (found.image_ids >= 0) & ~np.isnan(found.logit)
+    logit = np.where(asked, found.logit, -np.inf).astype(np.float64)
+    others = np.logaddexp.reduce(np.c_[np.zeros(len(logit)), logit[:, 1:]], axis=1)
+    return logit[:, 0] - others
 
 
 def fit(

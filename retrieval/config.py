@@ -138,20 +138,33 @@ class SearchConfig(_Knobs):
     """Distinct places kept of them, at most."""
     separation_px: int = 32
     """Two windows of an image nearer than this in both x and y are one place."""
-    certain_lead: float = 0.1
-    """A best place whose NCC leads over the best other by this much is not looked for again; 0 to 2."""
+    certain_odds: float = 3.0
+    """Verifier's log-odds of the best place, against all others and none, from which on a patch is not
+    looked for again; 3 is 95 %."""
     deep_windows: int = 2048
     """Windows taken in the second round, for patches still in doubt; 1 to 2048."""
     deep_places: int = 500
     """Distinct places kept of them; no more than `places` turns the second round off."""
+    deep_semifinalists: int = 128
+    """Candidates compared at half resolution in the second round."""
+    deep_finalists: int = 32
+    """Candidates that the verifier decides between in the second round."""
     kept: int = 20
-    """Candidates of each patch that come out, best first."""
+    """Candidates of each patch that come out, best first; of those done in the first round fewer."""
 
     def __post_init__(self) -> None:
-        for name in ("windows", "places", "deep_windows", "deep_places", "kept"):
+        for name in (
+            "windows",
+            "places",
+            "deep_windows",
+            "deep_places",
+            "deep_semifinalists",
+            "deep_finalists",
+            "kept",
+        ):
             _within(self, name, 1, 2048)
         _within(self, "separation_px", 1, 10**5, "px")
-        _within(self, "certain_lead", 0, 2)
+        _within(self, "certain_odds", -100, 100)
 
 
 @dataclass(frozen=True)
@@ -160,15 +173,61 @@ class RefineConfig(_Knobs):
 
     radius_px: int = 12
     """Largest shift from the candidate's window that is tried, in x and in y; at least the stride."""
-    finalists: int = 4
-    """How many candidates of each patch are compared at full resolution, after all were at half."""
+    semifinalists: int = 6
+    """How many candidates of each patch are compared at half resolution, after all were at a quarter."""
+    finalists: int = 3
+    """How many of these the verifier decides between; its choice is then found at full resolution."""
     similarity_weight: float = 0.5
-    """Ranking is by NCC + this x similarity."""
+    """NCC + this x similarity decides who goes on to the next step."""
 
     def __post_init__(self) -> None:
         _within(self, "radius_px", 1, 64, "px")
+        _within(self, "semifinalists", 1, 2048)
         _within(self, "finalists", 1, 2048)
         _within(self, "similarity_weight", 0, 100)
+
+
+@dataclass(frozen=True)
+class VerifierConfig(_Knobs):
+    """The recipe of the verifier, see `retrieval.train.verify`."""
+
+    width: int = 24
+    """Channels of its first convolution; the later ones have up to twice as many."""
+    rounds: int = 14
+    """Times that confusions are mined, with other dates, bands and places each time."""
+    questions: int = 1500
+    """Patches asked about in a round."""
+    confusions: int = 10
+    """Wrong candidates kept of each patch, the best correlated."""
+    least_places: int = 4
+    """Places with the same bands that a round needs."""
+    clouds: float = 0.25
+    """Share of the patches that get clouds over 10 to 70 % of them."""
+    steps: int = 6000
+    """Length of the training."""
+    batch: int = 24
+    """Patches in a step."""
+    shown: int = 8
+    """Candidates of a patch that are shown in a step."""
+    absent: float = 0.15
+    """Share of the patches whose right place is not shown."""
+    swapped: float = 0.3
+    """Share of the steps in which patch and candidate change places."""
+    learning_rate: float = 2e-3
+    """Adam's, at its peak."""
+    weight_decay: float = 1e-3
+    """Adam's, decoupled."""
+    seed: int = 0
+    """Of all that is drawn."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "rounds", "questions", "confusions", "least_places", "steps", "batch"):
+            _within(self, name, 1, 10**7)
+        _within(self, "shown", 2, self.confusions)
+        for name in ("clouds", "absent", "swapped", "weight_decay"):
+            _within(self, name, 0, 1)
+        _within(self, "learning_rate", 0, 10)
+        _within(self, "seed", 0, 2**31 - 1)
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,8 @@ class Refined:
     """(n, k) normalized cross-correlation at the peak, in [-1, 1]; 0 for a flat patch."""
     similarity: NDArray[np.float32]
     """(n, k) as search gave it."""
+    logit: NDArray[np.float32]
+    """(n, k) log-odds of the verifier that this is the place; NaN where it was not asked."""
 
     def __len__(self) -> int:
         return len(self.image_ids)

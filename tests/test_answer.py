@@ -72,7 +72,7 @@ def test_looking_longer_finds_what_the_first_round_missed(world):
     vectors = embed_patches(small_encoder(), iter([mixed.scaled()]))
     right = []
     for deep_places in (1, 200):
-        search = SearchConfig(windows=4, places=1, certain_lead=2.0, deep_places=deep_places)
+        search = SearchConfig(windows=4, places=1, certain_odds=99.0, deep_places=deep_places)
         found = answer.find(index, vectors, mixed, images, search, RefineConfig())
         right.append(int(((found.image_ids[:, 0] == [0, 0, 1, 1, 2, 2]) & (found.ncc[:, 0] > 0.3)).sum()))
     assert right[0] < 5 <= right[1], right

@@ -15,27 +15,28 @@ from retrieval.calibrate import (
     evidence,
     expected_calibration_error,
     fit,
+    margin,
 )
 from retrieval.encoder import load_encoder, shipped
 from retrieval.errors import ConfigError
 from retrieval.types import Refined
 
-TRUTH = Calibration((4.0, 9.0, 2.0, 1.0), -3.0, "made up")
+TRUTH = Calibration((9.0, 1.0, 4.0, 2.0), -3.0, "made up")
 
 
 def drawn(n, seed=0):
     """Evidence, and whether each was right, as `TRUTH` says."""
     rng = np.random.default_rng(seed)
     ncc, similarity = rng.uniform(0.05, 1, n), rng.uniform(0, 1, n)
-    x = np.stack([ncc, ncc * rng.random(n), similarity, similarity * rng.random(n)], 1)
+    x = np.stack([ncc * rng.random(n), similarity * rng.random(n), ncc, similarity], 1)
     return x, rng.random(n) < TRUTH.probability(x)
 
 
-def refined(ncc, similarity, image_ids=None):
-    ncc, similarity = np.array(ncc, np.float32), np.array(similarity, np.float32)
+def refined(ncc, similarity, logit, image_ids=None):
+    ncc, similarity, logit = (np.array(v, np.float32) for v in (ncc, similarity, logit))
     ids = np.zeros(ncc.shape, np.int64) if image_ids is None else np.array(image_ids)
     zero = np.zeros(ncc.shape)
-    return Refined(ids, zero.astype(np.int64), zero.astype(np.int64), zero, zero, ncc, similarity)
+    return Refined(ids, zero.astype(np.int64), zero.astype(np.int64), zero, zero, ncc, similarity, logit)
 
 
 def test_a_known_logistic_is_recovered():
@@ -55,10 +56,10 @@ def test_what_is_fitted_is_calibrated():
 
 def test_separable_evidence_can_be_fitted():
     x, _ = drawn(200)
-    fitted = fit(x, x[:, 1] > 0.3, fitted_on="separable")
+    fitted = fit(x, x[:, 0] > 0.3, fitted_on="separable")
     assert np.isfinite([*fitted.weights, fitted.bias]).all()
     p = fitted.probability(x)
-    assert p[x[:, 1] > 0.4].min() > 0.5 > p[x[:, 1] < 0.2].max()
+    assert p[x[:, 0] > 0.4].min() > 0.5 > p[x[:, 0] < 0.2].max()
 
 
 def test_patches_without_candidates_are_left_out_of_the_fit():
@@ -104,31 +105,37 @@ def test_more_evidence_is_no_less_probable(weights, row, term):
 
 def test_no_candidate_and_no_correlation_are_probability_zero():
     for one in (calibration_of(""), TRUTH, Calibration((1.0, -2.0, 3.0, -4.0), 50.0)):
-        p = one.probability(np.array([[-np.inf] * 4, [0, 0, 0, 0], [-0.2, -0.2, 1, 1], [0.9, 0.5, 0.8, 0.5]]))
+        p = one.probability(np.array([[-np.inf] * 4, [0, 0, 0, 0], [1, 1, -0.2, 1], [0.9, 0.5, 0.8, 0.5]]))
         assert p[:3].tolist() == [0, 0, 0] and p[3] > 0
 
 
 # ---------------------------------------------------------------- evidence
 
 
-def test_leads_are_over_the_best_other_place():
-    x = evidence(refined([[0.9, 0.2, 0.5]], [[0.4, 0.6, 0.1]]))
-    np.testing.assert_allclose(x, [[0.9, 0.4, 0.4, -0.2]], atol=1e-6)
-    assert x.shape[1] == len(TERMS)
+def test_the_margin_is_over_all_others_and_none():
+    x = evidence(refined([[0.9, 0.2, 0.5]], [[0.4, 0.6, 0.1]], [[2.0, 1.0, -1.0]]))
+    others = np.log(1 + np.e + 1 / np.e)  # none of them, and the two others
+    np.testing.assert_allclose(x, [[2 - others, 2.0, 0.9, 0.4]], atol=1e-6)
+    assert x.shape[1] == len(TERMS) and margin(refined([[0.9]], [[0.4]], [[2.0]])) == 2.0
 
 
-def test_a_single_candidate_leads_over_nothing():
-    for found in (refined([[0.9]], [[0.4]]), refined([[0.9, 0.7]], [[0.4, 0.3]], [[3, -1]])):
-        np.testing.assert_allclose(evidence(found), [[0.9, 0.9, 0.4, 0.4]], atol=1e-6)
+def test_those_not_verified_and_those_not_there_do_not_rival():
+    wanted = evidence(refined([[0.9]], [[0.4]], [[3.0]]))
+    for found in (
+        refined([[0.9, 0.7]], [[0.4, 0.3]], [[3.0, np.nan]]),
+        refined([[0.9, 0.7]], [[0.4, 0.3]], [[3.0, 9.0]], [[3, -1]]),
+    ):
+        np.testing.assert_allclose(evidence(found), wanted, atol=1e-6)
 
 
 def test_no_candidates_at_all():
     for found in (
-        refined([[0.0, 0.0]], [[-np.inf] * 2], [[-1, -1]]),
-        refined(np.zeros((1, 0)), np.zeros((1, 0))),
+        refined([[0.0, 0.0]], [[-np.inf] * 2], [[np.nan] * 2], [[-1, -1]]),
+        refined(*[np.zeros((1, 0))] * 3),
     ):
         assert np.isneginf(evidence(found)).all() and evidence(found).shape == (1, 4)
         assert TRUTH.probability(evidence(found)).tolist() == [0]
+        assert np.isneginf(margin(found)).all()
 
 
 # ---------------------------------------------------------------- files

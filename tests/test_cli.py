@@ -21,7 +21,7 @@ from retrieval.config import DemoConfig, IndexConfig, TrainConfig
 from tfrecords.synthetic import Scene
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("index", "query", "score", "ingest", "train", "demo", "doctor")
+COMMANDS = ("index", "query", "score", "ingest", "train", "demo", "ingest-stac", "doctor")
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
@@ -266,6 +266,11 @@ def test_a_missing_package_is_named_with_what_installs_it(ground, tmp_path, modu
         ("retrieval.pipeline.locate", ["query", "patches.npy", "--index", "index"], "nothing was written"),
         ("retrieval.demo.run_demo", ["demo"], "goes on where it was"),
         ("retrieval.train.train", ["train", "series"], "goes on where it was"),
+        (
+            "retrieval.cli.catalogue.ingest_stac",
+            ["ingest-stac", "--bbox", "1,2,3,4", "--dates", "2022", "--out", "places"],
+            "goes on where it was",
+        ),
     ],
 )
 def test_an_interrupt_exits_130_and_says_how_to_go_on(ground, monkeypatch, target, arguments, told):

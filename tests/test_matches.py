@@ -44,6 +44,7 @@ def matches(store, paths=()):
         np.array([[-0.5, 0], [0, 0], [0, 0]], f32),
         np.array([[0.9, 0.3], [0.6, 0], [0, 0]], f32),
         np.array([[0.8, 0.7], [0.5, -np.inf], [-np.inf, -np.inf]], f32),
+        np.array([[4.0, -1.0], [0.5, np.nan], [np.nan, np.nan]], f32),
     )
     patches = Patches(
         np.array([40, 2, 7]),

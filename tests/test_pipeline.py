@@ -179,7 +179,8 @@ def test_order_of_images_and_size_of_blocks_change_no_answer(tmp_path, rng, monk
     monkeypatch.setattr(pipeline, "BLOCK", 5)
     monkeypatch.setattr(pipeline, "EMBED_BLOCK", 2)
     frames.append(index.locate(asked))
-    assert frames[0].equals(frames[1])
+    assert places_of(frames[0]) == places_of(frames[1])
+    np.testing.assert_allclose(frames[0], frames[1], atol=1e-4)  # what is compiled rounds otherwise
     assert places_of(frames[0]) == places_of(frames[2])
     assert frames[0].image_id.tolist() == [3] * 4 + [8] * 4 + [11] * 4 + [8] * 4
     assert (frames[0].confidence[4:8] < frames[0].confidence[:4].min()).all()  # either could be it

@@ -322,7 +322,8 @@ def test_without_a_shared_band_the_edges_are_compared_and_it_is_said():
     start = found([[(0, 16, 8, 0.5), (1, 16, 8, 0.4)]])
     with pytest.warns(BandsWarning, match="1 of 2 images share no band with the patches .*B11.*B04"):
         got = refine(start, patch, stored, RefineConfig())
-    assert (got.x[0] == 20).all() and (got.y[0] == 11).all() and (got.ncc > 0.9).all()
+    assert (got.x[0, 0], got.y[0, 0]) == (20, 11) and got.ncc[0, 0] > 0.9
+    assert abs(got.x[0, 1] - 20) <= 1 and abs(got.y[0, 1] - 11) <= 1  # half resolution
 
 
 def test_progress_counts_pairs():

@@ -48,7 +48,7 @@ def test_out_of_range(image, x, y, what):
 
 def test_lengths_of_records_are_the_number_of_patches():
     k = np.zeros((3, 7), np.int64)
-    assert len(Candidates(k, k, k, k)) == len(Refined(k, k, k, k, k, k, k)) == 3
+    assert len(Candidates(k, k, k, k)) == len(Refined(k, k, k, k, k, k, k, k)) == 3
 
 
 def test_the_fake_fits_the_protocol():

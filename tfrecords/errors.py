@@ -59,5 +59,13 @@ class FormatVersionError(ManifestError):
     """A folder was written in a format version that this release does not read."""
 
 
+class CatalogueError(StorageError):
+    """A catalogue can't be asked, does not answer as one, or has nothing that was asked for."""
+
+
+class MissingPackageError(StorageError):
+    """A package that this step needs is not installed; the text says how to install it."""
+
+
 class DiskFullError(StorageError):
     """The disk filled up while writing; the former output is untouched."""

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from retrieval.errors import DependencyError, MissingPatchWarning, RetrieveError, UnitsWarning
 
-GOES_ON = ("demo", "index", "ingest", "train")
+GOES_ON = ("demo", "index", "ingest", "ingest-stac", "train")
 """Commands that keep what they finished when they are stopped."""
 BACKENDS = {"tensorflow": "TensorFlow", "faiss": "FAISS"}
 """What the extras `cpu` and `gpu` install, by the module's name."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.compiled import Compiled
 from retrieval.config import PATCH_PX
 from retrieval.encoder.identity import fingerprint
 from retrieval.errors import EncoderError
@@ -17,6 +18,8 @@ from tfrecords.manifest import writing_file
 
 SHIPPED = "retrieval.weights"
 TRAINING_FREE = "structure-tensor"
+VERIFIER = "verifier"
+"""Lies beside the encoders and is none: `retrieval.refine.verify`."""
 SAME_VECTOR = 1e-3
 """A model is refused if a window's vector in an image differs from that of its crop by more than this."""
 
@@ -33,7 +36,7 @@ class KerasEncoder:
         self.model, self.name = model, name
         self.fingerprint = fingerprint(model)
         self._bands: int | None = None
-        self._call = _compiled(model)
+        self._call = Compiled(lambda batch: model(batch, training=False))
         self.dim, self.step_px = self._probe()
 
     def embed(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -47,7 +50,7 @@ class KerasEncoder:
                 f"{self.name}: the model takes {self._bands} bands, the pixels have {batch.shape[-1]}: use "
                 "an encoder for any number of bands, as the shipped ones are"
             )
-        return np.asarray(self._call(np.ascontiguousarray(batch, dtype=np.float32)), dtype=np.float32)
+        return np.asarray(self._call(np.ascontiguousarray(batch, dtype=np.float32)), np.float32)
 
     def _probe(self) -> tuple[int, int]:
         """Dimension and stride, read off a seeded picture; what does not fit is refused."""
@@ -90,29 +93,6 @@ class KerasEncoder:
                 f"{self.name}: NaN pixels (nodata) give NaN vectors: replace NaN inside the model, for "
                 "instance by keras.ops.where(keras.ops.isnan(x), 0, x)"
             )
-
-
-def _compiled(model: Any) -> Any:
-    """The model's forward pass, compiled once for all sizes where the backend can."""
-    import keras
-
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        signature = [tf.TensorSpec((None, None, None, None), tf.float32)]
-        return tf.function(lambda x: model(x, training=False), input_signature=signature)
-    if backend == "torch":
-        import torch
-
-        def call(x: NDArray[np.float32]) -> NDArray[np.float32]:
-            with torch.no_grad():
-                return keras.ops.convert_to_numpy(model(x, training=False))
-
-        return call
-    import jax
-
-    return jax.jit(lambda x: model(x, training=False))
 
 
 def save_encoder(model: Any, path: Path | str, *, overwrite: bool = False) -> None:
@@ -161,9 +141,10 @@ def _load(path: Path, name: str) -> Encoder:
 
 def shipped() -> list[str]:
     """Names of the encoders in the package."""
-    return sorted(
+    names = {
         f.name[: -len(".keras")] for f in resources.files(SHIPPED).iterdir() if f.name.endswith(".keras")
-    )
+    }
+    return sorted(names - {VERIFIER})
 
 
 def default_name() -> str:

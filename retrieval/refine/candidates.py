@@ -1,28 +1,35 @@
-"""All candidates of all patches: quarter and half resolution for each, full resolution for the best few.
+"""All candidates of all patches: from quarter to full resolution, fewer at each step.
 
-Each step looks around the peak of the one before, so that no step has many shifts to try.
+Each step looks around the peak of the one before, so that none has many shifts to try. NCC decides who
+goes on, and the verifier between the best.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from itertools import pairwise
+from dataclasses import fields
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.compiled import Compiled
 from retrieval.config import PATCH_PX, RefineConfig
 from retrieval.errors import BandsWarning
 from retrieval.refine.correlation import ncc
 from retrieval.refine.peaks import Peaks, find_peaks
 from retrieval.refine.tensors import BLOCK_PX, Ground, Known, PatchPixels, Pixels, Templates, shared_columns
+from retrieval.refine.verify import Verifier, shipped_verifier
 from retrieval.types import Candidates, Progress, Refined, silent
 
 HALF_RADIUS = 2
 """Half resolution looks this far around the peak found at quarter resolution, in its own pixels."""
 FINE_RADIUS = 3
 """Full resolution looks this far around the peak found at half resolution."""
+VERIFY_BATCH = 512
+"""Pairs that the verifier sees at a time."""
+VERIFIED = 1000.0
+"""Added to the log-odds of those that the verifier was asked of: any of them comes before the others."""
 BATCH = {2: 2048, 1: 1024, 0: 256}
 """Pairs of patch and candidate that are correlated at a time, by level: some 15 MB."""
 STAGES = {
@@ -33,6 +40,9 @@ STAGES = {
 """What progress is told."""
 
 
+_NCC = Compiled(ncc, fused=False)
+
+
 def refine(
     found: Candidates,
     patches: PatchPixels,
@@ -40,6 +50,7 @@ def refine(
     config: RefineConfig,
     progress: Progress = silent,
     ground: Ground | None = None,
+    verifier: Verifier | None = None,
 ) -> Refined:
     """Find each candidate's pixel and rank a patch's candidates anew.
 
@@ -50,27 +61,47 @@ def refine(
         config: radius, finalists, weight of the similarity.
         progress: told of the pairs of patch and candidate that are done.
         ground: tensors of the images kept from an earlier call.
+        verifier: decides between the finalists; None for the shipped one.
 
     Warns:
         BandsWarning: images and patches have no band in common.
 
     Returns:
-        The same candidates, best first; those beyond the finalists keep the half-resolution pixel,
-        an offset of 0 and the half-resolution NCC.
+        The best `config.semifinalists` candidates of each patch, best first; all but the first keep the
+        half-resolution pixel, an offset of 0 and the half-resolution NCC.
     """
     _tell_unshared(found, patches, images)
-    n, k = found.image_ids.shape
-    job = _Job(found, patches, images, config, progress, ground or Ground(images))
-    every = np.argwhere(found.image_ids >= 0)
-    job.correlate(every, -(-config.radius_px // 4), 2)
-    job.correlate(every, HALF_RADIUS, 1)
-    job.state["dx"][:], job.state["dy"][:] = 0, 0
-    final = np.argsort(-job.score(), axis=1, kind="stable")[:, : config.finalists]
-    chosen = np.stack([np.repeat(np.arange(n), final.shape[1]), final.ravel()], -1)
-    job.correlate(chosen[found.image_ids[chosen[:, 0], chosen[:, 1]] >= 0], FINE_RADIUS, 0)
-    finalist = np.zeros((n, k), bool)
-    np.put_along_axis(finalist, final, True, 1)
-    return job.ranked(finalist)
+    job = _Job(
+        found, patches, images, config, progress, ground or Ground(images), verifier or shipped_verifier()
+    )
+    job.align(config.semifinalists)
+    job.verify(job.best(config.finalists))
+    job.correlate(job.best(1), FINE_RADIUS, 0)
+    return job.ranked(config.semifinalists)
+
+
+def align(
+    found: Candidates,
+    patches: PatchPixels,
+    images: Pixels,
+    config: RefineConfig,
+    *,
+    ground: Ground | None = None,
+    keep: int,
+) -> Refined:
+    """Find candidates at quarter and half resolution and rank them by NCC, without asking the verifier.
+
+    Args:
+        found: as for `refine`.
+        patches: as for `refine`.
+        images: as for `refine`.
+        config: radius and weight of the similarity.
+        ground: as for `refine`.
+        keep: how many candidates of each patch go on to half resolution and come out.
+    """
+    job = _Job(found, patches, images, config, silent, ground or Ground(images), None)
+    job.align(keep)
+    return job.ranked(keep)
 
 
 class _Job:
@@ -84,18 +115,39 @@ class _Job:
         config: RefineConfig,
         progress: Progress,
         ground: Ground,
+        verifier: Verifier | None,
     ) -> None:
+        self.verifier = verifier
         self.found, self.patches, self.images, self.config = found, patches, images, config
         self.progress, self.ground = progress, ground
         shape = found.image_ids.shape
         self.state: dict[str, NDArray] = {f: np.zeros(shape, np.float32) for f in ("dx", "dy", "ncc")}
+        self.state["logit"] = np.full(shape, np.nan, np.float32)
         self.state |= {"x": found.x.copy(), "y": found.y.copy()}
+        self.state["level"] = np.full(shape, 3, np.int8)
         self._templates: dict[tuple[int, ...], Templates] = {}
 
-    def score(self) -> NDArray[np.float32]:
-        """What candidates are ranked by; -inf where there is none."""
-        weighted = self.state["ncc"] + self.config.similarity_weight * self.found.similarity
-        return np.where(self.found.image_ids >= 0, weighted, -np.inf)
+    def score(self) -> NDArray[np.float64]:
+        """What candidates are ranked by: the verified before the others; -inf where there is none."""
+        similarity = np.maximum(self.found.similarity, -1)
+        weighted = self.state["ncc"] + self.config.similarity_weight * similarity
+        logit = self.state["logit"]
+        # Rounded: copies of one picture shall tie, whatever batch they came in.
+        score = np.where(np.isnan(logit), weighted.astype(np.float64), VERIFIED + np.round(logit, 3))
+        return np.where(self.found.image_ids >= 0, score, -np.inf)
+
+    def best(self, count: int) -> NDArray:
+        """Pairs of each patch and its best candidates among those that came furthest."""
+        furthest = self.state["level"] == self.state["level"].min(initial=3)
+        score = np.where(furthest, self.score(), -np.inf)
+        order = np.lexsort((self.found.x, self.found.y, self.found.image_ids, -score), axis=-1)[:, :count]
+        pairs = np.stack([np.repeat(np.arange(len(order)), order.shape[1]), order.ravel()], -1)
+        return pairs[self.found.image_ids[pairs[:, 0], pairs[:, 1]] >= 0]
+
+    def align(self, keep: int) -> None:
+        """All candidates at quarter resolution, the best of them at half."""
+        self.correlate(np.argwhere(self.found.image_ids >= 0), -(-self.config.radius_px // 4), 2)
+        self.correlate(self.best(keep), HALF_RADIUS, 1)
 
     def correlate(self, pairs: NDArray, radius: int, level: int) -> None:
         """Correlate (patch, candidate) pairs and write the peaks into the state."""
@@ -106,6 +158,30 @@ class _Job:
                 self._put(batch, self._peaks(batch, columns, radius, level), level)
                 done += len(batch)
                 self.progress(STAGES[level], done, len(pairs))
+
+    def verify(self, pairs: NDArray) -> None:
+        """Ask the verifier of (patch, candidate) pairs that are aligned at half resolution."""
+        assert self.verifier is not None
+        done = 0
+        for mine, (asked, stored) in self._by_bands(pairs):
+            for start in range(0, len(mine), VERIFY_BATCH):
+                rows, cols = mine[start : start + VERIFY_BATCH].T
+                ids, xy, _ = self._where(rows, cols)
+                template, seen = self._templates[asked].take(rows, 1)
+                region, known = self.ground.regions(ids, xy >> 1, stored, 0, 1)
+                visible = np.ones((len(rows), *template.shape[1:3], 1), np.float32)
+                for mask in (seen, known):
+                    visible = visible if mask is None else visible * mask
+                self.state["logit"][rows, cols] = self.verifier(template, region, visible)
+                done += len(rows)
+                self.progress("verifying", done, len(pairs))
+
+    def _where(self, rows: NDArray, cols: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+        """Image ids of pairs, their x and y, and the largest that a patch may have, both (m, 2)."""
+        ids = self.found.image_ids[rows, cols]
+        limit = np.array([self.images.size(int(i))[::-1] for i in ids]).reshape(-1, 2) - PATCH_PX
+        xy = np.stack([self.state["x"][rows, cols], self.state["y"][rows, cols]], -1)
+        return ids, np.minimum(xy, limit), limit
 
     def _by_bands(self, pairs: NDArray) -> Iterator[tuple[NDArray, tuple[tuple[int, ...], ...]]]:
         """Pairs by the columns of the bands that patch and image share, each sorted by image and block."""
@@ -128,56 +204,41 @@ class _Job:
         if asked not in self._templates:
             self._templates[asked] = Templates(self.patches, asked)
         rows, cols = pairs.T
-        ids = self.found.image_ids[rows, cols]
-        sizes = np.array([self.images.size(int(i)) for i in ids])  # height, width
-        limit = sizes[:, ::-1] - PATCH_PX
-        xy = np.stack([self.state["x"][rows, cols], self.state["y"][rows, cols]], -1)
-        at = np.minimum(xy, limit) >> level
+        ids, xy, limit = self._where(rows, cols)
+        at = xy >> level
         template, seen = self._templates[asked].take(rows, level)
-        region, known = self._regions(ids, at, stored, radius, level)
+        region, known = self.ground.regions(ids, at, stored, radius, level)
         return find_peaks(_surfaces(template, region, seen, known), at, level, limit)
 
-    def _regions(
-        self, ids: NDArray, at: NDArray, columns: tuple[int, ...], radius: int, level: int
-    ) -> tuple[NDArray[np.float32], Known]:
-        """Regions of a batch, image by image and block by block."""
-        where = np.column_stack([ids, at // (BLOCK_PX >> level)])
-        starts = np.flatnonzero((np.diff(where, axis=0, prepend=-1) != 0).any(1))
-        parts = []
-        for a, b in pairwise([*starts, len(ids)]):
-            block = (int(where[a, 0]), int(where[a, 1]), int(where[a, 2]))
-            parts.append(self.ground.regions(block, columns, at[a:b], radius, level))
-        known: Known = None
-        if any(k is not None for _, k in parts):
-            known = np.concatenate([np.ones((*r.shape[:3], 1), bool) if k is None else k for r, k in parts])
-        return np.concatenate([r for r, _ in parts]), known
-
     def _put(self, pairs: NDArray, peaks: Peaks, level: int) -> None:
-        """Keep the peaks; the parabola's offset goes into the pixel where a finer step follows."""
+        """Keep the peaks; at a quarter resolution the parabola's offset says where to look next."""
         rows, cols = pairs.T
+        state = self.state
         for name in ("x", "y"):
-            offset, limit_axis = getattr(peaks, f"d{name}"), getattr(peaks, name)
-            finer = np.rint(offset * 2**level).astype(np.int64) if level else 0
-            self.state[name][rows, cols] = np.maximum(limit_axis + finer, 0)
-            self.state[f"d{name}"][rows, cols] = offset
-        self.state["ncc"][rows, cols] = peaks.ncc
+            pixel, offset = getattr(peaks, name), getattr(peaks, f"d{name}")
+            finer = np.rint(4 * offset).astype(np.int64) if level == 2 else 0
+            state[name][rows, cols] = np.maximum(pixel + finer, 0)
+            state[f"d{name}"][rows, cols] = 0 if level else offset
+        state["ncc"][rows, cols], state["level"][rows, cols] = peaks.ncc, level
 
-    def ranked(self, finalist: NDArray[np.bool_]) -> Refined:
-        """Finalists by their full-resolution score, then the rest by their half-resolution one."""
+    def ranked(self, count: int) -> Refined:
+        """The best of each patch: by how far they came, then by score."""
         found = self.found
-        order = np.lexsort((found.x, found.y, found.image_ids, -self.score(), ~finalist), axis=-1)
+        # Of the best the level tells nothing: it alone went on to full resolution.
+        level = np.maximum(self.state["level"], 1)
+        keys = (found.x, found.y, found.image_ids, -self.score(), level)
+        order = np.lexsort(keys, axis=-1)[:, :count]
         values = self.state | {"image_ids": found.image_ids, "similarity": found.similarity}
-        return Refined(**{name: np.take_along_axis(value, order, 1) for name, value in values.items()})
+        names = [f.name for f in fields(Refined)]
+        return Refined(**{name: np.take_along_axis(values[name], order, 1) for name in names})
 
 
 def _surfaces(
     template: NDArray[np.float32], region: NDArray[np.float32], seen: Known, known: Known
 ) -> NDArray[np.float32]:
     """NCC of each pair; those in which something is hidden are done apart, since they cost more."""
-    from keras import ops
-
     if seen is None and known is None:
-        return np.asarray(ops.convert_to_numpy(ncc(template, region)))
+        return np.asarray(_NCC(template, region))
     n = len(template)
     hidden = np.zeros(n, bool)
     for mask in (seen, known):
@@ -186,10 +247,13 @@ def _surfaces(
     side = region.shape[1] - template.shape[1] + 1
     out = np.empty((n, side, side), np.float32)
     if not hidden.all():
-        out[~hidden] = ops.convert_to_numpy(ncc(template[~hidden], region[~hidden]))
+        out[~hidden] = _NCC(template[~hidden], region[~hidden])
     if hidden.any():
-        masks = [None if m is None else m[hidden].astype(np.float32) for m in (seen, known)]
-        out[hidden] = ops.convert_to_numpy(ncc(template[hidden], region[hidden], *masks))
+        shown = [
+            np.ones((*p.shape[:3], 1), np.float32)[hidden] if m is None else m[hidden].astype(np.float32)
+            for m, p in ((seen, template), (known, region))
+        ]
+        out[hidden] = _NCC(template[hidden], region[hidden], *shown)
     return out
 
 

@@ -8,13 +8,15 @@ corner lies on the level's grid. Large images are taken block by block.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.compiled import Compiled
 from retrieval.config import PATCH_PX, TensorConfig
 from retrieval.features import structure_tensor
 
@@ -28,9 +30,15 @@ KEPT_BYTES = 512 << 20
 """Tensors of images that are kept for the next look."""
 PATCHES = 1024
 """Patches whose tensors are made at a time."""
+SIZE_STEP = 128
+"""Larger pictures are filled up to a multiple of it, with nothing known."""
 
 Known = NDArray[np.bool_] | None
 """(n, s, s, 1) where something is visible; None where everything is."""
+
+
+Block = tuple[int, int, int]
+"""Image id, and the column and row of a block of the image."""
 
 
 class Pixels(Protocol):
@@ -75,12 +83,25 @@ def shared_columns(asked: Sequence[str], stored: Sequence[str]) -> tuple[tuple[i
 # --- tensors at levels ---------------------------------------------------------------------------
 
 
-def _full(scaled: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Structure tensor (n, h - 2, w - 2, 3) and visibility (n, h - 2, w - 2, 1)."""
+def _tensor(array: NDArray) -> Any:
+    """An array as the backend's tensor."""
     from keras import ops
 
-    tensor, visible = structure_tensor(ops.convert_to_tensor(scaled), TensorConfig.noise)
-    return ops.convert_to_numpy(tensor), ops.convert_to_numpy(visible)
+    return ops.convert_to_tensor(array)
+
+
+_STEM = Compiled(lambda scaled: structure_tensor(_tensor(scaled), TensorConfig.noise))
+
+
+def _full(scaled: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Structure tensor (n, h - 2, w - 2, 3) and visibility (n, h - 2, w - 2, 1)."""
+    h, w = scaled.shape[1:3]
+    # Few sizes, so that what was compiled for one is used again.
+    more = (-h % SIZE_STEP, -w % SIZE_STEP) if max(h, w) > SIZE_STEP else (0, 0)
+    if any(more):
+        scaled = np.pad(scaled, ((0, 0), (0, more[0]), (0, more[1]), (0, 0)), constant_values=np.nan)
+    tensor, visible = _STEM(scaled)
+    return tensor[:, : h - 2, : w - 2], visible[:, : h - 2, : w - 2]
 
 
 def _halved(tensor: NDArray, visible: NDArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -172,18 +193,18 @@ class Ground:
 
     def regions(
         self,
-        block: tuple[int, int, int],
-        columns: tuple[int, ...],
+        image_ids: NDArray[np.int64],
         at: NDArray[np.int64],
+        columns: tuple[int, ...],
         radius: int,
         level: int,
     ) -> tuple[NDArray[np.float32], Known]:
         """Regions around positions, for templates to be moved in.
 
         Args:
-            block: image id, and the block's column and row.
+            image_ids: (m,), equal ones behind each other.
+            at: (m, 2) x and y in the level's pixels, of a template's corner.
             columns: bands that count.
-            at: (m, 2) x and y in the level's pixels, of a template's corner, in that block.
             radius: how far a template is moved, in the level's pixels.
             level: 0, 1 or 2.
 
@@ -191,19 +212,31 @@ class Ground:
             (m, s + 2 radius, s + 2 radius, 3), s the template's side, and what is visible. What lies
             beyond the image's edge is arbitrary: no patch lies there.
         """
-        x0, y0, width, height = self._window(block)
-        at = at - (np.array([x0, y0]) >> level)
-        size = PATCH_PX + 2 * radius if level == 0 else ((PATCH_PX - 2) >> level) + 2 * radius
+        parts = [self._part(*group, columns, radius, level) for group in _groups(image_ids, at, level)]
+        cut = np.concatenate([part for part, _ in parts])
         if level == 0:
-            pixels = self._images.scaled(block[0], (x0, y0, width, height))[..., list(columns)]
-            tensor, visible = _full(_cut(pixels, at, size, radius))
+            tensor, visible = _full(cut)
             return tensor, None if visible.all() else visible > 0
-        layer = self._layers(block, columns)[level]
-        cut = _cut(layer.tensor[0], at, size, radius).astype(np.float32)
-        known = None if layer.known is None else _cut(layer.known[0], at, size, radius)
-        return cut, None if known is None or known.all() else known
+        if all(known is None for _, known in parts):
+            return cut.astype(np.float32), None
+        shown = [np.ones((*part.shape[:3], 1), bool) if known is None else known for part, known in parts]
+        return cut.astype(np.float32), np.concatenate(shown)
 
-    def _window(self, block: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    def _part(
+        self, block: Block, at: NDArray[np.int64], columns: tuple[int, ...], radius: int, level: int
+    ) -> tuple[NDArray, Known]:
+        """Regions in one block: pixels at full resolution, else tensors, and what is visible of these."""
+        window = self._window(block)
+        at = at - (np.array(window[:2]) >> level)
+        if level == 0:
+            pixels = self._images.scaled(block[0], window)[..., list(columns)]
+            return _cut(pixels, at, PATCH_PX + 2 * radius, radius), None
+        layer = self._layers(block, columns)[level]
+        size = ((PATCH_PX - 2) >> level) + 2 * radius
+        known = None if layer.known is None else _cut(layer.known[0], at, size, radius)
+        return _cut(layer.tensor[0], at, size, radius), None if known is None or known.all() else known
+
+    def _window(self, block: Block) -> tuple[int, int, int, int]:
         """Pixels that a block and its margin take, inside the image."""
         image_id, column, row = block
         height, width = self._images.size(image_id)
@@ -211,7 +244,7 @@ class Ground:
         x1, y1 = ((n + 1) * BLOCK_PX + PATCH_PX + MARGIN_PX for n in (column, row))
         return x0, y0, min(x1, width) - x0, min(y1, height) - y0
 
-    def _layers(self, block: tuple[int, int, int], columns: tuple[int, ...]) -> dict[int, Layer]:
+    def _layers(self, block: Block, columns: tuple[int, ...]) -> dict[int, Layer]:
         """Tensors of a block, made anew unless they were kept."""
         key = (*block, columns)
         if key not in self._kept:
@@ -223,6 +256,16 @@ class Ground:
                 self._bytes -= sum(layer.nbytes for layer in gone.values())
         self._kept.move_to_end(key)
         return self._kept[key]
+
+
+def _groups(
+    image_ids: NDArray[np.int64], at: NDArray[np.int64], level: int
+) -> Iterator[tuple[Block, NDArray[np.int64]]]:
+    """Runs of positions that lie in one block of one image."""
+    where = np.column_stack([image_ids, at // (BLOCK_PX >> level)])
+    starts = np.flatnonzero((np.diff(where, axis=0, prepend=-1) != 0).any(1))
+    for a, b in pairwise([*starts, len(at)]):
+        yield (int(where[a, 0]), int(where[a, 1]), int(where[a, 2])), at[a:b]
 
 
 def _cut(picture: NDArray, at: NDArray[np.int64], size: int, radius: int) -> NDArray:

@@ -1,0 +1,127 @@
+"""A file server on the loopback that serves parts of files, counts what it served, and fails when told to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Lock, Thread
+from urllib.parse import unquote, urlsplit
+
+Trouble = Callable[[str], int | str | None]
+"""Given the path of a request: an HTTP status to fail with, "html", "cut", "whole" (no ranges), or None."""
+
+
+class RangeServer:
+    """Serves the files of a folder; knows every request and how many bytes of files went out."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder, self.url = folder, url
+        self.requests: list[tuple[str, str]] = []
+        self.served = 0
+        self.trouble: Trouble = lambda path: None
+        self.answers: dict[str, tuple[str, bytes]] = {}
+        self.headers: Mapping[str, str] = {}
+        self.lock = Lock()
+
+    def of(self, name: str) -> str:
+        """The address of a file."""
+        return f"{self.url}/{name}"
+
+    def fail(self, status: int | str, times: int = 10**9, path: str = "") -> None:
+        """Fail so many times with a status, "html", "cut" or "whole", for paths that hold a text."""
+        left = [times]
+
+        def trouble(asked: str) -> int | str | None:
+            if path not in asked or left[0] < 1:
+                return None
+            left[0] -= 1
+            return status
+
+        self.trouble = trouble
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers for one `RangeServer`."""
+
+    protocol_version = "HTTP/1.1"
+    files: RangeServer
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.answer()
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    def answer(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        with self.files.lock:
+            self.files.requests.append((self.command, self.path))
+            trouble = self.files.trouble(path)
+        if isinstance(trouble, int):
+            return self.send(trouble, b"<html>no</html>", "text/html")
+        if trouble == "html":
+            return self.send(200, b"<!DOCTYPE html><html>Sign in</html>", "text/html")
+        if path in self.files.answers:
+            return self.send(200, self.files.answers[path][1], self.files.answers[path][0])
+        file = self.files.folder / path.lstrip("/")
+        if not file.is_file():
+            return self.send(404, b"not found", "text/plain")
+        self.send_file(file.read_bytes(), trouble)
+
+    def send_file(self, content: bytes, trouble: str | None) -> None:
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        whole, cut = len(content), trouble == "cut"
+        if not asked or trouble == "whole":
+            return self.send(200, content, "image/tiff", cut=cut)
+        first, last = int(asked[1]), min(int(asked[2] or whole - 1), whole - 1)
+        if first >= whole:
+            return self.send(416, b"", "text/plain")
+        where = {"Content-Range": f"bytes {first}-{last}/{whole}"}
+        self.send(206, content[first : last + 1], "image/tiff", where, cut=cut)
+
+    def send(
+        self,
+        status: int,
+        content: bytes,
+        kind: str,
+        extra: Mapping[str, str] | None = None,
+        cut: bool = False,
+    ) -> None:
+        self.send_response(status)
+        ranges = {"Accept-Ranges": "bytes"} if status in (200, 206) else {}
+        told = {"Content-Type": kind, "Content-Length": str(len(content)), **ranges, **self.files.headers}
+        for name, value in {**told, **(extra or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if cut:
+            content = content[: len(content) // 2]
+            self.close_connection = True
+        with self.files.lock:
+            self.files.served += len(content)
+        with suppress(OSError):  # the client has what it wants
+            self.wfile.write(content)
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[RangeServer]:
+    """Serve a folder on the loopback while the block lasts."""
+    http = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    http.daemon_threads = True
+    server = RangeServer(folder, f"http://127.0.0.1:{http.server_address[1]}")
+    http.RequestHandlerClass = type("Handler", (_Handler,), {"files": server})
+    thread = Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        http.shutdown()
+        http.server_close()
+        thread.join(5)

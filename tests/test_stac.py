@@ -1,0 +1,883 @@
+"""A search in a STAC catalogue to places, against a catalogue and a file server on the loopback."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import json
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import given
+from hypothesis import strategies as st
+from rangeserver import serving
+from stac_ground import CORNERS, CRS, SIZE, Tiles, clear, ground_of, lonlat
+from stac_server import cataloguing
+from typer.testing import CliRunner
+
+import tfrecords.ingest.stac.run as stac_run
+from retrieval.cli import app
+from tfrecords.errors import (
+    BandsError,
+    CatalogueError,
+    GridError,
+    ManifestError,
+    MissingPackageError,
+    OutputExistsError,
+)
+from tfrecords.ingest import ingest
+from tfrecords.ingest.product import Provenance
+from tfrecords.ingest.stac import (
+    CATALOGUES,
+    Patience,
+    Search,
+    ingest_stac,
+    parse_bbox,
+    parse_dates,
+    read_rows,
+)
+from tfrecords.ingest.stac.choose import thin
+from tfrecords.ingest.stac.offset import baseline_of, goes_below_zero, odd_ones, offset_of
+from tfrecords.ingest.stac.scene import COMMON, scene_of
+from tfrecords.ingest.stac.window import window_of
+from tfrecords.read import read_images
+
+QUICK = Patience(attempts=3, pause_s=0.02)
+ASKED = lonlat("31TCJ", 150, 160, 310, 290)
+"""Some of the western tile; none of it is in the eastern one."""
+DAY = datetime.date
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "files").mkdir()
+    with serving(tmp_path / "files") as server:
+        yield server
+
+
+@pytest.fixture
+def catalogue():
+    with cataloguing() as server:
+        yield server
+
+
+@pytest.fixture
+def tiles(files, catalogue):
+    made = Tiles(files.folder, files.url)
+    catalogue.items = made.items
+    return made
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "places"
+
+
+def search(catalogue, **more):
+    asked = {"bbox": ASKED, "first": DAY(2020, 1, 1), "last": DAY(2023, 12, 31)}
+    return Search(catalogue.url, **(asked | more))
+
+
+def run(out, catalogue, **more):
+    return ingest_stac(out, search(catalogue, **more), patience=QUICK)
+
+
+def rows(out):
+    return {row.item: row for row in read_rows(out)}
+
+
+def truth(path, tile, ground):
+    """What the ground looks like where a file lies."""
+    with rasterio.open(path) as file:
+        left, top = CORNERS[tile]
+        x, y = (file.transform.c - left) / 10, (top - file.transform.f) / 10
+        assert (x % 1, y % 1, file.transform.a, file.transform.e) == (0, 0, 10, -10)
+        return ground[int(y) : int(y) + file.height, int(x) : int(x) + file.width]
+
+
+def pixels(path):
+    return next(iter(read_images(path))).pixels
+
+
+# --- what is asked for --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("1,2,3", "expected west,south,east,north"),
+        ("a,2,3,4", "expected west,south,east,north"),
+        ("1,44,2,43", "south (44) not below its north (43)"),
+        ("1,43,1,44", "west (1) not below its east (1)"),
+        ("179,-17,-179,-16", "179,-17,180,-16 and -180,-17,-179,-16"),
+        ("-181,43,2,44", "off the Earth"),
+        ("1,43,2,91", "off the Earth"),
+        ("1,nan,2,44", "off the Earth"),
+    ],
+)
+def test_boxes_that_cannot_be_are_explained(text, told):
+    with pytest.raises(CatalogueError) as error:
+        parse_bbox(text)
+    assert told in str(error.value)
+
+
+def test_boxes_and_dates_are_read():
+    assert parse_bbox(" -1.5, 43, -1.25,44.5") == (-1.5, 43, -1.25, 44.5)
+    assert parse_dates("2020-02/2021") == (DAY(2020, 2, 1), DAY(2021, 12, 31))
+    assert parse_dates("2020-02") == (DAY(2020, 2, 1), DAY(2020, 2, 29))
+    assert parse_dates("2020-02-03/2020-02-03") == (DAY(2020, 2, 3), DAY(2020, 2, 3))
+
+
+@pytest.mark.parametrize("text", ["", "2020-13", "2020/2021/2022", "2020-02-30/2021", "soon", "2021/"])
+def test_dates_that_are_none_are_explained(text):
+    with pytest.raises(CatalogueError, match="expected FROM/TO"):
+        parse_dates(text)
+
+
+def test_dates_the_wrong_way_round_are_explained():
+    with pytest.raises(CatalogueError, match="turn them round"):
+        parse_dates("2021/2020")
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"api": "earth.example"}, "no address"),
+        ({"api": "http://[1/"}, "no address"),
+        ({"max_cloud": 101}, "expected 0 to 100"),
+        ({"dates_per_place": 0}, "1 or more"),
+        ({"sign": "mine"}, "planetary-computer"),
+    ],
+)
+def test_searches_that_cannot_be_are_explained(more, told):
+    asked = {"api": "http://x", "bbox": ASKED, "first": DAY(2020, 1, 1), "last": DAY(2020, 1, 2)}
+    with pytest.raises(CatalogueError, match=told):
+        Search(**(asked | more))
+
+
+def test_catalogues_have_short_names():
+    asked = Search("earth-search", ASKED, DAY(2020, 1, 1), DAY(2020, 1, 2))
+    assert asked.api == CATALOGUES["earth-search"] == "https://earth-search.aws.element84.com/v1"
+
+
+# --- offsets ------------------------------------------------------------------------------------
+
+SCALED = {"scale": 0.0001, "offset": -0.1}
+
+
+@pytest.mark.parametrize(
+    ("properties", "raster", "day", "dn", "told_by"),
+    [
+        # applied already, whatever raster:bands still says
+        (
+            {"earthsearch:boa_offset_applied": True, "s2:processing_baseline": "04.00"},
+            SCALED,
+            DAY(2022, 3, 1),
+            0,
+            "earthsearch:boa_offset_applied",
+        ),
+        ({"sentinel:boa_offset_applied": True}, {}, DAY(2023, 1, 1), 0, "sentinel:boa_offset_applied"),
+        # the band says it
+        ({"earthsearch:boa_offset_applied": False}, SCALED, DAY(2023, 1, 1), -1000, "raster:bands"),
+        (
+            {"s2:processing_baseline": "05.00"},
+            {"scale": 1e-4, "offset": 0},
+            DAY(2023, 1, 1),
+            0,
+            "raster:bands",
+        ),
+        ({}, SCALED, DAY(2018, 1, 1), -1000, "raster:bands"),
+        # no offset in raster:bands (Planetary Computer): the baseline
+        ({"s2:processing_baseline": "04.00"}, {}, DAY(2022, 3, 1), -1000, "baseline 04.00"),
+        ({"s2:processing_baseline": "03.01"}, {}, DAY(2022, 3, 1), 0, "baseline 03.01"),
+        ({"s2:processing_baseline": "05.00"}, {"scale": 1e-4}, DAY(2016, 3, 1), -1000, "baseline 05.00"),
+        ({"processing:version": "05.10"}, {}, DAY(2016, 3, 1), -1000, "baseline 05.10"),
+        ({"s2:product_uri": "S2A_MSIL2A_X_N0213_R1"}, {}, DAY(2023, 3, 1), 0, "baseline 02.13"),
+        # nothing at all: the day
+        ({}, {}, DAY(2022, 1, 25), -1000, "the date, a guess"),
+        ({}, {}, DAY(2022, 1, 24), 0, "the date, a guess"),
+        ({"s2:processing_baseline": None}, {"offset": None}, DAY(2015, 1, 1), 0, "the date, a guess"),
+    ],
+)
+def test_the_offset_is_told_by_the_metadata(properties, raster, day, dn, told_by):
+    offset = offset_of({"id": "S2A_31TCJ", "properties": properties}, raster, day)
+    assert (offset.dn, offset.quantification, offset.told_by) == (dn, 10_000, told_by)
+
+
+def test_another_scale_is_another_quantification():
+    offset = offset_of({"properties": {}}, {"scale": 0.001, "offset": -0.1}, DAY(2023, 1, 1))
+    assert (offset.dn, offset.quantification) == (-100, 1000)
+
+
+def test_baselines_are_read_from_what_there_is():
+    assert baseline_of({"properties": {"s2:processing_baseline": "5.1"}}) == "05.10"
+    assert baseline_of({"properties": {}, "id": "S2B_MSIL2A_20250302T095029_N0511_R079_T33UXP"}) == "05.11"
+    assert baseline_of({"properties": {"processing:version": "latest"}, "id": "x"}) == ""
+
+
+def test_dates_whose_dark_pixels_are_a_thousand_off_are_odd():
+    assert odd_ones({"a": 60, "b": 1060, "c": 90, "d": 40}) == ["b"]
+    assert odd_ones({"a": 60, "b": 300, "c": 5000}) == []
+    assert odd_ones({"a": 60}) == []
+
+
+def test_an_offset_that_leaves_much_below_zero_is_one_too_many():
+    offset = offset_of({"properties": {}}, SCALED, DAY(2023, 1, 1))
+    sea = np.array([0] * 50 + [950] * 50)  # a little below zero is what dark water is
+    assert not goes_below_zero(sea, offset)
+    assert goes_below_zero(np.where(sea, sea - 500, 0), offset)
+    assert not goes_below_zero(np.zeros(9), offset)
+
+
+# --- bands, ground ------------------------------------------------------------------------------
+
+
+def item_of(assets, **properties):
+    told = {"datetime": "2023-05-01T10:50:31.024Z", "proj:code": CRS, "s2:mgrs_tile": "31TCJ", **properties}
+    return {"id": "x", "properties": told, "assets": assets}
+
+
+def asset(name, **more):
+    return {"href": f"https://x.org/{name}.tif", **more}
+
+
+def common(*names):
+    return {"eo:bands": [{"name": name, "common_name": name} for name in names]}
+
+
+def stac11(name, colour, pixel):
+    bands = [{"name": name, "eo:common_name": colour}]
+    return asset(f"{name}_{pixel}m", bands=bands, gsd=pixel, **{"raster:scale": 1e-4, "raster:offset": -0.1})
+
+
+CATALOGUE_STYLES = {
+    "earth-search": {
+        "visual": asset("TCI", roles=["visual"], **common("red", "green", "blue")),
+        **{f"{c}-jp2": asset(c, type="image/jp2", **common(c)) for c in ("red", "green", "blue", "nir")},
+        **{c: asset(c, **common(c)) for c in ("nir08", "red", "green", "blue", "nir")},
+        "scl": asset("SCL"),
+    },
+    "planetary-computer": {
+        "visual": asset("TCI", **common("red", "green", "blue")),
+        **{name: asset(name, **common(colour)) for name, colour in COMMON.items()},
+        "SCL": asset("SCL"),
+    },
+    "copernicus": {
+        **{f"B04_{p}m": stac11("B04", "red", p) for p in (60, 20, 10)},
+        **{f"B03_{p}m": stac11("B03", "green", p) for p in (60, 20, 10)},
+        **{f"B02_{p}m": stac11("B02", "blue", p) for p in (60, 20, 10)},
+        "B08_10m": stac11("B08", "nir", 10),
+        "SCL_20m": asset("SCL"),
+    },
+    "keys only": {name: asset(name) for name in ("B04", "B03", "B02", "B08", "SCL")},
+    "names of bands": {
+        key: asset(key, bands=[{"name": name}]) for key, name in zip("abcd", COMMON, strict=True)
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("style", "files"),
+    [
+        ("earth-search", "red green blue nir SCL"),
+        ("planetary-computer", "B04 B03 B02 B08 SCL"),
+        ("copernicus", "B04_10m B03_10m B02_10m B08_10m SCL"),
+        ("keys only", "B04 B03 B02 B08 SCL"),
+        ("names of bands", "a b c d"),
+    ],
+)
+def test_bands_are_found_in_the_words_of_each_catalogue(style, files):
+    bands = scene_of(item_of(CATALOGUE_STYLES[style])).bands
+    assert list(bands) == ["B04", "B03", "B02", "B08", "SCL"][: len(bands)]
+    assert [one.href for one in bands.values()] == [f"https://x.org/{name}.tif" for name in files.split()]
+
+
+def test_bands_of_one_file_are_told_by_their_number():
+    bands = scene_of(item_of({"all": asset("all", **common("blue", "green", "red", "nir"))})).bands
+    assert [one.number for one in bands.values()] == [3, 2, 1, 4]
+
+
+def test_offsets_of_the_newer_standard_are_read():
+    red = scene_of(item_of(CATALOGUE_STYLES["copernicus"])).bands["B04"]
+    assert (red.offset.dn, red.offset.told_by) == (-1000, "raster:bands")
+
+
+def test_an_item_without_a_date_says_so():
+    with pytest.raises(CatalogueError, match="its date 'soon' is none"):
+        scene_of(item_of(CATALOGUE_STYLES["keys only"], datetime="soon"))
+    interval = {"datetime": None, "start_datetime": "2023-05-01T12:00:00+02:00"}
+    assert scene_of(item_of(CATALOGUE_STYLES["keys only"], **interval)).when.hour == 10
+
+
+def test_a_missing_band_is_named_with_what_there_is():
+    assets = {key: value for key, value in CATALOGUE_STYLES["keys only"].items() if key not in ("B08", "B02")}
+    with pytest.raises(BandsError, match=r"no blue \(B02\) and no nir \(B08\); it has B03, B04, SCL"):
+        scene_of(item_of(assets))
+
+
+@pytest.mark.parametrize("href", ["file:///etc/passwd", "/etc/passwd", "/vsizip/x.zip", "<VRTDataset/>"])
+def test_a_catalogue_cannot_make_us_open_files_of_this_machine(href):
+    assets = CATALOGUE_STYLES["keys only"] | {"B04": {"href": href}}
+    with pytest.raises(CatalogueError, match="no address on the network"):
+        scene_of(item_of(assets))
+
+
+def test_relative_addresses_go_from_the_item():
+    item = item_of({name: {"href": f"./{name}.tif"} for name in ("B04", "B03", "B02", "B08")})
+    item["links"] = [{"rel": "self", "href": "https://x.org/items/x.json"}]
+    assert scene_of(item).bands["B08"].href == "https://x.org/items/B08.tif"
+
+
+@pytest.mark.parametrize(
+    ("properties", "id_", "place"),
+    [
+        ({"grid:code": "MGRS-1CCV"}, "x", "01CCV"),
+        ({"s2:mgrs_tile": "31TCJ"}, "x", "31TCJ"),
+        ({"mgrs:utm_zone": 31, "mgrs:latitude_band": "T", "mgrs:grid_square": "CJ"}, "x", "31TCJ"),
+        ({}, "S2A_MSIL2A_20240301T105031_R051_T31TCJ_20240301T153000", "31TCJ"),
+        ({}, "S2B_31TCJ_20240301_0_L2A", "31TCJ"),
+        ({"proj:shape": [9, 9], "proj:transform": [10, 0, 0, 0, -10, 0]}, "scene-7", "epsg-32631"),
+        ({}, "scene-7", ""),
+    ],
+)
+def test_the_place_is_the_tile(properties, id_, place):
+    item = item_of(CATALOGUE_STYLES["keys only"], **{"s2:mgrs_tile": "", **properties})
+    assert scene_of(item | {"id": id_}).place == place
+
+
+def test_the_window_holds_the_box_on_the_pixels_of_the_tile():
+    from rasterio.warp import transform
+
+    left, top = CORNERS["31TCJ"]
+    grid = scene_of(
+        item_of(
+            CATALOGUE_STYLES["keys only"],
+            **{"proj:shape": [SIZE, SIZE], "proj:transform": [10, 0, left, 0, -10, top, 0, 0, 1]},
+        )
+    ).grid
+    window = window_of([grid], ASKED)
+    west, south, east, north = ASKED
+    x, y = transform("EPSG:4326", CRS, [west, east, east, west], [south, south, north, north])
+    wl, wb, wr, wt = window.bounds
+    assert wl <= min(x) and wr >= max(x) and wb <= min(y) and wt >= max(y)
+    assert min(x) - wl < 10 and wr - max(x) < 10 and ((wl - left) / 10) % 1 == 0
+    whole = window_of([grid], (-10, 40, 20, 50))
+    assert (whole.height, whole.width, whole.transform) == (SIZE, SIZE, (10, 0, left, 0, -10, top))
+    with pytest.raises(GridError, match="0 x 0 px"):
+        window_of([grid], (10, 40, 20, 50))
+    with pytest.raises(GridError, match="expected 64 each way"):
+        window_of([grid], lonlat("31TCJ", 100, 100, 150, 300))
+
+
+# --- dates --------------------------------------------------------------------------------------
+
+days = st.dictionaries(st.integers(0, 364), st.floats(0, 1), min_size=1, max_size=40)
+
+
+@given(days, st.integers(1, 15))
+def test_dates_are_spread_first_and_clear_then(shares, count):
+    first = DAY(2021, 1, 1)
+    hidden = {first + datetime.timedelta(day): share for day, share in shares.items()}
+    chosen = thin(hidden, first, DAY(2021, 12, 31), count)
+    assert len(chosen) == min(count, len(hidden)) and list(chosen) == sorted(set(chosen))
+    assert chosen == thin(dict(reversed(hidden.items())), first, DAY(2021, 12, 31), count)
+    if len(hidden) <= count:
+        return
+    for number in range(count):  # the clearest of each stretch is in
+        stretch = [date for date in sorted(hidden) if (date - first).days * count // 365 == number]
+        if stretch:
+            assert min(stretch, key=lambda date: hidden[date]) in chosen
+
+
+def test_empty_stretches_are_filled_with_the_farthest():
+    hidden = {DAY(2021, 1, d): 0.1 for d in range(1, 11)} | {DAY(2021, 1, 1): 0.0}
+    chosen = thin(hidden, DAY(2021, 1, 1), DAY(2021, 12, 31), 3)
+    assert chosen == (DAY(2021, 1, 1), DAY(2021, 1, 5), DAY(2021, 1, 10))
+
+
+def test_dates_that_are_there_stay():
+    hidden = {DAY(2021, month, 1): 0.01 * month for month in range(1, 13)}
+    kept = [DAY(2021, 3, 1), DAY(2021, 9, 1)]
+    chosen = thin(hidden, DAY(2021, 1, 1), DAY(2021, 12, 31), 4, kept)
+    assert set(kept) < set(chosen) and len(chosen) == 4
+    assert thin(hidden, DAY(2021, 1, 1), DAY(2021, 12, 31), 1, kept) == tuple(kept)
+
+
+# --- from a search to places --------------------------------------------------------------------
+
+
+def test_both_baselines_come_out_as_the_same_ground(tiles, catalogue, out):
+    tiles.put("31TCJ", "2021-05-01", baseline="03.00", stored_offset=0, scl=clear())
+    tiles.put("31TCJ", "2022-05-01", baseline="04.00", scl=clear())
+    tiles.put("31TCJ", "2023-05-01", baseline="05.09", style="planetary-computer", scl=clear())
+    tiles.put("31TCJ", "2023-06-01", baseline="04.00", stored_offset=0, scl=clear())
+    tiles.items[-1]["properties"]["earthsearch:boa_offset_applied"] = True
+    report = run(out, catalogue)
+    assert (report.places, report.dates, report.new, report.items) == (1, 4, 4, 4)
+    assert report.notes == () and report.left_out == ()
+    for name in ("2021-05-01", "2022-05-01", "2023-05-01", "2023-06-01"):
+        path = out / "31TCJ" / f"{name}.tif"
+        expected = truth(path, "31TCJ", ground_of("31TCJ"))
+        assert np.array_equal(pixels(path), expected)
+        assert min(expected.shape[:2]) > 120 and max(expected.shape[:2]) < 180
+    image = next(iter(read_images(out / "31TCJ" / "2022-05-01.tif")))
+    assert (image.bands, image.nodata, image.crs) == (("B04", "B03", "B02", "B08"), 0, CRS)
+    with rasterio.open(out / "31TCJ" / "2022-05-01.tif") as file:
+        told = Provenance.from_tags(file.tags())
+    assert told == Provenance("S2A_31TCJ_20220501_0_L2A", "2022-05-01T10:50:31Z", "04.00", 5.0)
+    assert {name: (row.offset, row.offset_from) for name, row in rows(out).items()} == {
+        "S2A_31TCJ_20210501_0_L2A": (0, "raster:bands"),
+        "S2A_31TCJ_20220501_0_L2A": (-1000, "raster:bands"),
+        "S2A_31TCJ_20230501_0_L2A": (-1000, "baseline 05.09"),
+        "S2A_31TCJ_20230601_0_L2A": (0, "earthsearch:boa_offset_applied"),
+    }
+    assert len([path for _, path, _ in catalogue.requests if path == "/search"]) == 2  # pages of three
+
+
+def test_only_the_window_is_fetched_and_nothing_twice(tiles, catalogue, files, out):
+    tiles.put("31TCJ", "2022-05-01", scl=clear())
+    tiles.put("31TCJ", "2022-07-01", scl=clear())
+    whole = sum(path.stat().st_size for path in files.folder.rglob("*.tif"))
+    run(out, catalogue, bbox=lonlat("31TCJ", 135, 135, 245, 245))  # inside one block of 128
+    assert 0 < files.served < whole / 4
+    files.served = 0
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.tif")}
+    again = run(out, catalogue, bbox=lonlat("31TCJ", 135, 135, 245, 245))
+    assert (again.dates, again.new, files.served) == (2, 0, 0)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.tif")} == before
+
+
+def test_each_tile_is_a_place_on_its_own_grid(tiles, catalogue, out, tmp_path):
+    for tile in CORNERS:
+        for date in ("2022-05-01", "2022-07-01"):
+            tiles.put(tile, date, scl=clear())
+    box = lonlat("31TCJ", 100, 100, 800, 300)  # goes on over the eastern tile
+    report = run(out, catalogue, bbox=box)
+    assert (report.places, report.dates) == (2, 4)
+    for tile in CORNERS:
+        path = out / tile / "2022-05-01.tif"
+        assert np.array_equal(pixels(path), truth(path, tile, ground_of(tile)))
+    made = ingest(out, tmp_path / "series")
+    assert made.places == 2 and any("overlap on the ground" in note for note in made.notes)
+
+
+def test_a_tile_that_only_repeats_the_ground_is_left_out(tiles, catalogue, out):
+    for tile in CORNERS:
+        tiles.put(tile, "2022-05-01", scl=clear())
+    report = run(out, catalogue, bbox=lonlat("31TCJ", 405, 100, 505, 300))
+    assert [row.item for row in report.left_out] == ["S2A_31TDJ_20220501_0_L2A"]
+    assert report.places == 1 and "its ground is in 31TCJ too" in report.notes[0]
+
+
+def test_items_of_one_day_are_merged_on_one_grid(tiles, catalogue, out):
+    ground = ground_of("31TCJ")
+    west, east = ground.copy(), ground.copy()
+    west[:, 220:], east[:, 200:] = 0, ground[:, 200:]
+    east[:, :200] = 0
+    seen = [np.where(np.arange(256) < 110, 4, 0), np.where(np.arange(256) < 100, 0, 4)]
+    halves = [np.tile(row.astype(np.uint8), (256, 1)) for row in seen]
+    tiles.put("31TCJ", "2022-05-01", ground=west, scl=halves[0], id_="A_31TCJ", cloud=1)
+    tiles.put(
+        "31TCJ", "2022-05-01", ground=east, scl=halves[1], id_="B_31TCJ", cloud=2, time="10:50:46",
+        style="planetary-computer", baseline="03.00", stored_offset=0,
+    )  # fmt: skip
+    report = run(out, catalogue)
+    path = out / "31TCJ" / "2022-05-01.tif"
+    assert report.dates == 1 and {row.file for row in rows(out).values()} == {"31TCJ/2022-05-01.tif"}
+    assert np.array_equal(pixels(path), truth(path, "31TCJ", ground))
+    with rasterio.open(path) as file:
+        assert file.tags()["SOURCE"] == "A_31TCJ B_31TCJ"
+    assert rows(out)["A_31TCJ"].hidden == 0
+
+
+def test_a_pass_has_one_day_also_where_it_is_midnight_in_utc(tiles, catalogue, out):
+    far = Tiles(tiles.folder, tiles.url, tiles.items)
+    far.put("31TCJ", "2022-05-01", time="23:59:50", id_="A_31TCJ", scl=clear())
+    far.put("31TCJ", "2022-05-02", time="00:00:04", id_="B_31TCJ", scl=clear())
+    assert run(out, catalogue).dates == 1
+    assert (out / "31TCJ" / "2022-05-02.tif").exists()  # at 1.7 degrees east the sun is seven minutes on
+
+
+def test_the_later_processing_of_a_pass_is_taken(tiles, catalogue, out):
+    tiles.put("31TCJ", "2020-05-01", id_="OLD_31TCJ", baseline="02.14", stored_offset=0, scl=clear())
+    tiles.put("31TCJ", "2020-05-01", id_="NEW_31TCJ", baseline="05.00", scl=clear())
+    report = run(out, catalogue)
+    assert report.dates == 1 and "later processing" in rows(out)["OLD_31TCJ"].left_out
+    assert rows(out)["NEW_31TCJ"].file
+
+
+def test_cloud_over_the_ground_counts_and_not_over_the_tile(tiles, catalogue, out):
+    cloudy = clear()
+    cloudy[70:150, 70:160] = 9  # just where we look
+    tiles.put("31TCJ", "2022-05-01", cloud=3, scl=cloudy)
+    elsewhere = np.full_like(cloudy, 8)
+    elsewhere[70:150, 70:160] = 5
+    tiles.put("31TCJ", "2022-05-06", cloud=55, scl=elsewhere)
+    tiles.put("31TCJ", "2022-05-11", cloud=61, scl=clear())
+    tiles.put("31TCJ", "2022-05-16", cloud=5, scl=clear(), properties={"eo:cloud_cover": None})
+    catalogue.conforms = ("core", "search", "collections")  # it can't leave the third out itself
+    report = run(out, catalogue, bbox=lonlat("31TCJ", 150, 150, 300, 280))
+    assert report.dates == 2
+    told = {row.item[10:18]: row.left_out for row in rows(out).values()}
+    assert told["20220501"] == "more than 50 % hidden" and told["20220511"] == "more than 60 % cloud"
+    assert not told["20220506"] and not told["20220516"]
+    assert rows(out)["S2A_31TCJ_20220501_0_L2A"].hidden > 99
+    assert any("1 days have more than 50 % of the ground hidden" in note for note in report.notes)
+
+
+def test_dates_are_thinned_by_what_is_seen_of_the_ground(tiles, catalogue, files, out):
+    for month in range(1, 7):
+        scl = clear()
+        scl[: 90 + 3 * (month % 2), :] = 3
+        tiles.put("31TCJ", f"2022-0{month}-01", scl=scl)
+    files.served = 0
+    report = run(out, catalogue, first=DAY(2022, 1, 1), last=DAY(2022, 6, 30), dates_per_place=3)
+    kept = sorted(path.stem for path in (out / "31TCJ").glob("*.tif"))
+    assert kept == ["2022-02-01", "2022-04-01", "2022-06-01"]  # of each two months the clearer
+    assert len(report.left_out) == 3 and "3 days were left out" in report.notes[0]
+    asked = {path.split("/")[1] for _, path in files.requests if path.endswith("B08.tif")}
+    assert asked == {row.item for row in rows(out).values() if row.file}
+
+
+@pytest.mark.parametrize(("snow", "hidden"), [(False, [2, 4, 5, 6, 7, 11]), (True, [2, 4, 5, 6, 7])])
+def test_what_the_classes_hide_is_zero(tiles, catalogue, out, snow, hidden):
+    classes = np.arange(256).reshape(16, 16) % 12
+    scl = np.kron(classes, np.ones((16, 16))).astype(np.uint8)
+    tiles.put("31TCJ", "2022-05-01", scl=scl)
+    run(out, catalogue, hide_snow=snow, max_hidden=90)
+    path = out / "31TCJ" / "2022-05-01.tif"
+    fine = truth(path, "31TCJ", scl.repeat(2, 0).repeat(2, 1))
+    seen = np.isin(fine, hidden)
+    expected = np.where(seen[..., None], truth(path, "31TCJ", ground_of("31TCJ")), 0)
+    assert np.array_equal(pixels(path), expected)
+    assert next(iter(rows(out).values())).hidden == pytest.approx(100 * (~seen).mean(), abs=1e-3)
+
+
+def test_the_mask_changes_what_is_indexed(tiles, catalogue, out, tmp_path):
+    from retrieval.encoder.fake import FakeEncoder
+    from retrieval.pipeline import build_index
+
+    cloud = clear()
+    cloud[75:110, 75:110] = 9
+    counts = []
+    for name, scl in (("clear", clear()), ("cloud", cloud)):
+        tiles.put("31TCJ", "2022-05-01", id_=f"{name}_31TCJ", scl=scl, properties={"name": name})
+        catalogue.items = [tiles.items[-1]]
+        run(out / name, catalogue)
+        built = build_index(out / name, tmp_path / f"{name}.index", encoder=FakeEncoder())
+        counts.append(built.store.manifest.counts["windows"])
+    assert 0 < counts[1] < counts[0]
+
+
+def test_an_offset_that_the_data_speak_against_is_warned_of_and_not_changed(tiles, catalogue, out):
+    for month in (1, 2, 3):
+        tiles.put("31TCJ", f"2022-0{month}-01", scl=clear())
+    wrong = tiles.put("31TCJ", "2022-04-01", scl=clear())  # the files have the offset, the item denies it
+    wrong["properties"]["earthsearch:boa_offset_applied"] = True
+    twice = tiles.put("31TCJ", "2022-05-01", stored_offset=0, scl=clear())  # and the other way round
+    for name in ("red", "green", "blue", "nir"):
+        twice["assets"][name]["raster:bands"][0]["offset"] = -0.1
+    report = run(out, catalogue)
+    odd, below = sorted(report.notes, reverse=True)
+    assert "S2A_31TCJ_20220501_0_L2A: with the offset of -1000 told by raster:bands" in odd
+    assert "31TCJ: the darkest pixels of 2022-04-01 lie about 1000 off" in below
+    path = out / "31TCJ" / "2022-04-01.tif"
+    assert np.array_equal(pixels(path), truth(path, "31TCJ", ground_of("31TCJ")) + 1000)
+    assert "2022-04-01 lie about 1000 off" in " ".join(run(out, catalogue).notes)  # also when all is there
+
+
+def test_items_that_say_little_are_read_from_their_files(tiles, catalogue, out):
+    item = tiles.put("31TCJ", "2023-05-01", id_="scene-7", style="planetary-computer")
+    for key in ("proj:epsg", "s2:mgrs_tile", "s2:processing_baseline"):
+        del item["properties"][key]
+    for one in item["assets"].values():
+        del one["proj:shape"], one["proj:transform"]
+    report = run(out, catalogue)
+    path = out / "epsg-32631" / "2023-05-01.tif"
+    assert np.array_equal(pixels(path), truth(path, "31TCJ", ground_of("31TCJ")))
+    assert "guessed from the date" in report.notes[0] and "no scene classification" in report.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda item: item.update(assets={}), "no red (B04)"),
+        (lambda item: item.update(assets=None), "not those of an image"),
+        (lambda item: item["assets"]["red"].update({"proj:shape": [1]}), "not those of an image"),
+        (lambda item: item["properties"].update({"proj:code": "EPSG:1"}), "is not known to PROJ"),
+        (
+            lambda item: item["assets"]["red"].update({"proj:transform": [20, 0, 0, 0, -20, 0]}),
+            "expected 10 m",
+        ),
+    ],
+)
+def test_items_with_metadata_that_make_no_sense_are_left_out(tiles, catalogue, out, change, told):
+    change(tiles.put("31TCJ", "2022-05-01"))
+    tiles.put("31TDJ", "2022-06-01")
+    report = run(out, catalogue, bbox=lonlat("31TCJ", 100, 100, 800, 300))
+    assert report.places == 1 and told in report.left_out[0].left_out
+
+
+def test_addresses_are_signed_when_they_are_read(tiles, catalogue, files, out, monkeypatch):
+    tiles.put("31TCJ", "2022-05-01", scl=clear())
+    with pytest.raises(MissingPackageError, match="pip install planetary-computer"):
+        monkeypatch.setitem(sys.modules, "planetary_computer", None)
+        run(out, catalogue, sign="planetary-computer")
+    fake = types.ModuleType("planetary_computer")
+    fake.sign = lambda href: href + "?sig=1"
+    monkeypatch.setitem(sys.modules, "planetary_computer", fake)
+    assert run(out, catalogue, sign="planetary-computer").dates == 1
+    assert files.requests and all(path.endswith("?sig=1") for _, path in files.requests)
+    assert "sig=1" not in (out / "items.csv").read_text()
+
+
+@pytest.mark.parametrize("methods", [("GET",), ("POST",)])
+def test_catalogues_may_be_searched_in_either_way(tiles, catalogue, out, methods):
+    catalogue.methods, catalogue.page = methods, 1
+    for month in (1, 2, 3):
+        tiles.put("31TCJ", f"2022-0{month}-01")
+    tiles.put("31TCJ", "2022-04-01", cloud=99)
+    assert run(out, catalogue, max_hidden=70).items == 3
+    assert {method for method, path, _ in catalogue.requests if path == "/search"} == set(methods)
+
+
+# --- what goes wrong ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [429, 500, 503, "cut"])
+def test_a_catalogue_that_fails_for_a_while_is_asked_again(tiles, catalogue, out, kind):
+    tiles.put("31TCJ", "2022-05-01")
+    catalogue.fail(kind, times=2)
+    assert run(out, catalogue).dates == 1
+
+
+def test_a_catalogue_says_when_to_ask_again(tiles, catalogue, out):
+    import time
+
+    tiles.put("31TCJ", "2022-05-01")
+    catalogue.fail(429, times=1, headers={"Retry-After": "1"})
+    begun = time.monotonic()
+    assert run(out, catalogue).dates == 1
+    assert time.monotonic() - begun > 0.9
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "told"),
+    [
+        (429, "/search", "asks to be left alone for a while (429)"),
+        (500, "/search", "fails (500), also when asked again"),
+        (503, "/", "fails (503)"),
+        (400, "/search", "refuses the search (400)"),
+        (403, "/", "refuses (403): it wants a login"),
+        (404, "/", "no such page (404)"),
+        ("html", "/", "doesn't answer as a STAC catalogue"),
+        ("html", "/search", "doesn't answer as a STAC catalogue"),
+        ("other", "/", "doesn't answer as a STAC catalogue"),
+        ("cut", "/search", "the connection was cut in the midst"),
+    ],
+)
+def test_a_catalogue_that_fails_is_one_sentence(tiles, catalogue, out, kind, path, told):
+    tiles.put("31TCJ", "2022-05-01")
+    catalogue.fail(kind, path=path)
+    with pytest.raises(CatalogueError) as error:
+        run(out, catalogue)
+    assert told in str(error.value) and catalogue.url in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 420
+    assert not out.exists()
+
+
+def test_nobody_there_is_told(out):
+    asked = Search("http://127.0.0.1:9/v1", ASKED, DAY(2022, 1, 1), DAY(2022, 12, 31))
+    with pytest.raises(CatalogueError, match=r"127.0.0.1:9/v1 can't be reached: connection refused"):
+        ingest_stac(out, asked, patience=QUICK)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"collection": "sentinel-3"}, "no collection 'sentinel-3'; it has sentinel-2-l2a"),
+        ({"first": DAY(2001, 1, 1), "last": DAY(2001, 12, 31)}, "look at --bbox and --dates"),
+        ({"bbox": (100.0, 10.0, 101.0, 11.0)}, "nothing of sentinel-2-l2a for 100,10,101,11"),
+        ({"max_cloud": 10}, "the clearest of 2 items has 20.0 %: raise --max-cloud"),
+    ],
+)
+@pytest.mark.parametrize("query", [True, False])
+def test_a_search_that_finds_nothing_says_why(tiles, catalogue, out, more, told, query):
+    tiles.put("31TCJ", "2022-05-01", cloud=20)
+    tiles.put("31TCJ", "2022-05-02", cloud=30)
+    if not query:
+        catalogue.conforms = ("core", "search", "collections")
+    with pytest.raises(CatalogueError) as error:
+        run(out, catalogue, **more)
+    assert told in str(error.value)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("kind", [503, 429, "html", "cut"])
+def test_a_file_that_fails_for_a_while_is_read_again(tiles, catalogue, files, out, kind):
+    tiles.put("31TCJ", "2022-05-01", scl=clear())
+    files.fail(kind, times=2, path="B03.tif")
+    run(out, catalogue)
+    path = out / "31TCJ" / "2022-05-01.tif"
+    assert np.array_equal(pixels(path), truth(path, "31TCJ", ground_of("31TCJ")))
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"), [(404, "B03.tif"), (500, "B08.tif"), (404, "SCL.tif"), ("html", "B02.tif")]
+)
+def test_an_item_that_cannot_be_read_is_named_and_the_others_go_on(tiles, catalogue, files, out, kind, path):
+    tiles.put("31TCJ", "2022-05-01", scl=clear())
+    tiles.put("31TCJ", "2022-06-01", scl=clear())
+    files.fail(kind, path=f"20220501_0_L2A/{path}")
+    report = run(out, catalogue)
+    assert (report.dates, [row.item for row in report.left_out]) == (1, ["S2A_31TCJ_20220501_0_L2A"])
+    assert "can't be read" in report.left_out[0].left_out
+    assert report.notes == (f"S2A_31TCJ_20220501_0_L2A was left out: {report.left_out[0].left_out}",)
+    assert sorted(p.name for p in out.rglob("*.tif")) == ["2022-06-01.tif"]
+    files.trouble, files.served = lambda _: None, 0
+    again = run(out, catalogue)  # only what is missing
+    assert (again.dates, again.new, again.left_out) == (2, 1, ())
+    assert not [path for _, path in files.requests[-20:] if "20220601" in path]
+
+
+def test_where_nothing_can_be_read_nothing_is_written(tiles, catalogue, files, out):
+    tiles.put("31TCJ", "2022-05-01", scl=clear())
+    files.fail(404, path=".tif")
+    with pytest.raises(
+        CatalogueError, match=r"nothing was written, all 1 items were left out. 1 item: .*404"
+    ):
+        run(out, catalogue)
+    assert not list(out.rglob("*.tif"))
+
+
+def test_a_run_that_is_stopped_goes_on_where_it_was(tiles, catalogue, files, out, monkeypatch):
+    for month in (1, 2, 3):
+        tiles.put("31TCJ", f"2022-0{month}-01", scl=clear())
+    write, written = stac_run.write_date, []
+
+    def stopped(path, *rest, **more):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        write(path, *rest, **more)
+        written.append(path)
+
+    monkeypatch.setattr(stac_run, "write_date", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(out, catalogue)
+    assert sorted(out.rglob("*.tif")) == sorted(written)
+    monkeypatch.setattr(stac_run, "write_date", write)
+    files.requests.clear()
+    report = run(out, catalogue)
+    assert (report.dates, report.new) == (3, 1)
+    assert {path.split("/")[1] for _, path in files.requests} == {"S2A_31TCJ_20220301_0_L2A"}
+
+
+def test_a_folder_of_another_search_is_left_alone(tiles, catalogue, out):
+    tiles.put("31TCJ", "2022-05-01")
+    tiles.put("31TCJ", "2022-06-01")
+    run(out, catalogue)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(OutputExistsError, match=r"holds another search \(last 2023-12-31\)"):
+        run(out, catalogue, last=DAY(2022, 5, 31))
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    (out / "31TCJ" / "mine.tif").write_bytes(b"mine")
+    report = ingest_stac(out, search(catalogue, last=DAY(2022, 5, 31)), overwrite=True, patience=QUICK)
+    assert report.dates == 1
+    assert sorted(path.name for path in out.rglob("*.tif")) == ["2022-05-01.tif", "mine.tif"]
+
+
+def test_a_file_of_somebody_else_is_left_alone(tiles, catalogue, out, write_tif, rng):
+    tiles.put("31TCJ", "2022-05-01")
+    tiles.put("31TCJ", "2022-06-01")
+    path = write_tif("31TCJ/2022-05-01.tif", rng.integers(1, 99, (64, 64, 4)).astype(np.uint16), folder=out)
+    before = path.read_bytes()
+    report = run(out, catalogue)
+    assert report.dates == 1 and path.read_bytes() == before
+    assert "did not make" in report.left_out[0].left_out
+
+
+def test_a_damaged_journal_is_named(tiles, catalogue, out):
+    tiles.put("31TCJ", "2022-05-01")
+    run(out, catalogue)
+    (out / "items.csv").write_text("item,place\nx,y\n")
+    with pytest.raises(ManifestError, match=r"items.csv is damaged"):
+        run(out, catalogue)
+    (out / "search.json").write_text("{")
+    with pytest.raises(ManifestError, match=r"search.json is damaged"):
+        run(out, catalogue)
+
+
+def test_the_missing_extra_is_named(out, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pystac_client", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'patch-retrieval\[stac\]'"):
+        ingest_stac(out, Search("earth-search", ASKED, DAY(2022, 1, 1), DAY(2022, 2, 1)))
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, ["ingest-stac", *map(str, arguments)], prog_name="retrieve")
+
+
+def test_the_command(tiles, catalogue, out):
+    tiles.put("31TCJ", "2022-05-01", scl=clear())
+    tiles.put("31TCJ", "2022-06-01", cloud=30, scl=clear())
+    asked = ("--api", catalogue.url, "--bbox", ",".join(map(str, ASKED)), "--dates", "2022", "--out", out)
+    done = call(*asked)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == f"{out}: 2 dates of 1 places, 2 of them new; 0 of 2 items left out\n"
+    assert "searching: 2" in done.stderr and "reading dates: 2" in done.stderr
+    again = json.loads(call(*asked, "--json", "--quiet").stdout)
+    assert (again["dates"], again["new"], again["left_out"]) == (2, 0, 0)
+    refused = call(*asked, "--max-cloud", 20)
+    assert refused.exit_code == 1 and "holds another search (max_cloud 60.0)" in refused.stderr
+    fewer = call(*asked, "--max-cloud", 20, "--overwrite", "--quiet")
+    assert fewer.stdout == f"{out}: 1 dates of 1 places, 1 of them new; 0 of 1 items left out\n"
+    with (out / "items.csv").open(newline="") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == ["31TCJ/2022-05-01.tif"]
+
+
+def test_boxes_west_of_greenwich_are_no_flags(tmp_path):
+    for box in (["--bbox", "-1.5,43,-1.2,42"], ["--bbox=-1.5,43,-1.2,42"]):
+        done = call(*box, "--dates", "2022", "--out", tmp_path / "x")
+        assert done.exit_code == 1 and "-1.5,43,-1.2,42 has its south (43)" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--bbox", "1,2", "--dates", "2022"], "expected west,south,east,north"),
+        (["--bbox", "1,2,3,4", "--dates", "then"], "expected FROM/TO"),
+        (["--bbox", "1,2,3,4", "--dates", "2022", "--api", "there"], "no address of a catalogue"),
+        (["--bbox", "1,2,3,4", "--dates", "2022", "--api", "http://127.0.0.1:9"], "connection refused"),
+    ],
+)
+def test_what_fails_is_one_sentence(tmp_path, monkeypatch, arguments, told):
+    monkeypatch.setattr(stac_run, "Patience", lambda: QUICK)
+    done = call(*arguments, "--out", tmp_path / "x")
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("error: ") and told in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_page_on_it_shows_commands_that_parse():
+    import typer
+
+    page = (Path(__file__).parent.parent / "docs" / "howto-stac.md").read_text(encoding="utf-8")
+    commands = [line.split() for line in page.splitlines() if line.startswith("retrieve ")]
+    assert len(commands) == 3
+    for _, name, *arguments in commands:
+        typer.main.get_command(app).commands[name].make_context(name, arguments)
+    assert all(address in page for address in CATALOGUES.values())
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path):
+    Path(tmp_path / "x").touch()
+    done = call("--bbox", "1,2,3,4", "--dates", "2022", "--out", tmp_path / "x")
+    assert done.exit_code == 1 and "is a file" in done.stderr
