@@ -1,9 +1,9 @@
 """The command line: parse, one call, print.
 
-`job`, `make`, `catalogue` and `check` hold the commands, `app` what they hang on, `options` the flags that they
-share; `change` is what `index` does to a finished index, `guard` turns what goes wrong into one sentence and
-an exit code, `talk` says on standard error how far things are. Nothing here decides anything; what takes long
-to import is imported inside the commands, so that `--help` is instant.
+`job`, `make`, `catalogue` and `check` hold the commands, `app` what they hang on, `options` the flags that
+they share; `change` is what `index` does to a finished index, `guard` turns what goes wrong into one sentence
+and an exit code, `talk` says on standard error how far things are. Nothing here decides anything; what takes
+long to import is imported inside the commands, so that `--help` is instant.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 """
