@@ -5,214 +5,129 @@
 DATA holds `train/` and `val/`, each with a folder for every group of places, a folder for every
 place and a GeoTIFF for every date. Protocol, for each group of scenes:
 
-* targets: the later date of every `val` place (the first of Venice and of `pajottenland`);
-* distractors: the latest date of every other place that has the group's bands, reduced to them,
-  and seven turned and mirrored copies of every image: the database is large and look-alike;
-* queries: patches of the other dates, the same number for every place, at seeded random places
-  with under 2 % nodata in both dates;
-* a query is *featureless* (open water, flat lagoon) where less than 13 % of its pixels have a
-  gradient above 150 DN: fixed by that rule on the query's pixels, before any encoder is asked;
-* splits are by place. `val` chooses between encoders, so its figures are those of the set that chose.
+* splits are by place. `val` chooses between encoders, so its figures are those of the set that chose;
+* queries: patches of every date but the target's, the same number for every place of the group, at
+  seeded random places with under 2 % nodata in both dates;
+* target: the latest date of every `val` place (the first of Venice and of `pajottenland`);
+* database: the targets, the target date of every other `val` place and the latest of every `train` place
+  that has the bands, reduced to them, with the seven turned and mirrored copies of each;
+* kinds of ground, by the share of a query's pixels with a gradient above 150 DN, before any encoder is
+  asked: *featureless* below 13 % (open water, flat lagoon), *texture-poor* from there to 70 %,
+  *texture-rich* above.
 
-Encoders are compared in one run, on the same queries; intervals are bootstrapped over disjoint
-256-pixel blocks of ground, differences paired.
+Encoders are compared in one run, on the same queries, beside exhaustive NCC on a sample of them. Intervals
+are bootstrapped over disjoint 256-pixel blocks of ground, differences paired. Left behind in --out:
+`accuracy.json`, `evidence-*.npz` for `calibrate.py`, and `failures.html`, a page of what went wrong.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from context import context
+from exhaustive import search
+from failures import Failure, failures, write_page
 from numpy.typing import NDArray
+from protocol import GROUPS, Database, Question, ask, database_of, is_right, part, recalled, reranking, told
 
 from retrieval import build_index
-from retrieval.config import IndexConfig
-from retrieval.features import structure_tensor
+from retrieval.config import IndexConfig, SearchConfig
+from retrieval.embed import embed_patches
+from retrieval.errors import RetrieveError
 from retrieval.matches import Matches
-from retrieval.report import MatchPicture, draw_matches
+from retrieval.pipeline import Index
 from retrieval.score import Submission, compare, score
-from retrieval.train.weather import paste_clouds
-from tfrecords.read import ImageSource, read_images
-from tfrecords.schema import Image, Patches, to_scaled
+from retrieval.search import find_candidates
+from retrieval.types import Candidates, Progress
 
-FIRST_DATE_IS_TARGET = ("venice", "pajottenland")
-NEAR_PX = 12.0
-"""Search has found a place if a window within this distance of it is among the candidates."""
-EDGE_DN, FEATURELESS_SHARE = 150.0, 0.13
-RGBN = ("B04", "B03", "B02", "B08")
+RECALLED = (1, 5, 20, 500)
+"""Recall of the search is told for so many places."""
+DEEP = SearchConfig(windows=SearchConfig.deep_windows, places=SearchConfig.deep_places)
+"""What the search of the second round proposes: the order that recall is measured in."""
 
 
-@dataclass(frozen=True)
-class Group:
-    """A group of scenes and the bands that it is asked in."""
+@dataclass
+class Run:
+    """What is asked for, and what was measured so far."""
 
-    folders: tuple[str, ...]
-    """Folders of `val` that hold its places."""
-    bands: tuple[str, ...]
-    """Bands of targets, distractors and queries."""
-    clouds: bool = False
-    """Whether thick clouds with their shadows are pasted over 30 to 70 % of each query."""
-
-
-GROUPS = {
-    "cities": Group(("oscd",), RGBN),
-    "flood": Group(("ombria",), ("B11", "B08", "B03")),
-    "venice": Group(("venice",), RGBN[:3]),
-    "fields and forest": Group(("belgium", "forest"), RGBN),
-    "cities, near infrared only": Group(("oscd",), ("B08",)),
-    "cities under cloud": Group(("oscd",), RGBN, clouds=True),
-}
+    data: Path
+    out: Path
+    encoders: list[str]
+    queries: int
+    exhaustive: int
+    stride: int
+    seed: int
+    groups: dict[str, dict[str, Any]] = field(default_factory=dict)
+    questions: dict[str, Question] = field(default_factory=dict)
+    answers: dict[tuple[str, str], Submission] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
 
 
-# --- the data of a group ------------------------------------------------------------------------------
+# --- one encoder ----------------------------------------------------------------------------------------
 
 
-def dates(place: Path) -> list[Path]:
-    """A place's files in time's order."""
-    return sorted(place.glob("*.tif"), key=lambda p: (p.stem == "after", p.stem))
+def measure(run: Run, names: list[str], database: Database) -> None:
+    """Groups that share a database: index it with every encoder, ask, compare."""
+    for name in names:
+        question = run.questions[name] = ask(run.data, GROUPS[name], run.queries, run.seed)
+        kinds = {kind: int(rows.sum()) for kind, rows in question.kinds().items()}
+        run.groups[name] = {"queries": kinds, "bands": GROUPS[name].bands, "encoders": {}}
+    for encoder in run.encoders:
+        try:
+            measure_encoder(run, names, encoder, database)
+        except RetrieveError as e:  # an encoder for four bands only, say
+            print(f"{', '.join(names)}: {title(encoder)} is left out: {e}", file=sys.stderr)
+        clear(run)
+    for name in names:
+        compared(run, name, database)
 
 
-def places(root: Path) -> Iterator[Path]:
-    """All folders that hold the dates of a place."""
-    yield from sorted({p.parent for p in root.rglob("*.tif")})
+def measure_encoder(run: Run, names: list[str], encoder: str, database: Database) -> None:
+    """Index a database with one encoder and ask the groups of it, those with the database's bands first."""
+    index, counts = built(run, encoder, database)
+    for name in sorted(names, key=lambda n: GROUPS[n].bands != database.bands):
+        result = answered(run, name, encoder, index)
+        result["counts"] |= counts
+        run.groups[name]["encoders"][title(encoder)] = result
+        print(line(name, title(encoder), result), flush=True)
 
 
-def opened(file: Path, bands: tuple[str, ...]) -> Image | None:
-    """A file in the bands asked for, or None where it lacks one."""
-    image = next(iter(read_images(file)))
-    if not set(bands) <= set(image.bands):
-        return None
-    return replace(image, pixels=image.pixels[..., [image.bands.index(b) for b in bands]], bands=bands)
+def title(encoder: str) -> str:
+    """An encoder's name in tables."""
+    return Path(encoder).stem
 
 
-def turned(image: Image) -> list[Image]:
-    """The image and its seven turned and mirrored copies."""
-    both = image.pixels, image.pixels[:, ::-1]
-    return [replace(image, pixels=np.ascontiguousarray(np.rot90(p, k))) for p in both for k in range(4)]
-
-
-@dataclass(frozen=True)
-class Question:
-    """A group's targets, files of distractors, queries and answers."""
-
-    targets: list[Image]
-    distractors: list[Path]
-    bands: tuple[str, ...]
-    patches: Patches
-    answers: Submission
-    places: NDArray[np.str_]
-    featureless: NDArray[np.bool_]
-
-    def database(self) -> ImageSource:
-        """Every image of the database; a target's id is eight times its rank, upright."""
-
-        def begin() -> Iterator[Image]:
-            number = 0
-            for image in self.targets:
-                for copy in turned(image):
-                    yield replace(copy, image_id=number, crs=None, transform=None)
-                    number += 1
-            for file in self.distractors:
-                image = opened(file, self.bands)
-                assert image is not None
-                for copy in turned(image):
-                    yield replace(copy, image_id=number, crs=None, transform=None)
-                    number += 1
-
-        return ImageSource("real imagery", 8 * (len(self.targets) + len(self.distractors)), begin)
-
-
-def ask(data: Path, group: Group, queries: int, seed: int) -> Question:
-    """Draw a group's queries; the same seed gives the same question."""
-    rng = np.random.default_rng(seed)
-    chosen = [p for p in places(data / "val") if p.parent.name in group.folders]
-    targets, drawn = [], []
-    for rank, place in enumerate(chosen):
-        files = dates(place)
-        target = files[0] if place.name in FIRST_DATE_IS_TARGET else files[-1]
-        image = opened(target, group.bands)
-        assert image is not None
-        targets.append(image)
-        others = [opened(f, group.bands) for f in files if f != target]
-        drawn += _draw(rng, [o for o in others if o], image, queries // len(chosen), (rank * 8, place.name))
-    pixels, ids, x, y, names = (np.array(v) for v in zip(*drawn, strict=True))
-    scaled = to_scaled(pixels, targets[0].units, targets[0].nodata)
-    featureless = is_featureless(scaled)
-    patches = Patches(np.arange(len(x)), pixels, targets[0].units, group.bands, targets[0].nodata)
-    if group.clouds:
-        scaled, _ = paste_clouds(scaled, rng.uniform(0.3, 0.7, len(x)), rng, seed=1)
-        patches = Patches(np.arange(len(x)), scaled, "scaled", group.bands, np.nan)
-    answers = Submission(np.arange(len(x)), ids, x, y, source="answers")
-    rest = [p for p in (*places(data / "train"), *places(data / "val")) if p not in chosen]
-    distractors = [dates(p)[-1] for p in rest if opened(dates(p)[-1], group.bands)]
-    return Question(targets, distractors, group.bands, patches, answers, names, featureless)
-
-
-def _draw(
-    rng: np.random.Generator, others: list[Image], target: Image, count: int, where: tuple[int, str]
-) -> list[tuple[Any, ...]]:
-    """Patches of other dates at random places, with little nodata in either date."""
-    drawn: list[tuple[Any, ...]] = []
-    hidden = np.isnan(target.scaled()).all(-1)
-    masks = [np.isnan(o.scaled()).all(-1) for o in others]
-    for _ in range(200 * count):
-        if len(drawn) == count:
-            break
-        pick = rng.integers(len(others))
-        x, y = rng.integers(target.width - 63), rng.integers(target.height - 63)
-        square = slice(y, y + 64), slice(x, x + 64)
-        if max(hidden[square].mean(), masks[pick][square].mean()) < 0.02:
-            drawn.append((others[pick].pixels[square], where[0], x, y, where[1]))
-    return drawn
-
-
-def is_featureless(scaled: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Open water and flat lagoon, by the protocol's rule on the query's own pixels."""
-    from keras import ops
-
-    noise = 10 / 2047.5
-    g = np.concatenate(
-        [
-            ops.convert_to_numpy(structure_tensor(scaled[i : i + 256], noise)[0])[..., 0]
-            for i in range(0, len(scaled), 256)
-        ]
-    )
-    gradient_dn = np.sqrt(np.expm1(2 * g)) * noise * 2047.5
-    return (gradient_dn > EDGE_DN).mean((1, 2)) < FEATURELESS_SHARE
-
-
-# --- measuring ----------------------------------------------------------------------------------------
-
-
-def run(question: Question, encoder: str, folder: Path, stride: int) -> tuple[Matches, dict[str, Any]]:
-    """Index the database with an encoder and answer the queries."""
-    shutil.rmtree(folder, ignore_errors=True)
+def built(run: Run, encoder: str, database: Database) -> tuple[Index, dict[str, Any]]:
+    """Index a database."""
+    clear(run)
     start = time.perf_counter()
-    config = IndexConfig(stride_px=stride, kind="exact")
+    config = IndexConfig(stride_px=run.stride, kind="exact")
     index = build_index(
-        question.database(), folder, encoder=encoder, config=config, progress=_progress(encoder)
+        database.images(), run.out / "index", encoder=encoder, config=config, progress=said(encoder)
     )
-    built = time.perf_counter()
-    found = index.matches(question.patches, progress=_progress(encoder))
-    counts = {
-        "images": len(index.store.images),
-        "windows": len(index.store.vectors),
-        "patches": len(question.patches),
-    }
-    times = {"index_s": built - start, "query_s": time.perf_counter() - built}
-    return found, counts | times
+    counts = {"images": len(index.store.images), "windows": len(index.store.vectors)}
+    pixels = sum(i.width * i.height for i in index.store.images.values())
+    return index, counts | {"megapixels": round(pixels / 1e6, 1), "index_s": time.perf_counter() - start}
 
 
-def _progress(name: str) -> Any:
+def clear(run: Run) -> None:
+    """No index is left behind, nor a part of one."""
+    for folder in run.out.glob("index*"):
+        shutil.rmtree(folder)
+
+
+def said(name: str) -> Progress:
+    """Progress on a terminal."""
+
     def say(stage: str, done: int, total: int | None) -> None:
         if sys.stderr.isatty():
             print(f"\r{name}: {stage} {done}/{total or '?'}   ", end="", file=sys.stderr)
@@ -220,112 +135,172 @@ def _progress(name: str) -> Any:
     return say
 
 
-def recall(found: Matches, answers: Submission, first: int) -> NDArray[np.bool_]:
-    """Whether search proposed the right place among its first so many."""
-    c = found.candidates
-    order = np.argsort(-c.similarity, axis=1, kind="stable")[:, :first]
-    image, x, y = (np.take_along_axis(v, order, 1) for v in (c.image_ids, c.x, c.y))
-    near = np.hypot(x - answers.x[:, None], y - answers.y[:, None]) <= NEAR_PX
-    return ((image == answers.image_ids[:, None]) & near).any(1)
+def answered(run: Run, name: str, encoder: str, index: Index) -> dict[str, Any]:
+    """Ask an index a group's queries and measure the answers."""
+    question = run.questions[name]
+    start = time.perf_counter()
+    found = index.matches(question.patches, progress=said(encoder))
+    spent = time.perf_counter() - start
+    vectors = embed_patches(index.store.encoder, iter([question.patches.scaled()]))
+    searched = find_candidates(index.store.vectors, vectors, DEEP)
+    run.answers[name, encoder] = Submission(found.patch_ids, *found.best(), source="answer")
+    run.failures += failures(name, title(encoder), question, found)
+    keep_evidence(run.out / f"evidence-{slug(name)}-{title(encoder)}.npz", question, found)
+    counts = {"patches": len(question.patches), "query_s": spent}
+    return {"counts": counts} | figures(question, run.answers[name, encoder], searched)
 
 
-def part(whole: Submission, rows: NDArray[np.bool_]) -> Submission:
-    """Some rows of a submission."""
-    return Submission(
-        whole.patch_ids[rows], whole.image_ids[rows], whole.x[rows], whole.y[rows], source=whole.source
+def slug(name: str) -> str:
+    """A group's name for files."""
+    return re.sub(r"\W+", "-", name)
+
+
+def keep_evidence(path: Path, question: Question, found: Matches) -> None:
+    """Everything that calibration needs, and who is who."""
+    candidates = {f: getattr(found.candidates, f) for f in found.candidates.__dataclass_fields__}
+    answers = question.answers
+    np.savez(
+        path,
+        **candidates,
+        confidence=found.confidence,
+        answers=np.stack([answers.image_ids, answers.x, answers.y], 1),
+        places=question.places.astype("U32"),
+        edges=question.edges,
+        featureless=question.featureless,
     )
 
 
-def figures(question: Question, found: Matches) -> tuple[Submission, dict[str, Any]]:
-    """Scores over all queries, those with features, and each place."""
-    submission = Submission(found.patch_ids, *found.best(), source="answer")
-    every = np.ones(len(question.patches), bool)
-    subsets = {"all": every, "with features": ~question.featureless}
-    subsets |= {str(p): question.places == p for p in np.unique(question.places)}
+def figures(question: Question, given: Submission, searched: Candidates) -> dict[str, Any]:
+    """Scores, recall of the search and re-ranking, for every kind of ground and every place."""
+    answers = question.answers
+    right = is_right(given.image_ids, given.x, given.y, answers)
+    first = {k: recalled(searched, answers, k) for k in RECALLED}
     out: dict[str, Any] = {}
-    for name, rows in subsets.items():
-        if rows.any():
-            out[name] = score(part(submission, rows), part(question.answers, rows)).to_dict()
-            for first in (1, 5, 20, 50):
-                out[name][f"recall_{first}"] = float(recall(found, question.answers, first)[rows].mean())
-    return submission, out
+    for kind, rows in question.kinds().items():
+        of_kind = part(answers, rows)
+        one = score(part(given, rows), of_kind).to_dict()
+        one["recall"] = {str(k): share(found[rows], of_kind) for k, found in first.items()}
+        one["right"] = share(right[rows], of_kind)
+        out[kind] = one | {"reranking": reranking(first[1][rows], right[rows])}
+    return {"scores": out}
 
 
-def measure(name: str, data: Path, encoders: list[str], args: argparse.Namespace) -> dict[str, Any]:
-    """One group of scenes, all encoders side by side."""
-    question = ask(data, GROUPS[name], args.queries, args.seed)
-    result: dict[str, Any] = {"featureless": int(question.featureless.sum())}
-    submissions: dict[str, Submission] = {}
-    for encoder in encoders:
-        folder = args.out / "index"
-        found, counts = run(question, encoder, folder, args.stride)
-        submissions[encoder], scores = figures(question, found)
-        result[encoder] = {"counts": counts, "scores": scores}
-        print(line(name, encoder, counts, scores), flush=True)
-        draw_failures(
-            question,
-            found,
-            args.out / f"{name.replace(', ', '-').replace(' ', '-')}-{Path(encoder).stem}.png",
-        )
-        np.savez(
-            args.out / f"evidence-{name.replace(', ', '-').replace(' ', '-')}-{Path(encoder).stem}.npz",
-            **{f: getattr(found.candidates, f) for f in found.candidates.__dataclass_fields__},
-            answers=np.stack([question.answers.image_ids, question.answers.x, question.answers.y], 1),
-            places=question.places.astype("U32"),
-            featureless=question.featureless,
-        )
-        shutil.rmtree(folder)
-    for encoder in encoders[1:]:
-        difference = compare(submissions[encoder], submissions[encoders[0]], question.answers)
-        result[encoder]["minus " + encoders[0]] = difference.to_dict()
-        sc = difference.to_dict()["SC"]
-        print(
-            f"  {encoder} - {encoders[0]}: SC {sc['value']:+.3f} [{sc['low']:+.3f}, {sc['high']:+.3f}]",
-            flush=True,
-        )
-    return result
+def share(right: NDArray[np.bool_], answers: Submission) -> dict[str, float]:
+    """A share of queries, with its interval."""
+    return score(told(right, answers), answers).to_dict()["SC_img"]  # type: ignore[no-any-return]
 
 
-def line(group: str, encoder: str, counts: dict[str, Any], scores: dict[str, Any]) -> str:
+# --- comparisons ----------------------------------------------------------------------------------------
+
+
+def compared(run: Run, name: str, database: Database) -> None:
+    """Differences between encoders, to exhaustive NCC, and to the same queries in their full form."""
+    group, question = run.groups[name], run.questions[name]
+    of_group = {e: run.answers[name, e] for e in run.encoders if (name, e) in run.answers}
+    yardstick = next(iter(of_group), "")
+    for encoder in [e for e in of_group if e != yardstick]:
+        group["encoders"][title(encoder)]["minus"] = {
+            title(yardstick): difference(of_group[encoder], of_group[yardstick], question.answers)
+        }
+        told_sc(f"{name}: {title(encoder)} - {title(yardstick)}", group["encoders"][title(encoder)]["minus"])
+    if run.exhaustive and not GROUPS[name].form_of:
+        group["exhaustive"] = beside_exhaustive(run, name, database, of_group)
+    of = GROUPS[name].form_of
+    if of in run.groups:
+        for encoder in of_group:
+            cost_of_form(run, name, of, encoder)
+
+
+def difference(a: Submission, b: Submission, answers: Submission) -> dict[str, Any]:
+    """Paired difference of all figures."""
+    return compare(a, b, answers).to_dict()
+
+
+def told_sc(what: str, minus: dict[str, Any]) -> None:
+    """Print a difference of SC."""
+    sc = next(iter(minus.values()))["SC"]
+    print(f"  {what}: SC {sc['value']:+.3f} [{sc['low']:+.3f}, {sc['high']:+.3f}]", flush=True)
+
+
+def beside_exhaustive(
+    run: Run, name: str, database: Database, given: dict[str, Submission]
+) -> dict[str, Any]:
+    """A sample of the queries by exhaustive NCC, and by every encoder."""
+    question = run.questions[name]
+    number = min(run.exhaustive, len(question.patches))
+    rows = np.unique(np.linspace(0, len(question.patches) - 1, number).round().astype(np.int64))
+    patches = replace(
+        question.patches, patch_ids=question.patches.patch_ids[rows], pixels=question.patches.pixels[rows]
+    )
+    best, spent = search(database, patches)
+    answers = part(question.answers, rows)
+    own = score(best, answers).to_dict()
+    out: dict[str, Any] = {"queries": len(rows), "seconds_per_query": spent / len(rows), "score": own}
+    out["encoders"] = {}
+    for encoder, submission in given.items():
+        same = part(submission, rows)
+        minus = difference(same, best, answers)
+        out["encoders"][title(encoder)] = {"score": score(same, answers).to_dict(), "minus": minus}
+    sc = {k: v["score"]["SC"]["value"] for k, v in out["encoders"].items()}
+    print(
+        f"  {name}, {len(rows)} queries: exhaustive NCC SC {own['SC']['value']:.3f}, "
+        f"{out['seconds_per_query']:.2f} s a query; " + ", ".join(f"{k} {v:.3f}" for k, v in sc.items()),
+        flush=True,
+    )
+    return out
+
+
+def cost_of_form(run: Run, name: str, of: str, encoder: str) -> None:
+    """What fewer bands or bits cost: the same queries, paired."""
+    here, there = run.questions[name].answers, run.questions[of].answers
+    same = all(np.array_equal(getattr(here, f), getattr(there, f)) for f in ("image_ids", "x", "y"))
+    if same and (of, encoder) in run.answers:
+        minus = {of: difference(run.answers[name, encoder], run.answers[of, encoder], here)}
+        run.groups[name]["encoders"][title(encoder)]["form"] = minus
+        told_sc(f"{title(encoder)}: {name} - {of}", minus)
+
+
+def line(group: str, encoder: str, result: dict[str, Any]) -> str:
     """A row of the table that people read."""
+    counts, scores = result["counts"], result["scores"]
     a, f = scores["all"], scores.get("with features", scores["all"])
+    moved, recall = a["reranking"], a["recall"]
     return (
-        f"{group:28s} {Path(encoder).stem:18s} {counts['images']:5d} images {counts['windows']:8d} windows "
+        f"{group:38s} {encoder:18s} {counts['images']:5d} images {counts['windows']:8d} windows "
         f"{counts['patches']:4d} patches  "
         f"SC {a['SC']['value']:.3f} [{a['SC']['low']:.3f}, {a['SC']['high']:.3f}] "
         f"with features {f['SC']['value']:.3f}  in 2 px {a['within_2px']['value']:.3f}  "
-        f"first {a['recall_1']:.3f}  in 20 {a['recall_20']:.3f}  in 50 {a['recall_50']:.3f}  "
+        f"in 5 px {a['within_5px']['value']:.3f}  search "
+        + " ".join(f"@{k} {recall[str(k)]['value']:.3f}" for k in RECALLED)
+        + f"  mended {moved['mended']} broken {moved['broken']}  "
         f"index {counts['index_s']:.0f} s, query {counts['query_s']:.0f} s"
     )
 
 
-def draw_failures(question: Question, found: Matches, path: Path, most: int = 24) -> None:
-    """The worst first: wrong answers that were given with the most confidence."""
-    image_ids, x, y = found.best()
-    answers = question.answers
-    wrong = (image_ids != answers.image_ids) | (np.hypot(x - answers.x, y - answers.y) > 10)
-    rows = np.flatnonzero(wrong)
-    pictures = [_picture(found, answers, r) for r in rows[np.argsort(-found.confidence[rows])][:most]]
-    if pictures:
-        draw_matches(
-            pictures,
-            path,
-            title=f"{len(rows)} of {len(wrong)} wrong, the most confident first",
-            overwrite=True,
-        )
+# --- all ------------------------------------------------------------------------------------------------
 
 
-def _picture(found: Matches, answers: Submission, row: int) -> MatchPicture:
-    image_ids, x, y = (int(v[row]) for v in found.best())
-    right = int(answers.image_ids[row]), int(answers.x[row]), int(answers.y[row])
+def by_database(run: Run, names: list[str]) -> dict[Database, list[str]]:
+    """Groups, those that share a database together."""
+    together: dict[Database, list[str]] = {}
+    for name in names:
+        together.setdefault(database_of(run.data, GROUPS[name]), []).append(name)
+    return together
 
-    def window(image_id: int, x: int, y: int) -> NDArray[np.float32]:
-        return found.store.scaled(image_id)[y : y + 64, x : x + 64]
 
-    query = found.patches.scaled(slice(row, row + 1))[0]
-    confidence = float(found.confidence[row])
-    seen = window(image_ids, x, y), image_ids, x, y
-    return MatchPicture(row, query, *seen, confidence, window(*right), *right)
+def write(run: Run, start: float) -> None:
+    """The JSON and the page, as far as they are."""
+    result = {
+        "context": context(),
+        "queries": run.queries,
+        "seed": run.seed,
+        "stride_px": run.stride,
+        "seconds": time.perf_counter() - start,
+        "groups": {name: run.groups[name] for name in GROUPS if name in run.groups},
+    }
+    (run.out / "accuracy.json").write_text(json.dumps(result, indent=1) + "\n")
+    note = f"{run.queries} queries a group. Bold: the stated probability of being right; grey: below 0.5."
+    write_page(run.failures, run.out / "failures.html", note)
 
 
 def main() -> None:
@@ -342,21 +317,19 @@ def main() -> None:
     )
     parser.add_argument("--group", action="append", choices=list(GROUPS))
     parser.add_argument("--queries", type=int, default=300, help="for a group")
+    parser.add_argument(
+        "--exhaustive", type=int, default=24, help="queries of a group by exhaustive NCC; 0: none"
+    )
     parser.add_argument("--stride", type=int, default=IndexConfig.stride_px)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     encoders = args.encoder or ["structure-tensor", "siamese"]
-    result = {
-        "context": context(),
-        "queries": args.queries,
-        "seed": args.seed,
-        "stride_px": args.stride,
-        "groups": {},
-    }
-    for name in args.group or GROUPS:
-        result["groups"][name] = measure(name, args.data, encoders, args)
-        (args.out / "accuracy.json").write_text(json.dumps(result, indent=1) + "\n")
+    run = Run(args.data, args.out, encoders, args.queries, args.exhaustive, args.stride, args.seed)
+    start = time.perf_counter()
+    for database, names in by_database(run, args.group or list(GROUPS)).items():
+        measure(run, names, database)
+        write(run, start)
 
 
 if __name__ == "__main__":

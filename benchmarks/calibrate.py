@@ -4,22 +4,31 @@
 
 Reads the evidence that `benchmarks/accuracy.py` left for an encoder, one file a group of scenes. The
 calibration that is written is fitted to all groups; the figures are of groups left out one at a time:
-expected calibration error, and precision at the coverage that each threshold leaves.
+expected calibration error, and precision at the coverage that each threshold leaves. A group that is
+another in fewer bands or bits is left out together with that one: these are the same queries. `--charts
+FOLDER` draws a reliability diagram and a curve of precision over coverage; `--json` keeps the figures.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from accuracy import slug
+from context import write_json
 from numpy.typing import NDArray
+from protocol import GROUPS
 
 from retrieval.calibrate import RIGHT_PX, evidence, expected_calibration_error, fit
 from retrieval.encoder import load_encoder
+from retrieval.report.canvas import BLUE, INK, QUIET, drawing, save
 from retrieval.types import Refined
 
 Measured = dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]
+THRESHOLDS = (0.5, 0.8, 0.9, 0.95, 0.99)
+BINS = 10
 
 
 def measured(folder: Path, encoder: str) -> Measured:
@@ -35,49 +44,147 @@ def measured(folder: Path, encoder: str) -> Measured:
     return out
 
 
-def left_out(groups: Measured) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Probability of every answer by a calibration that has not seen its group."""
-    probability, right = [], []
-    for name, (seen, ok) in groups.items():
-        others = [v for k, v in groups.items() if k != name]
-        model = fit(
-            np.concatenate([e for e, _ in others]), np.concatenate([r for _, r in others]), fitted_on=""
+def families() -> dict[str, str]:
+    """The group whose queries each group asks, by the names that their evidence has."""
+    return {slug(name): slug(group.form_of or name) for name, group in GROUPS.items()}
+
+
+def left_out(groups: Measured) -> dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]:
+    """Probability of every answer by a calibration that has not seen its group, and whether it is right."""
+    family = families()
+    stated = {}
+    for name, (seen, right) in groups.items():
+        others = [v for k, v in groups.items() if family.get(k, k) != family.get(name, name)]
+        model = fit(*(np.concatenate([v[i] for v in others]) for i in (0, 1)), fitted_on="")
+        stated[name] = model.probability(seen), right
+    return stated
+
+
+def reliability(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> list[dict[str, float]]:
+    """Stated and observed share in equally wide bins that hold anything."""
+    which = np.minimum((probability * BINS).astype(int), BINS - 1)
+    return [
+        {
+            "low": b / BINS,
+            "answers": int((which == b).sum()),
+            "stated": float(probability[which == b].mean()),
+            "right": float(right[which == b].mean()),
+        }
+        for b in np.unique(which).tolist()
+    ]
+
+
+def coverage(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> list[dict[str, float]]:
+    """What each threshold keeps, and how much of that is right."""
+    out = []
+    for threshold in THRESHOLDS:
+        kept = probability >= threshold
+        precision = float(right[kept].mean()) if kept.any() else 1.0
+        out.append({"at_least": threshold, "covers": float(kept.mean()), "right": precision})
+    return out
+
+
+def summary(
+    stated: dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]],
+) -> tuple[dict[str, Any], NDArray[np.float64], NDArray[np.bool_]]:
+    """Figures of the groups and of all together; and all probabilities and rightness."""
+    probability, right = (np.concatenate([v[i] for v in stated.values()]) for i in (0, 1))
+    groups = {
+        name: {
+            "answers": len(ok),
+            "right": float(ok.mean()),
+            "stated": float(p.mean()),
+            "error": expected_calibration_error(p, ok),
+        }
+        for name, (p, ok) in stated.items()
+    }
+    figures = {
+        "error": expected_calibration_error(probability, right),
+        "groups": groups,
+        "reliability": reliability(probability, right),
+        "coverage": coverage(probability, right),
+    }
+    return figures, probability, right
+
+
+def report(figures: dict[str, Any]) -> None:
+    """Print what people read."""
+    for name, one in figures["groups"].items():
+        print(
+            f"{name:38s} {one['answers']:5d} answers, {one['right']:.3f} right, stated {one['stated']:.3f}, "
+            f"calibration error {one['error']:.3f}"
         )
-        probability.append(model.probability(seen))
-        right.append(ok)
-        error = expected_calibration_error(probability[-1], ok)
-        print(f"{name:28s} {len(ok):5d} answers, {ok.mean():.3f} right, calibration error {error:.3f}")
-    return np.concatenate(probability), np.concatenate(right)
+    print(f"all, each group left out once: error {figures['error']:.3f}")
+    for b in figures["reliability"]:
+        print(
+            f"  stated {b['low']:.1f} to {b['low'] + 1 / BINS:.1f}: {b['answers']:5d} answers, "
+            f"{b['right']:.3f} right"
+        )
+    for c in figures["coverage"]:
+        print(f"  at least {c['at_least']}: covers {c['covers']:.3f}, of which {c['right']:.4f} right")
+
+
+def draw(probability: NDArray[np.float64], right: NDArray[np.bool_], title: str, path: Path) -> None:
+    """Reliability diagram and precision over coverage, side by side."""
+    from matplotlib.figure import Figure
+
+    with drawing():
+        figure = Figure(figsize=(8.6, 4.0), facecolor="white", layout="constrained")
+        left, middle = figure.subplots(1, 2)
+        bins = reliability(probability, right)
+        stated, observed = ([b[k] for b in bins] for k in ("stated", "right"))
+        left.plot([0, 1], [0, 1], color=QUIET, lw=1, ls="--", label="as stated")
+        left.plot(stated, observed, color=BLUE, marker="o", ms=5, label="observed")
+        for b in bins:
+            left.annotate(
+                f"{b['answers']}", (b["stated"], b["right"]), (5, -10), textcoords="offset points", size=7
+            )
+        left.set(xlabel="stated probability", ylabel="share right, within 5 px", xlim=(0, 1), ylim=(0, 1.02))
+        order = np.argsort(-probability, kind="stable")
+        kept = np.arange(1, len(order) + 1)
+        middle.plot(kept / len(order), np.cumsum(right[order]) / kept, color=BLUE, label="precision")
+        for at in (0.9, 0.5):
+            share = (probability >= at).mean()
+            middle.axvline(share, color=QUIET, lw=1, ls=":")
+            middle.text(share, 0.02, f" stated ≥ {at:g}", size=7, color=INK, rotation=90, ha="right")
+        middle.set(xlabel="share of the answers kept, the surest first", ylabel="share of them right")
+        middle.set(xlim=(0, 1), ylim=(0, 1.02))
+        for axes in (left, middle):
+            axes.grid(color="#e6e6e6", lw=0.6)
+            axes.legend(loc="lower right", fontsize=8, frameon=False)
+        figure.suptitle(title, size=10)
+        save(figure, path, overwrite=True)
 
 
 def main() -> None:
-    """Fit, print, write."""
+    """Fit, print, draw, write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("evidence", type=Path)
     parser.add_argument("--encoder", required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="the calibration, fitted to all groups")
+    parser.add_argument("--charts", type=Path, metavar="FOLDER", help="draw calibration-ENCODER.svg there")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there")
     args = parser.parse_args()
     groups = measured(args.evidence, args.encoder)
-    if len(groups) < 2:
+    if len({families().get(name, name) for name in groups}) < 2:
         parser.error(
-            f"{args.evidence} holds evidence of {len(groups)} groups for {args.encoder}; expected 2 or more"
+            f"{args.evidence} holds evidence of {len(groups)} groups for {args.encoder}; expected 2 or more "
+            "that are not forms of one"
         )
-    probability, right = left_out(groups)
-    print(f"all, each group left out once: error {expected_calibration_error(probability, right):.3f}")
-    for low in np.arange(0, 1, 0.1):
-        rows = (probability >= low) & (probability < low + 0.1 + (low > 0.85))
-        if rows.any():
-            share = right[rows].mean()
-            print(f"  stated {low:.1f} to {low + 0.1:.1f}: {rows.sum():5d} answers, {share:.3f} right")
-    for threshold in (0.5, 0.8, 0.9, 0.95, 0.99):
-        kept = probability >= threshold
-        print(f"  at least {threshold}: covers {kept.mean():.3f}, of which {right[kept].mean():.4f} right")
-    what = f"{len(right)} answers of {len(groups)} groups of val: {', '.join(groups)}"
-    seen, ok = (np.concatenate([v[i] for v in groups.values()]) for i in (0, 1))
-    model = fit(seen, ok, fitted_on=what, encoder=load_encoder(args.encoder).fingerprint)
-    model.save(args.out)
+    figures, probability, right = summary(left_out(groups))
+    report(figures)
+    write_json(args.json, {"encoder": args.encoder} | figures)
+    if args.charts:
+        args.charts.mkdir(parents=True, exist_ok=True)
+        title = f"{args.encoder}: {len(right)} answers, each group judged by a fit to the others"
+        draw(probability, right, title, args.charts / f"calibration-{args.encoder}.svg")
+    if args.out:
+        what = f"{len(right)} answers of {len(groups)} groups of val: {', '.join(groups)}"
+        seen, ok = (np.concatenate([v[i] for v in groups.values()]) for i in (0, 1))
+        model = fit(seen, ok, fitted_on=what, encoder=load_encoder(args.encoder).fingerprint)
+        model.save(args.out)
 
 
 if __name__ == "__main__":

@@ -234,6 +234,29 @@ class VerifierConfig(_Knobs):
 
 
 @dataclass(frozen=True)
+class ChipConfig(_Knobs):
+    """How a chip that is larger than a patch is located from its windows."""
+
+    windows: int = 16
+    """Windows of a chip that are looked for, at most, 1 to 1024; spread over what of it shows something."""
+    origins: int = 5
+    """Places of a chip that all its windows are compared at, 1 to 100."""
+    tolerance_px: int = 4
+    """Windows agree where the chip's corner, as each sees it, lies this near in both x and y, 1 to 15."""
+    certain_lead: float = 0.1
+    """Lead of the best place over the next, in mean NCC, from which on a chip is not looked for again."""
+    min_visible: float = 0.5
+    """Share of a window's pixels, 0 to 1, that must not be nodata for it to be looked for."""
+
+    def __post_init__(self) -> None:
+        _within(self, "windows", 1, 1024)
+        _within(self, "origins", 1, 100)
+        _within(self, "tolerance_px", 1, 15, "px")
+        _within(self, "certain_lead", 0, 2)
+        _within(self, "min_visible", 0, 1)
+
+
+@dataclass(frozen=True)
 class DemoConfig(_Knobs):
     """The challenge in small that the demo generates."""
 

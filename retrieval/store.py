@@ -3,7 +3,8 @@
     index/
       manifest.json     configuration, fingerprints, counts, checksums
       encoder.keras     the encoder, so that a query needs nothing but this folder
-      images.csv        image_id, path, width, height, bands, crs, transform, date, windows
+      images.csv        image_id, path, width, height, bands, crs, transform, date, windows,
+                        source, datetime, baseline, cloud_cover
       vectors.faiss     opens with plain `faiss.read_index`
       pixels/<id>.npy   (h, w, b) uint16 codes of the scaled pixels
 
@@ -66,6 +67,14 @@ class StoredImage:
     """ISO day, or None."""
     windows: int
     """How many windows of it are indexed."""
+    source: str = ""
+    """Name of the product or item that it came from; empty where it is not known, as the next two."""
+    datetime: str = ""
+    """When it was taken, ISO 8601."""
+    baseline: str = ""
+    """Processing baseline."""
+    cloud_cover: float | None = None
+    """Percent of the product under cloud, 0 to 100, or None."""
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -185,6 +194,7 @@ class ImageParts:
             f: getattr(image, f)
             for f in ("image_id", "path", "width", "height", "bands", "crs", "transform", "date")
         }
+        known |= {f: getattr(image.provenance, f) for f in ("source", "datetime", "baseline", "cloud_cover")}
         self.rows[image.image_id] = StoredImage(**known, windows=windows)
 
     def _embed(self, image_id: int, codes: NDArray[np.uint16], name: str) -> int:
@@ -212,6 +222,10 @@ def _write_table(folder: PartialFolder, rows: list[StoredImage]) -> None:
                     transform,
                     r.date or "",
                     r.windows,
+                    r.source,
+                    r.datetime,
+                    r.baseline,
+                    "" if r.cloud_cover is None else r.cloud_cover,
                 ]
             )
 
@@ -357,6 +371,10 @@ def _read_table(path: Path) -> list[StoredImage]:
             tuple(map(float, r["transform"].split())) if r["transform"] else None,
             r["date"] or None,
             int(r["windows"]),
+            r.get("source") or "",  # folders of earlier releases have none of these four
+            r.get("datetime") or "",
+            r.get("baseline") or "",
+            float(r["cloud_cover"]) if r.get("cloud_cover") else None,
         )
         for r in rows
     ]

@@ -355,3 +355,23 @@ def test_gpu_answers_as_the_cpu_does(rng, tmp_path, config):
     gpu.save(tmp_path / "v.faiss")
     back = VectorIndex.open(tmp_path / "v.faiss", gpu.kind, config.ivf_probes)
     np.testing.assert_array_equal(back.search(asked, 50)[1], i)
+
+
+@pytest.mark.parametrize("kind", ["exact", "ivf"])
+def test_a_restricted_view_finds_the_nearest_of_what_is_allowed(rng, kind):
+    vectors = rng.normal(size=(3000, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    ids = np.arange(3000) * 3
+    index = VectorIndex.build(lambda: [(ids, vectors)], 16, IndexConfig(kind=kind, ivf_probes=4))
+    for count in (1, 40, 1500):
+        allowed = np.sort(rng.choice(ids, count, replace=False))
+        similarity, got = index.restricted(np.append(allowed, 10**9)).search(vectors[:20], 30)
+        some = min(count, 30)
+        assert np.isin(got[:, :some] if kind == "exact" else got[got >= 0], allowed).all()
+        every = np.where(np.isin(ids, allowed), vectors[:20] @ vectors.T, -9)
+        wanted = -np.sort(-every, axis=1)[:, :some]
+        if kind == "exact" or count <= 40:  # few are looked for in all cells
+            np.testing.assert_allclose(similarity[:, :some], wanted, atol=2e-3)
+        assert (got[:, some:] == -1).all()
+    none = index.restricted(np.zeros(0, np.int64)).search(vectors[:2], 5)[1]
+    assert (none == -1).all() and len(index.search(vectors[:1], 5)[1][0]) == 5

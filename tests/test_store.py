@@ -119,6 +119,10 @@ def test_an_ordinary_table_reads_as_people_expect(written):
         transform="",
         date="",
         windows="",
+        source="",
+        datetime="",
+        baseline="",
+        cloud_cover="",
     )
 
 

@@ -104,6 +104,32 @@ def align(
     return job.ranked(keep)
 
 
+def measure(
+    found: Candidates,
+    patches: PatchPixels,
+    images: Pixels,
+    config: RefineConfig,
+    ground: Ground | None = None,
+) -> Refined:
+    """Find all candidates at full resolution, without asking the verifier and without ranking them.
+
+    Args:
+        found: as for `refine`.
+        patches: as for `refine`.
+        images: as for `refine`.
+        config: radius.
+        ground: as for `refine`.
+
+    Returns:
+        The candidates in the order in which they came.
+    """
+    job = _Job(found, patches, images, config, silent, ground or Ground(images), None)
+    every = found.image_ids.shape[1]
+    job.align(every)
+    job.correlate(job.best(every), FINE_RADIUS, 0)
+    return job.refined()
+
+
 @dataclass(frozen=True)
 class Batch:
     """Pairs of patches and candidates that are compared in the same bands."""
@@ -249,9 +275,14 @@ class _Job:
         level = np.maximum(self.state["level"], 1)
         keys = (found.x, found.y, found.image_ids, -self.score(), level)
         order = np.lexsort(keys, axis=-1)[:, :count]
-        values = self.state | {"image_ids": found.image_ids, "similarity": found.similarity}
+        every = self.refined()
         names = [f.name for f in fields(Refined)]
-        return Refined(**{name: np.take_along_axis(values[name], order, 1) for name in names})
+        return Refined(**{name: np.take_along_axis(getattr(every, name), order, 1) for name in names})
+
+    def refined(self) -> Refined:
+        """All candidates as they came."""
+        values = self.state | {"image_ids": self.found.image_ids, "similarity": self.found.similarity}
+        return Refined(**{f.name: values[f.name] for f in fields(Refined)})
 
 
 def _surfaces(

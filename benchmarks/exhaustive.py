@@ -1,0 +1,101 @@
+"""Exhaustive NCC: every patch against every pixel of every image of a database, by OpenCV.
+
+The yardstick that no index can beat for thoroughness: `cv2.matchTemplate`, TM_CCOEFF_NORMED, on the
+log-magnitude of the gradient over all bands. A turned copy of an image under a patch is the image under
+the patch turned the other way, exactly, so gradients are taken once for a place and templates are turned.
+Windows and patches in which nothing varies score 0.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from protocol import NOISE, TURNS, Database
+
+from retrieval.config import PATCH_PX
+from retrieval.features import BORDER_PX, structure_tensor
+from retrieval.score import Submission
+from tfrecords.schema import Patches
+
+FLAT = 1e-4
+"""Variance below which a window counts as flat, as in refinement."""
+ROWS = 1024
+"""Rows of an image whose gradients are taken at a time."""
+
+
+def strength(scaled: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Log-magnitude of the gradient, (h, w, b) -> (h - 2, w - 2)."""
+    parts = []
+    for top in range(0, scaled.shape[0] - 2, ROWS):
+        tensor, _ = structure_tensor(scaled[None, top : top + ROWS + 2], NOISE)
+        parts.append(np.asarray(tensor)[0, ..., 0])
+    return np.concatenate(parts)
+
+
+def search(database: Database, patches: Patches, threads: int = 2) -> tuple[Submission, float]:
+    """The best place of every patch, and the seconds that the correlations took.
+
+    Args:
+        database: every image of it and every turned copy is looked at.
+        patches: in the database's bands.
+        threads: correlations at a time.
+
+    Returns:
+        The answers, x and y in the upright image (of a turned copy they say nothing, and it is wrong in any
+        case), and the time without that for reading images and taking gradients.
+    """
+    import cv2
+
+    cv2.setNumThreads(1)
+    templates = [untwisted(strength(p)) for p in patches.scaled()]
+    score = np.full(len(templates), -2.0)
+    best, spent = np.zeros((len(templates), 3), np.int64), 0.0
+    with ThreadPoolExecutor(threads) as pool:
+        for rank, image in database.upright():
+            ground = strength(image.scaled())
+            flat = variance(ground) <= FLAT
+            start = time.perf_counter()
+            for row, (peak, turn, x, y) in enumerate(pool.map(partial(_peak, ground, flat), templates)):
+                if peak > score[row]:
+                    score[row], best[row] = peak, (TURNS * rank + turn, x, y)
+            spent += time.perf_counter() - start
+    return Submission(patches.patch_ids, *best.T, source="exhaustive NCC"), spent
+
+
+def untwisted(template: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """A template turned back for each of the copies of an image, in the order of `protocol.turned`."""
+    back = [np.rot90(template, -k) for k in range(4)]
+    return [np.ascontiguousarray(t) for t in (*back, *(t[:, ::-1] for t in back))]
+
+
+def variance(ground: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Variance of every window of a template's size."""
+    import cv2
+
+    side = PATCH_PX - 2 * BORDER_PX
+    wide = ground.astype(np.float64)
+    mean, square = (cv2.boxFilter(v, -1, (side, side), anchor=(0, 0)) for v in (wide, wide * wide))
+    inside = slice(ground.shape[0] - side + 1), slice(ground.shape[1] - side + 1)
+    return np.asarray((square - mean * mean)[inside])
+
+
+def _peak(
+    ground: NDArray[np.float32], flat: NDArray[np.bool_], templates: list[NDArray[np.float32]]
+) -> tuple[float, int, int, int]:
+    """Height of the highest correlation of a patch in an image, which copy of it, x and y."""
+    import cv2
+
+    best = (0.0, 0, 0, 0)
+    if templates[0].var() <= FLAT:
+        return best
+    for turn, template in enumerate(templates):
+        surface = cv2.matchTemplate(ground, template, cv2.TM_CCOEFF_NORMED)
+        np.copyto(surface, 0, where=flat)
+        at = int(surface.argmax())
+        y, x = divmod(at, surface.shape[1])
+        best = max(best, (float(surface[y, x]), turn, x, y))
+    return best

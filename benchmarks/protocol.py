@@ -1,0 +1,283 @@
+"""The protocol of `benchmarks/accuracy.py`: which places, dates, patches and copies are measured.
+
+DATA holds `train/` and `val/`, each with a folder for every group of places, a folder for every place
+and a GeoTIFF for every date. An image's number is eight times its place's rank among all places of
+DATA, those of `val` first, plus the number of the turned copy: the same in every database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.config import PATCH_PX
+from retrieval.features import structure_tensor
+from retrieval.score import Submission
+from retrieval.train.weather import paste_clouds
+from retrieval.types import Candidates
+from tfrecords.read import ImageSource, read_images
+from tfrecords.read.rasters import describe_raster
+from tfrecords.schema import Image, Patches, to_scaled
+
+FIRST_DATE_IS_TARGET = ("venice", "pajottenland")
+TURNS = 8
+"""The image itself, upright, and its seven turned and mirrored copies."""
+NEAR_PX, RIGHT_PX = 12.0, 5.0
+"""Search has found a place if a window within the first distance is among the candidates; an answer is
+right within the second."""
+NOISE = 10 / 2047.5
+EDGE_DN, FEATURELESS_SHARE, POOR_SHARE = 150.0, 0.13, 0.7
+"""A pixel is an edge above the first; shares of a query's pixels below which it is featureless, or poor."""
+RENDER_PERCENT = (2.0, 98.0)
+RGBN = ("B04", "B03", "B02", "B08")
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of scenes and the form that it is asked in."""
+
+    folders: tuple[str, ...]
+    """Folders of `val` that hold its places."""
+    bands: tuple[str, ...]
+    """Bands of the queries."""
+    index_bands: tuple[str, ...] = ()
+    """Bands of the database; none = those of the queries."""
+    clouds: bool = False
+    """Whether thick clouds with their shadows are pasted over 30 to 70 % of each query."""
+    eight_bit: bool = False
+    """Whether queries and database are renderings in bytes."""
+    form_of: str = ""
+    """The group whose queries these are, in another form: what the form costs is measured against it."""
+
+
+GROUPS = {
+    "cities": Group(("oscd",), RGBN),
+    "fields and forest": Group(("belgium", "forest"), RGBN),
+    "cities under cloud": Group(("oscd",), RGBN, clouds=True),
+    "cities, RGB in an index of four bands": Group(("oscd",), RGBN[:3], RGBN, form_of="cities"),
+    "venice": Group(("venice",), RGBN[:3]),
+    "cities, RGB only": Group(("oscd",), RGBN[:3], form_of="cities"),
+    "cities, eight-bit renderings": Group(("oscd",), RGBN, eight_bit=True, form_of="cities"),
+    "flood": Group(("ombria",), ("B11", "B08", "B03")),
+    "cities, near infrared only": Group(("oscd",), ("B08",), form_of="cities"),
+}
+
+
+# --- files --------------------------------------------------------------------------------------------
+
+
+def dates(place: Path) -> list[Path]:
+    """A place's files in time's order."""
+    return sorted(place.glob("*.tif"), key=lambda p: (p.stem == "after", p.stem))
+
+
+def places(root: Path) -> list[Path]:
+    """All folders that hold the dates of a place."""
+    return sorted({p.parent for p in root.rglob("*.tif")})
+
+
+def target_date(place: Path) -> Path:
+    """The date of a place that is in the database; queries are of the others."""
+    return dates(place)[0 if place.name in FIRST_DATE_IS_TARGET else -1]
+
+
+@lru_cache(maxsize=4096)
+def has_bands(file: Path, bands: tuple[str, ...]) -> bool:
+    """Whether a file names all of the bands."""
+    return set(bands) <= {d for d in describe_raster(file).descriptions if d}
+
+
+def opened(file: Path, bands: tuple[str, ...], eight_bit: bool = False) -> Image:
+    """A file, reduced to some of its bands."""
+    image = next(iter(read_images(file)))
+    columns = [image.bands.index(b) for b in bands]
+    image = replace(image, pixels=image.pixels[..., columns], bands=bands, crs=None, transform=None)
+    return rendered(image) if eight_bit else image
+
+
+def rendered(image: Image) -> Image:
+    """A rendering in bytes: 2 to 98 % of each band stretched to 1 to 255, 0 where there is nothing."""
+    if image.units == "byte":
+        return image
+    scaled = image.scaled()
+    low, high = np.nanpercentile(scaled, RENDER_PERCENT, axis=(0, 1))
+    bright = 1 + 254 * (scaled - low) / np.maximum(high - low, 1e-6)
+    pixels = np.where(np.isnan(scaled), 0, np.clip(np.rint(bright), 1, 255)).astype(np.uint8)
+    return replace(image, pixels=pixels, units="byte", nodata=0.0)
+
+
+def turned(pixels: NDArray[Any]) -> list[NDArray[Any]]:
+    """A picture (h, w, ...), upright, and its seven turned and mirrored copies."""
+    return [np.ascontiguousarray(np.rot90(p, k)) for p in (pixels, pixels[:, ::-1]) for k in range(4)]
+
+
+# --- the database -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Database:
+    """What is searched: one date of every place that has the bands, and its turned copies."""
+
+    files: tuple[tuple[int, Path], ...]
+    """Rank of each place, and the file of its date."""
+    bands: tuple[str, ...]
+    """Bands that the images are reduced to."""
+    eight_bit: bool = False
+    """Whether they are renderings in bytes."""
+
+    def upright(self) -> Iterator[tuple[int, Image]]:
+        """Rank and image of every place."""
+        for rank, file in self.files:
+            yield rank, opened(file, self.bands, self.eight_bit)
+
+    def images(self) -> ImageSource:
+        """Every image and copy, numbered."""
+
+        def begin() -> Iterator[Image]:
+            for rank, image in self.upright():
+                for turn, pixels in enumerate(turned(image.pixels)):
+                    yield replace(image, image_id=TURNS * rank + turn, pixels=pixels)
+
+        return ImageSource("real imagery", TURNS * len(self.files), begin)
+
+
+def database_of(data: Path, group: Group) -> Database:
+    """The database of a group: the target date of `val` places, the latest of `train` places."""
+    bands = group.index_bands or group.bands
+    val = [target_date(p) for p in places(data / "val")]
+    train = [dates(p)[-1] for p in places(data / "train")]
+    files = tuple((rank, f) for rank, f in enumerate([*val, *train]) if has_bands(f, bands))
+    return Database(files, bands, group.eight_bit)
+
+
+# --- the queries --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Question:
+    """A group's queries and answers."""
+
+    patches: Patches
+    """What is asked."""
+    answers: Submission
+    """What is right."""
+    places: NDArray[np.str_]
+    """(n,) name of each query's place."""
+    dates: NDArray[np.str_]
+    """(n,) file that each query was cut from, below `val`."""
+    edges: NDArray[np.float64]
+    """(n,) share of each query's pixels that are edges, before clouds or renderings."""
+
+    @property
+    def featureless(self) -> NDArray[np.bool_]:
+        """Open water, flat lagoon: by a rule on the query's own pixels."""
+        return self.edges < FEATURELESS_SHARE
+
+    def kinds(self) -> dict[str, NDArray[np.bool_]]:
+        """Rows of every kind of ground and of every place."""
+        poor = self.edges < POOR_SHARE
+        kinds = {"all": np.ones(len(self.edges), bool), "with features": ~self.featureless}
+        kinds |= {"texture-poor": poor & ~self.featureless, "texture-rich": ~poor}
+        kinds |= {"featureless": self.featureless}
+        kinds |= {str(p): self.places == p for p in np.unique(self.places)}
+        return {name: rows for name, rows in kinds.items() if rows.any()}
+
+
+def ask(data: Path, group: Group, queries: int, seed: int) -> Question:
+    """Draw a group's queries; the same seed gives the same question."""
+    rng = np.random.default_rng(seed)
+    chosen = [(r, p) for r, p in enumerate(places(data / "val")) if p.parent.name in group.folders]
+    drawn: list[tuple[Any, ...]] = []
+    for rank, place in chosen:
+        target = target_date(place)
+        files = [f for f in dates(place) if f != target and has_bands(f, group.bands)]
+        images = [opened(f, group.bands) for f in [target, *files]]
+        asked = [rendered(image) for image in images[1:]] if group.eight_bit else images[1:]
+        for d, x, y in _draw(rng, images, queries // len(chosen)):
+            square = slice(y, y + PATCH_PX), slice(x, x + PATCH_PX)
+            image = images[1 + d]
+            before = to_scaled(image.pixels[square], image.units, image.nodata)
+            name = f"{place.parent.name}/{place.name}/{files[d].name}"
+            drawn.append((asked[d].pixels[square], before, TURNS * rank, x, y, place.name, name))
+    units, nodata = asked[0].units, asked[0].nodata
+    pixels, plain, ids, x, y, where, when = (np.array(v) for v in zip(*drawn, strict=True))
+    number = np.arange(len(x))
+    patches = Patches(number, pixels, units, group.bands, nodata)
+    if group.clouds:
+        scaled, _ = paste_clouds(patches.scaled(), rng.uniform(0.3, 0.7, len(x)), rng, seed=1)
+        patches = Patches(number, scaled, "scaled", group.bands, np.nan)
+    answers = Submission(number, ids, x, y, source="answers")
+    return Question(patches, answers, where, when, edge_share(plain))
+
+
+def _draw(rng: np.random.Generator, images: list[Image], count: int) -> list[tuple[int, int, int]]:
+    """Date (0 is the first after the target's), x and y, with little nodata on either date."""
+    hidden = [np.isnan(image.scaled()).all(-1) for image in images]
+    height, width = hidden[0].shape
+    drawn: list[tuple[int, int, int]] = []
+    for _ in range(200 * count):
+        if len(drawn) == count:
+            break
+        date = int(rng.integers(len(images) - 1))
+        x, y = int(rng.integers(width - PATCH_PX + 1)), int(rng.integers(height - PATCH_PX + 1))
+        square = slice(y, y + PATCH_PX), slice(x, x + PATCH_PX)
+        if max(hidden[0][square].mean(), hidden[1 + date][square].mean()) < 0.02:
+            drawn.append((date, x, y))
+    return drawn
+
+
+def edge_share(scaled: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Share of pixels whose gradient, over all bands, is above `EDGE_DN`: (n, 64, 64, b) -> (n,)."""
+    from keras import ops
+
+    parts = [structure_tensor(scaled[i : i + 256], NOISE)[0] for i in range(0, len(scaled), 256)]
+    strength = np.concatenate([ops.convert_to_numpy(p)[..., 0] for p in parts])
+    gradient_dn = np.sqrt(np.expm1(2 * strength.astype(np.float64))) * NOISE * 2047.5
+    return (gradient_dn > EDGE_DN).mean((1, 2))
+
+
+# --- arithmetic ---------------------------------------------------------------------------------------
+
+
+def recalled(found: Candidates, answers: Submission, first: int) -> NDArray[np.bool_]:
+    """Whether search proposes the right place among its first so many, in its own order."""
+    image, x, y = (v[:, :first] for v in (found.image_ids, found.x, found.y))
+    near = np.hypot(x - answers.x[:, None], y - answers.y[:, None]) <= NEAR_PX
+    return ((image == answers.image_ids[:, None]) & near).any(1)
+
+
+def is_right(image_ids: NDArray, x: NDArray, y: NDArray, answers: Submission) -> NDArray[np.bool_]:
+    """Whether answers are in the right image and within 5 px."""
+    return (image_ids == answers.image_ids) & (np.hypot(x - answers.x, y - answers.y) <= RIGHT_PX)
+
+
+def reranking(first: NDArray[np.bool_], last: NDArray[np.bool_]) -> dict[str, int]:
+    """How refinement treated the first answer of the search.
+
+    Args:
+        first: (n,) whether the first place of the search was right.
+        last: (n,) whether the answer is.
+    """
+    counts = {"kept_right": first & last, "mended": ~first & last, "broken": first & ~last}
+    counts["kept_wrong"] = ~first & ~last
+    return {name: int(rows.sum()) for name, rows in counts.items()}
+
+
+def part(whole: Submission, rows: NDArray[Any]) -> Submission:
+    """Some rows of a submission, by a mask or by their numbers."""
+    return Submission(
+        whole.patch_ids[rows], whole.image_ids[rows], whole.x[rows], whole.y[rows], source=whole.source
+    )
+
+
+def told(right: NDArray[np.bool_], answers: Submission) -> Submission:
+    """Answers that are exact where something is right and in another image where not: for its interval."""
+    wrong = answers.image_ids + 10**6
+    image_ids = np.where(right, answers.image_ids, wrong)
+    return Submission(answers.patch_ids, image_ids, answers.x, answers.y, source="told")
