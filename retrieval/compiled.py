@@ -22,23 +22,23 @@ _Out = TypeVar("_Out")
 MOST_THREADS = 4
 """Threads that work side by side, at most: each holds a batch in memory."""
 AFTER = 3
-"""Calls with the same shapes before a function is compiled for them."""
+"""Calls with the same shapes before a function is compiled for them, if nothing else is said."""
 
 
 class Compiled:
     """A function of arrays; call it as the function itself."""
 
-    def __init__(self, function: Callable[..., Any], *, fused: bool = True) -> None:
+    def __init__(self, function: Callable[..., Any], *, fused: bool = True, after: int = AFTER) -> None:
         """Wrap a function.
 
         Args:
             function: written in `keras.ops`; arrays in, an array or a tuple of arrays out.
             fused: let TensorFlow fuse all steps into one (XLA): for chains of small steps. Without it
                 its own kernels run one by one: for large convolutions.
+            after: calls with the same shapes before it is compiled for them.
         """
-        self._function, self._fused = function, fused
+        self._function, self._fused, self._after = function, fused, after
         self._seen: Counter[tuple] = Counter()
-        # One for each shape: TensorFlow counts shapes of one function, and warns of many.
         self._fast: dict[tuple, Callable[..., Any]] = {}
         self._lock = Lock()
 
@@ -50,11 +50,11 @@ class Compiled:
         """
         shapes = tuple((a.shape, str(a.dtype)) for a in arrays)
         self._seen[shapes] += 1
-        if self._seen[shapes] <= AFTER:
+        if self._seen[shapes] <= self._after:
             return _numpy(self._function(*arrays))
         with self._lock:
             if shapes not in self._fast:
-                self._fast[shapes] = _compiled(self._function, self._fused)
+                self._fast[shapes] = _compiled(self._function, self._fused, arrays)
         return _numpy(self._fast[shapes](*arrays))
 
 
@@ -66,15 +66,21 @@ def _numpy(result: Any) -> Any:
     return np.asarray(ops.convert_to_numpy(result))
 
 
-def _compiled(function: Callable[..., Any], fused: bool) -> Callable[..., Any]:
-    """Compiled by the backend, once for each shape; PyTorch runs it as it is, without gradients."""
+def _compiled(
+    function: Callable[..., Any], fused: bool, arrays: tuple[np.ndarray, ...]
+) -> Callable[..., Any]:
+    """Compiled by the backend for such arrays; PyTorch runs it as it is, without gradients."""
     import keras
 
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function, jit_compile=fused or None, autograph=False)  # type: ignore[no-any-return]
+        # Traced for these shapes and no others: TensorFlow warns of a function that meets many.
+        specs = [tf.TensorSpec(a.shape, a.dtype) for a in arrays]
+        whole = tf.function(function, jit_compile=fused or None, autograph=False)
+        concrete = whole.get_concrete_function(*specs)
+        return lambda *given: concrete(*map(tf.convert_to_tensor, given))
     if backend == "jax":
         import jax
 

@@ -147,7 +147,7 @@ class SearchConfig(_Knobs):
     """Distinct places kept of them; no more than `places` turns the second round off."""
     deep_semifinalists: int = 128
     """Candidates compared at half resolution in the second round."""
-    deep_finalists: int = 24
+    deep_finalists: int = 32
     """Candidates that the verifier decides between in the second round."""
     kept: int = 20
     """Candidates of each patch that come out, best first; of those done in the first round fewer."""
@@ -179,7 +179,7 @@ class RefineConfig(_Knobs):
     """How many of these the verifier decides between; its choice is then found at full resolution."""
     similarity_weight: float = 0.5
     """NCC + this x similarity decides who goes on to the next step."""
-    similarity_odds: float = 5.0
+    similarity_odds: float = 10.0
     """The verifier's log-odds + this x similarity decide who is the answer."""
 
     def __post_init__(self) -> None:
