@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from math import isfinite
 from typing import Any
 
@@ -22,6 +23,10 @@ SIGNS = {"right": "✓", "shifted": "≈", "wrong": "✗", "unknown": "?"}
 WORDS = {"right": "right", "shifted": "right image, another place", "wrong": "wrong image", "unknown": ""}
 LONGEST = 160
 """Letters of a text out of a table that are shown."""
+TOLD = (str, int, float, np.generic, date)
+"""Kinds of values of further columns that are shown: no geometries and no lists."""
+EMPTY = ("", "nan", "NaT", "None")
+"""What says nothing."""
 PROFILE = 8.0
 """Height of the profiles beside a surface, in its pixels."""
 APART_PX = 5
@@ -119,10 +124,10 @@ def _views(shown: Card, words: Words) -> Markup:
     number, at = int(shown.best.patch_id), shown.best
     bands = words.images[int(at.image_id)].bands
     assert shown.around is not None and shown.found is not None
-    date = words.images[int(at.image_id)].date
+    day = words.images[int(at.image_id)].date
     stage = tag(
         "div",
-        _layer("found", shown.found, bands, f"what was found for patch {number}", date),
+        _layer("found", shown.found, bands, f"what was found for patch {number}", day),
         _layer("query", shown.query, shown.bands, f"patch {number}, the query", None),
         tag("span", class_="handle", aria_hidden="true"),
         class_="stage",
@@ -157,7 +162,7 @@ def _views(shown: Card, words: Words) -> Markup:
     return tag("div", tag("div", stage, controls), side, class_="views")
 
 
-def _layer(kind: str, pixels: NDArray[Any], bands: Sequence[str], alt: str, date: str | None) -> Markup:
+def _layer(kind: str, pixels: NDArray[Any], bands: Sequence[str], alt: str, day: str | None) -> Markup:
     """One of the two dates, in natural colour and, where there are the bands for it, in infrared."""
     red = infrared(pixels, bands)
     side = {"width": pixels.shape[1], "height": pixels.shape[0]}
@@ -173,7 +178,7 @@ def _layer(kind: str, pixels: NDArray[Any], bands: Sequence[str], alt: str, date
     if red is not None:
         pictures.append(tag("img", src=drawn(red), alt=f"{alt}, infrared as red", **side, class_="infrared"))
     return tag(
-        "figure", *pictures, tag("figcaption", kind + (f", {date}" if date else "")), class_=f"layer {kind}"
+        "figure", *pictures, tag("figcaption", kind + (f", {day}" if day else "")), class_=f"layer {kind}"
     )
 
 
@@ -262,12 +267,12 @@ def _where(shown: Card, words: Words) -> Markup | None:
     at, lines = shown.best, []
     if shown.around is not None:
         image_id = int(at.image_id)
-        date = words.images[image_id].date
+        day = words.images[image_id].date
         told = [
             tag("b", words.layout.labels[image_id]),
             f" x {_offset(at.x, at.dx)}, y {_offset(at.y, at.dy)}",
         ]
-        told += [f", {date}"] if date else []
+        told += [f", {day}"] if day else []
         if isfinite(at.longitude) and isfinite(at.latitude):
             told.append(f", {degrees(at.latitude, 'N', 'S')} {degrees(at.longitude, 'E', 'W')}")
         lines.append(tag("p", tag("span", "found ", class_="quiet"), *told))
@@ -318,14 +323,8 @@ def _numbers(shown: Card, words: Words) -> Markup:
         if isfinite(at.longitude) and isfinite(at.latitude):
             told.append(("longitude, latitude", f"{at.longitude:.6f}, {at.latitude:.6f}"))
     told.append(("probability", f"{at.confidence:.6f}"))
-    told += [
-        (name, value)
-        for name, value in shown.more.items()
-        if isinstance(value, (str, int, float, np.generic))
-    ]
-    pairs = [
-        (tag("dt", name), tag("dd", _cut(value))) for name, value in told if _cut(value) not in ("", "nan")
-    ]
+    told += [(name, value) for name, value in shown.more.items() if isinstance(value, TOLD)]
+    pairs = [(tag("dt", name), tag("dd", _cut(value))) for name, value in told if _cut(value) not in EMPTY]
     return tag("dl", *(part for pair in pairs for part in pair), class_="numbers")
 
 

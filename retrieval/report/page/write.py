@@ -121,9 +121,10 @@ def write_page(
         sections.append(("benchmarks", "Benchmarks", _charts("benchmarks", "Benchmarks", panels)))
     html = page(title or "What was found", _about(store, len(patches)), sections)
     with writing_file(out, overwrite=overwrite) as temporary:
-        temporary.write_text(html, encoding="utf-8", newline="\n")
+        # A path may hold bytes that are no UTF-8, which Python keeps as what can't be written.
+        temporary.write_text(html, encoding="utf-8", errors="replace", newline="\n")
     failures = int((found.known & ~found.right)[chosen].sum())
-    return PageMade(out, len(patches), len(chosen), failures, len(html.encode("utf-8")))
+    return PageMade(out, len(patches), len(chosen), failures, out.stat().st_size)
 
 
 def page(title: str, about: str, sections: Sequence[tuple[str, str, Markup]]) -> str:
