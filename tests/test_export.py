@@ -48,7 +48,7 @@ def index(tmp_path_factory):
 def halved(request, tmp_path_factory):
     """An index that keeps its vectors in half precision."""
     folder = tmp_path_factory.mktemp("export")
-    config = IndexConfig(kind=request.param, stride_px=4)
+    config = IndexConfig(kind=request.param, stride_px=2)
     return build_index(
         ImageSource("dn", 3, images), folder / "index", encoder=FakeEncoder(), config=config
     ).store

@@ -357,7 +357,7 @@ def test_gpu_answers_as_the_cpu_does(rng, tmp_path, config):
     np.testing.assert_array_equal(back.search(asked, 50)[1], i)
 
 
-@pytest.mark.parametrize("kind", ["exact", "ivf"])
+@pytest.mark.parametrize("kind", ["exact", "fast", "ivf"])
 def test_a_restricted_view_finds_the_nearest_of_what_is_allowed(rng, kind):
     vectors = rng.normal(size=(3000, 16)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -509,7 +509,7 @@ def test_chips_of_any_size_and_bands_are_shown_as_large_as_they_are(seen, tmp_pa
         image.image_id: (image.pixels[..., :3] / 17).clip(0, 255).astype(np.uint8) for image in seen.images
     }
     PIL.Image.fromarray(by_id[1][20:120, 30:150]).save(tmp_path / "wide.png")
-    PIL.Image.fromarray(by_id[7][8:72, 40:104, 0]).save(tmp_path / "grey.png")
+    PIL.Image.fromarray(by_id[7][8:72, 40:104]).save(tmp_path / "small.png")
     chips = read_queries(str(tmp_path))
     found = Index(seen.store).matches(chips)
     assert found.best()[0].tolist() == [7, 1]

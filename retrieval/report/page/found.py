@@ -184,8 +184,8 @@ def _check_ids(frame: Any, side: Any, images: Mapping[int, StoredImage]) -> None
     if outside.any():
         row = frame[outside].iloc[0]
         raise ConfigError(
-            f"the table of candidates puts patch {row.patch_id} at x {row.x}, y {row.y} of image "
-            f"{row.image_id}, which has {sizes[row.image_id]} columns and rows; {hint}"
+            f"the table of candidates puts patch {row.patch_id:g} at x {row.x:g}, y {row.y:g} of image "
+            f"{row.image_id:g}, which has {sizes[row.image_id]} columns and rows; {hint}"
         )
 
 
