@@ -3,6 +3,7 @@
 # make lint   the first three of these;  make docs  the documentation, in build/site
 #
 # Each makes its own environment, .venv, and installs into it; a second call finds all of it there.
+# make bench  the short forms of all benchmarks, JSON in build/bench: under ten minutes on two free cores
 #   make test PYTHON=/path/to/python3.12   with that Python, where .venv is still to be made
 #   make demo KIND=gpu                     with the GPU packages, in .venv-gpu beside it
 #   make test PYTEST="-k score -x"         some of the tests
@@ -36,7 +37,7 @@ endif
 # the tests, with which the demo is content too.
 READY := $(if $(wildcard $(VENV)/.follows),$(VENV)/.follows,$(VENV)/.installed)
 
-.PHONY: demo test lint docs FORCE
+.PHONY: demo test lint docs bench FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -54,6 +55,20 @@ lint: $(VENV)/.follows
 
 docs: $(VENV)/.follows
 	$(BIN)/python -m mkdocs build --strict --site-dir build/site
+
+# Each is the same script as the full one, with small numbers; a challenge and series are generated once.
+bench: $(VENV)/.follows
+	@mkdir -p build/bench
+	$(BIN)/python benchmarks/challenge.py --images 12 --patches 300 --size 256 --out build/bench/challenge \
+	    --json build/bench/challenge.json
+	$(BIN)/python benchmarks/embedding.py --repeats 3 --json build/bench/embedding.json
+	$(BIN)/python benchmarks/kinds.py build/bench/challenge/index build/bench/challenge/test_patches.tfrecords \
+	    --windows 200000 --queries 200 --few 20 --turns 1 --json build/bench/kinds.json
+	$(BIN)/python benchmarks/stream.py --series 8 --out build/bench/stream --json build/bench/stream.json
+	$(BIN)/python benchmarks/scale.py --images 12 48 600 6000 60000 --most 48 --scenes 2 --queries 100 \
+	    --work build/bench/scale --json build/bench/scale.json
+	$(BIN)/python benchmarks/shards.py --images 12 --queries 500 --shards 2 --json build/bench/shards.json
+	@ls -l build/bench/*.json
 
 $(VENV)/.made:
 	@if ! $(BIN)/python -c '$(FIT)' 2>/dev/null || \

@@ -50,7 +50,7 @@ def index(folder: str, encoder: str | None, stride: int, kind: str, device: str)
     with clocked(
         parts,
         (store, "embed_image", "embedding images"),
-        (store, "_write_vectors", "building the vector index"),
+        (store, "write_rest", "building the vector index"),
     ):
         built = build_index(
             Path(folder) / "test_images.tfrecords",
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stride", type=int, default=8)
-    parser.add_argument("--kind", choices=("auto", "exact", "ivf"), default="auto")
+    parser.add_argument("--kind", choices=("auto", "exact", "fast", "ivf"), default="auto")
     parser.add_argument("--encoder", help="name or file; the default one if none is named")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     args = parser.parse_args()

@@ -1,4 +1,6 @@
-"""Write docs/cli.md from what the commands declare; with --check, only say whether it is up to date.
+"""Write docs/cli.md and docs/settings.md from what the commands and the records of knobs declare.
+
+With --check, only say whether they are up to date.
 
 python docs/generate_cli.py
 python docs/generate_cli.py --check
@@ -15,8 +17,31 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from typer.models import ArgumentInfo, CommandInfo, OptionInfo
 
 from retrieval.cli import app
+from retrieval.settings import Settings
+from retrieval.settings import page as settings_page
 
-PAGE = Path(__file__).with_name("cli.md")
+HERE = Path(__file__).parent
+SETTINGS = """# Settings
+
+<!-- Made by docs/generate_cli.py from retrieval/config.py: change it there, then run the script. -->
+
+Every knob can be set in a file. `retrieve index`, `query`, `train` and `demo` read `retrieve.toml` in the
+working folder, or the file that `--config` or the variable `RETRIEVE_CONFIG` names, and say which knobs they
+took from it: `index` those of `[index]`, `query` those of `[search]` and `[refine]`, `train` and `demo` their
+own. A flag on the command line comes before the file, the file before the defaults. A section, a key or a
+value that cannot be is refused, with what can.
+
+```sh
+retrieve config --defaults > retrieve.toml   # all knobs: delete what shall stay as it is
+retrieve config                              # what holds here; --json for programs
+```
+
+From Python, `retrieval.settings.read_settings("retrieve.toml").make(IndexConfig)` gives the record that the
+commands would take. These are the defaults:
+
+```toml
+{text}```
+"""
 HEAD = """# Command line
 
 <!-- Made by docs/generate_cli.py from what the commands declare: change it there, then run the script. -->
@@ -25,6 +50,11 @@ HEAD = """# Command line
 
 Exit codes: 0 done, 1 failed (one sentence on standard error says why), 2 wrong usage, 130 interrupted.
 A finished output is left alone without `--overwrite`; an unfinished one is gone on with by the same command.
+
+`retrieve --install-completion` teaches the shell to complete commands and flags. Progress goes to standard
+error: a bar with rate and time left on a terminal, lines in a file; `--quiet` leaves it out, `--verbose` adds
+to it, and `NO_COLOR` takes the colours away. `--json` prints one object on standard output. Knobs without a
+flag are set in [`retrieve.toml`](settings.md).
 
 | command | from what to what |
 |---|---|
@@ -109,13 +139,14 @@ def _default(kind: Any, info: ArgumentInfo | OptionInfo, default: Any) -> str:
 
 def main() -> int:
     """Write or check the page; 0 if it is as it should be."""
-    text = page()
-    if sys.argv[1:] == ["--check"]:
-        if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text:
-            return 0
-        print(f"{PAGE} is not what the commands declare: run python docs/generate_cli.py", file=sys.stderr)
-        return 1
-    PAGE.write_text(text, encoding="utf-8")
+    pages = {"cli.md": page(), "settings.md": SETTINGS.format(text=settings_page(Settings()))}
+    for name, text in pages.items():
+        path = HERE / name
+        if sys.argv[1:] != ["--check"]:
+            path.write_text(text, encoding="utf-8")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+            print(f"{path} is not what the code declares: run python docs/generate_cli.py", file=sys.stderr)
+            return 1
     return 0
 
 

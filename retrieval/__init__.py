@@ -14,19 +14,40 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retrieval.encoder import load_encoder
-    from retrieval.pipeline import Index, Matches, build_index, evaluate, locate, open_index
+    from retrieval.pipeline import (
+        Index,
+        Matches,
+        add_to_index,
+        build_index,
+        evaluate,
+        locate,
+        open_index,
+        remove_from_index,
+    )
 
 _HOME = {
     "Index": "retrieval.pipeline",
     "Matches": "retrieval.pipeline",
+    "add_to_index": "retrieval.pipeline",
     "build_index": "retrieval.pipeline",
     "evaluate": "retrieval.pipeline",
     "load_encoder": "retrieval.encoder",
     "locate": "retrieval.pipeline",
     "open_index": "retrieval.pipeline",
+    "remove_from_index": "retrieval.pipeline",
 }
 
-__all__ = ["Index", "Matches", "build_index", "evaluate", "load_encoder", "locate", "open_index"]
+__all__ = [
+    "Index",
+    "Matches",
+    "add_to_index",
+    "build_index",
+    "evaluate",
+    "load_encoder",
+    "locate",
+    "open_index",
+    "remove_from_index",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -29,6 +29,7 @@ def find(
     search: SearchConfig,
     refinement: RefineConfig,
     progress: Progress = silent,
+    ground: Ground | None = None,
 ) -> Refined:
     """Find the places of patches, looking longer where the first look leaves a doubt.
 
@@ -40,12 +41,13 @@ def find(
         search: candidates of the first round, of the second, and the lead that makes it unnecessary.
         refinement: as for `retrieval.refine.refine`.
         progress: told of each stage.
+        ground: tensors of the images, kept from an earlier call.
 
     Returns:
         (n, `search.kept`) candidates, best first.
     """
     progress("searching", 0, len(patches))
-    ground = Ground(images)
+    ground = ground or Ground(images)
     candidates = find_candidates(index, vectors, search)
     first = refine(candidates, patches, images, refinement, progress, ground)
     found = _width(first, search.kept)

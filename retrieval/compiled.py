@@ -6,31 +6,41 @@ first calls with a shape run as they are, and a job of many batches is compiled 
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from threading import Lock
+from typing import Any, TypeVar
 
 import numpy as np
 
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+MOST_THREADS = 4
+"""Threads that work side by side, at most: each holds a batch in memory."""
 AFTER = 3
-"""Calls with the same shapes before a function is compiled for them."""
+"""Calls with the same shapes before a function is compiled for them, if nothing else is said."""
 
 
 class Compiled:
     """A function of arrays; call it as the function itself."""
 
-    def __init__(self, function: Callable[..., Any], *, fused: bool = True) -> None:
+    def __init__(self, function: Callable[..., Any], *, fused: bool = True, after: int = AFTER) -> None:
         """Wrap a function.
 
         Args:
             function: written in `keras.ops`; arrays in, an array or a tuple of arrays out.
             fused: let TensorFlow fuse all steps into one (XLA): for chains of small steps. Without it
                 its own kernels run one by one: for large convolutions.
+            after: calls with the same shapes before it is compiled for them.
         """
-        self._function, self._fused = function, fused
+        self._function, self._fused, self._after = function, fused, after
         self._seen: Counter[tuple] = Counter()
-        # One for each shape: TensorFlow counts shapes of one function, and warns of many.
         self._fast: dict[tuple, Callable[..., Any]] = {}
+        self._lock = Lock()
 
     def __call__(self, *arrays: np.ndarray) -> Any:
         """Run it.
@@ -40,10 +50,11 @@ class Compiled:
         """
         shapes = tuple((a.shape, str(a.dtype)) for a in arrays)
         self._seen[shapes] += 1
-        if self._seen[shapes] <= AFTER:
+        if self._seen[shapes] <= self._after:
             return _numpy(self._function(*arrays))
-        if shapes not in self._fast:
-            self._fast[shapes] = _compiled(self._function, self._fused)
+        with self._lock:
+            if shapes not in self._fast:
+                self._fast[shapes] = _compiled(self._function, self._fused, arrays)
         return _numpy(self._fast[shapes](*arrays))
 
 
@@ -55,15 +66,21 @@ def _numpy(result: Any) -> Any:
     return np.asarray(ops.convert_to_numpy(result))
 
 
-def _compiled(function: Callable[..., Any], fused: bool) -> Callable[..., Any]:
-    """Compiled by the backend, once for each shape; PyTorch runs it as it is, without gradients."""
+def _compiled(
+    function: Callable[..., Any], fused: bool, arrays: tuple[np.ndarray, ...]
+) -> Callable[..., Any]:
+    """Compiled by the backend for such arrays; PyTorch runs it as it is, without gradients."""
     import keras
 
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function, jit_compile=fused or None, autograph=False)  # type: ignore[no-any-return]
+        # Traced for these shapes and no others: TensorFlow warns of a function that meets many.
+        specs = [tf.TensorSpec(a.shape, a.dtype) for a in arrays]
+        whole = tf.function(function, jit_compile=fused or None, autograph=False)
+        concrete = whole.get_concrete_function(*specs)
+        return lambda *given: concrete(*map(tf.convert_to_tensor, given))
     if backend == "jax":
         import jax
 
@@ -71,3 +88,40 @@ def _compiled(function: Callable[..., Any], fused: bool) -> Callable[..., Any]:
     import torch
 
     return torch.no_grad()(function)  # type: ignore[no-any-return]
+
+
+@cache
+def threads() -> int:
+    """Threads that pay: one for a core, and one alone where an accelerator does the arithmetic."""
+    import keras
+
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        accelerated = bool(tf.config.list_logical_devices("GPU"))
+    elif backend == "jax":
+        import jax
+
+        accelerated = jax.default_backend() != "cpu"
+    else:
+        import torch
+
+        accelerated = torch.cuda.is_available()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 1 if accelerated else min(MOST_THREADS, cores)
+
+
+def side_by_side(work: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
+    """Do a piece of work for each item, several at a time; results in the items' order.
+
+    Args:
+        work: what it writes is its own.
+        items: all of them are taken at once.
+    """
+    count = threads()
+    if count == 1:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(count) as pool:
+        yield from pool.map(work, items)

@@ -18,7 +18,7 @@ PATCH_PX = 64
 """Edge of a patch and of a window, in pixels."""
 
 Device = Literal["auto", "cpu", "gpu"]
-IndexKind = Literal["auto", "exact", "ivf"]
+IndexKind = Literal["auto", "exact", "fast", "ivf"]
 Loss = Literal["triplet", "infonce", "multi-similarity"]
 Mining = Literal["hard", "semi-hard"]
 Keep = Literal["best", "last"]
@@ -101,30 +101,40 @@ class IndexConfig(_Knobs):
     stride_px: int = 8
     """Distance between indexed windows, in pixels, 1 to 64; refinement finds the pixel between them."""
     kind: IndexKind = "auto"
-    """"exact" compares with every window, "ivf" with those of the nearest cells; "auto" decides by size."""
-    exact_below: int = 4_000_000
-    """"auto" takes "exact" up to this many windows, twice the reference job's: 2 GB of 128 numbers each."""
+    """"exact" compares with every window, "fast" with short codes of all and then with the likeliest in full,
+    "ivf" so with the windows of the nearest cells; "auto" decides by size."""
+    exact_below: int = 250_000
+    """"auto" takes "exact" up to this many windows, 77 of the reference job's images."""
+    exact_below_gpu: int = 20_000_000
+    """The same where a GPU searches: 10 GB of its memory."""
+    fast_below: int = 1_000_000
+    """Up to this many windows "auto" takes "fast", beyond it "ivf"."""
     min_visible: float = 0.5
     """Share of a window's pixels, 0 to 1, that must not be nodata for it to be indexed."""
-    ivf_probes: int = 256
-    """How many of the IVF's cells a query looks into, 1 to 2048. Whitened vectors fill all directions alike:
-    few cells find few of the nearest, see `docs/performance.md`."""
+    fast_again: int = 400
+    """Candidates that "fast" and "ivf" compare in full, at least; twice as many as are asked for if that is
+    more. 1 to 100,000."""
+    ivf_probes: int = 0
+    """How many of the IVF's cells a query looks into, up to 4096; 0 for a quarter of them. Whitened vectors
+    fill all directions alike: few cells find few of the nearest, see `docs/performance.md`."""
 
     def __post_init__(self) -> None:
         _within(self, "stride_px", 1, PATCH_PX, "px")
-        _one_of(self, "kind", ("auto", "exact", "ivf"))
+        _one_of(self, "kind", ("auto", "exact", "fast", "ivf"))
         _within(self, "min_visible", 0, 1)
-        _within(self, "exact_below", 0, 10**12)
-        _within(self, "ivf_probes", 1, 2048)
+        for name in ("exact_below", "exact_below_gpu", "fast_below"):
+            _within(self, name, 0, 10**12)
+        _within(self, "fast_again", 1, 10**5)
+        _within(self, "ivf_probes", 0, 4096)
 
 
 @dataclass(frozen=True)
 class SearchConfig(_Knobs):
     """How candidates are found."""
 
-    windows: int = 64
+    windows: int = 48
     """Nearest windows taken from the index for a patch, 1 to 2048 (a GPU's limit)."""
-    places: int = 16
+    places: int = 8
     """Distinct places kept of them, at most."""
     separation_px: int = 32
     """Two windows of an image nearer than this in both x and y are one place."""
@@ -161,20 +171,23 @@ class SearchConfig(_Knobs):
 class RefineConfig(_Knobs):
     """How a candidate's pixel is found, and candidates are ranked anew."""
 
-    radius_px: int = 12
+    radius_px: int = 8
     """Largest shift from the candidate's window that is tried, in x and in y; at least the stride."""
-    semifinalists: int = 6
+    semifinalists: int = 4
     """How many candidates of each patch are compared at half resolution, after all were at a quarter."""
-    finalists: int = 3
+    finalists: int = 2
     """How many of these the verifier decides between; its choice is then found at full resolution."""
     similarity_weight: float = 0.5
     """NCC + this x similarity decides who goes on to the next step."""
+    similarity_odds: float = 10.0
+    """The verifier's log-odds + this x similarity decide who is the answer."""
 
     def __post_init__(self) -> None:
         _within(self, "radius_px", 1, 64, "px")
         _within(self, "semifinalists", 1, 2048)
         _within(self, "finalists", 1, 2048)
         _within(self, "similarity_weight", 0, 100)
+        _within(self, "similarity_odds", 0, 100)
 
 
 @dataclass(frozen=True)
@@ -218,6 +231,29 @@ class VerifierConfig(_Knobs):
             _within(self, name, 0, 1)
         _within(self, "learning_rate", 0, 10)
         _within(self, "seed", 0, 2**31 - 1)
+
+
+@dataclass(frozen=True)
+class ChipConfig(_Knobs):
+    """How a chip that is larger than a patch is located from its windows."""
+
+    windows: int = 16
+    """Windows of a chip that are looked for, at most, 1 to 1024; spread over what of it shows something."""
+    origins: int = 5
+    """Places of a chip that all its windows are compared at, 1 to 100."""
+    tolerance_px: int = 4
+    """Windows agree where the chip's corner, as each sees it, lies this near in both x and y, 1 to 15."""
+    certain_lead: float = 0.1
+    """Lead of the best place over the next, in mean NCC, from which on a chip is not looked for again."""
+    min_visible: float = 0.5
+    """Share of a window's pixels, 0 to 1, that must not be nodata for it to be looked for."""
+
+    def __post_init__(self) -> None:
+        _within(self, "windows", 1, 1024)
+        _within(self, "origins", 1, 100)
+        _within(self, "tolerance_px", 1, 15, "px")
+        _within(self, "certain_lead", 0, 2)
+        _within(self, "min_visible", 0, 1)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@
       matches.parquet        every candidate of every patch
       matches.csv            the answer of every patch beside what is right
       matches.png            some of them as a picture
+      report.html            all of it as a page to look at
       score.json             what `retrieve score --json` prints, and how far the confidence can be trusted
       manifest.json          configuration and checksums
 
@@ -32,6 +33,7 @@ from retrieval.encoder import load_encoder
 from retrieval.matches import Matches, write_table
 from retrieval.pipeline import Index, build_index, evaluate, locate, open_index
 from retrieval.report import MatchPicture, draw_matches
+from retrieval.report.page import write_page
 from retrieval.score import Score, Submission, read_submission
 from retrieval.types import Encoder, Progress, silent
 from tfrecords.challenge import ANSWERS, IMAGES, PATCHES, TRUTH
@@ -41,6 +43,7 @@ from tfrecords.synthetic import make_challenge
 
 INDEX, SUBMISSION = "index", "submission.csv"
 CANDIDATES, MATCHES, PICTURE, SCORE = "matches.parquet", "matches.csv", "matches.png", "score.json"
+REPORT = "report.html"
 SHOWN = {"right": 9, "shifted": 4, "wrong": 6}
 """Patches in the picture, at most, by verdict."""
 SURE = 0.9
@@ -85,6 +88,7 @@ class Demo:
             else f"No answer has a confidence of {SURE:g} or more.",
             f"Everything is in {self.path}/, generated, not observed:",
             f"  {PICTURE:<24}patches beside what was found, right and wrong ones",
+            f"  {REPORT:<24}all of it as a page: score, map, patches one by one; open it in a browser",
             f"  {MATCHES:<24}the answer of every patch beside what is right",
             f"  {CANDIDATES:<24}every candidate of every patch",
             f"  {SCORE:<24}the figures above, for programs",
@@ -144,6 +148,16 @@ def run_demo(
         progress("drawing", 0, None)
         result = _summary(out, index, evaluate(folder.path / SUBMISSION, folder.path / ANSWERS), table)
         _draw(folder.path / PICTURE, found, table, result, config)
+        write_page(
+            folder.path / REPORT,
+            found.store,
+            found.patches,
+            found.details(),
+            answers=answers,
+            title="The demo: generated ground",
+            overwrite=True,
+            progress=progress,
+        )
         (folder.path / SCORE).write_text(json.dumps(result.to_dict(), indent=1) + "\n", encoding="utf-8")
         folder.counts |= {"images": config.images, "patches": config.patches, "windows": result.windows}
     return result
@@ -201,7 +215,7 @@ def _as_if_in(out: Path, source: ImageSource) -> ImageSource:
     """Images that say they come from the folder that the demo will be in, not from the unfinished one."""
     path = (out / IMAGES).as_posix()
     note = f"{path}: {source.count} generated images"
-    return ImageSource(note, source.count, lambda: (replace(image, path=path) for image in source))
+    return replace(source, note=note, begin=lambda: (replace(image, path=path) for image in source))
 
 
 # --- what is told -------------------------------------------------------------------------------
@@ -289,7 +303,7 @@ def _picture(
 
     return MatchPicture(
         patch_id=int(at.patch_id),
-        query=nothing if images is None else found.patches.scaled(slice(row, row + 1))[0],
+        query=nothing if images is None else found.query(row),
         found=window(*place),
         image_id=place[0],
         x=place[1],

@@ -112,13 +112,17 @@ def _fill(target: NDArray[np.float32], encoder: Encoder, scaled: NDArray[np.floa
 
 def worth_indexing(scaled: NDArray[np.float32], config: IndexConfig) -> NDArray[np.bool_]:
     """Which windows of an image are neither hidden nor flat: (rows, cols) bool."""
-    known = np.logical_not(np.isnan(scaled).all(-1))
-    here, left, above = scaled[1:, 1:], scaled[1:, :-1], scaled[:-1, 1:]
-    # "Less or greater" and not "unequal": beside NaN nothing differs, and nodata's edge is no relief.
-    differs = ((here < left) | (here > left) | (here < above) | (here > above)).any(-1)
+    known = np.zeros(scaled.shape[:2], bool)
+    differs = np.zeros((scaled.shape[0] - 1, scaled.shape[1] - 1), bool)
+    for band in np.moveaxis(scaled, -1, 0):  # band by band: reductions over a short last axis are slow
+        band = np.ascontiguousarray(band)
+        here, left, above = band[1:, 1:], band[1:, :-1], band[:-1, 1:]
+        known |= band == band
+        # "Less or greater" and not "unequal": beside NaN nothing differs, and nodata's edge is no relief.
+        differs |= (here < left) | (here > left) | (here < above) | (here > above)
     seen = valid_share(known, PATCH_PX, config.stride_px) >= config.min_visible - 1e-6
     # One less than the window's edge: both neighbours of a pair must lie inside it.
-    return seen & (valid_share(np.asarray(differs), PATCH_PX - 1, config.stride_px) > 0)
+    return seen & (valid_share(differs, PATCH_PX - 1, config.stride_px) > 0)
 
 
 def embed_patches(encoder: Encoder, blocks: Iterator[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -18,21 +18,30 @@ from numpy.typing import NDArray
 
 from retrieval.answer import find
 from retrieval.calibrate import calibration_of, evidence
-from retrieval.config import Device, IndexConfig, RefineConfig, SearchConfig
+from retrieval.chips import ChipCalibration, Locator
+from retrieval.config import ChipConfig, Device, IndexConfig, IndexKind, RefineConfig, SearchConfig
+from retrieval.cutouts import write_cutouts
 from retrieval.embed import embed_patches
 from retrieval.encoder import load_encoder
-from retrieval.index import resolve_device
+from retrieval.geo import check_resolution
+from retrieval.grow import Change, add_images, remove_images
+from retrieval.index import VectorIndex, resolve_device
 from retrieval.matches import Matches, check_outputs, patch_table_of, write_patch_table, write_table
+from retrieval.refine import Ground
+from retrieval.scope import Scope, scope_of
 from retrieval.score import Score, read_submission, score, write_submission
 from retrieval.store import Store, write_index
 from retrieval.types import Encoder, Progress, Refined, silent
-from tfrecords.read import ImageSource, read_images, read_patches
-from tfrecords.schema import Image, Patches
+from tfrecords.read import ImageSource, read_images, read_queries
+from tfrecords.schema import Chips, Image, Patches
 
-BLOCK = 40_960
-"""Patches answered at a time: bounds memory to about 2 GB at any number of them."""
+BLOCK = 10_240
+"""Patches answered at a time: bounds memory at any number of them."""
 EMBED_BLOCK = 1024
 """Patches read and embedded at a time."""
+
+Asked = str | Path | NDArray[Any] | Patches | Chips
+"""What `read_queries` opens, or has opened."""
 
 
 def build_index(
@@ -84,6 +93,71 @@ def build_index(
     return Index(Store(Path(out), encoder=made_by, device=device), device)
 
 
+def add_to_index(
+    images: str | Path | NDArray[Any] | ImageSource,
+    out: str | Path,
+    *,
+    encoder: str | Path | Encoder | None = None,
+    stride_px: int | None = None,
+    kind: IndexKind | None = None,
+    bands: Sequence[str] | None = None,
+    units: str | None = None,
+    device: Device = "auto",
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Change:
+    """Put images into a finished index: only they are embedded.
+
+    Args:
+        images: as for `build_index`; see `retrieval.grow.add_images` for the ids that they get.
+        out: the index.
+        encoder: refused if it is not the index's, as are the next two; None takes the index's.
+        stride_px: pixels between windows.
+        kind: kind of index.
+        bands: names of the bands, where the file does not say.
+        units: "dn", "reflectance", "scaled" or "byte", where the range does not say.
+        device: "auto", "cpu" or "gpu".
+        overwrite: begin an unfinished change of other settings anew.
+        progress: told after each image.
+
+    Returns:
+        Which images were added, and how many were there already.
+
+    Raises:
+        RetrieveError: one of its kinds; the index is then as it was.
+    """
+    source = images if isinstance(images, ImageSource) else read_images(images, bands=bands, units=units)
+    what = str(images) if isinstance(images, (str, Path)) else "memory"
+    with on_device(device):
+        return add_images(
+            source,
+            Path(out),
+            source=f"{what} ({source.note})",
+            encoder=load_encoder(encoder) if isinstance(encoder, (str, Path)) else encoder,
+            stride_px=stride_px,
+            kind=kind,
+            overwrite=overwrite,
+            device=device,
+            progress=progress,
+        )
+
+
+def remove_from_index(
+    out: str | Path,
+    names: Sequence[str | int],
+    *,
+    encoder: Encoder | None = None,
+    device: Device = "auto",
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Change:
+    """Take images out of a finished index: nothing is embedded; see `retrieval.grow.remove_images`."""
+    with on_device(device):
+        return remove_images(
+            Path(out), names, encoder=encoder, device=device, overwrite=overwrite, progress=progress
+        )
+
+
 def open_index(path: str | Path, *, encoder: Encoder | None = None, device: Device = "auto") -> Index:
     """Open an index folder.
 
@@ -101,47 +175,73 @@ def open_index(path: str | Path, *, encoder: Encoder | None = None, device: Devi
 
 def locate(
     index: Index,
-    patches: str | Path | NDArray[Any] | Patches,
+    patches: Asked,
     out: str | Path,
     *,
     details: str | Path | None = None,
+    cutouts: str | Path | None = None,
+    between: str | None = None,
+    within: str | Path | None = None,
     min_confidence: float | None = None,
     drop_unsure: bool = False,
     bands: Sequence[str] | None = None,
     units: str | None = None,
+    search: SearchConfig | None = None,
+    refinement: RefineConfig | None = None,
+    chips: ChipConfig | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Matches:
     """Answer patches and write the submission, and every candidate where `details` is named.
 
-    Where the patches came from files, one each, `patches.csv` beside the submission says which.
+    Where the patches came from files, one each, `patches.csv` beside the submission says which. Of a chip
+    that sticks out of its image the submission, which knows no sign, has 0 for a negative x or y; the details
+    have the true ones.
 
     Args:
         index: from `build_index` or `open_index`.
         patches: as for `Index.matches`.
         out: the CSV, `Patch ID,Result`, a row for every patch.
-        details: a table of all candidates, `.parquet` or `.csv`.
+        details: a table of all candidates, `.parquet`, `.csv` or `.geojson`.
+        cutouts: a folder for what was found, a GeoTIFF an answer.
+        between: as for `Index.matches`.
+        within: likewise.
         min_confidence: answers below it, 0 to 1, are marked `unsure` in the details.
         drop_unsure: leave them out of the submission.
         bands: names of the patches' bands, where the file does not say.
         units: units of the patches, where the range does not say.
+        search: how many candidates are looked at.
+        refinement: how their pixels are found.
+        chips: how larger chips are located.
         overwrite: replace what is there.
         progress: told of each stage.
 
     Raises:
         RetrieveError: bad patches, or an output that exists.
     """
-    asked = patches if isinstance(patches, Patches) else read_patches(patches, bands=bands, units=units)
+    asked = _opened(patches, bands, units)
     table = patch_table_of(Path(out), asked)
-    check_outputs((out, table), details, overwrite=overwrite)  # before hours of work, not after them
-    found = index.matches(asked, progress=progress)
-    kept = ~found.unsure(min_confidence) if drop_unsure else slice(None)
+    # Before hours of work, not after them.
+    check_outputs((out, table), details, folder=cutouts, overwrite=overwrite)
+    found = index.matches(
+        asked,
+        between=between,
+        within=within,
+        search=search,
+        refinement=refinement,
+        chips=chips,
+        progress=progress,
+    )
+    kept = ~found.unsure(min_confidence) if drop_unsure else np.ones(len(found.patch_ids), bool)
     image_ids, x, y = found.best()
+    x, y = np.maximum(x, 0), np.maximum(y, 0)
     write_submission(out, found.patch_ids[kept], image_ids[kept], x[kept], y[kept], overwrite=overwrite)
     if table is not None:
         write_patch_table(table, asked, overwrite=overwrite)
     if details is not None:
         write_table(found.details(min_confidence), details, overwrite=overwrite)
+    if cutouts is not None:
+        write_cutouts(found, Path(cutouts), kept, overwrite=overwrite, progress=progress)
     return found
 
 
@@ -159,50 +259,140 @@ class Index:
 
     def locate(
         self,
-        patches: str | Path | NDArray[Any] | Patches,
+        patches: Asked,
         *,
+        between: str | None = None,
+        within: str | Path | None = None,
         bands: Sequence[str] | None = None,
         units: str | None = None,
     ) -> Any:
-        """Where each patch is.
+        """Where each patch or chip is.
 
         Args:
-            patches: (n, 64, 64, b) array or what `read_patches` opens.
+            patches: (n, h, w, b) array, h and w 64 or more, or what `read_queries` opens.
+            between: as for `matches`.
+            within: likewise.
             bands: names of the bands, where the file does not say.
             units: units of the patches, where the range does not say.
 
         Returns:
             A `pandas.DataFrame`, a row for each patch in order: patch_id, image_id, x, y, dx, dy,
-            confidence, similarity, ncc, longitude, latitude (NaN without a CRS).
+            confidence, similarity, ncc, longitude, latitude of the centre (NaN without a CRS). x and y of
+            a chip that sticks out of its image may be negative.
         """
-        return self.matches(patches, bands=bands, units=units).frame()
+        return self.matches(patches, between=between, within=within, bands=bands, units=units).frame()
 
     def matches(
         self,
-        patches: str | Path | NDArray[Any] | Patches,
+        patches: Asked,
         *,
+        between: str | None = None,
+        within: str | Path | None = None,
         bands: Sequence[str] | None = None,
         units: str | None = None,
         search: SearchConfig | None = None,
         refinement: RefineConfig | None = None,
+        chips: ChipConfig | None = None,
         progress: Progress = silent,
     ) -> Matches:
-        """Embed, search, refine, and say how sure: all candidates of each patch, best first."""
-        asked = patches if isinstance(patches, Patches) else read_patches(patches, bands=bands, units=units)
+        """Embed, search, refine, and say how sure: all candidates of each patch or chip, best first.
+
+        Args:
+            patches: as for `locate`.
+            between: dates that an image must be of, such as "2019-01/2021-12" or "2019/..".
+            within: GeoJSON file; the centre of an answer lies in one of its polygons.
+            bands: names of the bands, where the file does not say.
+            units: units of the patches, where the range does not say.
+            search: how many candidates are looked at.
+            refinement: how their pixels are found; its radius is raised to the index's stride.
+            chips: how larger chips are located.
+            progress: told of each stage.
+
+        Raises:
+            RetrieveError: bad patches, chips of another resolution, or a filter that leaves no image.
+        """
+        asked = _opened(patches, bands, units)
+        check_resolution(self.store.images, asked.georeferences, asked.paths)
+        scope = scope_of(self.store.images, between, within)
         # Wider strides leave more to the refinement: it must reach from one window to the next.
-        reach = max(RefineConfig.radius_px, self.store.config.stride_px)
-        search, refinement = search or SearchConfig(), refinement or RefineConfig(radius_px=reach)
-        parts = []
+        search, refinement = search or SearchConfig(), refinement or RefineConfig()
+        refinement = replace(refinement, radius_px=max(refinement.radius_px, self.store.config.stride_px))
         with on_device(self.device):
-            for start in range(0, max(1, len(asked)), BLOCK):
-                part = _rows(asked, slice(start, start + BLOCK))
-                vectors = embed_patches(self.store.encoder, _blocks(part, progress))
-                parts.append(
-                    find(self.store.vectors, vectors, part, self.store, search, refinement, progress)
-                )
+            if isinstance(asked, Chips):
+                return self._chips(asked, scope, search, refinement, chips or ChipConfig(), progress)
+            return self._patches(asked, scope, search, refinement, progress)
+
+    def _patches(
+        self,
+        asked: Patches,
+        scope: Scope | None,
+        search: SearchConfig,
+        refinement: RefineConfig,
+        progress: Progress,
+    ) -> Matches:
+        """Answer patches, a block at a time."""
+        parts, vectors = [], self._vectors(scope, refinement.radius_px)
+        ground = Ground(self.store)
+        for start in range(0, max(1, len(asked)), BLOCK):
+            part = _rows(asked, slice(start, start + BLOCK))
+            seen = embed_patches(self.store.encoder, _blocks(part, progress))
+            parts.append(find(vectors, seen, part, self.store, search, refinement, progress, ground))
         refined = Refined(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Refined)))
+        refined = refined if scope is None else _kept(refined, scope)
         confidence = calibration_of(self.store.encoder.fingerprint).probability(evidence(refined))
         return Matches(asked.patch_ids, refined, confidence, self.store, asked)
+
+    def _chips(
+        self,
+        asked: Chips,
+        scope: Scope | None,
+        search: SearchConfig,
+        refinement: RefineConfig,
+        config: ChipConfig,
+        progress: Progress,
+    ) -> Matches:
+        """Answer chips, each from all its windows."""
+        # A window may lie half a chip away from the centre, which is what has to be in the area.
+        reach = refinement.radius_px + float(asked.sizes.max(initial=0)) / 2
+        locator = Locator(
+            self.store,
+            Ground(self.store),
+            self._vectors(scope, reach),
+            search,
+            refinement,
+            calibration_of(self.store.encoder.fingerprint),
+            ChipCalibration.load(),
+            config,
+            scope.holds if scope else None,
+        )
+        at = locator.locate(asked, progress)
+        return Matches(asked.patch_ids, at.found, at.confidence, self.store, asked, at.windows, at.agree)
+
+    def _vectors(self, scope: Scope | None, reach_px: float) -> VectorIndex:
+        """The index's vectors, restricted to what may lead to an answer."""
+        if scope is None:
+            return self.store.vectors
+        return self.store.vectors.restricted(scope.windows(self.store.config.stride_px, reach_px))
+
+
+def _opened(patches: Asked, bands: Sequence[str] | None, units: str | None) -> Patches | Chips:
+    """What is asked about, read."""
+    if isinstance(patches, (Patches, Chips)):
+        return patches
+    return read_queries(patches, bands=bands, units=units)
+
+
+def _kept(found: Refined, scope: Scope) -> Refined:
+    """Candidates that may be answered, moved up in place of the others."""
+    shape = found.image_ids.shape
+    inside = scope.holds(
+        found.image_ids.ravel(), (found.x + found.dx).ravel(), (found.y + found.dy).ravel()
+    ).reshape(shape)
+    order = np.argsort(~inside, axis=1, kind="stable")
+    columns = {f.name: np.take_along_axis(getattr(found, f.name), order, 1) for f in fields(Refined)}
+    left = np.take_along_axis(inside, order, 1)
+    none = {"image_ids": -1, "similarity": -np.inf, "logit": np.nan}
+    return Refined(**{n: np.where(left, v, v.dtype.type(none.get(n, 0))) for n, v in columns.items()})
 
 
 def _rows(patches: Patches, rows: slice) -> Patches:
@@ -229,4 +419,14 @@ def on_device(device: Device) -> AbstractContextManager[Any]:
     return keras.device("cpu:0")
 
 
-__all__ = ["Image", "Index", "Matches", "build_index", "evaluate", "locate", "open_index"]
+__all__ = [
+    "Image",
+    "Index",
+    "Matches",
+    "add_to_index",
+    "build_index",
+    "evaluate",
+    "locate",
+    "open_index",
+    "remove_from_index",
+]

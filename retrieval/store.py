@@ -3,7 +3,8 @@
     index/
       manifest.json     configuration, fingerprints, counts, checksums
       encoder.keras     the encoder, so that a query needs nothing but this folder
-      images.csv        image_id, path, width, height, bands, crs, transform, date, windows
+      images.csv        image_id, path, width, height, bands, crs, transform, date, windows,
+                        source, datetime, baseline, cloud_cover
       vectors.faiss     opens with plain `faiss.read_index`
       pixels/<id>.npy   (h, w, b) uint16 codes of the scaled pixels
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,11 @@ from urllib.parse import quote, unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.config import Device, IndexConfig
+from retrieval.config import PATCH_PX, Device, IndexConfig
 from retrieval.embed import embed_image
 from retrieval.encoder import load_encoder
 from retrieval.errors import IndexFormatError, IndexMismatchError
-from retrieval.index import VectorIndex, resolve_device
+from retrieval.index import Blocks, VectorIndex, measure_recall, resolve_device
 from retrieval.types import Encoder, Progress, pack_ids, silent
 from tfrecords.errors import DuplicateIdError
 from tfrecords.manifest import Manifest, PartialFolder, check_file, read_manifest, writing_folder
@@ -38,6 +39,8 @@ from tfrecords.schema import Image
 KIND = "index"
 NODATA = np.uint16(65535)
 """Code of a pixel that is not known."""
+RECALL_QUERIES = 256
+"""Windows that the recall of an index is measured with."""
 LEVELS = 4095
 """Largest code of a known pixel."""
 
@@ -64,6 +67,14 @@ class StoredImage:
     """ISO day, or None."""
     windows: int
     """How many windows of it are indexed."""
+    source: str = ""
+    """Name of the product or item that it came from; empty where it is not known, as the next two."""
+    datetime: str = ""
+    """When it was taken, ISO 8601."""
+    baseline: str = ""
+    """Processing baseline."""
+    cloud_cover: float | None = None
+    """Percent of the product under cloud, 0 to 100, or None."""
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -98,29 +109,65 @@ def write_index(
     """
     settings = {"source": source, "encoder": encoder.fingerprint, "index": config.to_dict()}
     with writing_folder(out, kind=KIND, config=settings, overwrite=overwrite) as folder:
-        builder = _Builder(folder, encoder, config)
+        parts = ImageParts(folder, encoder, config)
         total = len(images) if isinstance(images, Sized) else None
         for number, image in enumerate(images):
-            builder.add(image)
+            parts.add(image)
             progress("indexing images", number + 1, total)
-        rows = sorted(builder.rows.values(), key=lambda r: r.image_id)
-        _write_table(folder, rows)
-        progress("building the vector index", 0, None)
-        _write_vectors(folder, rows, encoder.dim, config, resolve_device(device))
         if hasattr(encoder, "model"):
             with folder.part("encoder.keras") as path:
                 encoder.model.save(path)
-        folder.counts = {"images": len(rows), "windows": sum(r.windows for r in rows)}
-        folder.extra |= {
-            "encoder": encoder.name,
-            "encoder_fingerprint": encoder.fingerprint,
-            "dim": encoder.dim,
-        }
-        folder.extra |= {"metric": "inner product of unit vectors", "pixels": "uint16 codes, 65535 = nodata"}
-        shutil.rmtree(folder.path / "work", ignore_errors=True)
+        write_rest(folder, parts.rows, encoder, config, resolve_device(device), progress)
 
 
-class _Builder:
+def write_rest(
+    folder: PartialFolder,
+    images: Mapping[int, StoredImage],
+    encoder: Encoder,
+    config: IndexConfig,
+    device: str,
+    progress: Progress,
+    former: VectorIndex | None = None,
+    learned: VectorIndex | None = None,
+) -> None:
+    """Write what is made of all images together: the table, the vectors, what the manifest says of them.
+
+    Args:
+        folder: holds the pixels of all images, and the vectors of those that are new.
+        images: the table, by id.
+        encoder: made the vectors.
+        config: kind of index.
+        device: as `resolve_device` gives it.
+        progress: told of the stages.
+        former: holds the vectors of the other images.
+        learned: its kind, codes and cells are taken over; None to learn anew.
+    """
+    rows = [images[i] for i in sorted(images)]
+    windows = sum(r.windows for r in rows)
+    _write_table(folder, rows)
+    progress("building the vector index", 0, None)
+    blocks = _blocks(folder, rows, former)
+    index = VectorIndex.build(blocks, encoder.dim, config, device, count=windows, learned=learned)
+    with folder.part("vectors.faiss", {"kind": index.kind}) as path:
+        index.save(path)
+    if index.kind != "exact":
+        progress("measuring recall", 0, None)
+        asked = _off_the_grid(folder.path, rows, encoder, config)
+        how = "windows of the indexed images, at random pixels"
+        if len(asked):
+            folder.extra["recall"] = measure_recall(index, blocks, asked, how).to_dict()
+    folder.counts = {"images": len(rows), "windows": windows}
+    folder.extra |= {
+        "kind": index.kind,
+        "encoder": encoder.name,
+        "encoder_fingerprint": encoder.fingerprint,
+        "dim": encoder.dim,
+    }
+    folder.extra |= {"metric": "inner product of unit vectors", "pixels": "uint16 codes, 65535 = nodata"}
+    shutil.rmtree(folder.path / "work", ignore_errors=True)
+
+
+class ImageParts:
     """Adds images one by one: pixels and vectors, each a part that a later run need not make again."""
 
     def __init__(self, folder: PartialFolder, encoder: Encoder, config: IndexConfig) -> None:
@@ -147,6 +194,7 @@ class _Builder:
             f: getattr(image, f)
             for f in ("image_id", "path", "width", "height", "bands", "crs", "transform", "date")
         }
+        known |= {f: getattr(image.provenance, f) for f in ("source", "datetime", "baseline", "cloud_cover")}
         self.rows[image.image_id] = StoredImage(**known, windows=windows)
 
     def _embed(self, image_id: int, codes: NDArray[np.uint16], name: str) -> int:
@@ -174,24 +222,44 @@ def _write_table(folder: PartialFolder, rows: list[StoredImage]) -> None:
                     transform,
                     r.date or "",
                     r.windows,
+                    r.source,
+                    r.datetime,
+                    r.baseline,
+                    "" if r.cloud_cover is None else r.cloud_cover,
                 ]
             )
 
 
-def _write_vectors(
-    folder: PartialFolder, rows: list[StoredImage], dim: int, config: IndexConfig, device: str
-) -> None:
-    """Put the vectors of all images, in the order of their ids, into one FAISS file; drop the parts."""
+def _blocks(folder: PartialFolder, rows: list[StoredImage], former: VectorIndex | None) -> Blocks:
+    """The vectors of all images in the order of their ids: the new ones' own files, or a former index."""
+    known = former.ids() if former else np.zeros(0, np.int64)
 
     def blocks() -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         for r in rows:
-            with np.load(folder.path / f"work/{r.image_id}.npz", allow_pickle=False) as part:
-                yield part["ids"], part["vectors"]
+            part = folder.path / f"work/{r.image_id}.npz"
+            if part.exists():
+                with np.load(part, allow_pickle=False) as arrays:
+                    yield arrays["ids"], arrays["vectors"]
+            elif former:
+                start, stop = np.searchsorted(known, [r.image_id << 32, r.image_id + 1 << 32])
+                yield former.vectors(int(start), int(stop))
 
-    index = VectorIndex.build(blocks, dim, config, device)
-    with folder.part("vectors.faiss", {"kind": index.kind}) as path:
-        index.save(path)
-    folder.extra["kind"] = index.kind
+    return blocks
+
+
+def _off_the_grid(
+    folder: Path, rows: list[StoredImage], encoder: Encoder, config: IndexConfig
+) -> NDArray[np.float32]:
+    """Vectors of windows at random pixels of the images, as patches lie, to measure recall with."""
+    rng, found = np.random.default_rng(0), []
+    windows = np.array([r.windows for r in rows], float)
+    for rank in rng.choice(len(rows), RECALL_QUERIES, p=windows / windows.sum()):
+        codes = np.load(folder / f"pixels/{rows[rank].image_id}.npy", mmap_mode="r", allow_pickle=False)
+        y, x = (rng.integers(side - PATCH_PX + 1) for side in codes.shape[:2])
+        window = from_codes(np.asarray(codes[y : y + PATCH_PX, x : x + PATCH_PX]))
+        if np.isnan(window).all(-1).mean() <= 1 - config.min_visible:
+            found.append(encoder.embed(window[None])[0, 0, 0])
+    return np.array([v for v in found if v.any()], np.float32).reshape(-1, encoder.dim)
 
 
 def to_codes(scaled: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -230,7 +298,11 @@ class Store:
         self.images = {r.image_id: r for r in _read_table(path / "images.csv")}
         kind: Any = self.manifest.extra["kind"]
         self.vectors = VectorIndex.open(
-            path / "vectors.faiss", kind, self.config.ivf_probes, resolve_device(device)
+            path / "vectors.faiss",
+            kind,
+            self.config.ivf_probes,
+            resolve_device(device),
+            self.config.fast_again,
         )
         if self.vectors.dim != self.encoder.dim or len(self.vectors) != self.manifest.counts["windows"]:
             raise IndexFormatError(
@@ -299,6 +371,10 @@ def _read_table(path: Path) -> list[StoredImage]:
             tuple(map(float, r["transform"].split())) if r["transform"] else None,
             r["date"] or None,
             int(r["windows"]),
+            r.get("source") or "",  # folders of earlier releases have none of these four
+            r.get("datetime") or "",
+            r.get("baseline") or "",
+            float(r["cloud_cover"]) if r.get("cloud_cover") else None,
         )
         for r in rows
     ]

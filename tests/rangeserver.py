@@ -10,6 +10,8 @@ from pathlib import Path
 from threading import Lock, Thread
 from urllib.parse import unquote, urlsplit
 
+CHUNK = 1 << 14
+"""Bytes that go out at a time, and are counted."""
 Trouble = Callable[[str], int | str | None]
 """Given the path of a request: an HTTP status to fail with, "html", "cut", "whole" (no ranges), or None."""
 
@@ -19,7 +21,7 @@ class RangeServer:
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder, self.url = folder, url
-        self.requests: list[tuple[str, str]] = []
+        self.requests: list[tuple[str, str, str]] = []
         self.served = 0
         self.trouble: Trouble = lambda path: None
         self.answers: dict[str, tuple[str, bytes]] = {}
@@ -61,7 +63,7 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         with self.files.lock:
-            self.files.requests.append((self.command, self.path))
+            self.files.requests.append((self.command, self.path, self.headers.get("Range", "")))
             trouble = self.files.trouble(path)
         if isinstance(trouble, int):
             return self.send(trouble, b"<html>no</html>", "text/html")
@@ -104,10 +106,12 @@ class _Handler(BaseHTTPRequestHandler):
         if cut:
             content = content[: len(content) // 2]
             self.close_connection = True
-        with self.files.lock:
-            self.files.served += len(content)
         with suppress(OSError):  # the client has what it wants
-            self.wfile.write(content)
+            for begin in range(0, len(content), CHUNK):
+                part = content[begin : begin + CHUNK]
+                with self.files.lock:
+                    self.files.served += len(part)
+                self.wfile.write(part)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -21,7 +22,7 @@ from retrieval.config import DemoConfig, IndexConfig, TrainConfig
 from tfrecords.synthetic import Scene
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("index", "query", "score", "ingest", "train", "demo", "ingest-stac")
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
@@ -79,7 +80,15 @@ def test_each_help_has_two_examples_that_parse(command):
     shown = run(command, "--help")
     assert shown.exit_code == 0
     examples = shown.output.split("Examples:")[1].split("\n\n")[0]
-    assert [line.split()[:2] for line in lines(examples)] == [["retrieve", command]] * 2
+    found = [line.split()[:2] for line in lines(examples)]
+    assert found == [["retrieve", command]] * len(found) and len(found) >= 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_can_talk_to_a_machine_and_more_or_less_to_people(command):
+    shown = run(command, "--help").output
+    assert "--json" in shown
+    assert ("--quiet" in shown) == ("--verbose" in shown)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +135,10 @@ def test_version_and_module():
         ["ingest", "places"],
         ["train"],
         ["demo", "--images", "none"],
+        ["export", "index", "--as", "stac"],
+        ["export", "index", "--as", "csv", "--out", "x"],
+        ["export", "index", "--as", "stac", "--encoder", "siamese", "--out", "x"],
+        ["report", "--most", "0"],
         ["locate"],
     ],
     ids=" ".join,
@@ -158,6 +171,7 @@ def test_band_names_may_be_separated_by_commas_or_blanks():
         (["query"], "index: no such folder"),
         (["query", "--index", "empty"], "no manifest.json"),
         (["score"], "submission.csv can't be read"),
+        (["report"], "run `retrieve query --details matches.parquet`"),
         (["ingest", "empty", "--out", "series"], "empty"),
         (["ingest", "nowhere", "--out", "series"], "nowhere"),
         (["train", "empty", "--out", "e.keras"], "empty"),
@@ -168,6 +182,12 @@ def test_band_names_may_be_separated_by_commas_or_blanks():
         (["train", "empty", "--recipe", "none.json"], "none.json: No such file"),
         (["demo", "--encoder", "none"], "no encoder none"),
         (["demo", "--patches", "3"], "from 24"),
+        (["index", "--config", "none.toml"], "none.toml: no such file"),
+        (["query", "--config", "wrong.toml"], "SearchConfig has no plases; it has windows, places"),
+        (["demo", "--config", "wrong.toml"], "[search]"),
+        (["config", "--config", "wrong.toml"], "[search]"),
+        (["export", "--as", "stac", "--out", "catalogue"], "index: no such folder"),
+        (["export", "--as", "onnx", "--out", "e.onnx", "--encoder", "none"], "no encoder none"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -176,6 +196,7 @@ def test_what_fails_is_one_sentence_and_exit_1(here, arguments, told):
     (here / "recipe.json").write_text('{"stepps": 3}')
     (here / "list.json").write_text("[]")
     (here / "torn.json").write_text("{")
+    (here / "wrong.toml").write_text("[search]\nplases = 3\n")
     before = sorted(here.rglob("*"))
     done = run(*arguments)
     assert done.exit_code == 1, done.output
@@ -205,7 +226,7 @@ def test_outputs_that_are_there_are_left_alone(ground, here):
 def test_a_table_of_another_kind_is_refused_before_the_work(ground, here):
     done = run("query", ground / "patches.npy", "--index", ground / "index", "--details", "matches.xlsx")
     assert (done.exit_code, list(here.iterdir())) == (1, [])
-    assert "expected .parquet or .csv" in done.stderr
+    assert "expected .parquet, .csv or .geojson" in done.stderr
 
 
 def test_two_outputs_of_one_name_are_refused_before_the_work(ground, here):
@@ -366,9 +387,11 @@ def test_patches_from_files_get_a_table_of_them_and_coordinates(ground, here, wr
     assert run(*asked, "--quiet").exit_code == 0
     assert Path("out/patches.csv").read_text() == "Patch ID,path\n0,chips/a.TIF\n1,chips/b.tif\n"
     assert Path("out/submission.csv").read_text() == "Patch ID,Result\n0,0 50 3\n1,0 20 40\n"
-    best = lines(Path("out/matches.csv").read_text())[1].split(",")
+    best = next(csv.DictReader(io.StringIO(Path("out/matches.csv").read_text())))
     (longitude,), (latitude,) = transform("EPSG:32631", "EPSG:4326", [500000 + 820], [5600000 - 350])
-    assert [float(v) for v in best[-2:]] == pytest.approx([longitude, latitude], abs=2e-5)  # 0.2 px
+    found = float(best["longitude"]), float(best["latitude"])
+    assert found == pytest.approx([longitude, latitude], abs=2e-5)  # 0.2 px
+    assert float(best["off_m"]) < 2 and best["image_path"] == "scenes/a.tif"
 
 
 def test_patches_that_share_no_band_with_the_images_are_told_of(ground, here):
@@ -376,6 +399,107 @@ def test_patches_that_share_no_band_with_the_images_are_told_of(ground, here):
     done = run("query", "one.npy", "--index", ground / "index", "--bands", "B11")
     assert done.exit_code == 0
     assert "2 of 2 images share no band with the patches (B11)" in done.stderr
+
+
+def test_chips_scopes_tables_and_windows(ground, here, write_tif):
+    images = np.load(ground / "images.npy")
+    for number, (image, day) in enumerate(zip(images, ("2018-06-01", "2019-06-01"), strict=True)):
+        place = {"crs": "EPSG:32631", "transform": (10, 0, 500000 + 9000 * number, 0, -10, 5600000)}
+        write_tif(f"scenes/{day}.tif", image, **place)
+        write_tif(f"chips/{number}.tif", image[9:109, 20:130], **place)
+    assert run("index", "scenes", "--quiet").exit_code == 0
+    asked = ("query", "chips", "--out", "out/s.csv", "--details", "out/m.geojson", "--chips", "out/windows")
+    done = run(*asked, "--between", "2019", "--json", "--min-confidence", 0.5, "--drop-unsure")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    written = [result[name] for name in ("submission", "patch_table", "details", "chips")]
+    assert written == ["out/s.csv", "out/patches.csv", "out/m.geojson", "out/windows"]
+    assert result["images"] == 1 and "--between 2019: 1 of 2 images" in done.stderr
+    assert Path("out/s.csv").read_text() == "Patch ID,Result\n1,1 20 9\n"
+    features = json.loads(Path("out/m.geojson").read_text())["features"]
+    assert {f["properties"]["image_id"] for f in features} == {1}
+    assert sorted(p.name for p in Path("out/windows").iterdir()) == ["manifest.json", "patch_1.tif"]
+    answer = next(f["properties"] for f in features if f["properties"]["patch_id"] == 1)
+    assert answer["off_east_m"] == pytest.approx(200, abs=5) and answer["image_date"] == "2019-06-01"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--between", "2021/2019"], "first date is after the last"),
+        (["--between", "2021"], "no image is left"),
+        (["--within", "none.geojson"], "none.geojson"),
+        (["--within", "list.geojson"], "no GeoJSON"),
+        (["--chips", "there"], "there exists"),
+        (["--details", "new/m.csv", "--chips", "new"], "would lie in"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_restrictions_are_one_sentence_and_leave_nothing(ground, here, arguments, told):
+    (here / "there").mkdir()
+    (here / "list.geojson").write_text("[]")
+    before = sorted(here.rglob("*"))
+    done = run("query", ground / "patches.npy", "--index", ground / "index", *arguments, "--quiet")
+    assert done.exit_code == 1 and not done.stdout
+    assert len(lines(done.stderr)) == 1 and told in done.stderr
+    assert sorted(here.rglob("*")) == before
+
+
+# --- settings -----------------------------------------------------------------------------------
+
+
+def test_settings_are_taken_from_the_working_folder_and_flags_come_first(ground, here):
+    Path("retrieve.toml").write_text("[index]\nstride_px = 32\n[search]\nkept = 2\n[refine]\nradius_px = 9\n")
+    done = run("index", ground / "images.npy", "--json")
+    assert json.loads(done.stdout)["windows"] < 40
+    assert lines(done.stderr)[0] == "retrieve.toml: index.stride_px = 32"
+    done = run("index", ground / "images.npy", "--stride", 16, "--json", "--overwrite", "--quiet")
+    assert 40 < json.loads(done.stdout)["windows"] < 180
+    done = run("query", ground / "patches.npy", "--details", "matches.csv")
+    assert "search.kept = 2, refine.radius_px = 9" in done.stderr
+    table = np.genfromtxt("matches.csv", delimiter=",", names=True)
+    assert table["rank"].max() == 1
+
+
+def test_settings_may_be_named_by_a_flag_or_by_the_environment(here, monkeypatch):
+    Path("mine.toml").write_text("[demo]\nimages = 3\n")
+    for arguments, variable in ((["--config", "mine.toml"], ""), ([], "mine.toml")):
+        monkeypatch.setenv("RETRIEVE_CONFIG", variable) if variable else None
+        assert json.loads(run("config", *arguments, "--json").stdout)["demo"]["images"] == 3
+    assert json.loads(run("config", "--defaults", "--json").stdout)["demo"]["images"] == DemoConfig.images
+
+
+def test_the_printed_settings_are_settings(here):
+    Path("retrieve.toml").write_text(run("config", "--defaults").stdout)
+    done = run("config")
+    assert done.exit_code == 0 and done.stdout == Path("retrieve.toml").read_text()
+
+
+# --- export -------------------------------------------------------------------------------------
+
+
+def test_export_as_each_kind(ground, here):
+    index = ground / "index"
+    done = run("export", index, "--as", "geoparquet", "--out", "vectors.parquet", "--json")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert (result["out"], result["rows"], result["geometry"]) == ("vectors.parquet", 180, False)
+    assert "no image has a CRS: there is no geometry" in done.stderr
+    done = run("export", index, "--as", "stac", "--out", "catalogue", "--quiet")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert lines(done.stdout) == ["catalogue: 180 windows of 2 images"]
+    again = run("export", index, "--as", "stac", "--out", "catalogue")
+    assert again.exit_code == 1 and "--overwrite" in again.stderr
+
+
+def test_export_of_an_encoder(ground, here):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("tf2onnx")
+    for more in ([ground / "index"], ["--encoder", "structure-tensor"]):
+        done = run("export", *more, "--as", "onnx", "--out", "e.onnx", "--json", "--overwrite")
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["largest_difference"] < 1e-4
+    assert json.loads(done.stdout)["encoder"] == "structure-tensor"
 
 
 # --- ingest, train ------------------------------------------------------------------------------
@@ -444,6 +568,23 @@ def test_train_passes_its_flags_on(here, monkeypatch):
 # --- progress -----------------------------------------------------------------------------------
 
 
+def test_a_report_is_written_from_what_a_query_wrote(ground, here):
+    asked = (ground / "patches.npy", "--index", ground / "index")
+    assert run("query", *asked, "--details", "matches.parquet", "--quiet").exit_code == 0
+    (here / "answers.csv").write_bytes((ground / "answers.csv").read_bytes())
+    done = run("report", *asked, "--json", "--title", "Mine")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert (told["patches"], told["shown"], told["failures"]) == (5, 5, 0)
+    assert told["bytes"] == (here / "report.html").stat().st_size
+    assert "answers: answers.csv" in done.stderr and "<h1>Mine</h1>" in (here / "report.html").read_text()
+    done = run("report", *asked)
+    assert done.exit_code == 1 and "report.html exists and was left as it is" in done.stderr
+    (here / "answers.csv").unlink()
+    done = run("report", *asked, "--overwrite")
+    assert done.exit_code == 0 and done.stdout.startswith("report.html: 5 of 5 patches; ")
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -471,6 +612,57 @@ def test_progress_on_a_terminal_has_rate_and_time_left(monkeypatch):
             talk("indexing", done, 4)
     assert "indexing  2/4  2.0 s each  0:04 left" in stream.getvalue()
     assert lines(stream.getvalue().split("\033[K")[-1]) == ["indexing: 4 in 8.0 s, 2.0 s each"]
+
+
+def test_a_bar_has_no_colour_where_none_is_wanted(monkeypatch):
+    for variable, coloured in (("", True), ("1", False)):
+        monkeypatch.setenv("NO_COLOR", variable)
+        monkeypatch.setattr("retrieval.cli.talk.REDRAW_S", 0.0)
+        stream = Terminal()
+        with Talk(stream=stream) as talk:
+            talk("indexing", 2, 4)
+        assert "#" * 12 in stream.getvalue() and "-" * 12 in stream.getvalue()
+        assert ("\033[32m" in stream.getvalue()) is coloured
+
+
+def test_a_dumb_terminal_gets_lines(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    stream = Terminal()
+    with Talk(stream=stream) as talk:
+        talk("indexing", 2, 4)
+    assert "\r" not in stream.getvalue() and "\033" not in stream.getvalue()
+
+
+def test_a_long_stage_is_told_of_in_a_file_too(monkeypatch):
+    moment = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: moment[0])
+    stream = io.StringIO()
+    with Talk(stream=stream) as talk:
+        for done in range(1, 41):
+            moment[0] += 2
+            talk("indexing", done, 40)
+    told = lines(stream.getvalue())
+    assert told[0] == "indexing  15/40  2.0 s each  0:50 left"
+    assert len(told) == 3 and told[-1] == "indexing: 40 in 80.0 s, 2.0 s each"
+
+
+def test_verbose_says_what_is_taken_and_what_it_took(ground, here):
+    done = run("index", ground / "images.npy", "--verbose")
+    assert "'stride_px': 8" in done.stderr and " MB at most" in done.stderr
+    done = run("index", ground / "images.npy", "--verbose", "--units", "byte", "--out", "other")
+    assert done.exit_code == 1 and "Traceback" in done.stderr
+    assert lines(done.stderr)[-1].startswith("error: ")
+    assert "Traceback" not in run("index", ground / "images.npy", "--units", "byte", "--out", "other").stderr
+
+
+def test_the_shell_can_be_taught_to_complete():
+    completing = ENVIRONMENT | {
+        "_RETRIEVE_COMPLETE": "complete_bash",
+        "COMP_WORDS": "retrieve in",
+        "COMP_CWORD": "1",
+    }
+    done = subprocess.run([sys.executable, "-m", "retrieval"], env=completing, capture_output=True, text=True)
+    assert set(done.stdout.split()) >= {"index", "ingest"}
 
 
 def test_quiet_progress_says_nothing():

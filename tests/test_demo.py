@@ -24,6 +24,7 @@ FILES = {
     "matches.csv",
     "matches.parquet",
     "matches.png",
+    "report.html",
     "score.json",
     "submission.csv",
     "test_images.tfrecords",
@@ -116,12 +117,11 @@ class _Pixels:
     def store(self):
         return self
 
-    @property
-    def patches(self):
-        return self
+    def query(self, row):
+        return np.zeros((64, 64, 4), np.float32)
 
-    def scaled(self, which):
-        return np.zeros((1, 64, 64, 4) if isinstance(which, slice) else (64, 64, 4), np.float32)
+    def scaled(self, image_id):
+        return np.zeros((64, 64, 4), np.float32)
 
 
 def test_the_same_seed_gives_the_same(ran, tmp_path):

@@ -1,16 +1,12 @@
 """Encoders: what their vectors do not depend on, how they are saved and told apart, what is refused."""
 
-import importlib.util
-import os
 import pickle
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from engine import SMALL, image_of, learned_encoder, projection, small_encoder, texture
+from engine import SMALL, learned_encoder, projection, small_encoder, texture
 
 from retrieval.config import LearnedConfig, TensorConfig
 from retrieval.encoder import (
@@ -354,56 +350,3 @@ def test_an_encoder_for_four_bands_says_so():
     assert (encoder.dim, encoder.step_px) == (4, 16)
     with pytest.raises(EncoderError, match="takes 4 bands, the pixels have 3"):
         encoder.embed(texture(64, 64, bands=3)[None])
-
-
-# ---------------------------------------------------------------- other backends
-
-ELSEWHERE = """
-import sys
-sys.modules["tensorflow"] = None  # must do without
-import numpy as np
-import retrieval
-from retrieval.encoder import load_encoder
-from retrieval.refine import ncc
-from tfrecords.schema import Image
-
-given = np.load(sys.argv[1] + "/given.npz", allow_pickle=False)
-out = {}
-for name in ("small", "learned"):
-    encoder = load_encoder(f"{sys.argv[1]}/{name}.keras")
-    out[name], out[name + "_id"] = encoder.embed(given["scaled"]), encoder.fingerprint
-surface = ncc(given["template"], given["region"], given["weight"])
-out["ncc"] = getattr(surface, "cpu", lambda: surface)()
-index = retrieval.build_index(given["dn"][None], sys.argv[1] + "/index", encoder=f"{sys.argv[1]}/small.keras")
-frame = index.locate(given["dn"][None, 11:75, 21:85])
-out["place"] = frame[["image_id", "x", "y"]].to_numpy()[0]
-np.savez(sys.argv[1] + "/out.npz", **out)
-"""
-
-
-@pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_the_same_on_another_backend_without_tensorflow(backend, tmp_path):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
-    from retrieval.refine import ncc
-
-    rng = np.random.default_rng(0)
-    scaled = np.stack([texture(80, 72, seed=s) for s in (1, 2)])
-    scaled[0, :30, 10:50] = np.nan
-    template, region = (rng.normal(size=(2, n, n, 3)).astype(np.float32) for n in (20, 29))
-    weight = (rng.random((2, 20, 20, 1)) < 0.7).astype(np.float32)
-    dn = image_of(np.rint((texture(96, 104) + 1) * 2047).astype(np.uint16)).pixels
-    np.savez(tmp_path / "given.npz", scaled=scaled, template=template, region=region, weight=weight, dn=dn)
-    for name in ("small", "learned"):
-        save_encoder(ENCODERS[name]().model, tmp_path / f"{name}.keras")
-    environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, str(tmp_path)], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    with np.load(tmp_path / "out.npz", allow_pickle=False) as out:
-        for name in ("small", "learned"):
-            np.testing.assert_allclose(out[name], ENCODERS[name]().embed(scaled), atol=2e-4)
-            assert str(out[name + "_id"]) == ENCODERS[name]().fingerprint
-        np.testing.assert_allclose(out["ncc"], ncc(template, region, weight), atol=1e-4)
-        assert out["place"].tolist() == [0, 21, 11]

@@ -407,7 +407,8 @@ def test_a_damaged_file_is_named(put, source, tmp_path, rng):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"size_px": 63}, {"max_nodata": 1.5}, {"patches_per_image": 0}, {"as_": "images"}, {"seed": -1}]
+    "wrong",
+    [{"size_px": 63}, {"max_nodata": 1.5}, {"patches_per_image": 0}, {"as_": "pictures"}, {"seed": -1}],
 )
 def test_knobs_out_of_range_are_refused(source, tmp_path, wrong):
     with pytest.raises((GridError, ArrayError), match="Received"):

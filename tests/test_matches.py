@@ -84,6 +84,17 @@ def test_details_hold_every_candidate(store):
     assert found.details(0.5).unsure.tolist() == [False, False, True]
 
 
+def test_details_say_where_it_came_from_and_what_is_hidden(store):
+    details = matches(store).details()
+    assert details.windows.tolist() == details.agree.tolist() == [1, 1, 1]
+    assert (
+        details.footprint[0].startswith("POLYGON ((20.85 50.05, 20.85 43.65")
+        and details.footprint[1:].isna().all()
+    )
+    assert details.hidden_share.tolist() == [0, 0, 0] and details.off_m.isna().all()
+    assert details[["image_path", "image_date", "source"]].isna().all().all()
+
+
 def test_unsure_is_below_the_limit(store):
     found = matches(store)
     assert found.unsure(None).tolist() == [False] * 3
@@ -98,7 +109,9 @@ def test_tables_come_back(store, tmp_path, ending):
     details, path = matches(store).details(), tmp_path / f"m.{ending}"
     write_table(details, path)
     back = pd.read_parquet(path) if ending == "parquet" else pd.read_csv(path)
-    pd.testing.assert_frame_equal(back, details, check_dtype=False, atol=1e-6)
+    assert list(back.columns) == list(details.columns)
+    numbers = details.select_dtypes("number").columns
+    pd.testing.assert_frame_equal(back[numbers], details[numbers], check_dtype=False, atol=1e-6)
     with pytest.raises(OutputExistsError):
         write_table(details, path)
     write_table(details, path, overwrite=True)
@@ -113,11 +126,18 @@ def test_outputs_are_refused_before_the_work(tmp_path):
         check_outputs((None, there), None)
     with pytest.raises(ConfigError, match=r"'\.xls'"):
         check_outputs((), tmp_path / "b.xls")
+    (tmp_path / "found").mkdir()
+    check_outputs((), None, folder=tmp_path / "found", overwrite=True)
+    with pytest.raises(OutputExistsError, match="found exists"):
+        check_outputs((), None, folder=tmp_path / "found")
+    for inside in ("new", "new/a.csv"):
+        with pytest.raises(ConfigError, match="would lie in"):
+            check_outputs((tmp_path / inside,), None, folder=tmp_path / "new")
 
 
 def test_patches_from_files_of_their_own_get_a_table_of_them(store, tmp_path):
     submission = tmp_path / "submission.csv"
-    paths = ("a/1.tif", "a/2.TIFF", 'b,"3".tif')
+    paths = ("a/1.tif", "a/2.TIFF", 'b,"3".png')
     found = matches(store, paths)
     assert patch_table_of(submission, found.patches) == tmp_path / "patches.csv"
     assert patch_table_of(submission, matches(store).patches) is None

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 _BLOCK = re.compile(
     r"(?P<mark><!-- parse only: [^\n]+ -->\n)?^```(?P<language>sh|python)\n(?P<text>.*?)^```$", re.M | re.S
 )
-PAGES = ("README.md", "docs/tutorial.md")
+PAGES = ("README.md", "docs/tutorial.md", "docs/howto-ask.md", "docs/howto-report.md")
 SHORT = ["--recipe", "short.json"]
 """Flags that are added to a training, so that it ends soon."""
 RECIPE = """{"steps": 2, "batch": 8, "per_place": 4, "pool": 16, "shuffle": 16, "projection_crops": 640,
@@ -141,6 +141,15 @@ def test_the_tutorial_runs(workplace, monkeypatch):
     assert len(names["found"]) == 60
     assert (workplace / "demo" / "matches.png").stat().st_size > 10_000
     assert (workplace / "job" / "mine.csv").exists()
+
+
+def test_placing_a_chip_runs(workplace, monkeypatch):
+    names = run_page("docs/howto-ask.md", monkeypatch)
+    best = names["found"].details().query("rank == 0")
+    assert best.image_id.tolist() == [0, 1] and best.agree.tolist() == best.windows.tolist()
+    assert (best.off_m < 30).all()
+    for name in ("found/windows/patch_1.tif", "picture/matches.geojson", "here/submission.csv"):
+        assert (workplace / name).exists(), name
 
 
 def test_what_the_pages_link_to_is_there():

@@ -181,7 +181,8 @@ CORNERS = [(0, 0), (87, 0), (0, 66), (87, 66), (86, 65), (1, 1), (33, 47), (50, 
 def test_copies_are_found_at_their_pixel_from_a_candidate_beside_it(off):
     image = texture(130, 151)
     start = [[(0, np.clip(x + off[0], 0, 87), np.clip(y + off[1], 0, 66), 0.5)] for x, y in CORNERS]
-    got = refine(found(start), asked([cut(image, x, y) for x, y in CORNERS]), arrays(image), RefineConfig())
+    patches = asked([cut(image, x, y) for x, y in CORNERS])
+    got = refine(found(start), patches, arrays(image), RefineConfig(radius_px=12))
     assert list(zip(got.x[:, 0], got.y[:, 0], strict=True)) == CORNERS
     assert (got.ncc > 0.999).all()
     assert np.abs(np.stack([got.dx, got.dy])).max() < 0.05

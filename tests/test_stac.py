@@ -539,7 +539,7 @@ def test_dates_are_thinned_by_what_is_seen_of_the_ground(tiles, catalogue, files
     kept = sorted(path.stem for path in (out / "31TCJ").glob("*.tif"))
     assert kept == ["2022-02-01", "2022-04-01", "2022-06-01"]  # of each two months the clearer
     assert len(report.left_out) == 3 and "3 days were left out" in report.notes[0]
-    asked = {path.split("/")[1] for _, path in files.requests if path.endswith("B08.tif")}
+    asked = {path.split("/")[1] for _, path, _ in files.requests if path.endswith("B08.tif")}
     assert asked == {row.item for row in rows(out).values() if row.file}
 
 
@@ -631,7 +631,7 @@ def test_addresses_are_signed_when_they_are_read(tiles, catalogue, files, out, m
     fake.sign = lambda href: href + "?sig=1"
     monkeypatch.setitem(sys.modules, "planetary_computer", fake)
     assert run(out, catalogue, sign="planetary-computer").dates == 1
-    assert files.requests and all(path.endswith("?sig=1") for _, path in files.requests)
+    assert files.requests and all(path.endswith("?sig=1") for _, path, _ in files.requests)
     assert "sig=1" not in (out / "items.csv").read_text()
 
 
@@ -741,7 +741,7 @@ def test_an_item_that_cannot_be_read_is_named_and_the_others_go_on(tiles, catalo
     files.trouble, files.served = lambda _: None, 0
     again = run(out, catalogue)  # only what is missing
     assert (again.dates, again.new, again.left_out) == (2, 1, ())
-    assert not [path for _, path in files.requests[-20:] if "20220601" in path]
+    assert not [path for _, path, _ in files.requests[-20:] if "20220601" in path]
 
 
 def test_where_nothing_can_be_read_nothing_is_written(tiles, catalogue, files, out):
@@ -773,7 +773,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(tiles, catalogue, files, out
     files.requests.clear()
     report = run(out, catalogue)
     assert (report.dates, report.new) == (3, 1)
-    assert {path.split("/")[1] for _, path in files.requests} == {"S2A_31TCJ_20220301_0_L2A"}
+    assert {path.split("/")[1] for _, path, _ in files.requests} == {"S2A_31TCJ_20220301_0_L2A"}
 
 
 def test_a_folder_of_another_search_is_left_alone(tiles, catalogue, out):

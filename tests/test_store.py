@@ -119,6 +119,10 @@ def test_an_ordinary_table_reads_as_people_expect(written):
         transform="",
         date="",
         windows="",
+        source="",
+        datetime="",
+        baseline="",
+        cloud_cover="",
     )
 
 
@@ -160,10 +164,13 @@ def test_an_index_without_a_window(tmp_path, pixels, kind):
     assert len(store.vectors) == 0 and store.images[0].windows == 0
 
 
-def test_ivf_folders_open_as_ivf(tmp_path):
-    path = write(scenes(2), tmp_path / "i", config=IndexConfig(stride_px=8, kind="ivf", ivf_probes=3))
-    assert Store(path, encoder=FAKE).vectors.kind == "ivf"
-    assert Store(path, encoder=FAKE).vectors.probes == 3
+@pytest.mark.parametrize("kind", ["fast", "ivf"])
+def test_other_kinds_open_as_they_were_made(tmp_path, kind):
+    config = IndexConfig(stride_px=4, kind=kind, ivf_probes=3, fast_again=77)
+    images = [image_of(digital(texture(160, 170, seed=s)), image_id=s) for s in range(2)]
+    store = Store(write(images, tmp_path / "i", config=config), encoder=FAKE)
+    assert store.vectors.kind == kind == store.manifest.extra["kind"]
+    assert (store.vectors.probes, store.vectors.again) == (3 if kind == "ivf" else 0, 77)
 
 
 # ---------------------------------------------------------------- overwrite, stop, go on

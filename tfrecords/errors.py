@@ -39,6 +39,14 @@ class GridError(StorageError):
     """Pixel grids do not fit each other or the window: no overlap, too small, another resolution."""
 
 
+class ProductError(StorageError):
+    """A Sentinel-2 product lacks a file or a number, is damaged, or is not to be trusted."""
+
+
+class RemoteError(StorageError):
+    """An address can't be read: not there, refused, busy, cut off, or no GeoTIFF; the text says which."""
+
+
 class DuplicateIdError(StorageError):
     """An id that must be unique occurs twice; the text names it and where."""
 

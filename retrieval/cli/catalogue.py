@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from retrieval.cli.app import app, since, tell
-from retrieval.cli.options import AsJson, Overwrite, Quiet, examples
+from retrieval.cli.options import AsJson, Overwrite, Quiet, Verbose, examples
 from retrieval.cli.talk import Talk
 from tfrecords.ingest.stac import CATALOGUES, Search, ingest_stac, parse_bbox, parse_dates
 
@@ -63,6 +63,7 @@ def ingest_from_stac(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Bring a search in a STAC catalogue into folders of dated GeoTIFFs, one folder a place.
 
@@ -83,7 +84,7 @@ def ingest_from_stac(
         sign=sign,
     )
     begun = time.monotonic()
-    with Talk(quiet) as talk:
+    with Talk(quiet, verbose=verbose) as talk:
         report = ingest_stac(out, search, overwrite=overwrite, progress=talk)
         for note in report.notes:
             talk.note(note)

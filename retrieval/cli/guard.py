@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from retrieval.cli.options import VERBOSE
+from retrieval.cli.talk import RED, YELLOW, coloured
 from retrieval.errors import DependencyError, MissingPatchWarning, RetrieveError, UnitsWarning
 
 GOES_ON = ("demo", "index", "ingest", "ingest-stac", "train")
@@ -26,24 +29,25 @@ class Commands(TyperGroup):
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run a command and translate what it raises."""
         try:
-            with _warnings_told():
+            with _warnings_told(ctx):
                 return super().invoke(ctx)
         except KeyboardInterrupt as stop:
-            _fail(str(stop) or _how_to_go_on(ctx.invoked_subcommand), 130)
+            typer.echo(str(stop) or _how_to_go_on(ctx.invoked_subcommand), err=True)
+            raise typer.Exit(130) from None
         except ModuleNotFoundError as error:
             module = (error.name or "").split(".")[0]
             if module not in BACKENDS:
                 raise
-            _fail(f"error: {missing(module)}")
+            _fail(f"{missing(module)}", ctx)
         except RetrieveError as error:
-            _fail(f"error: {error}")
+            _fail(f"{error}", ctx)
         except MemoryError as error:
-            _fail(f"error: out of memory ({error}): give less at a time, or more memory")
+            _fail(f"out of memory ({error}): give less at a time, or more memory", ctx)
         except OSError as error:
             if error.errno == errno.EPIPE:  # `retrieve score | head`: nobody reads on
                 raise
             where = f"{error.filename}: " if error.filename else ""
-            _fail(f"error: {where}{error.strerror or error}")
+            _fail(f"{where}{error.strerror or error}", ctx)
 
 
 def missing(module: str) -> DependencyError:
@@ -60,25 +64,27 @@ def _how_to_go_on(command: str | None) -> str:
     return "stopped: nothing was written, and what was there before is whole; run the same command again"
 
 
-def _fail(sentence: str, code: int = 1) -> NoReturn:
-    typer.echo(sentence, err=True)
-    raise typer.Exit(code) from None
+def _fail(sentence: str, context: typer.Context) -> NoReturn:
+    if context.meta.get(VERBOSE):
+        typer.echo(traceback.format_exc(), err=True, nl=False)
+    typer.echo(f"{coloured('error:', RED, sys.stderr)} {sentence}", err=True)
+    raise typer.Exit(1) from None
 
 
 @contextmanager
-def _warnings_told() -> Iterator[None]:
-    """Print our warnings as sentences; those of libraries only where Python was told to (`-W`)."""
+def _warnings_told(context: typer.Context) -> Iterator[None]:
+    """Print our warnings as sentences; those of libraries with `--verbose` or Python's `-W`."""
     former = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, (MissingPatchWarning, UnitsWarning)):
-            typer.echo(f"warning: {message}", err=True)
-        else:
+            typer.echo(f"{coloured('warning:', YELLOW, sys.stderr)} {message}", err=True)
+        elif sys.warnoptions or (context.meta.get(VERBOSE) and not issubclass(category, DeprecationWarning)):
             former(message, category, *where, **more)
 
     with warnings.catch_warnings():
         if not sys.warnoptions:
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("default")  # whether they are shown is known when they come
         for category in (MissingPatchWarning, UnitsWarning):
             warnings.simplefilter("always", category)
         warnings.showwarning = show

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from retrieval.cli.app import app, import_tensorflow, since, tell
+from retrieval.cli.change import check_change, put_in, take_out, tell_change, told_recall
 from retrieval.cli.options import (
     ANSWERS,
     IMAGES,
@@ -20,6 +21,7 @@ from retrieval.cli.options import (
     SUBMISSION,
     AsJson,
     Bands,
+    ConfigFile,
     DeviceOption,
     Encoder,
     ImagesArgument,
@@ -27,71 +29,120 @@ from retrieval.cli.options import (
     PatchesArgument,
     Quiet,
     UnitsOption,
+    Verbose,
     check_one,
     examples,
     split_names,
 )
 from retrieval.cli.talk import Talk
-from retrieval.config import PATCH_PX, IndexConfig, IndexKind
+from retrieval.config import PATCH_PX, ChipConfig, IndexConfig, IndexKind, RefineConfig, SearchConfig
+from retrieval.settings import read_settings
+from tfrecords.schema import Chips
 
 if TYPE_CHECKING:
     from retrieval.matches import Matches
+    from retrieval.pipeline import Index
+    from retrieval.scope import Scope
+    from retrieval.store import StoredImage
+    from tfrecords.schema import Patches
 
 
 @app.command(
     short_help="Images to an index",
     context_settings=ONE_SOURCE,
-    epilog=examples("retrieve index", "retrieve index scenes/ --bands B04,B03,B02 --out scenes.index"),
+    epilog=examples(
+        "retrieve index scenes/ --bands B04,B03,B02 --out scenes.index",
+        "retrieve index new-scenes/ --out scenes.index --add",
+    ),
 )
 def index(
     context: typer.Context,
     images: ImagesArgument = IMAGES,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = INDEX,
     encoder: Encoder = None,
+    add: Annotated[
+        bool, typer.Option("--add", help="Put IMAGES into the index in --out; only they are embedded.")
+    ] = False,
+    remove: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID|NAME", help="Take the image of this id or file out of --out; may be repeated."
+        ),
+    ] = None,
     stride: Annotated[
-        int, typer.Option(min=1, max=PATCH_PX, help="Pixels between indexed windows.")
-    ] = IndexConfig.stride_px,
+        int | None,
+        typer.Option(
+            min=1,
+            max=PATCH_PX,
+            show_default=str(IndexConfig.stride_px),
+            help="Pixels between indexed windows.",
+        ),
+    ] = None,
     kind: Annotated[
-        IndexKind,
-        typer.Option(help="exact compares with all windows, ivf with the likely ones; auto goes by number."),
-    ] = IndexConfig.kind,
+        IndexKind | None,
+        typer.Option(
+            show_default=IndexConfig.kind,
+            help="exact compares with all windows, fast with short codes of them first, ivf with those of "
+            "the likely cells; auto goes by number.",
+        ),
+    ] = None,
     bands: Bands = None,
     units: UnitsOption = None,
     device: DeviceOption = "auto",
+    config: ConfigFile = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Embed the windows of images and write an index folder, which is all that a query needs.
 
-    A run that was stopped goes on where it was.
+    A run that was stopped goes on where it was. With --add or --remove a finished index gets images or loses
+    some, and stays as it was until all is done.
     """
     check_one(context)
+    check_change(context, add, remove or [])
     names = split_names(bands)
+    settings = read_settings(config)
     import_tensorflow()
+    begun, change = time.monotonic(), None
+    with Talk(quiet, verbose=verbose) as talk:
+        common: dict[str, Any] = {"device": device, "overwrite": overwrite, "progress": talk}
+        read: dict[str, Any] = {"bands": names, "units": units}
+        if add or remove:
+            stated = settings.note(IndexConfig)
+            talk.note(stated and f"{stated}: left aside, since an index keeps the knobs it was made with")
+        if remove:
+            change = take_out(out, remove, **common)
+        elif add:
+            asked: dict[str, Any] = {"encoder": encoder, "stride_px": stride, "kind": kind}
+            change = put_in(images, out, talk, **read, **asked, **common)
+        else:
+            knobs = settings.make(IndexConfig, stride_px=stride, kind=kind)
+            talk.note(settings.note(IndexConfig))
+            talk.detail(f"index: {knobs.to_dict()}")
+            made = _build(images, out, talk, read, encoder=encoder, config=knobs, **common)
+    if change:
+        tell_change(as_json, out, change, begun)
+        return
+    vectors, manifest = made.store.vectors, made.store.manifest
+    result = {"index": str(out), **manifest.counts, "kind": vectors.kind, "encoder": made.store.encoder.name}
+    recall = manifest.extra.get("recall")
+    tell(
+        as_json,
+        result | {"dim": vectors.dim, "recall": recall, "seconds": since(begun)},
+        "{index}: {images} images, {windows} windows, {kind} search, encoder {encoder}" + told_recall(recall),
+    )
+
+
+def _build(images: str, out: Path, talk: Talk, read: Mapping[str, Any], **more: Any) -> Index:
+    """Write a new index; `read` is for `read_images`, `more` for `build_index`."""
     from retrieval.pipeline import build_index
     from tfrecords.read import read_images
 
-    begun = time.monotonic()
-    with Talk(quiet) as talk:
-        source = read_images(images, bands=names, units=units)
-        talk.note(source.note)
-        made = build_index(
-            source,
-            out,
-            encoder=encoder,
-            config=IndexConfig(stride_px=stride, kind=kind),
-            device=device,
-            overwrite=overwrite,
-            progress=talk,
-        )
-    vectors, name = made.store.vectors, made.store.encoder.name
-    result = {"index": str(out), **made.store.manifest.counts, "kind": vectors.kind, "encoder": name}
-    tell(
-        as_json,
-        result | {"dim": vectors.dim, "seconds": since(begun)},
-        "{index}: {images} images, {windows} windows, {kind} search, encoder {encoder}",
-    )
+    source = read_images(images, **read)
+    talk.note(source.note)
+    return build_index(source, out, **more)
 
 
 @app.command(
@@ -108,7 +159,21 @@ def query(
     out: Annotated[Path, typer.Option("--out", "-o", help="CSV to write, a row a patch.")] = SUBMISSION,
     details: Annotated[
         Path | None,
-        typer.Option(help="Also write every candidate of every patch; ends in .parquet or .csv."),
+        typer.Option(help="Also write every candidate of every patch; ends in .parquet, .csv or .geojson."),
+    ] = None,
+    chips: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also write the window that was found for each patch as a GeoTIFF."),
+    ] = None,
+    between: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATES", help="Answer only from images of these dates: 2019-01/2021-12, 2019-06-15/.. "
+        ),
+    ] = None,
+    within: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Answer only inside of the polygons of a GeoJSON file."),
     ] = None,
     min_confidence: Annotated[
         float | None,
@@ -124,40 +189,59 @@ def query(
     bands: Bands = None,
     units: UnitsOption = None,
     device: DeviceOption = "auto",
+    config: ConfigFile = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Find patches in an index and write a submission: for each patch the image, x and y.
 
-    Where patches are files, patches.csv beside the submission says which number is which file.
+    A chip larger than 64 x 64 pixels is located as one, from all its windows. Where patches are files,
+    patches.csv beside the submission says which number is which file.
     """
     check_one(context)
     names = split_names(bands)
     if drop_unsure and min_confidence is None:
         raise typer.BadParameter("--drop-unsure needs --min-confidence: below which answers are unsure")
+    settings = read_settings(config)
+    knobs = {"search": SearchConfig, "refinement": RefineConfig, "chips": ChipConfig}
+    made: dict[str, Any] = {name: settings.make(kind) for name, kind in knobs.items()}
     import_tensorflow()
     from retrieval.encoder import load_encoder
+    from retrieval.matches import patch_table_of
     from retrieval.pipeline import locate, open_index
-    from tfrecords.read import read_patches
+    from retrieval.scope import scope_of
+    from tfrecords.read import read_queries
 
     begun = time.monotonic()
-    with Talk(quiet) as talk:
+    with Talk(quiet, verbose=verbose) as talk:
+        talk.note(settings.note(*knobs.values()))
+        talk.detail("; ".join(f"{name}: {knob.to_dict()}" for name, knob in made.items()))
         opened = open_index(index, encoder=load_encoder(encoder) if encoder else None, device=device)
-        asked = read_patches(patches, bands=names, units=units)
-        talk.note(asked.note)
-        talk.note(_strangers(asked.bands, [image.bands for image in opened.store.images.values()]))
+        scope = scope_of(opened.store.images, between, within)
+        asked = read_queries(patches, bands=names, units=units)
+        for note in _notes(asked, scope.images if scope else opened.store.images, scope, details):
+            talk.note(note)
         found = locate(
             opened,
             asked,
             out,
             details=details,
+            cutouts=chips,
+            between=between,
+            within=within,
             min_confidence=min_confidence,
             drop_unsure=drop_unsure,
+            **made,
             overwrite=overwrite,
             progress=talk,
         )
-    result = {"submission": str(out), "details": str(details) if details else None, "patches": len(asked)}
+        talk.note(_sticking_out(found))
+    written = {"patch_table": patch_table_of(out, asked), "details": details, "chips": chips}
+    result: dict[str, Any] = {"submission": str(out)}
+    result |= {k: str(v) if v else None for k, v in written.items()}
+    result |= {"patches": len(asked), "images": len(scope.images if scope else opened.store.images)}
     result |= _sureness(found, min_confidence, drop_unsure)
     text = "{submission}: {patches} patches, mean confidence {mean_confidence:.2f}"
     if min_confidence is not None:
@@ -184,6 +268,18 @@ def score(
     typer.echo(json.dumps(result.to_dict()) if as_json else result.table())
 
 
+def _notes(
+    asked: Patches | Chips, images: Mapping[int, StoredImage], scope: Scope | None, details: Path | None
+) -> list[str]:
+    """What is to be said before the work."""
+    sets = set(asked.bands) if isinstance(asked, Chips) else {asked.bands}
+    notes = [asked.note, scope.note if scope else ""]
+    notes += [_strangers(bands, [image.bands for image in images.values()]) for bands in sorted(sets)]
+    if details and details.suffix.lower() != ".csv" and not any(image.crs for image in images.values()):
+        notes.append(f"none of the images has a CRS: {details} holds pixels, and no footprints")
+    return notes
+
+
 def _strangers(asked: Sequence[str], images: Sequence[Sequence[str]]) -> str:
     """Say so where images share no band with the patches: they are compared by their merged edges."""
     strange = sum(not set(asked) & set(bands) for bands in images)
@@ -192,6 +288,17 @@ def _strangers(asked: Sequence[str], images: Sequence[Sequence[str]]) -> str:
     return (
         f"{strange} of {len(images)} images share no band with the patches ({' '.join(asked)}): compared by "
         "the edges of all bands merged, which is less sure"
+    )
+
+
+def _sticking_out(found: Matches) -> str:
+    """Say so where the submission, which knows no sign, can't hold a place."""
+    _, x, y = found.best()
+    out = int(((x < 0) | (y < 0)).sum())
+    return (
+        f"{out} chips begin outside of their image: the submission has 0 there, --details the place"
+        if out
+        else ""
     )
 
 

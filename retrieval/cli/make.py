@@ -15,36 +15,59 @@ from retrieval.cli.app import app, import_tensorflow, since, tell
 from retrieval.cli.options import (
     AsJson,
     Bands,
+    Box,
+    ConfigFile,
+    Dates,
     DeviceOption,
     Encoder,
+    HideSnow,
+    MaxCloud,
     Overwrite,
     Quiet,
     Seed,
     UnitsOption,
+    Verbose,
     examples,
     split_names,
 )
 from retrieval.cli.talk import Talk
 from retrieval.config import PATCH_PX, DemoConfig, Loss, TrainConfig
 from retrieval.errors import ConfigError
+from retrieval.settings import Settings, read_settings
+from tfrecords.ingest import Wanted
 from tfrecords.ingest import ingest as ingest_folders
 
 _INGEST = {name: parameter.default for name, parameter in signature(ingest_folders).parameters.items()}
 
 
 @app.command(
-    short_help="GeoTIFFs to TFRecords: series, or a challenge",
+    short_help="Sentinel-2 products or GeoTIFFs to places, series or a challenge",
     epilog=examples(
-        "retrieve ingest places/ --out series", "retrieve ingest places/ --as challenge --out challenge"
+        "retrieve ingest places/ --out series",
+        "retrieve ingest downloads/ --as images --out places --bbox 1.3,43.5,1.5,43.7 --max-cloud 20",
     ),
 )
 def ingest(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="One folder a place, one GeoTIFF a date.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Sentinel-2 products, SAFE folders or zips; GeoTIFFs, a folder a place, a file a date; or a "
+            "GeoTIFF's address, or a .txt of some.",
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
     as_: Annotated[
-        Literal["series", "challenge"],
-        typer.Option("--as", help="Series to train from; or images, patches of other dates and the answers."),
+        Literal["series", "challenge", "images"],
+        typer.Option(
+            "--as",
+            help="Series to train from; images, patches of other dates and answers; or GeoTIFFs to index.",
+        ),
     ] = _INGEST["as_"],
+    bbox: Box = None,
+    dates: Dates = None,
+    max_cloud: MaxCloud = None,
+    hide_snow: HideSnow = False,
     size: Annotated[
         int, typer.Option(min=PATCH_PX, help="Places are cut into squares of this side, in pixels.")
     ] = _INGEST["size_px"],
@@ -60,20 +83,26 @@ def ingest(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Turn folders of dated GeoTIFFs into TFRecords: training series, or a challenge with its answers.
+    """Turn Sentinel-2 products, or folders of dated GeoTIFFs, into places, training series or a challenge.
 
-    Dates are told from file names, such as 2019-07-23.tif; dates on other grids are warped to the first.
+    Products become a place for each tile, a date for each day; what their scene classification says is
+    cloud or shadow is hidden. One that can't be used is left out and named. Of GeoTIFFs, dates are told from
+    file names, such as 2019-07-23.tif; dates on other grids are warped to the first.
     """
     names = split_names(bands)
-    import_tensorflow()
+    wanted = Wanted.parse(bbox, dates, max_cloud, hide_snow=hide_snow)
+    if as_ != "images":
+        import_tensorflow()
 
     begun = time.monotonic()
-    with Talk(quiet) as talk:
+    with Talk(quiet, verbose=verbose) as talk:
         report = ingest_folders(
             source,
             out,
             as_=as_,
+            wanted=wanted,
             size_px=size,
             max_nodata=max_nodata,
             patches_per_image=patches_per_image,
@@ -81,11 +110,12 @@ def ingest(
             bands=names,
             units=units,
             overwrite=overwrite,
+            reading=talk.counted("reading blocks"),
             progress=talk.counted(f"writing {'series' if as_ == 'series' else 'images'}"),
         )
         for note in report.notes:
             talk.note(note)
-    what = "series" if as_ == "series" else "images"
+    what = {"series": "series", "challenge": "images", "images": "dates"}[as_]
     result = {"out": str(report.path), "places": report.places, what: report.records}
     text = f"{{out}}: {{{what}}} {what} of {{places}} places"
     if as_ == "challenge":
@@ -133,22 +163,27 @@ def train(
         int | None, typer.Option(min=0, show_default=str(TrainConfig.seed), help="Decides all that is drawn.")
     ] = None,
     device: DeviceOption = "auto",
+    config_file: ConfigFile = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train an encoder on series of places, two dates of one place against those of other places.
 
     It measures itself on places that it does not learn from, keeps checkpoints in OUT.training/, and goes
     on from there when it was stopped.
     """
-    config = _recipe(recipe, steps=steps, batch=batch, loss=loss, seed=seed)
+    settings = read_settings(config_file)
+    config = _recipe(settings, recipe, steps=steps, batch=batch, loss=loss, seed=seed)
     import_tensorflow()
     from retrieval.pipeline import on_device
     from retrieval.report import draw_curve, read_history
     from retrieval.train import train as fit
 
-    with Talk(quiet) as talk, on_device(device):
+    with Talk(quiet, verbose=verbose) as talk, on_device(device):
+        talk.note(settings.note(TrainConfig))
+        talk.detail(f"train: {config.to_dict()}")
         report = fit(series, out, config, validation=validation, overwrite=overwrite, progress=talk.training)
     free = report.training_free[0] if report.training_free else None
     curve = report.history.with_name("curve.png")
@@ -170,33 +205,51 @@ def train(
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("demo"),
     images: Annotated[
-        int, typer.Option(min=1, help="Images to generate, each of a place of its own.")
-    ] = DemoConfig.images,
+        int | None,
+        typer.Option(
+            min=1, show_default=str(DemoConfig.images), help="Images to generate, each of a place of its own."
+        ),
+    ] = None,
     patches: Annotated[
-        int, typer.Option(min=1, help="Patches to generate, all of other dates than the images.")
-    ] = DemoConfig.patches,
+        int | None,
+        typer.Option(
+            min=1,
+            show_default=str(DemoConfig.patches),
+            help="Patches to generate, all of other dates than the images.",
+        ),
+    ] = None,
     size: Annotated[
-        int, typer.Option(min=PATCH_PX, help="Side of the images in pixels.")
-    ] = DemoConfig.size_px,
-    seed: Seed = DemoConfig.seed,
+        int | None,
+        typer.Option(
+            min=PATCH_PX, show_default=str(DemoConfig.size_px), help="Side of the images in pixels."
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, show_default=str(DemoConfig.seed), help="Decides all that is drawn.")
+    ] = None,
     encoder: Encoder = None,
     device: DeviceOption = "auto",
+    config: ConfigFile = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Generate a challenge in small, run it, score it and show it: no data, no GPU, about a minute.
 
-    The folder then holds the challenge's files, the index, the submission, all matches and a picture.
+    The folder then holds the challenge's files, the index, the submission, all matches and a page to look at.
     """
+    settings = read_settings(config)
+    knobs = settings.make(DemoConfig, images=images, patches=patches, size_px=size, seed=seed)
     import_tensorflow()
     from retrieval.demo import run_demo
 
     begun = time.monotonic()
-    with Talk(quiet) as talk:
+    with Talk(quiet, verbose=verbose) as talk:
+        talk.note(settings.note(DemoConfig))
         report = run_demo(
             out,
-            DemoConfig(images=images, patches=patches, size_px=size, seed=seed),
+            knobs,
             encoder=encoder,
             device=device,
             overwrite=overwrite,
@@ -206,8 +259,8 @@ def demo(
     typer.echo(json.dumps(result) if as_json else f"{report.score.table()}\n\n{report.guide()}")
 
 
-def _recipe(path: Path | None, **flags: Any) -> TrainConfig:
-    """The training's knobs: the flags that were given, then the file's, then the defaults."""
+def _recipe(settings: Settings, path: Path | None, **flags: Any) -> TrainConfig:
+    """The training's knobs: the flags that were given, the recipe's, the settings', the defaults."""
     try:
         values = json.loads(path.read_text(encoding="utf-8")) if path else {}
     except ValueError as error:
@@ -216,4 +269,4 @@ def _recipe(path: Path | None, **flags: Any) -> TrainConfig:
         ) from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds a {type(values).__name__}; expected knobs by name in braces")
-    return TrainConfig.from_mapping(values | {name: v for name, v in flags.items() if v is not None})
+    return settings.make(TrainConfig, **values | {name: v for name, v in flags.items() if v is not None})

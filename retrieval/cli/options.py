@@ -29,8 +29,8 @@ PatchesArgument = Annotated[
     str,
     typer.Argument(
         metavar="PATCHES",
-        help="A .tfrecords file, an .npy array (n, 64, 64, bands), a folder of GeoTIFF chips, or a quoted "
-        "pattern such as 'chips/*.tif'.",
+        help="A .tfrecords file, an .npy array (n, h, w, bands), a chip as GeoTIFF, PNG or JPEG of 64 x 64 "
+        "pixels or more, a folder of chips, or a quoted pattern such as 'chips/*.tif'.",
     ),
 ]
 Bands = Annotated[
@@ -56,10 +56,71 @@ Encoder = Annotated[
 DeviceOption = Annotated[
     Device, typer.Option("--device", help="Where to compute; auto takes a GPU where there is one.")
 ]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        envvar="RETRIEVE_CONFIG",
+        show_envvar=False,
+        show_default="retrieve.toml, where there is one",
+        help="Knobs in TOML, as `retrieve config` prints them; flags come first. Also RETRIEVE_CONFIG.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")]
 Seed = Annotated[int, typer.Option(min=0, help="Decides all that is drawn; the same seed, the same output.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Box = Annotated[
+    str | None,
+    typer.Option(
+        "--bbox",
+        metavar="W,S,E,N",
+        help="Only this part: degrees of longitude and latitude.",
+        show_default="all",
+    ),
+]
+Dates = Annotated[
+    str | None,
+    typer.Option(
+        "--dates",
+        metavar="FROM/TO",
+        help="Only these days, both in it: 2019-03/2019-09-15, 2021/, 2019-07.",
+        show_default="all",
+    ),
+]
+MaxCloud = Annotated[
+    float | None,
+    typer.Option(
+        "--max-cloud",
+        metavar="PERCENT",
+        min=0,
+        max=100,
+        help="Leave out what has more cloud by its metadata, over its whole tile.",
+        show_default="take all",
+    ),
+]
+HideSnow = Annotated[
+    bool, typer.Option("--hide-snow", help="Hide snow and ice too, as cloud and its shadow are.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors and warnings.")]
+VERBOSE = "retrieval.verbose"
+"""Key under which a command's context tells the guard that `--verbose` was given."""
+
+
+def _verbose(context: typer.Context, wanted: bool) -> bool:
+    context.meta[VERBOSE] = wanted
+    return wanted
+
+
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        callback=_verbose,
+        help="Say also which knobs are taken, what libraries warn of, and where an error arose.",
+    ),
+]
 
 
 ONE_SOURCE = {"allow_extra_args": True}

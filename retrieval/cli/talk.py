@@ -1,8 +1,13 @@
-"""How far things are, on standard error: a line that is rewritten on a terminal, a line a stage elsewhere."""
+"""How far things are, on standard error: a bar that is redrawn on a terminal, lines elsewhere.
+
+A terminal shows bar, count, rate and time left. A file or a pipe gets a line when a stage is over, and
+one each half minute of a long one. `NO_COLOR` (https://no-color.org) leaves colours out.
+"""
 
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import sys
 import time
@@ -15,22 +20,29 @@ if TYPE_CHECKING:
 
 REDRAW_S = 0.1
 """The line on a terminal is rewritten this often at most."""
+LOG_S = 30.0
+"""A line about a stage that goes on is written this often where there is no terminal."""
+BAR = 24
+"""Columns of the bar."""
+GREEN, YELLOW, RED = 32, 33, 31
+"""Colours of a terminal."""
 
 
 class Talk:
     """Notes and progress of one command; a `retrieval.types.Progress` when called."""
 
-    def __init__(self, quiet: bool = False, stream: TextIO | None = None) -> None:
+    def __init__(self, quiet: bool = False, stream: TextIO | None = None, verbose: bool = False) -> None:
         """Talk on a stream, standard error by default.
 
         Args:
             quiet: say nothing at all; errors and warnings do not come this way.
             stream: where to.
+            verbose: say details too, and at the end time and memory.
         """
         self._stream = stream or sys.stderr
-        self._quiet, self._live = quiet, self._stream.isatty()
+        self._quiet, self._verbose, self._live = quiet, verbose and not quiet, is_live(self._stream)
         self._stage, self._done, self._total = "", 0, None  # type: tuple[str, int, int | None]
-        self._since = self._drawn = time.monotonic()
+        self._begun = self._since = self._drawn = time.monotonic()
         self._first = (0, self._since)
         # How many were done, and when, at the first call of a stage: what was there before took no time.
 
@@ -42,6 +54,7 @@ class Talk:
     ) -> None:
         if kind is None:
             self._finish()
+            self.detail(f"{time.monotonic() - self._begun:.1f} s in all{_memory()}")
         elif self._stage:
             self._clear()
 
@@ -50,6 +63,11 @@ class Talk:
         if text and not self._quiet:
             self._clear()
             print(text, file=self._stream, flush=True)
+
+    def detail(self, text: str) -> None:
+        """Say a sentence that only `--verbose` asks for."""
+        if self._verbose:
+            self.note(text)
 
     def __call__(self, stage: str, done: int, total: int | None) -> None:
         """Hear that so many of so many things of a stage are done; None = how many is not known."""
@@ -75,6 +93,7 @@ class Talk:
             self.note(f"step {at.step} of {at.steps}: {loss}{found}")
         else:
             left = f"  {clock(at.seconds_left)} left" if at.rate else ""
+            self._done, self._total = at.step, at.steps
             self._draw(f"training  {at.step}/{at.steps}  loss {at.loss:.4f}  {pace(at.rate)}{left}")
 
     def _line(self) -> str:
@@ -89,11 +108,25 @@ class Talk:
 
     def _draw(self, text: str) -> None:
         now = time.monotonic()
-        if self._quiet or not self._live or (now - self._drawn < REDRAW_S and self._done != self._total):
+        pause = REDRAW_S if self._live else LOG_S
+        if self._quiet or (now - self._drawn < pause and not (self._live and self._done == self._total)):
             return
         self._drawn = now
-        width = shutil.get_terminal_size().columns - 1
-        print(f"\r{text[:width]}\033[K", end="", file=self._stream, flush=True)
+        if not self._live:
+            print(text, file=self._stream, flush=True)
+            return
+        bar, columns = self._bar()
+        width = max(0, shutil.get_terminal_size().columns - 1 - columns)
+        print(f"\r{bar}{text[:width]}\033[K", end="", file=self._stream, flush=True)
+
+    def _bar(self) -> tuple[str, int]:
+        """A bar with a blank behind it, and how many columns it takes; nothing where it has no end."""
+        if not self._total:
+            return "", 0
+        full = min(BAR, BAR * self._done // self._total)
+        plain = (getattr(self._stream, "encoding", None) or "").lower().replace("-", "") != "utf8"
+        done, rest = ("#" * full, "-" * (BAR - full)) if plain else ("━" * full, "─" * (BAR - full))
+        return f"{coloured(done, GREEN, self._stream)}{rest}  ", BAR + 2
 
     def _clear(self) -> None:
         if self._live and not self._quiet:
@@ -109,6 +142,28 @@ class Talk:
             self.note(f"{self._stage}{done} in {took:.1f} s{rate}")
             self._since = now
         self._stage, self._done = "", 0
+
+
+def is_live(stream: TextIO) -> bool:
+    """Whether a stream is a terminal on which a line can be redrawn."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def coloured(text: str, colour: int, stream: TextIO) -> str:
+    """A text in a colour on a terminal, unless `NO_COLOR` is set."""
+    if not text or os.environ.get("NO_COLOR") or not is_live(stream):
+        return text
+    return f"\033[{colour}m{text}\033[0m"
+
+
+def _memory() -> str:
+    """The most memory that the program has taken so far, where the system tells."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return ""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return f", {peak / 1e6:.0f} MB at most"
 
 
 def pace(rate: float) -> str:

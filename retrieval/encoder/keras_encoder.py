@@ -20,6 +20,8 @@ SHIPPED = "retrieval.weights"
 TRAINING_FREE = "structure-tensor"
 VERIFIER = "verifier"
 """Lies beside the encoders and is none: `retrieval.refine.verify`."""
+COMPILED_AFTER = 24
+"""Images of one size before the model is compiled for it: one or two seconds, a third saved of each image."""
 SAME_VECTOR = 1e-3
 """A model is refused if a window's vector in an image differs from that of its crop by more than this."""
 
@@ -36,7 +38,7 @@ class KerasEncoder:
         self.model, self.name = model, name
         self.fingerprint = fingerprint(model)
         self._bands: int | None = None
-        self._call = Compiled(lambda batch: model(batch, training=False))
+        self._call = Compiled(lambda batch: model(batch, training=False), after=COMPILED_AFTER)
         self.dim, self.step_px = self._probe()
 
     def embed(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:

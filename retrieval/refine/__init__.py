@@ -12,8 +12,8 @@ Sources: J. P. Lewis, Fast normalized cross-correlation (1995); D. Padfield, Mas
 registration in the Fourier domain, IEEE TIP 21 (2012), for hidden pixels.
 """
 
-from retrieval.refine.candidates import align, refine
+from retrieval.refine.candidates import align, measure, refine
 from retrieval.refine.correlation import ncc
 from retrieval.refine.tensors import Ground, PatchPixels, Pixels, Templates
 
-__all__ = ["Ground", "PatchPixels", "Pixels", "Templates", "align", "ncc", "refine"]
+__all__ = ["Ground", "PatchPixels", "Pixels", "Templates", "align", "measure", "ncc", "refine"]

@@ -7,13 +7,13 @@ goes on, and the verifier between the best.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.compiled import Compiled
+from retrieval.compiled import Compiled, side_by_side
 from retrieval.config import PATCH_PX, RefineConfig
 from retrieval.errors import BandsWarning
 from retrieval.refine.correlation import ncc
@@ -104,6 +104,44 @@ def align(
     return job.ranked(keep)
 
 
+def measure(
+    found: Candidates,
+    patches: PatchPixels,
+    images: Pixels,
+    config: RefineConfig,
+    ground: Ground | None = None,
+) -> Refined:
+    """Find all candidates at full resolution, without asking the verifier and without ranking them.
+
+    Args:
+        found: as for `refine`.
+        patches: as for `refine`.
+        images: as for `refine`.
+        config: radius.
+        ground: as for `refine`.
+
+    Returns:
+        The candidates in the order in which they came.
+    """
+    job = _Job(found, patches, images, config, silent, ground or Ground(images), None)
+    every = found.image_ids.shape[1]
+    job.align(every)
+    job.correlate(job.best(every), FINE_RADIUS, 0)
+    return job.refined()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pairs of patches and candidates that are compared in the same bands."""
+
+    pairs: NDArray[np.int64]
+    """(m, 2) row of the patch, column of the candidate."""
+    asked: tuple[int, ...]
+    """Columns of the patches' bands."""
+    stored: tuple[int, ...]
+    """Columns of the images' bands."""
+
+
 class _Job:
     """The state of all candidates while they are correlated."""
 
@@ -133,7 +171,8 @@ class _Job:
         weighted = self.state["ncc"] + self.config.similarity_weight * similarity
         logit = self.state["logit"]
         # Rounded: copies of one picture shall tie, whatever batch they came in.
-        score = np.where(np.isnan(logit), weighted.astype(np.float64), VERIFIED + np.round(logit, 3))
+        verified = VERIFIED + np.round(logit + self.config.similarity_odds * similarity, 3)
+        score = np.where(np.isnan(logit), weighted.astype(np.float64), verified)
         return np.where(self.found.image_ids >= 0, score, -np.inf)
 
     def best(self, count: int) -> NDArray:
@@ -151,30 +190,37 @@ class _Job:
 
     def correlate(self, pairs: NDArray, radius: int, level: int) -> None:
         """Correlate (patch, candidate) pairs and write the peaks into the state."""
-        done = 0
-        for mine, columns in self._by_bands(pairs):
-            for start in range(0, len(mine), BATCH[level]):
-                batch = mine[start : start + BATCH[level]]
-                self._put(batch, self._peaks(batch, columns, radius, level), level)
-                done += len(batch)
-                self.progress(STAGES[level], done, len(pairs))
+
+        def work(batch: Batch) -> int:
+            self._put(batch.pairs, self._peaks(batch, radius, level), level)
+            return len(batch.pairs)
+
+        self._each(work, pairs, BATCH[level], STAGES[level])
 
     def verify(self, pairs: NDArray) -> None:
         """Ask the verifier of (patch, candidate) pairs that are aligned at half resolution."""
-        assert self.verifier is not None
+        verifier = self.verifier
+        assert verifier is not None
+
+        def work(batch: Batch) -> int:
+            rows, cols = batch.pairs.T
+            ids, xy, _ = self._where(rows, cols)
+            template, seen = self._templates[batch.asked].take(rows, 1)
+            region, known = self.ground.regions(ids, xy >> 1, batch.stored, 0, 1)
+            visible = np.ones((len(rows), *template.shape[1:3], 1), np.float32)
+            for mask in (seen, known):
+                visible = visible if mask is None else visible * mask
+            self.state["logit"][rows, cols] = verifier(template, region, visible)
+            return len(rows)
+
+        self._each(work, pairs, VERIFY_BATCH, "verifying")
+
+    def _each(self, work: Callable[[Batch], int], pairs: NDArray, size: int, stage: str) -> None:
+        """Do some work on all pairs, batch by batch; batches share no pair."""
         done = 0
-        for mine, (asked, stored) in self._by_bands(pairs):
-            for start in range(0, len(mine), VERIFY_BATCH):
-                rows, cols = mine[start : start + VERIFY_BATCH].T
-                ids, xy, _ = self._where(rows, cols)
-                template, seen = self._templates[asked].take(rows, 1)
-                region, known = self.ground.regions(ids, xy >> 1, stored, 0, 1)
-                visible = np.ones((len(rows), *template.shape[1:3], 1), np.float32)
-                for mask in (seen, known):
-                    visible = visible if mask is None else visible * mask
-                self.state["logit"][rows, cols] = self.verifier(template, region, visible)
-                done += len(rows)
-                self.progress("verifying", done, len(pairs))
+        for count in side_by_side(work, list(self._batches(pairs, size))):
+            done += count
+            self.progress(stage, done, len(pairs))
 
     def _where(self, rows: NDArray, cols: NDArray) -> tuple[NDArray, NDArray, NDArray]:
         """Image ids of pairs, their x and y, and the largest that a patch may have, both (m, 2)."""
@@ -183,8 +229,8 @@ class _Job:
         xy = np.stack([self.state["x"][rows, cols], self.state["y"][rows, cols]], -1)
         return ids, np.minimum(xy, limit), limit
 
-    def _by_bands(self, pairs: NDArray) -> Iterator[tuple[NDArray, tuple[tuple[int, ...], ...]]]:
-        """Pairs by the columns of the bands that patch and image share, each sorted by image and block."""
+    def _batches(self, pairs: NDArray, size: int) -> Iterator[Batch]:
+        """Pairs by the columns of the bands that patch and image share, sorted by image and block."""
         ids = self.found.image_ids[pairs[:, 0], pairs[:, 1]]
         columns = {
             i: shared_columns(self.patches.bands, self.images.bands(i)) for i in map(int, np.unique(ids))
@@ -195,19 +241,20 @@ class _Job:
         blocks = self.state["y"][rows, cols] // BLOCK_PX, self.state["x"][rows, cols] // BLOCK_PX
         which = np.array([kind[int(i)] for i in ids], np.int64)
         order = np.lexsort((*blocks[::-1], ids, which))
-        for number, both in enumerate(kinds):
-            yield pairs[order[which[order] == number]], both
+        for number, (asked, stored) in enumerate(kinds):
+            if asked not in self._templates:
+                self._templates[asked] = Templates(self.patches, asked)
+            mine = pairs[order[which[order] == number]]
+            for start in range(0, len(mine), size):
+                yield Batch(mine[start : start + size], asked, stored)
 
-    def _peaks(self, pairs: NDArray, columns: tuple[tuple[int, ...], ...], radius: int, level: int) -> Peaks:
+    def _peaks(self, batch: Batch, radius: int, level: int) -> Peaks:
         """One batch: gather templates and regions, correlate, find the peaks."""
-        asked, stored = columns
-        if asked not in self._templates:
-            self._templates[asked] = Templates(self.patches, asked)
-        rows, cols = pairs.T
+        rows, cols = batch.pairs.T
         ids, xy, limit = self._where(rows, cols)
         at = xy >> level
-        template, seen = self._templates[asked].take(rows, level)
-        region, known = self.ground.regions(ids, at, stored, radius, level)
+        template, seen = self._templates[batch.asked].take(rows, level)
+        region, known = self.ground.regions(ids, at, batch.stored, radius, level)
         return find_peaks(_surfaces(template, region, seen, known), at, level, limit)
 
     def _put(self, pairs: NDArray, peaks: Peaks, level: int) -> None:
@@ -228,9 +275,14 @@ class _Job:
         level = np.maximum(self.state["level"], 1)
         keys = (found.x, found.y, found.image_ids, -self.score(), level)
         order = np.lexsort(keys, axis=-1)[:, :count]
-        values = self.state | {"image_ids": found.image_ids, "similarity": found.similarity}
+        every = self.refined()
         names = [f.name for f in fields(Refined)]
-        return Refined(**{name: np.take_along_axis(values[name], order, 1) for name in names})
+        return Refined(**{name: np.take_along_axis(getattr(every, name), order, 1) for name in names})
+
+    def refined(self) -> Refined:
+        """All candidates as they came."""
+        values = self.state | {"image_ids": self.found.image_ids, "similarity": self.found.similarity}
+        return Refined(**{f.name: values[f.name] for f in fields(Refined)})
 
 
 def _surfaces(

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -190,6 +191,7 @@ class Ground:
         self._images = images
         self._kept: OrderedDict[tuple, dict[int, Layer]] = OrderedDict()
         self._bytes = 0
+        self._lock = Lock()
 
     def regions(
         self,
@@ -247,15 +249,18 @@ class Ground:
     def _layers(self, block: Block, columns: tuple[int, ...]) -> dict[int, Layer]:
         """Tensors of a block, made anew unless they were kept."""
         key = (*block, columns)
-        if key not in self._kept:
-            pixels = self._images.scaled(block[0], self._window(block))[..., list(columns)]
-            self._kept[key] = pyramid(pixels[None])
-            self._bytes += sum(layer.nbytes for layer in self._kept[key].values())
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        made = pyramid(self._images.scaled(block[0], self._window(block))[..., list(columns)][None])
+        with self._lock:
+            self._bytes += sum(layer.nbytes for layer in made.values()) if key not in self._kept else 0
+            self._kept[key] = made
             while self._bytes > KEPT_BYTES and len(self._kept) > 1:
                 _, gone = self._kept.popitem(last=False)
                 self._bytes -= sum(layer.nbytes for layer in gone.values())
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        return made
 
 
 def _groups(

@@ -53,7 +53,7 @@ def verifier_model(width: int = 24) -> Any:
     ncc = ops.sum(product, (1, 2, 3))[:, None] * ops.rsqrt(both + 1e-3)
     strength = [0.3 * template[..., :1], 0.3 * region[..., :1]]
     x = layers.Concatenate()([a, b, product, *strength, visible, *local])
-    for number, (times, step) in enumerate(((1.0, 1), (4 / 3, 2), (2.0, 1), (2.0, 2)), 1):
+    for number, (times, step) in enumerate(((1.0, 2), (4 / 3, 1), (2.0, 2), (2.0, 1)), 1):
         name = f"conv{number}"
         x = layers.Conv2D(round(times * width), 3, strides=step, activation="gelu", name=name)(x)
     pooled = [layers.GlobalAveragePooling2D()(x), layers.GlobalMaxPooling2D()(x)]
@@ -76,8 +76,10 @@ def _locally(product: Any, energy: list[Any], side: int) -> Any:
     """Agreement over squares around each pixel, near 0 where there is little to see."""
     from keras import ops
 
-    mean = [ops.average_pool(x, side, 1, padding="same") for x in (product, *energy)]
-    return mean[0] * ops.rsqrt((mean[1] + 0.02) * (mean[2] + 0.02))
+    mean = ops.concatenate([product, *energy], -1)
+    for pool in ((side, 1), (1, side)):  # rows, then columns: a sixth of the sums of a square
+        mean = ops.average_pool(mean, pool, 1, padding="same")
+    return mean[..., :1] * ops.rsqrt((mean[..., 1:2] + 0.02) * (mean[..., 2:] + 0.02))
 
 
 class Verifier:

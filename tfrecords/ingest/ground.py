@@ -21,8 +21,8 @@ SAME_GRID_PX = 0.05
 OPEN_FILES = 48
 """So many rasters of a place are kept open at a time."""
 
-CACHE_MB = 256
-"""GDAL may keep so many megabytes of decoded blocks."""
+CACHE_BYTES = 256 << 20
+"""GDAL may keep so many bytes of decoded blocks; for rasterio these are bytes, for GDAL itself megabytes."""
 
 Bounds = tuple[float, float, float, float]
 """Left, bottom, right, top."""
@@ -122,6 +122,12 @@ def _meet(one: Bounds, two: Bounds) -> bool:
     return min(one[2], two[2]) > max(one[0], two[0]) and min(one[3], two[3]) > max(one[1], two[1])
 
 
+def _meet_on_globe(one: Bounds, two: Bounds) -> bool:
+    """Whether boxes of longitude and latitude meet; over the antimeridian, the east is below the west."""
+    one, two = ((w, s, e + 360 if e < w else e, n) for w, s, e, n in (one, two))
+    return any(_meet(one, (two[0] + turn, two[1], two[2] + turn, two[3])) for turn in (-360, 0, 360))
+
+
 def overlapping(rasters: Sequence[Raster]) -> list[int]:
     """Number the places so that those that share ground have one number.
 
@@ -137,7 +143,7 @@ def overlapping(rasters: Sequence[Raster]) -> list[int]:
     for number, box in enumerate(boxes):
         for earlier in range(number):
             other = boxes[earlier]
-            if box and other and _meet(box, other) and group[earlier] != group[number]:
+            if box and other and group[earlier] != group[number] and _meet_on_globe(box, other):
                 low, high = sorted((group[earlier], group[number]))
                 group = [low if value == high else value for value in group]
     return group
@@ -159,7 +165,7 @@ def quiet_gdal() -> Iterator[None]:
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
 
-    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
 

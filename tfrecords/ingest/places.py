@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from tfrecords.errors import MissingInputError
+from tfrecords.schema import date_of
 
 SUFFIXES = (".tif", ".tiff")
-
-_DAY = re.compile(r"(?<!\d)((?:19|20)\d\d)([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d)")
-_MONTH = re.compile(r"(?<!\d)((?:19|20)\d\d)[-_.](0[1-9]|1[0-2])(?!\d)")
-_YEAR = re.compile(r"(?<!\d)((?:19|20)\d\d)(?!\d)")
-_WORD = re.compile(r"(?<![a-z])(before|pre|after|post)(?![a-z])", re.IGNORECASE)
-_WORDS = {"before": "before", "pre": "before", "after": "after", "post": "after"}
 
 
 @dataclass(frozen=True)
@@ -42,31 +35,6 @@ class Place:
     """Path of the folder relative to the source, with slashes; the source's own name for the source."""
     files: tuple[Dated, ...]
     """Its files in the order of time, each of another date."""
-
-
-def date_of(name: str) -> str | None:
-    """Read a date out of a file name.
-
-    Args:
-        name: Name without its suffix, such as `2015-08-20`, `S2A_20180723T100031_crop`, `2019-09`,
-            `2018` or `before`. A full day is preferred to a month, a month to a year, a year to a word.
-
-    Returns:
-        YYYY-MM-DD, YYYY-MM, YYYY, `before` or `after`; None where the name holds no date.
-    """
-    for found in _DAY.finditer(name):
-        text = f"{found[1]}-{found[3]}-{found[4]}"
-        try:
-            datetime.date.fromisoformat(text)
-        except ValueError:
-            continue
-        return text
-    if month := _MONTH.search(name):
-        return f"{month[1]}-{month[2]}"
-    if year := _YEAR.search(name):
-        return year[1]
-    word = _WORD.search(name)
-    return _WORDS[word[1].lower()] if word else None
 
 
 def find_places(source: str | os.PathLike[str]) -> tuple[Place, ...]:

@@ -7,15 +7,17 @@ Every way in (SAFE, STAC) ends in the same files, `<place>/<date>.tif`, which `r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tfrecords.errors import ArrayError
 from tfrecords.manifest import writing_file
+from tfrecords.schema import Provenance
 
 QUANTIFICATION = 10_000
 """Digital numbers of our files for a reflectance of 1."""
@@ -23,36 +25,8 @@ SCL_HIDDEN = (0, 1, 3, 8, 9, 10)
 """Scene classes not to be trusted: no data, saturated, cloud shadow, cloud (medium, high), thin cirrus."""
 SCL_SNOW = 11
 """Scene class of snow and ice."""
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where the pixels of one date came from; kept as tags of the GeoTIFF under these names in capitals."""
-
-    source: str = ""
-    """Name of the product, or the STAC item's id."""
-    datetime: str = ""
-    """When it was taken, ISO 8601, UTC."""
-    baseline: str = ""
-    """Processing baseline, such as 04.00."""
-    cloud_cover: float | None = None
-    """Share of the tile under cloud as its metadata say, in percent, 0 to 100."""
-
-    def tags(self) -> dict[str, str]:
-        """The tags to be written, empty ones left out."""
-        return {name.upper(): str(value) for name, value in vars(self).items() if value not in ("", None)}
-
-    @classmethod
-    def from_tags(cls, tags: Mapping[str, str]) -> Provenance:
-        """Read it back from a file's tags; what is missing or no number stays empty."""
-        cover: float | None
-        try:
-            cover = float(tags["CLOUD_COVER"])
-        except (KeyError, ValueError):
-            cover = None
-        return cls(
-            tags.get("SOURCE", ""), tags.get("DATETIME", ""), tags.get("BASELINE", ""), cloud_cover=cover
-        )
+CACHE_BYTES = 256 << 20
+"""GDAL may keep so many bytes of blocks on their way."""
 
 
 def to_dn(
@@ -85,6 +59,87 @@ def hidden_by(scl: NDArray[np.generic], *, snow: bool = False) -> NDArray[np.boo
     return np.isin(scl, (*SCL_HIDDEN, SCL_SNOW) if snow else SCL_HIDDEN)
 
 
+class DateFile:
+    """One date in the making: blocks are written in any order, what was not written is no data."""
+
+    provenance: Provenance
+    """Written as tags when the file is finished; may be set until then."""
+    ground: bool
+    """Whether any pixel that was written holds something."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.provenance, self.ground, self._dataset = Provenance(), False, dataset
+
+    def write(self, pixels: NDArray[np.generic], x0: int, y0: int) -> None:
+        """Write a block.
+
+        Args:
+            pixels: (h, w, b) in the file's dtype.
+            x0: first column.
+            y0: first row.
+        """
+        from rasterio.windows import Window
+
+        height, width = pixels.shape[:2]
+        nodata = self._dataset.nodata
+        self.ground = self.ground or nodata is None or bool((pixels != nodata).any())
+        self._dataset.write(np.moveaxis(pixels, -1, 0), window=Window(x0, y0, width, height))
+
+
+@contextmanager
+def writing_date(
+    path: Path,
+    shape: tuple[int, int],
+    bands: Sequence[str],
+    crs: str | None,
+    transform: Sequence[float] | None,
+    *,
+    dtype: str = "uint16",
+    nodata: float | None = 0,
+    overwrite: bool = False,
+) -> Iterator[DateFile]:
+    """Write one date of one place as a Cloud-Optimized GeoTIFF block by block, whole or not at all.
+
+    Args:
+        path: ends in `.tif`; its folder is made.
+        shape: rows and columns.
+        bands: names, written as descriptions.
+        crs: anything that rasterio understands, or None.
+        transform: (a, b, c, d, e, f) from pixel corners to map coordinates, or None.
+        dtype: of the pixels.
+        nodata: the tag, or None.
+        overwrite: replace a file that is there.
+
+    Yields:
+        Where the blocks go. They are collected in a plain GeoTIFF beside it, on the disk rather than in
+        memory; the file itself is made of it when the block ends well.
+
+    Raises:
+        OutputExistsError: the file is there and `overwrite` is false.
+        DiskFullError: the disk is full.
+    """
+    import rasterio
+    from affine import Affine
+    from rasterio.shutil import copy
+
+    ground = {"crs": crs, "transform": Affine(*transform)} if crs and transform else {}
+    profile = {"height": shape[0], "width": shape[1], "count": len(bands), "dtype": dtype, "nodata": nodata}
+    with writing_file(path, overwrite=overwrite) as temporary, rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+        blocks = temporary.with_name(f".{path.stem}.blocks.tif")
+        try:
+            options = {"tiled": True, "sparse_ok": True, "bigtiff": "IF_SAFER", **profile, **ground}
+            with rasterio.open(blocks, "w", driver="GTiff", **options) as dataset:
+                file = DateFile(dataset)
+                yield file
+                dataset.descriptions = tuple(bands)
+                dataset.update_tags(**file.provenance.tags())
+            # The COG driver only copies: it needs a whole dataset to make overviews from.
+            with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
+                copy(blocks, temporary, driver="COG", compress="DEFLATE", predictor="YES", overviews="AUTO")
+        finally:
+            blocks.unlink(missing_ok=True)
+
+
 def write_date(
     path: Path,
     pixels: NDArray[np.uint16],
@@ -113,32 +168,7 @@ def write_date(
     """
     if pixels.ndim != 3 or pixels.shape[-1] != len(bands):
         raise ArrayError(f"{path}: received pixels of shape {pixels.shape} for {len(bands)} bands ({bands})")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with writing_file(path, overwrite=overwrite) as temporary:
-        _write(temporary, pixels, bands, crs, transform, provenance)
-
-
-def _write(
-    path: Path,
-    pixels: NDArray[np.uint16],
-    bands: Sequence[str],
-    crs: str | None,
-    transform: Sequence[float] | None,
-    provenance: Provenance,
-) -> None:
-    import rasterio
-    from affine import Affine
-    from rasterio.io import MemoryFile
-    from rasterio.shutil import copy
-
-    height, width, count = pixels.shape
-    ground = {"crs": crs, "transform": Affine(*transform)} if crs and transform else {}
-    shape = {"height": height, "width": width, "count": count, "dtype": "uint16", "nodata": 0}
-    # The COG driver only copies: it needs a whole dataset to make overviews from.
-    with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"), MemoryFile() as memory:
-        with memory.open(driver="GTiff", tiled=True, **shape, **ground) as dataset:
-            dataset.write(np.moveaxis(pixels, -1, 0))
-            dataset.descriptions = tuple(bands)
-            dataset.update_tags(**provenance.tags())
-        with memory.open() as dataset:
-            copy(dataset, path, driver="COG", compress="DEFLATE", predictor=2, overviews="AUTO")
+    height, width, _ = pixels.shape
+    with writing_date(path, (height, width), bands, crs, transform, overwrite=overwrite) as file:
+        file.write(pixels, 0, 0)
+        file.provenance = provenance

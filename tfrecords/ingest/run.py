@@ -1,10 +1,10 @@
-"""From folders of GeoTIFFs to records: series to train from, or a challenge with its answers."""
+"""From images to places or records: series to train from, or a challenge with its answers."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,10 +12,12 @@ from tfrecords.challenge import Progress
 from tfrecords.errors import ArrayError, GridError, MissingInputError, OutputExistsError
 from tfrecords.grid import PATCH_PX
 from tfrecords.ingest.challenge import write_as_challenge
+from tfrecords.ingest.fetch import fetch, is_plain_folder, keep_only, working_places
 from tfrecords.ingest.ground import overlapping, quiet_gdal
 from tfrecords.ingest.places import Place, find_places
 from tfrecords.ingest.series import write_as_series
 from tfrecords.ingest.survey import Cut, Survey, plan_cuts, survey
+from tfrecords.ingest.wanted import Wanted
 from tfrecords.manifest import fingerprint
 
 RESOLUTION_M = 10.0
@@ -31,9 +33,9 @@ class IngestReport:
     places: int
     """How many places gave something."""
     records: int
-    """How many series, or how many images."""
+    """How many series, or how many images: of places, one for each date."""
     patches: int
-    """How many patches; 0 for series."""
+    """How many patches; 0 but for a challenge."""
     notes: tuple[str, ...]
     """What bands and units were taken, what was left out and why; one sentence each."""
 
@@ -42,7 +44,8 @@ def ingest(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    as_: Literal["series", "challenge"] = "series",
+    as_: Literal["series", "challenge", "images"] = "series",
+    wanted: Wanted | None = None,
     size_px: int = 512,
     bands: Sequence[str] | None = None,
     units: str | None = None,
@@ -50,18 +53,23 @@ def ingest(
     patches_per_image: int = 64,
     seed: int = 0,
     overwrite: bool = False,
+    reading: Progress | None = None,
     progress: Progress | None = None,
 ) -> IngestReport:
-    """Turn folders of GeoTIFFs into records.
+    """Turn Sentinel-2 products or GeoTIFFs into places or records.
 
     A folder that directly holds GeoTIFFs is a place, at any depth; each of its files is a date, told by its
-    name. Dates on other grids are warped onto the first date's.
+    name. Dates on other grids are warped onto the first date's. Of products, each tile is a place. Records
+    of products, or of a part of GeoTIFFs, are made by way of `<out>.places`, removed when they are done.
 
     Args:
-        source: The folder.
+        source: A folder of GeoTIFFs; a Sentinel-2 product, its zip, or a folder of some; a GeoTIFF's address
+            or path, or a `.txt` file with one a line.
         out: Folder to write.
         as_: "series": shards of training series. "challenge": the latest date of each place as images,
-            patches of the other dates at seeded random pixels, and the answers.
+            patches of the other dates at seeded random pixels, and the answers. "images":
+            `<place>/<date>.tif`, which is a source itself; more dates may be added to it.
+        wanted: Part of the ground, dates, cloud; None = all.
         size_px: Places larger than this are cut into squares of this side, at least 64.
         bands: Names of the bands in their order, for all files; else the files' descriptions, else by count.
         units: "dn", "reflectance", "scaled" or "byte", for all files; else told for each place from its
@@ -70,6 +78,7 @@ def ingest(
         patches_per_image: Patches from each image of a challenge, at most.
         seed: Decides where they are cut.
         overwrite: Replace a finished output.
+        reading: Told how many blocks of how many are read from products, or from parts of GeoTIFFs.
         progress: Told how many squares of how many are written.
 
     Returns:
@@ -77,6 +86,8 @@ def ingest(
 
     Raises:
         MissingInputError: No folder, no GeoTIFF, no date in a name, a date twice, or no place of two dates.
+        ProductError: The product that was named can't be used.
+        RemoteError: The address that was named can't be read.
         BandsError: Bands cannot be named or are not shared; for a challenge, places have different ones.
         UnitsError: Units cannot be told, or differ between the dates of a place.
         GridError: Dates do not overlap or lack a georeference; or nothing is as large as a patch.
@@ -86,38 +97,70 @@ def ingest(
         DiskFullError: The disk is full.
     """
     _check(as_, size_px, max_nodata, patches_per_image, seed)
-    _check_free(Path(out), overwrite)
+    wanted = wanted or Wanted()
+    out = Path(out)
+    if as_ == "images":
+        got = fetch(source, out, wanted, bands, overwrite=overwrite, progress=reading)
+        return IngestReport(out, got.places, len(got.paths), 0, got.notes)
+    _check_free(out, overwrite)
+    job = _Records(as_, size_px, bands, units, max_nodata, patches_per_image, seed)
+    if is_plain_folder(source) and wanted.everything:
+        return _to_records(Path(source), out, job, overwrite, progress)
+    with working_places(out) as work:
+        got = fetch(source, work, wanted, bands, overwrite=overwrite, progress=reading)
+        keep_only(work, got.paths)
+        report = _to_records(work, out, replace(job, bands=None), overwrite, progress)
+    return replace(report, notes=(*got.notes, *report.notes))
+
+
+@dataclass(frozen=True)
+class _Records:
+    """What records shall be made of places; see `ingest`."""
+
+    as_: Literal["series", "challenge"]
+    size_px: int
+    bands: Sequence[str] | None
+    units: str | None
+    max_nodata: float
+    patches_per_image: int
+    seed: int
+
+
+def _to_records(
+    source: Path, out: Path, job: _Records, overwrite: bool, progress: Progress | None
+) -> IngestReport:
+    """Make records of a folder of places."""
     places = find_places(source)
     notes: list[str] = []
     with quiet_gdal():
-        seen, cuts = _surveyed(places, bands, units, size_px, max_nodata, notes)
+        seen, cuts = _surveyed(places, job.bands, job.units, job.size_px, job.max_nodata, notes)
         work = [(one, cut) for one in seen for cut in cuts[one.place.name]]
         config = {
-            "size_px": size_px,
-            "bands": list(bands or ()),
-            "units": units,
-            "max_nodata": max_nodata,
-            "inputs": _inputs(Path(source), places),
+            "size_px": job.size_px,
+            "bands": list(job.bands or ()),
+            "units": job.units,
+            "max_nodata": job.max_nodata,
+            "inputs": _inputs(source, places),
         }
         groups = _groups(seen, notes)
-        if as_ == "series":
+        if job.as_ == "series":
             count = write_as_series(work, groups, out, config, overwrite=overwrite, progress=progress)
-            return IngestReport(Path(out), len(seen), count, 0, tuple(notes))
+            return IngestReport(out, len(seen), count, 0, tuple(notes))
         report = write_as_challenge(
             work,
             out,
-            {**config, "patches_per_image": patches_per_image, "seed": seed},
-            patches_per_image=patches_per_image,
-            seed=seed,
+            {**config, "patches_per_image": job.patches_per_image, "seed": job.seed},
+            patches_per_image=job.patches_per_image,
+            seed=job.seed,
             overwrite=overwrite,
             progress=progress,
         )
-    return IngestReport(Path(out), len(seen), report.images, report.patches, (*notes, *report.notes))
+    return IngestReport(out, len(seen), report.images, report.patches, (*notes, *report.notes))
 
 
 def _check(as_: str, size_px: int, max_nodata: float, patches_per_image: int, seed: int) -> None:
-    if as_ not in ("series", "challenge"):
-        raise ArrayError(f"Received --as {as_!r}; expected series or challenge.")
+    if as_ not in ("series", "challenge", "images"):
+        raise ArrayError(f"Received --as {as_!r}; expected series, challenge or images.")
     if size_px < PATCH_PX or not 0 <= max_nodata <= 1 or patches_per_image < 1 or seed < 0:
         raise GridError(
             f"Received squares of {size_px} px, nodata {max_nodata}, {patches_per_image} patches and seed "

@@ -6,12 +6,13 @@ stops them, the former output stays, and a partial one is never taken for whole.
 """
 
 from tfrecords.manifest.atomic import check_free, writing_file
-from tfrecords.manifest.folder import PartialFolder, writing_folder
+from tfrecords.manifest.folder import PartialFolder, recover, writing_folder
 from tfrecords.manifest.record import (
     FORMAT_VERSION,
     MANIFEST,
     Manifest,
     check_file,
+    digest,
     fingerprint,
     read_manifest,
 )
@@ -23,8 +24,10 @@ __all__ = [
     "PartialFolder",
     "check_file",
     "check_free",
+    "digest",
     "fingerprint",
     "read_manifest",
+    "recover",
     "writing_file",
     "writing_folder",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -71,6 +73,26 @@ def place(partial: Path, path: Path) -> None:
     sync(path.parent)
 
 
+def exchange(one: Path, other: Path) -> bool:
+    """Let two names of one folder change places, in one step that nothing can stop halfway.
+
+    Args:
+        one: a file or a folder.
+        other: another.
+
+    Returns:
+        False where the system or the file system has no such step (it is Linux's); nothing happened then.
+    """
+    if sys.platform != "linux":
+        return False
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError):  # a C library of before 2018
+        return False
+    return renameat2(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
+
+
 def check_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Refuse to write a file where something is, before the work is done that it would hold.
 
@@ -89,12 +111,15 @@ def check_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> None
 
 
 @contextmanager
-def writing_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+def writing_file(
+    path: str | os.PathLike[str], *, overwrite: bool = False, durable: bool = True
+) -> Iterator[Path]:
     """Write one file whole or not at all.
 
     Args:
         path: where the file shall be; its folder is made if there is none.
         overwrite: replace a file that is there.
+        durable: bring it to the disk itself at once; a caller that checks its bytes later may do without.
 
     Yields:
         A path beside it to write to, with the same suffix. When the block ends well the file is
@@ -112,7 +137,10 @@ def writing_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
         partial.unlink(missing_ok=True)  # a killed run's
         try:
             yield partial
-            place(partial, path)
+            if durable:
+                place(partial, path)
+            else:
+                partial.replace(path)
         except BaseException:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)

@@ -1,10 +1,17 @@
 """Folders that appear whole or not at all, and go on where they were stopped.
 
 Work is done in `<path>.partial/`, part by part; each finished part is entered in a journal with its
-size and sha256. At the end the manifest is written and the folder renamed. On the way from the old
-folder to the new one there is always a whole one on the disk:
+size and sha256. At the end the manifest is written and the folder renamed. On Linux old and new change
+places in one step, so that a whole one is under its name at every moment:
 
     path            path.partial        path.former
+    old             new, whole
+    new             old                                 <- stopped here: the next run removes the old
+    new                                 old             <- stopped here: the next run removes the old
+    new
+
+Elsewhere the old one goes first; still a whole one is always on the disk:
+
     old             new, whole
                     new, whole          old             <- stopped here: the next run puts the old back
     new                                 old             <- stopped here: the next run removes the old
@@ -19,10 +26,10 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from tfrecords.errors import ManifestError, OutputExistsError, UnfinishedOutputError
-from tfrecords.manifest.atomic import naming_full_disk, partial_of, place, sync, writing_file
+from tfrecords.manifest.atomic import exchange, naming_full_disk, partial_of, place, sync, writing_file
 from tfrecords.manifest.record import (
     FORMAT_VERSION,
     MANIFEST,
@@ -57,6 +64,7 @@ class PartialFolder:
         self.path, self.counts, self.extra = path, {}, {}
         self._journal, self._parts = journal, parts
         self._used: set[str] = set()
+        self._unsynced: set[str] = set()
 
     def done(self, name: str) -> bool:
         """Whether a part is finished, in this run or in an earlier one that was stopped.
@@ -91,12 +99,36 @@ class PartialFolder:
         goal = self.path / name
         goal.parent.mkdir(parents=True, exist_ok=True)
         self._used.discard(name)
-        with writing_file(goal, overwrite=True) as partial:
+        # A run that goes on checks a part's bytes: only what is in the result has to be on the disk.
+        with writing_file(goal, overwrite=True, durable=False) as partial:
             yield partial
             known = {"bytes": partial.stat().st_size, "sha256": digest(partial)}
         self._parts[name] = known | {"meta": plain(meta or {})}
         _append(self._journal, {"name": name} | self._parts[name])
         self._used.add(name)
+        self._unsynced.add(name)
+
+    def adopt(self, source: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take finished files of another folder over, as they are: a link where there are links, else a copy.
+
+        Args:
+            source: a folder whose files are never written to again, but replaced: one of ours.
+            files: their relative POSIX names, with "bytes" and "sha256".
+
+        Raises:
+            ManifestError: a file is missing or not what was written.
+        """
+        lines = []
+        for name, known in files.items():
+            part = {"bytes": known["bytes"], "sha256": known["sha256"], "meta": {}}
+            if self._parts.get(name) != part or not (self.path / name).is_file():
+                _link(source / name, self.path / name, known)
+                lines.append(json.dumps({"name": name} | part) + "\n")
+                self._parts[name] = part
+            self._used.add(name)
+        self._journal.write("".join(lines))
+        self._journal.flush()
+        os.fsync(self._journal.fileno())
 
     def files(self) -> dict[str, dict[str, Any]]:
         """Size and sha256 of all that this run made or took over; the rest is removed.
@@ -111,18 +143,34 @@ class PartialFolder:
             if name in self._parts and name not in self._used:
                 file.unlink()
             elif name in self._used:
+                if name in self._unsynced:
+                    sync(file)
                 found[name] = {k: self._parts[name][k] for k in ("bytes", "sha256")}
             else:
                 sync(file)
                 found[name] = {"bytes": file.stat().st_size, "sha256": digest(file)}
+        for parent in {(self.path / name).parent for name in found}:
+            sync(parent)
         return found
 
 
+def _link(source: Path, goal: Path, known: Mapping[str, Any]) -> None:
+    """Give a file a second name; its bytes are on the disk already and are not read."""
+    check_file(source, known, content=False)
+    goal.parent.mkdir(parents=True, exist_ok=True)
+    goal.unlink(missing_ok=True)
+    try:
+        goal.hardlink_to(source)
+    except OSError:  # a file system without links
+        with writing_file(goal, overwrite=True) as partial:
+            shutil.copyfile(source, partial)
+            check_file(partial, known, content=True)
+
+
 def _append(journal: IO[str], entry: Mapping[str, Any]) -> None:
-    """Add a line to the journal and bring it to the disk."""
+    """Add a line to the journal; what a crash of the machine takes of it is done again."""
     journal.write(json.dumps(plain(entry)) + "\n")
     journal.flush()
-    os.fsync(journal.fileno())
 
 
 def _entries(text: str) -> tuple[list[dict[str, Any]], int]:
@@ -141,10 +189,12 @@ def _entries(text: str) -> tuple[list[dict[str, Any]], int]:
     return entries, length
 
 
-def _recover(path: Path) -> None:
+def recover(path: Path) -> None:
     """Finish what a run that was killed between two renames left behind."""
-    former, trash = _beside(path, ".former"), _beside(path, ".trash")
+    former, trash, partial = (_beside(path, end) for end in (".former", ".trash", ".partial"))
     shutil.rmtree(trash, ignore_errors=True)
+    if (path / JOURNAL).exists() and (partial / MANIFEST).exists() and not (partial / JOURNAL).exists():
+        _discard(partial, trash)  # the old one, after the exchange
     if former.is_dir() and path.exists():
         _discard(former, trash)
     elif former.is_dir():
@@ -259,10 +309,15 @@ def _finish(folder: PartialFolder, path: Path, kind: str, config: Mapping[str, A
     temporary.write_text(manifest.text(), encoding="utf-8")
     place(temporary, folder.path / MANIFEST)
     former = _beside(path, ".former")
-    if path.exists():
+    if path.exists() and exchange(folder.path, path):
+        sync(path.parent)
+        folder.path.rename(former)
+    elif path.exists():
         path.rename(former)
         sync(path.parent)
-    folder.path.rename(path)
+        folder.path.rename(path)
+    else:
+        folder.path.rename(path)
     sync(path.parent)
     (path / JOURNAL).unlink(missing_ok=True)
     if former.exists():
@@ -271,7 +326,11 @@ def _finish(folder: PartialFolder, path: Path, kind: str, config: Mapping[str, A
 
 @contextmanager
 def writing_folder(
-    path: str | os.PathLike[str], *, kind: str, config: Mapping[str, Any], overwrite: bool = False
+    path: str | os.PathLike[str],
+    *,
+    kind: str,
+    config: Mapping[str, Any],
+    overwrite: bool | Literal["finished"] = False,
 ) -> Iterator[PartialFolder]:
     """Write a folder whole or not at all, going on with what an earlier run finished.
 
@@ -281,7 +340,7 @@ def writing_folder(
         config: all that decides the content, knobs and inputs; its fingerprint says whether an
             unfinished folder may be gone on with.
         overwrite: replace a finished folder of the same kind, and begin an unfinished one of
-            another configuration anew.
+            another configuration anew; with "finished" only the former.
 
     Yields:
         The folder in the making. When the block ends well it gets its manifest and its name; when
@@ -298,9 +357,9 @@ def writing_folder(
     partial = _beside(path, ".partial")
     with naming_full_disk(path, f"what was finished waits in {partial}, and the former output is untouched"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _recover(path)
-        _check_goal(path, kind, overwrite)
-        with _opened(partial, kind, config, overwrite) as folder:
+        recover(path)
+        _check_goal(path, kind, bool(overwrite))
+        with _opened(partial, kind, config, overwrite is True) as folder:
             yield folder
-            _check_goal(path, kind, overwrite)
+            _check_goal(path, kind, bool(overwrite))
             _finish(folder, path, kind, config)

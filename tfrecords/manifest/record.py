@@ -25,6 +25,8 @@ FORMAT_VERSION: dict[str, int] = {
     "index": 1,
     "checkpoints": 1,
     "demo": 1,
+    "stac": 1,
+    "cutouts": 1,
 }
 """Format that this release writes and reads, by kind of folder."""
 

@@ -5,6 +5,7 @@ the first need TensorFlow, only GeoTIFFs rasterio. Units and bands are decided o
 and its `note` says what they were taken for.
 """
 
+from tfrecords.read.chips import read_queries
 from tfrecords.read.crops import CropPlan, Crops, cut_crops
 from tfrecords.read.images import ImageSource, read_images
 from tfrecords.read.patches import read_patches
@@ -25,6 +26,7 @@ __all__ = [
     "read_fields",
     "read_images",
     "read_patches",
+    "read_queries",
     "read_raster",
     "read_series",
     "series_files",

@@ -18,6 +18,7 @@ from tfrecords.read.rasters import RESOLUTION_M, Raster, describe_raster, read_r
 from tfrecords.read.records import count_records, read_fields
 from tfrecords.read.sources import (
     SAMPLES,
+    TIF,
     ImageLike,
     Source,
     Taken,
@@ -48,6 +49,8 @@ class ImageSource:
     """How many images there are."""
     begin: Callable[[], Iterator[Image]]
     """Starts a new pass."""
+    own_ids: bool = False
+    """Whether the images bring ids of their own, as records do; others are numbered by their rank."""
 
     def __iter__(self) -> Iterator[Image]:
         return self.begin()
@@ -156,8 +159,9 @@ def rasters_note(
     Returns:
         Counts of files by units and bands, and of those whose pixels are not of 10 m.
     """
+    what = "GeoTIFFs" if all(r.path.suffix.lower() in TIF for r in rasters) else "files"
     kinds = Counter(f"{taken[r.dtype].text()}, {' '.join(b)}" for r, b in zip(rasters, bands, strict=True))
-    text = f"{name}: {len(rasters)} GeoTIFFs, " + "; ".join(
+    text = f"{name}: {len(rasters)} {what}, " + "; ".join(
         f"{kind} ({count} files)" if len(kinds) > 1 else kind for kind, count in sorted(kinds.items())
     )
     other = [r for r in rasters if r.resolution_m and abs(r.resolution_m / RESOLUTION_M - 1) > 0.05]
@@ -190,6 +194,8 @@ def _from_rasters(source: Source, bands: Sequence[str] | None, units: str | None
                 path=raster.path.as_posix(),
                 crs=now.crs,
                 transform=now.transform,
+                date=now.date,
+                provenance=now.provenance,
             )
             yield _checked(image, str(raster.path))
 
@@ -237,4 +243,5 @@ def _from_records(source: Source, bands: Sequence[str] | None, units: str | None
                 seen[image.image_id] = fields.where
                 yield _checked(replace(image, path=image.path or str(path)), fields.where)
 
-    return ImageSource(f"{source.name}: {count} images, {taken.text()}, {' '.join(names)}", count, begin)
+    note = f"{source.name}: {count} images, {taken.text()}, {' '.join(names)}"
+    return ImageSource(note, count, begin, own_ids=True)

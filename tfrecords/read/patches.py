@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tfrecords.errors import ArrayError, BandsError, DuplicateIdError
 from tfrecords.grid import PATCH_PX
 from tfrecords.read.images import rasters_note, taken_rasters, taken_records
-from tfrecords.read.rasters import describe_raster, read_raster
+from tfrecords.read.rasters import Raster, describe_raster, read_raster
 from tfrecords.read.records import count_records, read_fields
 from tfrecords.read.sources import (
     ImageLike,
@@ -37,8 +37,9 @@ def read_patches(
 
     Args:
         source: an `.npy` file (opened as a memory map) or an array (n, 64, 64, b);
-            `test_patches.tfrecords`, the challenge's or ours; a GeoTIFF chip, or a folder or glob of
-            them, with their ranks as ids as in `read_images`.
+            `test_patches.tfrecords`, the challenge's or ours; a GeoTIFF, PNG or JPEG chip, or a folder
+            or glob of them, with their ranks as ids as in `read_images`. Of a folder with GeoTIFFs only
+            these count.
         bands: names of the bands; else the file's, else by their count.
         units: "dn", "reflectance", "scaled" or "byte"; else the record's, else told from dtype and
             range, once for all patches.
@@ -56,13 +57,13 @@ def read_patches(
     """
     found = find(source, "patches")
     if found.kind == "tif":
-        patches = _from_rasters(found, bands, units)
+        patches = patches_of_rasters(found, [describe_raster(path) for path in found.paths], bands, units)
     elif found.kind == "tfrecords":
         patches = _from_records(found, bands, units)
     else:
         array = found.array if found.array is not None else load_npy(found.paths[0])
         patches = _from_array(found, array, bands, units)
-    _check_values(patches, found.name)
+    check_values(patches, found.name)
     return patches
 
 
@@ -75,7 +76,7 @@ def _check_size(height: int, width: int, name: str) -> None:
         )
 
 
-def _check_values(patches: Patches, name: str) -> None:
+def check_values(patches: Patches, name: str) -> None:
     """Refuse NaN, infinity and what contradicts the units, block by block."""
     if patches.pixels.dtype.kind in "ui" and patches.units == "dn":
         return
@@ -105,9 +106,10 @@ def _from_array(
     )
 
 
-def _from_rasters(source: Source, bands: Sequence[str] | None, units: str | None) -> Patches:
-    """Patches are files."""
-    rasters = [describe_raster(path) for path in source.paths]
+def patches_of_rasters(
+    source: Source, rasters: Sequence[Raster], bands: Sequence[str] | None, units: str | None
+) -> Patches:
+    """Patches that are files, values not yet checked; raises as `read_patches`."""
     for raster in rasters:
         _check_size(raster.height, raster.width, str(raster.path))
     names = [band_names(r.count, bands, r.descriptions) for r in rasters]
@@ -117,7 +119,7 @@ def _from_rasters(source: Source, bands: Sequence[str] | None, units: str | None
             raise BandsError(
                 f"{raster.path} has {' '.join(own)}, {first.path} {' '.join(names[0])}: ask in two runs"
             )
-        if raster.dtype != first.dtype or not _same(raster.nodata, first.nodata):
+        if raster.dtype != first.dtype or not same_tag(raster.nodata, first.nodata):
             raise ArrayError(
                 f"{raster.path} has dtype {raster.dtype} and nodata {raster.nodata}, {first.path} has "
                 f"{first.dtype} and {first.nodata}: ask in two runs"
@@ -132,10 +134,11 @@ def _from_rasters(source: Source, bands: Sequence[str] | None, units: str | None
         default_nodata(used) if first.nodata is None else first.nodata,
         paths=tuple(raster.path.as_posix() for raster in rasters),
         note=rasters_note(rasters, names, taken, source.name),
+        georeferences=tuple(raster.georeference for raster in rasters),
     )
 
 
-def _same(a: float | None, b: float | None) -> bool:
+def same_tag(a: float | None, b: float | None) -> bool:
     """Whether two nodata tags mean the same."""
     return a == b or (a is not None and b is not None and np.isnan(a) and np.isnan(b))
 

@@ -1,8 +1,9 @@
-"""GeoTIFFs: what is in a file, and its pixels."""
+"""GeoTIFFs, and chips as PNG or JPEG: what is in a file, and its pixels."""
 
 from __future__ import annotations
 
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfrecords.errors import ArrayError, MissingInputError
-from tfrecords.schema import is_nodata
+from tfrecords.schema import UNKNOWN, Georeference, Provenance, days_of, is_nodata, sure_date_of
 
 RESOLUTION_M = 10.0
 """Ground size of a pixel of the bands that the product is made for."""
@@ -44,6 +45,15 @@ class Raster:
     """(a, b, c, d, e, f) from pixel corners to map coordinates, None where there is none."""
     resolution_m: float | None
     """Side of a pixel, for projected reference systems only."""
+    date: str | None = None
+    """When it was taken: the day of its tag DATETIME, else of its name; None where neither says."""
+    provenance: Provenance = UNKNOWN
+    """What its tags say that it came from."""
+
+    @property
+    def georeference(self) -> Georeference | None:
+        """Where it says that it lies; None without a CRS or a transform."""
+        return None if self.crs is None or self.transform is None else Georeference(self.crs, self.transform)
 
 
 @contextmanager
@@ -59,10 +69,49 @@ def _opened(path: Path) -> Iterator[Any]:
                 yield dataset
         except (RasterioError, OSError) as err:
             if not path.exists():
-                raise MissingInputError(f"{path}: no such file; expected a GeoTIFF") from err
+                raise MissingInputError(f"{path}: no such file; expected {_kind(path)}") from err
             raise ArrayError(
-                f"{path} can't be read as a GeoTIFF ({err}): it is damaged or something else"
+                f"{path} can't be read as {_kind(path)} ({err}): it is damaged or something else"
             ) from err
+
+
+def _kind(path: Path) -> str:
+    """What a file's name says that it is."""
+    ending = path.suffix.lower()
+    return {".png": "a PNG", ".jpg": "a JPEG", ".jpeg": "a JPEG"}.get(ending, "a GeoTIFF")
+
+
+def _check_png(path: Path) -> None:
+    """Check a PNG's own checksums: GDAL decodes a torn one without a word, into noise."""
+    data, at = path.read_bytes(), 8
+    while at + 12 <= len(data):
+        length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        end = at + 8 + length
+        if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4]):
+            break
+        if kind == b"IEND":
+            return
+        at = end + 4
+    raise ArrayError(f"{path} can't be read as a PNG (byte {at} of {len(data)}): it is cut short or damaged")
+
+
+def _refuse_transparency(path: Path, dataset: Any) -> None:
+    """Refuse pictures whose numbers are no measurements: a palette's are names, alpha's no light."""
+    from rasterio.enums import ColorInterp
+
+    if dataset.driver != "PNG":
+        return  # elsewhere GDAL calls the fourth of four bands alpha, whatever it is
+    _check_png(path)
+    if ColorInterp.palette in dataset.colorinterp:
+        raise ArrayError(
+            f"{path}: its pixels are numbers of a palette; expected grey or red, green, blue: save it "
+            "without a palette (in Pillow: image.convert('RGB'))"
+        )
+    if ColorInterp.alpha in dataset.colorinterp:
+        raise ArrayError(
+            f"{path}: it has an alpha band, which measures nothing; expected grey or red, green, blue: "
+            "save it without (in Pillow: image.convert('RGB')), and give other bands as a GeoTIFF"
+        )
 
 
 def _described(path: Path, dataset: Any) -> Raster:
@@ -73,7 +122,10 @@ def _described(path: Path, dataset: Any) -> Raster:
         raise ArrayError(
             f"{path}: its bands have dtypes {dataset.dtypes}; expected one for all: write it anew"
         )
+    _refuse_transparency(path, dataset)
     crs, transform = dataset.crs, dataset.transform
+    provenance = Provenance.from_tags(dataset.tags())
+    taken = provenance.datetime.replace(" ", "T").split("T")[0]
     metres = crs.linear_units_factor[1] if crs and crs.is_projected else None
     return Raster(
         path=path,
@@ -86,6 +138,8 @@ def _described(path: Path, dataset: Any) -> Raster:
         crs=crs.to_string() if crs else None,
         transform=None if transform == Affine.identity() else _six(transform),
         resolution_m=None if metres is None else float(np.hypot(transform.a, transform.d)) * metres,
+        date=taken if days_of(taken) else sure_date_of(path.stem),
+        provenance=provenance,
     )
 
 
@@ -99,14 +153,14 @@ def describe_raster(path: Path) -> Raster:
     """Read the metadata of a raster file.
 
     Args:
-        path: a GeoTIFF.
+        path: a GeoTIFF, PNG or JPEG.
 
     Returns:
         What it says of itself.
 
     Raises:
         MissingInputError: there is no such file.
-        ArrayError: it is damaged, no raster, or its bands have different dtypes.
+        ArrayError: it is damaged, no raster, its bands differ in dtype, or a PNG has alpha or a palette.
     """
     with _opened(path) as dataset:
         return _described(path, dataset)
@@ -124,7 +178,7 @@ def read_raster(path: Path) -> tuple[NDArray[Any], Raster]:
 
     Raises:
         MissingInputError: there is no such file.
-        ArrayError: it is damaged, no raster, or its bands have different dtypes.
+        ArrayError: it is damaged, no raster, its bands differ in dtype, or a PNG has alpha or a palette.
     """
     with _opened(path) as dataset:
         return np.ascontiguousarray(np.moveaxis(dataset.read(), 0, -1)), _described(path, dataset)

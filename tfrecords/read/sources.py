@@ -16,6 +16,8 @@ from tfrecords.errors import ArrayError, MissingInputError, UnitsError
 from tfrecords.schema import Units, check_dtype, check_units, guess_units
 
 TIF = (".tif", ".tiff")
+PICTURE = (".png", ".jpg", ".jpeg")
+"""Read as chips that are asked about; never as images to be searched in."""
 TFRECORD = (".tfrecords", ".tfrecord")
 SAMPLES = 16
 """Images that are looked at to tell units, spread over the source."""
@@ -70,10 +72,13 @@ def find(source: ImageLike, what: str) -> Source:
         return Source("array", f"{what} in memory", array=source)
     path, name = Path(source), str(os.fspath(source))
     if path.is_dir():
-        paths = files_below(path, TIF) or files_below(path, TFRECORD)
+        # Pictures beside GeoTIFFs are previews: they would change the ranks, which are the ids.
+        pictures = files_below(path, PICTURE) if what == "patches" else ()
+        paths = files_below(path, TIF) or pictures or files_below(path, TFRECORD)
         if not paths:
+            more = ", .png or .jpg" if what == "patches" else ""
             raise MissingInputError(
-                f"{name}: the folder holds no .tif or .tiff file; expected {what} as GeoTIFFs"
+                f"{name}: the folder holds no .tif or .tiff{more} file; expected {what} as GeoTIFFs"
             )
     elif path.exists():
         paths = (path,)
@@ -87,13 +92,14 @@ def find(source: ImageLike, what: str) -> Source:
 
 def _kinds(what: str) -> str:
     """The inputs that are read."""
-    return f"test_{what}.tfrecords, an .npy array (n, h, w, bands), or a folder or glob of GeoTIFFs"
+    rasters = "GeoTIFFs, PNGs or JPEGs" if what == "patches" else "GeoTIFFs"
+    return f"test_{what}.tfrecords, an .npy array (n, h, w, bands), or a folder or glob of {rasters}"
 
 
 def _kind(paths: Sequence[Path], name: str, what: str) -> Literal["npy", "tif", "tfrecords"]:
     """Kind of files by their suffix, which all share."""
     suffixes = {p.suffix.lower() for p in paths}
-    if suffixes <= set(TIF):
+    if suffixes <= set(TIF) or (what == "patches" and suffixes <= set(PICTURE)):
         return "tif"
     if suffixes <= set(TFRECORD):
         return "tfrecords"

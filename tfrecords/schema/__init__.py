@@ -5,6 +5,7 @@ axes (..., y, x, b), NaN where a pixel is nodata.
 """
 
 from tfrecords.schema.bands import BANDS, band_names
+from tfrecords.schema.dates import date_of, days_of, sure_date_of
 from tfrecords.schema.decode import (
     decode_image,
     decode_patch,
@@ -16,7 +17,8 @@ from tfrecords.schema.decode import (
 )
 from tfrecords.schema.encode import encode_image, encode_patch, encode_series
 from tfrecords.schema.fields import Fields, parse
-from tfrecords.schema.records import ID_LIMIT, Image, Patches, Series, check_id
+from tfrecords.schema.provenance import UNKNOWN, Provenance
+from tfrecords.schema.records import ID_LIMIT, Chips, Georeference, Image, Patches, Series, check_id
 from tfrecords.schema.units import (
     UNITS,
     Units,
@@ -34,9 +36,13 @@ __all__ = [
     "BANDS",
     "ID_LIMIT",
     "UNITS",
+    "UNKNOWN",
+    "Chips",
     "Fields",
+    "Georeference",
     "Image",
     "Patches",
+    "Provenance",
     "Series",
     "Units",
     "band_names",
@@ -44,6 +50,8 @@ __all__ = [
     "check_finite",
     "check_id",
     "check_units",
+    "date_of",
+    "days_of",
     "decode_image",
     "decode_patch",
     "decode_series",
@@ -58,6 +66,7 @@ __all__ = [
     "parse",
     "patch_of",
     "series_of",
+    "sure_date_of",
     "to_dn",
     "to_scaled",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfrecords.errors import ArrayError, BandsError
+from tfrecords.schema.provenance import UNKNOWN, Provenance
 from tfrecords.schema.units import Units, check_dtype, check_units, to_scaled
 
 ID_LIMIT = 2**31
@@ -43,6 +45,16 @@ def check_id(number: int, what: str) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Georeference:
+    """Where pixels say that they lie."""
+
+    crs: str
+    """Coordinate reference system as rasterio writes it."""
+    transform: tuple[float, float, float, float, float, float]
+    """(a, b, c, d, e, f) from pixel corners to map coordinates."""
+
+
 @dataclass(frozen=True, eq=False)
 class Image:
     """One image to be searched in."""
@@ -64,7 +76,9 @@ class Image:
     transform: tuple[float, float, float, float, float, float] | None = None
     """(a, b, c, d, e, f) from pixel corners to map coordinates, or None."""
     date: str | None = None
-    """Day of acquisition, ISO, where it is known."""
+    """Day of acquisition, ISO, where it is known; a month where no day is."""
+    provenance: Provenance = UNKNOWN
+    """What it came from, where it is known."""
 
     def __post_init__(self) -> None:
         _check(f"image {self.image_id}", self.pixels, "yxb", self.bands, self.units)
@@ -103,6 +117,8 @@ class Patches:
     """File of each patch, or one for all; empty for an array in memory."""
     note: str = ""
     """What the reader took units and bands for, one sentence for standard error."""
+    georeferences: tuple[Georeference | None, ...] = ()
+    """Where each patch says that it lies, None where it doesn't; empty where none does."""
 
     def __post_init__(self) -> None:
         _check("patches", self.pixels, "nyxb", self.bands, self.units)
@@ -125,6 +141,32 @@ class Patches:
             (m, h, w, b) float32 in [-1, 1], NaN where nodata.
         """
         return to_scaled(np.asarray(self.pixels[rows]), self.units, self.nodata)
+
+
+@dataclass(frozen=True, eq=False)
+class Chips:
+    """Chips that are asked about, each of a size, bands and units of its own; one in memory at a time."""
+
+    patch_ids: NDArray[np.int64]
+    """(n,) the row in the array, or the rank of the file; distinct."""
+    sizes: NDArray[np.int64]
+    """(n, 2) rows and columns of each, 64 or more."""
+    bands: tuple[tuple[str, ...], ...]
+    """n times the names of its bands, in their order."""
+    read: Callable[[int], Image]
+    """Gives the chip of a row, checked, as an `Image` whose id is the patch id."""
+    paths: tuple[str, ...] = ()
+    """File of each chip, or one for all; empty for an array in memory."""
+    note: str = ""
+    """What the reader took units and bands for, one sentence for standard error."""
+    georeferences: tuple[Georeference | None, ...] = ()
+    """Where each chip says that it lies, None where it doesn't; empty where none does."""
+
+    def __len__(self) -> int:
+        return len(self.patch_ids)
+
+    def __iter__(self) -> Iterator[Image]:
+        return map(self.read, range(len(self)))
 
 
 @dataclass(frozen=True, eq=False)

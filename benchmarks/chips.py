@@ -1,0 +1,163 @@
+"""How often is a larger chip located, how far can its confidence be trusted, and which weights say so?
+
+    python benchmarks/chips.py SERIES --out build/chips.json --weights build/chips-weights.json
+
+SERIES is a folder that `retrieve ingest` wrote, of places that no encoder has learned from. The last date
+of every series is indexed. Chips of 80 to 256 pixels are cut from the others at random places; two of
+five get thick clouds with shadows over 30 to 80 %, a third a part of their bands. The weights that are
+written are fitted to all of them; the figures are of groups of places left out one at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from context import context, write_json
+from numpy.typing import NDArray
+
+from retrieval.calibrate import RIGHT_PX, calibration_of, expected_calibration_error
+from retrieval.chips import ChipCalibration, Locator
+from retrieval.chips.sure import TERMS
+from retrieval.config import ChipConfig, IndexConfig, RefineConfig, SearchConfig
+from retrieval.pipeline import build_index
+from retrieval.refine import Ground
+from retrieval.train.weather import paste_clouds
+from retrieval.types import Refined
+from tfrecords.read import ImageSource, read_series
+from tfrecords.schema import Chips, Image, Series, to_scaled
+
+SIDES_PX = (80, 257)
+"""Sides of chips, the last left out."""
+
+
+def images_of(series: list[Series]) -> ImageSource:
+    """The last date of each series."""
+    images = [
+        Image(i, s.pixels[-1], s.units, s.bands, s.nodata, path=f"{s.place} {s.dates[-1]}")
+        for i, s in enumerate(series)
+    ]
+    return ImageSource("last dates", len(images), lambda: iter(images))
+
+
+def draw(series: list[Series], each: int, seed: int) -> tuple[Chips, NDArray[np.int64], list[str]]:
+    """Chips, where they are from (n, 3: image, x, y), and their groups."""
+    rng = np.random.default_rng(seed)
+    chips: list[Image] = []
+    truth, groups = [], []
+    for number, one in enumerate(series):
+        rows, columns = one.pixels.shape[1:3]
+        for _ in range(each if min(rows, columns) >= SIDES_PX[1] else 0):
+            h, w = rng.integers(*SIDES_PX, 2)
+            x, y = rng.integers(columns - w + 1), rng.integers(rows - h + 1)
+            date = rng.integers(len(one.dates) - 1)
+            scaled = to_scaled(one.pixels[date, y : y + h, x : x + w], one.units, one.nodata)
+            if np.isnan(scaled).mean() > 0.05:
+                continue
+            cloudy = rng.random() < 0.4
+            if cloudy:
+                scaled = paste_clouds(scaled[None], rng.uniform(0.3, 0.8, 1), rng, seed=1)[0][0]
+            bands = [0] if rng.random() < 0.33 else list(range(len(one.bands)))
+            names = tuple(one.bands[b] for b in bands)
+            chips.append(Image(len(chips), scaled[..., bands], "scaled", names, float("nan")))
+            truth.append((number, x, y))
+            groups.append(one.place.split("/")[0] + (", cloudy" if cloudy else ", clear"))
+    sizes = np.array([(c.height, c.width) for c in chips])
+    asked = Chips(np.arange(len(chips)), sizes, tuple(c.bands for c in chips), chips.__getitem__)
+    return asked, np.array(truth), groups
+
+
+def distance(series: list[Series], truth: NDArray[np.int64], found: Refined) -> NDArray[np.float64]:
+    """Pixels from the truth, (n,), infinite in another place: images of a place may share ground."""
+    asked = [series[i] for i in truth[:, 0]]
+    got = [series[i] for i in np.maximum(found.image_ids[:, 0], 0)]
+    same = np.array([a.place == b.place for a, b in zip(asked, got, strict=True)])
+    same &= found.image_ids[:, 0] >= 0
+    x0, y0 = ([getattr(b, n) - getattr(a, n) for a, b in zip(asked, got, strict=True)] for n in ("x0", "y0"))
+    x, y = found.x[:, 0] + found.dx[:, 0] + np.array(x0), found.y[:, 0] + found.dy[:, 0] + np.array(y0)
+    return np.where(same, np.hypot(x - truth[:, 1], y - truth[:, 2]), np.inf)
+
+
+def fit(seen: NDArray[np.float64], right: NDArray[np.bool_], ridge: float = 1.0) -> ChipCalibration:
+    """A logistic regression by Newton's method; the ridge keeps weights small where data are separable."""
+    x, y = np.c_[seen, np.ones(len(seen))], right.astype(np.float64)
+    penalty = np.diag([ridge] * len(TERMS) + [0.0])
+    w = np.zeros(x.shape[1])
+    for _ in range(200):
+        p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
+        hessian = (x * (p * (1 - p))[:, None]).T @ x + penalty + 1e-9 * np.eye(len(w))
+        w -= np.clip(np.linalg.solve(hessian, x.T @ (p - y) + penalty @ w), -2, 2)
+    return ChipCalibration(tuple(np.round(w[:-1], 4).tolist()), round(float(w[-1]), 4))
+
+
+def left_out(seen: NDArray, right: NDArray[np.bool_], places: NDArray[np.str_]) -> NDArray[np.float64]:
+    """Probability of each chip by weights that have not seen its group of places."""
+    probability = np.zeros(len(right))
+    for name in np.unique(places):
+        others = places != name
+        probability[~others] = fit(seen[others], right[others]).probability(seen[~others])
+    return probability
+
+
+def figures(probability: NDArray, right: NDArray[np.bool_], groups: list[str]) -> dict[str, Any]:
+    """Shares, calibration error, and precision at what each threshold leaves."""
+    names = np.array(groups)
+    out: dict[str, Any] = {
+        name: {"chips": int((names == name).sum()), "right": round(float(right[names == name].mean()), 4)}
+        for name in np.unique(names)
+    }
+    out["calibration_error"] = round(expected_calibration_error(probability, right), 4)
+    for limit in (0.5, 0.9, 0.99):
+        kept = probability >= limit
+        precision = float(right[kept].mean()) if kept.any() else None
+        out[f"at least {limit}"] = {"covers": round(float(kept.mean()), 4), "right": precision}
+    return out
+
+
+def main() -> None:
+    """Index, locate, fit, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("series", type=Path)
+    parser.add_argument("--each", type=int, default=12, help="chips of a series")
+    parser.add_argument("--encoder", default=None)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--weights", type=Path)
+    args = parser.parse_args()
+    series = list(read_series(args.series))
+    chips, truth, groups = draw(series, args.each, args.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        store = build_index(
+            images_of(series), Path(folder) / "index", encoder=args.encoder, config=IndexConfig()
+        ).store
+        single = calibration_of(store.encoder.fingerprint)
+        several = ChipCalibration((0.0,) * len(TERMS), 0.0)
+        locator = Locator(
+            store, Ground(store), store.vectors, SearchConfig(), RefineConfig(), single, several, ChipConfig()
+        )
+        at = locator.locate(chips, lambda *told: print(*told, flush=True))
+    found = at.found
+    off = distance(series, truth, found)
+    right = off <= RIGHT_PX
+    use = at.windows > 1
+    places = np.array([g.split(",")[0] for g in groups])
+    probability = np.where(use, 0.0, at.confidence)
+    probability[use] = left_out(at.evidence[use], right[use], places[use])
+    result = figures(probability, right, groups) | {"median_off_px": float(np.median(off[right]))}
+    weights = fit(at.evidence[use], right[use])
+    print(result, weights, sep="\n")
+    write_json(args.out, context(chips=len(chips), images=len(series)) | {"figures": result})
+    if args.weights:
+        on = f"{int(use.sum())} chips of {len(series)} images: {', '.join(sorted(set(groups)))}"
+        ChipCalibration(weights.weights, weights.bias, on).save(args.weights)
+        seen = {"evidence": at.evidence, "off": off, "windows": at.windows, "groups": np.array(groups)}
+        np.savez(args.weights.with_suffix(".npz"), **seen)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""How much of what exact search finds does an index find? Measured on the user's own vectors."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.index.kinds import Blocks
+
+if TYPE_CHECKING:
+    from retrieval.index.vectors import VectorIndex
+
+DEEPEST = 20
+"""Neighbours that are compared."""
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Shares of exact search's nearest windows that an index finds too."""
+
+    of_1: float
+    """Of the nearest one, 0 to 1."""
+    of_20: float
+    """Of the nearest twenty, 0 to 1."""
+    queries: int
+    """Vectors that were asked."""
+    how: str
+    """Where they came from."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for the manifest."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"finds {self.of_1:.1%} of the nearest and {self.of_20:.1%} of the nearest 20 of exact search"
+
+
+def exact_search(blocks: Blocks, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """The k nearest of all vectors to each query, compared one by one, a block in memory at a time.
+
+    Args:
+        blocks: ids and vectors.
+        queries: (n, dim).
+        k: how many; -1 where there are fewer.
+
+    Returns:
+        (n, k) ids, best first; ties go to the smaller id.
+    """
+    best = np.full((len(queries), k), -np.inf, np.float32)
+    found = np.full((len(queries), k), -1, np.int64)
+    for ids, vectors in blocks():
+        if len(ids):
+            similarity = queries @ vectors.T
+            near = np.argpartition(-similarity, min(k, len(ids)) - 1, axis=1)[:, :k]
+            best = np.concatenate([best, np.take_along_axis(similarity, near, 1)], 1)
+            found = np.concatenate([found, ids[near]], 1)
+            order = np.lexsort((found, -best), axis=-1)[:, :k]
+            best, found = np.take_along_axis(best, order, 1), np.take_along_axis(found, order, 1)
+    return found
+
+
+def measure_recall(index: VectorIndex, blocks: Blocks, queries: NDArray[np.float32], how: str) -> Recall:
+    """Ask an index and exact search the same.
+
+    Args:
+        index: built from the blocks.
+        blocks: ids and vectors.
+        queries: (n, dim) of unit length, one or more.
+        how: where they came from.
+    """
+    k = min(DEEPEST, max(1, len(index)))
+    truth = exact_search(blocks, queries, k)
+    _, found = index.search(queries, k)
+    shares = [np.isin(t, f).mean() for t, f in zip(truth, found, strict=True)]
+    return Recall(float((truth[:, 0] == found[:, 0]).mean()), float(np.mean(shares)), len(queries), how)

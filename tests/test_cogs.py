@@ -1,0 +1,286 @@
+"""GeoTIFFs by path and by address: parts of them, troubles of servers, and lists."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from rangeserver import serving
+from typer.testing import CliRunner
+
+from retrieval.cli import app
+from tfrecords.errors import ArrayError, GridError, MissingInputError, RemoteError, StorageError
+from tfrecords.ingest import Wanted, ingest, remote
+from tfrecords.ingest.cogs import find_cogs
+from tfrecords.ingest.product import Provenance, write_date
+from tfrecords.read import describe_raster, read_raster, read_series
+
+BANDS = ("B04", "B03", "B02", "B08")
+CORNER = (300000.0, 4900020.0)
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    """No pauses, and no proxy between us and the loopback."""
+    monkeypatch.setattr(remote, "PAUSE_S", 0.01)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("web")
+
+
+@pytest.fixture
+def web(folder):
+    with serving(folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def big(folder):
+    """Two dates of a place of 1500 x 1500 px; their pixels by date."""
+    found = {}
+    rng = np.random.default_rng(1)
+    for date in ("2022-07-06", "2023-07-06"):
+        found[date] = rng.integers(1, 9000, (1500, 1500, 4)).astype(np.uint16)
+        path = folder / "31TCJ" / f"{date}.tif"
+        place = (10, 0, CORNER[0], 0, -10, CORNER[1])
+        write_date(path, found[date], BANDS, "EPSG:32631", place, Provenance("S2A_X", "t", "05.09", 3.0))
+    return found
+
+
+@pytest.fixture
+def listed(web, tmp_path, big):
+    """A list of both addresses."""
+    path = tmp_path / "list.txt"
+    path.write_text("# two dates\n\n" + "\n".join(web.of(f"31TCJ/{date}.tif") for date in big))
+    return path
+
+
+def box_of(x0, y0, width, height):
+    """A box within these pixels, and less than 3 px smaller on each side."""
+    from rasterio.warp import transform
+
+    x = [CORNER[0] + 10 * (x0 + 3), CORNER[0] + 10 * (x0 + width - 3)]
+    y = [CORNER[1] - 10 * (y0 + height - 3), CORNER[1] - 10 * (y0 + 3)]
+    lon, lat = transform("EPSG:32631", "EPSG:4326", x, y)
+    return f"{lon[0]},{lat[0]},{lon[1]},{lat[1]}"
+
+
+def wanted(**how):
+    return Wanted.parse(how.get("bbox"), how.get("dates"), how.get("max_cloud"))
+
+
+def images_of(source, out, **how):
+    return ingest(source, out, as_="images", wanted=wanted(**how))
+
+
+def test_only_the_windows_needed_are_read(web, listed, big, tmp_path):
+    whole = sum(path.stat().st_size for path in web.folder.rglob("*.tif"))
+    report = images_of(listed, tmp_path / "out", bbox=box_of(600, 700, 130, 120))
+    assert (report.places, report.records) == (1, 2)
+    assert 0 < web.served < whole / 4
+    for date, pixels in big.items():
+        path = tmp_path / "out" / "31TCJ" / f"{date}.tif"
+        raster = describe_raster(path)
+        x0, y0 = round((raster.transform[2] - CORNER[0]) / 10), round((CORNER[1] - raster.transform[5]) / 10)
+        assert 595 < x0 < 605 and 695 < y0 < 705 and raster.width < 140 and raster.height < 130
+        part = pixels[y0 : y0 + raster.height, x0 : x0 + raster.width]
+        assert np.array_equal(read_raster(path)[0], part) and raster.descriptions == BANDS
+        assert raster.nodata == 0 and raster.crs == "EPSG:32631"
+    before = web.served
+    images_of(listed, tmp_path / "out", bbox=box_of(600, 700, 130, 120))
+    assert web.served - before < 200_000  # looked at, not read again
+
+
+def test_addresses_become_series_in_one_go(listed, big, tmp_path):
+    report = ingest(listed, tmp_path / "s", wanted=wanted(bbox=box_of(0, 0, 100, 100)))
+    series = next(iter(read_series(tmp_path / "s")))
+    assert report.records == 1 and series.dates == tuple(big) and series.place == "31TCJ"
+    height, width = series.pixels.shape[1:3]
+    parts = (big["2023-07-06"][y : y + height, x : x + width] for y in range(5) for x in range(5))
+    assert any(np.array_equal(series.pixels[1], part) for part in parts)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["list.txt", "s"]
+
+
+def test_one_address_and_its_secret(web, big, tmp_path):
+    images_of(web.of("31TCJ/2023-07-06.tif?sig=SECRET"), tmp_path / "out")
+    path = tmp_path / "out" / "31TCJ" / "2023-07-06.tif"
+    assert np.array_equal(read_raster(path)[0], big["2023-07-06"])
+    assert b"SECRET" not in path.read_bytes()
+    web.fail(403)
+    with pytest.raises(RemoteError) as caught:
+        images_of(web.of("31TCJ/2022-07-06.tif?sig=SECRET"), tmp_path / "out")
+    assert "SECRET" not in str(caught.value) and "not allowed" in str(caught.value)
+
+
+@pytest.mark.parametrize("trouble", [429, 500, 503, "cut"])
+def test_troubles_that_pass(web, listed, big, tmp_path, trouble):
+    web.fail(trouble, times=3 if trouble != "cut" else 4, path="2023")
+    report = images_of(listed, tmp_path / "out", bbox=box_of(0, 0, 200, 200))
+    assert report.records == 2 and report.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        (404, "there is no such file"),
+        (401, "asks for a login"),
+        (403, "not allowed"),
+        (418, "status 418"),
+        (429, "too many requests"),
+        (500, "status 500"),
+        ("html", "a page rather than a GeoTIFF"),
+        ("whole", "does not serve parts"),
+        ("cut", "can't be read"),
+    ],
+)
+def test_troubles_that_stay(web, listed, big, tmp_path, trouble, said):
+    web.fail(trouble)
+    with pytest.raises(RemoteError) as caught:
+        images_of(web.of("31TCJ/2023-07-06.tif"), tmp_path / "out")
+    assert said in str(caught.value) and "2023-07-06.tif" in str(caught.value)
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+    web.fail(trouble, path="2023")
+    report = images_of(listed, tmp_path / "out", bbox=box_of(0, 0, 100, 100))
+    assert report.records == 1 and any("left out: " in n and said in n for n in report.notes)
+    assert not list((tmp_path / "out").rglob(".*"))
+
+
+def test_a_connection_that_is_cut_in_the_midst_leaves_nothing_half(web, big, tmp_path):
+    address = web.of("31TCJ/2023-07-06.tif")
+    begun = []
+
+    def trouble(path):
+        begun.append(path)
+        return "cut" if len(begun) > 6 else None
+
+    web.trouble = trouble
+    with pytest.raises(RemoteError, match="tried 4 times"):
+        images_of(address, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_server_that_asks_for_patience_is_given_some(web, big, tmp_path, monkeypatch):
+    slept = []
+    monkeypatch.setattr(remote.time, "sleep", slept.append)
+    web.headers = {"Retry-After": "7"}
+    web.fail(429, times=1)
+    images_of(web.of("31TCJ/2023-07-06.tif"), tmp_path / "out", bbox=box_of(0, 0, 100, 100))
+    assert slept == [7.0]
+    web.headers = {"Retry-After": "3600"}
+    web.fail(429)
+    with pytest.raises(RemoteError, match="tried 1 times"):
+        images_of(web.of("31TCJ/2022-07-06.tif"), tmp_path / "out")
+
+
+def test_nobody_there_and_no_geotiff(web, tmp_path):
+    with pytest.raises(RemoteError, match="can't be reached"):
+        images_of("http://127.0.0.1:9/p/2023-07-06.tif", tmp_path / "out")
+    (web.folder / "2023-07-06.tif").write_bytes(b"PK" + bytes(100))
+    with pytest.raises(RemoteError, match="is no GeoTIFF"):
+        images_of(web.of("2023-07-06.tif"), tmp_path / "out")
+    (web.folder / "2023-07-06.tif").write_bytes(b"")
+    with pytest.raises(StorageError, match=r"2023-07-06\.tif"):
+        images_of(web.of("2023-07-06.tif"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_parts_of_local_places_keep_their_kind_of_pixel(write_tif, tmp_path, rng):
+    folder = tmp_path / "places"
+    pixels = rng.random((200, 220, 2)).astype(np.float32)
+    pixels[:5] = np.nan
+    place = {"crs": "EPSG:32631", "transform": (10, 0, *CORNER[:1], 0, -10, CORNER[1]), "nodata": np.nan}
+    for year in (2018, 2019):
+        write_tif(f"a/b/{year}.tif", pixels, folder=folder, descriptions=("B8A", "B11"), **place)
+    report = images_of(folder, tmp_path / "out", bbox=box_of(10, 0, 100, 100), dates="2019")
+    raster = describe_raster(tmp_path / "out/a/b/2019.tif")
+    assert report.records == 1 and raster.dtype == np.float32 and raster.descriptions == ("B8A", "B11")
+    x0 = round((raster.transform[2] - CORNER[0]) / 10)
+    found = read_raster(tmp_path / "out/a/b/2019.tif")[0]
+    assert np.array_equal(found, pixels[: raster.height, x0 : x0 + raster.width], equal_nan=True)
+    source = Provenance.from_tags(tags_of(tmp_path / "out/a/b/2019.tif")).source
+    assert source.endswith("a/b/2019.tif")
+    with pytest.raises(MissingInputError, match="do not say where snow is"):
+        ingest(folder, tmp_path / "other", wanted=Wanted(hide_snow=True))
+    assert ingest(folder, tmp_path / "s", wanted=wanted(bbox=box_of(0, 0, 70, 70))).records == 1
+
+
+def tags_of(path):
+    import rasterio
+
+    with rasterio.open(path) as dataset:
+        return dataset.tags()
+
+
+def test_images_without_a_reference_system(write_tif, tmp_path, rng):
+    pixels = rng.integers(1, 255, (70, 70, 3)).astype(np.uint8)
+    for year in (2018, 2019):
+        write_tif(f"places/p/{year}.tif", pixels)
+    assert images_of(tmp_path / "places", tmp_path / "out").records == 2
+    assert np.array_equal(read_raster(tmp_path / "out/p/2018.tif")[0], pixels)
+    with pytest.raises(MissingInputError, match="no reference system"):
+        images_of(tmp_path / "places", tmp_path / "other", bbox="1,44,2,45")
+
+
+def test_zips_of_other_things_beside_geotiffs_are_no_matter(write_tif, tmp_path, rng):
+    for year in (2018, 2019):
+        write_tif(f"places/p/{year}.tif", rng.integers(300, 5000, (70, 70, 4)).astype(np.uint16))
+    (tmp_path / "places" / "notes.zip").write_bytes(b"none")
+    assert ingest(tmp_path / "places", tmp_path / "s").records == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "date"),
+    [
+        ("https://host/data/paris/2019-07-23.tif", "paris", "2019-07-23"),
+        ("https://host/S2A_31TCJ_20230706_0_L2A/stack.tif?sig=x", "31TCJ", "2023-07-06"),
+        ("https://host/all/T31TCJ_20230706T105621_10m.TIF", "31TCJ", "2023-07-06"),
+        ("https://host.org/2019-07.tif", "host.org", "2019-07"),
+        ("http://host/s%C3%A3o%20paulo/2019.tiff", "são_paulo", "2019"),
+        ("http://host/%2e%2e/2019.tif", "place", "2019"),
+        ("rome/before.tif", "rome", "before"),
+    ],
+)
+def test_places_and_dates_of_addresses(tmp_path, name, place, date):
+    path = tmp_path / "list.txt"
+    path.write_text(name)
+    (cog,) = find_cogs(str(path))
+    assert (cog.place, cog.date) == (place, date)
+
+
+def test_lists_that_cannot_be_used(tmp_path):
+    path = tmp_path / "list.txt"
+    with pytest.raises(MissingInputError, match="no such file"):
+        find_cogs(str(path))
+    path.write_text("# nothing\n")
+    with pytest.raises(MissingInputError, match="names nothing"):
+        find_cogs(str(path))
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(MissingInputError, match="is no text"):
+        find_cogs(str(path))
+    path.write_text("https://host/p/first.tif")
+    with pytest.raises(MissingInputError, match="no date in its name"):
+        find_cogs(str(path))
+    path.write_text("https://host/p/2019-01-01_a.tif\nhttps://host/p/2019-01-01_b.tif")
+    with pytest.raises(MissingInputError, match="are both p of 2019-01-01"):
+        find_cogs(str(path))
+
+
+def test_the_command_takes_addresses(web, big, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    address = web.of("31TCJ/2023-07-06.tif")
+    how = ["--as", "images", "--out", "p", "--bbox", box_of(0, 0, 100, 100)]
+    done = CliRunner().invoke(app, ["ingest", address, *how])
+    assert done.exit_code == 0 and done.stdout == "p: 1 dates of 1 places\n"
+    done = CliRunner().invoke(app, ["ingest", address.replace("2023", "2024"), *how])
+    assert done.exit_code == 1 and "there is no such file" in done.stderr
+
+
+def test_errors_of_local_files(tmp_path):
+    with pytest.raises(ArrayError, match=r"2019\.tif: no such file|can't be read"):
+        (tmp_path / "2019.tif").write_bytes(b"no")
+        images_of(tmp_path / "2019.tif", tmp_path / "out")
+    with pytest.raises(GridError):
+        images_of(tmp_path / "2019.tif", tmp_path / "out", bbox="1,2")

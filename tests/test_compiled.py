@@ -1,0 +1,53 @@
+"""Compiled or not, the same; many shapes, no warning; results in the order of the items."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from retrieval import compiled
+from retrieval.compiled import Compiled, side_by_side
+
+
+def test_the_same_before_and_after_it_is_compiled():
+    from keras import ops
+
+    one = Compiled(lambda a, b: (ops.sum(a * b, -1), ops.exp(a)), after=2)
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 5, 7)).astype(np.float32)
+    results = [one(a, b) for _ in range(5)]
+    for total, exp in results:
+        np.testing.assert_allclose(total, (a * b).sum(-1), rtol=1e-5)
+        np.testing.assert_allclose(exp, np.exp(a), rtol=1e-5)
+        assert type(total) is type(exp) is np.ndarray
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_many_shapes_are_no_reason_to_warn(fused, caplog, capfd):
+    one = Compiled(lambda a: a * 2.0, fused=fused, after=0)
+    for n in range(1, 12):
+        assert one(np.ones(n, np.float32)).tolist() == [2.0] * n
+    assert "retracing" not in caplog.text + capfd.readouterr().err
+
+
+def test_side_by_side_keeps_the_order_and_uses_several_threads(monkeypatch):
+    monkeypatch.setattr(compiled, "threads", lambda: 3)
+    meeting = threading.Barrier(3, timeout=20)
+
+    def work(item):
+        meeting.wait()  # passes only if three are at work at once
+        return item * item
+
+    assert list(side_by_side(work, range(9))) == [i * i for i in range(9)]
+    monkeypatch.setattr(compiled, "threads", lambda: 1)
+    assert list(side_by_side(lambda i: -i, range(3))) == [0, -1, -2]
+
+
+def test_what_goes_wrong_in_a_thread_is_raised(monkeypatch):
+    monkeypatch.setattr(compiled, "threads", lambda: 2)
+
+    def work(item):
+        raise ValueError(item)
+
+    with pytest.raises(ValueError, match="0"):
+        list(side_by_side(work, range(4)))

@@ -1,0 +1,296 @@
+"""An index that grows and shrinks answers as one that was built anew, and is whole at every moment."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from engine import digital, image_of, learned_encoder, texture
+from hypothesis import given
+from hypothesis import strategies as st
+
+import retrieval.store as store_room
+from retrieval.config import IndexConfig
+from retrieval.encoder import FakeEncoder
+from retrieval.errors import IndexMismatchError
+from retrieval.grow import Change, add_images, remove_images
+from retrieval.store import Store, write_index
+from tfrecords.errors import DuplicateIdError, MissingInputError, UnfinishedOutputError
+from tfrecords.manifest import MANIFEST
+from tfrecords.read import ImageSource
+
+FAKE = FakeEncoder()
+SCENES = [
+    image_of(digital(texture(96, 80, seed=s)), image_id=10 + 3 * s, path=f"scenes/{s}.tif") for s in range(6)
+]
+SAME = ("vectors.faiss", "images.csv")
+
+
+class Counting(FakeEncoder):
+    """Counts the images that it is given."""
+
+    calls = 0
+
+    def embed(self, batch):
+        Counting.calls += 1
+        return super().embed(batch)
+
+
+@pytest.fixture(autouse=True)
+def _from_none(monkeypatch):
+    monkeypatch.setattr(Counting, "calls", 0)
+
+
+def source(images, own_ids=True):
+    return ImageSource("made by a test", len(images), lambda: iter(images), own_ids=own_ids)
+
+
+def write(images, out, kind="exact", stride=16):
+    write_index(images, out, FAKE, IndexConfig(stride_px=stride, kind=kind), source="test")
+    return out
+
+
+def add(images, out, own_ids=True, encoder=FAKE, **more):
+    return add_images(source(images, own_ids), out, source="more", encoder=encoder, **more)
+
+
+def remove(out, *names, **more):
+    return remove_images(out, names, encoder=FAKE, **more)
+
+
+def assert_same(one, other):
+    """The same bytes of all that an answer depends on, the same counts, and nothing beside the folder."""
+    pages = [json.loads((path / MANIFEST).read_text()) for path in (one, other)]
+    assert pages[0]["counts"] == pages[1]["counts"]
+    names = [{n for n in page["files"] if n in SAME or n.startswith("pixels/")} for page in pages]
+    assert names[0] == names[1]
+    for name in names[0]:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+        assert pages[0]["files"][name] == pages[1]["files"][name]
+    assert set(pages[0]["files"]) == {p.relative_to(one).as_posix() for p in one.rglob("*.*")} - {MANIFEST}
+    Store(one, encoder=FAKE)
+    assert not [p for p in one.parent.iterdir() if p.name.startswith(one.name + ".")]
+
+
+# ---------------------------------------------------------------- as built anew
+
+
+@given(st.permutations(range(6)), st.integers(1, 5), st.sets(st.integers(0, 5), max_size=4))
+def test_adding_and_removing_is_as_building_anew(tmp_path_factory, order, first, gone):
+    folder = tmp_path_factory.mktemp("grow")
+    images = [SCENES[i] for i in order]
+    out = write(images[:first], folder / "i")
+    if first < 6:
+        change = add(images[first:], out)
+        assert change == Change(tuple(sorted(i.image_id for i in images[first:])), (), 0)
+    if gone:
+        assert remove(out, *(SCENES[g].image_id for g in gone)).removed == tuple(
+            10 + 3 * g for g in sorted(gone)
+        )
+    assert_same(out, write([s for n, s in enumerate(SCENES) if n not in gone], folder / "anew"))
+    shutil.rmtree(folder)
+
+
+def test_only_new_images_are_embedded_and_pixels_stay_the_same_files(tmp_path):
+    out = write(SCENES[:3], tmp_path / "i")
+    inodes = {p.name: p.stat().st_ino for p in (out / "pixels").iterdir()}
+    add(SCENES[3:5], out, encoder=Counting())
+    assert Counting.calls == 2
+    remove_images(out, ["10"], encoder=Counting())
+    assert Counting.calls == 2
+    kept = {p.name: p.stat().st_ino for p in (out / "pixels").iterdir()}
+    assert kept["13.npy"] == inodes["13.npy"] and len(kept) == 4
+
+
+@pytest.mark.parametrize("kind", ["fast", "ivf"])
+def test_other_kinds_grow_within_their_recall(tmp_path, kind):
+    images = [replace(image_of(digital(texture(150, 160, seed=s))), image_id=s) for s in range(6)]
+    out = write(images[:4], tmp_path / "i", kind, stride=4)
+    add(images[4:], out)
+    remove(out, 0)
+    store, anew = (
+        Store(path, encoder=FAKE) for path in (out, write(images[1:], tmp_path / "a", kind, stride=4))
+    )
+    assert store.vectors.kind == kind and store.manifest.counts == anew.manifest.counts
+    ids, vectors = store.vectors.vectors()
+    np.testing.assert_array_equal(ids, anew.vectors.ids())
+    np.testing.assert_array_equal(vectors, anew.vectors.vectors()[1])
+    told = store.manifest.extra["recall"]
+    assert 0 < told["queries"] <= 256 and "random pixels" in told["how"]
+    assert told["of_20"] >= anew.manifest.extra["recall"]["of_20"] - 0.05
+    found = store.vectors.search(vectors[::7], 1)[0][:, 0]
+    np.testing.assert_allclose(found, 1, atol=2e-3)
+
+
+def test_codes_are_learned_anew_where_an_index_has_outgrown_them(tmp_path):
+    images = [replace(image_of(digital(texture(150, 160, seed=s))), image_id=s) for s in range(5)]
+    out = write(images[:2], tmp_path / "i", "fast", stride=4)
+    learned = Store(out, encoder=FAKE).manifest.counts["windows"]
+    add(images[2:3], out)
+    assert Store(out, encoder=FAKE).manifest.extra["learned_from"] == learned
+    add(images[3:], out)
+    manifest = Store(out, encoder=FAKE).manifest
+    assert manifest.extra["learned_from"] == manifest.counts["windows"] > 2 * learned
+
+
+def test_an_index_grows_out_of_its_kind_and_keeps_its_codes_when_it_shrinks(tmp_path, monkeypatch):
+    monkeypatch.setattr(IndexConfig, "exact_below", 1200)
+    config = IndexConfig(stride_px=4, exact_below=1200)
+    images = [replace(image_of(digital(texture(150, 160, seed=s))), image_id=s) for s in range(3)]
+    write_index(images[:2], tmp_path / "i", FAKE, config, source="test")
+    assert Store(tmp_path / "i", encoder=FAKE).vectors.kind == "exact"
+    add(images[2:], tmp_path / "i")
+    assert Store(tmp_path / "i", encoder=FAKE).vectors.kind == "fast"
+    remove(tmp_path / "i", 1, 2)
+    assert Store(tmp_path / "i", encoder=FAKE).vectors.kind == "fast"
+
+
+# ---------------------------------------------------------------- ids and names
+
+
+def test_images_without_ids_go_on_after_the_largest_ever_used(tmp_path):
+    out = write(SCENES[:2], tmp_path / "i")
+    ranked = [replace(image, image_id=n) for n, image in enumerate(SCENES[2:4])]
+    assert add(ranked, out, own_ids=False).added == (14, 15)
+    remove(out, 15)
+    assert add([replace(SCENES[4], image_id=0)], out, own_ids=False).added == (16,)
+    assert Store(out, encoder=FAKE).images[14].path == "scenes/2.tif"
+
+
+def test_files_that_are_there_already_are_left_out_if_their_pixels_are_the_same(tmp_path):
+    out = write(SCENES[:2], tmp_path / "i")
+    changed = replace(SCENES[1], pixels=SCENES[1].pixels[::-1])
+    before = (out / MANIFEST).read_bytes()
+    assert add(SCENES[:2], out, own_ids=False) == Change((), (), 2)
+    assert (out / MANIFEST).read_bytes() == before
+    assert add([SCENES[0], changed, SCENES[2]], out, own_ids=False) == Change((14, 15), (), 1)
+
+
+def test_rows_of_an_array_are_told_apart_by_their_place_in_it(tmp_path):
+    rows = [replace(image, path="a.npy", image_id=n) for n, image in enumerate(SCENES[:3])]
+    out = write(rows[:2], tmp_path / "i")
+    assert add(rows, out, own_ids=False) == Change((2,), (), 2)
+    memory = [replace(image, path="") for image in SCENES[:2]]
+    assert add(memory, out, own_ids=False).added == (3, 4)  # without a name nothing is known of them
+
+
+def test_an_id_that_is_taken_names_both_and_the_way_out(tmp_path):
+    out = write(SCENES[:3], tmp_path / "i")
+    before = (out / MANIFEST).read_bytes()
+    clash = [SCENES[3], replace(SCENES[4], image_id=13)]
+    with pytest.raises(DuplicateIdError, match=r"id 13 of scenes/4.tif .* scenes/1.tif .*--remove 13"):
+        add(clash, out)
+    assert (out / MANIFEST).read_bytes() == before
+    with pytest.raises(DuplicateIdError, match="comes twice"):
+        add([SCENES[5], SCENES[5]], out, overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["13", 13, "scenes/1.tif", "1.tif"])
+def test_names_of_an_image(tmp_path, name):
+    out = write(SCENES[:3], tmp_path / "i")
+    assert remove(out, name).removed == (13,)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("14", "none of 3"),
+        ("9.tif", "none of 3"),
+        (".tif", "none"),
+        ("", "none"),
+        ("same.tif", "2 images, 16, 99,"),
+    ],
+)
+def test_names_that_mean_no_image_or_several(tmp_path, name, reason):
+    twins = [replace(SCENES[2], path="a/same.tif"), replace(SCENES[2], path="b/same.tif", image_id=99)]
+    out = write([SCENES[0], *twins], tmp_path / "i")
+    with pytest.raises(MissingInputError, match=reason):
+        remove(out, name)
+    assert len(Store(out, encoder=FAKE).images) == 3
+
+
+def test_the_last_image_stays(tmp_path):
+    out = write(SCENES[:2], tmp_path / "i")
+    with pytest.raises(MissingInputError, match="no image left"):
+        remove(out, 10, 13)
+
+
+# ---------------------------------------------------------------- stop, go on, refuse
+
+
+def stopping(images, after):
+    def begin():
+        yield from images[:after]
+        raise KeyboardInterrupt
+
+    return ImageSource("made by a test", len(images), begin, own_ids=True)
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_stopped_change_leaves_the_index_and_goes_on(tmp_path, after):
+    out = write(SCENES[:3], tmp_path / "i")
+    before = {p: p.read_bytes() for p in out.rglob("*.*")}
+    with pytest.raises(KeyboardInterrupt):
+        add_images(stopping(SCENES[3:], after), out, source="more", encoder=FAKE)
+    assert {p: p.read_bytes() for p in out.rglob("*.*")} == before
+    Store(out, encoder=FAKE)
+    add(SCENES[3:], out, encoder=Counting())
+    assert Counting.calls == 3 - after
+    assert_same(out, write(SCENES, tmp_path / "anew"))
+
+
+@pytest.mark.parametrize("step", ["save", "links"])
+def test_stopped_while_vectors_or_links_are_written(tmp_path, monkeypatch, step):
+    out = write(SCENES[:3], tmp_path / "i")
+    with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
+        if step == "save":
+            patched.setattr(store_room.VectorIndex, "save", lambda self, path: 1 / 0)
+        else:
+            patched.setattr("tfrecords.manifest.folder._link", lambda *a: 1 / 0)
+        remove(out, 13)
+    assert len(Store(out, encoder=FAKE).images) == 3
+    remove(out, 13)
+    assert_same(out, write([SCENES[0], SCENES[2]], tmp_path / "anew"))
+
+
+def test_another_change_waits_for_the_one_that_was_stopped(tmp_path):
+    out = write(SCENES[:3], tmp_path / "i")
+    with pytest.raises(KeyboardInterrupt):
+        add_images(stopping(SCENES[3:], 1), out, source="more", encoder=FAKE)
+    with pytest.raises(UnfinishedOutputError, match=r"added was 'more'.*--overwrite"):
+        remove(out, 10)
+    assert remove(out, 10, overwrite=True).removed == (10,)
+    assert_same(out, write(SCENES[1:3], tmp_path / "anew"))
+
+
+def test_a_change_of_another_state_of_the_index_is_not_gone_on_with(tmp_path):
+    out = write(SCENES[:3], tmp_path / "i")
+    with pytest.raises(KeyboardInterrupt):
+        add_images(stopping(SCENES[3:], 1), out, source="more", encoder=FAKE)
+    shutil.rmtree(out)
+    waiting = out.with_name("i.partial").rename(out.with_name("aside"))
+    write(SCENES[:2], out)
+    waiting.rename(out.with_name("i.partial"))
+    with pytest.raises(UnfinishedOutputError, match="former was"):
+        add(SCENES[3:], out)
+
+
+def test_other_settings_than_the_indexs_are_refused_with_the_reason(tmp_path):
+    out = write(SCENES[:2], tmp_path / "i")
+    with pytest.raises(IndexMismatchError, match=r"--stride 16, not 8: leave --stride out"):
+        add(SCENES[2:], out, stride_px=8)
+    with pytest.raises(IndexMismatchError, match=r"--kind exact, not ivf"):
+        add(SCENES[2:], out, kind="ivf")
+    with pytest.raises(IndexMismatchError, match="made with encoder 'fake'"):
+        add(SCENES[2:], out, encoder=learned_encoder())
+    with pytest.raises(MissingInputError, match="no such folder"):
+        add(SCENES[2:], tmp_path / "none")
+    assert add(SCENES[2:3], out, stride_px=16, kind="exact").added == (16,)
+
+
+def test_an_index_keeps_its_encoder(tmp_path):
+    out = tmp_path / "i"
+    write_index(SCENES[:1], out, learned_encoder(), IndexConfig(stride_px=16), source="test")
+    add_images(source(SCENES[1:2]), out, source="more")
+    assert Store(out).encoder.fingerprint == learned_encoder().fingerprint

@@ -1,0 +1,300 @@
+"""The report in a real browser: what is chosen, swiped and reached by keys; narrow, wide, light and dark."""
+
+import shutil
+import time
+from contextlib import contextmanager
+
+import pytest
+from pages import Outline, cards, world
+
+from retrieval.report.page import write_page
+
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+PATIENCE_S = 60
+COLOURS = """(function () {
+  let ground = document.querySelector(arguments[0]);
+  const ink = getComputedStyle(ground).color;
+  while (getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)") ground = ground.parentElement;
+  return [ink, getComputedStyle(ground).backgroundColor];
+}).apply(null, arguments)"""
+"""Colours of the first element that fits a selector, and of what is behind it."""
+
+chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (chromium and driver), reason="needs Debian's chromium and chromium-driver, which are not installed"
+)
+
+
+@contextmanager
+def opened(profile):
+    """A browser of its own, with an empty profile."""
+    selenium = pytest.importorskip("selenium.webdriver", reason="needs selenium, from the extra `test`")
+    from selenium.webdriver.chrome.service import Service
+
+    options = selenium.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = selenium.Chrome(options=options, service=Service(driver))
+    try:
+        yield browser
+    finally:
+        browser.quit()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A page with answers."""
+    folder = tmp_path_factory.mktemp("browser")
+    it = world(folder)
+    return write_page(folder / "r.html", it.store, it.patches, it.details, answers=it.answers, most=12).path
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with opened(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def look(browser, page):
+    """A function that opens the page anew: (width, height, what the reader prefers)."""
+
+    def open_(width=1280, height=900, **prefers):
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        wishes = [{"name": name.replace("_", "-"), "value": value} for name, value in prefers.items()]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": wishes})
+        browser.get(page.as_uri())
+        return browser
+
+    yield open_
+    assert [line for line in browser.get_log("browser") if line["level"] in ("SEVERE", "WARNING")] == []
+
+
+def until(condition):
+    """Wait for what a busy machine takes its time for."""
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def js(browser, code, *arguments):
+    return browser.execute_script(f"return {code}", *arguments)
+
+
+def shown(browser):
+    return js(
+        browser, "[...document.querySelectorAll('.card')].filter(c => !c.hidden).map(c => c.dataset.patch)"
+    )
+
+
+def pick(browser, selector):
+    """Click; at once, since a page that scrolls smoothly is still moving when the click comes."""
+    element = browser.find_element("css selector", selector)
+    js(browser, "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
+    element.click()
+
+
+def take(browser, name, value):
+    """Take an option of a list."""
+    from selenium.webdriver.support.ui import Select
+
+    Select(browser.find_element("name", name)).select_by_value(value)
+
+
+def send(browser, selector, keys):
+    browser.find_element("css selector", selector).send_keys(keys)
+
+
+def test_filters_choose_cards_and_say_how_many(look, page):
+    browser = look()
+    every = [card["data-patch"] for card in cards(Outline(page.read_text(encoding="utf-8")))]
+    assert shown(browser) == every and js(browser, "count.textContent") == "12 of 12 patches"
+    pick(browser, "input[name=verdict][value=right]")
+    left = shown(browser)
+    assert 0 < len(left) < 12 and js(browser, "count.textContent") == f"{len(left)} of 12 patches"
+    off = js(browser, "[...document.querySelectorAll('.print.off')].map(p => p.dataset.verdict)")
+    assert set(off) == {"right"}
+    pick(browser, "button[type=reset]")
+    until(lambda: shown(browser) == every)
+    js(
+        browser,
+        "(least.value = 0.5, least.dispatchEvent(new Event('input', {bubbles: true})))".replace(
+            "least", "document.querySelector('[name=least]')"
+        ),
+    )
+    sure = js(
+        browser,
+        "[...document.querySelectorAll('.card')].filter(c => !c.hidden).map(c => +c.dataset.confidence)",
+    )
+    assert 0 < len(sure) < 12 and min(sure) >= 0.5
+    pick(browser, "button[type=reset]")
+    until(lambda: shown(browser) == every)
+    take(browser, "image", "7")
+    images = js(
+        browser, "[...document.querySelectorAll('.card')].filter(c => !c.hidden).map(c => c.dataset.image)"
+    )
+    assert set(images) == {"7"}
+    for box in ("right", "shifted", "wrong"):
+        for element in browser.find_elements("css selector", f"input[name=verdict][value={box}]"):
+            element.click()
+    assert shown(browser) == [] and browser.find_element("id", "nothing").is_displayed()
+
+
+def test_cards_are_sorted(look):
+    browser = look()
+    take(browser, "sort", "-confidence")
+    sure = js(browser, "[...document.querySelectorAll('.card')].map(c => +c.dataset.confidence)")
+    assert sure == sorted(sure, reverse=True)
+
+
+def test_the_slider_swipes_by_keys_and_by_pointer(look):
+    from selenium.webdriver import ActionChains, Keys
+
+    browser = look()
+    cut = "document.querySelector('.stage').style.getPropertyValue('--cut')"
+    send(browser, ".cut", Keys.ARROW_LEFT * 3)
+    assert js(browser, cut) == "47%"
+    send(browser, ".cut", Keys.HOME)
+    assert js(browser, cut) == "0%"
+    assert "100%" in js(browser, "getComputedStyle(document.querySelector('.layer.query')).clipPath")
+    stage = browser.find_element("css selector", ".stage")
+    js(browser, "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", stage)
+    ActionChains(browser).move_to_element(stage).click().perform()
+    until(lambda: abs(float(js(browser, cut)[:-1]) - 50) < 1)
+
+
+def test_blinking_is_asked_for_slow_and_can_be_stopped(look):
+    browser = look()
+    assert not browser.find_element("id", "blink").is_enabled()
+    pick(browser, "input[name=view][value=blink]")
+    flipped = "document.querySelectorAll('.card.flipped').length"
+    pick(browser, ".flip")
+    assert js(browser, flipped) == 1 and "what was found" in js(
+        browser, "document.querySelector('.flip').textContent"
+    )
+    pick(browser, ".flip")
+    assert js(browser, flipped) == 0
+    changes = """(window.seen = [], new MutationObserver(() => seen.push(performance.now()))
+        .observe(document.querySelector('.card'), {attributes: true, attributeFilter: ['class']}))"""
+    js(browser, changes)
+    pick(browser, "#blink")
+    until(lambda: js(browser, "seen.length") >= 3)
+    pick(browser, "#blink")
+    stamps = js(browser, "seen")
+    # A timer that comes late is followed by one on time: over several changes it is still a second each.
+    assert (stamps[-1] - stamps[0]) / (len(stamps) - 1) > 600
+    before = js(browser, "seen.length")
+    time.sleep(1.5)
+    assert (
+        js(browser, "seen.length") == before and js(browser, "blink.getAttribute('aria-pressed')") == "false"
+    )
+
+
+def test_who_asks_for_less_motion_gets_none(look):
+    browser = look(prefers_reduced_motion="reduce")
+    pick(browser, "input[name=view][value=blink]")
+    assert not browser.find_element("id", "blink").is_enabled()
+    pick(browser, ".flip")
+    assert js(browser, "document.querySelectorAll('.card.flipped').length") == 1
+
+
+def test_keys_go_from_patch_to_patch(look):
+    browser = look(prefers_reduced_motion="reduce")
+    every = shown(browser)
+    at = "document.activeElement.closest('.card')?.dataset.patch"
+    pick(browser, "#next")
+    assert js(browser, at) == every[0]
+    send(browser, f"#patch-{every[0]}", "j")
+    assert js(browser, at) == every[1]
+    send(browser, f"#patch-{every[1]}", "j")
+    send(browser, f"#patch-{every[2]}", "k")
+    assert js(browser, at) == every[1]
+    pick(browser, "#previous")
+    assert js(browser, at) == every[0]
+    send(browser, f"#patch-{every[0]}", "b")
+    assert js(browser, "document.querySelectorAll('.card.flipped').length") == 1
+
+
+def test_the_map_tells_what_is_pointed_at_and_leads_to_its_card(look):
+    browser = look(prefers_reduced_motion="reduce")
+    wrong = "document.querySelector('a.print[data-verdict=wrong]')"
+    patch = js(browser, f"{wrong}.dataset.patch")
+    js(browser, f"{wrong}.focus()")
+    assert js(browser, "readout.textContent") == js(browser, f"{wrong}.dataset.told")
+    assert js(browser, f"document.querySelector('.belongs[data-patch=\"{patch}\"]').matches('.lit')")
+    pick(browser, "input[name=verdict][value=wrong]")  # its card is hidden, and comes back
+    js(browser, f"{wrong}.dispatchEvent(new MouseEvent('click', {{bubbles: true, cancelable: true}}))")
+    until(lambda: js(browser, "document.activeElement.dataset.patch") == patch)
+    assert patch in shown(browser)
+
+
+@pytest.mark.parametrize("width", [320, 360, 768, 1920])
+@pytest.mark.parametrize("view", ["swipe", "beside"])
+def test_nothing_is_wider_than_the_screen(look, width, view):
+    browser = look(width)
+    pick(browser, f"input[name=view][value={view}]")
+    js(browser, "document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert js(browser, "document.documentElement.scrollWidth") <= width
+    stage = js(browser, "document.querySelector('.stage').getBoundingClientRect().width")
+    assert stage >= 200
+    # Nothing is under something else: every card ends below its last part.
+    assert js(
+        browser,
+        "[...document.querySelectorAll('.card')].every(c => c.lastElementChild.getBoundingClientRect().bottom"
+        " <= c.getBoundingClientRect().bottom + 1)",
+    )
+
+
+def luminance(colour):
+    parts = [int(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_light_and_dark_can_both_be_read(look, scheme):
+    browser = look(prefers_color_scheme=scheme)
+    paper = luminance(js(browser, "getComputedStyle(document.body).backgroundColor"))
+    assert (paper > 0.8) == (scheme == "light") and (paper < 0.05) == (scheme == "dark")
+    selectors = (
+        ".quiet",
+        ".card.wrong .verdict",
+        ".card.right .verdict",
+        "summary",
+        "caption",
+        "h1",
+        "select",
+    )
+    for selector in selectors:
+        ink, ground = js(browser, COLOURS, selector)
+        bright, dim = sorted((luminance(ink), luminance(ground)), reverse=True)
+        assert (bright + 0.05) / (dim + 0.05) >= 4.5, (selector, ink, ground)
+
+
+def test_without_script_both_dates_are_side_by_side(look):
+    browser = look()
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        browser.refresh()
+        boxes = [
+            e.rect
+            for e in browser.find_elements("css selector", "#patch-1 .layer, .card:first-child .layer")[:2]
+        ]
+        assert boxes[0]["x"] != boxes[1]["x"] and boxes[0]["y"] == boxes[1]["y"]
+        assert not browser.find_element("id", "filters").is_displayed()
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})

@@ -1,0 +1,621 @@
+"""Sentinel-2 products, as folders and zips, into places: numbers, masks, parts, and what can't be used."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetree import BANDS, Spec, write_jp2, write_product, zipped
+from typer.testing import CliRunner
+
+import tfrecords.ingest.images as ingest_images
+from retrieval.cli import app
+from tfrecords.errors import (
+    DiskFullError,
+    GridError,
+    MissingInputError,
+    OutputExistsError,
+    ProductError,
+    StorageError,
+)
+from tfrecords.ingest import Box, Dates, Wanted, ingest
+from tfrecords.ingest.ground import overlapping
+from tfrecords.ingest.product import Provenance
+from tfrecords.ingest.wanted import Part, part_of
+from tfrecords.read import describe_raster, read_images, read_raster, read_series
+
+SIDE = 160
+
+
+def ground(rng, height=SIDE, width=SIDE):
+    return rng.integers(1, 6000, (height, width, 4)).astype(np.uint16)
+
+
+@pytest.fixture
+def safes(tmp_path):
+    folder = tmp_path / "safes"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def spec(rng):
+    return Spec(ground(rng))
+
+
+def images_of(source, out, **how):
+    wanted = Wanted.parse(how.pop("bbox", None), how.pop("dates", None), how.pop("max_cloud", None))
+    wanted = replace(wanted, hide_snow=how.pop("hide_snow", False))
+    return ingest(source, out, as_="images", wanted=wanted, **how)
+
+
+def pixels_of(out, name="31TCJ/2023-07-06.tif"):
+    return read_raster(out / name)[0]
+
+
+def tags_of(path):
+    import rasterio
+
+    with rasterio.open(path) as dataset:
+        return dataset.tags()
+
+
+def nothing_half_written(out):
+    return not list(out.rglob(".*")) if out.exists() else True
+
+
+@pytest.mark.parametrize("level", ["1C", "2A"])
+@pytest.mark.parametrize("packed", [False, True, "top"])
+@pytest.mark.parametrize(
+    ("baseline", "offset", "quantification"),
+    [("02.08", None, 10000), ("05.09", -1000, 10000), ("05.09", -500, 5000)],
+)
+def test_numbers_come_out_the_same_from_every_kind_of_product(
+    safes, tmp_path, spec, level, packed, baseline, offset, quantification
+):
+    if quantification != 10000:
+        spec.pixels -= spec.pixels % 2  # half numbers would be rounded in the product
+        spec.pixels += 2
+    spec.pixels[:20, :30] = 0
+    spec = replace(spec, level=level, baseline=baseline, offset=offset, quantification=quantification)
+    source = write_product(safes, spec)
+    if packed:
+        source = zipped(source, at_top=packed == "top")
+    for named in (source, safes):
+        out = tmp_path / named.name.replace(".", "_")
+        report = images_of(named, out)
+        assert (report.places, report.records) == (1, 1)
+        assert np.array_equal(pixels_of(out), spec.pixels)
+    image = next(iter(read_images(out)))
+    assert image.bands == BANDS and image.nodata == 0 and image.units == "dn" and image.crs == "EPSG:32631"
+    assert image.transform == (10, 0, 300000, 0, -10, 4900020)
+    found = Provenance.from_tags(tags_of(out / "31TCJ" / "2023-07-06.tif"))
+    name = spec.name if packed != "top" else source.name.removesuffix(".SAFE.zip")
+    assert found == Provenance(name, "2023-07-06T10:56:21.024Z", baseline, 12.5, found.recipe)
+    assert found.recipe and nothing_half_written(out)
+
+
+@pytest.mark.parametrize("level", ["1C", "2A"])
+def test_products_of_before_december_2016(safes, tmp_path, spec, level):
+    scene = np.full((SIDE // 2, SIDE // 2), 4)
+    scene[:8] = 9
+    old = replace(spec, level=level, baseline="02.04", offset=None, old=True, scene=scene)
+    write_product(safes, old)
+    images_of(safes, tmp_path / "out")
+    expected = spec.pixels.copy()
+    if level == "2A":
+        expected[:16] = 0
+    assert np.array_equal(pixels_of(tmp_path / "out"), expected)
+
+
+@pytest.mark.parametrize("snow", [False, True])
+def test_the_scene_classification_hides_and_that_changes_what_is_indexed(safes, tmp_path, spec, snow, rng):
+    scene = rng.integers(0, 12, (SIDE // 2, SIDE // 2))
+    write_product(safes, replace(spec, scene=scene))
+    images_of(safes, tmp_path / "out", hide_snow=snow)
+    hidden = np.isin(scene, (0, 1, 3, 8, 9, 10, *((11,) if snow else ()))).repeat(2, 0).repeat(2, 1)
+    found = pixels_of(tmp_path / "out")
+    assert (found[hidden] == 0).all() and np.array_equal(found[~hidden], spec.pixels[~hidden])
+    from tfrecords.schema import is_nodata
+
+    assert np.array_equal(
+        is_nodata(found, describe_raster(tmp_path / "out/31TCJ/2023-07-06.tif").nodata), hidden
+    )
+
+
+def test_a_pixel_that_one_band_lacks_is_no_data_in_all(safes, tmp_path, spec):
+    spec.pixels[10:20, 30:40, 2] = 0
+    write_product(safes, spec)
+    images_of(safes, tmp_path / "out")
+    found = pixels_of(tmp_path / "out")
+    assert (found[10:20, 30:40] == 0).all() and (found == 0).any(axis=-1).sum() == 100
+
+
+def test_a_product_without_classes_says_that_nothing_is_hidden(safes, tmp_path, spec):
+    write_product(safes, replace(spec, level="1C"))
+    assert any("no cloud is hidden" in note for note in images_of(safes, tmp_path / "out").notes)
+
+
+def lonlat(x, y, epsg=32631):
+    from rasterio.warp import transform
+
+    lon, lat = transform(f"EPSG:{epsg}", "EPSG:4326", [x], [y])
+    return lon[0], lat[0]
+
+
+def test_only_the_part_in_the_box_is_read(safes, tmp_path, rng, monkeypatch):
+    big = Spec(ground(rng, 400, 420))
+    write_product(safes, big)
+    west, south = lonlat(301303, 4897303)
+    east, north = lonlat(302507, 4898507)
+    reads = []
+    from tfrecords.ingest.safe import tile
+
+    original = tile.read_part
+    monkeypatch.setattr(
+        tile, "read_part", lambda d, part, name: reads.append(part) or original(d, part, name)
+    )
+    report = images_of(safes, tmp_path / "out", bbox=f"{west},{south},{east},{north}")
+    raster = describe_raster(tmp_path / "out/31TCJ/2023-07-06.tif")
+    _, _, left, _, _, top = raster.transform
+    x0, y0 = round((left - 300000) / 10), round((4900020 - top) / 10)
+    assert np.array_equal(
+        pixels_of(tmp_path / "out"), big.pixels[y0 : y0 + raster.height, x0 : x0 + raster.width]
+    )
+    # The box is inside, and no edge is further off than the tilt of meridians there makes it.
+    assert left <= 301303 and left + 10 * raster.width >= 302507 and top >= 4898507
+    assert top - 10 * raster.height <= 4897303 and raster.width < 130 and raster.height < 130
+    assert report.records == 1 and {(p.width <= 130, p.height <= 130) for p in reads} == {(True, True)}
+
+
+@given(
+    st.floats(-8, 16).map(lambda km: 302000 + 500 * km),
+    st.floats(-8, 16).map(lambda km: 4898000 + 500 * km),
+    st.floats(30, 3000),
+    st.floats(30, 3000),
+)
+def test_a_box_becomes_the_pixels_that_it_touches(x, y, width, height):
+    west, south = lonlat(x, y)
+    east, north = west + width / 80_000, south + height / 111_000
+    part = part_of(
+        Box(west, south, east, north), "EPSG:32631", (10, 0, 300000, 0, -10, 4900020), 300, 250, "it"
+    )
+    cols, rows = np.meshgrid(np.arange(300) * 10 + 300005.0, 4900015.0 - 10 * np.arange(250))
+    from rasterio.warp import transform
+
+    lon, lat = map(np.array, transform("EPSG:32631", "EPSG:4326", cols.ravel(), rows.ravel()))
+    inside = ((lon >= west) & (lon <= east) & (lat >= south) & (lat <= north)).reshape(250, 300)
+    kept = np.zeros_like(inside)
+    if part:
+        assert part.x0 >= 0 and part.y0 >= 0 and part.x0 + part.width <= 300 and part.y0 + part.height <= 250
+        kept[part.y0 : part.y0 + part.height, part.x0 : part.x0 + part.width] = True
+    assert not (inside & ~kept).any()
+    if inside.any():
+        assert kept.sum() <= (np.ptp(np.nonzero(inside)[0]) + 4) * (np.ptp(np.nonzero(inside)[1]) + 4)
+
+
+@pytest.mark.parametrize(("epsg", "lon"), [(32701, -179.99), (32760, 179.985)])
+@pytest.mark.parametrize("box", ["179.98,-17.02,-179.98,-17.005", "179.98,-17.02,180,-17.005"])
+def test_a_tile_across_the_antimeridian(safes, tmp_path, rng, epsg, lon, box):
+    from rasterio.warp import transform
+
+    x, y = transform("EPSG:4326", f"EPSG:{epsg}", [lon], [-17.0])
+    left = round(x[0] / 10) * 10 - 2500
+    across = Spec(ground(rng, 400, 400), tile="01KAB", epsg=epsg, corner=(left, round(y[0] / 10) * 10.0))
+    write_product(safes, across)
+    images_of(safes, tmp_path / "out", bbox=box)
+    raster = describe_raster(tmp_path / "out/01KAB/2023-07-06.tif")
+    *_, east, _ = (float(v) for v in box.split(","))
+    middle, _ = lonlat(raster.transform[2] + 5 * raster.width, raster.transform[5] - 500, epsg)
+    assert abs(middle) > 179.97 and 64 <= raster.width < 400
+    if east == 180:
+        assert middle > 0
+
+
+def test_places_on_both_sides_of_the_antimeridian_share_ground(safes, tmp_path, rng):
+    from rasterio.warp import transform
+
+    rasters = []
+    for number, (epsg, lon) in enumerate([(32701, 179.99), (32760, 179.99), (32701, -179.9)]):
+        (x,), (y,) = transform("EPSG:4326", f"EPSG:{epsg}", [lon], [-17.0])
+        write_product(safes, Spec(ground(rng), tile=f"01KA{'BCD'[number]}", epsg=epsg, corner=(x, y)))
+    images_of(safes, tmp_path / "out")
+    rasters = [describe_raster(path) for path in sorted((tmp_path / "out").rglob("*.tif"))]
+    assert overlapping(rasters) == [0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [
+        ("0.6,44.2,0.5,44.3", "east 0.5 is not east of west 0.6"),
+        ("0.5,44.3,0.6,44.2", "south 44.3 is not below north 44.2"),
+        ("44.2,0.5,44.3,190", "not on the globe"),
+        ("0.5,44.2,0.6", "is no box"),
+        ("west", "is no box"),
+        ("nan,44,1,45", "not on the globe"),
+    ],
+)
+def test_boxes_that_are_none(box, said):
+    with pytest.raises(GridError, match=said):
+        Box.parse(box)
+
+
+def test_a_box_beside_the_tile_or_too_small(safes, tmp_path, spec):
+    write_product(safes, spec)
+    with pytest.raises(MissingInputError, match=r"outside of the box: S2A_MSIL2A_20230706"):
+        images_of(safes, tmp_path / "out", bbox="5,44,6,45")
+    west, north = lonlat(300100, 4900000)
+    with pytest.raises(MissingInputError, match=r"less than 64 x 64 px within the box"):
+        images_of(safes, tmp_path / "out", bbox=f"{west},{north - 0.002},{west + 0.002},{north}")
+    assert not (tmp_path / "out").exists()
+    assert images_of(safes, tmp_path / "out", bbox="-180,-90,180,90").records == 1
+
+
+def test_a_box_has_no_meaning_about_a_pole_or_without_a_reference_system():
+    polar = (10, 0, 1_999_000, 0, -10, 2_001_000)
+    with pytest.raises(GridError, match="about a pole"):
+        part_of(Box(0, 80, 10, 89), "EPSG:32661", polar, 200, 200, "it")
+    with pytest.raises(GridError, match="no reference system"):
+        part_of(Box(0, 80, 10, 89), None, None, 200, 200, "it")
+    assert part_of(None, None, None, 7, 5, "it") == Part(0, 0, 7, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "inside", "outside"),
+    [
+        ("2019-03/2019-09-15", ["2019-03-01", "2019-09-15", "2019"], ["2019-02-28", "2019-09-16", "2018"]),
+        ("2021/", ["2021-01-01", "2099"], ["2020-12-31", "before"]),
+        ("../2020-06", ["2020-06-30", "1999"], ["2020-07-01"]),
+        ("2019-07", ["2019-07-31", "2019-07"], ["2019-08-01", "2019-06"]),
+    ],
+)
+def test_spans_of_days(text, inside, outside):
+    dates = Dates.parse(text)
+    assert all(map(dates.has, inside)) and not any(map(dates.has, outside))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "/", "2019-13", "yesterday/", "2020/2019", "2019-07-02/2019-07-01", "19/20"]
+)
+def test_spans_that_are_none(text):
+    with pytest.raises(MissingInputError, match="--dates"):
+        Dates.parse(text)
+
+
+def test_dates_and_cloud_choose_products(safes, tmp_path, spec):
+    for year, cloud in ((2021, 5), (2022, 60), (2023, 10)):
+        write_product(safes, replace(spec, taken=f"{year}-07-06T10:56:21", cloud=cloud))
+    report = images_of(safes, tmp_path / "out", dates="2022/", max_cloud=20)
+    assert [p.stem for p in sorted((tmp_path / "out").rglob("*.tif"))] == ["2023-07-06"]
+    said = " ".join(report.notes)
+    assert "left out, not within 2022/: S2A_MSIL2A_20210706" in said
+    assert "left out, more than 20 % cloud: S2A_MSIL2A_20220706" in said
+    with pytest.raises(MissingInputError, match=r"gives nothing: not within 2030/: .*20210706.*20220706"):
+        images_of(safes, tmp_path / "none", dates="2030/")
+    with pytest.raises(MissingInputError, match="--max-cloud"):
+        images_of(safes, tmp_path / "none", max_cloud=101)
+    assert not (tmp_path / "none").exists()
+
+
+def test_of_one_day_the_newest_baseline_comes_first_and_others_fill(safes, tmp_path, rng):
+    first, second, third = ground(rng), ground(rng), ground(rng)
+    first[:, :60] = 0
+    second[:, :20] = 0
+    scene = np.full((SIDE // 2, SIDE // 2), 4)
+    scene[:10] = 8
+    write_product(safes, Spec(second, baseline="04.00", made="2024-01-01T00:00:00"))
+    write_product(safes, Spec(first, baseline="05.10", scene=scene))
+    write_product(safes, Spec(third, level="1C"))
+    report = images_of(safes, tmp_path / "out")
+    expected = first.copy()
+    expected[:20] = 0
+    expected[:, 20:60] = second[:, 20:60]
+    expected[:, :20] = 0
+    assert np.array_equal(pixels_of(tmp_path / "out"), expected)
+    said = " ".join(report.notes)
+    assert "and where it has no data S2A_MSIL2A_20230706T105621_N0400" in said
+    assert "is taken from S2A_MSIL2A_20230706T105621_N0510" in said and "MSIL1C" in said
+    source = tags_of(tmp_path / "out/31TCJ/2023-07-06.tif")["SOURCE"]
+    assert source.split() == [
+        Spec(first, baseline="05.10").name,
+        Spec(second, baseline="04.00", made="2024-01-01T00:00:00").name,
+    ]
+
+
+def test_a_second_run_keeps_what_is_there_and_adds(safes, tmp_path, spec, monkeypatch):
+    out = tmp_path / "out"
+    write_product(safes, spec)
+    images_of(safes, out)
+    first = out / "31TCJ/2023-07-06.tif"
+    before = first.stat().st_mtime_ns
+    write_product(safes, replace(spec, taken="2023-08-05T10:56:21"))
+    report = images_of(safes, out)
+    assert report.records == 2 and first.stat().st_mtime_ns == before
+    assert any("1 dates are there already" in note for note in report.notes)
+    with pytest.raises(OutputExistsError, match=r"2023-07-06\.tif.*--overwrite"):
+        images_of(safes, out, hide_snow=True)
+    assert first.stat().st_mtime_ns == before
+    images_of(safes, out, hide_snow=True, overwrite=True)
+    assert first.stat().st_mtime_ns != before
+    west, south = lonlat(300200, 4898600)
+    write_product(safes, replace(spec, taken="2023-09-05T10:56:21"))
+    with pytest.raises(GridError, match="another box"):
+        images_of(safes, out, dates="2023-09", bbox=f"{west},{south},{west + 0.01},{south + 0.007}")
+
+
+def test_a_stopped_run_goes_on(safes, tmp_path, spec):
+    for month in (6, 7, 8):
+        write_product(safes, replace(spec, taken=f"2023-0{month}-05T10:56:21"))
+
+    def stop(done, total):
+        if (done, total) == (2, 3):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ingest(safes, tmp_path / "out", as_="series", reading=stop)
+    assert not (tmp_path / "out").exists()
+    work = tmp_path / "out.places"
+    assert [p.stem for p in sorted(work.rglob("*.tif"))] == ["2023-06-05"] and nothing_half_written(work)
+    told = []
+    report = ingest(safes, tmp_path / "out", as_="series", reading=lambda *at: told.append(at))
+    assert told == [(1, 2), (2, 2)] and report.records == 1 and not work.exists()
+    assert next(iter(read_series(tmp_path / "out"))).dates == ("2023-06-05", "2023-07-05", "2023-08-05")
+
+
+def test_a_folder_in_the_way_is_not_touched(safes, tmp_path, spec):
+    write_product(safes, spec)
+    mine = tmp_path / "out.places" / "mine.tif"
+    mine.parent.mkdir()
+    mine.write_bytes(b"mine")
+    with pytest.raises(MissingInputError, match=r"mine\.tif, which we did not write"):
+        ingest(safes, tmp_path / "out")
+    assert mine.read_bytes() == b"mine"
+
+
+def test_series_and_challenges_in_one_go(safes, tmp_path, spec, rng):
+    second = ground(rng)
+    write_product(safes, spec)
+    write_product(safes, replace(spec, pixels=second, taken="2023-08-05T10:56:21"))
+    report = ingest(safes, tmp_path / "c", as_="challenge", patches_per_image=3)
+    assert (report.places, report.records, report.patches) == (1, 1, 3)
+    image = next(iter(read_images(tmp_path / "c" / "test_images.tfrecords")))
+    assert np.array_equal(image.pixels, second) and image.crs == "EPSG:32631"
+    ingest(safes, tmp_path / "s")
+    series = next(iter(read_series(tmp_path / "s")))
+    assert np.array_equal(series.pixels, np.stack([spec.pixels, second])) and series.place == "31TCJ"
+    with pytest.raises(OutputExistsError):
+        ingest(safes, tmp_path / "s")
+
+
+# --- what can't be used ---------------------------------------------------------------------------
+
+
+def band_file(root, band):
+    return next(root.rglob(f"*_{band}*.jp2"))
+
+
+def metadata(root):
+    return next(root.glob("MTD*.xml"))
+
+
+def missing_band(root):
+    band_file(root, "B03").unlink()
+
+
+def cut_band(root):
+    path = band_file(root, "B08")
+    path.write_bytes(path.read_bytes()[:-5000])
+
+
+def empty_band(root):
+    band_file(root, "B08").write_bytes(b"")
+
+
+def cut_xml(root):
+    metadata(root).write_text(metadata(root).read_text()[:700])
+
+
+def edited(old, new):
+    def edit(root):
+        text = metadata(root).read_text()
+        assert old in text
+        metadata(root).write_text(text.replace(old, new))
+
+    return edit
+
+
+def entities(root):
+    text = metadata(root).read_text().replace("?>\n", '?>\n<!DOCTYPE x [<!ENTITY a "aaaa">]>\n', 1)
+    metadata(root).write_text(text)
+
+
+def entities_in_utf16(root):
+    entities(root)
+    text = metadata(root).read_text().replace("UTF-8", "UTF-16")
+    metadata(root).write_bytes(text.encode("utf-16"))
+
+
+def other_size(root):
+    path = band_file(root, "B02")
+    path.unlink()
+    write_jp2(path, np.ones((SIDE // 2, SIDE // 2), np.uint16), (300000, 4900020), 32631, 20)
+
+
+def other_place(root):
+    path = band_file(root, "B02")
+    path.unlink()
+    write_jp2(path, np.ones((SIDE, SIDE), np.uint16), (300010, 4900020), 32631, 10)
+
+
+def other_scene(root):
+    path = band_file(root, "SCL")
+    path.unlink()
+    write_jp2(path, np.ones((SIDE // 2 + 3, SIDE // 2), np.uint8), (300000, 4900020), 32631, 20)
+
+
+def a_list_of_files(root):
+    target = band_file(root, "B04")
+    band_file(root, "B03").write_text(
+        f'<VRTDataset rasterXSize="{SIDE}" rasterYSize="{SIDE}"><VRTRasterBand dataType="UInt16" band="1">'
+        f"<SimpleSource><SourceFilename>{target}</SourceFilename><SourceBand>1</SourceBand></SimpleSource>"
+        "</VRTRasterBand></VRTDataset>"
+    )
+
+
+DAMAGES = [
+    (missing_band, "_B03_10m.jp2 is missing"),
+    (cut_band, "was cut short"),
+    (empty_band, "is no JPEG 2000 file"),
+    (a_list_of_files, "is no JPEG 2000 file"),
+    (lambda root: metadata(root).unlink(), "has no MTD_MSIL1C.xml or MTD_MSIL2A.xml"),
+    (cut_xml, "MTD_MSIL2A.xml is damaged"),
+    (entities, "declares a document type"),
+    (entities_in_utf16, "declares a document type"),
+    (edited("BOA_QUANTIFICATION", "OTHER_QUANTIFICATION"), "has no BOA_QUANTIFICATION_VALUE"),
+    (edited('unit="none">10000<', 'unit="none">0<'), "expected a number above 0"),
+    (edited(">-1000<", ">much<"), "BOA_ADD_OFFSET 'much'; expected a number"),
+    (edited('band_id="7"', 'band_id="17"'), "has no BOA_ADD_OFFSET for B08"),
+    (edited("<PRODUCT_START_TIME>2023", "<PRODUCT_START_TIME>20x3"), "expected a time"),
+    (edited("GRANULE/L2A", "../GRANULE/L2A"), "is not inside of the product"),
+    (edited("<IMAGE_FILE>", "<OTHER_FILE>"), "damaged"),
+    (edited("_B04_10m</IMAGE", "_B04_20m</IMAGE"), "name no image of B04"),
+    (edited("Level-2A_User", "Level-3_User"), "is of a Level-3_User_Product"),
+    (edited("granuleIdentifier", "identifier"), "names no granule"),
+    (other_size, "B02 has pixels of 20 x 20 m; expected 10 m"),
+    (other_place, "B02 has 160 x 160 px at 300010"),
+    (other_scene, "its scene classification has 83 x 80 px"),
+]
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGES, ids=range(len(DAMAGES)))
+def test_a_product_that_cannot_be_used_is_one_clear_sentence(safes, tmp_path, spec, damage, said):
+    root = write_product(safes, spec)
+    damage(root)
+    with pytest.raises(StorageError) as caught:
+        images_of(root, tmp_path / "alone")
+    text = str(caught.value)
+    assert said in text and spec.name in text and "\n" not in text
+    good = write_product(safes, replace(spec, taken="2023-08-05T10:56:21"))
+    report = images_of(safes, tmp_path / "out")
+    assert [p.stem for p in (tmp_path / "out").rglob("*.tif")] == ["2023-08-05"]
+    assert any(note.startswith("left out: ") and said in note for note in report.notes)
+    assert good.exists() and not (tmp_path / "alone").exists()
+
+
+def test_an_image_that_is_damaged_in_its_midst(safes, tmp_path, rng):
+    spec = Spec(ground(rng, 300, 300))
+    root = write_product(safes, spec)
+    path = band_file(root, "B08")
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2 :] = bytes(len(raw) - len(raw) // 2)
+    path.write_bytes(raw)
+    with pytest.raises(StorageError, match=r"B08_10m\.jp2 can't be decoded"):
+        images_of(root, tmp_path / "alone")
+    assert not (tmp_path / "alone").exists()
+    write_product(safes, replace(spec, taken="2023-08-05T10:56:21"))
+    report = images_of(safes, tmp_path / "out")
+    assert report.records == 1 and any("can't be decoded" in note for note in report.notes)
+    assert nothing_half_written(tmp_path / "out")
+
+
+def test_zips_that_are_none(safes, tmp_path, spec):
+    whole = zipped(write_product(safes, spec))
+    other = safes / "other.zip"
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    cut = safes / "cut.zip"
+    cut.write_bytes(whole.read_bytes()[:-2000])
+    with pytest.raises(ProductError, match=r"other\.zip holds no MTD_MSIL1C"):
+        images_of(other, tmp_path / "out")
+    with pytest.raises(ProductError, match=r"cut\.zip can't be opened as a zip"):
+        images_of(cut, tmp_path / "out")
+    report = images_of(safes, tmp_path / "out")
+    assert report.records == 1 and sum("zip" in note for note in report.notes) == 2
+    with pytest.raises(MissingInputError, match="no such file"):
+        images_of(safes / "nothing.zip", tmp_path / "other")
+
+
+def test_days_without_ground_in_the_part_are_left_out(safes, tmp_path, spec):
+    write_product(safes, spec)
+    scene = np.full((SIDE // 2, SIDE // 2), 9)
+    write_product(safes, replace(spec, taken="2023-08-05T10:56:21", scene=scene))
+    report = images_of(safes, tmp_path / "out")
+    assert [p.stem for p in (tmp_path / "out").rglob("*.tif")] == ["2023-07-06"]
+    assert any("no ground that can be seen: 31TCJ 2023-08-05" in note for note in report.notes)
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(MissingInputError, match="no ground that can be seen"):
+        images_of(safes, tmp_path / "out", dates="2023-08")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_ends_it(safes, tmp_path, spec, monkeypatch):
+    write_product(safes, spec)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tfrecords.ingest.product.DateFile.write", full)
+    with pytest.raises(DiskFullError, match="the disk is full"):
+        images_of(safes, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# --- the offset ------------------------------------------------------------------------------------
+
+
+def test_metadata_decide_on_the_offset_and_the_data_warn(safes, tmp_path, rng):
+    for month, offset in ((5, -1000), (6, -1000), (7, -1000), (8, -1000)):
+        pixels = rng.integers(100 + month, 5000, (SIDE, SIDE, 4)).astype(np.uint16)
+        write_product(safes, Spec(pixels, taken=f"2023-0{month}-05T10:56:21", offset=offset))
+    told = [note for note in images_of(safes, tmp_path / "right").notes if "warning" in note]
+    assert told == []
+    root = next(safes.glob("*20230705*"))
+    edited(">-1000<", ">0<")(root)
+    (note,) = (note for note in images_of(safes, tmp_path / "wrong").notes if "warning" in note)
+    assert (
+        "31TCJ" in note
+        and "2023-07-05 (+1000)" in note
+        and "2023-06" not in note
+        and "nothing was changed" in note
+    )
+    wrong, right = (pixels_of(tmp_path / name, "31TCJ/2023-07-05.tif") for name in ("wrong", "right"))
+    assert np.array_equal(wrong, right + 1000)
+
+
+def test_a_new_baseline_without_offsets_is_mentioned(safes, tmp_path, spec):
+    write_product(safes, replace(spec, offset=None))
+    assert any(
+        "no BOA_ADD_OFFSET in its metadata: 0 was taken" in n for n in images_of(safes, tmp_path / "o").notes
+    )
+
+
+# --- the command -----------------------------------------------------------------------------------
+
+
+def test_the_command_says_what_it_did(safes, tmp_path, spec, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_product(safes, spec)
+    write_product(safes, replace(spec, taken="2023-08-05T10:56:21", cloud=80))
+    done = CliRunner().invoke(
+        app, ["ingest", "safes", "--as", "images", "--out", "places", "--max-cloud", "50"]
+    )
+    assert done.exit_code == 0 and done.stdout == "places: 1 dates of 1 places\n"
+    assert "left out, more than 50 % cloud: S2A_MSIL2A_20230805" in done.stderr
+    done = CliRunner().invoke(app, ["ingest", "safes", "--out", "s", "--bbox", "-1,44,-2,45"])
+    assert done.exit_code == 1 and "east -2 is not east of west -1" in done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["places", "safes"]
+
+
+def test_memory_is_that_of_blocks_not_of_tiles():
+    job = ingest_images.Job(
+        "p", "d", "n", Part(1000, 30, 3000, 2000), None, None, BANDS, "uint16", 0, "", (1024, 1024), None
+    )
+    blocks = job.blocks()
+    assert sum(one.width * one.height for one in blocks) == 6_000_000
+    assert all(one.width <= 1024 and one.height <= 1024 for one in blocks)
+    assert len({(one.x0 // 1024, one.y0 // 1024) for one in blocks}) == len(blocks)

@@ -1,0 +1,105 @@
+"""retrieve.toml: what is said there is taken, what is not known is refused, and the page of it is whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+
+import pytest
+
+import retrieval.config as config
+from retrieval.config import DemoConfig, IndexConfig, RefineConfig, SearchConfig, TrainConfig
+from retrieval.errors import ConfigError
+from retrieval.settings import FILE, Settings, page, read_settings, resolved, section_of, sections
+
+RECORDS = [
+    c
+    for c in vars(config).values()
+    if dataclasses.is_dataclass(c)
+    and c not in (config.LearnedConfig, config.TensorConfig, config.AugmentConfig)
+]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_record_has_a_section():
+    assert set(sections().values()) == set(RECORDS)
+    assert {"index", "search", "refine", "train", "demo"} <= set(sections())
+    assert section_of(type("TileServerConfig", (), {})) == "tile_server"
+
+
+def test_flags_come_before_the_file_and_it_before_the_defaults(here):
+    FILE.write_text("[index]\nstride_px = 16\nmin_visible = 1\n[search]\nplaces = 3\n")
+    settings = read_settings()
+    assert settings.make(IndexConfig) == IndexConfig(stride_px=16, min_visible=1)
+    assert settings.make(IndexConfig, stride_px=4, kind=None) == IndexConfig(stride_px=4, min_visible=1)
+    assert settings.make(SearchConfig).places == 3
+    assert settings.make(RefineConfig) == RefineConfig()
+    assert settings.note(IndexConfig) == "retrieve.toml: index.stride_px = 16, index.min_visible = 1"
+    assert settings.note(DemoConfig) == ""
+
+
+def test_without_a_file_there_are_the_defaults(here):
+    assert read_settings() == Settings()
+    assert read_settings().make(TrainConfig) == TrainConfig()
+
+
+def test_sections_within_sections(here):
+    FILE.write_text("[train]\nsteps = 9\n[train.augment]\nhaze = 0\nblur = 1\n")
+    made = read_settings().make(TrainConfig, augment={"haze": 0.5})
+    assert (made.steps, made.augment.haze, made.augment.blur) == (9, 0.5, 1)
+    assert made.augment.gain == TrainConfig().augment.gain
+    assert read_settings().note(TrainConfig).endswith("train.augment.haze = 0, train.augment.blur = 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[serch]\nplaces = 3", r"section \[serch\]; expected .*\[search\]"),
+        ("stride_px = 8", r"key 'stride_px' outside of a section; expected \[index\]"),
+        ("[index]\nstride = 8", r"\[index\]: IndexConfig has no stride; it has stride_px"),
+        ("[index]\nstride_px = 65", r"\[index\]: IndexConfig.stride_px is 65; expected"),
+        ("[index]\nstride_px = '8'", "stride_px is '8'; expected a whole number"),
+        ("[train]\ncompile = 'yes'", "train.compile is 'yes'; expected true or false"),
+        ("[train]\naugment = 3", r"train.augment is 3; expected a section \[train.augment\]"),
+        ("[train.augment]\nfog = 1", r"\[train.augment\]: AugmentConfig has no fog"),
+        ("[train.augment]\nhaze = 'much'", "haze is 'much'"),
+        ("[index\n", "is no TOML: .*line 1"),
+    ],
+)
+def test_what_is_not_known_is_refused_with_what_is(here, text, told):
+    FILE.write_text(text)
+    with pytest.raises(ConfigError, match=rf"(?s)retrieve\.toml.*{told}"):
+        read_settings()
+
+
+def test_a_named_file_must_be_there(here):
+    with pytest.raises(ConfigError, match=r"mine\.toml: no such file"):
+        read_settings("mine.toml")
+
+
+def test_the_page_of_the_defaults_is_a_file_of_settings_that_changes_nothing(here):
+    text = page(Settings())
+    FILE.write_text(text)
+    settings = read_settings()
+    assert resolved(settings) == resolved(Settings()) == {n: c().to_dict() for n, c in sections().items()}
+    stated = tomllib.loads(text)
+    for name, kind in sections().items():
+        expected = kind().to_dict()
+        assert {k for k, v in expected.items() if v is not None} == set(stated[name])
+    assert max(map(len, text.splitlines())) <= 110
+
+
+def test_the_page_explains_every_knob_and_marks_what_the_file_states(here):
+    FILE.write_text("[index]\nstride_px = 16\n")
+    lines = page(read_settings()).splitlines()
+    at = lines.index("stride_px = 16  # the default is 8")
+    assert lines[at - 1].startswith("# ")
+    assert "One of auto, exact, ivf." in "".join(lines)
+    for number, line in enumerate(lines):
+        if " = " in line and not line.startswith("#"):
+            assert lines[number - 1].startswith("# "), line

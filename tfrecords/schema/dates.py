@@ -1,0 +1,70 @@
+"""Dates in the names of files, and days out of the dates that are kept."""
+
+from __future__ import annotations
+
+import datetime
+import re
+
+_DAY = re.compile(r"(?<!\d)((?:19|20)\d\d)([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d)")
+_MONTH = re.compile(r"(?<!\d)((?:19|20)\d\d)[-_.](0[1-9]|1[0-2])(?!\d)")
+_YEAR = re.compile(r"(?<!\d)((?:19|20)\d\d)(?!\d)")
+_WORD = re.compile(r"(?<![a-z])(before|pre|after|post)(?![a-z])", re.IGNORECASE)
+_WORDS = {"before": "before", "pre": "before", "after": "after", "post": "after"}
+_WHOLE = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d))?)?")
+
+
+def date_of(name: str) -> str | None:
+    """Read a date out of a file name.
+
+    Args:
+        name: Name without its suffix, such as `2015-08-20`, `S2A_20180723T100031_crop`, `2019-09`,
+            `2018` or `before`. A full day is preferred to a month, a month to a year, a year to a word.
+
+    Returns:
+        YYYY-MM-DD, YYYY-MM, YYYY, `before` or `after`; None where the name holds no date.
+    """
+    if sure := sure_date_of(name):
+        return sure
+    if year := _YEAR.search(name):
+        return year[1]
+    word = _WORD.search(name)
+    return _WORDS[word[1].lower()] if word else None
+
+
+def sure_date_of(name: str) -> str | None:
+    """A date that is hardly a number of another kind: as `date_of`, but no year alone and no word."""
+    for found in _DAY.finditer(name):
+        text = f"{found[1]}-{found[3]}-{found[4]}"
+        try:
+            datetime.date.fromisoformat(text)
+        except ValueError:
+            continue
+        return text
+    month = _MONTH.search(name)
+    return f"{month[1]}-{month[2]}" if month else None
+
+
+def days_of(date: str) -> tuple[str, str] | None:
+    """First and last day of a date.
+
+    Args:
+        date: YYYY, YYYY-MM, YYYY-MM-DD, or an ISO moment that begins with a day.
+
+    Returns:
+        Two ISO days, the same one for a day; None where it is no date.
+    """
+    found = _WHOLE.fullmatch(date.split("T")[0])
+    if not found:
+        return None
+    year, month, day = (int(v) if v else None for v in found.groups())
+    try:
+        first = datetime.date(int(year or 0), month or 1, day or 1)
+        if day:
+            last = first
+        elif month and month < 12:
+            last = datetime.date(first.year, month + 1, 1) - datetime.timedelta(days=1)
+        else:
+            last = datetime.date(first.year, 12, 31)
+    except ValueError:
+        return None
+    return first.isoformat(), last.isoformat()
