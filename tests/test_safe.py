@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetree import BANDS, Spec, write_jp2, write_product, zipped
+from safetree import BANDS, Spec, write_jp2, write_product, write_small_world, zipped
+from test_readme import run_page
 from typer.testing import CliRunner
 
 import tfrecords.ingest.images as ingest_images
@@ -619,3 +620,17 @@ def test_memory_is_that_of_blocks_not_of_tiles():
     assert sum(one.width * one.height for one in blocks) == 6_000_000
     assert all(one.width <= 1024 and one.height <= 1024 for one in blocks)
     assert len({(one.x0 // 1024, one.y0 // 1024) for one in blocks}) == len(blocks)
+
+
+def test_the_how_to_runs(tmp_path, monkeypatch, write_tif):
+    monkeypatch.chdir(tmp_path)
+    write_small_world(tmp_path / "downloads")
+    images_of(tmp_path / "downloads", tmp_path / "first")
+    seen = read_raster(tmp_path / "first" / "31TCJ" / "2019-07-07.tif")[0]
+    write_tif("chips/field.tif", seen[96:160, 40:104], descriptions=BANDS, nodata=0)
+    run_page("docs/howto-safe.md", monkeypatch)
+    assert (tmp_path / "found" / "submission.csv").read_text().startswith("Patch ID,Result\n0,0 ")
+    assert [p.stem for p in sorted((tmp_path / "part" / "31TCJ").iterdir())] == ["2022-07-11", "2023-09-04"]
+    assert sorted(p.name for p in tmp_path.glob("*.places")) == []
+    found = read_raster(tmp_path / "places" / "31TCJ" / "2022-07-11.tif")[0]
+    assert (found[20:60, 180:220] == 0).all() and (found[:20] != 0).all()
