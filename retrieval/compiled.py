@@ -21,6 +21,8 @@ _Out = TypeVar("_Out")
 
 MOST_THREADS = 4
 """Threads that work side by side, at most: each holds a batch in memory."""
+MOST_SHAPES = 12
+"""Shapes that a function is compiled for, at most: compiled code stays in memory, and fills it."""
 AFTER = 3
 """Calls with the same shapes before a function is compiled for them, if nothing else is said."""
 
@@ -50,7 +52,8 @@ class Compiled:
         """
         shapes = tuple((a.shape, str(a.dtype)) for a in arrays)
         self._seen[shapes] += 1
-        if self._seen[shapes] <= self._after:
+        full = len(self._fast) >= MOST_SHAPES and shapes not in self._fast
+        if self._seen[shapes] <= self._after or full:
             return _numpy(self._function(*arrays))
         with self._lock:
             if shapes not in self._fast:

@@ -3,7 +3,7 @@
 The windows of a chip are no independent witnesses: they share the season, the clouds, the units and
 the sort of ground, so that their probabilities must not be multiplied. A logistic regression of its
 own weighs what the whole chip shows: the mean NCC of the windows that agree, their share, their
-number's logarithm, and the lead over the best other place. It was fitted to chips of 96 to 256 pixels
+number's logarithm, and the lead over the best other place. It is fitted to chips of 80 to 256 pixels
 of real places, by `benchmarks/chips.py`; what it was fitted on stands in the file.
 """
 
