@@ -74,11 +74,11 @@ def _normed(x: Any, visible: Any, count: Any) -> Any:
 
 def _locally(product: Any, energy: list[Any], side: int) -> Any:
     """Agreement over squares around each pixel, near 0 where there is little to see."""
-    from keras import ops
+    from keras import layers, ops
 
     mean = ops.concatenate([product, *energy], -1)
     for pool in ((side, 1), (1, side)):  # rows, then columns: a sixth of the sums of a square
-        mean = ops.average_pool(mean, pool, 1, padding="same")
+        mean = layers.AveragePooling2D(pool, 1, padding="same")(mean)
     return mean[..., :1] * ops.rsqrt((mean[..., 1:2] + 0.02) * (mean[..., 2:] + 0.02))
 
 
