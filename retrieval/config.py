@@ -8,11 +8,10 @@ of range are refused when a record is made. The knobs of what streams from disk 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from numbers import Integral, Real
-from typing import Any, Literal, Self
+from dataclasses import dataclass, field
+from typing import Literal
 
-from retrieval.errors import ConfigError
+from retrieval.knobs import Knobs, one_of, within
 
 PATCH_PX = 64
 """Edge of a patch and of a window, in pixels."""
@@ -25,44 +24,8 @@ Keep = Literal["best", "last"]
 Arch = Literal["siamese", "plain"]
 
 
-def _within(record: object, name: str, low: float, high: float, unit: str = "") -> None:
-    """Refuse what is no number, no whole one where the default is one, or out of range."""
-    value, whole = getattr(record, name), isinstance(getattr(type(record), name, None), int)
-    fits = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
-    if not fits or not low <= value <= high:
-        raise ConfigError(
-            f"{type(record).__name__}.{name} is {value!r}; expected a {'whole ' if whole else ''}number from "
-            f"{low:g} to {high:g}{' ' + unit if unit else ''}"
-        )
-
-
-def _one_of(record: object, name: str, choices: tuple[str, ...]) -> None:
-    value = getattr(record, name)
-    if value not in choices:
-        raise ConfigError(
-            f"{type(record).__name__}.{name} is {value!r}; expected one of {', '.join(choices)}"
-        )
-
-
-class _Knobs:
-    """What every record of knobs can do."""
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """Make the record from a mapping; an unknown key is a ConfigError that lists the known ones."""
-        known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ConfigError(f"{cls.__name__} has no {', '.join(unknown)}; it has {', '.join(known)}")
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The record as plain values, for manifests and fingerprints."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
-
-
 @dataclass(frozen=True)
-class TensorConfig(_Knobs):
+class TensorConfig(Knobs):
     """The structure-tensor descriptor, training-free."""
 
     noise: float = 10 / 2047.5
@@ -78,7 +41,7 @@ class TensorConfig(_Knobs):
 
 
 @dataclass(frozen=True)
-class LearnedConfig(_Knobs):
+class LearnedConfig(Knobs):
     """The learned half of the Siamese encoder."""
 
     width: int = 64
@@ -89,13 +52,13 @@ class LearnedConfig(_Knobs):
     """Weight of the learned vector in the joined similarity, 0 to 1."""
 
     def __post_init__(self) -> None:
-        _within(self, "width", 1, 1024)
-        _within(self, "dim", 1, 4096)
-        _within(self, "share", 0, 1)
+        within(self, "width", 1, 1024)
+        within(self, "dim", 1, 4096)
+        within(self, "share", 0, 1)
 
 
 @dataclass(frozen=True)
-class IndexConfig(_Knobs):
+class IndexConfig(Knobs):
     """What is put into an index."""
 
     stride_px: int = 8
@@ -119,17 +82,17 @@ class IndexConfig(_Knobs):
     fill all directions alike: few cells find few of the nearest, see `docs/performance.md`."""
 
     def __post_init__(self) -> None:
-        _within(self, "stride_px", 1, PATCH_PX, "px")
-        _one_of(self, "kind", ("auto", "exact", "fast", "ivf"))
-        _within(self, "min_visible", 0, 1)
+        within(self, "stride_px", 1, PATCH_PX, "px")
+        one_of(self, "kind", ("auto", "exact", "fast", "ivf"))
+        within(self, "min_visible", 0, 1)
         for name in ("exact_below", "exact_below_gpu", "fast_below"):
-            _within(self, name, 0, 10**12)
-        _within(self, "fast_again", 1, 10**5)
-        _within(self, "ivf_probes", 0, 4096)
+            within(self, name, 0, 10**12)
+        within(self, "fast_again", 1, 10**5)
+        within(self, "ivf_probes", 0, 4096)
 
 
 @dataclass(frozen=True)
-class SearchConfig(_Knobs):
+class SearchConfig(Knobs):
     """How candidates are found."""
 
     windows: int = 48
@@ -162,13 +125,13 @@ class SearchConfig(_Knobs):
             "deep_finalists",
             "kept",
         ):
-            _within(self, name, 1, 2048)
-        _within(self, "separation_px", 1, 10**5, "px")
-        _within(self, "certain_odds", -100, 100)
+            within(self, name, 1, 2048)
+        within(self, "separation_px", 1, 10**5, "px")
+        within(self, "certain_odds", -100, 100)
 
 
 @dataclass(frozen=True)
-class RefineConfig(_Knobs):
+class RefineConfig(Knobs):
     """How a candidate's pixel is found, and candidates are ranked anew."""
 
     radius_px: int = 8
@@ -183,15 +146,15 @@ class RefineConfig(_Knobs):
     """The verifier's log-odds + this x similarity decide who is the answer."""
 
     def __post_init__(self) -> None:
-        _within(self, "radius_px", 1, 64, "px")
-        _within(self, "semifinalists", 1, 2048)
-        _within(self, "finalists", 1, 2048)
-        _within(self, "similarity_weight", 0, 100)
-        _within(self, "similarity_odds", 0, 100)
+        within(self, "radius_px", 1, 64, "px")
+        within(self, "semifinalists", 1, 2048)
+        within(self, "finalists", 1, 2048)
+        within(self, "similarity_weight", 0, 100)
+        within(self, "similarity_odds", 0, 100)
 
 
 @dataclass(frozen=True)
-class VerifierConfig(_Knobs):
+class VerifierConfig(Knobs):
     """The recipe of the verifier, see `retrieval.train.verify`."""
 
     width: int = 24
@@ -225,16 +188,16 @@ class VerifierConfig(_Knobs):
 
     def __post_init__(self) -> None:
         for name in ("width", "rounds", "questions", "confusions", "least_places", "steps", "batch"):
-            _within(self, name, 1, 10**7)
-        _within(self, "shown", 2, self.confusions)
+            within(self, name, 1, 10**7)
+        within(self, "shown", 2, self.confusions)
         for name in ("clouds", "absent", "swapped", "weight_decay"):
-            _within(self, name, 0, 1)
-        _within(self, "learning_rate", 0, 10)
-        _within(self, "seed", 0, 2**31 - 1)
+            within(self, name, 0, 1)
+        within(self, "learning_rate", 0, 10)
+        within(self, "seed", 0, 2**31 - 1)
 
 
 @dataclass(frozen=True)
-class ChipConfig(_Knobs):
+class ChipConfig(Knobs):
     """How a chip that is larger than a patch is located from its windows."""
 
     windows: int = 16
@@ -249,15 +212,15 @@ class ChipConfig(_Knobs):
     """Share of a window's pixels, 0 to 1, that must not be nodata for it to be looked for."""
 
     def __post_init__(self) -> None:
-        _within(self, "windows", 1, 1024)
-        _within(self, "origins", 1, 100)
-        _within(self, "tolerance_px", 1, 15, "px")
-        _within(self, "certain_lead", 0, 2)
-        _within(self, "min_visible", 0, 1)
+        within(self, "windows", 1, 1024)
+        within(self, "origins", 1, 100)
+        within(self, "tolerance_px", 1, 15, "px")
+        within(self, "certain_lead", 0, 2)
+        within(self, "min_visible", 0, 1)
 
 
 @dataclass(frozen=True)
-class DemoConfig(_Knobs):
+class DemoConfig(Knobs):
     """The challenge in small that the demo generates."""
 
     images: int = 24
@@ -270,14 +233,14 @@ class DemoConfig(_Knobs):
     """Decides which places are generated, and on which days."""
 
     def __post_init__(self) -> None:
-        _within(self, "images", 1, 10**5)
-        _within(self, "patches", self.images, 10**7)
-        _within(self, "size_px", PATCH_PX, 10980, "px")
-        _within(self, "seed", 0, 2**31 - 1)
+        within(self, "images", 1, 10**5)
+        within(self, "patches", self.images, 10**7)
+        within(self, "size_px", PATCH_PX, 10980, "px")
+        within(self, "seed", 0, 2**31 - 1)
 
 
 @dataclass(frozen=True)
-class AugmentConfig(_Knobs):
+class AugmentConfig(Knobs):
     """What is done to the pixels of training crops; probabilities are per crop unless a pair is named."""
 
     turn: bool = True
@@ -309,14 +272,14 @@ class AugmentConfig(_Knobs):
 
     def __post_init__(self) -> None:
         for name in ("haze", "blur", "eight_bit", "bands", "cross_bands", "clouds", "cover", "masked"):
-            _within(self, name, 0, 1)
+            within(self, name, 0, 1)
         for name in ("gain", "offset", "curve"):
-            _within(self, name, 0, 2)
-        _within(self, "noise_dn", 0, 1000, "DN")
+            within(self, name, 0, 2)
+        within(self, "noise_dn", 0, 1000, "DN")
 
 
 @dataclass(frozen=True)
-class TrainConfig(_Knobs):
+class TrainConfig(Knobs):
     """A training recipe: the same one, with the same data, gives the same weights."""
 
     arch: Arch = "siamese"
@@ -392,12 +355,12 @@ class TrainConfig(_Knobs):
         for name, kind in (("learned", LearnedConfig), ("tensor", TensorConfig), ("augment", AugmentConfig)):
             if isinstance(value := getattr(self, name), Mapping):
                 object.__setattr__(self, name, kind.from_mapping(value))  # type: ignore[attr-defined]
-        _one_of(self, "arch", ("siamese", "plain"))
-        _one_of(self, "loss", ("triplet", "infonce", "multi-similarity"))
-        _one_of(self, "mining", ("hard", "semi-hard"))
-        _one_of(self, "keep", ("best", "last"))
+        one_of(self, "arch", ("siamese", "plain"))
+        one_of(self, "loss", ("triplet", "infonce", "multi-similarity"))
+        one_of(self, "mining", ("hard", "semi-hard"))
+        one_of(self, "keep", ("best", "last"))
         for name, low, high in _TRAIN_RANGES:
-            _within(self, name, low, high)
+            within(self, name, low, high)
 
 
 _TRAIN_RANGES = (

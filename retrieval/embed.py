@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, IndexConfig
 from retrieval.errors import ConfigError
-from retrieval.types import Encoder, WindowVectors
+from retrieval.types import Encoder, Progress, WindowVectors
 from tfrecords.grid import WindowGrid, valid_share
+from tfrecords.schema import Patches
 
 TILE_PX = 1024
 """Larger images are embedded tile by tile, so that memory does not grow with them."""
+EMBED_BLOCK = 1024
+"""Patches read and scaled at a time."""
 PATCH_BATCH = 256
 """Patches embedded at a time."""
 
@@ -141,3 +144,15 @@ def embed_patches(encoder: Encoder, blocks: Iterator[NDArray[np.float32]]) -> ND
         for i in range(0, len(block), PATCH_BATCH)
     ]
     return np.concatenate(parts) if parts else np.zeros((0, encoder.dim), np.float32)
+
+
+def patch_blocks(patches: Patches, progress: Progress) -> Iterator[NDArray[np.float32]]:
+    """Patches as the encoder sees them, a block at a time, for `embed_patches`.
+
+    Args:
+        patches: any number, all 64 x 64.
+        progress: told how many have gone through.
+    """
+    for i in range(0, len(patches), EMBED_BLOCK):
+        yield patches.scaled(slice(i, i + EMBED_BLOCK))
+        progress("embedding patches", min(i + EMBED_BLOCK, len(patches)), len(patches))

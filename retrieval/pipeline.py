@@ -7,8 +7,7 @@ a submission against the answers. Each step's own room does the work.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,14 @@ from retrieval.calibrate import calibration_of, evidence
 from retrieval.chips import ChipCalibration, Locator
 from retrieval.config import ChipConfig, Device, IndexConfig, IndexKind, RefineConfig, SearchConfig
 from retrieval.cutouts import write_cutouts
-from retrieval.embed import embed_patches
+from retrieval.embed import embed_patches, patch_blocks
 from retrieval.encoder import load_encoder
 from retrieval.geo import check_resolution
 from retrieval.grow import Change, add_images, remove_images
-from retrieval.index import VectorIndex, resolve_device
+from retrieval.index import VectorIndex, on_device
 from retrieval.matches import Matches, check_outputs, patch_table_of, write_patch_table, write_table
 from retrieval.refine import Ground
-from retrieval.scope import Scope, scope_of
+from retrieval.scope import Scope, kept_inside, scope_of
 from retrieval.score import Score, read_submission, score, write_submission
 from retrieval.store import Store, write_index
 from retrieval.types import Encoder, Progress, Refined, silent
@@ -37,8 +36,6 @@ from tfrecords.schema import Chips, Image, Patches
 
 BLOCK = 10_240
 """Patches answered at a time: bounds memory at any number of them."""
-EMBED_BLOCK = 1024
-"""Patches read and embedded at a time."""
 
 Asked = str | Path | NDArray[Any] | Patches | Chips
 """What `read_queries` opens, or has opened."""
@@ -335,10 +332,10 @@ class Index:
         ground = Ground(self.store)
         for start in range(0, max(1, len(asked)), BLOCK):
             part = _rows(asked, slice(start, start + BLOCK))
-            seen = embed_patches(self.store.encoder, _blocks(part, progress))
+            seen = embed_patches(self.store.encoder, patch_blocks(part, progress))
             parts.append(find(vectors, seen, part, self.store, search, refinement, progress, ground))
         refined = Refined(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Refined)))
-        refined = refined if scope is None else _kept(refined, scope)
+        refined = refined if scope is None else kept_inside(refined, scope)
         confidence = calibration_of(self.store.encoder.fingerprint).probability(evidence(refined))
         return Matches(asked.patch_ids, refined, confidence, self.store, asked)
 
@@ -382,41 +379,9 @@ def _opened(patches: Asked, bands: Sequence[str] | None, units: str | None) -> P
     return read_queries(patches, bands=bands, units=units)
 
 
-def _kept(found: Refined, scope: Scope) -> Refined:
-    """Candidates that may be answered, moved up in place of the others."""
-    shape = found.image_ids.shape
-    inside = scope.holds(
-        found.image_ids.ravel(), (found.x + found.dx).ravel(), (found.y + found.dy).ravel()
-    ).reshape(shape)
-    order = np.argsort(~inside, axis=1, kind="stable")
-    columns = {f.name: np.take_along_axis(getattr(found, f.name), order, 1) for f in fields(Refined)}
-    left = np.take_along_axis(inside, order, 1)
-    none = {"image_ids": -1, "similarity": -np.inf, "logit": np.nan}
-    return Refined(**{n: np.where(left, v, v.dtype.type(none.get(n, 0))) for n, v in columns.items()})
-
-
 def _rows(patches: Patches, rows: slice) -> Patches:
     """A run of rows; a memory map stays one."""
     return replace(patches, patch_ids=patches.patch_ids[rows], pixels=patches.pixels[rows], paths=())
-
-
-def _blocks(patches: Patches, progress: Progress) -> Iterator[NDArray[np.float32]]:
-    """Patches as the encoder sees them, a block at a time."""
-    for i in range(0, len(patches), EMBED_BLOCK):
-        yield patches.scaled(slice(i, i + EMBED_BLOCK))
-        progress("embedding patches", min(i + EMBED_BLOCK, len(patches)), len(patches))
-
-
-def on_device(device: Device) -> AbstractContextManager[Any]:
-    """Keras's arithmetic on the CPU where "cpu" is asked for; otherwise where the backend puts it."""
-    from contextlib import nullcontext
-
-    resolve_device(device)
-    if device != "cpu":
-        return nullcontext()
-    import keras
-
-    return keras.device("cpu:0")
 
 
 __all__ = [
@@ -427,6 +392,7 @@ __all__ = [
     "build_index",
     "evaluate",
     "locate",
+    "on_device",
     "open_index",
     "remove_from_index",
 ]

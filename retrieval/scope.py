@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from retrieval.config import PATCH_PX
 from retrieval.errors import ConfigError
 from retrieval.geo import lonlat
 from retrieval.store import StoredImage
-from retrieval.types import pack_ids
+from retrieval.types import Refined, pack_ids
 from tfrecords.errors import MissingInputError
 from tfrecords.grid import map_to_pixel, pixel_to_map
 from tfrecords.schema import days_of
@@ -305,3 +305,16 @@ def _starts(length_px: int, stride_px: int) -> NDArray[np.int64]:
     """Where windows of the index begin along an axis: on the stride, and at the last place."""
     last = length_px - PATCH_PX
     return np.unique(np.append(np.arange(0, last + 1, stride_px), last))
+
+
+def kept_inside(found: Refined, scope: Scope) -> Refined:
+    """Candidates that may be answered, moved up in place of the others."""
+    shape = found.image_ids.shape
+    inside = scope.holds(
+        found.image_ids.ravel(), (found.x + found.dx).ravel(), (found.y + found.dy).ravel()
+    ).reshape(shape)
+    order = np.argsort(~inside, axis=1, kind="stable")
+    columns = {f.name: np.take_along_axis(getattr(found, f.name), order, 1) for f in fields(Refined)}
+    left = np.take_along_axis(inside, order, 1)
+    none = {"image_ids": -1, "similarity": -np.inf, "logit": np.nan}
+    return Refined(**{n: np.where(left, v, v.dtype.type(none.get(n, 0))) for n, v in columns.items()})

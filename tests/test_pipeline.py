@@ -10,6 +10,7 @@ from engine import digital, image_of, learned_encoder, patches_of, small_encoder
 from golden import make_index
 
 import retrieval
+import retrieval.embed as embed
 import retrieval.pipeline as pipeline
 from retrieval.config import IndexConfig, RefineConfig, SearchConfig
 from retrieval.encoder import TRAINING_FREE, FakeEncoder
@@ -177,7 +178,7 @@ def test_order_of_images_and_size_of_blocks_change_no_answer(tmp_path, rng, monk
         index = built(tmp_path / name, *(image_of(pixels[i], i) for i in order))
         frames.append(index.locate(asked))
     monkeypatch.setattr(pipeline, "BLOCK", 5)
-    monkeypatch.setattr(pipeline, "EMBED_BLOCK", 2)
+    monkeypatch.setattr(embed, "EMBED_BLOCK", 2)
     frames.append(index.locate(asked))
     assert places_of(frames[0]) == places_of(frames[1])
     np.testing.assert_allclose(frames[0], frames[1], atol=1e-4)  # what is compiled rounds otherwise

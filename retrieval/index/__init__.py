@@ -9,7 +9,7 @@ the order in which images came does not change an answer, and a tie goes to the 
 class, `device` finds a GPU, `recall` measures a kind against exact search.
 """
 
-from retrieval.index.device import resolve_device
+from retrieval.index.device import on_device, resolve_device
 from retrieval.index.kinds import Blocks, choose_kind, ivf_cells
 from retrieval.index.recall import Recall, exact_search, measure_recall
 from retrieval.index.vectors import VectorIndex
@@ -22,5 +22,6 @@ __all__ = [
     "exact_search",
     "ivf_cells",
     "measure_recall",
+    "on_device",
     "resolve_device",
 ]

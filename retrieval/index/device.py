@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from retrieval.config import Device
@@ -48,6 +49,16 @@ def resolve_device(device: Device) -> str:
     raise DependencyError(
         f"--device gpu: {missing}; install 'patch-retrieval[gpu]' in an environment of its own"
     )
+
+
+def on_device(device: Device) -> AbstractContextManager[Any]:
+    """Keras's arithmetic on the CPU where "cpu" is asked for; otherwise where the backend puts it."""
+    resolve_device(device)
+    if device != "cpu":
+        return nullcontext()
+    import keras
+
+    return keras.device("cpu:0")  # type: ignore[no-any-return]
 
 
 def to_gpu(index: Any, exact_of: Any = None) -> Any:
