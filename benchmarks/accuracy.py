@@ -24,11 +24,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shutil
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,18 @@ import numpy as np
 from context import context
 from exhaustive import search
 from failures import Failure, failures, write_page
-from numpy.typing import NDArray
-from protocol import GROUPS, Database, Question, ask, database_of, is_right, part, recalled, reranking, told
+from protocol import (
+    GROUPS,
+    RECALLED,
+    Database,
+    Question,
+    ask,
+    database_of,
+    evidence_file,
+    figures,
+    part,
+    title,
+)
 
 from retrieval import build_index
 from retrieval.config import IndexConfig, SearchConfig
@@ -47,10 +58,8 @@ from retrieval.matches import Matches
 from retrieval.pipeline import Index
 from retrieval.score import Submission, compare, score
 from retrieval.search import find_candidates
-from retrieval.types import Candidates, Progress
+from retrieval.types import Progress
 
-RECALLED = (1, 5, 20, 500)
-"""Recall of the search is told for so many places."""
 DEEP = SearchConfig(windows=SearchConfig.deep_windows, places=SearchConfig.deep_places)
 """What the search of the second round proposes: the order that recall is measured in."""
 
@@ -70,6 +79,7 @@ class Run:
     questions: dict[str, Question] = field(default_factory=dict)
     answers: dict[tuple[str, str], Submission] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 # --- one encoder ----------------------------------------------------------------------------------------
@@ -84,44 +94,66 @@ def measure(run: Run, names: list[str], database: Database) -> None:
     for encoder in run.encoders:
         try:
             measure_encoder(run, names, encoder, database)
-        except RetrieveError as e:  # an encoder for four bands only, say
+        except RetrieveError as e:
             print(f"{', '.join(names)}: {title(encoder)} is left out: {e}", file=sys.stderr)
-        clear(run)
+        clear(run.out)
     for name in names:
         compared(run, name, database)
 
 
 def measure_encoder(run: Run, names: list[str], encoder: str, database: Database) -> None:
-    """Index a database with one encoder and ask the groups of it, those with the database's bands first."""
-    index, counts = built(run, encoder, database)
-    for name in sorted(names, key=lambda n: GROUPS[n].bands != database.bands):
-        result = answered(run, name, encoder, index)
-        result["counts"] |= counts
-        run.groups[name]["encoders"][title(encoder)] = result
-        print(line(name, title(encoder), result), flush=True)
+    """One encoder, in a process of its own: what is compiled for every size of image goes with it."""
+    questions = {name: run.questions[name] for name in names}
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        asked = pool.submit(ask_index, run.out, run.stride, encoder, database, questions)
+        for name, one in asked.result().items():
+            run.groups[name]["encoders"][title(encoder)] = one.result
+            run.answers[name, encoder] = one.given
+            run.failures += one.failures
 
 
-def title(encoder: str) -> str:
-    """An encoder's name in tables."""
-    return Path(encoder).stem
+@dataclass(frozen=True)
+class Answered:
+    """What an encoder made of a group."""
+
+    result: dict[str, Any]
+    given: Submission
+    failures: list[Failure]
 
 
-def built(run: Run, encoder: str, database: Database) -> tuple[Index, dict[str, Any]]:
+def ask_index(
+    out: Path, stride: int, encoder: str, database: Database, questions: dict[str, Question]
+) -> dict[str, Answered]:
+    """Index a database with one encoder and ask the groups of it; what it can't take is left out."""
+    index, counts = built(out, stride, encoder, database)
+    answers = {}
+    for name, question in questions.items():
+        try:
+            answers[name] = answered(out, name, encoder, index, question)
+        except RetrieveError as e:  # an encoder for four bands only, say
+            print(f"{name}: {title(encoder)} is left out: {e}", file=sys.stderr)
+            continue
+        answers[name].result["counts"].update(counts)
+        print(line(name, title(encoder), answers[name].result), flush=True)
+    return answers
+
+
+def built(out: Path, stride: int, encoder: str, database: Database) -> tuple[Index, dict[str, Any]]:
     """Index a database."""
-    clear(run)
+    clear(out)
     start = time.perf_counter()
-    config = IndexConfig(stride_px=run.stride, kind="exact")
+    config = IndexConfig(stride_px=stride, kind="exact")
     index = build_index(
-        database.images(), run.out / "index", encoder=encoder, config=config, progress=said(encoder)
+        database.images(), out / "index", encoder=encoder, config=config, progress=said(encoder)
     )
     counts = {"images": len(index.store.images), "windows": len(index.store.vectors)}
     pixels = sum(i.width * i.height for i in index.store.images.values())
     return index, counts | {"megapixels": round(pixels / 1e6, 1), "index_s": time.perf_counter() - start}
 
 
-def clear(run: Run) -> None:
+def clear(out: Path) -> None:
     """No index is left behind, nor a part of one."""
-    for folder in run.out.glob("index*"):
+    for folder in out.glob("index*"):
         shutil.rmtree(folder)
 
 
@@ -135,24 +167,18 @@ def said(name: str) -> Progress:
     return say
 
 
-def answered(run: Run, name: str, encoder: str, index: Index) -> dict[str, Any]:
+def answered(out: Path, name: str, encoder: str, index: Index, question: Question) -> Answered:
     """Ask an index a group's queries and measure the answers."""
-    question = run.questions[name]
     start = time.perf_counter()
     found = index.matches(question.patches, progress=said(encoder))
     spent = time.perf_counter() - start
     vectors = embed_patches(index.store.encoder, iter([question.patches.scaled()]))
     searched = find_candidates(index.store.vectors, vectors, DEEP)
-    run.answers[name, encoder] = Submission(found.patch_ids, *found.best(), source="answer")
-    run.failures += failures(name, title(encoder), question, found)
-    keep_evidence(run.out / f"evidence-{slug(name)}-{title(encoder)}.npz", question, found)
-    counts = {"patches": len(question.patches), "query_s": spent}
-    return {"counts": counts} | figures(question, run.answers[name, encoder], searched)
-
-
-def slug(name: str) -> str:
-    """A group's name for files."""
-    return re.sub(r"\W+", "-", name)
+    given = Submission(found.patch_ids, *found.best(), source="answer")
+    keep_evidence(evidence_file(out, name, encoder), question, found)
+    result = {"counts": {"patches": len(question.patches), "query_s": spent}}
+    result |= figures(question, given, searched)
+    return Answered(result, given, failures(name, title(encoder), question, found))
 
 
 def keep_evidence(path: Path, question: Question, found: Matches) -> None:
@@ -170,31 +196,11 @@ def keep_evidence(path: Path, question: Question, found: Matches) -> None:
     )
 
 
-def figures(question: Question, given: Submission, searched: Candidates) -> dict[str, Any]:
-    """Scores, recall of the search and re-ranking, for every kind of ground and every place."""
-    answers = question.answers
-    right = is_right(given.image_ids, given.x, given.y, answers)
-    first = {k: recalled(searched, answers, k) for k in RECALLED}
-    out: dict[str, Any] = {}
-    for kind, rows in question.kinds().items():
-        of_kind = part(answers, rows)
-        one = score(part(given, rows), of_kind).to_dict()
-        one["recall"] = {str(k): share(found[rows], of_kind) for k, found in first.items()}
-        one["right"] = share(right[rows], of_kind)
-        out[kind] = one | {"reranking": reranking(first[1][rows], right[rows])}
-    return {"scores": out}
-
-
-def share(right: NDArray[np.bool_], answers: Submission) -> dict[str, float]:
-    """A share of queries, with its interval."""
-    return score(told(right, answers), answers).to_dict()["SC_img"]  # type: ignore[no-any-return]
-
-
 # --- comparisons ----------------------------------------------------------------------------------------
 
 
 def compared(run: Run, name: str, database: Database) -> None:
-    """Differences between encoders, to exhaustive NCC, and to the same queries in their full form."""
+    """Differences between encoders, and to exhaustive NCC."""
     group, question = run.groups[name], run.questions[name]
     of_group = {e: run.answers[name, e] for e in run.encoders if (name, e) in run.answers}
     yardstick = next(iter(of_group), "")
@@ -205,10 +211,6 @@ def compared(run: Run, name: str, database: Database) -> None:
         told_sc(f"{name}: {title(encoder)} - {title(yardstick)}", group["encoders"][title(encoder)]["minus"])
     if run.exhaustive and not GROUPS[name].form_of:
         group["exhaustive"] = beside_exhaustive(run, name, database, of_group)
-    of = GROUPS[name].form_of
-    if of in run.groups:
-        for encoder in of_group:
-            cost_of_form(run, name, of, encoder)
 
 
 def difference(a: Submission, b: Submission, answers: Submission) -> dict[str, Any]:
@@ -250,14 +252,16 @@ def beside_exhaustive(
     return out
 
 
-def cost_of_form(run: Run, name: str, of: str, encoder: str) -> None:
-    """What fewer bands or bits cost: the same queries, paired."""
-    here, there = run.questions[name].answers, run.questions[of].answers
-    same = all(np.array_equal(getattr(here, f), getattr(there, f)) for f in ("image_ids", "x", "y"))
-    if same and (of, encoder) in run.answers:
-        minus = {of: difference(run.answers[name, encoder], run.answers[of, encoder], here)}
-        run.groups[name]["encoders"][title(encoder)]["form"] = minus
-        told_sc(f"{title(encoder)}: {name} - {of}", minus)
+def forms(run: Run) -> None:
+    """What fewer bands or bits cost, wherever both forms are measured and it isn't told yet."""
+    for (name, encoder), given in run.answers.items():
+        of, own = GROUPS[name].form_of, run.groups[name]["encoders"][title(encoder)]
+        if (of, encoder) not in run.answers or "form" in own:
+            continue
+        here, there = run.questions[name].answers, run.questions[of].answers
+        if all(np.array_equal(getattr(here, f), getattr(there, f)) for f in ("image_ids", "x", "y")):
+            own["form"] = {of: difference(given, run.answers[of, encoder], here)}
+            told_sc(f"{title(encoder)}: {name} - {of}", own["form"])
 
 
 def line(group: str, encoder: str, result: dict[str, Any]) -> str:
@@ -288,6 +292,34 @@ def by_database(run: Run, names: list[str]) -> dict[Database, list[str]]:
     return together
 
 
+def take_up(run: Run, folder: Path) -> None:
+    """Keep the groups that an earlier run has measured with all of the encoders, and their evidence.
+
+    Raises:
+        SystemExit: it was asked in another way.
+    """
+    former = json.loads((folder / "accuracy.json").read_text())
+    ours = {"queries": run.queries, "seed": run.seed, "stride_px": run.stride}
+    if {k: former[k] for k in ours} != ours:
+        sys.exit(f"{folder}/accuracy.json was asked otherwise; expected {ours}")
+    whole = {
+        name: group
+        for name, group in former["groups"].items()
+        if {title(e) for e in run.encoders} <= set(group["encoders"])
+    }
+    run.seconds += former["seconds"]
+    run.groups |= whole
+    for name in whole:
+        run.questions[name] = ask(run.data, GROUPS[name], run.queries, run.seed)
+        for encoder in run.encoders:
+            mine, kept = (evidence_file(f, name, encoder) for f in (run.out, folder))
+            if not mine.exists():
+                shutil.copy(kept, mine)
+            with np.load(mine, allow_pickle=False) as content:
+                best = [np.maximum(content[f][:, 0], 0) for f in ("image_ids", "x", "y")]
+            run.answers[name, encoder] = Submission(np.arange(len(best[0])), *best, source="answer")
+
+
 def write(run: Run, start: float) -> None:
     """The JSON and the page, as far as they are."""
     result = {
@@ -295,7 +327,7 @@ def write(run: Run, start: float) -> None:
         "queries": run.queries,
         "seed": run.seed,
         "stride_px": run.stride,
-        "seconds": time.perf_counter() - start,
+        "seconds": run.seconds + time.perf_counter() - start,
         "groups": {name: run.groups[name] for name in GROUPS if name in run.groups},
     }
     (run.out / "accuracy.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -320,6 +352,13 @@ def main() -> None:
     parser.add_argument(
         "--exhaustive", type=int, default=24, help="queries of a group by exhaustive NCC; 0: none"
     )
+    parser.add_argument(
+        "--keep",
+        action="append",
+        type=Path,
+        metavar="FOLDER",
+        help="take up the groups measured there, by another run or one that was stopped; may be --out",
+    )
     parser.add_argument("--stride", type=int, default=IndexConfig.stride_px)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -327,9 +366,15 @@ def main() -> None:
     encoders = args.encoder or ["structure-tensor", "siamese"]
     run = Run(args.data, args.out, encoders, args.queries, args.exhaustive, args.stride, args.seed)
     start = time.perf_counter()
-    for database, names in by_database(run, args.group or list(GROUPS)).items():
+    for folder in args.keep or ():
+        take_up(run, folder)
+    wanted = [n for n in args.group or GROUPS if n not in run.groups]
+    for database, names in by_database(run, wanted).items():
         measure(run, names, database)
+        forms(run)
         write(run, start)
+    forms(run)
+    write(run, start)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy import slug
 from context import write_json
 from numpy.typing import NDArray
-from protocol import GROUPS
+from protocol import GROUPS, slug
 
 from retrieval.calibrate import RIGHT_PX, evidence, expected_calibration_error, fit
 from retrieval.encoder import load_encoder

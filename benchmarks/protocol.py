@@ -7,6 +7,7 @@ DATA, those of `val` first, plus the number of the turned copy: the same in ever
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX
 from retrieval.features import structure_tensor
-from retrieval.score import Submission
+from retrieval.score import Submission, score
 from retrieval.train.weather import paste_clouds
 from retrieval.types import Candidates
 from tfrecords.read import ImageSource, read_images
@@ -26,6 +27,8 @@ from tfrecords.read.rasters import describe_raster
 from tfrecords.schema import Image, Patches, to_scaled
 
 FIRST_DATE_IS_TARGET = ("venice", "pajottenland")
+RECALLED = (1, 5, 20, 500)
+"""Recall of the search is told for so many places."""
 TURNS = 8
 """The image itself, upright, and its seven turned and mirrored copies."""
 NEAR_PX, RIGHT_PX = 12.0, 5.0
@@ -242,6 +245,24 @@ def edge_share(scaled: NDArray[np.float32]) -> NDArray[np.float64]:
     return (gradient_dn > EDGE_DN).mean((1, 2))
 
 
+# --- names ------------------------------------------------------------------------------------------
+
+
+def title(encoder: str) -> str:
+    """An encoder's name in tables."""
+    return Path(encoder).stem
+
+
+def slug(name: str) -> str:
+    """A group's name for files."""
+    return re.sub(r"\W+", "-", name)
+
+
+def evidence_file(out: Path, name: str, encoder: str) -> Path:
+    """Where the evidence of a group and an encoder is kept."""
+    return out / f"evidence-{slug(name)}-{title(encoder)}.npz"
+
+
 # --- arithmetic ---------------------------------------------------------------------------------------
 
 
@@ -281,3 +302,23 @@ def told(right: NDArray[np.bool_], answers: Submission) -> Submission:
     wrong = answers.image_ids + 10**6
     image_ids = np.where(right, answers.image_ids, wrong)
     return Submission(answers.patch_ids, image_ids, answers.x, answers.y, source="told")
+
+
+def figures(question: Question, given: Submission, searched: Candidates) -> dict[str, Any]:
+    """Scores, recall of the search and re-ranking, for every kind of ground and every place."""
+    answers = question.answers
+    right = is_right(given.image_ids, given.x, given.y, answers)
+    first = {k: recalled(searched, answers, k) for k in RECALLED}
+    out: dict[str, Any] = {}
+    for kind, rows in question.kinds().items():
+        of_kind = part(answers, rows)
+        one = score(part(given, rows), of_kind).to_dict()
+        one["recall"] = {str(k): share(found[rows], of_kind) for k, found in first.items()}
+        one["right"] = share(right[rows], of_kind)
+        out[kind] = one | {"reranking": reranking(first[1][rows], right[rows])}
+    return {"scores": out}
+
+
+def share(right: NDArray[np.bool_], answers: Submission) -> dict[str, float]:
+    """A share of queries, with its interval."""
+    return score(told(right, answers), answers).to_dict()["SC_img"]  # type: ignore[no-any-return]
