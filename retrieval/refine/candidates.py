@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,22 +17,34 @@ from numpy.typing import NDArray
 from retrieval.compiled import Compiled, side_by_side
 from retrieval.config import PATCH_PX, RefineConfig
 from retrieval.errors import BandsWarning
-from retrieval.refine.correlation import ncc
+from retrieval.refine.correlation import ncc, ncc_of
 from retrieval.refine.peaks import Peaks, find_peaks
-from retrieval.refine.tensors import BLOCK_PX, Ground, Known, PatchPixels, Pixels, Templates, shared_columns
+from retrieval.refine.tensors import (
+    BLOCK_PX,
+    CODES,
+    Ground,
+    Known,
+    PatchPixels,
+    Pixels,
+    Regions,
+    Templates,
+    shared_columns,
+)
 from retrieval.refine.verify import Verifier, shipped_verifier
 from retrieval.types import Candidates, Progress, Refined, silent
 
 HALF_RADIUS = 2
 """Half resolution looks this far around the peak found at quarter resolution, in its own pixels."""
-FINE_RADIUS = 3
+FINE_RADIUS = 2
 """Full resolution looks this far around the peak found at half resolution."""
 VERIFY_BATCH = 512
 """Pairs that the verifier sees at a time."""
 VERIFIED = 1000.0
 """Added to the log-odds of those that the verifier was asked of: any of them comes before the others."""
-BATCH = {2: 2048, 1: 1024, 0: 256}
-"""Pairs of patch and candidate that are correlated at a time, by level: some 15 MB."""
+TAKEN = {2: 32768, 1: 8192, 0: 256}
+"""Pairs of patch and candidate whose regions are cut out at a time, by level: some 70 MB at most."""
+CORRELATED = {2: 2048, 1: 512, 0: 64}
+"""Pairs that are correlated at a time, by level: what of them fits the processor's caches."""
 STAGES = {
     2: "refining at quarter resolution",
     1: "refining at half resolution",
@@ -40,7 +53,14 @@ STAGES = {
 """What progress is told."""
 
 
-_NCC = Compiled(ncc, fused=False)
+def _ncc_of_codes(template: Any, codes: Any, spread: Any) -> Any:
+    from keras import ops
+
+    return ncc_of(template, ops.cast(codes, "float32") * (1 / CODES), spread)
+
+
+_NCC = Compiled(ncc)
+_NCC_OF = Compiled(_ncc_of_codes)
 
 
 def refine(
@@ -195,7 +215,7 @@ class _Job:
             self._put(batch.pairs, self._peaks(batch, radius, level), level)
             return len(batch.pairs)
 
-        self._each(work, pairs, BATCH[level], STAGES[level])
+        self._each(work, pairs, TAKEN[level], STAGES[level], by_image=level == 0)
 
     def verify(self, pairs: NDArray) -> None:
         """Ask the verifier of (patch, candidate) pairs that are aligned at half resolution."""
@@ -204,68 +224,78 @@ class _Job:
 
         def work(batch: Batch) -> int:
             rows, cols = batch.pairs.T
-            ids, xy, _ = self._where(rows, cols)
+            at = np.stack([self.state[axis][rows, cols] for axis in "xy"], -1) >> 1
             template, seen = self._templates[batch.asked].take(rows, 1)
-            region, known = self.ground.regions(ids, xy >> 1, batch.stored, 0, 1)
+            region = self.ground.regions(self.found.image_ids[rows, cols], at, batch.stored, 0, 1)
             visible = np.ones((len(rows), *template.shape[1:3], 1), np.float32)
-            for mask in (seen, known):
+            for mask in (seen, region.known):
                 visible = visible if mask is None else visible * mask
-            self.state["logit"][rows, cols] = verifier(template, region, visible)
+            self.state["logit"][rows, cols] = verifier(template, region.tensor(), visible)
             return len(rows)
 
-        self._each(work, pairs, VERIFY_BATCH, "verifying")
+        self._each(work, pairs, VERIFY_BATCH, "verifying", by_image=True)
 
-    def _each(self, work: Callable[[Batch], int], pairs: NDArray, size: int, stage: str) -> None:
+    def _each(
+        self, work: Callable[[Batch], int], pairs: NDArray, size: int, stage: str, by_image: bool
+    ) -> None:
         """Do some work on all pairs, batch by batch; batches share no pair."""
         done = 0
-        for count in side_by_side(work, list(self._batches(pairs, size))):
+        for count in side_by_side(work, list(self._batches(pairs, size, by_image))):
             done += count
             self.progress(stage, done, len(pairs))
 
     def _where(self, rows: NDArray, cols: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-        """Image ids of pairs, their x and y, and the largest that a patch may have, both (m, 2)."""
+        """Image ids, x and y of the pixel nearest the last peak, and the largest that a patch may have."""
         ids = self.found.image_ids[rows, cols]
-        limit = np.array([self.images.size(int(i))[::-1] for i in ids]).reshape(-1, 2) - PATCH_PX
-        xy = np.stack([self.state["x"][rows, cols], self.state["y"][rows, cols]], -1)
-        return ids, np.minimum(xy, limit), limit
+        every, which = np.unique(ids, return_inverse=True)
+        size = np.array([self.images.size(int(i))[::-1] for i in every]).reshape(-1, 2)
+        limit = size[which] - PATCH_PX
+        state = self.state
+        xy = np.stack([state[a][rows, cols] + np.rint(state[f"d{a}"][rows, cols]) for a in "xy"], -1)
+        return ids, np.clip(xy.astype(np.int64), 0, limit), limit
 
-    def _batches(self, pairs: NDArray, size: int) -> Iterator[Batch]:
-        """Pairs by the columns of the bands that patch and image share, sorted by image and block."""
-        ids = self.found.image_ids[pairs[:, 0], pairs[:, 1]]
-        columns = {
-            i: shared_columns(self.patches.bands, self.images.bands(i)) for i in map(int, np.unique(ids))
-        }
-        kinds = sorted(set(columns.values()))
-        kind = {i: kinds.index(c) for i, c in columns.items()}
+    def _batches(self, pairs: NDArray, size: int, by_image: bool) -> Iterator[Batch]:
+        """Pairs by the columns of the bands that patch and image share.
+
+        Args:
+            pairs: (m, 2).
+            size: of a batch.
+            by_image: sorted by image and block; else by patch, among images that are kept together.
+        """
         rows, cols = pairs.T
-        blocks = self.state["y"][rows, cols] // BLOCK_PX, self.state["x"][rows, cols] // BLOCK_PX
-        which = np.array([kind[int(i)] for i in ids], np.int64)
-        order = np.lexsort((*blocks[::-1], ids, which))
+        ids = self.found.image_ids[rows, cols]
+        every, image = np.unique(ids, return_inverse=True)
+        columns = [shared_columns(self.patches.bands, self.images.bands(int(i))) for i in every]
+        kinds = sorted(set(columns))
+        which = np.array([kinds.index(c) for c in columns], np.int64)[image]
+        x, y = self.state["x"][rows, cols], self.state["y"][rows, cols]
+        place = (x // BLOCK_PX, y // BLOCK_PX, ids) if by_image else (ids, rows, self.ground.group(ids))
+        order = np.lexsort((y, x, *place))
         for number, (asked, stored) in enumerate(kinds):
             if asked not in self._templates:
                 self._templates[asked] = Templates(self.patches, asked)
-            mine = pairs[order[which[order] == number]]
+            mine = order[which[order] == number]
             for start in range(0, len(mine), size):
-                yield Batch(mine[start : start + size], asked, stored)
+                yield Batch(pairs[mine[start : start + size]], asked, stored)
 
     def _peaks(self, batch: Batch, radius: int, level: int) -> Peaks:
         """One batch: gather templates and regions, correlate, find the peaks."""
         rows, cols = batch.pairs.T
         ids, xy, limit = self._where(rows, cols)
         at = xy >> level
-        template, seen = self._templates[batch.asked].take(rows, level)
-        region, known = self.ground.regions(ids, at, batch.stored, radius, level)
-        return find_peaks(_surfaces(template, region, seen, known), at, level, limit)
+        asked, owner = np.unique(rows, return_inverse=True)
+        template, seen = self._templates[batch.asked].take(asked, level)
+        regions = self.ground.regions(ids, at, batch.stored, radius, level)
+        surfaces = correlated(template, seen, owner, regions, CORRELATED[level])
+        return find_peaks(surfaces, at, level, limit)
 
     def _put(self, pairs: NDArray, peaks: Peaks, level: int) -> None:
-        """Keep the peaks; at a quarter resolution the parabola's offset says where to look next."""
+        """Keep the peaks; below full resolution the parabola's offset says where to look next."""
         rows, cols = pairs.T
         state = self.state
         for name in ("x", "y"):
             pixel, offset = getattr(peaks, name), getattr(peaks, f"d{name}")
-            finer = np.rint(4 * offset).astype(np.int64) if level == 2 else 0
-            state[name][rows, cols] = np.maximum(pixel + finer, 0)
-            state[f"d{name}"][rows, cols] = 0 if level else offset
+            state[name][rows, cols], state[f"d{name}"][rows, cols] = pixel, (1 << level) * offset
         state["ncc"][rows, cols], state["level"][rows, cols] = peaks.ncc, level
 
     def ranked(self, count: int) -> Refined:
@@ -281,32 +311,69 @@ class _Job:
 
     def refined(self) -> Refined:
         """All candidates as they came."""
+        fine = self.state["level"] == 0
+        self.state |= {name: np.where(fine, self.state[name], np.float32(0)) for name in ("dx", "dy")}
         values = self.state | {"image_ids": self.found.image_ids, "similarity": self.found.similarity}
         return Refined(**{f.name: values[f.name] for f in fields(Refined)})
 
 
-def _surfaces(
-    template: NDArray[np.float32], region: NDArray[np.float32], seen: Known, known: Known
+def correlated(
+    template: NDArray[np.float32], seen: Known, owner: NDArray[np.intp], regions: Regions, size: int
 ) -> NDArray[np.float32]:
-    """NCC of each pair; those in which something is hidden are done apart, since they cost more."""
-    if seen is None and known is None:
-        return np.asarray(_NCC(template, region))
-    n = len(template)
-    hidden = np.zeros(n, bool)
-    for mask in (seen, known):
+    """NCC of each region with its own template.
+
+    Args:
+        template: (n, s, s, 3).
+        seen: (n, s, s, 1) what is visible of them, or None.
+        owner: (m,) whose region it is.
+        regions: m of them.
+        size: pairs that are correlated at a time.
+
+    Returns:
+        (m, 2 radius + 1, 2 radius + 1).
+    """
+    hidden = np.zeros(len(owner), bool)
+    for mask, whose in ((seen, owner), (regions.known, slice(None))):
         if mask is not None:
-            hidden |= ~mask.reshape(n, -1).all(1)
-    side = region.shape[1] - template.shape[1] + 1
-    out = np.empty((n, side, side), np.float32)
-    if not hidden.all():
-        out[~hidden] = _NCC(template[~hidden], region[~hidden])
-    if hidden.any():
+            hidden |= np.asarray((~mask).any((1, 2, 3)))[whose]
+    shifts = regions.stored.shape[1] - template.shape[1] + 1
+    out = np.empty((len(owner), shifts, shifts), np.float32)
+    for rows, slots in _tables(owner, np.flatnonzero(~hidden), size):
+        args = template[rows], regions.stored[slots]
+        out[slots] = _NCC(*args) if regions.spread is None else _NCC_OF(*args, regions.spread[slots])
+    for rows, slots in _tables(owner, np.flatnonzero(hidden), size):
+        region = regions.tensor(slots)
         shown = [
-            np.ones((*p.shape[:3], 1), np.float32)[hidden] if m is None else m[hidden].astype(np.float32)
-            for m, p in ((seen, template), (known, region))
+            np.ones((*picture.shape[:-1], 1), np.float32) if mask is None else mask[which].astype(np.float32)
+            for mask, which, picture in ((seen, rows, template[rows]), (regions.known, slots, region))
         ]
-        out[hidden] = _NCC(template[hidden], region[hidden], *shown)
+        out[slots] = _NCC(template[rows], region, *shown)
     return out
+
+
+def _tables(
+    owner: NDArray[np.intp], pairs: NDArray[np.intp], size: int
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Pairs as tables, a row for each owner: (owners (n,), pairs (n, k)), n k about `size` at most.
+
+    An owner with fewer pairs than others has its last one more than once, a last table its last owner: so
+    that few shapes occur.
+    """
+    if not len(pairs):
+        return
+    pairs = pairs[np.argsort(owner[pairs], kind="stable")]
+    _, first, count = np.unique(owner[pairs], return_index=True, return_counts=True)
+    width = int(count.max())
+    width = min(size, -(-width // 8) * 8 if width > 8 else 1 << (width - 1).bit_length())
+    # Owners with more pairs than a table is wide have several rows.
+    row = np.concatenate([np.arange(f, f + c, width) for f, c in zip(first, count, strict=True)])
+    last = np.repeat(first + count - 1, -(-count // width))
+    slots = pairs[np.minimum(row[:, None] + np.arange(width), last[:, None])]
+    high = max(1, size // width)
+    for start in range(0, len(slots), high):
+        rows = np.arange(start, start + high) if len(slots) > high else np.arange(len(slots))
+        part = slots[np.minimum(rows, len(slots) - 1)]
+        yield owner[part[:, 0]], part
 
 
 def _tell_unshared(found: Candidates, patches: PatchPixels, images: Pixels) -> None:

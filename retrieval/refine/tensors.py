@@ -29,8 +29,13 @@ MARGIN_PX = 128
 """What a block sees beyond its end on each side, besides a patch: more than any radius."""
 KEPT_BYTES = 512 << 20
 """Tensors of images that are kept for the next look."""
+BYTES_A_PIXEL = 3
+"""What is kept of an image takes this much for each of its pixels."""
 PATCHES = 1024
 """Patches whose tensors are made at a time."""
+CODES = 4096.0
+"""What is kept of a tensor is whole numbers, this many to one: exact enough for values below 8, and turned
+into float32 in a twentieth of the time of float16."""
 SIZE_STEP = 128
 """Larger pictures are filled up to a multiple of it, with nothing known."""
 
@@ -125,15 +130,29 @@ def _halved(tensor: NDArray, visible: NDArray) -> tuple[NDArray[np.float32], NDA
 class Layer:
     """Tensors at one level."""
 
-    tensor: NDArray[np.float16]
-    """(n, h, w, 3)."""
+    codes: NDArray[np.int16]
+    """(n, h, w, 3), `CODES` x the tensor."""
     known: Known
     """(n, h, w, 1), or None."""
 
-    @property
-    def nbytes(self) -> int:
-        """Memory that it takes."""
-        return self.tensor.nbytes + (0 if self.known is None else self.known.nbytes)
+
+@dataclass(frozen=True)
+class Regions:
+    """What lies around positions, for templates to be moved in."""
+
+    stored: NDArray[Any]
+    """(m, s + 2 radius, s + 2 radius, 3), s the template's side: int16 codes, or at full resolution float32.
+    What lies beyond the image's edge is arbitrary: no patch lies there."""
+    known: Known
+    """(m, s + 2 radius, s + 2 radius, 1), or None."""
+    spread: NDArray[np.float32] | None
+    """(m, 2 radius + 1, 2 radius + 1) sum of squares of the mean-free tensor under the template; None at full
+    resolution."""
+
+    def tensor(self, rows: Any = slice(None)) -> NDArray[np.float32]:
+        """The tensor of some of them, float32."""
+        stored = self.stored[rows]
+        return stored if self.spread is None else tensor_of(stored)
 
 
 def pyramid(scaled: NDArray[np.float32]) -> dict[int, Layer]:
@@ -146,8 +165,17 @@ def pyramid(scaled: NDArray[np.float32]) -> dict[int, Layer]:
     layers = {}
     for level in LEVELS:
         tensor, visible = _halved(tensor, visible)
-        layers[level] = Layer(tensor.astype(np.float16), None if visible.all() else visible > 0)
+        layers[level] = Layer(_codes(tensor), None if visible.all() else visible > 0)
     return layers
+
+
+def _codes(tensor: NDArray[np.float32]) -> NDArray[np.int16]:
+    return np.clip(np.rint(tensor * np.float32(CODES)), -32767, 32767).astype(np.int16)
+
+
+def tensor_of(codes: NDArray[np.int16]) -> NDArray[np.float32]:
+    """The tensor that codes stand for."""
+    return codes * np.float32(1 / CODES)
 
 
 class Templates:
@@ -171,16 +199,29 @@ class Templates:
             return tensor, None if visible.all() else visible > 0
         layer = self._layers[level]
         known = None if layer.known is None else layer.known[rows]
-        return layer.tensor[rows].astype(np.float32), None if known is None or known.all() else known
+        return tensor_of(layer.codes[rows]), None if known is None or known.all() else known
 
 
 def _joined(parts: Sequence[Layer]) -> Layer:
     known: Known = None
     if any(p.known is not None for p in parts):
         known = np.concatenate(
-            [np.ones((*p.tensor.shape[:3], 1), bool) if p.known is None else p.known for p in parts]
+            [np.ones((*p.codes.shape[:3], 1), bool) if p.known is None else p.known for p in parts]
         )
-    return Layer(np.concatenate([p.tensor for p in parts]), known)
+    return Layer(np.concatenate([p.codes for p in parts]), known)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A block of an image at one level."""
+
+    codes: NDArray[np.int16]  # (h, w, 3)
+    known: NDArray[np.bool_] | None  # (h, w, 1)
+    spread: NDArray[np.float32]  # (h - s + 1, w - s + 1, 1)
+
+    @property
+    def nbytes(self) -> int:
+        return self.codes.nbytes + self.spread.nbytes + (0 if self.known is None else self.known.nbytes)
 
 
 class Ground:
@@ -189,7 +230,7 @@ class Ground:
     def __init__(self, images: Pixels) -> None:
         """Read from `images` when asked."""
         self._images = images
-        self._kept: OrderedDict[tuple, dict[int, Layer]] = OrderedDict()
+        self._kept: OrderedDict[tuple, dict[int, _Block]] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()
 
@@ -200,43 +241,51 @@ class Ground:
         columns: tuple[int, ...],
         radius: int,
         level: int,
-    ) -> tuple[NDArray[np.float32], Known]:
-        """Regions around positions, for templates to be moved in.
+    ) -> Regions:
+        """Regions around positions.
 
         Args:
-            image_ids: (m,), equal ones behind each other.
+            image_ids: (m,); fastest where those in one block are behind each other.
             at: (m, 2) x and y in the level's pixels, of a template's corner.
             columns: bands that count.
             radius: how far a template is moved, in the level's pixels.
             level: 0, 1 or 2.
-
-        Returns:
-            (m, s + 2 radius, s + 2 radius, 3), s the template's side, and what is visible. What lies
-            beyond the image's edge is arbitrary: no patch lies there.
         """
-        parts = [self._part(*group, columns, radius, level) for group in _groups(image_ids, at, level)]
-        cut = np.concatenate([part for part, _ in parts])
+        m = len(at)
         if level == 0:
-            tensor, visible = _full(cut)
-            return tensor, None if visible.all() else visible > 0
-        if all(known is None for _, known in parts):
-            return cut.astype(np.float32), None
-        shown = [np.ones((*part.shape[:3], 1), bool) if known is None else known for part, known in parts]
-        return cut.astype(np.float32), np.concatenate(shown)
+            pixels = np.empty((m, *[PATCH_PX + 2 * radius] * 2, len(columns)), np.float32)
+            for block, rows in _groups(image_ids, at, level):
+                pixels[rows] = self._pixels(block, at[rows], columns, radius)
+            tensor, visible = _full(pixels)
+            return Regions(tensor, None if visible.all() else visible > 0, None)
+        size, shifts = side(level) + 2 * radius, 2 * radius + 1
+        codes = np.empty((m, size, size, 3), np.int16)
+        spread = np.empty((m, shifts, shifts, 1), np.float32)
+        known: Known = None
+        for block, rows in _groups(image_ids, at, level):
+            layer = self._layers(block, columns)[level]
+            here = at[rows] - (np.array(self._window(block)[:2]) >> level)
+            codes[rows] = _cut(layer.codes, here, size, radius)
+            spread[rows] = _cut(layer.spread, here, shifts, radius)
+            if layer.known is not None:
+                known = np.ones((m, size, size, 1), bool) if known is None else known
+                known[rows] = _cut(layer.known, here, size, radius)
+        return Regions(codes, None if known is None or known.all() else known, spread[..., 0])
 
-    def _part(
-        self, block: Block, at: NDArray[np.int64], columns: tuple[int, ...], radius: int, level: int
-    ) -> tuple[NDArray, Known]:
-        """Regions in one block: pixels at full resolution, else tensors, and what is visible of these."""
+    def group(self, image_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """For each image id a number, equal for images whose tensors can be kept at the same time."""
+        ids, which = np.unique(image_ids, return_inverse=True)
+        pixels = np.array([np.prod(self._images.size(int(i))) for i in ids], np.float64)
+        before = np.cumsum(pixels) - pixels
+        return np.asarray((before * (2 * BYTES_A_PIXEL) // KEPT_BYTES).astype(np.int64)[which])
+
+    def _pixels(
+        self, block: Block, at: NDArray[np.int64], columns: tuple[int, ...], radius: int
+    ) -> NDArray[np.float32]:
+        """Pixels of regions in one block."""
         window = self._window(block)
-        at = at - (np.array(window[:2]) >> level)
-        if level == 0:
-            pixels = self._images.scaled(block[0], window)[..., list(columns)]
-            return _cut(pixels, at, PATCH_PX + 2 * radius, radius), None
-        layer = self._layers(block, columns)[level]
-        size = ((PATCH_PX - 2) >> level) + 2 * radius
-        known = None if layer.known is None else _cut(layer.known[0], at, size, radius)
-        return _cut(layer.tensor[0], at, size, radius), None if known is None or known.all() else known
+        pixels = self._images.scaled(block[0], window)[..., list(columns)]
+        return _cut(pixels, at - np.array(window[:2]), PATCH_PX + 2 * radius, radius)
 
     def _window(self, block: Block) -> tuple[int, int, int, int]:
         """Pixels that a block and its margin take, inside the image."""
@@ -246,14 +295,19 @@ class Ground:
         x1, y1 = ((n + 1) * BLOCK_PX + PATCH_PX + MARGIN_PX for n in (column, row))
         return x0, y0, min(x1, width) - x0, min(y1, height) - y0
 
-    def _layers(self, block: Block, columns: tuple[int, ...]) -> dict[int, Layer]:
+    def _layers(self, block: Block, columns: tuple[int, ...]) -> dict[int, _Block]:
         """Tensors of a block, made anew unless they were kept."""
         key = (*block, columns)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        made = pyramid(self._images.scaled(block[0], self._window(block))[..., list(columns)][None])
+        layers = pyramid(self._images.scaled(block[0], self._window(block))[..., list(columns)][None])
+        made = {
+            level: _Block(one.codes[0], None if one.known is None else one.known[0], spread)
+            for level, one in layers.items()
+            for spread in [_spread(one.codes[0], side(level))]
+        }
         with self._lock:
             self._bytes += sum(layer.nbytes for layer in made.values()) if key not in self._kept else 0
             self._kept[key] = made
@@ -263,23 +317,59 @@ class Ground:
         return made
 
 
+def side(level: int) -> int:
+    """Side of a template, in the level's pixels: a patch less the gradient's border."""
+    return (PATCH_PX - 2) >> level
+
+
+def _spread(codes: NDArray[np.int16], box: int) -> NDArray[np.float32]:
+    """Sum of squares of the mean-free tensor in every box x box square: (h - box + 1, w - box + 1, 1)."""
+    h, w = codes.shape[:2]
+    planes = np.empty((4, h, w), np.float64)
+    np.multiply(np.moveaxis(codes, -1, 0), 1 / CODES, out=planes[:3])
+    np.einsum("chw,chw->hw", planes[:3], planes[:3], out=planes[3])
+    total = np.zeros((4, h + 1, w + 1), np.float64)
+    np.cumsum(np.cumsum(planes, 1), 2, out=total[:, 1:, 1:])
+    rows = total[:, box:] - total[:, :-box]
+    sums = rows[:, :, box:] - rows[:, :, :-box]
+    spread = sums[3] - np.einsum("chw,chw->hw", sums[:3], sums[:3]) / box**2
+    return spread.astype(np.float32)[..., None]
+
+
 def _groups(
     image_ids: NDArray[np.int64], at: NDArray[np.int64], level: int
-) -> Iterator[tuple[Block, NDArray[np.int64]]]:
-    """Runs of positions that lie in one block of one image."""
+) -> Iterator[tuple[Block, NDArray[np.intp]]]:
+    """Rows of the positions that lie in one block of one image."""
     where = np.column_stack([image_ids, at // (BLOCK_PX >> level)])
+    order = np.lexsort(where.T[::-1])
+    where = where[order]
     starts = np.flatnonzero((np.diff(where, axis=0, prepend=-1) != 0).any(1))
     for a, b in pairwise([*starts, len(at)]):
-        yield (int(where[a, 0]), int(where[a, 1]), int(where[a, 2])), at[a:b]
+        yield (int(where[a, 0]), int(where[a, 1]), int(where[a, 2])), order[a:b]
 
 
 def _cut(picture: NDArray, at: NDArray[np.int64], size: int, radius: int) -> NDArray:
-    """Squares (m, size, size, c) of a picture (h, w, c) that begin `radius` before each position."""
-    padded = np.pad(picture, ((radius, radius + 1), (radius, radius + 1), (0, 0)), mode="edge")
-    h, w, c = padded.shape
-    row, column, item = padded.strides
-    # All squares as a view, rows of pixels and channels in one piece: copied many times faster.
-    squares = np.lib.stride_tricks.as_strided(
-        padded, (h - size + 1, w - size + 1, size, size * c), (row, column, row, item), writeable=False
+    """Squares (m, size, size, c) of a picture (h, w, c) that begin `radius` before each position.
+
+    Beyond the picture's edge its last pixels are repeated.
+    """
+    picture = np.ascontiguousarray(picture)
+    h, w, c = picture.shape
+    corner = at - radius
+    out = np.empty((len(at), size, size * c), picture.dtype)
+    inside = ((corner >= 0) & (corner + size <= (w, h))).all(1)
+    if inside.any():
+        item = picture.itemsize  # and not the strides: along a single channel they may be anything
+        row, column = w * c * item, c * item
+        # All squares as a view, rows of pixels and channels in one piece: copied many times faster.
+        squares = np.lib.stride_tricks.as_strided(
+            picture, (h - size + 1, w - size + 1, size, size * c), (row, column, row, item), writeable=False
+        )
+        out[inside] = squares[corner[inside, 1], corner[inside, 0]]
+    out = out.reshape(len(at), size, size, c)
+    beyond = corner[~inside]
+    rows, cols = (
+        np.clip(beyond[:, axis, None] + np.arange(size), 0, most) for axis, most in ((1, h - 1), (0, w - 1))
     )
-    return np.ascontiguousarray(squares[at[:, 1], at[:, 0]]).reshape(len(at), size, size, c)
+    out[~inside] = picture[rows[:, :, None], cols[:, None, :]]
+    return out

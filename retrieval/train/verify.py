@@ -236,8 +236,8 @@ def _regions(
     for start in range(0, len(pairs), 2048):
         rows, cols = pairs[start : start + 2048].T
         at = np.stack([x[rows, cols], y[rows, cols]], -1) >> 1
-        cut, seen = ground.regions(ids[rows, cols], at, columns, 0, 1)
-        region[rows, cols], known[rows, cols] = cut, True if seen is None else seen
+        cut = ground.regions(ids[rows, cols], at, columns, 0, 1)
+        region[rows, cols], known[rows, cols] = cut.tensor(), True if cut.known is None else cut.known
     return region, known
 
 
