@@ -19,7 +19,7 @@ import numpy as np
 from context import context, write_json
 from numpy.typing import NDArray
 
-from retrieval.calibrate import RIGHT_PX, calibration_of, expected_calibration_error
+from retrieval.calibrate import RIGHT_PX, calibration_of, expected_calibration_error, logistic
 from retrieval.chips import ChipCalibration, Locator
 from retrieval.chips.sure import TERMS
 from retrieval.config import ChipConfig, IndexConfig, RefineConfig, SearchConfig
@@ -81,16 +81,10 @@ def distance(series: list[Series], truth: NDArray[np.int64], found: Refined) -> 
     return np.where(same, np.hypot(x - truth[:, 1], y - truth[:, 2]), np.inf)
 
 
-def fit(seen: NDArray[np.float64], right: NDArray[np.bool_], ridge: float = 1.0) -> ChipCalibration:
-    """A logistic regression by Newton's method; the ridge keeps weights small where data are separable."""
-    x, y = np.c_[seen, np.ones(len(seen))], right.astype(np.float64)
-    penalty = np.diag([ridge] * len(TERMS) + [0.0])
-    w = np.zeros(x.shape[1])
-    for _ in range(200):
-        p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
-        hessian = (x * (p * (1 - p))[:, None]).T @ x + penalty + 1e-9 * np.eye(len(w))
-        w -= np.clip(np.linalg.solve(hessian, x.T @ (p - y) + penalty @ w), -2, 2)
-    return ChipCalibration(tuple(np.round(w[:-1], 4).tolist()), round(float(w[-1]), 4))
+def fit(seen: NDArray[np.float64], right: NDArray[np.bool_]) -> ChipCalibration:
+    """A logistic regression; the penalty keeps weights small where data are separable."""
+    *weights, bias = np.round(logistic(seen, right, 1.0), 4).tolist()
+    return ChipCalibration(tuple(weights), bias)
 
 
 def left_out(seen: NDArray, right: NDArray[np.bool_], places: NDArray[np.str_]) -> NDArray[np.float64]:

@@ -14,9 +14,9 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from protocol import NOISE, TURNS, Database
+from protocol import TURNS, Database
 
-from retrieval.config import PATCH_PX
+from retrieval.config import PATCH_PX, TensorConfig
 from retrieval.features import BORDER_PX, structure_tensor
 from retrieval.score import Submission
 from tfrecords.schema import Patches
@@ -31,7 +31,7 @@ def strength(scaled: NDArray[np.float32]) -> NDArray[np.float32]:
     """Log-magnitude of the gradient, (h, w, b) -> (h - 2, w - 2)."""
     parts = []
     for top in range(0, scaled.shape[0] - 2, ROWS):
-        tensor, _ = structure_tensor(scaled[None, top : top + ROWS + 2], NOISE)
+        tensor, _ = structure_tensor(scaled[None, top : top + ROWS + 2], TensorConfig.noise)
         parts.append(np.asarray(tensor)[0, ..., 0])
     return np.concatenate(parts)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from protocol import Question, is_right
+from protocol import NEAR_PX, Question, is_right
 
 from retrieval.matches import Matches
 from retrieval.report import stretch
@@ -53,14 +53,14 @@ def _failure(title: str, question: Question, found: Matches, row: int) -> Failur
     truth = int(right.image_ids[row]), int(right.x[row]), int(right.y[row])
     far = f"{np.hypot(x - truth[1], y - truth[2]):.0f} px off" if image_ids == truth[0] else "another image"
     at_search = found.candidates.image_ids[row] == truth[0]
-    near = np.hypot(found.candidates.x[row] - truth[1], found.candidates.y[row] - truth[2]) <= 12
+    near = np.hypot(found.candidates.x[row] - truth[1], found.candidates.y[row] - truth[2]) <= NEAR_PX
     listed = "among the candidates kept" if (at_search & near).any() else "not among the candidates kept"
     text = (
         f"{title}: {question.places[row]}, query {row} of {question.dates[row]}; found image {image_ids} at "
         f"{x}, {y} ({far}), NCC {found.candidates.ncc[row, 0]:.2f}; right is image {truth[0]} at {truth[1]}, "
         f"{truth[2]}, {listed}"
     )
-    shown = [("patch", found.patches.scaled(slice(row, row + 1))[0])]
+    shown = [("patch", found.query(row))]
     for caption, (image, left, top) in (("found", (image_ids, x, y)), ("right", truth)):
         shown.append((caption, found.store.scaled(image, (left, top, 64, 64))))
     return Failure(float(found.confidence[row]), text, tuple((c, png(p)) for c, p in shown))

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.config import PATCH_PX
+from retrieval.calibrate import RIGHT_PX
+from retrieval.config import PATCH_PX, TensorConfig
 from retrieval.features import structure_tensor
 from retrieval.score import Submission, score
 from retrieval.train.weather import paste_clouds
@@ -31,10 +32,8 @@ RECALLED = (1, 5, 20, 500)
 """Recall of the search is told for so many places."""
 TURNS = 8
 """The image itself, upright, and its seven turned and mirrored copies."""
-NEAR_PX, RIGHT_PX = 12.0, 5.0
-"""Search has found a place if a window within the first distance is among the candidates; an answer is
-right within the second."""
-NOISE = 10 / 2047.5
+NEAR_PX = 12.0
+"""Search has found a place if a window within this distance is among the candidates."""
 EDGE_DN, FEATURELESS_SHARE, POOR_SHARE = 150.0, 0.13, 0.7
 """A pixel is an edge above the first; shares of a query's pixels below which it is featureless, or poor."""
 RENDER_PERCENT = (2.0, 98.0)
@@ -239,9 +238,9 @@ def edge_share(scaled: NDArray[np.float32]) -> NDArray[np.float64]:
     """Share of pixels whose gradient, over all bands, is above `EDGE_DN`: (n, 64, 64, b) -> (n,)."""
     from keras import ops
 
-    parts = [structure_tensor(scaled[i : i + 256], NOISE)[0] for i in range(0, len(scaled), 256)]
+    parts = [structure_tensor(scaled[i : i + 256], TensorConfig.noise)[0] for i in range(0, len(scaled), 256)]
     strength = np.concatenate([ops.convert_to_numpy(p)[..., 0] for p in parts])
-    gradient_dn = np.sqrt(np.expm1(2 * strength.astype(np.float64))) * NOISE * 2047.5
+    gradient_dn = np.sqrt(np.expm1(2 * strength.astype(np.float64))) * TensorConfig.noise * 2047.5
     return (gradient_dn > EDGE_DN).mean((1, 2))
 
 

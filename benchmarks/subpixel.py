@@ -23,37 +23,13 @@ from numpy.typing import NDArray
 from protocol import FEATURELESS_SHARE, GROUPS, Group, dates, edge_share, opened, places, target_date
 
 from retrieval.config import PATCH_PX, RefineConfig
-from retrieval.refine import refine
+from retrieval.refine import Arrays, refine
 from retrieval.types import Candidates, Refined
 from tfrecords.schema import Patches
 
 MARGIN_PX = 12
 """What is cut around a patch on each side, so that a shift brings real ground in."""
 STRIDE_PX = 8
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """Pixels of images in memory, for refinement."""
-
-    arrays: list[NDArray[np.float32]]
-    """(h, w, b) scaled; the number is the id."""
-    names: tuple[str, ...]
-    """Their bands."""
-
-    def bands(self, image_id: int) -> tuple[str, ...]:
-        """Names of an image's bands."""
-        return self.names
-
-    def size(self, image_id: int) -> tuple[int, int]:
-        """Height and width."""
-        height, width = self.arrays[image_id].shape[:2]
-        return height, width
-
-    def scaled(self, image_id: int, window: tuple[int, int, int, int] | None = None) -> NDArray[np.float32]:
-        """An image, or a window (x, y, width, height) of it."""
-        x, y, width, height = window or (0, 0, *self.size(image_id)[::-1])
-        return self.arrays[image_id][y : y + height, x : x + width]
 
 
 def moved(cut: NDArray[np.float32], dx: float, dy: float) -> NDArray[np.float32]:
@@ -111,12 +87,13 @@ def draw(data: Path, group: Group, count: int, rng: np.random.Generator) -> Pair
             if not (np.isnan(cut).any() or np.isnan(ground).any()):
                 kept.append((cut, (len(images) - 1, x + MARGIN_PX, y + MARGIN_PX)))
     cuts, where = (np.array(v) for v in zip(*kept, strict=True))
-    return Pairs(Arrays(images, group.bands), cuts, where)
+    numbered = dict(enumerate(images))
+    return Pairs(Arrays(numbered, dict.fromkeys(numbered, group.bands)), cuts, where)
 
 
 def asked(pairs: Pairs, pixels: NDArray[np.float32]) -> tuple[NDArray[np.float64], Refined]:
     """Refine patches around their places: (n, 2) x and y with the offsets below the pixel."""
-    patches = Patches(np.arange(len(pixels)), pixels, "scaled", pairs.images.names, np.nan)
+    patches = Patches(np.arange(len(pixels)), pixels, "scaled", pairs.images.bands(0), np.nan)
     corner = pairs.where[:, 1:] + STRIDE_PX // 2
     corner = corner // STRIDE_PX * STRIDE_PX
     size = np.array([pairs.images.size(int(i))[::-1] for i in pairs.where[:, 0]])

@@ -150,18 +150,33 @@ def fit(
         raise ConfigError(
             f"{len(y)} patches, {int(y.sum())} right: expected 20 or more, some right and some wrong"
         )
-    x = np.c_[x, np.ones(len(x))]
-    penalty = np.diag([ridge] * len(TERMS) + [0.0]) * len(y) / 100
+    *weights, bias = logistic(x, y, ridge * len(y) / 100).tolist()
+    return Calibration(tuple(weights), bias, fitted_on, encoder)
+
+
+def logistic(columns: NDArray[np.float64], right: NDArray, penalty: float) -> NDArray[np.float64]:
+    """Fit a logistic regression by Newton's method.
+
+    Args:
+        columns: (n, k).
+        right: (n,) 0 or 1.
+        penalty: half of it times a weight's square is added to the loss, against separable data.
+
+    Returns:
+        (k + 1,) the weights, and last the bias.
+    """
+    x, y = np.c_[columns, np.ones(len(columns))], right.astype(np.float64)
+    ridge = np.diag([penalty] * columns.shape[1] + [0.0])
     w = np.zeros(x.shape[1])
     for _ in range(100):
         p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
-        gradient = x.T @ (p - y) + penalty @ w
-        hessian = (x * (p * (1 - p))[:, None]).T @ x + penalty + 1e-9 * np.eye(len(w))
+        gradient = x.T @ (p - y) + ridge @ w
+        hessian = (x * (p * (1 - p))[:, None]).T @ x + ridge + 1e-9 * np.eye(len(w))
         step = np.linalg.solve(hessian, gradient)
         w -= np.clip(step, -5, 5)
         if np.abs(step).max() < 1e-8:
             break
-    return Calibration(tuple(w[:-1].tolist()), float(w[-1]), fitted_on, encoder)
+    return w
 
 
 def expected_calibration_error(probability: NDArray, right: NDArray[np.bool_], bins: int = 10) -> float:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from retrieval.matches import Matches
 from retrieval.store import NODATA, StoredImage, to_codes
 from retrieval.types import Progress, silent
-from tfrecords.grid import pixel_to_map
+from tfrecords.grid import padded_window, pixel_to_map
 from tfrecords.manifest import writing_folder
 
 KIND = "cutouts"
@@ -68,11 +68,7 @@ def write_cutouts(
 
 def window(scaled: NDArray[np.float32], x: int, y: int, height: int, width: int) -> NDArray[np.uint16]:
     """A window of an image as codes, (height, width, b); 65535 outside of the image."""
-    codes = np.full((height, width, scaled.shape[2]), NODATA)
-    top, left = max(0, y), max(0, x)
-    part = scaled[top : max(top, y + height), left : max(left, x + width)]
-    codes[top - y : top - y + part.shape[0], left - x : left - x + part.shape[1]] = to_codes(part)
-    return codes
+    return to_codes(padded_window(scaled, x, y, width, height))
 
 
 def tags_of(found: Matches, row: int, image: StoredImage) -> dict[str, str]:

@@ -17,7 +17,6 @@ from retrieval.store import Store
 from retrieval.tables import FOOTPRINT, table_ending, write_table
 from retrieval.types import Refined
 from tfrecords.errors import OutputExistsError
-from tfrecords.grid import PATCH_PX
 from tfrecords.manifest import check_free, writing_file
 from tfrecords.schema import Chips, Patches
 
@@ -47,15 +46,11 @@ class Matches:
     @property
     def sizes(self) -> NDArray[np.int64]:
         """(n, 2) rows and columns of each patch or chip."""
-        if isinstance(self.patches, Chips):
-            return self.patches.sizes
-        return np.full((len(self.patch_ids), 2), PATCH_PX, np.int64)
+        return self.patches.sizes
 
     def query(self, row: int) -> NDArray[np.float32]:
         """What was asked in a row, (h, w, b) scaled, NaN = not known."""
-        if isinstance(self.patches, Chips):
-            return self.patches.read(row).scaled()
-        return self.patches.scaled(slice(row, row + 1))[0]
+        return self.patches.scaled_one(row)
 
     def best(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """image_id, x, y of each answer, (n,) each; the first image's corner where nothing was found.

@@ -1,6 +1,5 @@
 """Pictures and encoders for the tests of the engine: seeded, small, made once in a session."""
 
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -44,24 +43,6 @@ def patches_of(image, xy, bands=None):
     """Patches cut from digital numbers at (x, y)."""
     pixels = np.stack([image[y : y + 64, x : x + 64] for x, y in xy])
     return Patches(np.arange(len(pixels)), pixels, "dn", bands or BANDS[: pixels.shape[-1]], 0.0)
-
-
-@dataclass
-class Arrays:
-    """Pixels of images in memory, for `retrieval.refine`: image id -> (h, w, b) scaled."""
-
-    arrays: dict
-    names: dict
-
-    def bands(self, image_id):
-        return self.names[image_id]
-
-    def size(self, image_id):
-        return self.arrays[image_id].shape[:2]
-
-    def scaled(self, image_id, window=None):
-        x, y, w, h = window or (0, 0, *self.size(image_id)[::-1])
-        return self.arrays[image_id][y : y + h, x : x + w]
 
 
 @cache

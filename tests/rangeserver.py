@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Lock
 from urllib.parse import unquote, urlsplit
+
+from loopback import Handler, listening
 
 CHUNK = 1 << 14
 """Bytes that go out at a time, and are counted."""
@@ -45,14 +46,10 @@ class RangeServer:
         self.trouble = trouble
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     """Answers for one `RangeServer`."""
 
-    protocol_version = "HTTP/1.1"
-    files: RangeServer
-
-    def log_message(self, *_: object) -> None:
-        pass
+    state: RangeServer
 
     def do_HEAD(self) -> None:
         self.answer()
@@ -62,16 +59,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        with self.files.lock:
-            self.files.requests.append((self.command, self.path, self.headers.get("Range", "")))
-            trouble = self.files.trouble(path)
+        with self.state.lock:
+            self.state.requests.append((self.command, self.path, self.headers.get("Range", "")))
+            trouble = self.state.trouble(path)
         if isinstance(trouble, int):
             return self.send(trouble, b"<html>no</html>", "text/html")
         if trouble == "html":
             return self.send(200, b"<!DOCTYPE html><html>Sign in</html>", "text/html")
-        if path in self.files.answers:
-            return self.send(200, self.files.answers[path][1], self.files.answers[path][0])
-        file = self.files.folder / path.lstrip("/")
+        if path in self.state.answers:
+            return self.send(200, self.state.answers[path][1], self.state.answers[path][0])
+        file = self.state.folder / path.lstrip("/")
         if not file.is_file():
             return self.send(404, b"not found", "text/plain")
         self.send_file(file.read_bytes(), trouble)
@@ -95,37 +92,17 @@ class _Handler(BaseHTTPRequestHandler):
         extra: Mapping[str, str] | None = None,
         cut: bool = False,
     ) -> None:
-        self.send_response(status)
         ranges = {"Accept-Ranges": "bytes"} if status in (200, 206) else {}
-        told = {"Content-Type": kind, "Content-Length": str(len(content)), **ranges, **self.files.headers}
-        for name, value in {**told, **(extra or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "HEAD":
-            return
-        if cut:
-            content = content[: len(content) // 2]
-            self.close_connection = True
-        with suppress(OSError):  # the client has what it wants
-            for begin in range(0, len(content), CHUNK):
-                part = content[begin : begin + CHUNK]
-                with self.files.lock:
-                    self.files.served += len(part)
-                self.wfile.write(part)
+        super().send(status, content, kind, {**ranges, **self.state.headers, **(extra or {})}, cut)
+
+    def put(self, content: bytes) -> None:
+        for begin in range(0, len(content), CHUNK):
+            part = content[begin : begin + CHUNK]
+            with self.state.lock:
+                self.state.served += len(part)
+            self.wfile.write(part)
 
 
-@contextmanager
-def serving(folder: Path) -> Iterator[RangeServer]:
+def serving(folder: Path) -> AbstractContextManager[RangeServer]:
     """Serve a folder on the loopback while the block lasts."""
-    http = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
-    http.daemon_threads = True
-    server = RangeServer(folder, f"http://127.0.0.1:{http.server_address[1]}")
-    http.RequestHandlerClass = type("Handler", (_Handler,), {"files": server})
-    thread = Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join(5)
+    return listening(_Handler, lambda url: RangeServer(folder, url))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
+from threading import Lock
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from loopback import Handler, listening
 
 CONFORMS = {
     "core": "https://api.stacspec.org/v1.0.0/core",
@@ -117,14 +118,10 @@ class Catalogue:
         )
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     """Answers for one `Catalogue`."""
 
-    protocol_version = "HTTP/1.1"
-    catalogue: Catalogue
-
-    def log_message(self, *_: object) -> None:
-        pass
+    state: Catalogue
 
     def do_GET(self) -> None:
         self.reply("GET", dict(parse_qsl(urlsplit(self.path).query)))
@@ -135,9 +132,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def reply(self, method: str, asked: dict[str, Any]) -> None:
         path = urlsplit(self.path).path.rstrip("/") or "/"
-        with self.catalogue.lock:
-            self.catalogue.requests.append((method, path, asked))
-            fault = self.catalogue.fault(path)
+        with self.state.lock:
+            self.state.requests.append((method, path, asked))
+            fault = self.state.fault(path)
         kind = fault.kind if fault else None
         if isinstance(kind, int):
             assert fault is not None
@@ -146,42 +143,12 @@ class _Handler(BaseHTTPRequestHandler):
             return self.send(200, b"<!DOCTYPE html><html>Sign in</html>", "text/html")
         if kind == "other":
             return self.send(200, b'{"hello": "world"}', "application/json")
-        answer = self.catalogue.answer(method, path, asked)
+        answer = self.state.answer(method, path, asked)
         if answer is None:
             return self.send(404, b'{"code": "NotFound", "description": "not found"}', "application/json")
         self.send(200, json.dumps(answer).encode(), "application/geo+json", cut=kind == "cut")
 
-    def send(
-        self,
-        status: int,
-        content: bytes,
-        kind: str,
-        extra: Mapping[str, str] | None = None,
-        cut: bool = False,
-    ) -> None:
-        self.send_response(status)
-        told = {"Content-Type": kind, "Content-Length": str(len(content)), **(extra or {})}
-        for name, value in told.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if cut:
-            content, self.close_connection = content[: len(content) // 2], True
-        with suppress(OSError):
-            self.wfile.write(content)
 
-
-@contextmanager
-def cataloguing() -> Iterator[Catalogue]:
+def cataloguing() -> AbstractContextManager[Catalogue]:
     """Serve a catalogue on the loopback while the block lasts."""
-    http = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
-    http.daemon_threads = True
-    catalogue = Catalogue(f"http://127.0.0.1:{http.server_address[1]}")
-    http.RequestHandlerClass = type("Handler", (_Handler,), {"catalogue": catalogue})
-    thread = Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield catalogue
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join(5)
+    return listening(_Handler, Catalogue)

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from engine import Arrays, digital, patches_of, small_encoder, texture
+from engine import digital, patches_of, small_encoder, texture
 
 import retrieval.answer as answer
 from retrieval.config import IndexConfig, RefineConfig, SearchConfig
 from retrieval.embed import embed_image, embed_patches
 from retrieval.index import VectorIndex
+from retrieval.refine import Arrays
 from retrieval.types import pack_ids
 from tfrecords.schema import BANDS, Patches
 

@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from engine import Arrays, texture
+from engine import texture
 from hypothesis import given
 from hypothesis import strategies as st
 
 import retrieval.refine.candidates as candidates
 from retrieval.config import RefineConfig
 from retrieval.errors import BandsWarning
-from retrieval.refine import ncc, refine
+from retrieval.refine import Arrays, ncc, refine
 from retrieval.refine.correlation import FLAT
 from retrieval.types import Candidates
 from tfrecords.schema import BANDS

@@ -11,15 +11,8 @@ from retrieval.errors import ConfigError, TrainingError
 from retrieval.features import structure_tensor
 from retrieval.refine import Templates
 from retrieval.refine.verify import SIDE, Verifier, shipped_verifier, verifier_model
-from retrieval.train.verify import (
-    NEAR_PX,
-    Pairs,
-    _turned,
-    _turned_tensor,
-    draw,
-    mine,
-    train_verifier,
-)
+from retrieval.train.augment import turned_alike
+from retrieval.train.verify import NEAR_PX, Pairs, _turned_tensor, draw, mine, train_verifier
 from tfrecords.errors import OutputExistsError
 from tfrecords.schema import BANDS, Patches, Series
 from tfrecords.write import write_series
@@ -67,10 +60,10 @@ def places(count, dates=2, size=(128, 136), overlap=None):
 def test_turned_tensors_are_the_tensors_of_turned_pictures(turn):
     pixels = texture(64, 64, seed=turn)[None]
     tensor = np.asarray(structure_tensor(pixels, 10 / 2047.5)[0])
-    of_turned = np.asarray(structure_tensor(np.ascontiguousarray(_turned(pixels, turn)), 10 / 2047.5)[0])
+    of_turned = np.asarray(structure_tensor(np.ascontiguousarray(turned_alike(pixels, turn)), 10 / 2047.5)[0])
     np.testing.assert_allclose(_turned_tensor(tensor, turn), of_turned, atol=1e-4)
     np.testing.assert_allclose(
-        _turned_tensor(tensors(pixels), turn), tensors(_turned(pixels, turn)), atol=5e-3
+        _turned_tensor(tensors(pixels), turn), tensors(turned_alike(pixels, turn)), atol=5e-3
     )
 
 

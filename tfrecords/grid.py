@@ -180,3 +180,23 @@ def map_to_pixel(transform6: Sequence[float], map_x: Any, map_y: Any) -> tuple[A
         )
     dx, dy = np.asarray(map_x, np.float64) - c, np.asarray(map_y, np.float64) - f
     return (e * dx - b * dy) / area, (a * dy - d * dx) / area
+
+
+def padded_window(pixels: NDArray, x: int, y: int, width: int, height: int) -> NDArray:
+    """A window that may stick out of its image, or lie outside of it.
+
+    Args:
+        pixels: (h, w, b) floats.
+        x: column of its top-left pixel, perhaps negative.
+        y: row, likewise.
+        width: columns.
+        height: rows.
+
+    Returns:
+        (height, width, b), NaN outside of the image.
+    """
+    out = np.full((height, width, pixels.shape[2]), np.nan, pixels.dtype)
+    part = pixels[max(0, y) : max(0, y + height), max(0, x) : max(0, x + width)]
+    top, left = max(0, -y), max(0, -x)
+    out[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return out

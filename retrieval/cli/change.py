@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from retrieval.cli.app import since, tell
-from retrieval.cli.talk import Talk
 
 if TYPE_CHECKING:
     from retrieval.grow import Change
@@ -31,25 +30,6 @@ def check_change(context: typer.Context, add: bool, remove: Sequence[str]) -> No
     ]
     if remove and given:
         raise typer.BadParameter(f"--remove takes images out of --out and needs no {', '.join(given)}")
-
-
-def put_in(
-    images: str, out: Path, talk: Talk, *, bands: Sequence[str] | None, units: str | None, **more: Any
-) -> Change:
-    """Put images into the index; `more` is for `retrieval.pipeline.add_to_index`."""
-    from retrieval.pipeline import add_to_index
-    from tfrecords.read import read_images
-
-    source = read_images(images, bands=bands, units=units)
-    talk.note(source.note)
-    return add_to_index(source, out, **more)
-
-
-def take_out(out: Path, names: Sequence[str], **more: Any) -> Change:
-    """Take images out of the index; `more` is for `retrieval.pipeline.remove_from_index`."""
-    from retrieval.pipeline import remove_from_index
-
-    return remove_from_index(out, names, **more)
 
 
 def told_recall(recall: Mapping[str, Any] | None) -> str:

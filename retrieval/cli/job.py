@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from retrieval.cli.app import app, import_tensorflow, since, tell
-from retrieval.cli.change import check_change, put_in, take_out, tell_change, told_recall
+from retrieval.cli.change import check_change, tell_change, told_recall
 from retrieval.cli.options import (
     ANSWERS,
     IMAGES,
@@ -25,6 +25,7 @@ from retrieval.cli.options import (
     DeviceOption,
     Encoder,
     ImagesArgument,
+    IndexFolder,
     Overwrite,
     PatchesArgument,
     Quiet,
@@ -41,9 +42,9 @@ from tfrecords.schema import Chips
 
 if TYPE_CHECKING:
     from retrieval.matches import Matches
-    from retrieval.pipeline import Index
     from retrieval.scope import Scope
     from retrieval.store import StoredImage
+    from tfrecords.read import ImageSource
     from tfrecords.schema import Patches
 
 
@@ -105,23 +106,26 @@ def index(
     names = split_names(bands)
     settings = read_settings(config)
     import_tensorflow()
+    from retrieval.pipeline import add_to_index, build_index, remove_from_index
+
     begun, change = time.monotonic(), None
     with Talk(quiet, verbose=verbose) as talk:
         common: dict[str, Any] = {"device": device, "overwrite": overwrite, "progress": talk}
-        read: dict[str, Any] = {"bands": names, "units": units}
         if add or remove:
             stated = settings.note(IndexConfig)
             talk.note(stated and f"{stated}: left aside, since an index keeps the knobs it was made with")
         if remove:
-            change = take_out(out, remove, **common)
+            change = remove_from_index(out, remove, **common)
         elif add:
-            asked: dict[str, Any] = {"encoder": encoder, "stride_px": stride, "kind": kind}
-            change = put_in(images, out, talk, **read, **asked, **common)
+            source = _source(images, names, units, talk)
+            change = add_to_index(source, out, encoder=encoder, stride_px=stride, kind=kind, **common)
         else:
             knobs = settings.make(IndexConfig, stride_px=stride, kind=kind)
             talk.note(settings.note(IndexConfig))
             talk.detail(f"index: {knobs.to_dict()}")
-            made = _build(images, out, talk, read, encoder=encoder, config=knobs, **common)
+            made = build_index(
+                _source(images, names, units, talk), out, encoder=encoder, config=knobs, **common
+            )
     if change:
         tell_change(as_json, out, change, begun)
         return
@@ -135,14 +139,13 @@ def index(
     )
 
 
-def _build(images: str, out: Path, talk: Talk, read: Mapping[str, Any], **more: Any) -> Index:
-    """Write a new index; `read` is for `read_images`, `more` for `build_index`."""
-    from retrieval.pipeline import build_index
+def _source(images: str, bands: Sequence[str] | None, units: str | None, talk: Talk) -> ImageSource:
+    """Open images, and say what they were taken for."""
     from tfrecords.read import read_images
 
-    source = read_images(images, **read)
+    source = read_images(images, bands=bands, units=units)
     talk.note(source.note)
-    return build_index(source, out, **more)
+    return source
 
 
 @app.command(
@@ -155,7 +158,7 @@ def _build(images: str, out: Path, talk: Talk, read: Mapping[str, Any], **more: 
 def query(
     context: typer.Context,
     patches: PatchesArgument = PATCHES,
-    index: Annotated[Path, typer.Option("--index", "-i", help="Folder that `retrieve index` wrote.")] = INDEX,
+    index: IndexFolder = INDEX,
     out: Annotated[Path, typer.Option("--out", "-o", help="CSV to write, a row a patch.")] = SUBMISSION,
     details: Annotated[
         Path | None,

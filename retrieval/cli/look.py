@@ -16,6 +16,7 @@ from retrieval.cli.options import (
     PATCHES,
     AsJson,
     Bands,
+    IndexFolder,
     Overwrite,
     PatchesArgument,
     Quiet,
@@ -45,7 +46,7 @@ MATCHES = Path("matches.parquet")
 def report(
     context: typer.Context,
     patches: PatchesArgument = PATCHES,
-    index: Annotated[Path, typer.Option("--index", "-i", help="Folder that `retrieve index` wrote.")] = INDEX,
+    index: IndexFolder = INDEX,
     matches: Annotated[
         Path, typer.Option("--matches", "-m", help="Table that `retrieve query --details` wrote.")
     ] = MATCHES,

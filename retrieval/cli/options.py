@@ -45,6 +45,7 @@ UnitsOption = Annotated[
     Units | None,
     typer.Option("--units", show_default="told from the file", help="What pixel values mean."),
 ]
+IndexFolder = Annotated[Path, typer.Option("--index", "-i", help="Folder that `retrieve index` wrote.")]
 Encoder = Annotated[
     str | None,
     typer.Option(

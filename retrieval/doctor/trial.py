@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from retrieval.config import PATCH_PX, IndexConfig, RefineConfig, SearchConfig
 from retrieval.doctor.report import Finding
 from retrieval.errors import RetrieveError
-from retrieval.index import resolve_device
+from retrieval.index import on_device, resolve_device
 
 SIZE_PX, PLACES, ASKED = 256, 2, 24
 """Images of the trial, their number, and how many patches are looked for."""
@@ -54,7 +53,7 @@ def _job(device: Any, stages: dict[str, float]) -> float:
     clock = _Clock(stages)
     images, cut, truth = _scenes()
     clock("generate")
-    with tempfile.TemporaryDirectory() as folder, _on(device):
+    with tempfile.TemporaryDirectory() as folder, on_device(device):
         encoder = load_encoder()
         clock("load the encoder")
         kept = [Image(i, pixels, "dn", BANDS, 0.0) for i, pixels in enumerate(images)]
@@ -82,15 +81,6 @@ def _scenes() -> tuple[list[NDArray[np.uint16]], NDArray[np.uint16], NDArray[np.
     truth = np.column_stack([np.arange(ASKED) % PLACES, corners])
     cut = [later[i][y : y + PATCH_PX, x : x + PATCH_PX] for i, x, y in truth]
     return images, np.stack(cut), truth
-
-
-def _on(device: str) -> AbstractContextManager[Any]:
-    """Keras's arithmetic on the CPU where that is asked for."""
-    if device != "cpu":
-        return nullcontext()
-    import keras
-
-    return keras.device("cpu:0")
 
 
 class _Clock:

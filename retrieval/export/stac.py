@@ -30,6 +30,7 @@ from retrieval.config import PATCH_PX
 from retrieval.errors import ConfigError
 from retrieval.export.footprint import boxes, geojson, rings
 from retrieval.export.vectors import Piece, about, by_image, day_of, notes, quantization, write_image
+from retrieval.geo import pixel_m
 from retrieval.store import Store, StoredImage
 from retrieval.types import Progress, silent
 from tfrecords.manifest import PartialFolder, writing_folder
@@ -325,10 +326,4 @@ def _gsd(image: StoredImage) -> float | None:
     """Side of a pixel in metres, where the CRS counts in them."""
     if image.crs is None or image.transform is None:
         return None
-    from rasterio.crs import CRS
-
-    crs = CRS.from_string(image.crs)
-    if not crs.is_projected:
-        return None
-    side = float(np.hypot(image.transform[0], image.transform[3]))
-    return round(side * float(crs.linear_units_factor[1]), 6)
+    return pixel_m(image.crs, image.transform)

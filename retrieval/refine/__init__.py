@@ -6,14 +6,15 @@ half resolution around the peak found there; the best few again at full resoluti
 through the peak's neighbours gives the offset below the pixel.
 
 `correlation` is the NCC itself, `tensors` what is correlated, `peaks` where a correlation peaks,
-`candidates` the way of all candidates through the resolutions.
+`candidates` the way of all candidates through the resolutions, `arrays` images that are in memory.
 
 Sources: J. P. Lewis, Fast normalized cross-correlation (1995); D. Padfield, Masked object
 registration in the Fourier domain, IEEE TIP 21 (2012), for hidden pixels.
 """
 
+from retrieval.refine.arrays import Arrays
 from retrieval.refine.candidates import align, measure, refine
 from retrieval.refine.correlation import ncc
 from retrieval.refine.tensors import Ground, PatchPixels, Pixels, Templates
 
-__all__ = ["Ground", "PatchPixels", "Pixels", "Templates", "align", "measure", "ncc", "refine"]
+__all__ = ["Arrays", "Ground", "PatchPixels", "Pixels", "Templates", "align", "measure", "ncc", "refine"]

@@ -74,10 +74,14 @@ def turned(crops: Pixels, turns: NDArray[np.int64]) -> Pixels:
     for turn in range(8):
         rows = np.flatnonzero(turns == turn)
         if len(rows):
-            some = crops[rows]
-            some = some[..., ::-1, :] if turn >= 4 else some
-            out[rows] = np.rot90(some, turn % 4, axes=(-3, -2))
+            out[rows] = turned_alike(crops[rows], turn)
     return out
+
+
+def turned_alike(pixels: NDArray, turn: int) -> NDArray:
+    """Pictures (..., y, x, b), all mirrored from `turn` 4 on and then turned by quarter turns; a view."""
+    pixels = pixels[..., ::-1, :] if turn >= 4 else pixels
+    return np.rot90(pixels, turn % 4, axes=(-3, -2))
 
 
 def change_light(crops: Pixels, config: AugmentConfig, rng: np.random.Generator) -> None:

@@ -20,10 +20,10 @@ from retrieval.embed import embed_image, embed_patches
 from retrieval.encoder import TRAINING_FREE, load_encoder
 from retrieval.errors import TrainingError
 from retrieval.index import VectorIndex
-from retrieval.refine import Ground, Templates, align
+from retrieval.refine import Arrays, Ground, Templates, align
 from retrieval.refine.verify import SIDE, verifier_model
 from retrieval.search import find_candidates
-from retrieval.train.augment import add_noise, blurred, change_light, in_bytes
+from retrieval.train.augment import add_noise, blurred, change_light, in_bytes, turned_alike
 from retrieval.train.step import check_backend
 from retrieval.train.weather import add_haze, paste_clouds
 from retrieval.types import Candidates, Progress, pack_ids, silent
@@ -59,25 +59,6 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class _Images:
-    """Images in memory, for refinement."""
-
-    arrays: dict[int, NDArray[np.float32]]
-    names: tuple[str, ...]
-
-    def bands(self, image_id: int) -> tuple[str, ...]:
-        return self.names
-
-    def size(self, image_id: int) -> tuple[int, int]:
-        height, width = self.arrays[image_id].shape[:2]
-        return height, width
-
-    def scaled(self, image_id: int, window: tuple[int, int, int, int] | None = None) -> NDArray[np.float32]:
-        x, y, width, height = window or (0, 0, *self.size(image_id)[::-1])
-        return self.arrays[image_id][y : y + height, x : x + width]
-
-
-@dataclass(frozen=True)
 class _Question:
     """Patches, and where they are."""
 
@@ -107,8 +88,8 @@ def mine(series: Sequence[Series], number: int, config: VerifierConfig) -> Pairs
     question = _ask(series, target, columns, config, rng)
     # A turned copy of every image: look-alikes that are wrong for certain.
     for i in range(len(series)):
-        images[2 * i + 1] = _turn(images[2 * i], int(rng.integers(1, 8)))
-    ground = _Images(images, names)
+        images[2 * i + 1] = np.ascontiguousarray(turned_alike(images[2 * i], int(rng.integers(1, 8))))
+    ground = Arrays(images, dict.fromkeys(images, names))
     encoder = load_encoder(TRAINING_FREE)
     index = _indexed(encoder, images)
     groups = np.array([g for one in series for g in (one.overlap_group, -1)])  # a turned copy is nobody's
@@ -126,12 +107,6 @@ def _bands_of_round(bands: Sequence[str], number: int, rng: np.random.Generator)
 
 def _scaled(series: Series, date: int) -> NDArray[np.float32]:
     return to_scaled(series.pixels[date], series.units, series.nodata)
-
-
-def _turn(image: NDArray[np.float32], turn: int) -> NDArray[np.float32]:
-    """One of the seven turned and mirrored copies."""
-    image = image[:, ::-1] if turn >= 4 else image
-    return np.ascontiguousarray(np.rot90(image, turn % 4))
 
 
 def _ask(
@@ -198,7 +173,7 @@ def _paired(
     groups: NDArray[np.int64],
     patches: Patches,
     found: Candidates,
-    images: _Images,
+    images: Arrays,
     config: VerifierConfig,
 ) -> Pairs:
     """Align the right place and the candidates, and cut out the worst confusions."""
@@ -347,7 +322,7 @@ def draw(pairs: Pairs, config: VerifierConfig, rng: np.random.Generator) -> tupl
     turn = int(rng.integers(8))
     flat = [
         np.ascontiguousarray(v.reshape(n * shown, SIDE, SIDE, -1)).astype(np.float32)
-        for v in (_turned_tensor(template, turn), _turned_tensor(region, turn), _turned(visible, turn))
+        for v in (_turned_tensor(template, turn), _turned_tensor(region, turn), turned_alike(visible, turn))
     ]
     return (*flat, np.where(here, 0, shown).astype(np.int64))
 
@@ -359,13 +334,7 @@ def _turned_tensor(tensor: NDArray, turn: int) -> NDArray:
         sign = sign * np.array([1, 1, -1], tensor.dtype)
     if turn % 2:
         sign = sign * np.array([1, -1, -1], tensor.dtype)
-    return _turned(tensor, turn) * sign
-
-
-def _turned(x: NDArray, turn: int) -> NDArray:
-    """Pictures (..., y, x, c) mirrored from 4 on, then turned by quarter turns."""
-    x = x[..., ::-1, :] if turn >= 4 else x
-    return np.rot90(x, turn % 4, axes=(-3, -2))
+    return turned_alike(tensor, turn) * sign
 
 
 __all__ = ["Pairs", "draw", "mine", "train_verifier"]

@@ -25,10 +25,11 @@ from tfrecords.errors import (
 )
 from tfrecords.grid import PATCH_PX, pixel_to_map
 from tfrecords.ingest.ground import quiet_gdal
-from tfrecords.ingest.product import Provenance, writing_date
+from tfrecords.ingest.product import writing_date
 from tfrecords.ingest.wanted import Part
 from tfrecords.manifest import fingerprint
 from tfrecords.read import describe_raster
+from tfrecords.schema import UNKNOWN, Provenance
 
 SHOWN = 5
 """So many names are listed in a note."""
@@ -220,7 +221,7 @@ def _is_there(job: Job, out: Path, overwrite: bool) -> bool:
     path = job.path(out)
     if not path.exists():
         return False
-    if not path.is_file() or _recipe(path) != job.recipe:
+    if not path.is_file() or provenance_of(path).recipe != job.recipe:
         if overwrite and path.is_file():
             return False
         raise OutputExistsError(
@@ -230,21 +231,21 @@ def _is_there(job: Job, out: Path, overwrite: bool) -> bool:
     return True
 
 
-def _recipe(path: Path) -> str:
-    """The fingerprint that a file carries; empty where it carries none."""
+def provenance_of(path: Path) -> Provenance:
+    """What a file's tags say that it came from; nothing where it says nothing, or can't be read."""
     import rasterio
     from rasterio.errors import RasterioError
 
     try:
         with quiet_gdal(), rasterio.open(path) as dataset:
-            return Provenance.from_tags(dataset.tags()).recipe
+            return Provenance.from_tags(dataset.tags())
     except RasterioError:
-        return ""
+        return UNKNOWN
 
 
 def made_by_us(path: Path) -> bool:
     """Whether `write_jobs` wrote a file."""
-    return bool(_recipe(path))
+    return bool(provenance_of(path).recipe)
 
 
 class _NothingSeenError(Exception):

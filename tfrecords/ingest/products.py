@@ -172,11 +172,11 @@ class _Day:
 
     def read(self, part: Part) -> NDArray[Any]:
         """Pixels of the first tile, filled from the others where it has none."""
-        pixels, gone, _ = self._tiles[0].read(part, hide_snow=self._hide_snow)
+        pixels, gone = self._tiles[0].read(part, hide_snow=self._hide_snow)
         for number, tile in enumerate(self._tiles[1:], start=1):
             if not gone.any():
                 break
-            other, lacks, _ = tile.read(part, hide_snow=self._hide_snow)
+            other, lacks = tile.read(part, hide_snow=self._hide_snow)
             fills = gone & ~lacks
             pixels[fills] = other[fills]
             gone &= lacks

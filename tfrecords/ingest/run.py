@@ -14,14 +14,13 @@ from tfrecords.grid import PATCH_PX
 from tfrecords.ingest.challenge import write_as_challenge
 from tfrecords.ingest.fetch import fetch, is_plain_folder, keep_only, working_places
 from tfrecords.ingest.ground import overlapping, quiet_gdal
+from tfrecords.ingest.images import some
 from tfrecords.ingest.places import Place, find_places
 from tfrecords.ingest.series import write_as_series
 from tfrecords.ingest.survey import Cut, Survey, plan_cuts, survey
 from tfrecords.ingest.wanted import Wanted
 from tfrecords.manifest import fingerprint
-
-RESOLUTION_M = 10.0
-"""Ground size of a pixel of the bands that the product is made for."""
+from tfrecords.read.rasters import RESOLUTION_M
 
 
 @dataclass(frozen=True)
@@ -199,17 +198,13 @@ def _surveyed(
             seen.append(one)
         else:
             left.setdefault("have nowhere ground on two dates", []).append(place.name)
-    told = [f"{len(names)} places {why} and were left out: {_some(names)}" for why, names in left.items()]
+    told = [f"{len(names)} places {why} and were left out: {some(names)}" for why, names in left.items()]
     if not seen:
         raise MissingInputError(
             f"nothing to write: {'; '.join(told)}; expected a place of two dates and {PATCH_PX} px each way"
         )
     notes += [*told, *_taken(seen)]
     return seen, cuts
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _taken(seen: Sequence[Survey]) -> list[str]:
@@ -220,19 +215,19 @@ def _taken(seen: Sequence[Survey]) -> list[str]:
         kinds.setdefault(f"{one.units}{guess}, {' '.join(one.bands)}", []).append(one)
     notes = [
         f"{sum(len(one.rasters) for one in those)} files of {len(those)} places: {kind} "
-        f"({_some(_names(those))})"
+        f"({some(_names(those))})"
         for kind, those in kinds.items()
     ]
     moved = [one for one in seen if any(one.warped)]
     if moved:
         notes.append(
-            f"{len(moved)} places have dates on other grids, warped to the first: {_some(_names(moved))}"
+            f"{len(moved)} places have dates on other grids, warped to the first: {some(_names(moved))}"
         )
     coarse = [
         one for one in seen if abs((one.rasters[0].resolution_m or RESOLUTION_M) / RESOLUTION_M - 1) > 0.05
     ]
     if coarse:
-        notes.append(f"{len(coarse)} places have pixels of another size than 10 m: {_some(_names(coarse))}")
+        notes.append(f"{len(coarse)} places have pixels of another size than 10 m: {some(_names(coarse))}")
     return notes
 
 
@@ -247,7 +242,7 @@ def _groups(seen: Sequence[Survey], notes: list[str]) -> dict[str, str]:
     for name in sorted(set(stands)):
         members = [own for own, other in zip(names, stands, strict=True) if other == name]
         if len(members) > 1:
-            notes.append(f"{_some(members)} overlap on the ground: none will be a negative of another")
+            notes.append(f"{some(members)} overlap on the ground: none will be a negative of another")
     return dict(zip(names, stands, strict=True))
 
 

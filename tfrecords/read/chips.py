@@ -10,20 +10,11 @@ from numpy.typing import NDArray
 
 from tfrecords.errors import ArrayError
 from tfrecords.grid import PATCH_PX
-from tfrecords.read.images import rasters_note, taken_rasters
+from tfrecords.read.images import checked_pixels, rasters_as_images, rows_as_images
 from tfrecords.read.patches import check_values, patches_of_rasters, read_patches, same_tag
-from tfrecords.read.rasters import Raster, describe_raster, read_raster
-from tfrecords.read.sources import (
-    ImageLike,
-    Source,
-    check_range,
-    check_stack,
-    find,
-    load_npy,
-    spread,
-    take_units,
-)
-from tfrecords.schema import Chips, Image, Patches, band_names, check_finite, default_nodata
+from tfrecords.read.rasters import Raster, describe_raster
+from tfrecords.read.sources import ImageLike, Source, check_stack, find, load_npy
+from tfrecords.schema import Chips, Patches, band_names
 
 
 def read_queries(
@@ -67,31 +58,16 @@ def _check_size(height: int, width: int, name: str) -> None:
         )
 
 
-def _checked(chip: Image, name: str) -> Image:
-    """Refuse a chip that is not finite, or not what its source was taken for."""
-    check_finite(chip.pixels, chip.nodata, name)
-    check_range(chip.pixels, chip.units, chip.nodata, name)
-    return chip
-
-
 def _of_array(source: Source, array: NDArray[Any], bands: Sequence[str] | None, units: str | None) -> Chips:
     """Chips are the rows of an array."""
-    height, width, count = array.shape[1:]
+    height, width = array.shape[1:3]
     _check_size(height, width, source.name)
-    names = band_names(count, bands)
-    taken = take_units((array[i, ::4, ::4] for i in spread(len(array))), units, source.name)
-    path = str(source.paths[0]) if source.paths else ""
-
-    def read(row: int) -> Image:
-        tag = default_nodata(taken.units)
-        chip = Image(row, np.asarray(array[row]), taken.units, names, tag, path=path)
-        return _checked(chip, f"{source.name}: chip {row}")
-
+    names, taken, read = rows_as_images(source, array, bands, units)
     return Chips(
         np.arange(len(array), dtype=np.int64),
         np.tile(np.array([height, width], np.int64), (len(array), 1)),
         (names,) * len(array),
-        read,
+        lambda row: checked_pixels(read(row), f"{source.name}: chip {row}"),
         paths=tuple(map(str, source.paths)),
         note=f"{source.name}: {len(array)} chips of {height} x {width}, {taken.text()}, {' '.join(names)}",
     )
@@ -107,23 +83,14 @@ def _of_rasters(source: Source, bands: Sequence[str] | None, units: str | None) 
         patches = patches_of_rasters(source, rasters, bands, units)
         check_values(patches, source.name)
         return patches
-    taken = taken_rasters(rasters, units, source.name)
-
-    def read(rank: int) -> Image:
-        path = rasters[rank].path
-        pixels, now = read_raster(path)
-        used = taken[now.dtype].units
-        tag = default_nodata(used) if now.nodata is None else now.nodata
-        chip = Image(rank, pixels, used, names[rank], tag, path.as_posix(), now.crs, now.transform)
-        return _checked(chip, str(path))
-
+    note, read = rasters_as_images(source, rasters, names, units)
     return Chips(
         np.arange(len(rasters), dtype=np.int64),
         np.array([(r.height, r.width) for r in rasters], np.int64),
         tuple(names),
-        read,
+        lambda rank: checked_pixels(read(rank), str(rasters[rank].path)),
         paths=tuple(raster.path.as_posix() for raster in rasters),
-        note=rasters_note(rasters, names, taken, source.name),
+        note=note,
         georeferences=tuple(raster.georeference for raster in rasters),
     )
 

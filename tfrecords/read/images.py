@@ -106,6 +106,11 @@ def _check_size(height: int, width: int, name: str) -> None:
 def _checked(image: Image, name: str) -> Image:
     """Refuse an image that is too small, not finite, or not what its source was taken for."""
     _check_size(image.height, image.width, name)
+    return checked_pixels(image, name)
+
+
+def checked_pixels(image: Image, name: str) -> Image:
+    """Refuse pixels that are not finite, or not what their source was taken for."""
     check_finite(image.pixels, image.nodata, name)
     check_range(image.pixels, image.units, image.nodata, name)
     return image
@@ -117,19 +122,30 @@ def _from_array(
     """Images are the rows of an array."""
     check_stack(array, source.name, "images")
     _check_size(array.shape[1], array.shape[2], source.name)
-    names = band_names(array.shape[-1], bands)
-    taken = take_units((array[i, ::4, ::4] for i in spread(len(array))), units, source.name)
-    path = str(source.paths[0]) if source.paths else ""
+    names, taken, read = rows_as_images(source, array, bands, units)
 
     def begin() -> Iterator[Image]:
         for row in range(len(array)):
-            nodata = default_nodata(taken.units)
-            image = Image(row, np.asarray(array[row]), taken.units, names, nodata, path=path)
-            yield _checked(image, f"{source.name}: image {row}")
+            yield _checked(read(row), f"{source.name}: image {row}")
 
     return ImageSource(
         f"{source.name}: {len(array)} images, {taken.text()}, {' '.join(names)}", len(array), begin
     )
+
+
+def rows_as_images(
+    source: Source, array: NDArray[Any], bands: Sequence[str] | None, units: str | None
+) -> tuple[tuple[str, ...], Taken, Callable[[int], Image]]:
+    """Rows of an array (n, h, w, b): names of the bands, units, and what gives a row, not yet checked."""
+    names = band_names(array.shape[-1], bands)
+    taken = take_units((array[i, ::4, ::4] for i in spread(len(array))), units, source.name)
+    path = str(source.paths[0]) if source.paths else ""
+
+    def read(row: int) -> Image:
+        nodata = default_nodata(taken.units)
+        return Image(row, np.asarray(array[row]), taken.units, names, nodata, path=path)
+
+    return names, taken, read
 
 
 def taken_rasters(rasters: Sequence[Raster], units: str | None, name: str) -> dict[np.dtype, Taken]:
@@ -179,27 +195,39 @@ def _from_rasters(source: Source, bands: Sequence[str] | None, units: str | None
     for raster in rasters:
         _check_size(raster.height, raster.width, str(raster.path))
     names = [band_names(r.count, bands, r.descriptions) for r in rasters]
-    taken = taken_rasters(rasters, units, source.name)
+    note, read = rasters_as_images(source, rasters, names, units)
 
     def begin() -> Iterator[Image]:
-        for rank, (raster, own) in enumerate(zip(rasters, names, strict=True)):
-            pixels, now = read_raster(raster.path)
-            used = taken[now.dtype].units
-            image = Image(
-                rank,
-                pixels,
-                used,
-                own,
-                nodata=default_nodata(used) if now.nodata is None else now.nodata,
-                path=raster.path.as_posix(),
-                crs=now.crs,
-                transform=now.transform,
-                date=now.date,
-                provenance=now.provenance,
-            )
-            yield _checked(image, str(raster.path))
+        for rank, raster in enumerate(rasters):
+            yield _checked(read(rank), str(raster.path))
 
-    return ImageSource(rasters_note(rasters, names, taken, source.name), len(rasters), begin)
+    return ImageSource(note, len(rasters), begin)
+
+
+def rasters_as_images(
+    source: Source, rasters: Sequence[Raster], names: Sequence[tuple[str, ...]], units: str | None
+) -> tuple[str, Callable[[int], Image]]:
+    """Files, each with names of its bands: what they were taken for, and what gives one, not yet checked."""
+    taken = taken_rasters(rasters, units, source.name)
+
+    def read(rank: int) -> Image:
+        path = rasters[rank].path
+        pixels, now = read_raster(path)
+        used = taken[now.dtype].units
+        return Image(
+            rank,
+            pixels,
+            used,
+            names[rank],
+            nodata=default_nodata(used) if now.nodata is None else now.nodata,
+            path=path.as_posix(),
+            crs=now.crs,
+            transform=now.transform,
+            date=now.date,
+            provenance=now.provenance,
+        )
+
+    return rasters_note(rasters, names, taken, source.name), read
 
 
 def taken_records(

@@ -142,6 +142,19 @@ class Patches:
         """
         return to_scaled(np.asarray(self.pixels[rows]), self.units, self.nodata)
 
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """(n, 2) rows and columns of each."""
+        return np.full((len(self), 2), self.pixels.shape[1:3], np.int64)
+
+    def bands_of(self, row: int) -> tuple[str, ...]:
+        """Names of the bands of one."""
+        return self.bands
+
+    def scaled_one(self, row: int) -> NDArray[np.float32]:
+        """One of them as the encoder sees it, (h, w, b)."""
+        return self.scaled(slice(row, row + 1))[0]
+
 
 @dataclass(frozen=True, eq=False)
 class Chips:
@@ -167,6 +180,14 @@ class Chips:
 
     def __iter__(self) -> Iterator[Image]:
         return map(self.read, range(len(self)))
+
+    def bands_of(self, row: int) -> tuple[str, ...]:
+        """Names of the bands of one."""
+        return self.bands[row]
+
+    def scaled_one(self, row: int) -> NDArray[np.float32]:
+        """One of them as the encoder sees it, (h, w, b)."""
+        return self.read(row).scaled()
 
 
 @dataclass(frozen=True, eq=False)

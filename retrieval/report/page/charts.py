@@ -133,10 +133,9 @@ def figure(picture: Markup, heading: str, caption: str, numbers: Markup) -> Mark
     )
 
 
-def strip(value: float, low: float, high: float, ends: tuple[float, float] = (0.0, 1.0)) -> Markup:
-    """A value with its interval on a line, for a cell of a table that says the same in numbers."""
-    span = ends[1] - ends[0]
-    at = [100 * (min(max(v, ends[0]), ends[1]) - ends[0]) / span for v in (low, value, high)]
+def strip(value: float, low: float, high: float) -> Markup:
+    """A share and its interval on a line from 0 to 1, for a cell of a table that says the same in numbers."""
+    at = [100 * min(max(v, 0.0), 1.0) for v in (low, value, high)]
     return tag(
         "svg",
         tag("line", x1="0%", x2="100%", y1=8, y2=8, class_="rule"),

@@ -6,7 +6,7 @@ An image may be a whole Sentinel-2 tile: one is in memory at a time.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from retrieval.config import PATCH_PX, TensorConfig
 from retrieval.refine import Pixels
 from retrieval.report.page.pictures import Overview, overview
 from retrieval.types import Progress
+from tfrecords.grid import padded_window
 
 SHIFT_PX = 16
 """The surface of correlation reaches this far around what was found, in x and in y."""
@@ -79,14 +80,9 @@ def cut(
 
 def window(scaled: NDArray[np.float32], request: Request) -> NDArray[np.float32]:
     """Cut one window with its margin, NaN beyond the image."""
-    high, wide = request.height + 2 * request.margin, request.width + 2 * request.margin
-    top, left = request.y - request.margin, request.x - request.margin
-    out = np.full((high, wide, scaled.shape[-1]), np.nan, np.float32)
-    rows = slice(max(top, 0), min(top + high, scaled.shape[0]))
-    cols = slice(max(left, 0), min(left + wide, scaled.shape[1]))
-    if rows.stop > rows.start and cols.stop > cols.start:
-        out[rows.start - top : rows.stop - top, cols.start - left : cols.stop - left] = scaled[rows, cols]
-    return out
+    margin = request.margin
+    x, y, more = request.x - margin, request.y - margin, 2 * margin
+    return padded_window(scaled, x, y, request.width + more, request.height + more)
 
 
 def correlations(
@@ -120,11 +116,3 @@ def shifts_inside(width: int, height: int, x: int, y: int) -> NDArray[np.bool_]:
     across = (x + shift >= 0) & (x + shift <= width - PATCH_PX)
     down = (y + shift >= 0) & (y + shift <= height - PATCH_PX)
     return down[:, None] & across[None, :]
-
-
-def shared(asked: Sequence[str], stored: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Columns of the bands that patch and image share; all of each where there are none."""
-    both = [band for band in asked if band in stored]
-    if not both:
-        return list(range(len(asked))), list(range(len(stored)))
-    return [asked.index(band) for band in both], [stored.index(band) for band in both]

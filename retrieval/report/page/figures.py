@@ -112,7 +112,7 @@ def histogram(found: Results) -> Markup:
                 base += n
         chart.text((b + 0.5) / BINS, base, str(total[b]) if total[b] else "", rise=4)
     sure = int((found.confidence >= 0.9).sum())
-    about = f"{sure} of {len(total) and int(total.sum())} answers have a probability of 0.9 or more."
+    about = f"{sure} of {int(total.sum())} answers have a probability of 0.9 or more."
     rows = [[_span(b), int(total[b]), *(int(counts[kind][b]) for kind in kinds)] for b in range(BINS)]
     columns = ["probability", "patches", *(_kind(kind) for kind in kinds)]
     picture = chart.svg(

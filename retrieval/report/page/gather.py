@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX
 from retrieval.geo import lonlat
-from retrieval.report.page.asked import Asked
+from retrieval.refine.tensors import shared_columns
 from retrieval.report.page.cuts import (
     AROUND_PX,
     SHIFT_PX,
@@ -20,12 +20,12 @@ from retrieval.report.page.cuts import (
     Request,
     correlations,
     cut,
-    shared,
     shifts_inside,
 )
 from retrieval.report.page.found import Results
 from retrieval.store import Store
 from retrieval.types import Progress
+from tfrecords.schema import Chips, Patches
 
 EARTH_M = 6_371_000.0
 RUNNERS_UP = 4
@@ -81,7 +81,7 @@ def gather(
     found: Results,
     rows: Sequence[int],
     store: Store,
-    patches: Asked,
+    patches: Patches | Chips,
     overviews: Mapping[int, int],
     progress: Progress,
 ) -> tuple[list[Card], Cuts]:
@@ -100,8 +100,8 @@ def gather(
     """
     asked = _Windows(found, rows, store)
     cuts = cut(store, asked.requests(), overviews, progress)
-    queries = [patches.pixels(row) for row in rows]
-    bands = [patches.bands(row) for row in rows]
+    queries = [patches.scaled_one(row) for row in rows]
+    bands = [patches.bands_of(row) for row in rows]
     answers = [asked.answer(row) for row in rows]
     around = [None if answer is None else cuts.windows[answer] for answer in answers]
     surfaces = _surfaces(asked, queries, around, bands)
@@ -199,7 +199,7 @@ def _surfaces(
             groups[bands[n], asked.store.bands(int(asked.best[row].image_id))].append(n)
     surfaces: dict[int, NDArray[np.float32]] = {}
     for (given, stored), members in groups.items():
-        mine, theirs = shared(given, stored)
+        mine, theirs = map(list, shared_columns(given, stored))
         beyond = AROUND_PX - SHIFT_PX
         regions = np.stack([_middle(around[n], beyond, SHIFT_PX)[..., theirs] for n in members])
         inside = np.stack([asked_inside(asked, asked.rows[n]) for n in members])

@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 _VOID = {"br", "img", "input", "link", "meta"}
-_PYTHON_NAMES = {"class_": "class", "for_": "for", "in_": "in"}
+_PYTHON_NAMES = {"class_": "class"}
 
 
 class Markup(str):
@@ -28,8 +28,8 @@ def tag(name: str, /, *children: Any, **attributes: Any) -> Markup:
     Args:
         name: the element's; never out of a file.
         children: what is in it: `Markup` as it is, None left out, all else as escaped text.
-        attributes: `class_` and `for_` for the words that Python keeps, `_` for `-`. None and False are left
-            out, True stands without a value, numbers are written short, and all values are escaped.
+        attributes: `class_` for the word that Python keeps, `_` for `-`. None and False are left out, True
+            stands without a value, numbers are written short, and all values are escaped.
 
     Returns:
         The element.
@@ -56,7 +56,7 @@ def number(value: float) -> str:
     return "0" if shown == "-0" else shown
 
 
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]], **attributes: Any) -> Markup:
+def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Markup:
     """A table whose first column names the rows."""
     cells = [
         tag("tr", tag("th", first, scope="row"), *(tag("td", cell) for cell in rest)) for first, *rest in rows
@@ -68,7 +68,6 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]], **at
             tag("caption", caption),
             tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in head))),
             tag("tbody", *cells),
-            **attributes,
         ),
         class_="scroll",
         tabindex="0",

@@ -11,7 +11,6 @@ from typing import Any
 
 from retrieval.errors import ConfigError
 from retrieval.report.curve import TrainingCurve
-from retrieval.report.page.asked import Asked
 from retrieval.report.page.cards import Words, card
 from retrieval.report.page.figures import probability_charts, score_section
 from retrieval.report.page.filters import toolbar
@@ -92,14 +91,14 @@ def write_page(
     if not 1 <= most <= MOST_SHOWN:
         raise ConfigError(f"received {most} patches to show; expected 1 to {MOST_SHOWN}")
     check_free(out, overwrite=overwrite)
-    asked = Asked(patches)
-    found = results(details, patches.patch_ids, store.images, answers, asked.sizes)
+    found = results(details, patches.patch_ids, store.images, answers, patches.sizes)
     chosen = choose(found, most)
     mapped = plan(lay_out(list(store.images.values())), found, chosen)
-    cards, cuts = gather(found, chosen, store, asked, mapped.overviews, progress)
+    cards, cuts = gather(found, chosen, store, patches, mapped.overviews, progress)
     progress("writing the page", 0, None)
     bands = dict.fromkeys(band for card in cards for band in card.bands)
-    words = Words(mapped.layout, store.images, tuple(bands), asked.paths)
+    paths = patches.paths if len(patches.paths) == len(patches) else ()
+    words = Words(mapped.layout, store.images, tuple(bands), paths)
     sections: list[tuple[str, str, Markup]] = []
     if found.score is not None:
         sections.append(("score", "Score", score_section(found.score, int((~found.known).sum()))))
@@ -194,13 +193,12 @@ def _patches(cards: Sequence[Card], words: Words, found: Results) -> Markup:
         if found.answered
         else "The least sure come first, then a spread up to the surest."
     )
-    shown = (
-        "All" if len(cards) == len(found.best) else f"{len(cards)} of {len(found.best)} patches are shown."
-    )
+    total = len(found.best)
+    shown = f"{len(cards)} of {total}" if len(cards) < total else "All"
     return tag(
         "section",
         tag("h2", "Patches", id="patches"),
-        tag("p", f"{shown if shown != 'All' else 'All patches are shown.'} {told}", class_="quiet"),
+        tag("p", f"{shown} patches are shown. {told}", class_="quiet"),
         toolbar(cards, words, found),
         tag("div", *(card(shown, n, words) for n, shown in enumerate(cards)), class_="cards", id="cards"),
         tag("p", "No patch fits these choices.", class_="nothing", hidden=True, id="nothing"),

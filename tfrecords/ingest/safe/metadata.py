@@ -258,4 +258,5 @@ def _file(tree: Tree, identifier: str, name: str, folder: str, where: str) -> st
     if "/" in name:
         return name
     images = f"GRANULE/{identifier}/IMG_DATA"
-    return next((at for at in (f"{images}/{folder}/{name}",) if tree.has(at)), f"{images}/{name}")
+    inner = f"{images}/{folder}/{name}"
+    return inner if tree.has(inner) else f"{images}/{name}"

@@ -17,10 +17,10 @@ from tfrecords.ingest.product import hidden_by, to_dn
 from tfrecords.ingest.safe.metadata import BANDS, Granule, Product
 from tfrecords.ingest.safe.tree import Tree
 from tfrecords.ingest.wanted import Part
+from tfrecords.read.rasters import RESOLUTION_M
 
 BLOCK_PX = 1024
 """Side of the blocks that products are stored and read in."""
-RESOLUTION_M = 10.0
 SIGNATURE = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 """A JPEG 2000 file begins with it."""
 HEAD_BYTES = 1 << 16
@@ -53,9 +53,7 @@ class Tile:
         """Equal for tiles whose pixels lie on each other."""
         return self.crs, self.transform, self.width, self.height
 
-    def read(
-        self, part: Part, *, hide_snow: bool
-    ) -> tuple[NDArray[np.uint16], NDArray[np.bool_], NDArray[np.bool_]]:
+    def read(self, part: Part, *, hide_snow: bool) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
         """Read a part.
 
         Args:
@@ -63,8 +61,7 @@ class Tile:
             hide_snow: hide snow too.
 
         Returns:
-            Digital numbers (h, w, 4), 0 where nothing is known; where the product has no data (h, w);
-            and where there are data that were hidden (h, w).
+            Digital numbers (h, w, 4), 0 where nothing is known; and where the product has no data (h, w).
 
         Raises:
             ProductError: an image is damaged.
@@ -77,10 +74,9 @@ class Tile:
         ]
         # The bands of a detector end at different pixels: what one lacks, none has.
         gone = np.any([own == 0 for own in stored], axis=0)
-        hidden = self._hidden(part, hide_snow) & ~gone
         out = np.stack(pixels, axis=-1)
-        out[gone | hidden] = 0
-        return out, gone, hidden
+        out[gone | self._hidden(part, hide_snow)] = 0
+        return out, gone
 
     def _hidden(self, part: Part, hide_snow: bool) -> NDArray[np.bool_]:
         """What the scene classification says not to trust, each of its pixels for four."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import calendar
 import datetime
 import math
-import re
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from tfrecords.errors import CatalogueError
+from tfrecords.schema import days_of
 
 CATALOGUES = {
     "earth-search": "https://earth-search.aws.element84.com/v1",
@@ -23,8 +22,6 @@ SIGNERS = ("planetary-computer",)
 
 Bbox = tuple[float, float, float, float]
 """West, south, east, north in degrees."""
-
-_DAY = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?")
 
 
 @dataclass(frozen=True)
@@ -199,13 +196,7 @@ def check_days(first: datetime.date, last: datetime.date) -> None:
 
 def _span(text: str) -> tuple[datetime.date, datetime.date]:
     """First and last day of a year, a month or a day."""
-    found = _DAY.fullmatch(text.strip())
-    if not found:
+    days = None if "T" in text else days_of(text.strip())  # a moment is none
+    if days is None:
         raise ValueError(text)
-    year, month, day = (int(part) if part else None for part in found.groups())
-    assert year is not None
-    if month is None:
-        return datetime.date(year, 1, 1), datetime.date(year, 12, 31)
-    if day is None:
-        return datetime.date(year, month, 1), datetime.date(year, month, calendar.monthrange(year, month)[1])
-    return datetime.date(year, month, day), datetime.date(year, month, day)
+    return datetime.date.fromisoformat(days[0]), datetime.date.fromisoformat(days[1])

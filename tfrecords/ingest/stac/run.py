@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfrecords.errors import CatalogueError
-from tfrecords.ingest.ground import quiet_gdal
+from tfrecords.ingest.images import provenance_of
 from tfrecords.ingest.product import Provenance, write_date
 from tfrecords.ingest.stac.asked import Patience, Search
 from tfrecords.ingest.stac.catalogue import check_installed, find_items
@@ -276,20 +276,9 @@ def _unfit(path: Path, scenes: Sequence[Scene], hidden: float, search: Search) -
     """Why a day that was read can't be kept; empty where it can."""
     if hidden >= 100 or hidden > max(search.max_hidden, 0.01) + 0.01:
         return f"{hidden:.1f} % of it is hidden or without data"
-    if path.exists() and _source_of(path) != _provenance(scenes).source:
+    if path.exists() and provenance_of(path).source != _provenance(scenes).source:
         return "a file of that name is there that this search did not make"
     return ""
-
-
-def _source_of(path: Path) -> str:
-    import rasterio
-    from rasterio.errors import RasterioError
-
-    try:
-        with quiet_gdal(), rasterio.open(path) as file:
-            return Provenance.from_tags(file.tags()).source
-    except RasterioError:
-        return ""
 
 
 def _provenance(scenes: Sequence[Scene]) -> Provenance:

@@ -10,13 +10,12 @@ from tfrecords.errors import GridError
 from tfrecords.grid import PATCH_PX
 from tfrecords.ingest.stac.asked import Bbox
 from tfrecords.ingest.stac.scene import Grid
+from tfrecords.read.rasters import RESOLUTION_M
 
 if TYPE_CHECKING:
     from shapely import Polygon
 
 LONLAT = "EPSG:4326"
-PIXEL_M = 10.0
-"""Side of the pixels that are taken."""
 SLACK_PX = 1e-3
 """An edge this near to a pixel's is that pixel's: what rounding of coordinates does."""
 SAME_GROUND = 0.99
@@ -39,8 +38,8 @@ def window_of(grids: Sequence[Grid], bbox: Bbox) -> Grid:
     """
     first = grids[0]
     size = abs(first.transform[0])
-    if abs(size / PIXEL_M - 1) > 0.01 or abs(-first.transform[4] / size - 1) > 1e-6:
-        raise GridError(f"its pixels are of {size:g} in {first.crs}; expected {PIXEL_M:g} m")
+    if abs(size / RESOLUTION_M - 1) > 0.01 or abs(-first.transform[4] / size - 1) > 1e-6:
+        raise GridError(f"its pixels are of {size:g} in {first.crs}; expected {RESOLUTION_M:g} m")
     parts = [grid.bounds for grid in grids]
     tile = (*(min(p[i] for p in parts) for i in (0, 1)), *(max(p[i] for p in parts) for i in (2, 3)))
     left, bottom, right, top = _inside(first.crs, tile, bbox)
@@ -50,7 +49,7 @@ def window_of(grids: Sequence[Grid], bbox: Bbox) -> Grid:
     if min(x1 - x0, y1 - y0) < PATCH_PX:
         raise GridError(
             f"{max(y1 - y0, 0)} x {max(x1 - x0, 0)} px (rows x columns) of it are asked for; expected "
-            f"{PATCH_PX} each way, {PATCH_PX * PIXEL_M:g} m"
+            f"{PATCH_PX} each way, {PATCH_PX * RESOLUTION_M:g} m"
         )
     return Grid(first.crs, (a, 0.0, c + a * x0, 0.0, e, f + e * y0), y1 - y0, x1 - x0)
 
