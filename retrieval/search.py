@@ -7,15 +7,21 @@ that was kept lies nearer than `separation_px` in both x and y.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import fields
+
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.compiled import side_by_side
 from retrieval.config import SearchConfig
 from retrieval.index import VectorIndex
 from retrieval.types import Candidates, unpack_ids
 
 BLOCK = 2048
-"""Patches thinned at a time."""
+"""Patches searched for at a time."""
+ROWS = 128
+"""Patches thinned at a time: what was kept of them stays in the processor's cache."""
 
 
 def find_candidates(index: VectorIndex, vectors: NDArray[np.float32], config: SearchConfig) -> Candidates:
@@ -36,9 +42,12 @@ def find_candidates(index: VectorIndex, vectors: NDArray[np.float32], config: Se
     if not parts:
         none = np.zeros((0, config.places), np.int64)
         return Candidates(none, none, none, none.astype(np.float32))
-    return Candidates(
-        *(np.concatenate([getattr(p, f) for p in parts]) for f in Candidates.__dataclass_fields__)
-    )
+    return joined(parts)
+
+
+def joined(parts: Sequence[Candidates]) -> Candidates:
+    """Candidates of some patches and of others, behind each other."""
+    return Candidates(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Candidates)))
 
 
 def distinct_places(
@@ -54,9 +63,17 @@ def distinct_places(
     Returns:
         (n, places) candidates.
     """
+    starts = range(0, max(1, len(ids)), ROWS)
+    return joined(
+        list(side_by_side(lambda i: _distinct(similarity[i : i + ROWS], ids[i : i + ROWS], config), starts))
+    )
+
+
+def _distinct(similarity: NDArray[np.float32], ids: NDArray[np.int64], config: SearchConfig) -> Candidates:
+    """`distinct_places` of some patches."""
     n, places = len(ids), config.places
-    image, x, y = unpack_ids(ids)
-    kept = np.full((3, n, places), -1, np.int64)  # image, x, y
+    image, x, y = (v.astype(np.int32) for v in unpack_ids(ids))
+    kept = np.full((3, n, places), -1, np.int32)  # image, x, y
     best = np.full((n, places), -np.inf, np.float32)
     count = np.zeros(n, np.int64)
     rows = np.arange(n)
@@ -73,4 +90,5 @@ def distinct_places(
         count[new] += 1
         if (count >= places).all():
             break
-    return Candidates(kept[0], kept[1], kept[2], best)
+    places_of = kept.astype(np.int64)
+    return Candidates(places_of[0], places_of[1], places_of[2], best)

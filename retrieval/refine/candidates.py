@@ -45,6 +45,8 @@ TAKEN = {2: 32768, 1: 8192, 0: 256}
 """Pairs of patch and candidate whose regions are cut out at a time, by level: some 70 MB at most."""
 CORRELATED = {2: 2048, 1: 512, 0: 64}
 """Pairs that are correlated at a time, by level: what of them fits the processor's caches."""
+WIDEST = 64
+"""Regions correlated with one template at a time, at most."""
 STAGES = {
     2: "refining at quarter resolution",
     1: "refining at half resolution",
@@ -258,7 +260,7 @@ class _Job:
         """Pairs by the columns of the bands that patch and image share.
 
         Args:
-            pairs: (m, 2).
+            pairs: (m, 2), those of a patch behind each other.
             size: of a batch.
             by_image: sorted by image and block; else by patch, among images that are kept together.
         """
@@ -268,9 +270,11 @@ class _Job:
         columns = [shared_columns(self.patches.bands, self.images.bands(int(i))) for i in every]
         kinds = sorted(set(columns))
         which = np.array([kinds.index(c) for c in columns], np.int64)[image]
-        x, y = self.state["x"][rows, cols], self.state["y"][rows, cols]
-        place = (x // BLOCK_PX, y // BLOCK_PX, ids) if by_image else (ids, rows, self.ground.group(ids))
-        order = np.lexsort((y, x, *place))
+        if by_image:
+            x, y = (self.state[axis][rows, cols] // BLOCK_PX for axis in "xy")
+            order = np.lexsort((x, y, image))
+        else:
+            order = np.argsort(self.ground.group(ids), kind="stable")
         for number, (asked, stored) in enumerate(kinds):
             if asked not in self._templates:
                 self._templates[asked] = Templates(self.patches, asked)
@@ -356,23 +360,21 @@ def _tables(
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """Pairs as tables, a row for each owner: (owners (n,), pairs (n, k)), n k about `size` at most.
 
-    An owner with fewer pairs than others has its last one more than once, a last table its last owner: so
-    that few shapes occur.
+    Both are powers of two, so that few shapes occur: a row has its last pair, the last table its last row
+    more than once, and owners with many pairs have several rows.
     """
     if not len(pairs):
         return
     pairs = pairs[np.argsort(owner[pairs], kind="stable")]
     _, first, count = np.unique(owner[pairs], return_index=True, return_counts=True)
-    width = int(count.max())
-    width = min(size, -(-width // 8) * 8 if width > 8 else 1 << (width - 1).bit_length())
-    # Owners with more pairs than a table is wide have several rows.
-    row = np.concatenate([np.arange(f, f + c, width) for f, c in zip(first, count, strict=True)])
-    last = np.repeat(first + count - 1, -(-count // width))
-    slots = pairs[np.minimum(row[:, None] + np.arange(width), last[:, None])]
-    high = max(1, size // width)
+    width = min(WIDEST, 1 << int(count.max() - 1).bit_length())
+    rows = -(-count // width)  # of each owner
+    nth = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
+    begin, last = np.repeat(first, rows) + nth * width, np.repeat(first + count - 1, rows)
+    slots = pairs[np.minimum(begin[:, None] + np.arange(width), last[:, None])]
+    high = min(max(1, size // width), 1 << int(len(slots) - 1).bit_length())
     for start in range(0, len(slots), high):
-        rows = np.arange(start, start + high) if len(slots) > high else np.arange(len(slots))
-        part = slots[np.minimum(rows, len(slots) - 1)]
+        part = slots[np.minimum(np.arange(start, start + high), len(slots) - 1)]
         yield owner[part[:, 0]], part
 
 

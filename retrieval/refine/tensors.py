@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.compiled import Compiled
+from retrieval.compiled import Compiled, side_by_side
 from retrieval.config import PATCH_PX, TensorConfig
 from retrieval.features import structure_tensor
 
@@ -84,6 +84,13 @@ def shared_columns(asked: Sequence[str], stored: Sequence[str]) -> tuple[tuple[i
     if not both:
         return tuple(range(len(asked))), tuple(range(len(stored)))
     return tuple(asked.index(b) for b in both), tuple(stored.index(b) for b in both)
+
+
+def _in_bands(pixels: NDArray[np.float32], columns: Sequence[int]) -> NDArray[np.float32]:
+    """Some bands of (..., b) pixels; a copy only where there are others."""
+    if list(columns) == list(range(pixels.shape[-1])):
+        return pixels
+    return np.take(pixels, columns, axis=-1)
 
 
 # --- tensors at levels ---------------------------------------------------------------------------
@@ -183,14 +190,13 @@ class Templates:
 
     def __init__(self, patches: PatchPixels, columns: Sequence[int]) -> None:
         """Make the levels that are kept, some patches at a time."""
-        self._patches, self._columns = patches, list(columns)
-        parts = [
-            pyramid(self._scaled(slice(i, i + PATCHES))) for i in range(0, max(1, len(patches)), PATCHES)
-        ]
+        self._patches, self._columns = patches, columns
+        starts = range(0, max(1, len(patches)), PATCHES)
+        parts = list(side_by_side(lambda i: pyramid(self._scaled(slice(i, i + PATCHES))), starts))
         self._layers = {level: _joined([part[level] for part in parts]) for level in LEVELS}
 
     def _scaled(self, rows: slice | NDArray[np.intp]) -> NDArray[np.float32]:
-        return np.asarray(self._patches.scaled(rows)[..., self._columns])
+        return _in_bands(self._patches.scaled(rows), self._columns)
 
     def take(self, rows: NDArray[np.intp], level: int) -> tuple[NDArray[np.float32], Known]:
         """Tensors (m, s, s, 3) of some patches, and what is visible of them."""
@@ -284,7 +290,7 @@ class Ground:
     ) -> NDArray[np.float32]:
         """Pixels of regions in one block."""
         window = self._window(block)
-        pixels = self._images.scaled(block[0], window)[..., list(columns)]
+        pixels = _in_bands(self._images.scaled(block[0], window), columns)
         return _cut(pixels, at - np.array(window[:2]), PATCH_PX + 2 * radius, radius)
 
     def _window(self, block: Block) -> tuple[int, int, int, int]:
@@ -302,7 +308,7 @@ class Ground:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        layers = pyramid(self._images.scaled(block[0], self._window(block))[..., list(columns)][None])
+        layers = pyramid(_in_bands(self._images.scaled(block[0], self._window(block)), columns)[None])
         made = {
             level: _Block(one.codes[0], None if one.known is None else one.known[0], spread)
             for level, one in layers.items()
