@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import retrieval.refine.candidates as candidates
+import retrieval.refine.surfaces as surfaces
 from retrieval.config import RefineConfig
 from retrieval.errors import BandsWarning
 from retrieval.refine import Arrays, ncc, refine
@@ -298,7 +299,7 @@ def test_batches_change_nothing(monkeypatch):
     start = found([[(i % 2, 16, 16, 0.5), (1 - i % 2, 8, 0, 0.4), (-1, -1, -1, -np.inf)] for i in range(7)])
     whole = refine(start, patches, arrays(*images), RefineConfig())
     monkeypatch.setattr(candidates, "TAKEN", {0: 2, 1: 2, 2: 2})
-    monkeypatch.setattr(candidates, "CORRELATED", {0: 1, 1: 1, 2: 1})
+    monkeypatch.setattr(surfaces, "CORRELATED", {0: 1, 1: 1, 2: 1})
     parts = refine(start, patches, arrays(*images), RefineConfig())
     np.testing.assert_array_equal(parts.x, whole.x)
     np.testing.assert_allclose(parts.ncc, whole.ncc, atol=1e-5)

@@ -5,7 +5,7 @@ and leave edges. All candidates of a patch are compared at quarter resolution wi
 half resolution around the peak found there; the best few again at full resolution, where a parabola
 through the peak's neighbours gives the offset below the pixel.
 
-`correlation` is the NCC itself, `tensors` what is correlated, `peaks` where a correlation peaks,
+`correlation` is the NCC itself, `surfaces` runs it over many pairs, `tensors` what is correlated, `peaks` where a correlation peaks,
 `candidates` the way of all candidates through the resolutions, `arrays` images that are in memory.
 
 Sources: J. P. Lewis, Fast normalized cross-correlation (1995); D. Padfield, Masked object

@@ -7,26 +7,22 @@ goes on, and the verifier between the best.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.compiled import Compiled, side_by_side
+from retrieval.compiled import side_by_side
 from retrieval.config import PATCH_PX, RefineConfig
 from retrieval.errors import BandsWarning
-from retrieval.refine.correlation import ncc, ncc_of
 from retrieval.refine.peaks import Peaks, find_peaks
+from retrieval.refine.surfaces import correlated
 from retrieval.refine.tensors import (
     BLOCK_PX,
-    CODES,
     Ground,
-    Known,
     PatchPixels,
     Pixels,
-    Regions,
     Templates,
     shared_columns,
 )
@@ -43,26 +39,12 @@ VERIFIED = 1000.0
 """Added to the log-odds of those that the verifier was asked of: any of them comes before the others."""
 TAKEN = {2: 32768, 1: 8192, 0: 256}
 """Pairs of patch and candidate whose regions are cut out at a time, by level: some 70 MB at most."""
-CORRELATED = {2: 2048, 1: 512, 0: 64}
-"""Pairs that are correlated at a time, by level: what of them fits the processor's caches."""
-WIDEST = 64
-"""Regions correlated with one template at a time, at most."""
 STAGES = {
     2: "refining at quarter resolution",
     1: "refining at half resolution",
     0: "refining at full resolution",
 }
 """What progress is told."""
-
-
-def _ncc_of_codes(template: Any, codes: Any, spread: Any) -> Any:
-    from keras import ops
-
-    return ncc_of(template, ops.cast(codes, "float32") * (1 / CODES), spread)
-
-
-_NCC = Compiled(ncc)
-_NCC_OF = Compiled(_ncc_of_codes)
 
 
 def refine(
@@ -164,6 +146,33 @@ class Batch:
     """Columns of the images' bands."""
 
 
+@dataclass(frozen=True)
+class _ImageTable:
+    """What has to be known of the images that candidates lie in, a row for each."""
+
+    limit: NDArray[np.int64]
+    """(images, 2) largest x and y that a patch may have."""
+    kind: NDArray[np.int64]
+    """(images,) which of `kinds` an image is."""
+    kinds: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    """Columns of the bands that are compared, of the patches and of the images."""
+    group: NDArray[np.int64]
+    """(images,) equal for images whose tensors can be kept at the same time."""
+
+    @classmethod
+    def of(cls, ids: NDArray[np.int64], bands: Sequence[str], images: Pixels, ground: Ground) -> _ImageTable:
+        """Describe images; -1, which stands for none, gets a row that nobody looks at."""
+        real = [int(i) for i in ids if i >= 0]
+        none = len(ids) - len(real)  # in front, since ids are sorted
+        limit = np.array([images.size(i)[::-1] for i in real], np.int64).reshape(-1, 2) - PATCH_PX
+        columns = [shared_columns(bands, images.bands(i)) for i in real]
+        kinds = tuple(sorted(set(columns)))
+        kind = np.array([kinds.index(c) for c in columns], np.int64)
+        group = ground.group(np.array(real, np.int64))
+        pad = [np.pad(v, ((none, 0), *[(0, 0)] * (v.ndim - 1))) for v in (limit, kind, group)]
+        return cls(pad[0], pad[1], kinds, pad[2])
+
+
 class _Job:
     """The state of all candidates while they are correlated."""
 
@@ -181,6 +190,8 @@ class _Job:
         self.found, self.patches, self.images, self.config = found, patches, images, config
         self.progress, self.ground = progress, ground
         shape = found.image_ids.shape
+        every, self.image = np.unique(found.image_ids, return_inverse=True)
+        self.table = _ImageTable.of(every, patches.bands, images, ground)
         self.state: dict[str, NDArray] = {f: np.zeros(shape, np.float32) for f in ("dx", "dy", "ncc")}
         self.state["logit"] = np.full(shape, np.nan, np.float32)
         self.state |= {"x": found.x.copy(), "y": found.y.copy()}
@@ -248,11 +259,11 @@ class _Job:
 
     def _where(self, rows: NDArray, cols: NDArray) -> tuple[NDArray, NDArray, NDArray]:
         """Image ids, x and y of the pixel nearest the last peak, and the largest that a patch may have."""
-        ids = self.found.image_ids[rows, cols]
-        every, which = np.unique(ids, return_inverse=True)
-        size = np.array([self.images.size(int(i))[::-1] for i in every]).reshape(-1, 2)
-        limit = size[which] - PATCH_PX
-        state = self.state
+        ids, limit, state = (
+            self.found.image_ids[rows, cols],
+            self.table.limit[self.image[rows, cols]],
+            self.state,
+        )
         xy = np.stack([state[a][rows, cols] + np.rint(state[f"d{a}"][rows, cols]) for a in "xy"], -1)
         return ids, np.clip(xy.astype(np.int64), 0, limit), limit
 
@@ -265,20 +276,17 @@ class _Job:
             by_image: sorted by image and block; else by patch, among images that are kept together.
         """
         rows, cols = pairs.T
-        ids = self.found.image_ids[rows, cols]
-        every, image = np.unique(ids, return_inverse=True)
-        columns = [shared_columns(self.patches.bands, self.images.bands(int(i))) for i in every]
-        kinds = sorted(set(columns))
-        which = np.array([kinds.index(c) for c in columns], np.int64)[image]
+        image = self.image[rows, cols]
         if by_image:
             x, y = (self.state[axis][rows, cols] // BLOCK_PX for axis in "xy")
             order = np.lexsort((x, y, image))
         else:
-            order = np.argsort(self.ground.group(ids), kind="stable")
-        for number, (asked, stored) in enumerate(kinds):
+            order = np.argsort(self.table.group[image], kind="stable")
+        which = self.table.kind[image[order]]
+        for number, (asked, stored) in enumerate(self.table.kinds):
             if asked not in self._templates:
                 self._templates[asked] = Templates(self.patches, asked)
-            mine = order[which[order] == number]
+            mine = order[which == number]
             for start in range(0, len(mine), size):
                 yield Batch(pairs[mine[start : start + size]], asked, stored)
 
@@ -290,7 +298,7 @@ class _Job:
         asked, owner = np.unique(rows, return_inverse=True)
         template, seen = self._templates[batch.asked].take(asked, level)
         regions = self.ground.regions(ids, at, batch.stored, radius, level)
-        surfaces = correlated(template, seen, owner, regions, CORRELATED[level])
+        surfaces = correlated(template, seen, owner, regions, level)
         return find_peaks(surfaces, at, level, limit)
 
     def _put(self, pairs: NDArray, peaks: Peaks, level: int) -> None:
@@ -319,63 +327,6 @@ class _Job:
         self.state |= {name: np.where(fine, self.state[name], np.float32(0)) for name in ("dx", "dy")}
         values = self.state | {"image_ids": self.found.image_ids, "similarity": self.found.similarity}
         return Refined(**{f.name: values[f.name] for f in fields(Refined)})
-
-
-def correlated(
-    template: NDArray[np.float32], seen: Known, owner: NDArray[np.intp], regions: Regions, size: int
-) -> NDArray[np.float32]:
-    """NCC of each region with its own template.
-
-    Args:
-        template: (n, s, s, 3).
-        seen: (n, s, s, 1) what is visible of them, or None.
-        owner: (m,) whose region it is.
-        regions: m of them.
-        size: pairs that are correlated at a time.
-
-    Returns:
-        (m, 2 radius + 1, 2 radius + 1).
-    """
-    hidden = np.zeros(len(owner), bool)
-    for mask, whose in ((seen, owner), (regions.known, slice(None))):
-        if mask is not None:
-            hidden |= np.asarray((~mask).any((1, 2, 3)))[whose]
-    shifts = regions.stored.shape[1] - template.shape[1] + 1
-    out = np.empty((len(owner), shifts, shifts), np.float32)
-    for rows, slots in _tables(owner, np.flatnonzero(~hidden), size):
-        args = template[rows], regions.stored[slots]
-        out[slots] = _NCC(*args) if regions.spread is None else _NCC_OF(*args, regions.spread[slots])
-    for rows, slots in _tables(owner, np.flatnonzero(hidden), size):
-        region = regions.tensor(slots)
-        shown = [
-            np.ones((*picture.shape[:-1], 1), np.float32) if mask is None else mask[which].astype(np.float32)
-            for mask, which, picture in ((seen, rows, template[rows]), (regions.known, slots, region))
-        ]
-        out[slots] = _NCC(template[rows], region, *shown)
-    return out
-
-
-def _tables(
-    owner: NDArray[np.intp], pairs: NDArray[np.intp], size: int
-) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Pairs as tables, a row for each owner: (owners (n,), pairs (n, k)), n k about `size` at most.
-
-    Both are powers of two, so that few shapes occur: a row has its last pair, the last table its last row
-    more than once, and owners with many pairs have several rows.
-    """
-    if not len(pairs):
-        return
-    pairs = pairs[np.argsort(owner[pairs], kind="stable")]
-    _, first, count = np.unique(owner[pairs], return_index=True, return_counts=True)
-    width = min(WIDEST, 1 << int(count.max() - 1).bit_length())
-    rows = -(-count // width)  # of each owner
-    nth = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
-    begin, last = np.repeat(first, rows) + nth * width, np.repeat(first + count - 1, rows)
-    slots = pairs[np.minimum(begin[:, None] + np.arange(width), last[:, None])]
-    high = min(max(1, size // width), 1 << int(len(slots) - 1).bit_length())
-    for start in range(0, len(slots), high):
-        part = slots[np.minimum(np.arange(start, start + high), len(slots) - 1)]
-        yield owner[part[:, 0]], part
 
 
 def _tell_unshared(found: Candidates, patches: PatchPixels, images: Pixels) -> None:

@@ -279,11 +279,9 @@ class Ground:
         return Regions(codes, None if known is None or known.all() else known, spread[..., 0])
 
     def group(self, image_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """For each image id a number, equal for images whose tensors can be kept at the same time."""
-        ids, which = np.unique(image_ids, return_inverse=True)
-        pixels = np.array([np.prod(self._images.size(int(i))) for i in ids], np.float64)
-        before = np.cumsum(pixels) - pixels
-        return np.asarray((before * (2 * BYTES_A_PIXEL) // KEPT_BYTES).astype(np.int64)[which])
+        """For each of some images a number, equal for those whose tensors can be kept at the same time."""
+        pixels = np.array([np.prod(self._images.size(int(i))) for i in image_ids], np.float64)
+        return ((np.cumsum(pixels) - pixels) * (2 * BYTES_A_PIXEL) // KEPT_BYTES).astype(np.int64)
 
     def _pixels(
         self, block: Block, at: NDArray[np.int64], columns: tuple[int, ...], radius: int
