@@ -57,12 +57,12 @@ def test_fewer_candidates_than_kept_are_filled_with_none(world):
 
 def test_only_doubtful_patches_are_looked_for_again(world, monkeypatch):
     asked = []
-    refine = answer.refine
+    rank = answer.rank
     monkeypatch.setattr(
-        answer, "refine", lambda f, p, *a: asked.append(p.patch_ids.tolist()) or refine(f, p, *a)
+        answer, "rank", lambda f, p, *a: asked.append((p.patch_ids.tolist(), f.x.shape[1])) or rank(f, p, *a)
     )
     found_by(world, SearchConfig())
-    assert asked == [list(range(8)), [6]]  # a flat patch has nothing to be looked for
+    assert asked == [(list(range(8)), 8), ([6], 500)]  # a flat patch has nothing to be looked for
 
 
 def test_looking_longer_finds_what_the_first_round_missed(world):

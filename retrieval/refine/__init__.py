@@ -5,16 +5,29 @@ and leave edges. All candidates of a patch are compared at quarter resolution wi
 half resolution around the peak found there; the best few again at full resolution, where a parabola
 through the peak's neighbours gives the offset below the pixel.
 
-`correlation` is the NCC itself, `surfaces` runs it over many pairs, `tensors` what is correlated, `peaks` where a correlation peaks,
-`candidates` the way of all candidates through the resolutions, `arrays` images that are in memory.
+`correlation` is the NCC itself, `surfaces` runs it over many pairs, `tensors` what is correlated, `table`
+what is known of the images, `peaks` where a correlation peaks, `candidates` the way of all candidates
+through the resolutions, `arrays` images that are in memory.
 
 Sources: J. P. Lewis, Fast normalized cross-correlation (1995); D. Padfield, Masked object
 registration in the Fourier domain, IEEE TIP 21 (2012), for hidden pixels.
 """
 
 from retrieval.refine.arrays import Arrays
-from retrieval.refine.candidates import align, measure, refine
+from retrieval.refine.candidates import align, finish, measure, rank, refine
 from retrieval.refine.correlation import ncc
 from retrieval.refine.tensors import Ground, PatchPixels, Pixels, Templates
 
-__all__ = ["Arrays", "Ground", "PatchPixels", "Pixels", "Templates", "align", "measure", "ncc", "refine"]
+__all__ = [
+    "Arrays",
+    "Ground",
+    "PatchPixels",
+    "Pixels",
+    "Templates",
+    "align",
+    "finish",
+    "measure",
+    "ncc",
+    "rank",
+    "refine",
+]

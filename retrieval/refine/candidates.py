@@ -7,24 +7,24 @@ goes on, and the verifier between the best.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.compiled import side_by_side
-from retrieval.config import PATCH_PX, RefineConfig
+from retrieval.config import RefineConfig
 from retrieval.errors import BandsWarning
 from retrieval.refine.peaks import Peaks, find_peaks
 from retrieval.refine.surfaces import correlated
+from retrieval.refine.table import ImageTable
 from retrieval.refine.tensors import (
     BLOCK_PX,
     Ground,
     PatchPixels,
     Pixels,
     Templates,
-    shared_columns,
 )
 from retrieval.refine.verify import Verifier, shipped_verifier
 from retrieval.types import Candidates, Progress, Refined, silent
@@ -56,7 +56,27 @@ def refine(
     ground: Ground | None = None,
     verifier: Verifier | None = None,
 ) -> Refined:
-    """Find each candidate's pixel and rank a patch's candidates anew.
+    """Find each candidate's pixel and rank a patch's candidates anew: `rank`, then `finish`.
+
+    Returns:
+        The best `config.semifinalists` candidates of each patch, best first; all but the first keep the
+        half-resolution pixel, an offset of 0 and the half-resolution NCC.
+    """
+    ground = ground or Ground(images)
+    ranked = rank(found, patches, images, config, progress, ground, verifier)
+    return finish(ranked, patches, images, config, progress, ground)
+
+
+def rank(
+    found: Candidates,
+    patches: PatchPixels,
+    images: Pixels,
+    config: RefineConfig,
+    progress: Progress = silent,
+    ground: Ground | None = None,
+    verifier: Verifier | None = None,
+) -> Refined:
+    """Find candidates at quarter and half resolution, and let the verifier decide between the best.
 
     Args:
         found: from `retrieval.search.find_candidates`.
@@ -71,8 +91,7 @@ def refine(
         BandsWarning: images and patches have no band in common.
 
     Returns:
-        The best `config.semifinalists` candidates of each patch, best first; all but the first keep the
-        half-resolution pixel, an offset of 0 and the half-resolution NCC.
+        The best `config.semifinalists` candidates of each patch, best first, as half resolution knows them.
     """
     _tell_unshared(found, patches, images)
     job = _Job(
@@ -80,8 +99,39 @@ def refine(
     )
     job.align(config.semifinalists)
     job.verify(job.best(config.finalists))
-    job.correlate(job.best(1), FINE_RADIUS, 0)
     return job.ranked(config.semifinalists)
+
+
+def finish(
+    ranked: Refined,
+    patches: PatchPixels,
+    images: Pixels,
+    config: RefineConfig,
+    progress: Progress = silent,
+    ground: Ground | None = None,
+) -> Refined:
+    """Find the best candidate of each patch at full resolution.
+
+    Args:
+        ranked: from `rank`.
+        patches: as for `rank`.
+        images: as for `rank`.
+        config: as for `rank`.
+        progress: as for `rank`.
+        ground: as for `rank`.
+
+    Returns:
+        The same; x, y, dx, dy and NCC of the first are those of full resolution.
+    """
+    best = Candidates(*(getattr(ranked, f.name)[:, :1] for f in fields(Candidates)))
+    job = _Job(best, patches, images, config, progress, ground or Ground(images), None)
+    job.correlate(job.best(1), FINE_RADIUS, 0)
+    found = job.refined()
+    rows = found.image_ids.ravel() >= 0
+    finer = {name: getattr(ranked, name).copy() for name in ("x", "y", "dx", "dy", "ncc")}
+    for name, values in finer.items():
+        values[rows, :1] = getattr(found, name)[rows]
+    return replace(ranked, **finer)
 
 
 def align(
@@ -96,11 +146,11 @@ def align(
     """Find candidates at quarter and half resolution and rank them by NCC, without asking the verifier.
 
     Args:
-        found: as for `refine`.
-        patches: as for `refine`.
-        images: as for `refine`.
+        found: as for `rank`.
+        patches: as for `rank`.
+        images: as for `rank`.
         config: radius and weight of the similarity.
-        ground: as for `refine`.
+        ground: as for `rank`.
         keep: how many candidates of each patch go on to half resolution and come out.
     """
     job = _Job(found, patches, images, config, silent, ground or Ground(images), None)
@@ -118,11 +168,11 @@ def measure(
     """Find all candidates at full resolution, without asking the verifier and without ranking them.
 
     Args:
-        found: as for `refine`.
-        patches: as for `refine`.
-        images: as for `refine`.
+        found: as for `rank`.
+        patches: as for `rank`.
+        images: as for `rank`.
         config: radius.
-        ground: as for `refine`.
+        ground: as for `rank`.
 
     Returns:
         The candidates in the order in which they came.
@@ -146,33 +196,6 @@ class Batch:
     """Columns of the images' bands."""
 
 
-@dataclass(frozen=True)
-class _ImageTable:
-    """What has to be known of the images that candidates lie in, a row for each."""
-
-    limit: NDArray[np.int64]
-    """(images, 2) largest x and y that a patch may have."""
-    kind: NDArray[np.int64]
-    """(images,) which of `kinds` an image is."""
-    kinds: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
-    """Columns of the bands that are compared, of the patches and of the images."""
-    group: NDArray[np.int64]
-    """(images,) equal for images whose tensors can be kept at the same time."""
-
-    @classmethod
-    def of(cls, ids: NDArray[np.int64], bands: Sequence[str], images: Pixels, ground: Ground) -> _ImageTable:
-        """Describe images; -1, which stands for none, gets a row that nobody looks at."""
-        real = [int(i) for i in ids if i >= 0]
-        none = len(ids) - len(real)  # in front, since ids are sorted
-        limit = np.array([images.size(i)[::-1] for i in real], np.int64).reshape(-1, 2) - PATCH_PX
-        columns = [shared_columns(bands, images.bands(i)) for i in real]
-        kinds = tuple(sorted(set(columns)))
-        kind = np.array([kinds.index(c) for c in columns], np.int64)
-        group = ground.group(np.array(real, np.int64))
-        pad = [np.pad(v, ((none, 0), *[(0, 0)] * (v.ndim - 1))) for v in (limit, kind, group)]
-        return cls(pad[0], pad[1], kinds, pad[2])
-
-
 class _Job:
     """The state of all candidates while they are correlated."""
 
@@ -191,7 +214,7 @@ class _Job:
         self.progress, self.ground = progress, ground
         shape = found.image_ids.shape
         every, self.image = np.unique(found.image_ids, return_inverse=True)
-        self.table = _ImageTable.of(every, patches.bands, images, ground)
+        self.table = ImageTable.of(every, patches.bands, images, ground)
         self.state: dict[str, NDArray] = {f: np.zeros(shape, np.float32) for f in ("dx", "dy", "ncc")}
         self.state["logit"] = np.full(shape, np.nan, np.float32)
         self.state |= {"x": found.x.copy(), "y": found.y.copy()}
@@ -228,6 +251,7 @@ class _Job:
             self._put(batch.pairs, self._peaks(batch, radius, level), level)
             return len(batch.pairs)
 
+        self._prepare(level)
         self._each(work, pairs, TAKEN[level], STAGES[level], by_image=level == 0)
 
     def verify(self, pairs: NDArray) -> None:
@@ -247,6 +271,12 @@ class _Job:
             return len(rows)
 
         self._each(work, pairs, VERIFY_BATCH, "verifying", by_image=True)
+
+    def _prepare(self, level: int) -> None:
+        """Templates for a level; those of level 0 alone are made without the others."""
+        for asked, _ in self.table.kinds:
+            if asked not in self._templates:
+                self._templates[asked] = Templates(self.patches, asked, (level,))
 
     def _each(
         self, work: Callable[[Batch], int], pairs: NDArray, size: int, stage: str, by_image: bool
@@ -284,8 +314,6 @@ class _Job:
             order = np.argsort(self.table.group[image], kind="stable")
         which = self.table.kind[image[order]]
         for number, (asked, stored) in enumerate(self.table.kinds):
-            if asked not in self._templates:
-                self._templates[asked] = Templates(self.patches, asked)
             mine = order[which == number]
             for start in range(0, len(mine), size):
                 yield Batch(pairs[mine[start : start + size]], asked, stored)
@@ -323,8 +351,12 @@ class _Job:
 
     def refined(self) -> Refined:
         """All candidates as they came."""
-        fine = self.state["level"] == 0
-        self.state |= {name: np.where(fine, self.state[name], np.float32(0)) for name in ("dx", "dy")}
+        coarse = self.state["level"] > 0
+        for axis in "xy":
+            # Below full resolution the offset only says which pixel is nearest.
+            offset = self.state[f"d{axis}"]
+            self.state[axis] = self.state[axis] + np.where(coarse, np.rint(offset), 0).astype(np.int64)
+            self.state[f"d{axis}"] = np.where(coarse, np.float32(0), offset)
         values = self.state | {"image_ids": self.found.image_ids, "similarity": self.found.similarity}
         return Refined(**{f.name: values[f.name] for f in fields(Refined)})
 

@@ -188,12 +188,14 @@ def tensor_of(codes: NDArray[np.int16]) -> NDArray[np.float32]:
 class Templates:
     """Tensors of all patches in the bands that they share with some images."""
 
-    def __init__(self, patches: PatchPixels, columns: Sequence[int]) -> None:
-        """Make the levels that are kept, some patches at a time."""
+    def __init__(self, patches: PatchPixels, columns: Sequence[int], levels: Sequence[int] = LEVELS) -> None:
+        """Make the levels that will be asked for, some patches at a time; level 0 is made when asked."""
         self._patches, self._columns = patches, columns
-        starts = range(0, max(1, len(patches)), PATCHES)
-        parts = list(side_by_side(lambda i: pyramid(self._scaled(slice(i, i + PATCHES))), starts))
-        self._layers = {level: _joined([part[level] for part in parts]) for level in LEVELS}
+        self._layers: dict[int, Layer] = {}
+        if set(levels) & set(LEVELS):
+            starts = range(0, max(1, len(patches)), PATCHES)
+            parts = list(side_by_side(lambda i: pyramid(self._scaled(slice(i, i + PATCHES))), starts))
+            self._layers = {level: _joined([part[level] for part in parts]) for level in LEVELS}
 
     def _scaled(self, rows: slice | NDArray[np.intp]) -> NDArray[np.float32]:
         return _in_bands(self._patches.scaled(rows), self._columns)
