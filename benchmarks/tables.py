@@ -1,10 +1,11 @@
-"""Write the tables of docs/accuracy.md from the JSON files that the benchmarks leave.
+"""Write the tables of docs/accuracy.md and docs/performance.md from the JSON files that the benchmarks leave.
 
     python benchmarks/tables.py docs/accuracy.md benchmarks/results
+    python benchmarks/tables.py docs/performance.md benchmarks/results
 
 What stands between `<!-- table: NAME -->` and `<!-- end -->` is replaced; where the measurement of a table
-is not in the folder, its place is left as it is. Files: `accuracy.json`, `subpixel.json` and
-`calibration-ENCODER.json`.
+is not in the folder, its place is left as it is. Files: `accuracy.json`, `subpixel.json`,
+`calibration-ENCODER.json` and `scale.json`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from protocol import GROUPS
+from scale_tables import ground_table, markdown, scale_note, scale_table
 
 Row = Sequence[str]
 KINDS = ("with features", "texture-rich", "texture-poor", "featureless")
@@ -39,12 +41,6 @@ def interval(figure: dict[str, float] | None, signed: bool = False) -> str:
 def plain(figure: dict[str, float] | None) -> str:
     """A figure alone."""
     return "–" if figure is None else f"{figure['value']:.3f}"
-
-
-def markdown(head: Row, rows: Sequence[Row]) -> str:
-    """A table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def each(accuracy: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -225,6 +221,9 @@ TABLES: dict[str, Table] = {
     "subpixel": ("subpixel.json", subpixel_table),
     "calibration-siamese": ("calibration-siamese.json", calibration_table),
     "calibration-structure-tensor": ("calibration-structure-tensor.json", calibration_table),
+    "scale": ("scale.json", scale_table),
+    "scale-run": ("scale.json", scale_note),
+    "ground": ("scale.json", ground_table),
 }
 
 

@@ -41,6 +41,8 @@ NODATA = np.uint16(65535)
 """Code of a pixel that is not known."""
 RECALL_QUERIES = 256
 """Windows that the recall of an index is measured with."""
+LEARNED_FROM = 1_000_000
+"""Windows among which codes and cells are learned, at least: those of whole images."""
 LEVELS = 4095
 """Largest code of a known pixel."""
 
@@ -146,10 +148,19 @@ def write_rest(
     windows = sum(r.windows for r in rows)
     _write_table(folder, rows)
     progress("building the vector index", 0, None)
-    blocks = _blocks(folder, rows, former)
-    index = VectorIndex.build(blocks, encoder.dim, config, device, count=windows, learned=learned)
-    with folder.part("vectors.faiss", {"kind": index.kind}) as path:
-        index.save(path)
+    blocks, some, about = _blocks(folder, rows, former), _some(rows), dict[str, str]()
+    with folder.part("vectors.faiss", about) as path:
+        index = VectorIndex.build(
+            blocks,
+            encoder.dim,
+            config,
+            device,
+            path=path,
+            count=windows,
+            sample=(_blocks(folder, some, former), sum(r.windows for r in some)),
+            learned=learned,
+        )
+        about["kind"] = index.kind
     if index.kind != "exact":
         progress("measuring recall", 0, None)
         asked = _off_the_grid(folder.path, rows, encoder, config)
@@ -228,6 +239,14 @@ def _write_table(folder: PartialFolder, rows: list[StoredImage]) -> None:
                     "" if r.cloud_cover is None else r.cloud_cover,
                 ]
             )
+
+
+def _some(rows: list[StoredImage]) -> list[StoredImage]:
+    """Images to learn codes from: all, or of many as many at random as have `LEARNED_FROM` windows."""
+    order = np.random.default_rng(0).permutation(len(rows))
+    windows = np.cumsum([rows[i].windows for i in order])
+    few = int(np.searchsorted(windows, LEARNED_FROM)) + 1
+    return [rows[i] for i in sorted(order[:few])]
 
 
 def _blocks(folder: PartialFolder, rows: list[StoredImage], former: VectorIndex | None) -> Blocks:

@@ -20,6 +20,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 import calibrate  # noqa: E402
+import enlarged  # noqa: E402
 import exhaustive  # noqa: E402
 import protocol  # noqa: E402
 import subpixel  # noqa: E402
@@ -308,6 +309,36 @@ def test_calibration_leaves_a_group_and_its_forms_out(tmp_path):
     assert "images/calibration-enc.svg" in text and "| venice | 60 |" in text
 
 
+# ---------------------------------------------------------------- scale
+
+
+def test_enlarged_vectors_are_the_same_in_any_order_and_as_like_as_they_say(rng, tmp_path):
+    known = rng.normal(size=(300, 64)).astype(np.float32)
+    known /= np.linalg.norm(known, axis=1, keepdims=True)
+    np.save(tmp_path / "base.npy", known)
+    made = enlarged.Made(str(tmp_path / "base.npy"), 70_000)
+    blocks = list(made.blocks())
+    ids, vectors = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    np.testing.assert_array_equal(ids, np.arange(70_000))
+    np.testing.assert_array_equal(vectors[:300], known)
+    some = rng.permutation(70_000)[:5000]
+    np.testing.assert_array_equal(made.vectors(some), vectors[some])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    nearest = (vectors[300:3000] @ known.T).max(1)
+    assert abs(nearest.mean() - 1 / np.hypot(1, enlarged.NEAR)) < 0.01
+    assert len(np.unique(vectors[:, 0])) > 69_000
+
+
+def test_tables_of_scale_tell_what_was_not_measured():
+    one = {"kind": "ivf", "images": 600, "windows": 1_949_400, "measured": True, "build_cpu_s": 40.0}
+    one |= {"memory_bytes_a_window": 72.0, "file_bytes_a_window": 592.0, "query_cpu_ms": 0.9}
+    grown = one | {"images": 6000, "windows": 19_494_000, "measured": False, "recall_20_estimated": 0.97}
+    text = tables.TABLES["scale"][1]({"sizes": [one | {"recall_20": 0.978}, grown]})
+    assert "| 0.978 |" in text and "~0.970" in text and "~72 B" in text and "~40 s" in text
+    ground = tables.TABLES["ground"][1]({"sizes": [one, grown]}).splitlines()
+    assert len(ground) == 6 and "1.9 M | 0.136 GB" in ground[2]
+
+
 # ---------------------------------------------------------------- tables and pages
 
 
@@ -325,7 +356,7 @@ def test_tables_fill_what_was_measured_and_leave_the_rest(tmp_path):
 
 
 def test_every_table_of_the_page_is_made_by_somebody():
-    page = (BENCHMARKS.parent / "docs/accuracy.md").read_text()
+    page = "".join((BENCHMARKS.parent / f"docs/{n}.md").read_text() for n in ("accuracy", "performance"))
     asked = re.findall(r"<!-- table: ([\w-]+) -->", page)
     assert sorted(asked) == sorted(tables.TABLES) and page.count("<!-- end -->") == len(asked)
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import IndexConfig, IndexKind
 from retrieval.index.device import load_faiss
+from tfrecords.errors import DuplicateIdError
 
 Blocks = Callable[[], Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]]
 """Gives blocks of (ids (m,), vectors (m, dim)) anew at each call: once to train, once to add."""
@@ -33,14 +34,32 @@ LEAST = 39 * 16
 """Vectors below which nothing is learned and every kind is exact: FAISS would call it too few."""
 ADDED = 65_536
 """Vectors that are added at a time, at least: 64 MB."""
-MOST_CELLS = 4096
-"""More cells cost more in the building than they save."""
+MOST_CELLS = 1024
+"""More cells cost more in the building than they save: a quarter of them is looked into in any case."""
 
 
 def joined(
     blocks: Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]],
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """The same vectors in blocks of `ADDED` or more: with each block FAISS packs its cells anew."""
+    """The same vectors in blocks of `ADDED` or more: with each block FAISS packs its cells anew.
+
+    Raises:
+        DuplicateIdError: an id comes twice, or ids do not ascend.
+    """
+    last = -1
+    for ids, vectors in _larger(blocks):
+        if len(ids):
+            if ids[0] <= last or (np.diff(ids) <= 0).any():
+                raise DuplicateIdError(
+                    "window ids must ascend over all blocks; one is doubled or out of order"
+                )
+            last = int(ids[-1])
+            yield np.ascontiguousarray(ids, np.int64), np.ascontiguousarray(vectors, np.float32)
+
+
+def _larger(
+    blocks: Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]],
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     waiting: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
     for block in blocks:
         waiting.append(block)
@@ -77,39 +96,72 @@ def ivf_cells(count: int) -> int:
     return int(2 ** np.clip(np.round(np.log2(max(1.0, count**0.5))), 0, np.log2(MOST_CELLS)))
 
 
-def empty_index(kind: IndexKind, blocks: Blocks, dim: int, count: int) -> Any:
-    """A FAISS index without vectors, trained on some of those that it will get.
+def empty_codes(kind: IndexKind, sample: Blocks, known: int, dim: int, count: int) -> Any:
+    """The codes of "fast" or "ivf" without vectors.
 
     Args:
-        kind: "exact", "fast" or "ivf".
-        blocks: the vectors.
+        kind: "fast" or "ivf".
+        sample: vectors to learn from: all, or some.
+        known: how many these are.
         dim: their length.
-        count: how many they are.
+        count: how many vectors the index gets.
     """
-    faiss = load_faiss()
-    if kind == "exact":
-        return faiss.IndexIDMap2(faiss.IndexFlatIP(dim))
     cells = ivf_cells(count) if kind == "ivf" else 0
-    wanted = max(CODE_TRAINING, CELL_TRAINING * cells)
-    codes = _trained(dim, cells, _sample(blocks, min(count, wanted), count))
-    half = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-    return faiss.IndexIDMap2(faiss.IndexRefine(codes, half))
+    return _trained(dim, cells, _sample(sample, max(CODE_TRAINING, CELL_TRAINING * cells), known))
 
 
 def emptied(index: Any) -> Any:
-    """An index of what another one has learned, without its vectors; of the kinds that learn."""
-    faiss = load_faiss()
-    codes = faiss.clone_index(refined(index).base_index)
+    """The codes of what an index that learns has learned, without its vectors."""
+    codes = load_faiss().clone_index(index.base_index)
     codes.reset()
-    half = faiss.IndexScalarQuantizer(index.d, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-    return faiss.IndexIDMap2(faiss.IndexRefine(codes, half))
+    return codes
 
 
 def refined(index: Any) -> Any:
-    """The part of an index that ranks anew, or None where there is none."""
+    """The index itself where it ranks anew by full vectors, or None where it does not."""
+    return index if isinstance(index, load_faiss().IndexRefine) else None
+
+
+def set_probes(index: Any, probes: int) -> int:
+    """Let queries look into so many cells of an index, into a quarter of them for 0.
+
+    Returns:
+        How many that is.
+    """
+    cells = load_faiss().extract_index_ivf(index)
+    cells.nprobe = min(probes or max(1, cells.nlist // 4), cells.nlist)
+    return int(cells.nprobe)
+
+
+def add_codes(
+    codes: Any, blocks: Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]], count: int
+) -> None:
+    """Put vectors into an index of codes.
+
+    FAISS doubles the room for flat codes when it is full, and copies them: of 60,000 images that would be
+    all memory. So the room for all is made at once.
+
+    Args:
+        codes: empty, as `empty_codes` and `emptied` give it.
+        blocks: ids, which are left out, and vectors.
+        count: how many vectors there are.
+    """
     faiss = load_faiss()
-    inner = faiss.downcast_index(index.index) if hasattr(index, "id_map") else None
-    return inner if isinstance(inner, faiss.IndexRefine) else None
+    inner = faiss.downcast_index(codes.index)
+    flat = inner if isinstance(inner, faiss.IndexPQFastScan) else None
+    if flat is not None:
+        flat.codes.resize(_packed(flat, count))
+    for _, vectors in blocks:
+        if flat is not None:  # FAISS expects zeros
+            room = slice(_packed(flat, flat.ntotal), _packed(flat, flat.ntotal + len(vectors)))
+            faiss.rev_swig_ptr(flat.codes.get(), flat.codes.size())[room] = 0
+        codes.add(vectors)
+    assert codes.ntotal == count, f"{codes.ntotal} vectors came, {count} were announced"
+
+
+def _packed(flat: Any, count: int) -> int:
+    """Bytes of so many flat codes, in blocks that are compared together."""
+    return int(-(-count // flat.bbs) * flat.get_block_stride())
 
 
 def _trained(dim: int, cells: int, sample: NDArray[np.float32]) -> Any:
@@ -166,9 +218,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def _sample(blocks: Blocks, wanted: int, count: int) -> NDArray[np.float32]:
-    """So many of all `count` vectors, evenly drawn, seeded."""
+    """So many of all `count` vectors, or all if they are fewer, evenly drawn, seeded."""
     rng = np.random.default_rng(0)
-    picked = np.sort(rng.choice(count, wanted, replace=False))
+    picked = np.sort(rng.choice(count, min(wanted, count), replace=False))
     parts, start = [], 0
     for ids, vectors in blocks():
         mine = picked[(picked >= start) & (picked < start + len(ids))] - start

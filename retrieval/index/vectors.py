@@ -13,8 +13,17 @@ from numpy.typing import NDArray
 from retrieval.config import IndexConfig, IndexKind
 from retrieval.errors import ConfigError, IndexFormatError, IndexMismatchError
 from retrieval.index.device import load_faiss, to_gpu
-from retrieval.index.kinds import Blocks, choose_kind, emptied, empty_index, joined, refined
-from tfrecords.errors import DuplicateIdError
+from retrieval.index.files import half_precision, open_refined, write_refined
+from retrieval.index.kinds import (
+    Blocks,
+    add_codes,
+    choose_kind,
+    emptied,
+    empty_codes,
+    joined,
+    refined,
+    set_probes,
+)
 
 TIES = 16
 """Neighbours asked for beyond k: of those that tie with the k-th FAISS keeps any, we the smaller ids."""
@@ -36,23 +45,28 @@ class VectorIndex:
         probes: int,
         device: str = "cpu",
         again: int = IndexConfig.fast_again,
+        named: tuple[NDArray[np.int64], Any] | None = None,
     ) -> None:
-        """Wrap a FAISS index; use `build` or `open`."""
+        """Wrap a FAISS index; use `build` or `open`.
+
+        Args:
+            index: FAISS's.
+            kind: which it is.
+            probes: see `open`.
+            device: see `open`.
+            again: see `open`.
+            named: where the index knows vectors by their rows, the ids of these, ascending, and what must
+                live as long as the index.
+        """
         self._cpu, self.kind, self.device, self.again = index, kind, device, again
-        self._refined = refined(index)
-        self._set_probes(probes)
+        self._refined, self._named = refined(index), named
+        # `extract_index_ivf` does not look behind a refinement.
+        self.probes = (
+            set_probes(self._refined.base_index if self._refined else index, probes) if kind == "ivf" else 0
+        )
         self._index, self._only = index, None
         if device == "gpu":
             self._index = to_gpu(index, self._refined.refine_index if self._refined else None)
-
-    def _set_probes(self, probes: int) -> None:
-        """Probes of an IVF: as many as are asked for, a quarter of its cells for 0."""
-        self.probes = 0
-        if self.kind == "ivf":
-            faiss = load_faiss()
-            # `extract_index_ivf` does not look behind a refinement.
-            ivf = faiss.extract_index_ivf(self._refined.base_index if self._refined else self._cpu)
-            self.probes = ivf.nprobe = min(probes or max(1, ivf.nlist // 4), ivf.nlist)
 
     def __len__(self) -> int:
         return int(self._cpu.ntotal)
@@ -70,37 +84,55 @@ class VectorIndex:
         config: IndexConfig,
         device: str = "cpu",
         *,
+        path: Path | None = None,
         count: int | None = None,
+        sample: tuple[Blocks, int] | None = None,
         learned: VectorIndex | None = None,
     ) -> VectorIndex:
         """Build an index.
 
         Args:
-            blocks: gives the blocks, ids ascending over all of them; called anew for training.
+            blocks: gives the blocks, ids ascending over all of them; called anew for each pass.
             dim: length of a vector.
             config: kind and its parameters.
             device: "cpu" or "gpu", as `resolve_device` gives it.
+            path: file to write the index to. Half-precision vectors go there a block at a time and are never
+                in memory together. None builds in memory.
             count: how many vectors they are, where that is known: the blocks are then not counted.
+            sample: some of the blocks, to learn codes and cells from, and how many vectors these are; None
+                learns from all.
             learned: an index whose kind, codes and cells are taken over; nothing is learned then.
 
         Raises:
             DuplicateIdError: an id comes twice, or ids do not ascend.
         """
-        if learned is not None:
-            kind, index = learned.kind, emptied(learned._cpu)
+        count = sum(len(ids) for ids, _ in blocks()) if count is None else count
+        kind = learned.kind if learned else choose_kind(config.kind, count, config, device)
+        if kind == "exact":
+            exact = load_faiss().IndexIDMap2(load_faiss().IndexFlatIP(dim))
+            for ids, vectors in joined(blocks()):
+                exact.add_with_ids(vectors, ids)
+            index = cls(exact, kind, config.ivf_probes, device, config.fast_again)
+            if path:
+                index.save(path)
+            return index
+        if learned:
+            codes = emptied(learned._cpu)
         else:
-            count = sum(len(ids) for ids, _ in blocks()) if count is None else count
-            kind = choose_kind(config.kind, count, config, device)
-            index = empty_index(kind, blocks, dim, count)
-        last = -1
+            codes = empty_codes(kind, *(sample or (blocks, count)), dim, count)
+        add_codes(codes, joined(blocks()), count)
+        if kind == "ivf":
+            set_probes(codes, config.ivf_probes)
+        if path:
+            write_refined(path, codes, joined(blocks()))
+            del codes
+            return cls.open(path, kind, config.ivf_probes, device, config.fast_again)
+        half, parts = half_precision(dim), [np.zeros(0, np.int64)]
         for ids, vectors in joined(blocks()):
-            if len(ids) and (ids[0] <= last or (np.diff(ids) <= 0).any()):
-                raise DuplicateIdError(
-                    "window ids must ascend over all blocks; one is doubled or out of order"
-                )
-            last = int(ids[-1]) if len(ids) else last
-            index.add_with_ids(np.ascontiguousarray(vectors, np.float32), np.ascontiguousarray(ids, np.int64))
-        return cls(index, kind, config.ivf_probes, device, config.fast_again)
+            half.add(vectors)
+            parts.append(ids)
+        both = load_faiss().IndexRefine(codes, half)
+        return cls(both, kind, config.ivf_probes, device, config.fast_again, (np.concatenate(parts), None))
 
     def search(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The k most similar vectors to each query, best first.
@@ -127,11 +159,17 @@ class VectorIndex:
                 block = np.ascontiguousarray(vectors[start : start + QUERY_BLOCK], np.float32)
                 s, i = self._index.search(block, take, **self._params(take))
                 similarity[start : start + len(block), : s.shape[1]] = np.where(i < 0, -np.inf, s)
-                ids[start : start + len(block), : i.shape[1]] = i
+                ids[start : start + len(block), : i.shape[1]] = self._ids_at(i)
             if self._refined is not None:
                 self._answer_nothing(vectors, similarity, ids, take)
         order = np.lexsort((ids, -similarity), axis=-1)[:, :k]
         return np.take_along_axis(similarity, order, 1), np.take_along_axis(ids, order, 1)
+
+    def _ids_at(self, found: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The ids of what FAISS found, -1 for nothing."""
+        if self._named is None:
+            return found
+        return np.where(found < 0, -1, self._named[0][np.maximum(found, 0)])
 
     def _answer_nothing(
         self,
@@ -142,7 +180,7 @@ class VectorIndex:
     ) -> None:
         """The zero vector is as like one window as another; codes make no number of it, exact search 0."""
         nothing = ~vectors.any(1)
-        similarity[nothing, :take], ids[nothing, :take] = 0, self.ids()[:take]
+        similarity[nothing, :take], ids[nothing, :take] = 0, self.ids(0, take)
 
     def _params(self, take: int) -> dict[str, Any]:
         """What FAISS is told beside the queries: which windows may be found, how many are ranked anew."""
@@ -200,7 +238,10 @@ class VectorIndex:
 
     def save(self, path: Path) -> None:
         """Write one file that plain `faiss.read_index` opens (always the CPU form)."""
-        load_faiss().write_index(self._cpu, str(path))
+        if self._named is None:
+            load_faiss().write_index(self._cpu, str(path))
+        else:
+            write_refined(path, self._refined.base_index, self.blocks(ROWS))
 
     @classmethod
     def open(
@@ -211,7 +252,7 @@ class VectorIndex:
         device: str = "cpu",
         again: int = IndexConfig.fast_again,
     ) -> VectorIndex:
-        """Open a file written by `save`; what is compared in full stays in it until it is needed.
+        """Open a file written by `save`; ids and what is compared in full stay in it until they are needed.
 
         Args:
             path: the file; it may be replaced by another meanwhile, but not changed.
@@ -225,14 +266,15 @@ class VectorIndex:
         """
         faiss = load_faiss()
         try:
-            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-        except RuntimeError as e:
+            known = open_refined(path)
+            index = known[0] if known else faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        except (RuntimeError, OSError) as e:
             raise IndexFormatError(
                 f"{path}: FAISS cannot read it: {str(e).splitlines()[0]}; build the index again"
             ) from e
         if index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise IndexFormatError(f"{path}: its metric is {index.metric_type}; expected inner product")
-        return cls(index, kind, probes, device, again)
+        return cls(index, kind, probes, device, again, known[1:] if known else None)
 
     @classmethod
     def merge(cls, indexes: Sequence[VectorIndex], config: IndexConfig) -> VectorIndex:
@@ -257,9 +299,16 @@ class VectorIndex:
         order = np.argsort(ids, kind="stable")
         return cls.build(lambda: [(ids[order], vectors[order])], indexes[0].dim, config)
 
-    def ids(self) -> NDArray[np.int64]:
-        """Ids (m,), ascending; of all kinds that this release builds."""
-        ids: NDArray[np.int64] = load_faiss().vector_to_array(self._cpu.id_map)
+    def ids(self, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:
+        """Ids (m,), ascending; of all kinds that this release builds.
+
+        Args:
+            start: the first, in that order.
+            stop: the one behind the last; None for all.
+        """
+        if self._named:
+            return np.array(self._named[0][start:stop])
+        ids: NDArray[np.int64] = load_faiss().vector_to_array(self._cpu.id_map)[start:stop]
         return ids
 
     def blocks(self, rows: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
@@ -305,7 +354,7 @@ class VectorIndex:
                 "back: build it again from its images"
             )
         held = self._refined.refine_index if self._refined else self._cpu.index
-        ids = self.ids()[start:stop]
+        ids = self.ids(start, stop)
         if not len(ids):
             return ids, np.zeros((0, self.dim), np.float32)
         return ids, held.reconstruct_n(start, len(ids))
