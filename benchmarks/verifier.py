@@ -15,29 +15,33 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import TypeVar
 
 from context import arguments, context, write_json
 
 from retrieval.config import VerifierConfig
 from retrieval.errors import ConfigError, RetrieveError
+from retrieval.knobs import Knobs
 from retrieval.train.verify import train_verifier
 
+Recipe = TypeVar("Recipe", bound=Knobs)
 
-def read_recipe(path: Path | None) -> VerifierConfig:
-    """The recipe in a JSON file; the defaults where there is none.
+
+def read_recipe(path: Path | None, kind: type[Recipe]) -> Recipe:
+    """The recipe in a JSON file; the defaults of its kind where there is none.
 
     Raises:
         ConfigError: the file holds something else, an unknown key or a value out of range.
     """
     if path is None:
-        return VerifierConfig()
+        return kind()
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as e:
         raise ConfigError(f"{path}: not a recipe ({e}); expected JSON, a mapping of knobs") from e
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: received {type(values).__name__}; expected a mapping of knobs")
-    return VerifierConfig.from_mapping(values)
+    return kind.from_mapping(values)
 
 
 def say(stage: str, done: int, total: int | None) -> None:
@@ -58,7 +62,7 @@ def main() -> None:
     args = parser.parse_args()
     start = time.perf_counter()
     try:
-        config = read_recipe(args.recipe)
+        config = read_recipe(args.recipe, VerifierConfig)
         figures = train_verifier(args.series, args.out, config, overwrite=args.overwrite, progress=say)
     except RetrieveError as e:
         sys.exit(f"error: {e}")

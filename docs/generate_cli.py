@@ -23,7 +23,7 @@ from retrieval.settings import page as settings_page
 HERE = Path(__file__).parent
 SETTINGS = """# Settings
 
-<!-- Made by docs/generate_cli.py from retrieval/config.py: change it there, then run the script. -->
+<!-- Made by docs/generate_cli.py from retrieval/config: change it there, then run the script. -->
 
 Every knob can be set in a file. `retrieve index`, `query`, `train` and `demo` read `retrieve.toml` in the
 working folder, or the file that `--config` or the variable `RETRIEVE_CONFIG` names, and say which knobs they

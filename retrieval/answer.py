@@ -1,20 +1,26 @@
-"""Search and refinement in two rounds: a few candidates for all patches, many for those still in doubt.
+"""Search and refinement in rounds: a few candidates for all patches, many for those still in doubt.
 
 The verifier nearly always knows the right place if it is among the candidates at all, and knows when it is
 not. So most patches are done after a handful of candidates, and the time saved goes to the rest:
-`SearchConfig.deep_places` of them.
+`SearchConfig.deep_places` of them. What is in doubt even then and partly under cloud is compared with every
+place by what is seen of it (`retrieval.local`).
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.calibrate import margin
+from retrieval.clouds import shipped_cloud_finder
 from retrieval.config import RefineConfig, SearchConfig
+from retrieval.errors import CloudWarning
 from retrieval.index import VectorIndex
+from retrieval.local import shipped_local_search
 from retrieval.refine import Ground, Pixels, finish, rank
 from retrieval.search import find_candidates
 from retrieval.types import Progress, Refined, silent
@@ -22,6 +28,10 @@ from tfrecords.schema import Patches
 
 _NONE = {"image_ids": -1, "similarity": -np.inf, "logit": np.nan}
 """Where there is no candidate; 0 in the other columns."""
+MISLED = 0.2
+"""Share under cloud from which on the comparison by what is seen has the last word."""
+LOCAL_WEIGHT, LOCAL_ODDS = 2.0, 40.0
+"""Weights of the similarity where it is that of local descriptors: it is smaller, and tells more."""
 _TYPES = dict.fromkeys(("image_ids", "x", "y"), np.int64)
 
 
@@ -34,6 +44,7 @@ def find(
     refinement: RefineConfig,
     progress: Progress = silent,
     ground: Ground | None = None,
+    everywhere: Sequence[int] = (),
 ) -> Refined:
     """Find the places of patches, looking longer where the first look leaves a doubt.
 
@@ -46,6 +57,10 @@ def find(
         refinement: as for `retrieval.refine.refine`.
         progress: told of each stage.
         ground: tensors of the images, kept from an earlier call.
+        everywhere: images that patches under cloud are compared with at every place.
+
+    Warns:
+        CloudWarning: more patches are under cloud than `search.everywhere` allows for.
 
     Returns:
         (n, `search.kept`) candidates, best first.
@@ -62,7 +77,50 @@ def find(
         ranked = rank(candidates, asked, images, refined, progress, ground)
         _put(found, doubtful, _width(ranked, search.kept))
         doubtful = doubtful[~(margin(ranked) >= search.certain_odds) & vectors[doubtful].any(1)]
-    return finish(found, patches, images, refinement, progress, ground)
+    rows, shown = _under_cloud(patches, found, images, search, everywhere)
+    found = finish(found, patches, images, refinement, progress, ground)
+    if len(rows):
+        candidates = shipped_local_search().find(shown, everywhere, images, search, ground, progress)
+        _, refined = _deeper(search, refinement)
+        refined = replace(refined, similarity_weight=LOCAL_WEIGHT, similarity_odds=LOCAL_ODDS)
+        seen = _width(rank(candidates, shown, images, refined, progress, ground), search.kept)
+        seen = finish(seen, shown, images, refinement, progress, ground)
+        # What was found before saw the cloud as ground; from some cover on its odds are worth nothing.
+        better = (margin(seen) > margin(_some(found, rows))) | (hidden_share(shown) >= MISLED)
+        _put(found, rows[better], _some(seen, better))
+    return found
+
+
+def _under_cloud(
+    patches: Patches, found: Refined, images: Pixels, search: SearchConfig, everywhere: Sequence[int]
+) -> tuple[NDArray[np.intp], Patches]:
+    """Rows of the patches in doubt that are partly under cloud, and these with the cloud hidden."""
+    doubtful = np.flatnonzero(~(margin(found) >= search.certain_odds))
+    if not len(everywhere) or not search.everywhere:
+        doubtful = doubtful[:0]
+    scaled = np.asarray(patches.scaled(doubtful), np.float32)
+    cloud = shipped_cloud_finder()(scaled) if len(doubtful) else np.zeros(scaled.shape[:3], bool)
+    share = cloud.mean((1, 2))
+    covered = np.flatnonzero((share >= search.least_cloud) & (share <= search.most_cloud))
+    megapixels = sum(float(np.prod(images.size(i))) for i in everywhere) / 1e6
+    most = int(search.everywhere / max(megapixels, 1e-6))
+    if len(covered) > most:
+        warnings.warn(
+            f"{len(covered)} patches in doubt are under cloud; {most} of them, those that show most, are "
+            f"compared with all {megapixels:.0f} megapixels: a larger `everywhere` allows for more",
+            CloudWarning,
+            stacklevel=3,
+        )
+    covered = np.sort(covered[np.argsort(share[covered], kind="stable")[:most]])
+    scaled, cloud = scaled[covered], cloud[covered]
+    scaled[cloud] = np.nan
+    rows = doubtful[covered]
+    return rows, Patches(patches.patch_ids[rows], scaled, "scaled", patches.bands, float("nan"))
+
+
+def hidden_share(patches: Patches) -> NDArray[np.float64]:
+    """Share of each patch of which nothing is known, (n,)."""
+    return np.asarray(np.isnan(patches.pixels).all(-1).mean((1, 2)))
 
 
 def _deeper(search: SearchConfig, refinement: RefineConfig) -> tuple[SearchConfig, RefineConfig]:
@@ -91,6 +149,11 @@ def _width(found: Refined, width: int) -> Refined:
         missing = ((0, 0), (0, width - value.shape[1]))
         values[f.name] = np.pad(value, missing, constant_values=_NONE.get(f.name, 0))
     return Refined(**values)
+
+
+def _some(found: Refined, rows: NDArray) -> Refined:
+    """Some rows."""
+    return Refined(**{f.name: getattr(found, f.name)[rows] for f in fields(found)})
 
 
 def _put(found: Refined, rows: NDArray[np.intp], better: Refined) -> None:

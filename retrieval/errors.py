@@ -45,5 +45,9 @@ class BandsWarning(UserWarning):
     """Patches and images have no band in common: they are compared in band-merged features."""
 
 
+class CloudWarning(UserWarning):
+    """More patches are under cloud than may be compared with every place: the rest stays in doubt."""
+
+
 class UnitsWarning(UserWarning):
     """Units or bands were guessed and the guess is not sure."""

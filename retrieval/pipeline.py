@@ -329,11 +329,13 @@ class Index:
     ) -> Matches:
         """Answer patches, a block at a time."""
         parts, vectors = [], self._vectors(scope, refinement.radius_px)
+        everywhere = sorted(scope.images if scope else self.store.images)
         ground = Ground(self.store)
         for start in range(0, max(1, len(asked)), BLOCK):
             part = _rows(asked, slice(start, start + BLOCK))
             seen = embed_patches(self.store.encoder, patch_blocks(part, progress))
-            parts.append(find(vectors, seen, part, self.store, search, refinement, progress, ground))
+            own = replace(search, everywhere=search.everywhere * len(part) // max(1, len(asked)))
+            parts.append(find(vectors, seen, part, self.store, own, refinement, progress, ground, everywhere))
         refined = Refined(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Refined)))
         refined = refined if scope is None else kept_inside(refined, scope)
         confidence = calibration_of(self.store.encoder.fingerprint).probability(evidence(refined))

@@ -25,8 +25,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import retrieval.config as knobs
+from retrieval.config import engine, recipes
 from retrieval.errors import ConfigError
 
+_MODULES = (engine, recipes)
+"""Where the records are."""
 FILE = Path("retrieve.toml")
 """Read where no other file is named and this one is in the working folder."""
 WIDTH = 100
@@ -103,11 +106,13 @@ def sections() -> dict[str, type]:
     records = [
         c
         for _, c in inspect.getmembers(knobs, inspect.isclass)
-        if is_dataclass(c) and c.__module__ == knobs.__name__
+        if is_dataclass(c) and c.__module__ in [m.__name__ for m in _MODULES]
     ]
     inner = {kind for record in records for kind in _hints(record).values() if is_dataclass(kind)}
     outer = [record for record in records if record not in inner]
-    return {section_of(c): c for c in sorted(outer, key=lambda c: inspect.getsourcelines(c)[1])}
+    return {
+        section_of(c): c for c in sorted(outer, key=lambda c: (c.__module__, inspect.getsourcelines(c)[1]))
+    }
 
 
 def section_of(kind: type) -> str:
@@ -243,7 +248,7 @@ def _toml(value: Any) -> str:
 @cache
 def _texts() -> dict[str, dict[str, str]]:
     """The text below every field of every record: class name -> field -> text."""
-    tree = ast.parse(inspect.getsource(knobs))
+    nodes = [node for module in _MODULES for node in ast.parse(inspect.getsource(module)).body]
     return {
         node.name: {
             here.target.id: inspect.cleandoc(str(after.value.value))
@@ -253,6 +258,6 @@ def _texts() -> dict[str, dict[str, str]]:
             and isinstance(after, ast.Expr)
             and isinstance(after.value, ast.Constant)
         }
-        for node in tree.body
+        for node in nodes
         if isinstance(node, ast.ClassDef)
     }

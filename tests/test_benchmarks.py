@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from engine import texture
 
+from retrieval.config import CoveredConfig, VerifierConfig
 from retrieval.score import Submission
 from retrieval.types import Candidates, Refined
 from tfrecords.schema import BANDS
@@ -438,18 +439,19 @@ def test_a_run_leaves_table_json_evidence_and_page(data, tmp_path, monkeypatch, 
 # ---------------------------------------------------------------- recipes
 
 
-def test_the_verifiers_recipe_spells_its_defaults_out():
-    recipe = json.loads((BENCHMARKS / "verifier.json").read_text())
-    assert set(recipe) == set(verifier.VerifierConfig().to_dict())
-    assert verifier.read_recipe(BENCHMARKS / "verifier.json").to_dict() == recipe
-    assert verifier.read_recipe(None) == verifier.VerifierConfig()
+@pytest.mark.parametrize("name, kind", [("verifier", VerifierConfig), ("covered", CoveredConfig)])
+def test_a_recipe_spells_its_defaults_out(name, kind):
+    recipe = json.loads((BENCHMARKS / f"{name}.json").read_text())
+    assert set(recipe) == set(kind().to_dict())
+    assert verifier.read_recipe(BENCHMARKS / f"{name}.json", kind).to_dict() == recipe
+    assert verifier.read_recipe(None, kind) == kind()
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"no": 1}', '{"steps": 0}'])
 def test_what_is_no_recipe(tmp_path, text):
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(verifier.ConfigError):
-        verifier.read_recipe(tmp_path / "r.json")
+        verifier.read_recipe(tmp_path / "r.json", VerifierConfig)
 
 
 # ---------------------------------------------------------------- floors on real imagery

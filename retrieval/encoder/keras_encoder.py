@@ -18,8 +18,8 @@ from tfrecords.manifest import writing_file
 
 SHIPPED = "retrieval.weights"
 TRAINING_FREE = "structure-tensor"
-VERIFIER = "verifier"
-"""Lies beside the encoders and is none: `retrieval.refine.verify`."""
+NO_ENCODERS = frozenset({"verifier", "clouds", "local"})
+"""Lie beside the encoders: those of `retrieval.refine.verify`, `retrieval.clouds` and `retrieval.local`."""
 COMPILED_AFTER = 24
 """Images of one size before the model is compiled for it: one or two seconds, a third saved of each image."""
 SAME_VECTOR = 1e-3
@@ -146,7 +146,7 @@ def shipped() -> list[str]:
     names = {
         f.name[: -len(".keras")] for f in resources.files(SHIPPED).iterdir() if f.name.endswith(".keras")
     }
-    return sorted(names - {VERIFIER})
+    return sorted(names - NO_ENCODERS)
 
 
 def default_name() -> str:

@@ -213,7 +213,8 @@ class _Job:
         self.found, self.patches, self.images, self.config = found, patches, images, config
         self.progress, self.ground = progress, ground
         shape = found.image_ids.shape
-        every, self.image = np.unique(found.image_ids, return_inverse=True)
+        every, image = np.unique(found.image_ids, return_inverse=True)
+        self.image = image.reshape(shape)
         self.table = ImageTable.of(every, patches.bands, images, ground)
         self.state: dict[str, NDArray] = {f: np.zeros(shape, np.float32) for f in ("dx", "dy", "ncc")}
         self.state["logit"] = np.full(shape, np.nan, np.float32)
@@ -351,11 +352,12 @@ class _Job:
 
     def refined(self) -> Refined:
         """All candidates as they came."""
-        coarse = self.state["level"] > 0
-        for axis in "xy":
+        coarse, limit = (self.state["level"] > 0) & (self.found.image_ids >= 0), self.table.limit[self.image]
+        for number, axis in enumerate("xy"):
             # Below full resolution the offset only says which pixel is nearest.
-            offset = self.state[f"d{axis}"]
-            self.state[axis] = self.state[axis] + np.where(coarse, np.rint(offset), 0).astype(np.int64)
+            at, offset = self.state[axis], self.state[f"d{axis}"]
+            nearest = np.clip(at + np.rint(offset).astype(np.int64), 0, limit[..., number])
+            self.state[axis] = np.where(coarse, nearest, at)
             self.state[f"d{axis}"] = np.where(coarse, np.float32(0), offset)
         values = self.state | {"image_ids": self.found.image_ids, "similarity": self.found.similarity}
         return Refined(**{f.name: values[f.name] for f in fields(Refined)})

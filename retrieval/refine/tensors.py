@@ -41,8 +41,6 @@ SIZE_STEP = 128
 
 Known = NDArray[np.bool_] | None
 """(n, s, s, 1) where something is visible; None where everything is."""
-
-
 Block = tuple[int, int, int]
 """Image id, and the column and row of a block of the image."""
 
@@ -279,6 +277,27 @@ class Ground:
                 known = np.ones((m, size, size, 1), bool) if known is None else known
                 known[rows] = _cut(layer.known, here, size, radius)
         return Regions(codes, None if known is None or known.all() else known, spread[..., 0])
+
+    def blocks(
+        self, image_id: int, columns: tuple[int, ...]
+    ) -> Iterator[tuple[int, int, NDArray[np.float32], Known]]:
+        """Half-resolution tensors of a whole image, block by block.
+
+        Args:
+            image_id: which.
+            columns: bands that count.
+
+        Yields:
+            x and y of the block's corner in the image, its tensor (h, w, 3), and what is visible of it.
+            Blocks overlap by more than a patch.
+        """
+        height, width = self._images.size(image_id)
+        for row in range(-(-height // BLOCK_PX)):
+            for column in range(-(-width // BLOCK_PX)):
+                block = (image_id, column, row)
+                x, y = self._window(block)[:2]
+                layer = self._layers(block, columns)[1]
+                yield x, y, tensor_of(layer.codes), layer.known
 
     def group(self, image_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """For each of some images a number, equal for those whose tensors can be kept at the same time."""

@@ -6,6 +6,7 @@ would cost more than the training step.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -75,9 +76,21 @@ def _opacity(
     return t * t * (3 - 2 * t)
 
 
-def paste_clouds(
+@dataclass(frozen=True)
+class Weather:
+    """Crops under clouds."""
+
+    pixels: NDArray[np.float32]
+    """(n, h, w, b) in [-1, 1], NaN where it was."""
+    cloud: NDArray[np.float32]
+    """(n, h, w) opacity of the clouds, 0 to 1."""
+    shadow: NDArray[np.float32]
+    """(n, h, w) depth of their shadows where no cloud is, 0 to 1; edges are still seen in it."""
+
+
+def under_clouds(
     scaled: NDArray[np.float32], cover: NDArray[np.float64], rng: np.random.Generator, seed: int = 0
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> Weather:
     """Paste clouds and their shadows over crops.
 
     Args:
@@ -85,10 +98,6 @@ def paste_clouds(
         cover: (n,) share of each crop that shall be under clouds, 0 to 1.
         rng: source of chance; the same state gives the same clouds.
         seed: of the bank of fields.
-
-    Returns:
-        The crops with clouds, a copy in [-1, 1], NaN where it was; and how much the clouds or, at
-        three tenths and more, their shadows hide: (n, h, w) float32 from 0 to 1.
     """
     n, h, w, b = scaled.shape
     fields, displaced = draw_fields(field_bank(seed), n, (h, w), rng)
@@ -106,7 +115,19 @@ def paste_clouds(
     )
     white = (bright + texture).astype(np.float32)
     out = np.clip(lit + cloud[..., None] * (white - lit) - 1, -1, 1)
-    return out.astype(np.float32, copy=False), np.maximum(cloud, np.where(shadow > 0.3, shadow, 0))
+    return Weather(out.astype(np.float32, copy=False), cloud, shadow)
+
+
+def paste_clouds(
+    scaled: NDArray[np.float32], cover: NDArray[np.float64], rng: np.random.Generator, seed: int = 0
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """`under_clouds`, and how much the clouds or, at three tenths and more, their shadows hide.
+
+    Returns:
+        The crops with clouds; and (n, h, w) float32 from 0 to 1.
+    """
+    made = under_clouds(scaled, cover, rng, seed)
+    return made.pixels, np.maximum(made.cloud, np.where(made.shadow > 0.3, made.shadow, 0))
 
 
 def add_haze(

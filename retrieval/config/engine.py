@@ -1,0 +1,159 @@
+"""Knobs of the index, of search, of refinement and of chips."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from retrieval.knobs import Knobs, one_of, within
+
+PATCH_PX = 64
+"""Edge of a patch and of a window, in pixels."""
+
+Device = Literal["auto", "cpu", "gpu"]
+IndexKind = Literal["auto", "exact", "fast", "ivf"]
+
+
+@dataclass(frozen=True)
+class TensorConfig(Knobs):
+    """The structure-tensor descriptor, training-free."""
+
+    noise: float = 10 / 2047.5
+    """Gradient in scaled units below which a slope is taken for noise; 10 DN is a Sentinel-2 band's noise."""
+    cell_px: int = 14
+    """Edge of the square over which the tensor is averaged; cells overlap, which forgives a shift."""
+    cell_step_px: int = 8
+    """Distance between cells, and so the descriptor's native stride: 7 x 7 cells in a window."""
+    dim: int = 128
+    """Length of the vector after whitening."""
+    shrinkage: float = 0.05
+    """Added to every eigenvalue before whitening, as a share of the largest: weak directions are noise."""
+
+
+@dataclass(frozen=True)
+class IndexConfig(Knobs):
+    """What is put into an index."""
+
+    stride_px: int = 8
+    """Distance between indexed windows, in pixels, 1 to 64; refinement finds the pixel between them."""
+    kind: IndexKind = "auto"
+    """"exact" compares with every window, "fast" with short codes of all and then with the likeliest in full,
+    "ivf" so with the windows of the nearest cells; "auto" decides by size."""
+    exact_below: int = 250_000
+    """"auto" takes "exact" up to this many windows, 77 of the reference job's images."""
+    exact_below_gpu: int = 20_000_000
+    """The same where a GPU searches: 10 GB of its memory."""
+    fast_below: int = 1_000_000
+    """Up to this many windows "auto" takes "fast", beyond it "ivf"."""
+    min_visible: float = 0.5
+    """Share of a window's pixels, 0 to 1, that must not be nodata for it to be indexed."""
+    fast_again: int = 400
+    """Candidates that "fast" and "ivf" compare in full, at least; twice as many as are asked for if that is
+    more. 1 to 100,000."""
+    ivf_probes: int = 0
+    """How many of the IVF's cells a query looks into, up to 4096; 0 for a quarter of them. Whitened vectors
+    fill all directions alike: few cells find few of the nearest, see `docs/performance.md`."""
+
+    def __post_init__(self) -> None:
+        within(self, "stride_px", 1, PATCH_PX, "px")
+        one_of(self, "kind", ("auto", "exact", "fast", "ivf"))
+        within(self, "min_visible", 0, 1)
+        for name in ("exact_below", "exact_below_gpu", "fast_below"):
+            within(self, name, 0, 10**12)
+        within(self, "fast_again", 1, 10**5)
+        within(self, "ivf_probes", 0, 4096)
+
+
+@dataclass(frozen=True)
+class SearchConfig(Knobs):
+    """How candidates are found."""
+
+    windows: int = 48
+    """Nearest windows taken from the index for a patch, 1 to 2048 (a GPU's limit)."""
+    places: int = 8
+    """Distinct places kept of them, at most."""
+    separation_px: int = 32
+    """Two windows of an image nearer than this in both x and y are one place."""
+    certain_odds: float = 3.0
+    """Verifier's log-odds of the best place, against all others and none, from which on a patch is not
+    looked for again; 3 is 95 %."""
+    deep_windows: int = 2048
+    """Windows taken in the second round, for patches still in doubt; 1 to 2048."""
+    deep_places: int = 500
+    """Distinct places kept of them; no more than `places` turns the second round off."""
+    deep_semifinalists: int = 128
+    """Candidates compared at half resolution in the second round."""
+    deep_finalists: int = 32
+    """Candidates that the verifier decides between in the second round."""
+    least_cloud: float = 0.05
+    """Share under cloud from which on a patch in doubt is compared with every place, by what it shows."""
+    most_cloud: float = 0.9
+    """Share from which on too little is seen for that."""
+    everywhere: int = 25_000
+    """Patches times megapixels that are compared so at most, patches first that show most; a thousand take
+    about a second of two cores. 0 turns it off."""
+    kept: int = 20
+    """Candidates of each patch that come out, best first; of those done in the first round fewer."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "windows",
+            "places",
+            "deep_windows",
+            "deep_places",
+            "deep_semifinalists",
+            "deep_finalists",
+            "kept",
+        ):
+            within(self, name, 1, 2048)
+        within(self, "separation_px", 1, 10**5, "px")
+        within(self, "certain_odds", -100, 100)
+        within(self, "least_cloud", 0, 1)
+        within(self, "most_cloud", 0, 1)
+        within(self, "everywhere", 0, 10**12)
+
+
+@dataclass(frozen=True)
+class RefineConfig(Knobs):
+    """How a candidate's pixel is found, and candidates are ranked anew."""
+
+    radius_px: int = 8
+    """Largest shift from the candidate's window that is tried, in x and in y; at least the stride."""
+    semifinalists: int = 4
+    """How many candidates of each patch are compared at half resolution, after all were at a quarter."""
+    finalists: int = 2
+    """How many of these the verifier decides between; its choice is then found at full resolution."""
+    similarity_weight: float = 0.5
+    """NCC + this x similarity decides who goes on to the next step."""
+    similarity_odds: float = 10.0
+    """The verifier's log-odds + this x similarity decide who is the answer."""
+
+    def __post_init__(self) -> None:
+        within(self, "radius_px", 1, 64, "px")
+        within(self, "semifinalists", 1, 2048)
+        within(self, "finalists", 1, 2048)
+        within(self, "similarity_weight", 0, 100)
+        within(self, "similarity_odds", 0, 100)
+
+
+@dataclass(frozen=True)
+class ChipConfig(Knobs):
+    """How a chip that is larger than a patch is located from its windows."""
+
+    windows: int = 16
+    """Windows of a chip that are looked for, at most, 1 to 1024; spread over what of it shows something."""
+    origins: int = 5
+    """Places of a chip that all its windows are compared at, 1 to 100."""
+    tolerance_px: int = 4
+    """Windows agree where the chip's corner, as each sees it, lies this near in both x and y, 1 to 15."""
+    certain_lead: float = 0.1
+    """Lead of the best place over the next, in mean NCC, from which on a chip is not looked for again."""
+    min_visible: float = 0.5
+    """Share of a window's pixels, 0 to 1, that must not be nodata for it to be looked for."""
+
+    def __post_init__(self) -> None:
+        within(self, "windows", 1, 1024)
+        within(self, "origins", 1, 100)
+        within(self, "tolerance_px", 1, 15, "px")
+        within(self, "certain_lead", 0, 2)
+        within(self, "min_visible", 0, 1)

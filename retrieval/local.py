@@ -1,0 +1,248 @@
+"""Local descriptors, compared everywhere: the search for patches of which only a part is seen.
+
+A vector of a whole window says nothing useful once half of the window is hidden. Descriptors of small
+parts still do: a network gives one for every four pixels, of what lies within some 20 px of them, and none
+where nothing is seen. A patch is then 12 x 12 descriptors, an image a field of them, and the sum of
+products at every place, the patch's descriptors being the kernel of a convolution over the image's, finds
+the places that agree in what is seen. This looks at every fourth pixel of every image: some milliseconds
+of two cores for a patch and a million pixels, a thousand times the cost of an index, for the few patches
+that need it.
+
+The network sees the structure tensor alone, as everything here does: any bands. It was trained on patches
+under clouds (`retrieval.train.covered`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.compiled import Compiled
+from retrieval.config import SearchConfig, TensorConfig
+from retrieval.features import structure_tensor
+from retrieval.refine import Ground, PatchPixels, Pixels, Templates
+from retrieval.refine.tensors import shared_columns
+from retrieval.search import distinct_places, joined
+from retrieval.types import Candidates, Progress, pack_ids, silent
+
+WEIGHTS = "local.keras"
+"""Name of the shipped network in `retrieval.weights`."""
+STEP_PX = 4
+"""Distance between descriptors, in pixels."""
+SEEN = 9
+"""Side of what a descriptor sees, in half-resolution pixels."""
+CELL_PX = 32
+"""The best place of every square of this side is a candidate."""
+PATCHES = 512
+"""Patches looked for at a time."""
+MOST = 4
+"""Of each patch so many times the wanted places are kept before they are thinned."""
+
+
+def half_resolution(scaled: Any) -> tuple[Any, Any]:
+    """Structure tensor of pictures at half resolution.
+
+    Args:
+        scaled: (n, h, w, b), NaN = not known.
+
+    Returns:
+        tensor (n, h', w', 3) and visible (n, h', w', 1), h' = (h - 2) / 2, rounded down.
+    """
+    from keras import layers, ops
+
+    tensor, visible = structure_tensor(scaled, TensorConfig.noise)
+    share = layers.AveragePooling2D(2)(visible)
+    seen = ops.cast(share >= 0.5, "float32")
+    return layers.AveragePooling2D(2)(tensor * visible) / ops.maximum(share, 0.25) * seen, seen
+
+
+def local_model(dim: int = 24) -> Any:
+    """The network, not yet trained.
+
+    Args:
+        dim: numbers in a descriptor.
+
+    Returns:
+        A functional `keras.Model` of tensor (n, h, w, 3) and visible (n, h, w, 1), both at half resolution
+        -> (n, (h - 9) / 2 + 1, (w - 9) / 2 + 1, dim): as long as it counts, 0 where nothing is seen.
+    """
+    import keras
+    from keras import layers, ops
+
+    tensor = keras.Input((None, None, 3), name="tensor")
+    visible = keras.Input((None, None, 1), name="visible")
+    x = ops.concatenate([0.3 * tensor * visible, visible], -1)
+    x = layers.Conv2D(32, 3, activation="gelu", name="conv1")(x)
+    x = layers.Conv2D(64, 3, strides=2, activation="gelu", name="conv2")(x)
+    x = layers.Conv2D(96, 3, activation="gelu", name="conv3")(x)
+    share = layers.AveragePooling2D(SEEN, 2)(visible)
+    y = layers.Conv2D(dim, 1, name="direction")(x)
+    weight = layers.Conv2D(1, 1, activation="softplus", name="weight")(x)
+    y = y * ops.rsqrt(ops.sum(y * y, -1, keepdims=True) + 1e-3) * weight * share
+    return keras.Model([tensor, visible], y, name="local")
+
+
+class LocalSearch:
+    """A trained network, and the search with it."""
+
+    def __init__(self, model: Any) -> None:
+        """Wrap a model of `local_model`."""
+        self.model = model
+        self._describe = Compiled(
+            lambda tensor, visible: model([tensor, visible], training=False), fused=False
+        )
+        self._compare = Compiled(_agreement, fused=False)
+
+    def describe(self, tensor: NDArray[np.float32], visible: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+        """Descriptors of pictures.
+
+        Args:
+            tensor: (n, h, w, 3) structure tensor at half resolution.
+            visible: (n, h, w, 1), or None where everything is.
+
+        Returns:
+            (n, (h - 9) / 2 + 1, (w - 9) / 2 + 1, dim) float32.
+        """
+        shown = np.ones((*tensor.shape[:3], 1), np.float32)
+        if visible is not None:
+            shown *= visible
+        return np.asarray(self._describe(tensor, shown))
+
+    def find(
+        self,
+        patches: PatchPixels,
+        image_ids: Iterable[int],
+        images: Pixels,
+        config: SearchConfig,
+        ground: Ground,
+        progress: Progress = silent,
+    ) -> Candidates:
+        """Compare patches with every place of some images.
+
+        Args:
+            patches: NaN where cloud or anything else hides them.
+            image_ids: which images.
+            images: their pixels.
+            config: `deep_places` and `separation_px` are used.
+            ground: tensors of the images.
+            progress: told of the images that are done.
+
+        Returns:
+            (n, `config.deep_places`) distinct places, best first; their similarity is the cosine between the
+            patch's descriptors and those of the place, -1 to 1.
+        """
+        ids = sorted(image_ids) if len(patches) else []
+        starts = range(0, max(1, len(patches)), PATCHES)
+        rows = [np.arange(start, min(start + PATCHES, len(patches))) for start in starts]
+        return joined([self._find(patches, r, ids, images, config, ground, progress) for r in rows])
+
+    def _find(
+        self,
+        patches: PatchPixels,
+        rows: NDArray[np.intp],
+        ids: list[int],
+        images: Pixels,
+        config: SearchConfig,
+        ground: Ground,
+        progress: Progress,
+    ) -> Candidates:
+        """`find` for some rows."""
+        kernels: dict[tuple[int, ...], NDArray[np.float32]] = {}
+        found: list[tuple[NDArray, NDArray]] = []
+        for number, image_id in enumerate(ids, 1):
+            asked, stored = shared_columns(patches.bands, images.bands(image_id))
+            if asked not in kernels:
+                tensor, seen = Templates(_Rows(patches, rows), asked).take(np.arange(len(rows)), 1)
+                kernels[asked] = _kernel(self.describe(tensor, seen))
+            for x, y, tensor, known in ground.blocks(image_id, stored):
+                field = self.describe(tensor[None], None if known is None else known[None])
+                if min(field.shape[1:3]) < kernels[asked].shape[0]:
+                    continue
+                found.append(_peaks(self._compare(field, kernels[asked]), image_id, x, y))
+            if len(found) > 64:
+                found = [_kept(found, MOST * config.deep_places)]
+            progress("comparing everywhere", number, len(ids))
+        return _best(found, len(rows), config)
+
+
+class _Rows:
+    """Some rows of patches."""
+
+    def __init__(self, patches: PatchPixels, rows: NDArray[np.intp]) -> None:
+        self._patches, self._rows, self.bands = patches, rows, patches.bands
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def scaled(self, rows: Any) -> NDArray[np.float32]:
+        return self._patches.scaled(self._rows[rows])
+
+
+def _kernel(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Descriptors of patches (n, s, s, c), each patch of unit length, as kernels (s, s, c, n)."""
+    length = np.sqrt((descriptors**2).sum((1, 2, 3), keepdims=True))
+    return np.ascontiguousarray((descriptors / np.maximum(length, 1e-6)).transpose(1, 2, 3, 0))
+
+
+def _agreement(field: Any, kernel: Any) -> Any:
+    """Cosine between kernels (s, s, c, n) and a field (1, h, w, c) at every place: (h', w', n)."""
+    from keras import layers, ops
+
+    side = kernel.shape[0]
+    energy = layers.AveragePooling2D(side, 1)(ops.sum(field * field, -1, keepdims=True)) * side**2
+    return (ops.conv(field, kernel, padding="valid") * ops.rsqrt(energy + 1e-3))[0]
+
+
+def _peaks(
+    agreement: NDArray[np.float32], image_id: int, x: int, y: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The best place of every cell: scores (n, m) and packed ids (n, m)."""
+    h, w, n = agreement.shape
+    cell = CELL_PX // STEP_PX
+    wide = np.full((-(-h // cell) * cell, -(-w // cell) * cell, n), -np.inf, np.float32)
+    wide[:h, :w] = agreement
+    rows, cols = wide.shape[0] // cell, wide.shape[1] // cell
+    cells = (
+        wide.reshape(rows, cell, cols, cell, n).transpose(4, 0, 2, 1, 3).reshape(n, rows * cols, cell * cell)
+    )
+    best = cells.argmax(-1)
+    score = np.take_along_axis(cells, best[..., None], -1)[..., 0]
+    row, col = np.divmod(np.arange(rows * cols), cols)
+    at_y = y + STEP_PX * (row * cell + best // cell)
+    at_x = x + STEP_PX * (col * cell + best % cell)
+    return score, pack_ids(np.full_like(at_x, image_id), at_x, at_y)
+
+
+def _kept(found: list[tuple[NDArray, NDArray]], count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The best of several lists."""
+    score, ids = (np.concatenate(parts, 1) for parts in zip(*found, strict=True))
+    if score.shape[1] <= count:
+        return score, ids
+    best = np.argpartition(-score, count - 1, axis=1)[:, :count]
+    return np.take_along_axis(score, best, 1), np.take_along_axis(ids, best, 1)
+
+
+def _best(found: list[tuple[NDArray, NDArray]], count: int, config: SearchConfig) -> Candidates:
+    """The best distinct places of each patch."""
+    empty = np.zeros((count, 0), np.float32), np.zeros((count, 0), np.int64)
+    score, ids = _kept([empty, *found], MOST * config.deep_places)
+    order = np.lexsort((ids, -score), axis=1)
+    score, ids = np.take_along_axis(score, order, 1), np.take_along_axis(ids, order, 1)
+    # Where patch or place shows nothing they agree in nothing.
+    score, ids = np.where(score > 0, score, -np.inf), np.where(score > 0, ids, -1)
+    return distinct_places(score, ids, replace(config, places=config.deep_places))
+
+
+@lru_cache(maxsize=1)
+def shipped_local_search() -> LocalSearch:
+    """The network in the package."""
+    import keras
+
+    with resources.as_file(resources.files("retrieval.weights") / WEIGHTS) as path:
+        return LocalSearch(keras.saving.load_model(path, compile=False, safe_mode=True))

@@ -1,0 +1,302 @@
+"""Patches under cloud: the cloud is found, the rest looked for everywhere; and the training of both."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from engine import digital, patches_of, small_encoder, texture
+
+import retrieval.answer as answer
+from retrieval.clouds import CloudFinder, cloud_model, shipped_cloud_finder
+from retrieval.config import CoveredConfig, IndexConfig, RefineConfig, SearchConfig
+from retrieval.embed import embed_image, embed_patches
+from retrieval.errors import CloudWarning, ConfigError, TrainingError
+from retrieval.index import VectorIndex
+from retrieval.local import (
+    CELL_PX,
+    LocalSearch,
+    _agreement,
+    _kernel,
+    _peaks,
+    half_resolution,
+    local_model,
+    shipped_local_search,
+)
+from retrieval.refine import Arrays, Ground
+from retrieval.train.covered import _foreign, _loss, by_bands, draw_clouds, draw_pairs, train_covered
+from retrieval.train.weather import paste_clouds, under_clouds
+from retrieval.types import pack_ids, unpack_ids
+from tfrecords.errors import OutputExistsError
+from tfrecords.schema import BANDS, Patches, Series
+from tfrecords.write import write_series
+
+TINY = CoveredConfig(
+    cloud_width=2, cloud_steps=3, cloud_batch=4, dim=4, steps=3, batch=6, near=2, least_places=2
+)
+
+
+def ground(seed, height=160, width=160):
+    """Generated ground in scaled units."""
+    return np.clip(0.5 * texture(height, width, seed=seed) - 0.5, -1, 1).astype(np.float32)
+
+
+def clouded(patches, cover=0.5, seed=3):
+    rng = np.random.default_rng(seed)
+    return under_clouds(patches, np.full(len(patches), cover), rng)
+
+
+# ---------------------------------------------------------------- clouds
+
+
+def test_the_weather_pasted_is_the_weather_told():
+    clear = np.stack([ground(s, 64, 64) for s in range(4)])
+    made = clouded(clear)
+    untouched = (made.cloud == 0) & (made.shadow == 0)
+    assert untouched.any() and (made.cloud > 0.9).any()
+    np.testing.assert_allclose(made.pixels[untouched], clear[untouched], atol=1e-6)
+    pasted, hidden = paste_clouds(clear, np.full(4, 0.5), np.random.default_rng(3))
+    np.testing.assert_array_equal(pasted, made.pixels)
+    assert ((hidden >= made.cloud) & ((hidden > made.cloud) <= (made.shadow > 0.3))).all()
+
+
+@pytest.mark.parametrize("bands", [(0, 1, 2, 3), (0, 1, 2), (3,)])
+def test_the_shipped_network_finds_pasted_clouds_and_leaves_clear_ground_alone(bands):
+    clear = np.stack([ground(s, 64, 64) for s in range(24)])[..., bands]
+    made = clouded(clear)
+    found = shipped_cloud_finder()(made.pixels)
+    assert found.shape == (24, 64, 64) and found.dtype == bool
+    assert found[made.cloud > 0.5].mean() > 0.9
+    assert found[made.cloud == 0].mean() < 0.15
+    assert shipped_cloud_finder()(clear).mean() < 0.05
+
+
+def test_a_patch_with_unknown_pixels_is_looked_at_without_them():
+    patch = ground(1, 64, 64)[None]
+    patch[:, :20] = np.nan
+    assert shipped_cloud_finder()(patch).mean() < 0.2
+    assert shipped_cloud_finder()(np.full((1, 64, 64, 4), np.nan, np.float32)).shape == (1, 64, 64)
+
+
+def test_any_number_is_looked_at_in_batches():
+    finder = CloudFinder(cloud_model(2))
+    patches = np.stack([ground(s, 64, 64) for s in range(3)])
+    whole = finder(patches)
+    np.testing.assert_array_equal(np.concatenate([finder(patches[i : i + 1]) for i in range(3)]), whole)
+    assert finder(patches[:0]).shape == (0, 64, 64)
+
+
+# ---------------------------------------------------------------- local descriptors
+
+
+def test_descriptors_lie_on_every_fourth_pixel_and_hidden_ground_has_none():
+    picture = ground(0, 96, 104)[None]
+    picture[:, :40, :40] = np.nan
+    search = LocalSearch(local_model(4))
+    tensor, visible = (np.asarray(v) for v in half_resolution(picture))
+    field = search.describe(tensor, visible > 0)
+    assert field.shape == (1, (tensor.shape[1] - 9) // 2 + 1, (tensor.shape[2] - 9) // 2 + 1, 4)
+    assert not field[0, :3, :3].any() and field[0, -3:, -3:].any()
+    # Four pixels further in the picture is one descriptor further in the field.
+    moved = search.describe(*(np.asarray(v) for v in half_resolution(picture[:, 4:, 8:])))
+    np.testing.assert_allclose(moved[0, 1:], field[0, 2:, 2:], atol=1e-5)
+
+
+def test_agreement_against_loops():
+    rng = np.random.default_rng(0)
+    field, patches = rng.normal(size=(1, 7, 6, 3)), rng.normal(size=(2, 4, 4, 3))
+    got = np.asarray(_agreement(field.astype(np.float32), _kernel(patches.astype(np.float32))))
+    assert got.shape == (4, 3, 2)
+    for y in range(4):
+        for x in range(3):
+            part = field[0, y : y + 4, x : x + 4].ravel()
+            for n in range(2):
+                cosine = part @ patches[n].ravel() / np.linalg.norm(part) / np.linalg.norm(patches[n])
+                assert got[y, x, n] == pytest.approx(cosine, abs=1e-4)
+
+
+def test_the_best_place_of_every_cell():
+    rng = np.random.default_rng(0)
+    agreement = rng.normal(size=(11, 17, 3)).astype(np.float32)
+    score, ids = _peaks(agreement, 5, 128, 256)
+    image, x, y = unpack_ids(ids)
+    assert (image == 5).all() and score.shape == (3, 2 * 3)
+    row, col = (y - 256) // 4, (x - 128) // 4
+    for n in range(3):
+        np.testing.assert_array_equal(score[n], agreement[row[n], col[n], n])
+        cells = [agreement[r : r + 8, c : c + 8, n].max() for r in (0, 8) for c in (0, 8, 16)]
+        np.testing.assert_array_equal(score[n], cells)
+    assert CELL_PX == 32
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Four images, and half-covered patches of another light."""
+    images = Arrays({i: ground(10 + i) for i in range(4)}, dict.fromkeys(range(4), BANDS))
+    at = [(0, 12, 20), (1, 77, 3), (2, 40, 90), (3, 5, 60), (1, 30, 30), (2, 90, 11)]
+    clear = np.stack([0.7 * images.arrays[i][y : y + 64, x : x + 64] - 0.1 for i, x, y in at])
+    made = clouded(clear, 0.45)
+    hidden = np.where(made.cloud[..., None] > 0.1, np.nan, made.pixels).astype(np.float32)
+    return images, np.array(at), made.pixels, hidden
+
+
+def test_covered_patches_are_found_by_what_is_seen_of_them(world):
+    images, at, _, hidden = world
+    patches = Patches(np.arange(6), hidden, "scaled", BANDS, np.nan)
+    config = SearchConfig(deep_places=20)
+    found = shipped_local_search().find(patches, [3, 1, 0, 2], images, config, Ground(images))
+    assert found.image_ids.shape == (6, 20) and (np.diff(found.similarity, axis=1) <= 0).all()
+    right = (found.image_ids[:, 0] == at[:, 0]) & (
+        np.hypot(found.x[:, 0] - at[:, 1], found.y[:, 0] - at[:, 2]) <= 4
+    )
+    assert right.sum() >= 5, found.image_ids[:, 0]
+    some = shipped_local_search().find(patches, [0, 2], images, config, Ground(images))
+    assert set(np.unique(some.image_ids)) <= {-1, 0, 2}
+
+
+def test_no_patches_and_no_images(world):
+    images, _, _, hidden = world
+    patches = Patches(np.arange(6), hidden, "scaled", BANDS, np.nan)
+    found = shipped_local_search().find(patches, [], images, SearchConfig(), Ground(images))
+    assert (found.image_ids == -1).all() and found.image_ids.shape == (6, SearchConfig.deep_places)
+    nothing = Patches(np.arange(1), np.full((1, 64, 64, 4), np.nan, np.float32), "scaled", BANDS, np.nan)
+    found = shipped_local_search().find(nothing, [0], images, SearchConfig(), Ground(images))
+    assert (found.image_ids == -1).all() and np.isneginf(found.similarity).all()
+    none = Patches(patches.patch_ids[:0], hidden[:0], "scaled", BANDS, np.nan)
+    assert len(shipped_local_search().find(none, [0], images, SearchConfig(), Ground(images))) == 0
+
+
+# ---------------------------------------------------------------- in the answer
+
+
+def answered(world, search, everywhere):
+    images, _, pixels, _ = world
+    parts = []
+    for i, scaled in images.arrays.items():
+        found = embed_image(small_encoder(), scaled, IndexConfig())
+        parts.append((pack_ids(np.full(len(found.xy), i), *found.xy.T), found.vectors))
+    index = VectorIndex.build(lambda: parts, small_encoder().dim, IndexConfig())
+    patches = Patches(np.arange(6), pixels, "scaled", BANDS, np.nan)
+    vectors = embed_patches(small_encoder(), iter([pixels]))
+    return answer.find(index, vectors, patches, images, search, RefineConfig(), everywhere=everywhere)
+
+
+def rightly(found, at):
+    away = np.hypot(found.x[:, 0] - at[:, 1], found.y[:, 0] - at[:, 2])
+    return (found.image_ids[:, 0] == at[:, 0]) & (away <= 5)
+
+
+def test_what_stays_in_doubt_under_cloud_is_compared_everywhere(world):
+    """With one place looked at in all, only the comparison everywhere can find the others."""
+    at = world[1]
+    shallow = SearchConfig(windows=1, places=1, deep_windows=1, deep_places=2, certain_odds=99)
+    without = rightly(answered(world, shallow, ()), at)
+    with_it = rightly(answered(world, replace(shallow, deep_places=20), range(4)), at)
+    assert with_it.sum() >= 5 and with_it.sum() > without.sum()
+
+
+def test_the_work_is_bounded_and_it_is_said(world):
+    search = SearchConfig(certain_odds=99, everywhere=0)
+    answered(world, search, range(4))  # off: no warning
+    with pytest.warns(CloudWarning, match=r"patches in doubt are under cloud; \d of them"):
+        answered(world, replace(search, everywhere=0 + 1, most_cloud=1.0), [*range(4)] * 3)
+
+
+def test_clear_patches_are_left_alone(monkeypatch):
+    images = Arrays({0: ground(10)}, {0: BANDS})
+    clear = patches_of(digital(images.arrays[0]), [(12, 20), (51, 3)])
+    monkeypatch.setattr(answer, "shipped_local_search", lambda: pytest.fail("asked for clear patches"))
+    vectors = embed_patches(small_encoder(), iter([clear.scaled()]))
+    found = embed_image(small_encoder(), images.arrays[0], IndexConfig())
+    parts = [(pack_ids(np.zeros(len(found.xy), np.int64), *found.xy.T), found.vectors)]
+    index = VectorIndex.build(lambda: parts, small_encoder().dim, IndexConfig())
+    config = SearchConfig(certain_odds=99)
+    assert len(answer.find(index, vectors, clear, images, config, RefineConfig(), everywhere=[0])) == 2
+
+
+# ---------------------------------------------------------------- training
+
+
+def places(count, dates=2, size=128):
+    """Series of generated ground, each date another light."""
+    return [
+        Series(
+            place=f"place{n}",
+            pixels=np.stack([digital((0.9 - 0.2 * t) * ground(n, size, size + 8)) for t in range(dates)]),
+            units="dn",
+            bands=BANDS,
+            nodata=0.0,
+            dates=tuple(f"2020-0{t + 1}-01" for t in range(dates)),
+            overlap_group=n,
+        )
+        for n in range(count)
+    ]
+
+
+def test_a_batch_of_pairs_shows_each_patch_in_its_region():
+    config = replace(TINY, covered=0.0, batch=12, near=3)
+    sets = by_bands(places(3), config)
+    patches, regions, offset, foreign = draw_pairs(sets, config, np.random.default_rng(0))
+    assert patches.shape[:3] == (12, 64, 64) and regions.shape[:3] == (12, 104, 104)
+    assert foreign.shape == (12, 12) and foreign.diagonal().all() and not foreign.all()
+    edges = [np.hypot(*np.gradient(v.mean(-1), axis=(1, 2))) for v in (patches, regions)]
+    for patch, region, (x, y) in zip(*edges, offset.astype(int), strict=True):
+        at = [(x, y), ((x + 20) % 41, y), (x, (y + 20) % 41)]
+        like = [np.corrcoef(patch.ravel(), region[j : j + 64, i : i + 64].ravel())[0, 1] for i, j in at]
+        assert like[0] > max(like[1:]) + 0.1
+
+
+def test_regions_that_share_ground_are_no_negatives():
+    where = [(0, 7, 0, 0), (0, 7, 50, 0), (0, 7, 300, 0), (1, 7, 0, 0), (2, 8, 0, 0)]
+    expected = np.ones((5, 5), bool)
+    expected[0, 1] = expected[1, 0] = False
+    expected[3, :3] = expected[:3, 3] = False  # another series of the same ground
+    np.testing.assert_array_equal(_foreign(where, 104), expected)
+
+
+def test_the_loss_is_small_where_the_own_place_agrees_and_large_where_another_does():
+    rng = np.random.default_rng(0)
+    stored = rng.normal(size=(3, 22, 22, 4)).astype(np.float32)
+    offset = np.array([[0, 0], [8, 16], [40, 40]], np.float32)
+    own = np.stack(
+        [
+            s[int(y) // 4 : int(y) // 4 + 12, int(x) // 4 : int(x) // 4 + 12]
+            for s, (x, y) in zip(stored, offset, strict=True)
+        ]
+    )
+    every = np.ones((3, 3), bool)
+    loss, right = (float(v) for v in _loss(own, stored, offset, every, 50.0))
+    assert loss < 0.01 and right == 1
+    wrong, right = (float(v) for v in _loss(own[::-1].copy(), stored, offset, every, 50.0))
+    assert wrong > 5 and right < 1
+    alone, _ = (float(v) for v in _loss(own[::-1].copy(), stored, offset, np.eye(3, dtype=bool), 50.0))
+    assert alone < wrong  # regions that share ground do not count
+
+
+def test_a_batch_of_crops_has_clouds_where_it_says():
+    crops, cloud = draw_clouds(
+        by_bands(places(2), TINY), replace(TINY, cloud_batch=64), np.random.default_rng(1)
+    )
+    assert crops.shape[:3] == (64, 64, 64) and cloud.shape == (64, 32, 32) and set(np.unique(cloud)) == {0, 1}
+    assert 0.3 < cloud.any((1, 2)).mean() < 0.9
+    bright = crops.mean(-1).reshape(64, 32, 2, 32, 2).mean((2, 4))
+    assert bright[cloud == 1].mean() > bright[cloud == 0].mean() + 0.3
+
+
+def test_training_writes_two_models_and_the_same_again(tmp_path):
+    write_series(places(3), tmp_path / "series")
+    told = []
+    files = [tmp_path / "clouds.keras", tmp_path / "local.keras"]
+    figures = train_covered(tmp_path / "series", *files, TINY, progress=lambda *a: told.append(a[0]))
+    assert set(figures) == {"cloud_loss", "cloud_found", "clear_missed", "local_loss", "local_right"}
+    assert all(np.isfinite(v) for v in figures.values()) and all(f.exists() for f in files)
+    again = train_covered(tmp_path / "series", tmp_path / "a.keras", tmp_path / "b.keras", TINY)
+    assert again == pytest.approx(figures, rel=1e-3)
+    with pytest.raises(OutputExistsError):
+        train_covered(tmp_path / "series", *files, TINY)
+
+
+def test_too_few_places_are_refused():
+    with pytest.raises(TrainingError, match="1 series, at most 1 places"):
+        by_bands(places(1), TINY)
+    with pytest.raises(ConfigError, match="covered"):
+        CoveredConfig(covered=1.5)
