@@ -13,6 +13,7 @@ import pytest
 from engine import texture
 
 from retrieval.config import CoveredConfig, VerifierConfig
+from retrieval.errors import ConfigError
 from retrieval.score import Submission
 from retrieval.types import Candidates, Refined
 from tfrecords.schema import BANDS
@@ -24,9 +25,9 @@ import calibrate  # noqa: E402
 import enlarged  # noqa: E402
 import exhaustive  # noqa: E402
 import protocol  # noqa: E402
+import recipe  # noqa: E402
 import subpixel  # noqa: E402
 import tables  # noqa: E402
-import verifier  # noqa: E402
 from failures import Failure, png, write_page  # noqa: E402
 
 CITIES = protocol.GROUPS["cities"]
@@ -441,17 +442,17 @@ def test_a_run_leaves_table_json_evidence_and_page(data, tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize("name, kind", [("verifier", VerifierConfig), ("covered", CoveredConfig)])
 def test_a_recipe_spells_its_defaults_out(name, kind):
-    recipe = json.loads((BENCHMARKS / f"{name}.json").read_text())
-    assert set(recipe) == set(kind().to_dict())
-    assert verifier.read_recipe(BENCHMARKS / f"{name}.json", kind).to_dict() == recipe
-    assert verifier.read_recipe(None, kind) == kind()
+    spelled = json.loads((BENCHMARKS / f"{name}.json").read_text())
+    assert set(spelled) == set(kind().to_dict())
+    assert recipe.read_recipe(BENCHMARKS / f"{name}.json", kind).to_dict() == spelled
+    assert recipe.read_recipe(None, kind) == kind()
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"no": 1}', '{"steps": 0}'])
 def test_what_is_no_recipe(tmp_path, text):
     (tmp_path / "r.json").write_text(text)
-    with pytest.raises(verifier.ConfigError):
-        verifier.read_recipe(tmp_path / "r.json", VerifierConfig)
+    with pytest.raises(ConfigError):
+        recipe.read_recipe(tmp_path / "r.json", VerifierConfig)
 
 
 # ---------------------------------------------------------------- floors on real imagery
