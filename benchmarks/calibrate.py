@@ -142,15 +142,15 @@ def draw(probability: NDArray[np.float64], right: NDArray[np.bool_], title: str,
         order = np.argsort(-probability, kind="stable")
         kept = np.arange(1, len(order) + 1)
         middle.plot(kept / len(order), np.cumsum(right[order]) / kept, color=BLUE, label="precision")
-        for at in (0.9, 0.5):
+        for at, side in ((0.5, "left"), (0.9, "right")):
             share = (probability >= at).mean()
             middle.axvline(share, color=QUIET, lw=1, ls=":")
-            middle.text(share, 0.02, f" stated ≥ {at:g}", size=7, color=INK, rotation=90, ha="right")
+            middle.text(share, 0.02, f" stated ≥ {at:g}", size=7, color=INK, rotation=90, ha=side)
         middle.set(xlabel="share of the answers kept, the surest first", ylabel="share of them right")
         middle.set(xlim=(0, 1), ylim=(0, 1.02))
-        for axes in (left, middle):
+        for axes, corner in ((left, "lower right"), (middle, "lower left")):
             axes.grid(color="#e6e6e6", lw=0.6)
-            axes.legend(loc="lower right", fontsize=8, frameon=False)
+            axes.legend(loc=corner, fontsize=8, frameon=False)
         figure.suptitle(title, size=10)
         save(figure, path, overwrite=True)
 
