@@ -23,11 +23,9 @@ from retrieval.index import VectorIndex
 from retrieval.local import shipped_local_search
 from retrieval.refine import Ground, Pixels, finish, rank
 from retrieval.search import find_candidates
-from retrieval.types import Progress, Refined, silent
+from retrieval.types import NO_CANDIDATE, Progress, Refined, silent
 from tfrecords.schema import Patches
 
-_NONE = {"image_ids": -1, "similarity": -np.inf, "logit": np.nan}
-"""Where there is no candidate; 0 in the other columns."""
 MISLED = 0.2
 """Share under cloud from which on the comparison by what is seen has the last word."""
 LOCAL_WEIGHT, LOCAL_ODDS = 2.0, 40.0
@@ -72,7 +70,7 @@ def find(
         if stage != "searching" and not len(doubtful):
             break
         progress(stage, 0, len(doubtful))
-        asked = patches if len(doubtful) == len(patches) else _rows(patches, doubtful)
+        asked = patches if len(doubtful) == len(patches) else patches.some(doubtful)
         candidates = find_candidates(index, vectors[doubtful], looked)
         ranked = rank(candidates, asked, images, refined, progress, ground)
         _put(found, doubtful, _width(ranked, search.kept))
@@ -131,10 +129,6 @@ def _deeper(search: SearchConfig, refinement: RefineConfig) -> tuple[SearchConfi
     )
 
 
-def _rows(patches: Patches, rows: NDArray[np.intp]) -> Patches:
-    return replace(patches, patch_ids=patches.patch_ids[rows], pixels=patches.pixels[rows], paths=())
-
-
 def _none_found(count: int, width: int) -> Refined:
     """No candidates for so many patches."""
     empty = Refined(**{f.name: np.zeros((count, 0), _TYPES.get(f.name, np.float32)) for f in fields(Refined)})
@@ -147,7 +141,7 @@ def _width(found: Refined, width: int) -> Refined:
     for f in fields(found):
         value = getattr(found, f.name)[:, :width]
         missing = ((0, 0), (0, width - value.shape[1]))
-        values[f.name] = np.pad(value, missing, constant_values=_NONE.get(f.name, 0))
+        values[f.name] = np.pad(value, missing, constant_values=NO_CANDIDATE.get(f.name, 0))
     return Refined(**values)
 
 

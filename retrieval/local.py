@@ -1,7 +1,7 @@
 """Local descriptors, compared everywhere: the search for patches of which only a part is seen.
 
 A vector of a whole window says nothing useful once half of the window is hidden. Descriptors of small
-parts still do: a network gives one for every four pixels, of what lies within some 20 px of them, and none
+parts still do: a network gives one for every four pixels, of what lies within some 10 px of them, and none
 where nothing is seen. A patch is then 12 x 12 descriptors, an image a field of them, and the sum of
 products at every place, the patch's descriptors being the kernel of a convolution over the image's, finds
 the places that agree in what is seen. This looks at every fourth pixel of every image: some milliseconds
@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 from retrieval.compiled import Compiled
 from retrieval.config import SearchConfig, TensorConfig
 from retrieval.features import structure_tensor
-from retrieval.refine import Ground, PatchPixels, Pixels, Templates
+from retrieval.refine import Ground, Pixels, Templates
 from retrieval.refine.tensors import shared_columns
 from retrieval.search import distinct_places, joined
 from retrieval.types import Candidates, Progress, pack_ids, silent
+from tfrecords.schema import Patches
 
 WEIGHTS = "local.keras"
 """Name of the shipped network in `retrieval.weights`."""
@@ -116,7 +117,7 @@ class LocalSearch:
 
     def find(
         self,
-        patches: PatchPixels,
+        patches: Patches,
         image_ids: Iterable[int],
         images: Pixels,
         config: SearchConfig,
@@ -144,7 +145,7 @@ class LocalSearch:
 
     def _find(
         self,
-        patches: PatchPixels,
+        patches: Patches,
         rows: NDArray[np.intp],
         ids: list[int],
         images: Pixels,
@@ -158,7 +159,7 @@ class LocalSearch:
         for number, image_id in enumerate(ids, 1):
             asked, stored = shared_columns(patches.bands, images.bands(image_id))
             if asked not in kernels:
-                tensor, seen = Templates(_Rows(patches, rows), asked).take(np.arange(len(rows)), 1)
+                tensor, seen = Templates(patches.some(rows), asked).take(np.arange(len(rows)), 1)
                 kernels[asked] = _kernel(self.describe(tensor, seen))
             for x, y, tensor, known in ground.blocks(image_id, stored):
                 field = self.describe(tensor[None], None if known is None else known[None])
@@ -169,19 +170,6 @@ class LocalSearch:
                 found = [_kept(found, MOST * config.deep_places)]
             progress("comparing everywhere", number, len(ids))
         return _best(found, len(rows), config)
-
-
-class _Rows:
-    """Some rows of patches."""
-
-    def __init__(self, patches: PatchPixels, rows: NDArray[np.intp]) -> None:
-        self._patches, self._rows, self.bands = patches, rows, patches.bands
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def scaled(self, rows: Any) -> NDArray[np.float32]:
-        return self._patches.scaled(self._rows[rows])
 
 
 def _kernel(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -332,7 +332,7 @@ class Index:
         everywhere = sorted(scope.images if scope else self.store.images)
         ground = Ground(self.store)
         for start in range(0, max(1, len(asked)), BLOCK):
-            part = _rows(asked, slice(start, start + BLOCK))
+            part = asked.some(slice(start, start + BLOCK))
             seen = embed_patches(self.store.encoder, patch_blocks(part, progress))
             own = replace(search, everywhere=search.everywhere * len(part) // max(1, len(asked)))
             parts.append(find(vectors, seen, part, self.store, own, refinement, progress, ground, everywhere))
@@ -379,11 +379,6 @@ def _opened(patches: Asked, bands: Sequence[str] | None, units: str | None) -> P
     if isinstance(patches, (Patches, Chips)):
         return patches
     return read_queries(patches, bands=bands, units=units)
-
-
-def _rows(patches: Patches, rows: slice) -> Patches:
-    """A run of rows; a memory map stays one."""
-    return replace(patches, patch_ids=patches.patch_ids[rows], pixels=patches.pixels[rows], paths=())
 
 
 __all__ = [

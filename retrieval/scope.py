@@ -20,7 +20,7 @@ from retrieval.config import PATCH_PX
 from retrieval.errors import ConfigError
 from retrieval.geo import lonlat
 from retrieval.store import StoredImage
-from retrieval.types import Refined, pack_ids
+from retrieval.types import NO_CANDIDATE, Refined, pack_ids
 from tfrecords.errors import MissingInputError
 from tfrecords.grid import map_to_pixel, pixel_to_map
 from tfrecords.schema import days_of
@@ -316,5 +316,4 @@ def kept_inside(found: Refined, scope: Scope) -> Refined:
     order = np.argsort(~inside, axis=1, kind="stable")
     columns = {f.name: np.take_along_axis(getattr(found, f.name), order, 1) for f in fields(Refined)}
     left = np.take_along_axis(inside, order, 1)
-    none = {"image_ids": -1, "similarity": -np.inf, "logit": np.nan}
-    return Refined(**{n: np.where(left, v, v.dtype.type(none.get(n, 0))) for n, v in columns.items()})
+    return Refined(**{n: np.where(left, v, v.dtype.type(NO_CANDIDATE.get(n, 0))) for n, v in columns.items()})

@@ -123,6 +123,10 @@ class Candidates:
         return len(self.image_ids)
 
 
+NO_CANDIDATE = {"image_ids": -1, "similarity": -np.inf, "logit": np.nan}
+"""What the columns of `Refined` hold where there is no candidate; 0 in those not named."""
+
+
 @dataclass(frozen=True)
 class Refined:
     """Candidates after refinement, re-ranked, best first; the layout is that of `Candidates`."""

@@ -138,7 +138,7 @@ class _Group:
             return {}
         rows = [np.arange(self._starts[i], self._starts[i + 1]) for i in which]
         every = np.concatenate(rows)
-        patches = replace(self._patches, patch_ids=every, pixels=self._patches.pixels[every])
+        patches = self._patches.some(every)
         by = self._by
         found = find(
             by.vectors, self._vectors[every], patches, by.store, search, by.refinement, ground=by.ground

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -141,6 +141,10 @@ class Patches:
             (m, h, w, b) float32 in [-1, 1], NaN where nodata.
         """
         return to_scaled(np.asarray(self.pixels[rows]), self.units, self.nodata)
+
+    def some(self, rows: slice | NDArray[np.intp]) -> Patches:
+        """Some of them, without their files; a slice of a memory map stays one."""
+        return replace(self, patch_ids=self.patch_ids[rows], pixels=self.pixels[rows], paths=())
 
     @property
     def sizes(self) -> NDArray[np.int64]:
