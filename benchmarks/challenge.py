@@ -69,14 +69,18 @@ def index(folder: str, encoder: str | None, stride: int, kind: str, device: str)
 def query(folder: str, device: str) -> dict[str, Any]:
     """Answer the patches and write the submission."""
     from retrieval import answer, pipeline
-    from retrieval.index import VectorIndex
+    from retrieval.local import LocalSearch
 
     parts: dict[str, float] = {}
     places = (
         (pipeline, "open_index", "opening the index"),
+        (pipeline, "read_queries", "reading patches"),
         (pipeline, "embed_patches", "embedding patches"),
-        (VectorIndex, "search", "searching"),
-        (answer, "refine", "refining"),
+        (answer, "find_candidates", "searching"),
+        (answer, "rank", "correlating and verifying"),
+        (answer, "finish", "full resolution"),
+        (answer, "_under_cloud", "finding cloud"),
+        (LocalSearch, "find", "comparing everywhere"),
     )
     with clocked(parts, *places):
         found = pipeline.locate(

@@ -30,6 +30,12 @@ MISLED = 0.2
 """Share under cloud from which on the comparison by what is seen has the last word."""
 LOCAL_WEIGHT, LOCAL_ODDS = 2.0, 40.0
 """Weights of the similarity where it is that of local descriptors: it is smaller, and tells more."""
+DESCRIBED = 45
+"""Describing a megapixel takes as long as comparing so many patches with it."""
+FEW = 0.25
+"""Share of the patches under cloud that must be affordable for any to be compared everywhere."""
+BLOCK = 1024
+"""Patches in which cloud is looked for at a time."""
 _TYPES = dict.fromkeys(("image_ids", "x", "y"), np.int64)
 
 
@@ -42,7 +48,6 @@ def find(
     refinement: RefineConfig,
     progress: Progress = silent,
     ground: Ground | None = None,
-    everywhere: Sequence[int] = (),
 ) -> Refined:
     """Find the places of patches, looking longer where the first look leaves a doubt.
 
@@ -55,37 +60,67 @@ def find(
         refinement: as for `retrieval.refine.refine`.
         progress: told of each stage.
         ground: tensors of the images, kept from an earlier call.
-        everywhere: images that patches under cloud are compared with at every place.
-
-    Warns:
-        CloudWarning: more patches are under cloud than `search.everywhere` allows for.
 
     Returns:
         (n, `search.kept`) candidates, best first.
     """
     ground = ground or Ground(images)
     found, doubtful = _none_found(len(patches), search.kept), np.arange(len(patches))
-    rounds = [("searching", search, refinement), ("searching deeper", *_deeper(search, refinement))]
-    for stage, looked, refined in rounds[: 2 if search.deep_places > search.places else 1]:
+    twice = search.deep_places > search.places
+    rounds = [("searching", search.first_cells if twice else 1.0, search, refinement)]
+    rounds += [("searching deeper", 1.0, *_deeper(search, refinement))] if twice else []
+    for stage, share, looked, refined in rounds:
         if stage != "searching" and not len(doubtful):
             break
         progress(stage, 0, len(doubtful))
         asked = patches if len(doubtful) == len(patches) else patches.some(doubtful)
-        candidates = find_candidates(index, vectors[doubtful], looked)
+        candidates = find_candidates(index, vectors[doubtful], looked, share)
         ranked = rank(candidates, asked, images, refined, progress, ground)
         _put(found, doubtful, _width(ranked, search.kept))
         doubtful = doubtful[~(margin(ranked) >= search.certain_odds) & vectors[doubtful].any(1)]
+    return finish(found, patches, images, refinement, progress, ground)
+
+
+def look_beside_cloud(
+    found: Refined,
+    patches: Patches,
+    images: Pixels,
+    everywhere: Sequence[int],
+    search: SearchConfig,
+    refinement: RefineConfig,
+    progress: Progress = silent,
+    ground: Ground | None = None,
+) -> Refined:
+    """Compare what is still in doubt and partly under cloud with every place, by what is seen of it.
+
+    Args:
+        found: from `find`; of all patches together, since going through all images is half of the work.
+        patches: their pixels, in the same order.
+        images: pixels of the index's images.
+        everywhere: images that patches are compared with.
+        search: as for `find`, and how much work this may be.
+        refinement: as for `find`.
+        progress: told of each stage.
+        ground: tensors of the images, kept from an earlier call.
+
+    Warns:
+        CloudWarning: more patches are under cloud than `search.everywhere` allows for.
+
+    Returns:
+        The candidates, better ones for some patches.
+    """
+    ground = ground or Ground(images)
     rows, shown = _under_cloud(patches, found, images, search, everywhere)
-    found = finish(found, patches, images, refinement, progress, ground)
-    if len(rows):
-        candidates = shipped_local_search().find(shown, everywhere, images, search, ground, progress)
-        _, refined = _deeper(search, refinement)
-        refined = replace(refined, similarity_weight=LOCAL_WEIGHT, similarity_odds=LOCAL_ODDS)
-        seen = _width(rank(candidates, shown, images, refined, progress, ground), search.kept)
-        seen = finish(seen, shown, images, refinement, progress, ground)
-        # What was found before saw the cloud as ground; from some cover on its odds are worth nothing.
-        better = (margin(seen) > margin(_some(found, rows))) | (hidden_share(shown) >= MISLED)
-        _put(found, rows[better], _some(seen, better))
+    if not len(rows):
+        return found
+    candidates = shipped_local_search().find(shown, everywhere, images, search, ground, progress)
+    _, refined = _deeper(search, refinement)
+    refined = replace(refined, similarity_weight=LOCAL_WEIGHT, similarity_odds=LOCAL_ODDS)
+    seen = _width(rank(candidates, shown, images, refined, progress, ground), found.image_ids.shape[1])
+    seen = finish(seen, shown, images, refinement, progress, ground)
+    # What was found before saw the cloud as ground; from some cover on its odds are worth nothing.
+    better = (margin(seen) > margin(_some(found, rows))) | (hidden_share(shown) >= MISLED)
+    _put(found, rows[better], _some(seen, better))
     return found
 
 
@@ -96,24 +131,40 @@ def _under_cloud(
     doubtful = np.flatnonzero(~(margin(found) >= search.certain_odds))
     if not len(everywhere) or not search.everywhere:
         doubtful = doubtful[:0]
-    scaled = np.asarray(patches.scaled(doubtful), np.float32)
-    cloud = shipped_cloud_finder()(scaled) if len(doubtful) else np.zeros(scaled.shape[:3], bool)
-    share = cloud.mean((1, 2))
+    share = np.zeros(len(doubtful))
+    for start in range(0, len(doubtful), BLOCK):
+        part = slice(start, start + BLOCK)
+        share[part] = _cloud(patches, doubtful[part])[1].mean((1, 2))
     covered = np.flatnonzero((share >= search.least_cloud) & (share <= search.most_cloud))
-    megapixels = sum(float(np.prod(images.size(i))) for i in everywhere) / 1e6
-    most = int(search.everywhere / max(megapixels, 1e-6))
-    if len(covered) > most:
-        warnings.warn(
-            f"{len(covered)} patches in doubt are under cloud; {most} of them, those that show most, are "
-            f"compared with all {megapixels:.0f} megapixels: a larger `everywhere` allows for more",
-            CloudWarning,
-            stacklevel=3,
-        )
-    covered = np.sort(covered[np.argsort(share[covered], kind="stable")[:most]])
-    scaled, cloud = scaled[covered], cloud[covered]
+    most = _affordable(len(covered), images, everywhere, search)
+    rows = doubtful[np.sort(covered[np.argsort(share[covered], kind="stable")[:most]])]
+    scaled, cloud = _cloud(patches, rows)
     scaled[cloud] = np.nan
-    rows = doubtful[covered]
     return rows, Patches(patches.patch_ids[rows], scaled, "scaled", patches.bands, float("nan"))
+
+
+def _affordable(covered: int, images: Pixels, everywhere: Sequence[int], search: SearchConfig) -> int:
+    """How many of so many patches under cloud are compared with all images; says so if not all are."""
+    megapixels = sum(float(np.prod(images.size(i))) for i in everywhere) / 1e6
+    most = max(0, int(search.everywhere / max(megapixels, 1e-6)) - DESCRIBED)
+    if covered <= most:
+        return covered
+    # Going through all images for the sake of a few of many would be time for nothing.
+    most = most if most >= FEW * covered else 0
+    enough = int((covered + DESCRIBED) * megapixels) + 1
+    warnings.warn(
+        f"{covered} patches in doubt are under cloud; {most or 'none'} of them, those that show most, are "
+        f"compared with all {megapixels:.0f} megapixels: everywhere = {enough} is enough for all",
+        CloudWarning,
+        stacklevel=4,
+    )
+    return most
+
+
+def _cloud(patches: Patches, rows: NDArray[np.intp]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Pixels of some patches, and where cloud hides them."""
+    scaled = np.asarray(patches.scaled(rows), np.float32)
+    return scaled, shipped_cloud_finder()(scaled) if len(rows) else np.zeros(scaled.shape[:3], bool)
 
 
 def hidden_share(patches: Patches) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.answer import find
+from retrieval.answer import find, look_beside_cloud
 from retrieval.calibrate import calibration_of, evidence
 from retrieval.chips import ChipCalibration, Locator
 from retrieval.config import ChipConfig, Device, IndexConfig, IndexKind, RefineConfig, SearchConfig
@@ -334,9 +334,11 @@ class Index:
         for start in range(0, max(1, len(asked)), BLOCK):
             part = asked.some(slice(start, start + BLOCK))
             seen = embed_patches(self.store.encoder, patch_blocks(part, progress))
-            own = replace(search, everywhere=search.everywhere * len(part) // max(1, len(asked)))
-            parts.append(find(vectors, seen, part, self.store, own, refinement, progress, ground, everywhere))
+            parts.append(find(vectors, seen, part, self.store, search, refinement, progress, ground))
         refined = Refined(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Refined)))
+        refined = look_beside_cloud(
+            refined, asked, self.store, everywhere, search, refinement, progress, ground
+        )
         refined = refined if scope is None else kept_inside(refined, scope)
         confidence = calibration_of(self.store.encoder.fingerprint).probability(evidence(refined))
         return Matches(asked.patch_ids, refined, confidence, self.store, asked)

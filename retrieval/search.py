@@ -24,20 +24,23 @@ ROWS = 128
 """Patches thinned at a time: what was kept of them stays in the processor's cache."""
 
 
-def find_candidates(index: VectorIndex, vectors: NDArray[np.float32], config: SearchConfig) -> Candidates:
+def find_candidates(
+    index: VectorIndex, vectors: NDArray[np.float32], config: SearchConfig, share: float = 1.0
+) -> Candidates:
     """Search an index and thin what it gives.
 
     Args:
         index: unit vectors with packed ids.
         vectors: (n, dim) of unit length, zero for a flat patch.
         config: how many windows and places.
+        share: of an index's cells, see `VectorIndex.search`.
 
     Returns:
         Up to `config.places` distinct places for each patch, best first.
     """
     parts = []
     for start in range(0, len(vectors), BLOCK):
-        similarity, ids = index.search(vectors[start : start + BLOCK], config.windows)
+        similarity, ids = index.search(vectors[start : start + BLOCK], config.windows, share)
         parts.append(distinct_places(similarity, ids, config))
     if not parts:
         none = np.zeros((0, config.places), np.int64)

@@ -1,5 +1,7 @@
 """Patches under cloud: the cloud is found, the rest looked for everywhere; and the training of both."""
 
+import re
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -177,7 +179,8 @@ def answered(world, search, everywhere):
     index = VectorIndex.build(lambda: parts, small_encoder().dim, IndexConfig())
     patches = Patches(np.arange(6), pixels, "scaled", BANDS, np.nan)
     vectors = embed_patches(small_encoder(), iter([pixels]))
-    return answer.find(index, vectors, patches, images, search, RefineConfig(), everywhere=everywhere)
+    found = answer.find(index, vectors, patches, images, search, RefineConfig())
+    return answer.look_beside_cloud(found, patches, images, everywhere, search, RefineConfig())
 
 
 def rightly(found, at):
@@ -194,11 +197,42 @@ def test_what_stays_in_doubt_under_cloud_is_compared_everywhere(world):
     assert with_it.sum() >= 5 and with_it.sum() > without.sum()
 
 
-def test_the_work_is_bounded_and_it_is_said(world):
-    search = SearchConfig(certain_odds=99, everywhere=0)
-    answered(world, search, range(4))  # off: no warning
-    with pytest.warns(CloudWarning, match=r"patches in doubt are under cloud; \d of them"):
-        answered(world, replace(search, everywhere=0 + 1, most_cloud=1.0), [*range(4)] * 3)
+class Megapixels:
+    """Images of a million pixels each."""
+
+    def size(self, image_id):
+        return 1000, 1000
+
+
+@pytest.mark.parametrize(("affordable", "compared"), [(100, 8), (8, 8), (7, 7), (2, 2), (1, 0)])
+def test_the_work_is_bounded_and_it_is_said(affordable, compared):
+    search = SearchConfig(everywhere=3 * (answer.DESCRIBED + affordable))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert answer._affordable(8, Megapixels(), range(3), search) == compared
+    if compared == 8:
+        assert not told
+        return
+    assert told[0].category is CloudWarning
+    assert f"8 patches in doubt are under cloud; {compared or 'none'} of them" in str(told[0].message)
+    enough = int(re.search(r"everywhere = (\d+)", str(told[0].message)).group(1))
+    assert answer._affordable(8, Megapixels(), range(3), SearchConfig(everywhere=enough)) == 8
+
+
+def test_the_patches_that_show_most_come_first(world, monkeypatch):
+    monkeypatch.setattr(answer, "_affordable", lambda covered, *_: min(covered, 2))
+    images, _, pixels, _ = world
+    patches = Patches(np.arange(6), pixels, "scaled", BANDS, np.nan)
+    nothing = answer._none_found(6, 20)
+    rows, shown = answer._under_cloud(patches, nothing, images, SearchConfig(), range(4))
+    found = answer._cloud(patches, np.arange(6))[1].mean((1, 2))
+    assert set(rows) == set(np.argsort(found, kind="stable")[:2]) and len(shown) == 2
+    assert np.isnan(shown.pixels).any()
+
+
+def test_nothing_is_compared_where_that_is_turned_off(world, monkeypatch):
+    monkeypatch.setattr(answer, "shipped_local_search", lambda: pytest.fail("it is turned off"))
+    answered(world, SearchConfig(certain_odds=99, everywhere=0), range(4))
 
 
 def test_clear_patches_are_left_alone(monkeypatch):
@@ -210,7 +244,8 @@ def test_clear_patches_are_left_alone(monkeypatch):
     parts = [(pack_ids(np.zeros(len(found.xy), np.int64), *found.xy.T), found.vectors)]
     index = VectorIndex.build(lambda: parts, small_encoder().dim, IndexConfig())
     config = SearchConfig(certain_odds=99)
-    assert len(answer.find(index, vectors, clear, images, config, RefineConfig(), everywhere=[0])) == 2
+    found = answer.find(index, vectors, clear, images, config, RefineConfig())
+    assert answer.look_beside_cloud(found, clear, images, [0], config, RefineConfig()) is found
 
 
 # ---------------------------------------------------------------- training

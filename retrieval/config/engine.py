@@ -74,6 +74,9 @@ class SearchConfig(Knobs):
     """Distinct places kept of them, at most."""
     separation_px: int = 32
     """Two windows of an image nearer than this in both x and y are one place."""
+    first_cells: float = 0.25
+    """Share, above 0 to 1, of the cells of "ivf" that the first round looks into, of those that a query looks
+    into otherwise: what is not found there is in doubt, and the second round looks into all."""
     certain_odds: float = 3.0
     """Verifier's log-odds of the best place, against all others and none, from which on a patch is not
     looked for again; 3 is 95 %."""
@@ -89,9 +92,10 @@ class SearchConfig(Knobs):
     """Share under cloud from which on a patch in doubt is compared with every place, by what it shows."""
     most_cloud: float = 0.9
     """Share from which on too little is seen for that."""
-    everywhere: int = 25_000
-    """Patches times megapixels that are compared so at most, patches first that show most; a thousand take
-    about a second of two cores. 0 turns it off."""
+    everywhere: int = 22_000
+    """Patches times megapixels that are compared so at most, patches first that show most, and none where a
+    quarter of them is more; a thousand take two seconds of two cores, and the images count as 45 patches.
+    0 turns it off."""
     kept: int = 20
     """Candidates of each patch that come out, best first; of those done in the first round fewer."""
 
@@ -107,6 +111,7 @@ class SearchConfig(Knobs):
         ):
             within(self, name, 1, 2048)
         within(self, "separation_px", 1, 10**5, "px")
+        within(self, "first_cells", 1e-6, 1)
         within(self, "certain_odds", -100, 100)
         within(self, "least_cloud", 0, 1)
         within(self, "most_cloud", 0, 1)

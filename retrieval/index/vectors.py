@@ -134,12 +134,15 @@ class VectorIndex:
         both = load_faiss().IndexRefine(codes, half)
         return cls(both, kind, config.ivf_probes, device, config.fast_again, (np.concatenate(parts), None))
 
-    def search(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def search(
+        self, vectors: NDArray[np.float32], k: int, share: float = 1.0
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The k most similar vectors to each query, best first.
 
         Args:
             vectors: (n, dim) of unit length, or zero.
             k: 1 to 2048; more than the index holds is answered with what there is.
+            share: of the cells that a query looks into otherwise, above 0 to 1; counts with "ivf" on the CPU.
 
         Returns:
             similarity (n, k) float32 and ids (n, k) int64; -inf and -1 where there is nothing more.
@@ -157,7 +160,7 @@ class VectorIndex:
         if len(self):
             for start in range(0, len(vectors), QUERY_BLOCK):
                 block = np.ascontiguousarray(vectors[start : start + QUERY_BLOCK], np.float32)
-                s, i = self._index.search(block, take, **self._params(take))
+                s, i = self._index.search(block, take, **self._params(take, share))
                 similarity[start : start + len(block), : s.shape[1]] = np.where(i < 0, -np.inf, s)
                 ids[start : start + len(block), : i.shape[1]] = self._ids_at(i)
             if self._refined is not None:
@@ -182,7 +185,7 @@ class VectorIndex:
         nothing = ~vectors.any(1)
         similarity[nothing, :take], ids[nothing, :take] = 0, self.ids(0, take)
 
-    def _params(self, take: int) -> dict[str, Any]:
+    def _params(self, take: int, share: float) -> dict[str, Any]:
         """What FAISS is told beside the queries: which windows may be found, how many are ranked anew."""
         if self._only is not None:
             return {"params": self._only}
@@ -192,7 +195,7 @@ class VectorIndex:
         cells = None
         if self.kind == "ivf":
             cells = faiss.SearchParametersPreTransform(
-                index_params=faiss.SearchParametersIVF(nprobe=self.probes)
+                index_params=faiss.SearchParametersIVF(nprobe=max(1, round(share * self.probes)))
             )
         # FAISS cuts k * k_factor to a whole number: half a candidate more makes it ours.
         factor = max(1.0, (depth + 0.5) / take)
