@@ -172,7 +172,7 @@ def answered(out: Path, name: str, encoder: str, index: Index, question: Questio
     start = time.perf_counter()
     found = index.matches(question.patches, progress=said(encoder))
     spent = time.perf_counter() - start
-    vectors = embed_patches(index.store.encoder, iter([question.patches.scaled()]))
+    vectors = embed_patches(index.store.encoder, question.patches.scaled())
     searched = find_candidates(index.store.vectors, vectors, DEEP)
     given = Submission(found.patch_ids, *found.best(), source="answer")
     keep_evidence(evidence_file(out, name, encoder), question, found)

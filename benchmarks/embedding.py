@@ -54,7 +54,7 @@ def windows_in_batches(encoder: Encoder, scaled: NDArray[np.float32], stride: in
     view = np.lib.stride_tricks.sliding_window_view(scaled, (PATCH_PX, PATCH_PX), (0, 1))[::stride, ::stride]
     rows, cols = view.shape[:2]
     flat = np.moveaxis(view, 2, -1).reshape(rows * cols, PATCH_PX, PATCH_PX, -1)
-    return embed_patches(encoder, iter([flat])).reshape(rows, cols, -1)
+    return embed_patches(encoder, flat).reshape(rows, cols, -1)
 
 
 def seconds(function: Callable[[], Any]) -> float:

@@ -249,7 +249,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     args = parser.parse_args()
     store = open_index(args.index, device="cpu").store
-    asked = embed_patches(store.encoder, iter([read_patches(args.patches).scaled(slice(0, args.queries))]))
+    asked = embed_patches(store.encoder, read_patches(args.patches).scaled(slice(0, args.queries)))
     real = len(store.vectors)
     bench = Bench(grown(store.vectors.vectors()[1], args.windows), asked)
     figures = []

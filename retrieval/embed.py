@@ -7,22 +7,20 @@ runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.compiled import side_by_side
 from retrieval.config import PATCH_PX, IndexConfig
 from retrieval.errors import ConfigError
-from retrieval.types import Encoder, Progress, WindowVectors
+from retrieval.types import Encoder, Progress, WindowVectors, silent
 from tfrecords.grid import WindowGrid, valid_share
 from tfrecords.schema import Patches
 
 TILE_PX = 1024
 """Larger images are embedded tile by tile, so that memory does not grow with them."""
-EMBED_BLOCK = 1024
-"""Patches read and scaled at a time."""
 PATCH_BATCH = 256
 """Patches embedded at a time."""
 
@@ -128,31 +126,28 @@ def worth_indexing(scaled: NDArray[np.float32], config: IndexConfig) -> NDArray[
     return seen & (valid_share(differs, PATCH_PX - 1, config.stride_px) > 0)
 
 
-def embed_patches(encoder: Encoder, blocks: Iterator[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Embed patches, block by block.
+def embed_patches(
+    encoder: Encoder, patches: NDArray[np.float32] | Patches, progress: Progress = silent
+) -> NDArray[np.float32]:
+    """Embed patches, some batches side by side.
 
     Args:
         encoder: any `Encoder`.
-        blocks: arrays (n, 64, 64, b) scaled.
+        patches: (n, 64, 64, b) scaled, or as they were read.
+        progress: told how many are done.
 
     Returns:
-        (N, dim) float32 of unit length; zero for a patch without anything to see.
+        (n, dim) float32 of unit length; zero for a patch without anything to see.
     """
-    parts = [
-        encoder.embed(block[i : i + PATCH_BATCH])[:, 0, 0]
-        for block in blocks
-        for i in range(0, len(block), PATCH_BATCH)
-    ]
-    return np.concatenate(parts) if parts else np.zeros((0, encoder.dim), np.float32)
 
+    def embed(start: int) -> NDArray[np.float32]:
+        rows = slice(start, start + PATCH_BATCH)
+        scaled = patches.scaled(rows) if isinstance(patches, Patches) else patches[rows]
+        return encoder.embed(scaled)[:, 0, 0]
 
-def patch_blocks(patches: Patches, progress: Progress) -> Iterator[NDArray[np.float32]]:
-    """Patches as the encoder sees them, a block at a time, for `embed_patches`.
-
-    Args:
-        patches: any number, all 64 x 64.
-        progress: told how many have gone through.
-    """
-    for i in range(0, len(patches), EMBED_BLOCK):
-        yield patches.scaled(slice(i, i + EMBED_BLOCK))
-        progress("embedding patches", min(i + EMBED_BLOCK, len(patches)), len(patches))
+    out = np.zeros((len(patches), encoder.dim), np.float32)
+    starts = range(0, len(patches), PATCH_BATCH)
+    for start, vectors in zip(starts, side_by_side(embed, starts), strict=True):
+        out[start : start + len(vectors)] = vectors
+        progress("embedding patches", start + len(vectors), len(patches))
+    return out

@@ -20,7 +20,7 @@ from retrieval.calibrate import calibration_of, evidence
 from retrieval.chips import ChipCalibration, Locator
 from retrieval.config import ChipConfig, Device, IndexConfig, IndexKind, RefineConfig, SearchConfig
 from retrieval.cutouts import write_cutouts
-from retrieval.embed import embed_patches, patch_blocks
+from retrieval.embed import embed_patches
 from retrieval.encoder import load_encoder
 from retrieval.geo import check_resolution
 from retrieval.grow import Change, add_images, remove_images
@@ -333,7 +333,7 @@ class Index:
         ground = Ground(self.store)
         for start in range(0, max(1, len(asked)), BLOCK):
             part = asked.some(slice(start, start + BLOCK))
-            seen = embed_patches(self.store.encoder, patch_blocks(part, progress))
+            seen = embed_patches(self.store.encoder, part, progress)
             parts.append(find(vectors, seen, part, self.store, search, refinement, progress, ground))
         refined = Refined(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Refined)))
         refined = look_beside_cloud(

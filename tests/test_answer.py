@@ -34,7 +34,7 @@ def world():
         np.full((1, 64, 64, 4), 700, np.uint16),
     ]
     patches = Patches(np.arange(8), np.concatenate(pixels), "dn", BANDS, 0.0)
-    return index, images, patches, embed_patches(small_encoder(), iter([patches.scaled()]))
+    return index, images, patches, embed_patches(small_encoder(), patches.scaled())
 
 
 def found_by(world, search, progress=lambda *a: None):
@@ -70,7 +70,7 @@ def test_looking_longer_finds_what_the_first_round_missed(world):
     index, images, patches, _ = world
     over = np.stack([texture(64, 64, seed=50 + s) for s in range(6)])
     mixed = Patches(np.arange(6), patches.scaled(slice(0, 6)) + 0.6 * over, "scaled", BANDS, None)
-    vectors = embed_patches(small_encoder(), iter([mixed.scaled()]))
+    vectors = embed_patches(small_encoder(), mixed.scaled())
     right = []
     for deep_places in (1, 200):
         search = SearchConfig(windows=4, places=1, certain_odds=99.0, deep_places=deep_places)

@@ -178,7 +178,7 @@ def answered(world, search, everywhere):
         parts.append((pack_ids(np.full(len(found.xy), i), *found.xy.T), found.vectors))
     index = VectorIndex.build(lambda: parts, small_encoder().dim, IndexConfig())
     patches = Patches(np.arange(6), pixels, "scaled", BANDS, np.nan)
-    vectors = embed_patches(small_encoder(), iter([pixels]))
+    vectors = embed_patches(small_encoder(), pixels)
     found = answer.find(index, vectors, patches, images, search, RefineConfig())
     return answer.look_beside_cloud(found, patches, images, everywhere, search, RefineConfig())
 
@@ -239,7 +239,7 @@ def test_clear_patches_are_left_alone(monkeypatch):
     images = Arrays({0: ground(10)}, {0: BANDS})
     clear = patches_of(digital(images.arrays[0]), [(12, 20), (51, 3)])
     monkeypatch.setattr(answer, "shipped_local_search", lambda: pytest.fail("asked for clear patches"))
-    vectors = embed_patches(small_encoder(), iter([clear.scaled()]))
+    vectors = embed_patches(small_encoder(), clear.scaled())
     found = embed_image(small_encoder(), images.arrays[0], IndexConfig())
     parts = [(pack_ids(np.zeros(len(found.xy), np.int64), *found.xy.T), found.vectors)]
     index = VectorIndex.build(lambda: parts, small_encoder().dim, IndexConfig())

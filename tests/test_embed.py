@@ -11,6 +11,7 @@ from retrieval.config import IndexConfig
 from retrieval.embed import embed_dense, embed_image, embed_patches, worth_indexing
 from retrieval.encoder import TRAINING_FREE, FakeEncoder, load_encoder
 from retrieval.errors import ConfigError
+from tfrecords.schema import BANDS, Patches
 
 ENCODERS = {
     "small": small_encoder,
@@ -180,11 +181,14 @@ class Tops:
 def test_patches_are_embedded_block_by_block(monkeypatch):
     monkeypatch.setattr(embed, "PATCH_BATCH", 3)
     patches = np.stack([texture(64, 64, seed=s) for s in range(8)])
-    vectors = embed_patches(small_encoder(), iter([patches[:4], patches[4:]]))
+    vectors = embed_patches(small_encoder(), patches)
     np.testing.assert_allclose(vectors, small_encoder().embed(patches)[:, 0, 0], atol=1e-6)
+    read, told = Patches(np.arange(8), patches, "scaled", BANDS, None), []
+    again = embed_patches(small_encoder(), read, lambda *step: told.append(step))
+    np.testing.assert_array_equal(again, vectors)
+    assert [done for _, done, _ in told] == [3, 6, 8]
 
 
 def test_no_patches_give_no_vectors():
-    assert embed_patches(small_encoder(), iter([])).shape == (0, small_encoder().dim)
     none = np.zeros((0, 64, 64, 4), np.float32)
-    assert embed_patches(small_encoder(), iter([none])).shape == (0, small_encoder().dim)
+    assert embed_patches(small_encoder(), none).shape == (0, small_encoder().dim)

@@ -118,7 +118,7 @@ class _Group:
         self._by, self._chips, self._sizes = locator, chips, sizes
         pixels = np.concatenate([chip.pixels for chip in chips])
         self._patches = Patches(np.arange(len(pixels)), pixels, "scaled", chips[0].bands, float("nan"))
-        self._vectors = embed_patches(locator.store.encoder, iter([pixels]))
+        self._vectors = embed_patches(locator.store.encoder, pixels)
         self._starts = np.cumsum([0, *map(len, chips)])
 
     def answers(self) -> list[_Answer]:

@@ -62,7 +62,7 @@ def _job(device: Any, stages: dict[str, float]) -> float:
         store = Store(path, encoder=encoder, device=device)
         clock("embed and index")
         patches = Patches(np.arange(ASKED), cut, "dn", BANDS, 0.0)
-        vectors = embed_patches(encoder, iter([patches.scaled()]))
+        vectors = embed_patches(encoder, patches.scaled())
         clock("embed patches")
         found = find(store.vectors, vectors, patches, store, SearchConfig(), RefineConfig())
         clock("search and refine")

@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import cycle, pairwise
 from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.compiled import Compiled, side_by_side
+from retrieval.compiled import Compiled, side_by_side, threads
 from retrieval.config import PATCH_PX, TensorConfig
 from retrieval.features import structure_tensor
+from retrieval.refine.squares import squares
 
 LEVELS = (1, 2)
 """Levels that are kept of images and patches; level 0 is made where it is needed."""
@@ -239,6 +240,7 @@ class Ground:
         self._kept: OrderedDict[tuple, dict[int, _Block]] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()
+        self._begin = cycle(range(threads()))
 
     def regions(
         self,
@@ -268,14 +270,17 @@ class Ground:
         codes = np.empty((m, size, size, 3), np.int16)
         spread = np.empty((m, shifts, shifts, 1), np.float32)
         known: Known = None
-        for block, rows in _groups(image_ids, at, level):
+        groups = list(_groups(image_ids, at, level))
+        # Batches side by side begin at different images, so that they don't make the same tensors at once.
+        first = next(self._begin) * len(groups) // threads()
+        for block, rows in groups[first:] + groups[:first]:
             layer = self._layers(block, columns)[level]
             here = at[rows] - (np.array(self._window(block)[:2]) >> level)
-            codes[rows] = _cut(layer.codes, here, size, radius)
-            spread[rows] = _cut(layer.spread, here, shifts, radius)
+            codes[rows] = squares(layer.codes, here, size, radius)
+            spread[rows] = squares(layer.spread, here, shifts, radius)
             if layer.known is not None:
                 known = np.ones((m, size, size, 1), bool) if known is None else known
-                known[rows] = _cut(layer.known, here, size, radius)
+                known[rows] = squares(layer.known, here, size, radius)
         return Regions(codes, None if known is None or known.all() else known, spread[..., 0])
 
     def blocks(
@@ -310,7 +315,7 @@ class Ground:
         """Pixels of regions in one block."""
         window = self._window(block)
         pixels = _in_bands(self._images.scaled(block[0], window), columns)
-        return _cut(pixels, at - np.array(window[:2]), PATCH_PX + 2 * radius, radius)
+        return squares(pixels, at - np.array(window[:2]), PATCH_PX + 2 * radius, radius)
 
     def _window(self, block: Block) -> tuple[int, int, int, int]:
         """Pixels that a block and its margin take, inside the image."""
@@ -371,30 +376,3 @@ def _groups(
     starts = np.flatnonzero((np.diff(where, axis=0, prepend=-1) != 0).any(1))
     for a, b in pairwise([*starts, len(at)]):
         yield (int(where[a, 0]), int(where[a, 1]), int(where[a, 2])), order[a:b]
-
-
-def _cut(picture: NDArray, at: NDArray[np.int64], size: int, radius: int) -> NDArray:
-    """Squares (m, size, size, c) of a picture (h, w, c) that begin `radius` before each position.
-
-    Beyond the picture's edge its last pixels are repeated.
-    """
-    picture = np.ascontiguousarray(picture)
-    h, w, c = picture.shape
-    corner = at - radius
-    out = np.empty((len(at), size, size * c), picture.dtype)
-    inside = ((corner >= 0) & (corner + size <= (w, h))).all(1)
-    if inside.any():
-        item = picture.itemsize  # and not the strides: along a single channel they may be anything
-        row, column = w * c * item, c * item
-        # All squares as a view, rows of pixels and channels in one piece: copied many times faster.
-        squares = np.lib.stride_tricks.as_strided(
-            picture, (h - size + 1, w - size + 1, size, size * c), (row, column, row, item), writeable=False
-        )
-        out[inside] = squares[corner[inside, 1], corner[inside, 0]]
-    out = out.reshape(len(at), size, size, c)
-    beyond = corner[~inside]
-    rows, cols = (
-        np.clip(beyond[:, axis, None] + np.arange(size), 0, most) for axis, most in ((1, h - 1), (0, w - 1))
-    )
-    out[~inside] = picture[rows[:, :, None], cols[:, None, :]]
-    return out

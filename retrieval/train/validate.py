@@ -223,7 +223,7 @@ def recall(encoder: Encoder, data: ValidationSet) -> Recall:
     Returns:
         Recall of the right place; a flat patch, whose vector is zero, counts as not found.
     """
-    queries = embed_patches(encoder, iter([data.patches]))
+    queries = embed_patches(encoder, data.patches)
     windows = [embed_image(encoder, image, IndexConfig(stride_px=encoder.step_px)) for image in data.images]
     vectors = np.concatenate([w.vectors for w in windows])
     where = np.concatenate([np.column_stack([np.full(len(w.xy), i), w.xy]) for i, w in enumerate(windows)])

@@ -94,7 +94,7 @@ def mine(series: Sequence[Series], number: int, config: VerifierConfig) -> Pairs
     index = _indexed(encoder, images)
     groups = np.array([g for one in series for g in (one.overlap_group, -1)])  # a turned copy is nobody's
     patches = Patches(np.arange(len(question.pixels)), question.pixels, "scaled", names, np.nan)
-    found = find_candidates(index, embed_patches(encoder, iter([question.pixels])), CANDIDATES)
+    found = find_candidates(index, embed_patches(encoder, question.pixels), CANDIDATES)
     return _paired(question, groups, patches, found, ground, config)
 
 
