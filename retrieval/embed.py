@@ -21,7 +21,7 @@ from tfrecords.schema import Patches
 
 TILE_PX = 1024
 """Larger images are embedded tile by tile, so that memory does not grow with them."""
-PATCH_BATCH = 256
+PATCH_BATCH = 32
 """Patches embedded at a time."""
 
 
