@@ -78,7 +78,7 @@ def query(folder: str, device: str) -> dict[str, Any]:
         (pipeline, "embed_patches", "embedding patches"),
         (answer, "find_candidates", "searching"),
         (answer, "rank", "correlating and verifying"),
-        (answer, "finish", "full resolution"),
+        (pipeline, "finish", "full resolution"),
         (answer, "_under_cloud", "finding cloud"),
         (LocalSearch, "find", "comparing everywhere"),
     )

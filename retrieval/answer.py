@@ -49,6 +49,22 @@ def find(
     progress: Progress = silent,
     ground: Ground | None = None,
 ) -> Refined:
+    """Find the places of patches to a part of a pixel: `look`, then `retrieval.refine.finish`."""
+    ground = ground or Ground(images)
+    found = look(index, vectors, patches, images, search, refinement, progress, ground)
+    return finish(found, patches, images, refinement, progress, ground)
+
+
+def look(
+    index: VectorIndex,
+    vectors: NDArray[np.float32],
+    patches: Patches,
+    images: Pixels,
+    search: SearchConfig,
+    refinement: RefineConfig,
+    progress: Progress = silent,
+    ground: Ground | None = None,
+) -> Refined:
     """Find the places of patches, looking longer where the first look leaves a doubt.
 
     Args:
@@ -62,7 +78,7 @@ def find(
         ground: tensors of the images, kept from an earlier call.
 
     Returns:
-        (n, `search.kept`) candidates, best first.
+        (n, `search.kept`) candidates, best first, to the pixel of half resolution.
     """
     ground = ground or Ground(images)
     found, doubtful = _none_found(len(patches), search.kept), np.arange(len(patches))
@@ -78,7 +94,7 @@ def find(
         ranked = rank(candidates, asked, images, refined, progress, ground)
         _put(found, doubtful, _width(ranked, search.kept))
         doubtful = doubtful[~(margin(ranked) >= search.certain_odds) & vectors[doubtful].any(1)]
-    return finish(found, patches, images, refinement, progress, ground)
+    return found
 
 
 def look_beside_cloud(
@@ -94,12 +110,12 @@ def look_beside_cloud(
     """Compare what is still in doubt and partly under cloud with every place, by what is seen of it.
 
     Args:
-        found: from `find`; of all patches together, since going through all images is half of the work.
+        found: from `find`; all patches together, since going through all images is half of the work.
         patches: their pixels, in the same order.
         images: pixels of the index's images.
         everywhere: images that patches are compared with.
-        search: as for `find`, and how much work this may be.
-        refinement: as for `find`.
+        search: as for `look`, and how much work this may be.
+        refinement: as for `look`.
         progress: told of each stage.
         ground: tensors of the images, kept from an earlier call.
 

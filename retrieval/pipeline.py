@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.answer import find, look_beside_cloud
+from retrieval.answer import look, look_beside_cloud
 from retrieval.calibrate import calibration_of, evidence
 from retrieval.chips import ChipCalibration, Locator
 from retrieval.config import ChipConfig, Device, IndexConfig, IndexKind, RefineConfig, SearchConfig
@@ -26,7 +26,7 @@ from retrieval.geo import check_resolution
 from retrieval.grow import Change, add_images, remove_images
 from retrieval.index import VectorIndex, on_device
 from retrieval.matches import Matches, check_outputs, patch_table_of, write_patch_table, write_table
-from retrieval.refine import Ground
+from retrieval.refine import Ground, finish
 from retrieval.scope import Scope, kept_inside, scope_of
 from retrieval.score import Score, read_submission, score, write_submission
 from retrieval.store import Store, write_index
@@ -334,8 +334,9 @@ class Index:
         for start in range(0, max(1, len(asked)), BLOCK):
             part = asked.some(slice(start, start + BLOCK))
             seen = embed_patches(self.store.encoder, part, progress)
-            parts.append(find(vectors, seen, part, self.store, search, refinement, progress, ground))
+            parts.append(look(vectors, seen, part, self.store, search, refinement, progress, ground))
         refined = Refined(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Refined)))
+        refined = finish(refined, asked, self.store, refinement, progress, ground)
         refined = look_beside_cloud(
             refined, asked, self.store, everywhere, search, refinement, progress, ground
         )

@@ -178,7 +178,7 @@ def test_order_of_images_and_size_of_blocks_change_no_answer(tmp_path, rng, monk
         index = built(tmp_path / name, *(image_of(pixels[i], i) for i in order))
         frames.append(index.locate(asked))
     monkeypatch.setattr(pipeline, "BLOCK", 5)
-    monkeypatch.setattr(embed, "EMBED_BLOCK", 2)
+    monkeypatch.setattr(embed, "PATCH_BATCH", 2)
     frames.append(index.locate(asked))
     assert places_of(frames[0]) == places_of(frames[1])
     np.testing.assert_allclose(frames[0], frames[1], atol=1e-4)  # what is compiled rounds otherwise

@@ -32,8 +32,8 @@ KEPT_BYTES = 512 << 20
 """Tensors of images that are kept for the next look."""
 BYTES_A_PIXEL = 3
 """What is kept of an image takes this much for each of its pixels."""
-PATCHES = 1024
-"""Patches whose tensors are made at a time."""
+PATCHES = 256
+"""Patches whose tensors are made at a time: more take more memory and no less time."""
 CODES = 4096.0
 """What is kept of a tensor is whole numbers, this many to one: exact enough for values below 8, and turned
 into float32 in a twentieth of the time of float16."""
