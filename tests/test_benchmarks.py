@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import subprocess
 import sys
 from concurrent.futures import Future
 from pathlib import Path
@@ -479,3 +480,23 @@ def test_the_shipped_encoder_reaches_its_floor(name, tmp_path):
     from retrieval.score import score
 
     assert score(*sc).sc.value >= FLOORS[name]
+
+
+def test_the_whole_job_is_measured_stage_by_stage(tmp_path):
+    """In small: its parts are functions of the engine, named in the script, and move as the engine does."""
+    out = tmp_path / "figures.json"
+    sizes = ["--images", "2", "--patches", "24", "--size", "128"]
+    command = [sys.executable, str(BENCHMARKS / "challenge.py"), *sizes, "--out", str(tmp_path / "challenge")]
+    subprocess.run([*command, "--json", str(out)], check=True, capture_output=True, text=True)
+    stages = json.loads(out.read_text())["stages"]
+    assert list(stages) == ["generate", "index", "query", "score"]
+    parts = {
+        "reading patches",
+        "embedding patches",
+        "searching",
+        "correlating and verifying",
+        "full resolution",
+    }
+    assert parts <= set(stages["query"]["parts"])
+    assert {"embedding images", "building the vector index"} <= set(stages["index"]["parts"])
+    assert 0 <= stages["score"]["result"]["all"]["SC"]["value"] <= 1
