@@ -15,7 +15,8 @@ import retrieval.store as store_room
 from retrieval.config import IndexConfig
 from retrieval.encoder import FakeEncoder
 from retrieval.errors import IndexMismatchError
-from retrieval.store import Store, from_codes, to_codes, write_index
+from retrieval.parts import from_codes, to_codes
+from retrieval.store import Store, write_index
 from retrieval.types import unpack_ids
 from tfrecords.errors import (
     DuplicateIdError,
