@@ -7,9 +7,9 @@ first calls with a shape run as they are, and a job of many batches is compiled 
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from threading import Lock
 from typing import Any, TypeVar
@@ -128,3 +128,51 @@ def side_by_side(work: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[
         return
     with ThreadPoolExecutor(count) as pool:
         yield from pool.map(work, items)
+
+
+def ahead(
+    work: Callable[[_In], _Out],
+    items: Iterable[_In],
+    size: Callable[[_In], int] = lambda _: 0,
+    room: int = 1,
+) -> Iterator[_Out]:
+    """Do a piece of work for each item while the caller takes what was made of those before.
+
+    Items are drawn by the caller's own thread, a few at a time. If drawing one fails, what was made of those
+    before it still comes; if a piece of work does, what was made before it.
+
+    Args:
+        work: what it writes is its own.
+        items: at most one more than there are threads is under way.
+        size: of an item.
+        room: no further item is drawn while those under way have this size together: so a large one is alone.
+
+    Yields:
+        The results, in the items' order.
+    """
+    count = threads()
+    if count == 1:
+        yield from map(work, items)
+        return
+    waiting: deque[tuple[Future[_Out], int]] = deque()
+    drawn = iter(items)
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            while True:
+                while len(waiting) > count or (waiting and sum(s for _, s in waiting) >= room):
+                    yield waiting.popleft()[0].result()
+                try:
+                    item = next(drawn)
+                except StopIteration:
+                    break
+                except BaseException as e:  # comes in its turn
+                    failed: Future[_Out] = Future()
+                    failed.set_exception(e)
+                    waiting.append((failed, 0))
+                    break
+                waiting.append((pool.submit(work, item), size(item)))
+            while waiting:
+                yield waiting.popleft()[0].result()
+        finally:
+            for future, _ in waiting:
+                future.cancel()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.matches import Matches
-from retrieval.store import NODATA, StoredImage, to_codes
+from retrieval.parts import NODATA, StoredImage, to_codes
 from retrieval.types import Progress, silent
 from tfrecords.grid import padded_window, pixel_to_map
 from tfrecords.manifest import writing_folder

@@ -118,9 +118,12 @@ def worth_indexing(scaled: NDArray[np.float32], config: IndexConfig) -> NDArray[
     for band in np.moveaxis(scaled, -1, 0):  # band by band: reductions over a short last axis are slow
         band = np.ascontiguousarray(band)
         here, left, above = band[1:, 1:], band[1:, :-1], band[:-1, 1:]
-        known |= band == band
-        # "Less or greater" and not "unequal": beside NaN nothing differs, and nodata's edge is no relief.
-        differs |= (here < left) | (here > left) | (here < above) | (here > above)
+        number = band == band
+        known |= number
+        if number.all():
+            differs |= (here != left) | (here != above)
+        else:  # not "unequal": beside NaN nothing differs, and nodata's edge is no relief
+            differs |= (here < left) | (here > left) | (here < above) | (here > above)
     seen = valid_share(known, PATCH_PX, config.stride_px) >= config.min_visible - 1e-6
     # One less than the window's edge: both neighbours of a pair must lie inside it.
     return seen & (valid_share(differs, PATCH_PX - 1, config.stride_px) > 0)

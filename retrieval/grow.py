@@ -20,7 +20,8 @@ import numpy as np
 from retrieval.config import Device, IndexKind
 from retrieval.errors import IndexMismatchError
 from retrieval.index import VectorIndex, choose_kind, resolve_device
-from retrieval.store import KIND, ImageParts, Store, StoredImage, to_codes, write_rest
+from retrieval.parts import ImageParts, StoredImage, to_codes
+from retrieval.store import KIND, Store, write_rest
 from retrieval.types import Encoder, Progress, silent
 from tfrecords.errors import DuplicateIdError, MissingInputError
 from tfrecords.manifest import MANIFEST, PartialFolder, digest, recover, writing_folder
@@ -87,8 +88,7 @@ def add_images(
     with _changing(base, {"added": source}, overwrite) as folder:
         _keep(folder, base, base.images)
         parts = ImageParts(folder, base.encoder, base.config)
-        for number, image in enumerate(chain([first], new)):
-            parts.add(image)
+        for number, _ in enumerate(parts.add(chain([first], new))):
             progress("indexing images", number + 1, None)
         _finish(folder, base, {**base.images, **parts.rows}, device, progress)
     return Change(tuple(sorted(parts.rows)), (), numbered.present)

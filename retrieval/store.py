@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import csv
 import shutil
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -27,56 +27,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, Device, IndexConfig
-from retrieval.embed import embed_image
+from retrieval.embed import embed_patches
 from retrieval.encoder import load_encoder
 from retrieval.errors import IndexFormatError, IndexMismatchError
 from retrieval.index import Blocks, VectorIndex, measure_recall, resolve_device
-from retrieval.types import Encoder, Progress, pack_ids, silent
-from tfrecords.errors import DuplicateIdError
+from retrieval.parts import ImageParts, StoredImage, from_codes, load_vectors, parts_of
+from retrieval.types import Encoder, Progress, silent
 from tfrecords.manifest import Manifest, PartialFolder, check_file, read_manifest, writing_folder
 from tfrecords.schema import Image
 
 KIND = "index"
-NODATA = np.uint16(65535)
-"""Code of a pixel that is not known."""
 RECALL_QUERIES = 256
 """Windows that the recall of an index is measured with."""
 LEARNED_FROM = 1_000_000
 """Windows among which codes and cells are learned, at least: those of whole images."""
-LEVELS = 4095
-"""Largest code of a known pixel."""
-
-
-@dataclass(frozen=True)
-class StoredImage:
-    """A row of the index's table of images."""
-
-    image_id: int
-    """The image's own id."""
-    path: str
-    """File it came from; empty for an array in memory."""
-    width: int
-    """Columns."""
-    height: int
-    """Rows."""
-    bands: tuple[str, ...]
-    """Names of its bands, in their order."""
-    crs: str | None
-    """Coordinate reference system, or None."""
-    transform: tuple[float, ...] | None
-    """(a, b, c, d, e, f) from pixel corners to map coordinates, or None."""
-    date: str | None
-    """ISO day, or None."""
-    windows: int
-    """How many windows of it are indexed."""
-    source: str = ""
-    """Name of the product or item that it came from; empty where it is not known, as the next two."""
-    datetime: str = ""
-    """When it was taken, ISO 8601."""
-    baseline: str = ""
-    """Processing baseline."""
-    cloud_cover: float | None = None
-    """Percent of the product under cloud, 0 to 100, or None."""
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -113,8 +77,7 @@ def write_index(
     with writing_folder(out, kind=KIND, config=settings, overwrite=overwrite) as folder:
         parts = ImageParts(folder, encoder, config)
         total = len(images) if isinstance(images, Sized) else None
-        for number, image in enumerate(images):
-            parts.add(image)
+        for number, _ in enumerate(parts.add(images)):
             progress("indexing images", number + 1, total)
         if hasattr(encoder, "model"):
             with folder.part("encoder.keras") as path:
@@ -178,44 +141,6 @@ def write_rest(
     shutil.rmtree(folder.path / "work", ignore_errors=True)
 
 
-class ImageParts:
-    """Adds images one by one: pixels and vectors, each a part that a later run need not make again."""
-
-    def __init__(self, folder: PartialFolder, encoder: Encoder, config: IndexConfig) -> None:
-        self._folder, self._encoder, self._config = folder, encoder, config
-        self.rows: dict[int, StoredImage] = {}
-
-    def add(self, image: Image) -> None:
-        """Write one image's pixels and vectors, unless an earlier run has, with the same pixels."""
-        if image.image_id in self.rows:
-            raise DuplicateIdError(
-                f"image id {image.image_id} comes twice (again in {image.path or 'the array'}); expected "
-                "distinct ids"
-            )
-        pixels, vectors = f"pixels/{image.image_id}.npy", f"work/{image.image_id}.npz"
-        codes, folder = to_codes(image.scaled()), self._folder
-        done = folder.done(pixels) and folder.done(vectors)
-        if done and np.array_equal(np.load(folder.path / pixels, allow_pickle=False), codes):
-            windows = int(folder.meta(vectors)["windows"])
-        else:
-            with folder.part(pixels) as path:
-                np.save(path, codes, allow_pickle=False)
-            windows = self._embed(image.image_id, codes, vectors)
-        known = {
-            f: getattr(image, f)
-            for f in ("image_id", "path", "width", "height", "bands", "crs", "transform", "date")
-        }
-        known |= {f: getattr(image.provenance, f) for f in ("source", "datetime", "baseline", "cloud_cover")}
-        self.rows[image.image_id] = StoredImage(**known, windows=windows)
-
-    def _embed(self, image_id: int, codes: NDArray[np.uint16], name: str) -> int:
-        found = embed_image(self._encoder, from_codes(codes), self._config)
-        ids = pack_ids(np.full(len(found.xy), image_id), found.xy[:, 0], found.xy[:, 1])
-        with self._folder.part(name, {"windows": len(ids)}) as path:
-            np.savez(path, ids=ids, vectors=found.vectors)
-        return len(ids)
-
-
 def _write_table(folder: PartialFolder, rows: list[StoredImage]) -> None:
     with folder.part("images.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -255,10 +180,9 @@ def _blocks(folder: PartialFolder, rows: list[StoredImage], former: VectorIndex 
 
     def blocks() -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         for r in rows:
-            part = folder.path / f"work/{r.image_id}.npz"
+            part = folder.path / parts_of(r.image_id)[1]
             if part.exists():
-                with np.load(part, allow_pickle=False) as arrays:
-                    yield arrays["ids"], arrays["vectors"]
+                yield load_vectors(part)
             elif former:
                 start, stop = np.searchsorted(known, [r.image_id << 32, r.image_id + 1 << 32])
                 yield former.vectors(int(start), int(stop))
@@ -270,28 +194,16 @@ def _off_the_grid(
     folder: Path, rows: list[StoredImage], encoder: Encoder, config: IndexConfig
 ) -> NDArray[np.float32]:
     """Vectors of windows at random pixels of the images, as patches lie, to measure recall with."""
-    rng, found = np.random.default_rng(0), []
+    rng, seen = np.random.default_rng(0), defaultdict[int, list[NDArray[np.float32]]](list)
     windows = np.array([r.windows for r in rows], float)
     for rank in rng.choice(len(rows), RECALL_QUERIES, p=windows / windows.sum()):
         codes = np.load(folder / f"pixels/{rows[rank].image_id}.npy", mmap_mode="r", allow_pickle=False)
         y, x = (rng.integers(side - PATCH_PX + 1) for side in codes.shape[:2])
         window = from_codes(np.asarray(codes[y : y + PATCH_PX, x : x + PATCH_PX]))
         if np.isnan(window).all(-1).mean() <= 1 - config.min_visible:
-            found.append(encoder.embed(window[None])[0, 0, 0])
-    return np.array([v for v in found if v.any()], np.float32).reshape(-1, encoder.dim)
-
-
-def to_codes(scaled: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Scaled pixels as codes: [-1, 1] -> 0..4095, NaN -> 65535."""
-    known = ~np.isnan(scaled)
-    return np.where(known, np.rint((np.where(known, scaled, 0) + 1) * (LEVELS / 2)), NODATA).astype(np.uint16)
-
-
-def from_codes(codes: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Undo `to_codes`; what was rounded stays rounded."""
-    return np.where(codes == NODATA, np.float32(np.nan), codes / np.float32(LEVELS / 2) - 1).astype(
-        np.float32
-    )
+            seen[window.shape[-1]].append(window)
+    found = embed_patches(encoder, map(np.stack, seen.values()))
+    return found[found.any(1)]
 
 
 # --- reading --------------------------------------------------------------------------------------

@@ -81,6 +81,8 @@ class Encoder(Protocol):
     def embed(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Embed every window of every image of a batch.
 
+        An index is built on several threads, where no accelerator does the arithmetic: they all call this.
+
         Args:
             batch: (n, h, w, b) scaled, h and w at least 64, NaN = nodata or not to be trusted.
 

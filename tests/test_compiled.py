@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from retrieval import compiled
-from retrieval.compiled import Compiled, side_by_side
+from retrieval.compiled import Compiled, ahead, side_by_side
 
 
 def test_the_same_before_and_after_it_is_compiled():
@@ -52,3 +52,45 @@ def test_what_goes_wrong_in_a_thread_is_raised(monkeypatch):
 
     with pytest.raises(ValueError, match="0"):
         list(side_by_side(work, range(4)))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_ahead_keeps_the_order_and_what_was_made_before_a_failure(monkeypatch, count):
+    monkeypatch.setattr(compiled, "threads", lambda: count)
+
+    def drawn(stop):
+        yield from range(5)
+        raise stop
+
+    def work(item):
+        return 6 // (3 - item)
+
+    assert list(ahead(str, range(9))) == list("012345678")
+    for stop in (KeyboardInterrupt, ValueError):
+        made = []
+        with pytest.raises(stop):
+            for each in ahead(str, drawn(stop)):
+                made.append(each)
+        assert made == list("01234")
+    made = []
+    with pytest.raises(ZeroDivisionError):
+        for each in ahead(work, range(9)):
+            made.append(each)
+    assert made == [2, 3, 6]
+
+
+def test_ahead_draws_few_and_large_ones_alone(monkeypatch):
+    monkeypatch.setattr(compiled, "threads", lambda: 2)
+    drawn, seen = [], []
+
+    def items(sizes):
+        for size in sizes:
+            drawn.append(size)
+            yield size
+
+    for number, _ in enumerate(ahead(lambda s: s, items([1] * 9), lambda s: s, 100)):
+        assert len(drawn) <= number + 3  # as many as threads, and one
+    drawn.clear()
+    for _ in ahead(lambda s: s, items([1, 100, 1, 100, 100]), lambda s: s, 100):
+        seen.append(len(drawn))
+    assert seen == [2, 2, 4, 4, 5]

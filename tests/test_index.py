@@ -366,6 +366,17 @@ def test_the_oracle_of_blocks_is_exact(seed, n, k):
     assert (found[:, n:] == -1).all()
 
 
+@given(st.integers(0, 10**6), st.integers(1, 90), st.integers(1, 25), st.integers(1, 40))
+def test_ties_of_the_oracle_go_to_the_smaller_id_in_any_blocks(seed, n, k, block):
+    rng = np.random.default_rng(seed)
+    ids = np.sort(rng.choice(2**40, n, replace=False))
+    vectors, asked = (rng.integers(-1, 2, (m, 3)).astype(np.float32) for m in (n, 7))  # nearly all tie
+    parts = [(ids[i : i + block], vectors[i : i + block]) for i in range(0, n, block)]
+    found = exact_search(lambda: parts, asked, k)
+    np.testing.assert_array_equal(found[:, :n], slow_search(ids, vectors, asked, k)[1])
+    assert (found[:, n:] == -1).all()
+
+
 def test_cells_grow_with_the_root():
     counts = [0, 1, 38, 700, 10_000, 10**6, 2 * 10**6, 10**12]
     assert [ivf_cells(c) for c in counts] == [1, 1, 8, 32, 128, 1024, 1024, 1024]

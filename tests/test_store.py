@@ -15,7 +15,8 @@ import retrieval.store as store_room
 from retrieval.config import IndexConfig
 from retrieval.encoder import FakeEncoder
 from retrieval.errors import IndexMismatchError
-from retrieval.store import Store, from_codes, to_codes, write_index
+from retrieval.parts import from_codes, to_codes
+from retrieval.store import Store, write_index
 from retrieval.types import unpack_ids
 from tfrecords.errors import (
     DuplicateIdError,
@@ -278,6 +279,21 @@ def test_a_part_that_was_damaged_in_between_is_made_again(tmp_path):
     write(scenes(), tmp_path / "i")
     write(scenes(), tmp_path / "whole")
     assert (tmp_path / "i/vectors.faiss").read_bytes() == (tmp_path / "whole/vectors.faiss").read_bytes()
+
+
+def test_vectors_that_an_earlier_release_left_are_made_again(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        write(stopping(scenes(), 2), tmp_path / "i")
+    partial = tmp_path / "i.partial"
+    for part in list((partial / "work").iterdir()):
+        part.rename(part.with_suffix(".npz"))
+    journal = (partial / "journal.jsonl").read_text().splitlines()
+    journal = [line.replace(".npy", ".npz") if "work/" in line else line for line in journal]
+    (partial / "journal.jsonl").write_text("\n".join(journal) + "\n")
+    write(scenes(), tmp_path / "i")
+    write(scenes(), tmp_path / "whole")
+    assert (tmp_path / "i/vectors.faiss").read_bytes() == (tmp_path / "whole/vectors.faiss").read_bytes()
+    assert not (tmp_path / "i/work").exists()
 
 
 # ---------------------------------------------------------------- opening what is not right

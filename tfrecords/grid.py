@@ -115,6 +115,8 @@ def valid_share(valid: NDArray[np.bool_], size_px: int, stride_px: int) -> NDArr
     grid = WindowGrid(valid.shape[0], valid.shape[1], size_px, stride_px)
     if not grid.count:
         return np.zeros((grid.rows, grid.cols), np.float32)
+    if valid.all():  # most images hide nothing
+        return np.ones((grid.rows, grid.cols), np.float32)
     total = np.zeros((valid.shape[0] + 1, valid.shape[1] + 1), np.int32)
     np.cumsum(np.cumsum(valid, axis=0, dtype=np.int32), axis=1, out=total[1:, 1:])
     top = np.arange(grid.rows) * stride_px

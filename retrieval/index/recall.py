@@ -53,13 +53,36 @@ def exact_search(blocks: Blocks, queries: NDArray[np.float32], k: int) -> NDArra
     found = np.full((len(queries), k), -1, np.int64)
     for ids, vectors in blocks():
         if len(ids):
-            similarity = queries @ vectors.T
-            near = np.argpartition(-similarity, min(k, len(ids)) - 1, axis=1)[:, :k]
-            best = np.concatenate([best, np.take_along_axis(similarity, near, 1)], 1)
-            found = np.concatenate([found, ids[near]], 1)
-            order = np.lexsort((found, -best), axis=-1)[:, :k]
-            best, found = np.take_along_axis(best, order, 1), np.take_along_axis(found, order, 1)
+            _take_in(best, found, queries @ vectors.T, ids)
     return found
+
+
+def _take_in(
+    best: NDArray[np.float32],
+    found: NDArray[np.int64],
+    similarity: NDArray[np.float32],
+    ids: NDArray[np.int64],
+) -> None:
+    """Put a block's neighbours among the k nearest so far, in place.
+
+    After the first blocks few reach the k-th best of their query: these alone are sorted.
+    """
+    k = best.shape[1]
+    bar = best[:, -1:]
+    if len(ids) > k and np.isneginf(bar).any():
+        bar = np.maximum(bar, np.partition(similarity, len(ids) - k, axis=1)[:, [len(ids) - k]])
+    row, column = np.nonzero(similarity >= bar)  # a tie with the k-th may have the smaller id
+    if not len(row):
+        return
+    asked, first, counts = np.unique(row, return_index=True, return_counts=True)
+    place = k + np.arange(len(row)) - np.repeat(first, counts)
+    rank = np.repeat(np.arange(len(asked)), counts)
+    near = np.full((len(asked), k + counts.max()), -np.inf, np.float32)
+    named = np.full(near.shape, -1, np.int64)
+    near[:, :k], named[:, :k] = best[asked], found[asked]
+    near[rank, place], named[rank, place] = similarity[row, column], ids[column]
+    order = np.lexsort((named, -near), axis=-1)[:, :k]
+    best[asked], found[asked] = np.take_along_axis(near, order, 1), np.take_along_axis(named, order, 1)
 
 
 def measure_recall(index: VectorIndex, blocks: Blocks, queries: NDArray[np.float32], how: str) -> Recall:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfrecords.errors import ArrayError, MissingInputError, UnitsError
-from tfrecords.schema import Units, check_dtype, check_units, guess_units
+from tfrecords.schema import Units, check_dtype, check_units, guess_units, quickly_compared
 
 TIF = (".tif", ".tiff")
 PICTURE = (".png", ".jpg", ".jpeg")
@@ -216,7 +216,8 @@ def check_range(pixels: NDArray[Any], units: Units, nodata: float | None, name: 
         return
     low, high = LIMITS[units]
     if pixels.dtype.kind == "f":
-        bad = (pixels < low) | (pixels > high)
+        values = quickly_compared(pixels)
+        bad = (values < low) | (values > high)
     else:
         bad = (pixels.astype(np.float64) < low) | (pixels.astype(np.float64) > high)
     if nodata is not None and bad.any():

@@ -28,6 +28,7 @@ from tfrecords.schema.units import (
     default_nodata,
     guess_units,
     is_nodata,
+    quickly_compared,
     to_dn,
     to_scaled,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "is_nodata",
     "parse",
     "patch_of",
+    "quickly_compared",
     "series_of",
     "sure_date_of",
     "to_dn",

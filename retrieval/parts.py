@@ -1,0 +1,170 @@
+"""What an index folder is made of, image by image: pixels and vectors, each a part that is written whole.
+
+Pixels are kept as the encoder saw them: `code = round((scaled + 1) * 2047.5)`, 0 to 4095, which is
+`clip(dn, 0, 4095)`, and 65535 for nodata. Vectors wait in files of their own until those of all images are
+put into one index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.compiled import ahead
+from retrieval.config import IndexConfig
+from retrieval.embed import embed_image
+from retrieval.types import Encoder, WindowVectors, pack_ids
+from tfrecords.errors import DuplicateIdError
+from tfrecords.manifest import PartialFolder
+from tfrecords.schema import Image
+
+NODATA = np.uint16(65535)
+"""Code of a pixel that is not known."""
+AHEAD_PX = 1 << 22
+"""Pixels of images that are embedded side by side, about: a larger image is embedded alone."""
+LEVELS = 4095
+"""Largest code of a known pixel."""
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """A row of the index's table of images."""
+
+    image_id: int
+    """The image's own id."""
+    path: str
+    """File it came from; empty for an array in memory."""
+    width: int
+    """Columns."""
+    height: int
+    """Rows."""
+    bands: tuple[str, ...]
+    """Names of its bands, in their order."""
+    crs: str | None
+    """Coordinate reference system, or None."""
+    transform: tuple[float, ...] | None
+    """(a, b, c, d, e, f) from pixel corners to map coordinates, or None."""
+    date: str | None
+    """ISO day, or None."""
+    windows: int
+    """How many windows of it are indexed."""
+    source: str = ""
+    """Name of the product or item that it came from; empty where it is not known, as the next two."""
+    datetime: str = ""
+    """When it was taken, ISO 8601."""
+    baseline: str = ""
+    """Processing baseline."""
+    cloud_cover: float | None = None
+    """Percent of the product under cloud, 0 to 100, or None."""
+
+
+class ImageParts:
+    """Adds images: pixels and vectors, each a part that a later run need not make again."""
+
+    def __init__(self, folder: PartialFolder, encoder: Encoder, config: IndexConfig) -> None:
+        self._folder, self._encoder, self._config = folder, encoder, config
+        self.rows: dict[int, StoredImage] = {}
+
+    def add(self, images: Iterable[Image]) -> Iterator[StoredImage]:
+        """Write the pixels and vectors of images, unless an earlier run has, with the same pixels.
+
+        Several are embedded side by side; they are read and written by the caller's thread alone.
+
+        Yields:
+            The row of each, once it is written.
+
+        Raises:
+            DuplicateIdError: an image id comes twice.
+        """
+        drawn = self._drawn(images)
+        for made in ahead(self._made, drawn, lambda d: d[0].width * d[0].height, AHEAD_PX):
+            row = self._written(*made)
+            del made  # before the next is read: it may be large
+            self.rows[row.image_id] = row
+            yield row
+
+    def _written(self, image: Image, codes: NDArray[np.uint16], found: WindowVectors | None) -> StoredImage:
+        """Write what was made of an image."""
+        pixels, vectors = parts_of(image.image_id)
+        if found:
+            with self._folder.part(pixels) as path:
+                np.save(path, codes, allow_pickle=False)
+            ids = pack_ids(np.full(len(found.xy), image.image_id), found.xy[:, 0], found.xy[:, 1])
+            with self._folder.part(vectors, {"windows": len(ids)}) as path:
+                _save_vectors(path, ids, found.vectors)
+        return _row(image, int(self._folder.meta(vectors)["windows"]))
+
+    def _drawn(self, images: Iterable[Image]) -> Iterator[tuple[Image, bool]]:
+        """Images, and whether an earlier run has made the parts of each."""
+        seen = set[int]()
+        for image in images:
+            if image.image_id in seen:
+                raise DuplicateIdError(
+                    f"image id {image.image_id} comes twice (again in {image.path or 'the array'}); expected "
+                    "distinct ids"
+                )
+            seen.add(image.image_id)
+            yield image, all(map(self._folder.done, parts_of(image.image_id)))
+
+    def _made(self, drawn: tuple[Image, bool]) -> tuple[Image, NDArray[np.uint16], WindowVectors | None]:
+        """An image's codes and vectors; None where those of the earlier run are of the same pixels."""
+        image, done = drawn
+        codes = to_codes(image.scaled())
+        before = self._folder.path / parts_of(image.image_id)[0]
+        if done and np.array_equal(np.load(before, allow_pickle=False), codes):
+            return image, codes, None
+        return image, codes, embed_image(self._encoder, from_codes(codes), self._config)
+
+
+def parts_of(image_id: int) -> tuple[str, str]:
+    """Names of an image's parts: its pixels, its vectors."""
+    return f"pixels/{image_id}.npy", f"work/{image_id}.npy"
+
+
+def _row(image: Image, windows: int) -> StoredImage:
+    known = {
+        f: getattr(image, f)
+        for f in ("image_id", "path", "width", "height", "bands", "crs", "transform", "date")
+    }
+    known |= {f: getattr(image.provenance, f) for f in ("source", "datetime", "baseline", "cloud_cover")}
+    return StoredImage(**known, windows=windows)
+
+
+def _save_vectors(path: Path, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+    """One file of two arrays: the vectors first, so that they can be mapped, their ids behind them."""
+    with path.open("wb") as file:
+        np.save(file, vectors, allow_pickle=False)
+        np.save(file, ids, allow_pickle=False)
+
+
+def load_vectors(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Read what an image's part of vectors holds.
+
+    Returns:
+        Ids (m,), and vectors (m, dim) that are read from the file as they are used.
+    """
+    vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    with path.open("rb") as file:
+        file.seek(vectors.offset + vectors.nbytes)
+        return np.load(file, allow_pickle=False), np.asarray(vectors)
+
+
+def to_codes(scaled: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Scaled pixels as codes: [-1, 1] -> 0..4095, NaN -> 65535."""
+    codes = scaled + np.float32(1)
+    codes *= np.float32(LEVELS / 2)
+    np.rint(codes, out=codes)
+    np.copyto(codes, np.float32(NODATA), where=np.isnan(codes))
+    return codes.astype(np.uint16)
+
+
+def from_codes(codes: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Undo `to_codes`; what was rounded stays rounded."""
+    scaled: NDArray[np.float32] = np.divide(codes, np.float32(LEVELS / 2), dtype=np.float32)
+    scaled -= np.float32(1)
+    np.copyto(scaled, np.float32(np.nan), where=codes == NODATA)
+    return scaled
