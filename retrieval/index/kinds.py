@@ -148,7 +148,7 @@ def add_codes(
     """
     faiss = load_faiss()
     inner = faiss.downcast_index(codes.index)
-    inner.pq.sync_transposed_centroids()  # the same codes in two thirds of the time
+    inner.pq.sync_transposed_centroids()  # two thirds of the time; near-ties may get another code
     flat = inner if isinstance(inner, faiss.IndexPQFastScan) else None
     if flat is not None:
         flat.codes.resize(_packed(flat, count))
