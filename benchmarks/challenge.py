@@ -41,6 +41,7 @@ def generate(out: str, images: int, patches: int, size: int, seed: int) -> None:
 
 def index(folder: str, encoder: str | None, stride: int, kind: str, device: str) -> dict[str, Any]:
     """Embed and index the images."""
+    from retrieval import parts as image_parts
     from retrieval import store
     from retrieval.config import IndexConfig
     from retrieval.pipeline import build_index
@@ -49,7 +50,7 @@ def index(folder: str, encoder: str | None, stride: int, kind: str, device: str)
     config = IndexConfig(stride_px=stride, kind=kind)  # type: ignore[arg-type]
     with clocked(
         parts,
-        (store, "embed_image", "embedding images"),
+        (image_parts, "embed_image", "embedding images, threads together"),
         (store, "write_rest", "building the vector index"),
     ):
         built = build_index(

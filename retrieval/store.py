@@ -202,7 +202,8 @@ def _off_the_grid(
         window = from_codes(np.asarray(codes[y : y + PATCH_PX, x : x + PATCH_PX]))
         if np.isnan(window).all(-1).mean() <= 1 - config.min_visible:
             seen[window.shape[-1]].append(window)
-    found = embed_patches(encoder, map(np.stack, seen.values()))
+    none = np.zeros((0, encoder.dim), np.float32)
+    found = np.concatenate([none, *(embed_patches(encoder, np.stack(those)) for those in seen.values())])
     return found[found.any(1)]
 
 

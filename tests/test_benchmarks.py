@@ -498,5 +498,7 @@ def test_the_whole_job_is_measured_stage_by_stage(tmp_path):
         "full resolution",
     }
     assert parts <= set(stages["query"]["parts"])
-    assert {"embedding images", "building the vector index"} <= set(stages["index"]["parts"])
+    assert {"embedding images, threads together", "building the vector index"} <= set(
+        stages["index"]["parts"]
+    )
     assert 0 <= stages["score"]["result"]["all"]["SC"]["value"] <= 1
