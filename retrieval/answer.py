@@ -28,8 +28,10 @@ from tfrecords.schema import Patches
 
 MISLED = 0.2
 """Share under cloud from which on the comparison by what is seen has the last word."""
-LOCAL_WEIGHT, LOCAL_ODDS = 2.0, 40.0
-"""Weights of the similarity where it is that of local descriptors: it is smaller, and tells more."""
+LOCAL_WEIGHT = 2.0
+"""Weight of the similarity where it is that of local descriptors: it is smaller, and tells more."""
+LOCAL_ODDS, NCC_ODDS = 40.0, 20.0
+"""The verifier, trained on whole patches, tells less of these: its log-odds + so much of both decide."""
 DESCRIBED = 45
 """Describing a megapixel takes as long as comparing so many patches with it."""
 FEW = 0.25
@@ -131,8 +133,10 @@ def look_beside_cloud(
         return found
     candidates = shipped_local_search().find(shown, everywhere, images, search, ground, progress)
     _, refined = _deeper(search, refinement)
-    refined = replace(refined, similarity_weight=LOCAL_WEIGHT, similarity_odds=LOCAL_ODDS)
-    seen = _width(rank(candidates, shown, images, refined, progress, ground), found.image_ids.shape[1])
+    refined = replace(refined, similarity_weight=LOCAL_WEIGHT)
+    ranked = rank(candidates, shown, images, refined, progress, ground)
+    again = shipped_local_search().again(ranked, shown, images, ground)
+    seen = _width(_ranked_anew(ranked, again), found.image_ids.shape[1])
     seen = finish(seen, shown, images, refinement, progress, ground)
     # What was found before saw the cloud as ground; from some cover on its odds are worth nothing.
     better = (margin(seen) > margin(_some(found, rows))) | (hidden_share(shown) >= MISLED)
@@ -194,6 +198,14 @@ def _deeper(search: SearchConfig, refinement: RefineConfig) -> tuple[SearchConfi
         replace(search, windows=search.deep_windows, places=search.deep_places),
         replace(refinement, semifinalists=search.deep_semifinalists, finalists=search.deep_finalists),
     )
+
+
+def _ranked_anew(ranked: Refined, similarity: NDArray[np.float32]) -> Refined:
+    """Candidates by all that is known of them, with a new similarity; the unverified stay behind."""
+    ranked = replace(ranked, similarity=similarity)
+    score = np.round(ranked.logit + LOCAL_ODDS * similarity + NCC_ODDS * ranked.ncc, 3)
+    order = np.argsort(np.where(np.isnan(score), np.inf, -score), axis=1, kind="stable")
+    return Refined(**{f.name: np.take_along_axis(getattr(ranked, f.name), order, 1) for f in fields(Refined)})
 
 
 def _none_found(count: int, width: int) -> Refined:

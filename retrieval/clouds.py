@@ -25,6 +25,9 @@ WEIGHTS = "clouds.keras"
 """Name of the shipped network in `retrieval.weights`."""
 DILATIONS = (1, 2, 4, 8)
 """Of its convolutions, one after the other."""
+HIDES = 1.0
+"""Log-odds from which on a pixel counts as cloud: ground that is taken for cloud costs more than thin cloud
+that is taken for ground."""
 BATCH = 256
 """Patches looked at at a time."""
 
@@ -78,7 +81,7 @@ class CloudFinder:
         n, h, w = scaled.shape[:3]
         covered = np.zeros((n, h // 2, w // 2), bool)
         for start in range(0, n, BATCH):
-            covered[start : start + BATCH] = self._call(scaled[start : start + BATCH]) > 0
+            covered[start : start + BATCH] = self._call(scaled[start : start + BATCH]) > HIDES
         return covered.repeat(2, 1).repeat(2, 2) & ~np.isnan(scaled).all(-1)
 
 

@@ -29,7 +29,7 @@ from retrieval.features import structure_tensor
 from retrieval.refine import Ground, Pixels, Templates
 from retrieval.refine.tensors import shared_columns
 from retrieval.search import distinct_places, joined
-from retrieval.types import Candidates, Progress, pack_ids, silent
+from retrieval.types import Candidates, Progress, Refined, pack_ids, silent
 from tfrecords.schema import Patches
 
 WEIGHTS = "local.keras"
@@ -159,8 +159,7 @@ class LocalSearch:
         for number, image_id in enumerate(ids, 1):
             asked, stored = shared_columns(patches.bands, images.bands(image_id))
             if asked not in kernels:
-                tensor, seen = Templates(patches.some(rows), asked).take(np.arange(len(rows)), 1)
-                kernels[asked] = _kernel(self.describe(tensor, seen))
+                kernels[asked] = self._kernel(patches.some(rows), asked)
             for x, y, tensor, known in ground.blocks(image_id, stored):
                 field = self.describe(tensor[None], None if known is None else known[None])
                 if min(field.shape[1:3]) < kernels[asked].shape[0]:
@@ -170,6 +169,48 @@ class LocalSearch:
                 found = [_kept(found, MOST * config.deep_places)]
             progress("comparing everywhere", number, len(ids))
         return _best(found, len(rows), config)
+
+    def again(self, ranked: Refined, patches: Patches, images: Pixels, ground: Ground) -> NDArray[np.float32]:
+        """Compare patches with candidates where these were found, to two pixels instead of four.
+
+        Args:
+            ranked: candidates of each patch.
+            patches: as for `find`.
+            images: as for `find`.
+            ground: as for `find`.
+
+        Returns:
+            (n, k) similarity, as that of `find`; as it was where the verifier was not asked.
+        """
+        similarity = ranked.similarity.copy()
+        pairs = np.argwhere((ranked.image_ids >= 0) & ~np.isnan(ranked.logit))
+        pairs = pairs[np.argsort(ranked.image_ids[tuple(pairs.T)], kind="stable")]
+        ids = ranked.image_ids[tuple(pairs.T)]
+        columns = {int(i): shared_columns(patches.bands, images.bands(int(i))) for i in np.unique(ids)}
+        for asked, stored in sorted(set(columns.values())):
+            theirs = np.isin(ids, [i for i, of_image in columns.items() if of_image == (asked, stored)])
+            for start in range(0, len(patches), PATCHES):
+                mine = pairs[theirs & (pairs[:, 0] >= start) & (pairs[:, 0] < start + PATCHES)]
+                kernel = self._kernel(patches.some(slice(start, start + PATCHES)), asked)
+                for first in range(0, len(mine), PATCHES):
+                    pair = mine[first : first + PATCHES]
+                    own = kernel[..., pair[:, 0] - start].transpose(3, 0, 1, 2)
+                    field = self._places(ranked, pair, stored, ground)
+                    similarity[tuple(pair.T)] = (field * own).sum((1, 2, 3))
+        return similarity
+
+    def _kernel(self, patches: Patches, asked: tuple[int, ...]) -> NDArray[np.float32]:
+        """Descriptors of patches as kernels."""
+        return _kernel(self.describe(*Templates(patches, asked).take(np.arange(len(patches)), 1)))
+
+    def _places(
+        self, ranked: Refined, pairs: NDArray[np.intp], stored: tuple[int, ...], ground: Ground
+    ) -> NDArray[np.float32]:
+        """Descriptors of candidates, those of each of unit length."""
+        ids, x, y = (getattr(ranked, name)[tuple(pairs.T)] for name in ("image_ids", "x", "y"))
+        regions = ground.regions(ids, np.stack([x, y], -1) >> 1, stored, 0, 1)
+        field = self.describe(regions.tensor(), regions.known)
+        return field / np.sqrt((field**2).sum((1, 2, 3), keepdims=True) + np.float32(1e-3))
 
 
 def _kernel(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:

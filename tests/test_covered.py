@@ -27,7 +27,7 @@ from retrieval.local import (
 from retrieval.refine import Arrays, Ground
 from retrieval.train.covered import _foreign, _loss, by_bands, draw_clouds, draw_pairs, train_covered
 from retrieval.train.weather import paste_clouds, under_clouds
-from retrieval.types import pack_ids, unpack_ids
+from retrieval.types import Refined, pack_ids, unpack_ids
 from tfrecords.errors import OutputExistsError
 from tfrecords.schema import BANDS, Patches, Series
 from tfrecords.write import write_series
@@ -153,6 +153,51 @@ def test_covered_patches_are_found_by_what_is_seen_of_them(world):
     assert right.sum() >= 5, found.image_ids[:, 0]
     some = shipped_local_search().find(patches, [0, 2], images, config, Ground(images))
     assert set(np.unique(some.image_ids)) <= {-1, 0, 2}
+
+
+def refined(image_ids, x, y, logit, similarity):
+    """Candidates of one or more patches."""
+    shape = np.shape(image_ids)
+    rest = {name: np.zeros(shape, np.float32) for name in ("dx", "dy", "ncc")}
+    ints = {"image_ids": image_ids, "x": x, "y": y}
+    floats = {"logit": logit, "similarity": similarity}
+    return Refined(
+        **{k: np.array(v, np.int64) for k, v in ints.items()},
+        **{k: np.array(v, np.float32) for k, v in floats.items()},
+        **rest,
+    )
+
+
+def test_candidates_are_compared_again_where_they_were_found(world):
+    images, at, _, hidden = world
+    patches = Patches(np.arange(6), hidden, "scaled", BANDS, np.nan)
+    search, ground = shipped_local_search(), Ground(images)
+    image, x, y = at.T
+    stay, away = x, np.where(x >= 20, x - 20, x + 20)
+    ids = np.stack([image, image, image, np.full(6, -1)], 1)
+    logit = np.tile([0.0, 0.0, np.nan, np.nan], (6, 1))
+    columns = np.stack([stay, away, stay, stay], 1)
+    ranked = refined(ids, columns, np.tile(y[:, None], 4), logit, np.full((6, 4), 0.5))
+    got = search.again(ranked, patches, images, ground)
+    assert (got[:, 0] > got[:, 1] + 0.1).all()
+    assert (got[:, 2:] == 0.5).all()  # of these the verifier was not asked
+    # On the grid of the search it is what the search said.
+    first = search.find(patches, [0], images, SearchConfig(deep_places=1), ground)
+    assert (first.x[0, 0], first.y[0, 0]) == (12, 20)
+    np.testing.assert_allclose(got[0, 0], first.similarity[0, 0], atol=1e-4)
+    none = patches.some(slice(0, 0))
+    assert search.again(refined(*[np.zeros((0, 3))] * 5), none, images, ground).shape == (0, 3)
+
+
+def test_the_second_comparison_and_the_verifier_rank_together():
+    nan = np.nan
+    ranked = refined([[1, 2, 3, 4, -1]], [[0] * 5], [[0] * 5], [[2.0, 1.0, 0.0, nan, nan]], [[0.0] * 5])
+    again = np.array([[0.1, 0.2, 0.1, 0.9, 0.0]], np.float32)
+    got = answer._ranked_anew(ranked, again)
+    assert got.image_ids.tolist() == [[2, 1, 3, 4, -1]]
+    np.testing.assert_array_equal(got.similarity, [[again[0, i] for i in (1, 0, 2, 3, 4)]])
+    ncc = np.array([[0.1, 0.1, 0.9, 0.9, 0.9]], np.float32)
+    assert answer._ranked_anew(replace(ranked, ncc=ncc), again).image_ids.tolist() == [[3, 2, 1, 4, -1]]
 
 
 def test_no_patches_and_no_images(world):
