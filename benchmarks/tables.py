@@ -23,6 +23,7 @@ from scale_tables import ground_table, markdown, scale_note, scale_table
 
 Row = Sequence[str]
 KINDS = ("with features", "texture-rich", "texture-poor", "featureless")
+LEARNED = "learned half alone: first", "less the first row's, paired"
 MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -218,10 +219,11 @@ def tried_table(tried: dict[str, Any]) -> str:
         minus = interval(indexed.get("minus"), signed=True)
         cells = one["question"], one["name"], interval(indexed["all"]["1"]), minus
         deep = [plain(indexed["all"][k]) for k in ("20", "500")]
-        rows.append((*cells, *deep, *groups, plain(alone["all"]["1"] if alone else None)))
+        alone_minus = interval(alone.get("minus") if alone else None, signed=True)
+        rows.append((*cells, *deep, *groups, plain(alone["all"]["1"] if alone else None), alone_minus))
     names = [g for g in variants[0]["halves"]["indexed"] if g in GROUPS]
-    head = ("of", "tried", "first", "less the first row, paired", "in 20", "in 500")
-    return markdown((*head, *(f"{g}: first" for g in names), "learned half alone: first"), rows)
+    head = ("of", "tried", "first", "less the first row's, paired", "in 20", "in 500")
+    return markdown((*head, *(f"{g}: first" for g in names), *LEARNED), rows)
 
 
 def tried_note(tried: dict[str, Any]) -> str:
