@@ -5,7 +5,7 @@
 
 What stands between `<!-- table: NAME -->` and `<!-- end -->` is replaced; where the measurement of a table
 is not in the folder, its place is left as it is. Files: `accuracy.json`, `subpixel.json`,
-`calibration-ENCODER.json` and `scale.json`.
+`calibration-ENCODER.json`, `tried.json` and `scale.json`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from scale_tables import ground_table, markdown, scale_note, scale_table
 
 Row = Sequence[str]
 KINDS = ("with features", "texture-rich", "texture-poor", "featureless")
+LEARNED = "learned half alone: first", "less the first row's, paired"
 MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -207,6 +208,40 @@ def calibration_table(one: dict[str, Any]) -> str:
     return "\n\n".join((errors, precision, chart))
 
 
+def tried_table(tried: dict[str, Any]) -> str:
+    """Recall of the search by variant, question by question."""
+    variants = list(tried["variants"].values())
+    questions = dict.fromkeys(v["question"] for v in variants)
+    rows = []
+    for one in sorted(variants, key=lambda v: list(questions).index(v["question"])):
+        indexed, alone = one["halves"]["indexed"], one["halves"].get("learned")
+        groups = [plain(figures["1"]) for name, figures in indexed.items() if name in GROUPS]
+        minus = interval(indexed.get("minus"), signed=True)
+        cells = one["question"], one["name"], interval(indexed["all"]["1"]), minus
+        deep = [plain(indexed["all"][k]) for k in ("20", "500")]
+        alone_minus = interval(alone.get("minus") if alone else None, signed=True)
+        rows.append((*cells, *deep, *groups, plain(alone["all"]["1"] if alone else None), alone_minus))
+    names = [g for g in variants[0]["halves"]["indexed"] if g in GROUPS]
+    head = ("of", "tried", "first", "less the first row's, paired", "in 20", "in 500")
+    return markdown((*head, *(f"{g}: first" for g in names), *LEARNED), rows)
+
+
+def tried_note(tried: dict[str, Any]) -> str:
+    """How long, on what, among how much."""
+    where, variants = tried["context"], list(tried["variants"].values())
+    windows = " and ".join(f"{n:,}" for n in dict.fromkeys(variants[0]["windows"].values()))
+    spent = sum(sum(v["cpu_s"].values()) for v in variants)
+    copies = "its seven turned copies"
+    if tried["copies"] < 7:
+        copies = f"{tried['copies']} of {copies}"
+    return (
+        f"{len(variants)} variants, measured until {where['when'][:10]} at {where['commit']}: trainings of "
+        f"{tried['steps']} steps of {tried['batch']} pairs, seed {tried['seed']}; {tried['queries']} queries "
+        f"a group, among {windows} windows (every image and {copies}); {spent / 60:.0f} minutes of "
+        f"{where['machine']['processor']}'s processor time."
+    )
+
+
 Table = tuple[str, Callable[[dict[str, Any]], str]]
 TABLES: dict[str, Table] = {
     "run": ("accuracy.json", run_note),
@@ -221,6 +256,8 @@ TABLES: dict[str, Table] = {
     "subpixel": ("subpixel.json", subpixel_table),
     "calibration-siamese": ("calibration-siamese.json", calibration_table),
     "calibration-structure-tensor": ("calibration-structure-tensor.json", calibration_table),
+    "tried": ("tried.json", tried_table),
+    "tried-run": ("tried.json", tried_note),
     "scale": ("scale.json", scale_table),
     "scale-run": ("scale.json", scale_note),
     "ground": ("scale.json", ground_table),

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 BORDER_PX = 1
 """Pixels lost on each side: a central difference needs both neighbours."""
 
@@ -47,18 +49,58 @@ def structure_tensor(scaled: Any, noise: float) -> tuple[Any, Any]:
     """
     from keras import ops
 
-    number = ops.logical_not(ops.isnan(scaled))
-    filled = ops.where(number, scaled, ops.zeros_like(scaled))
-    number = ops.cast(number, "float32")
+    filled, number = _filled(scaled)
     # A gradient counts in a band only where all four neighbours are known in that band.
     whole = number[:, 1:-1, 2:] * number[:, 1:-1, :-2] * number[:, 2:, 1:-1] * number[:, :-2, 1:-1]
     gx = (filled[:, 1:-1, 2:] - filled[:, 1:-1, :-2]) * whole  # (n, h-2, w-2, b)
     gy = (filled[:, 2:, 1:-1] - filled[:, :-2, 1:-1]) * whole
+    return _merged(gx, gy, noise), ops.max(whole, axis=-1, keepdims=True)
+
+
+def learnable_tensor(scaled: Any, noise: float) -> tuple[Any, Any]:
+    """The structure tensor of two derivatives that are learned, the same ones for every band.
+
+    Each is a 3 x 3 kernel that begins as the central difference: before the first step the tensor is
+    that of `structure_tensor`, but for pixels beside unknown ones.
+
+    Args:
+        scaled: (n, h, w, b) float32 in [-1, 1], symbolic, any b; NaN = not known.
+        noise: as for `structure_tensor`.
+
+    Returns:
+        tensor: (n, h - 2, w - 2, 3), visible: (n, h - 2, w - 2, 1), as `structure_tensor` gives them.
+    """
+    from keras import layers, ops
+
+    filled, number = _filled(scaled)
+    # A kernel has a weight for each of nine neighbours, so that all of them have to be known.
+    whole = 1.0 - layers.MaxPooling2D(3, 1, padding="valid")(1.0 - number)  # (n, h-2, w-2, b)
+    shifts = [(dy, dx) for dy in range(3) for dx in range(3)]
+    near = [filled[:, dy : dy - 2 or None, dx : dx - 2 or None] for dy, dx in shifts]
+    derive = layers.Dense(2, use_bias=False, name="derivatives")
+    both = derive(ops.stack(near, -1)) * ops.expand_dims(whole, -1)  # (n, h-2, w-2, b, 2)
+    kernel = np.zeros((3, 3, 2), np.float32)
+    kernel[1, :, 0] = kernel[:, 1, 1] = -1, 0, 1
+    derive.set_weights([kernel.reshape(9, 2)])
+    return _merged(both[..., 0], both[..., 1], noise), ops.max(whole, axis=-1, keepdims=True)
+
+
+def _filled(scaled: Any) -> tuple[Any, Any]:
+    """Pixels with 0 where nothing is known, and 1 where something is: (n, h, w, b) each."""
+    from keras import ops
+
+    number = ops.logical_not(ops.isnan(scaled))
+    return ops.where(number, scaled, ops.zeros_like(scaled)), ops.cast(number, "float32")
+
+
+def _merged(gx: Any, gy: Any, noise: float) -> Any:
+    """Derivatives of every band, (n, h, w, b) each -> the tensor's three channels, (n, h, w, 3)."""
+    from keras import ops
+
     jxx = ops.sum(gx * gx, axis=-1, keepdims=True)
     jyy = ops.sum(gy * gy, axis=-1, keepdims=True)
     jxy = ops.sum(gx * gy, axis=-1, keepdims=True)
     energy = jxx + jyy
     g = 0.5 * ops.log1p(energy / noise**2)
     per = g / (energy + noise**2 * 1e-3)
-    tensor = ops.concatenate([g, per * (jxx - jyy), per * (2.0 * jxy)], axis=-1)
-    return tensor, ops.max(whole, axis=-1, keepdims=True)
+    return ops.concatenate([g, per * (jxx - jyy), per * (2.0 * jxy)], axis=-1)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from engine import texture
 
-from retrieval.config import CoveredConfig, VerifierConfig
+from retrieval.config import CoveredConfig, TrainConfig, VerifierConfig
 from retrieval.errors import ConfigError
 from retrieval.score import Submission
 from retrieval.types import Candidates, Refined
@@ -29,6 +29,7 @@ import protocol  # noqa: E402
 import recipe  # noqa: E402
 import subpixel  # noqa: E402
 import tables  # noqa: E402
+import tried  # noqa: E402
 from failures import Failure, png, write_page  # noqa: E402
 
 CITIES = protocol.GROUPS["cities"]
@@ -340,6 +341,77 @@ def test_tables_of_scale_tell_what_was_not_measured():
     assert "| 0.978 |" in text and "~0.970" in text and "~72 B" in text and "~40 s" in text
     ground = tables.TABLES["ground"][1]({"sizes": [one, grown]}).splitlines()
     assert len(ground) == 6 and "1.9 M | 0.136 GB" in ground[2]
+
+
+# ---------------------------------------------------------------- what was tried
+
+
+def test_every_variant_is_a_recipe_of_its_own():
+    keys = [v.key for v in tried.VARIANTS]
+    assert len(set(keys)) == len(keys) == len({tried.encoder_file(v, Path()) for v in tried.VARIANTS})
+    assert tried.VARIANTS[0] == tried.BASE and len({v.question for v in tried.VARIANTS}) == 12
+    base = tried.recipe_of(tried.BASE, 7)
+    shipped = json.loads(tried.RECIPE.read_text())
+    assert base.steps == 7 and base.keep == "last" and base.augment.clouds == shipped["augment"]["clouds"]
+    for variant in tried.VARIANTS[1:]:
+        changed = tried.recipe_of(variant, 7) != base
+        assert changed == (not variant.shipped and not variant.generated and variant.stride == 8)
+
+
+def test_the_plain_recipe_is_one():
+    plain = recipe.read_recipe(BENCHMARKS / "plain.json", TrainConfig)
+    assert (plain.arch, plain.loss, plain.mining) == ("plain", "triplet", "semi-hard")
+
+
+def test_a_part_of_the_vectors_is_searched_by_itself(rng):
+    vectors = tried.unit(rng.normal(size=(300, 12)).astype(np.float32))
+    ids = tried.pack_ids(np.arange(300), np.zeros(300, int), np.zeros(300, int))
+    queries = np.concatenate([vectors[[7, 200]], np.zeros((1, 12), np.float32)])
+    queries[0, :8] = vectors[90, :8]  # the first part is another window's
+    windows = tried.Windows(ids, vectors)
+    assert windows.nearest(queries, slice(8, None)).image_ids[:, 0].tolist() == [7, 200, -1]
+    assert windows.nearest(queries, slice(0, 8)).image_ids[:, 0].tolist() == [90, 200, -1]
+    right = rng.random(37) < 0.5
+    assert (tried.unpacked(tried.packed(right), 37) == right).all()
+
+
+def test_variants_are_trained_measured_and_not_done_again(data, tmp_path, monkeypatch, capsys):
+    from tfrecords.synthetic import make_series
+
+    make_series(tmp_path / "series", series=3, dates=2, size_px=160)
+    small = {"batch": 8, "learned": {"width": 4, "dim": 8}, "projection_crops": 640, "crops_per_series": 16}
+    small |= {"tensor": {"dim": 12}, "shuffle": 16, "pool": 16, "compile": False, "held_out": 0.3}
+    monkeypatch.setattr(tried, "SHORT", tried.SHORT | small)
+    monkeypatch.setattr(tried, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(tried, "DEEP", tried.SearchConfig(windows=64, places=20, deep_places=20))
+    file = tmp_path / "tried.json"
+    arguments = ["tried.py", str(data), str(tmp_path / "series"), "--out", str(tmp_path / "out")]
+    arguments += ["--json", str(file), "--steps", "2", "--queries", "4", "--copies", "1"]
+    only = ["--only", tried.BASE.key, "stem: raw bands, no training-free half", "triplet, semi-hard"]
+    monkeypatch.setattr(sys, "argv", arguments + only[:2])
+    monkeypatch.setattr(tried, "MEASURED", ("cities", "venice"))
+    tried.main()
+    first = json.loads(file.read_text())["variants"]
+    monkeypatch.setattr(sys, "argv", arguments + only)
+    tried.main()
+    made = json.loads(file.read_text())
+    assert made["variants"][tried.BASE.key] == first[tried.BASE.key] and len(made["variants"]) == 3
+    assert capsys.readouterr().out.count("recipe: as shipped, short") == 1
+    base, triplet, plain = made["variants"].values()
+    assert set(base["halves"]) == {"indexed", "learned"} and set(plain["halves"]) == {"indexed"}
+    assert "minus" not in base["halves"]["indexed"]
+    assert triplet["halves"]["learned"]["minus"].keys() >= {"value", "low", "high"}
+    assert (
+        base["dim"] == 20
+        and plain["dim"] == 8
+        and set(plain["halves"]["indexed"]["venice"]) == {"1", "20", "500"}
+    )
+    text = tables.tried_table(made)
+    assert text.splitlines()[2].startswith("| recipe | as shipped, short |") and "| – |" in text
+    assert "3 variants" in tables.tried_note(made) and "1 of its seven" in tables.tried_note(made)
+    monkeypatch.setattr(sys, "argv", [*arguments, "--steps", "3"])
+    with pytest.raises(SystemExit, match="asked otherwise"):
+        tried.main()
 
 
 # ---------------------------------------------------------------- tables and pages

@@ -125,6 +125,18 @@ def test_share_weighs_the_two_halves():
         np.testing.assert_allclose(np.linalg.norm(joined[:, SMALL.dim :], axis=-1), share**0.5, atol=1e-5)
 
 
+def test_a_learnable_stem_is_saved_with_its_encoder(tmp_path):
+    learned = LearnedConfig(width=8, dim=16, stem="learnable")
+    encoder = KerasEncoder(learned_model(learned, projection(SMALL.dim), SMALL), "stem")
+    save_encoder(encoder.model, tmp_path / "stem.keras")
+    pixels = texture(80, 72, 3)[None]
+    pixels[0, 30:40, 20:25] = np.nan
+    vectors = encoder.embed(pixels)
+    assert vectors.shape == (1, 3, 2, 40) and (encoder.dim, encoder.step_px) == (40, 8)
+    np.testing.assert_allclose(load_encoder(tmp_path / "stem.keras").embed(pixels), vectors, atol=1e-5)
+    np.testing.assert_allclose(encoder.embed(pixels[:, 8:72, 8:])[0, 0, 0], vectors[0, 1, 1], atol=1e-4)
+
+
 def test_a_window_moved_by_half_a_stride_is_more_alike_than_any_other():
     """Why stride 8 is enough: no place is further than 4 px from a window, in x and in y."""
     image, encoder = texture(224, 224, power=1.0), load_encoder(TRAINING_FREE)
@@ -205,6 +217,7 @@ def test_every_change_changes_the_fingerprint():
         learned(),
         learned(share=0.4),
         learned(width=9),
+        learned(stem="learnable"),
     ]
     assert len({fingerprint(m) for m in models}) == len(models)
 

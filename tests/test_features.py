@@ -6,7 +6,7 @@ from engine import texture
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.features import BORDER_PX, known, structure_tensor
+from retrieval.features import BORDER_PX, known, learnable_tensor, structure_tensor
 
 NOISE = 10 / 2047.5
 
@@ -97,3 +97,22 @@ def test_the_same_eagerly_and_inside_a_data_set(holes):
     eager, seen = tensor_of(scaled)
     np.testing.assert_allclose(tensor[0], eager, atol=1e-6)
     np.testing.assert_array_equal(visible[0], seen)
+
+
+def test_learnable_derivatives_begin_as_the_fixed_ones_and_are_weights():
+    import keras
+
+    scaled = keras.Input((None, None, None))
+    model = keras.Model(scaled, learnable_tensor(scaled, NOISE))
+    pixels = texture(20, 18, seed=4)[None]
+    for got, wanted in zip(model(pixels), structure_tensor(pixels, NOISE), strict=True):
+        np.testing.assert_allclose(np.asarray(got), np.asarray(wanted), atol=1e-5)
+    assert [w.shape for w in model.trainable_variables] == [(9, 2)]
+    pixels[0, 8, 8, 1] = np.nan  # a band less for the nine pixels around it
+    tensor, visible = (np.asarray(v)[0] for v in model(pixels))
+    less = np.asarray(structure_tensor(pixels[..., [0, 2, 3]], NOISE)[0])[0]
+    np.testing.assert_allclose(tensor[6:9, 6:9], less[6:9, 6:9], atol=1e-5)
+    assert np.isfinite(tensor).all() and visible.min() == 1
+    pixels[0, 8, 8] = np.nan
+    tensor, visible = (np.asarray(v)[0] for v in model(pixels))
+    assert (visible[6:9, 6:9] == 0).all() and (tensor[6:9, 6:9] == 0).all() and visible.sum() == 16 * 18 - 9

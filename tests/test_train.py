@@ -30,7 +30,15 @@ from retrieval.train import (
     triplet_loss,
 )
 from retrieval.train.augment import blurred, drop_bands, in_bytes, turned
-from retrieval.train.batches import Split, compose, draw_number, numbered_batches, texture, training_batches
+from retrieval.train.batches import (
+    Split,
+    compose,
+    draw_number,
+    numbered_batches,
+    prepare,
+    texture,
+    training_batches,
+)
 from retrieval.train.checkpoint import State, assign, folder_of, load_state, save_state
 from retrieval.train.models import blank_model
 from retrieval.train.progress import Progress
@@ -160,6 +168,14 @@ def test_allowed_negatives_agree_with_a_slow_loop():
         same = a[0] == b[0]
         shares = (abs(a[2] - b[2]) < 68 and abs(a[3] - b[3]) < 68) if same else a[1] == b[1]
         assert allowed[i, j] == (not shares)
+
+
+def test_overlapping_ground_is_a_negative_where_the_recipe_says_so():
+    raw = crops_at([(1, 1, 0, 0), (1, 1, 8, 0), (2, 1, 0, 0)])
+    raw |= {name: np.zeros((3, 64, 64, 4), np.float32) for name in ("anchor", "positive")}
+    config = replace(SMALL, overlaps=True)
+    assert (prepare(0, raw, config).allowed == ~np.eye(3, dtype=bool)).all()
+    assert not prepare(0, raw, SMALL).allowed.any()
 
 
 def numbered(places, seed=0):
@@ -324,6 +340,7 @@ def test_recipes_are_checked_and_nested_ones_are_read_from_maps():
         {"augment": {"rain": 1}},
         {"margin": -1},
         {"arch": "big"},
+        {"learned": {"stem": "soft"}},
     ):
         with pytest.raises(ConfigError):
             TrainConfig.from_mapping(wrong)
@@ -487,6 +504,14 @@ def test_the_plain_model_and_averaged_weights_train_too(series, tmp_path):
 def test_the_last_weights_are_written_where_the_recipe_says_so(series, tmp_path):
     report = train(series, tmp_path / "last.keras", replace(SMALL, keep="last"))
     assert report.best_step == report.steps
+
+
+def test_a_learnable_stem_learns(series, tmp_path):
+    config = replace(SMALL, learned=LearnedConfig(width=8, dim=16, stem="learnable"), steps=4, keep="last")
+    report = train(series, tmp_path / "stem.keras", config, progress=Log())
+    kernel = np.asarray(load_encoder(report.out).model.get_layer("derivatives").get_weights()[0])
+    begun = blank_model(config).get_layer("derivatives").get_weights()[0]
+    assert 0 < np.abs(kernel - begun).max() < 0.5
 
 
 def test_the_plain_model_is_an_encoder():

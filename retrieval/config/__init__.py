@@ -25,6 +25,7 @@ from retrieval.config.recipes import (
     LearnedConfig,
     Loss,
     Mining,
+    Stem,
     TrainConfig,
     VerifierConfig,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "Mining",
     "RefineConfig",
     "SearchConfig",
+    "Stem",
     "TensorConfig",
     "TrainConfig",
     "VerifierConfig",

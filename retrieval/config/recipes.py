@@ -13,6 +13,7 @@ Loss = Literal["triplet", "infonce", "multi-similarity"]
 Mining = Literal["hard", "semi-hard"]
 Keep = Literal["best", "last"]
 Arch = Literal["siamese", "plain"]
+Stem = Literal["fixed", "learnable"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,11 @@ class LearnedConfig(Knobs):
     """Length of the learned vector; the encoder's is this and the training-free one's together."""
     share: float = 0.5
     """Weight of the learned vector in the joined similarity, 0 to 1."""
+    stem: Stem = "fixed"
+    """Derivatives under the learned half: "fixed" differences, or 3 x 3 kernels begun at them."""
 
     def __post_init__(self) -> None:
+        one_of(self, "stem", ("fixed", "learnable"))
         within(self, "width", 1, 1024)
         within(self, "dim", 1, 4096)
         within(self, "share", 0, 1)
@@ -203,6 +207,8 @@ class TrainConfig(Knobs):
     """Pairs in a step; every other pair's crop is a possible negative."""
     per_place: int = 8
     """Pairs of one place in a batch, where there are as many: near-by places are the hard negatives."""
+    overlaps: bool = False
+    """Keep crops that share ground as each other's negatives: for comparisons, it teaches what is wrong."""
     steps: int = 8000
     """Length of the training; the learning rate follows it."""
     learning_rate: float = 1e-3

@@ -1,4 +1,4 @@
-"""The two encoders as Keras models. Both begin from the same fixed stem, `retrieval.features`.
+"""The two encoders as Keras models. Both begin from the same stem, `retrieval.features`.
 
 * The *training-free* one averages the structure tensor in overlapping cells and whitens them by PCA.
 * The *learned* one puts a small convolutional network beside it and joins both vectors, since they
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, LearnedConfig, TensorConfig
 from retrieval.errors import EncoderError
-from retrieval.features import structure_tensor
+from retrieval.features import learnable_tensor, structure_tensor
 
 _NOTHING = 1e-6
 """Squared length of a raw vector below which a window shows nothing; its vector is zero."""
@@ -148,7 +148,7 @@ def learned_model(config: LearnedConfig, projection: NDArray[np.float32], tensor
     (two 3 x 3 convolutions) -> 5 (stride 2) -> 1 (5 x 5): the receptive field is 64 px, the stride 8.
 
     Args:
-        config: widths, dimension and the share of the learned vector.
+        config: widths, dimension, stem and the share of the learned vector.
         projection: of the training-free half, as for `tensor_model`.
         tensor: its configuration.
 
@@ -162,6 +162,8 @@ def learned_model(config: LearnedConfig, projection: NDArray[np.float32], tensor
     stem, visible = structure_tensor(scaled, tensor.noise)
     cells, weight = _cells(stem, visible, tensor.cell_px, tensor.cell_step_px)
     fixed = _unit(_whitened(cells, weight, tensor, _cells_per_side(tensor)))
+    if config.stem == "learnable":
+        stem, visible = learnable_tensor(scaled, tensor.noise)
     fine, seen = _cells(stem, visible, 6, 4)
     y = ops.concatenate([fine, seen], axis=-1)
     y = layers.Conv2D(config.width, 3, activation="gelu", name="conv1")(y)

@@ -245,6 +245,8 @@ def prepare(step: int, raw: Element, config: TrainConfig) -> Batch:
     """Augment a raw batch; the same step gives the same pixels."""
     rng = np.random.default_rng([config.seed, 2, step])
     pixels = augment_pairs(raw["anchor"], raw["positive"], config.augment, rng)
+    if config.overlaps:
+        return Batch(pixels, ~np.eye(len(raw["place_id"]), dtype=bool))
     return Batch(pixels, allowed_negatives(raw, config.jitter_px))
 
 

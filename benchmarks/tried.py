@@ -1,0 +1,379 @@
+"""What was tried for the encoder's recipe: one knob after the other, in short trainings, side by side.
+
+    retrieve ingest DATA/train --out build/series
+    python benchmarks/tried.py DATA build/series --out build/tried --json benchmarks/results/tried.json
+
+Every variant is `benchmarks/siamese.json`, shortened (`SHORT`), with one thing changed, and the same seed.
+Each is measured by the protocol of `benchmarks/accuracy.py`: its queries and its databases, exact search,
+stride 8, before refinement: the right place within 12 px among the first 1, 20 and 500 distinct places. Two
+vectors are asked: the one that is indexed, and the learned half of it alone. Intervals are bootstrapped over
+blocks of ground; differences to the first variant are paired.
+
+The JSON is written after every variant; those in it are not done again, so that a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from context import arguments, context, write_json
+from numpy.typing import NDArray
+from protocol import GROUPS, TURNS, Database, Question, ask, database_of, recalled, share, told
+
+from retrieval.config import IndexConfig, SearchConfig, TrainConfig
+from retrieval.embed import embed_image, embed_patches
+from retrieval.encoder import load_encoder
+from retrieval.index import exact_search
+from retrieval.score import Submission, compare
+from retrieval.search import distinct_places
+from retrieval.train import train
+from retrieval.types import Candidates, Encoder, pack_ids
+from tfrecords.read import series_files
+from tfrecords.synthetic import make_series
+
+Vectors = NDArray[np.float32]
+MEASURED = ("cities", "fields and forest", "venice")
+"""Groups that are asked."""
+FIRST = (1, 20, 500)
+"""Recall is told for so many places."""
+DEEP = SearchConfig(windows=SearchConfig.deep_windows, places=SearchConfig.deep_places)
+"""As many windows and places as the second round of a search takes."""
+BLOCK = 1 << 17
+"""Windows compared at a time."""
+RECIPE = Path(__file__).with_name("siamese.json")
+STEPS = 300
+"""Length of every training."""
+SHORT: dict[str, Any] = {
+    "average": 0.98,
+    "warmup_steps": 40,
+    "projection_crops": 6000,
+    "held_out": 0.02,
+    "validation_series": 1,
+    "validation_queries": 20,
+    "workers": 1,
+}
+"""What is other in a short training; its own validation is not looked at, and made small."""
+GENERATED, GENERATED_DATES = 24, 6
+"""Series, and their dates, that are mixed in where generated scenes are asked about."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One thing that was tried."""
+
+    question: str
+    """What it is an answer to."""
+    name: str
+    """Which answer it is."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Knobs of the recipe that are other."""
+    generated: bool = False
+    """Whether generated series are mixed in."""
+    stride: int = 8
+    """Of the index."""
+    shipped: str = ""
+    """An encoder of the package, which is not trained here."""
+
+    @property
+    def key(self) -> str:
+        """Its name in the JSON."""
+        return f"{self.question}: {self.name}"
+
+
+def augmented(**knobs: float) -> dict[str, Any]:
+    """Changes to what is done to the pixels."""
+    return {"augment": knobs}
+
+
+PHOTOMETRY = dict.fromkeys(("gain", "offset", "curve", "haze", "blur", "noise_dn", "eight_bit"), 0.0)
+BASE = Variant("recipe", "as shipped, short")
+VARIANTS = (
+    BASE,
+    Variant("loss", "triplet, hardest negative", {"loss": "triplet", "mining": "hard"}),
+    Variant("loss", "triplet, semi-hard", {"loss": "triplet", "mining": "semi-hard"}),
+    Variant("loss", "Multi-Similarity", {"loss": "multi-similarity"}),
+    Variant("stem", "raw bands, no training-free half", {"arch": "plain", "compile": False}),
+    Variant("stem", "learnable derivatives", {"learned": {"stem": "learnable"}, "compile": False}),
+    Variant("stem", "training-free half alone, as shipped", shipped="structure-tensor"),
+    Variant("negatives", "random places: 1 pair of a place in turn", {"per_place": 1}),
+    Variant("negatives", "more near-by: 32 pairs of a place", {"per_place": 32}),
+    Variant("negatives", "overlapping ground kept as negatives", {"overlaps": True}),
+    Variant("clouds", "none", augmented(clouds=0.0)),
+    Variant("clouds", "over half of the pairs", augmented(clouds=0.5)),
+    Variant("generated scenes", f"{GENERATED} series mixed in", generated=True),
+    Variant("photometry", "none", augmented(**PHOTOMETRY)),
+    Variant("jitter", "none", {"jitter_px": 0}),
+    Variant("missing bands", "none", augmented(bands=0.0, cross_bands=0.0)),
+    Variant("dimension", "64", {"learned": {"dim": 64}}),
+    Variant("dimension", "256", {"learned": {"dim": 256}}),
+    Variant("width", "32", {"learned": {"width": 32}}),
+    Variant("width", "96", {"learned": {"width": 96}}),
+    Variant("stride", "4 px", stride=4),
+    Variant("recipe", "as shipped, in full", shipped="siamese"),
+)
+"""In the order in which they are measured, the most important first."""
+
+
+def recipe_of(variant: Variant, steps: int) -> TrainConfig:
+    """The recipe of a variant.
+
+    Raises:
+        ConfigError: it changes what there is not.
+    """
+    values = json.loads(RECIPE.read_text()) | SHORT
+    values |= {k: steps for k in ("steps", "validate_every", "checkpoint_every")}
+    for name, value in variant.changes.items():
+        values[name] = values[name] | value if isinstance(value, Mapping) else value
+    return TrainConfig.from_mapping(values)
+
+
+# --- search -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Windows:
+    """All windows of a database."""
+
+    ids: NDArray[np.int64]
+    """(n,) packed."""
+    vectors: Vectors
+    """(n, dim)."""
+
+    def nearest(self, queries: Vectors, of: slice) -> Candidates:
+        """Distinct places, best first, by a part of the vectors made unit length."""
+
+        def blocks() -> Iterator[tuple[NDArray[np.int64], Vectors]]:
+            for start in range(0, len(self.ids), BLOCK):
+                rows = slice(start, start + BLOCK)
+                yield self.ids[rows], unit(self.vectors[rows, of])
+
+        asked = unit(queries[:, of])
+        found = exact_search(blocks, asked, DEEP.windows)
+        found[~asked.any(1)] = -1  # a patch that shows nothing finds nothing
+        return distinct_places(np.zeros(found.shape, np.float32), found, DEEP)
+
+
+def unit(vectors: Vectors) -> Vectors:
+    """Unit length, zero where there is nothing."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+
+
+def banded(scaled: Vectors, encoder: Encoder) -> Vectors:
+    """Pixels with as many bands as a model insists on, those that there are not unknown."""
+    wanted = getattr(encoder, "model").input_shape[-1] or scaled.shape[-1]  # noqa: B009 - of a Keras encoder
+    missing = [(0, 0)] * (scaled.ndim - 1) + [(0, wanted - scaled.shape[-1])]
+    return np.pad(scaled, missing, constant_values=np.nan)
+
+
+def embedded(encoder: Encoder, database: Database, stride: int, copies: int) -> Windows:
+    """Embed every image and so many of its turned copies."""
+    config = IndexConfig(stride_px=stride, kind="exact")
+    ids, vectors = [], []
+    for image in database.images():
+        if image.image_id % TURNS > copies:
+            continue
+        seen = embed_image(encoder, banded(image.scaled(), encoder), config)
+        ids.append(pack_ids(np.full(len(seen.xy), image.image_id), seen.xy[:, 0], seen.xy[:, 1]))
+        vectors.append(seen.vectors)
+    return Windows(np.concatenate(ids), np.concatenate(vectors))
+
+
+# --- one variant --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process is given."""
+
+    variant: Variant
+    config: TrainConfig
+    series: tuple[Path, ...]
+    out: Path
+    databases: Mapping[Database, Mapping[str, Question]]
+    copies: int
+
+
+def done(job: Job) -> dict[str, Any]:
+    """Train and measure a variant, in a process of its own.
+
+    Returns:
+        Processor seconds, number of windows, and for every half and group which queries found their
+        place: {half: {group: {first: (n,) bool}}}.
+    """
+    begun = time.process_time()
+    name = job.variant.shipped or str(job.out)
+    if not job.variant.shipped:
+        train(job.series, job.out, job.config, overwrite=True)
+    trained = time.process_time()
+    encoder = load_encoder(name)
+    halves = {"indexed": slice(None)}
+    if job.config.arch == "siamese" and job.variant.shipped != "structure-tensor":
+        halves["learned"] = slice(encoder.dim - job.config.learned.dim, None)
+    found: dict[str, dict[str, Any]] = {half: {} for half in halves}
+    windows = {}
+    for database, questions in job.databases.items():
+        searched = embedded(encoder, database, job.variant.stride, job.copies)
+        for group, question in questions.items():
+            windows[group] = len(searched.ids)
+            queries = embed_patches(encoder, iter([banded(question.patches.scaled(), encoder)]))
+            for half, of in halves.items():
+                nearest = searched.nearest(queries, of)
+                found[half][group] = {k: recalled(nearest, question.answers, k) for k in FIRST}
+    seconds = {"train": trained - begun, "measure": time.process_time() - trained}
+    return {"cpu_s": seconds, "windows": windows, "dim": encoder.dim, "found": found}
+
+
+# --- figures ------------------------------------------------------------------------------------------
+
+
+def packed(right: NDArray[np.bool_]) -> str:
+    """Which queries found their place, as hexadecimal digits."""
+    return np.packbits(right).tobytes().hex()
+
+
+def unpacked(digits: str, count: int) -> NDArray[np.bool_]:
+    """The reverse."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8), count=count).astype(bool)
+
+
+def together(questions: Mapping[str, Question]) -> Submission:
+    """The answers of all groups, behind each other: every query counts once, so every group alike."""
+    ids, x, y = (
+        np.concatenate([getattr(q.answers, f) for q in questions.values()]) for f in ("image_ids", "x", "y")
+    )
+    return Submission(np.arange(len(x)), ids, x, y, source="answers")
+
+
+def figures(
+    found: Mapping[str, Mapping[int, NDArray[np.bool_]]],
+    questions: Mapping[str, Question],
+    base: str | None,
+) -> dict[str, Any]:
+    """Recall of one half: by group, of all, and less the base's.
+
+    Args:
+        found: for every group and number of places which queries found theirs.
+        questions: of the groups, in the same order.
+        base: the base's `first`.
+    """
+    out: dict[str, Any] = {
+        group: {str(k): share(right, questions[group].answers) for k, right in of_group.items()}
+        for group, of_group in found.items()
+    }
+    answers = together(questions)
+    right = {k: np.concatenate([of_group[k] for of_group in found.values()]) for k in FIRST}
+    out["all"] = {str(k): share(r, answers) for k, r in right.items()}
+    out["first"] = packed(right[1])
+    if base is not None:
+        there = told(unpacked(base, len(answers.x)), answers)
+        out["minus"] = compare(told(right[1], answers), there, answers).to_dict()["SC_img"]
+    return out
+
+
+def entered(variant: Variant, made: Mapping[str, Any], asked: Mapping[str, Question], base: Any) -> Any:
+    """A variant as it stands in the JSON."""
+    of_base = base["halves"] if base else {}
+    halves = {
+        half: figures(found, asked, of_base.get(half, {}).get("first"))
+        for half, found in made["found"].items()
+    }
+    told_of = {k: made[k] for k in ("cpu_s", "windows", "dim")}
+    one = {"question": variant.question, "name": variant.name, "stride_px": variant.stride}
+    return one | {"changes": dict(variant.changes)} | told_of | {"halves": halves}
+
+
+def line(key: str, one: Mapping[str, Any]) -> str:
+    """What is printed of a variant."""
+    parts = []
+    for half, result in one["halves"].items():
+        recall = " ".join(f"@{k} {result['all'][str(k)]['value']:.3f}" for k in FIRST)
+        groups = " ".join(f"{g} {result[g]['1']['value']:.3f}" for g in MEASURED)
+        minus = f" ({result['minus']['value']:+.3f})" if "minus" in result else ""
+        parts.append(f"{half} {recall}{minus}, first: {groups}")
+    return f"{key}: {'; '.join(parts)}; {sum(one['cpu_s'].values()):.0f} s of processor"
+
+
+# --- all ----------------------------------------------------------------------------------------------
+
+
+def taken_up(path: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What an earlier run left.
+
+    Raises:
+        SystemExit: it was asked in another way.
+    """
+    if not path.exists():
+        return {}
+    former: dict[str, Any] = json.loads(path.read_text())
+    if any(former[k] != v for k, v in asked.items()):
+        sys.exit(f"{path} was asked otherwise; expected {dict(asked)}")
+    return dict(former["variants"])
+
+
+def grouped(data: Path, questions: Mapping[str, Question]) -> dict[Database, dict[str, Question]]:
+    """Questions by the database that they are asked of."""
+    out: dict[Database, dict[str, Question]] = {}
+    for name, question in questions.items():
+        out.setdefault(database_of(data, GROUPS[name]), {})[name] = question
+    return out
+
+
+def main() -> None:
+    """Train and measure what is asked for and not in the JSON yet."""
+    parser = arguments(__doc__)
+    parser.add_argument("data", type=Path, help="folder with train/ and val/")
+    parser.add_argument("series", type=Path, help="training series, as `retrieve ingest` writes them")
+    parser.add_argument("--out", type=Path, default=Path("build/tried"), help="folder for encoders")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="questions or variants, as in the JSON")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--queries", type=int, default=300, help="of every group")
+    parser.add_argument("--copies", type=int, default=TURNS - 1, help="turned copies of every image, of 7")
+    args = parser.parse_args()
+    path = args.json or args.out / "tried.json"
+    args.out.mkdir(parents=True, exist_ok=True)
+    asked = {"queries": args.queries, "seed": 0, "steps": args.steps, "copies": args.copies}
+    variants = taken_up(path, asked)
+    questions = {name: ask(args.data, GROUPS[name], args.queries, 0) for name in MEASURED}
+    databases = grouped(args.data, questions)
+    for variant in VARIANTS:
+        names = {variant.question, variant.name, variant.key}
+        if variant.key in variants or (args.only and not names & set(args.only)):
+            continue
+        series = series_of(variant, args.series, args.out)
+        config, file = recipe_of(variant, args.steps), encoder_file(variant, args.out)
+        job = Job(variant, config, series, file, databases, args.copies)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            made = pool.submit(done, job).result()
+        variants[variant.key] = entered(variant, made, questions, variants.get(BASE.key))
+        print(line(variant.key, variants[variant.key]), flush=True)
+        ordered = {v.key: variants[v.key] for v in VARIANTS if v.key in variants}
+        write_json(path, {"context": context(), **asked, "batch": job.config.batch, "variants": ordered})
+
+
+def encoder_file(variant: Variant, out: Path) -> Path:
+    """Where a variant's encoder is written."""
+    return out / ("".join(c if c.isalnum() else "-" for c in variant.key) + ".keras")
+
+
+def series_of(variant: Variant, series: Path, out: Path) -> tuple[Path, ...]:
+    """Files that a variant is trained on; generated ones are made when they are first asked for."""
+    files = series_files(series)
+    if not variant.generated:
+        return files
+    folder = out / "generated"
+    if not folder.exists():
+        make_series(folder, series=GENERATED, dates=GENERATED_DATES, seed=1)
+    return (*files, *series_files(folder))
+
+
+if __name__ == "__main__":
+    main()
