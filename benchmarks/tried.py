@@ -224,7 +224,7 @@ def done(job: Job) -> dict[str, Any]:
         searched = embedded(encoder, database, job.variant.stride, job.copies)
         for group, question in questions.items():
             windows[group] = len(searched.ids)
-            queries = embed_patches(encoder, iter([banded(question.patches.scaled(), encoder)]))
+            queries = embed_patches(encoder, banded(question.patches.scaled(), encoder))
             for half, of in halves.items():
                 nearest = searched.nearest(queries, of)
                 found[half][group] = {k: recalled(nearest, question.answers, k) for k in FIRST}
