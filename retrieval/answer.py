@@ -172,9 +172,10 @@ def _affordable(covered: int, images: Pixels, everywhere: Sequence[int], search:
     # Going through all images for the sake of a few of many would be time for nothing.
     most = most if most >= FEW * covered else 0
     enough = int((covered + DESCRIBED) * megapixels) + 1
+    some = f"the {most} that show most are" if most else "none of them is"
     warnings.warn(
-        f"{covered} patches in doubt are under cloud; {most or 'none'} of them, those that show most, are "
-        f"compared with all {megapixels:.0f} megapixels: everywhere = {enough} is enough for all",
+        f"{covered} patches in doubt are under cloud; {some} compared with all {megapixels:.0f} megapixels: "
+        f"everywhere = {enough} is enough for all",
         CloudWarning,
         stacklevel=4,
     )

@@ -259,7 +259,8 @@ def test_the_work_is_bounded_and_it_is_said(affordable, compared):
         assert not told
         return
     assert told[0].category is CloudWarning
-    assert f"8 patches in doubt are under cloud; {compared or 'none'} of them" in str(told[0].message)
+    some = f"the {compared} that show most are" if compared else "none of them is"
+    assert f"8 patches in doubt are under cloud; {some} compared with all 3 mega" in str(told[0].message)
     enough = int(re.search(r"everywhere = (\d+)", str(told[0].message)).group(1))
     assert answer._affordable(8, Megapixels(), range(3), SearchConfig(everywhere=enough)) == 8
 
