@@ -43,7 +43,7 @@ from protocol import (
     Database,
     Question,
     ask,
-    database_of,
+    by_database,
     evidence_file,
     figures,
     part,
@@ -284,14 +284,6 @@ def line(group: str, encoder: str, result: dict[str, Any]) -> str:
 # --- all ------------------------------------------------------------------------------------------------
 
 
-def by_database(run: Run, names: list[str]) -> dict[Database, list[str]]:
-    """Groups, those that share a database together."""
-    together: dict[Database, list[str]] = {}
-    for name in names:
-        together.setdefault(database_of(run.data, GROUPS[name]), []).append(name)
-    return together
-
-
 def take_up(run: Run, folder: Path) -> None:
     """Keep the groups that an earlier run has measured with all of the encoders, and their evidence.
 
@@ -369,7 +361,7 @@ def main() -> None:
     for folder in args.keep or ():
         take_up(run, folder)
     wanted = [n for n in args.group or GROUPS if n not in run.groups]
-    for database, names in by_database(run, wanted).items():
+    for database, names in by_database(run.data, wanted).items():
         measure(run, names, database)
         forms(run)
         write(run, start)

@@ -8,7 +8,7 @@ DATA, those of `val` first, plus the number of the turned copy: the same in ever
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -156,6 +156,14 @@ def database_of(data: Path, group: Group) -> Database:
     train = [dates(p)[-1] for p in places(data / "train")]
     files = tuple((rank, f) for rank, f in enumerate([*val, *train]) if has_bands(f, bands))
     return Database(files, bands, group.eight_bit)
+
+
+def by_database(data: Path, names: Iterable[str]) -> dict[Database, list[str]]:
+    """Groups, those that share a database together."""
+    together: dict[Database, list[str]] = {}
+    for name in names:
+        together.setdefault(database_of(data, GROUPS[name]), []).append(name)
+    return together
 
 
 # --- the queries --------------------------------------------------------------------------------------

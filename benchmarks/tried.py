@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from context import arguments, context, write_json
 from numpy.typing import NDArray
-from protocol import GROUPS, TURNS, Database, Question, ask, database_of, recalled, share, told
+from protocol import GROUPS, TURNS, Database, Question, ask, by_database, recalled, share, told
 
 from retrieval.config import IndexConfig, SearchConfig, TrainConfig
 from retrieval.embed import embed_image, embed_patches
@@ -319,14 +319,6 @@ def taken_up(path: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     return dict(former["variants"])
 
 
-def grouped(data: Path, questions: Mapping[str, Question]) -> dict[Database, dict[str, Question]]:
-    """Questions by the database that they are asked of."""
-    out: dict[Database, dict[str, Question]] = {}
-    for name, question in questions.items():
-        out.setdefault(database_of(data, GROUPS[name]), {})[name] = question
-    return out
-
-
 def main() -> None:
     """Train and measure what is asked for and not in the JSON yet."""
     parser = arguments(__doc__)
@@ -343,7 +335,10 @@ def main() -> None:
     asked = {"queries": args.queries, "seed": 0, "steps": args.steps, "copies": args.copies}
     variants = taken_up(path, asked)
     questions = {name: ask(args.data, GROUPS[name], args.queries, 0) for name in MEASURED}
-    databases = grouped(args.data, questions)
+    databases = {
+        database: {name: questions[name] for name in names}
+        for database, names in by_database(args.data, questions).items()
+    }
     for variant in VARIANTS:
         names = {variant.question, variant.name, variant.key}
         if variant.key in variants or (args.only and not names & set(args.only)):

@@ -14,7 +14,6 @@ from tfrecords.read.images import rasters_note, taken_rasters, taken_records
 from tfrecords.read.rasters import Raster, describe_raster, read_raster
 from tfrecords.read.records import count_records, read_fields
 from tfrecords.read.sources import (
-    LIMITS,
     ImageLike,
     Source,
     check_range,
@@ -83,20 +82,9 @@ def check_values(patches: Patches, name: str) -> None:
         return
     for start in range(0, len(patches), BLOCK):
         block = np.asarray(patches.pixels[start : start + BLOCK])
-        if _plainly_right(block, patches.units):
-            continue
         where = f"{name}: patches {start} to {start + len(block) - 1}"
         check_finite(block, patches.nodata, where)
         check_range(block, patches.units, patches.nodata, where)
-
-
-def _plainly_right(block: NDArray[Any], units: str) -> bool:
-    """The quick look: all values are finite and within the units' limits, nodata or not."""
-    if units not in LIMITS:
-        return False
-    values = block.astype(np.float32)  # half precision is compared a number at a time
-    low, high = LIMITS[units]
-    return bool(low <= values.min(initial=high) and values.max(initial=low) <= high)
 
 
 def _from_array(
