@@ -23,6 +23,7 @@ from tfrecords.schema import (
     encode_image,
     encode_patch,
     encode_series,
+    extremes,
     group_of,
     guess_units,
     is_nodata,
@@ -397,3 +398,21 @@ def test_a_record_too_long_for_its_format_is_refused(monkeypatch):
 def test_groups_are_numbers_for_names():
     assert group_of("a") != group_of("b") and 0 <= group_of("a") < 2**63
     assert group_of("venice") == int(hashlib.sha256(b"venice").hexdigest()[:16], 16) >> 1
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.uint16, np.int16])
+def test_extremes_against_numpy(dtype):
+    rng = np.random.default_rng(0)
+    for low, high in ((-3, 5), (-9, -2), (2, 7), (0, 1)):
+        if np.dtype(dtype).kind == "u" and low < 0:
+            continue
+        values = rng.uniform(low, high, (5, 4, 3)).astype(dtype)
+        assert extremes(values) == (float(values.min()), float(values.max()))
+        assert extremes(values[:, ::2]) == (float(values[:, ::2].min()), float(values[:, ::2].max()))
+    if np.dtype(dtype).kind == "f":
+        for odd in (np.inf, -np.inf, 0.0, -0.0):
+            values[2, 1, 1] = odd
+            assert extremes(values) == (float(values.min()), float(values.max()))
+        for odd in (np.nan, -np.nan):
+            values[2, 1, 1] = odd
+            assert np.isnan(extremes(values)).all()

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfrecords.errors import ArrayError, MissingInputError, UnitsError
-from tfrecords.schema import Units, check_dtype, check_units, guess_units, quickly_compared
+from tfrecords.schema import Units, check_dtype, check_units, extremes, guess_units, quickly_compared
 
 TIF = (".tif", ".tiff")
 PICTURE = (".png", ".jpg", ".jpeg")
@@ -215,9 +215,11 @@ def check_range(pixels: NDArray[Any], units: Units, nodata: float | None, name: 
     if units not in LIMITS or (units == "byte" and pixels.dtype == np.uint8):
         return
     low, high = LIMITS[units]
+    if pixels.size:
+        smallest, largest = extremes(pixels)
+        if low <= smallest and largest <= high:
+            return  # nearly always; beside NaN neither comparison holds, and each value is looked at
     values = quickly_compared(pixels) if pixels.dtype.kind == "f" else pixels.astype(np.float64)
-    if values.size and low <= values.min() and values.max() <= high:
-        return  # nearly always; beside NaN neither comparison holds, and each value is looked at
     bad = (values < low) | (values > high)
     if nodata is not None and bad.any():
         bad &= pixels != nodata

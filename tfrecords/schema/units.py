@@ -20,6 +20,8 @@ DN_HALF = DN_TOP / 2.0
 BYTE_HALF = 127.5
 SCALED_SLACK = 1.001
 """float16 may carry a scaled value past 1 by half its last bit."""
+SIGN = 0x8000
+"""The sign bit of half precision."""
 REFLECTANCE_TOP = 2.0
 """Sun glint, clouds and snow pass 1; nothing that is a reflectance passes this."""
 
@@ -144,6 +146,23 @@ def quickly_compared(values: NDArray) -> NDArray:
     return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
+def extremes(values: NDArray) -> tuple[float, float]:
+    """Smallest and largest of some numbers, NaN if one of them is.
+
+    Args:
+        values: any shape but an empty one, any dtype.
+    """
+    if values.dtype != np.float16:
+        return float(values.min()), float(values.max())
+    # In their bits, whose order is that of the numbers, below 0 reversed: a tenth of the time.
+    bits = np.ascontiguousarray(values).reshape(-1).view(np.int16)
+    high, low = bits.max(), bits.view(np.uint16).max()
+    high = high if high >= 0 else bits.min()
+    low = low if low >= SIGN else bits.min()
+    ends = np.array([low, high]).astype(np.uint16).view(np.float16).astype(np.float64)
+    return (np.nan, np.nan) if np.isnan(ends).any() else (float(ends[0]), float(ends[1]))
+
+
 def to_scaled(pixels: NDArray, units: Units, nodata: float | None) -> NDArray[np.float32]:
     """Bring pixels of any units to the scale of the encoder.
 
@@ -206,7 +225,7 @@ def check_finite(pixels: NDArray, nodata: float | None, where: str) -> None:
     Raises:
         ArrayError: with the number of such values and the position of the first.
     """
-    if pixels.dtype.kind != "f":
+    if pixels.dtype.kind != "f" or (pixels.size and np.isfinite(extremes(pixels)).all()):
         return
     bad = ~np.isfinite(quickly_compared(pixels))
     if nodata is not None and bad.any():
