@@ -85,6 +85,10 @@ def look(
     ground = ground or Ground(images)
     found, doubtful = _none_found(len(patches), search.kept), np.arange(len(patches))
     twice = search.deep_places > search.places
+
+    def certain(ranked: Refined) -> NDArray[np.bool_]:
+        return np.asarray(margin(ranked) >= search.certain_odds)
+
     rounds = [("searching", search.first_cells if twice else 1.0, search, refinement)]
     rounds += [("searching deeper", 1.0, *_deeper(search, refinement))] if twice else []
     for stage, share, looked, refined in rounds:
@@ -93,9 +97,9 @@ def look(
         progress(stage, 0, len(doubtful))
         asked = patches if len(doubtful) == len(patches) else patches.some(doubtful)
         candidates = find_candidates(index, vectors[doubtful], looked, share)
-        ranked = rank(candidates, asked, images, refined, progress, ground)
+        ranked = rank(candidates, asked, images, refined, progress, ground, None, certain)
         _put(found, doubtful, _width(ranked, search.kept))
-        doubtful = doubtful[~(margin(ranked) >= search.certain_odds) & vectors[doubtful].any(1)]
+        doubtful = doubtful[~certain(ranked) & vectors[doubtful].any(1)]
     return found
 
 
@@ -133,7 +137,8 @@ def look_beside_cloud(
         return found
     candidates = shipped_local_search().find(shown, everywhere, images, search, ground, progress)
     _, refined = _deeper(search, refinement)
-    refined = replace(refined, similarity_weight=LOCAL_WEIGHT)
+    # Correlation is misled by cloud that was not found: the verifier sees all finalists.
+    refined = replace(refined, similarity_weight=LOCAL_WEIGHT, finalist_lead=1000.0)
     ranked = rank(candidates, shown, images, refined, progress, ground)
     again = shipped_local_search().again(ranked, shown, images, ground)
     seen = _width(_ranked_anew(ranked, again), found.image_ids.shape[1])
@@ -151,35 +156,54 @@ def _under_cloud(
     doubtful = np.flatnonzero(~(margin(found) >= search.certain_odds))
     if not len(everywhere) or not search.everywhere:
         doubtful = doubtful[:0]
-    share = np.zeros(len(doubtful))
-    for start in range(0, len(doubtful), BLOCK):
-        part = slice(start, start + BLOCK)
-        share[part] = _cloud(patches, doubtful[part])[1].mean((1, 2))
-    covered = np.flatnonzero((share >= search.least_cloud) & (share <= search.most_cloud))
-    most = _affordable(len(covered), images, everywhere, search)
-    rows = doubtful[np.sort(covered[np.argsort(share[covered], kind="stable")[:most]])]
+    megapixels = sum(float(np.prod(images.size(i))) for i in everywhere) / 1e6
+    # Some of them tell how many there are: where that is far too many, the others need no look.
+    some = doubtful[:: max(1, len(doubtful) // BLOCK)]
+    about = round((_covered(patches, some, search)[1]).mean() * len(doubtful)) if len(some) else 0
+    if len(some) < len(doubtful) and not _affordable(about // 2, megapixels, search):
+        _tell(about, 0, megapixels, "some ")
+        doubtful = doubtful[:0]
+    share, covered = _covered(patches, doubtful, search)
+    most = _affordable(int(covered.sum()), megapixels, search)
+    if most < covered.sum():
+        _tell(int(covered.sum()), most, megapixels)
+    clearest = np.flatnonzero(covered)[np.argsort(share[covered], kind="stable")[:most]]
+    rows = doubtful[np.sort(clearest)]
     scaled, cloud = _cloud(patches, rows)
     scaled[cloud] = np.nan
     return rows, Patches(patches.patch_ids[rows], scaled, "scaled", patches.bands, float("nan"))
 
 
-def _affordable(covered: int, images: Pixels, everywhere: Sequence[int], search: SearchConfig) -> int:
-    """How many of so many patches under cloud are compared with all images; says so if not all are."""
-    megapixels = sum(float(np.prod(images.size(i))) for i in everywhere) / 1e6
+def _covered(
+    patches: Patches, rows: NDArray[np.intp], search: SearchConfig
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Share of some patches that is under cloud, and whether that is neither too little nor too much."""
+    share = np.zeros(len(rows))
+    for start in range(0, len(rows), BLOCK):
+        part = slice(start, start + BLOCK)
+        share[part] = _cloud(patches, rows[part])[1].mean((1, 2))
+    return share, (share >= search.least_cloud) & (share <= search.most_cloud)
+
+
+def _affordable(covered: int, megapixels: float, search: SearchConfig) -> int:
+    """How many of so many patches under cloud are compared with all images."""
     most = max(0, int(search.everywhere / max(megapixels, 1e-6)) - DESCRIBED)
     if covered <= most:
         return covered
     # Going through all images for the sake of a few of many would be time for nothing.
-    most = most if most >= FEW * covered else 0
+    return most if most >= FEW * covered else 0
+
+
+def _tell(covered: int, most: int, megapixels: float, about: str = "") -> None:
+    """Say that of so many patches under cloud not all are compared with all images."""
     enough = int((covered + DESCRIBED) * megapixels) + 1
     some = f"the {most} that show most are" if most else "none of them is"
     warnings.warn(
-        f"{covered} patches in doubt are under cloud; {some} compared with all {megapixels:.0f} megapixels: "
-        f"everywhere = {enough} is enough for all",
+        f"{about}{covered} patches in doubt are under cloud; {some} compared with all {megapixels:.0f} "
+        f"megapixels: everywhere = {enough} is enough for all",
         CloudWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
-    return most
 
 
 def _cloud(patches: Patches, rows: NDArray[np.intp]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -18,6 +18,7 @@ from retrieval.local import (
     CELL_PX,
     LocalSearch,
     _agreement,
+    _cosines,
     _kernel,
     _peaks,
     half_resolution,
@@ -130,6 +131,31 @@ def test_the_best_place_of_every_cell():
     assert CELL_PX == 32
 
 
+def test_cosines_against_loops():
+    rng = np.random.default_rng(0)
+    field, own = (
+        rng.normal(size=(20, 22, 3)).astype(np.float32),
+        rng.normal(size=(5, 4 * 4 * 3)).astype(np.float32),
+    )
+    own /= np.linalg.norm(own, axis=1, keepdims=True)
+    at = rng.integers(0, 14, (5, 2, 2))
+    got = _cosines(field, at, own, 4)
+    for m, k in np.ndindex(5, 2):
+        x, y = at[m, k]
+        place = field[y : y + 8 : 2, x : x + 8 : 2].ravel()
+        assert got[m, k] == pytest.approx(own[m] @ place / np.linalg.norm(place), abs=1e-3)
+
+
+def test_descriptors_of_every_pixel_are_those_of_every_fourth_moved():
+    search = LocalSearch(local_model(4))
+    tensor, visible = (np.asarray(v) for v in half_resolution(ground(0, 96, 105)[None]))
+    every = search._everywhere(tensor[0], visible[0] > 0)
+    assert every.shape == (tensor.shape[1] - 8, tensor.shape[2] - 8, 4)
+    for dy, dx in np.ndindex(2, 2):
+        part = search.describe(tensor[:, dy:, dx:], visible[:, dy:, dx:] > 0)[0]
+        np.testing.assert_allclose(every[dy::2, dx::2], part, atol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def world():
     """Four images, and half-covered patches of another light."""
@@ -153,6 +179,23 @@ def test_covered_patches_are_found_by_what_is_seen_of_them(world):
     assert right.sum() >= 5, found.image_ids[:, 0]
     some = shipped_local_search().find(patches, [0, 2], images, config, Ground(images))
     assert set(np.unique(some.image_ids)) <= {-1, 0, 2}
+
+
+def test_places_are_looked_at_again_beside_where_they_were_found(world):
+    """As `again` at the places that come out, and no worse than at those on the grid."""
+    images, _, _, hidden = world
+    patches = Patches(np.arange(6), hidden, "scaled", BANDS, np.nan)
+    found = shipped_local_search().find(
+        patches, range(4), images, SearchConfig(deep_places=20), Ground(images)
+    )
+    assert (found.x % 4 == 2).any() and (found.x % 2 == 0).all() and (found.y % 2 == 0).all()
+    none = np.zeros(found.x.shape)
+    at = refined(found.image_ids, found.x, found.y, none, found.similarity)
+    again = shipped_local_search().again(at, patches, images, Ground(images))
+    np.testing.assert_allclose(again, found.similarity, atol=1e-4)
+    beside = refined(found.image_ids, np.maximum(found.x - 2, 0), found.y, none, found.similarity)
+    first = shipped_local_search().again(beside, patches, images, Ground(images))[:, 0]
+    assert (first <= found.similarity[:, 0] + 1e-4).all()
 
 
 def refined(image_ids, x, y, logit, similarity):
@@ -242,6 +285,13 @@ def test_what_stays_in_doubt_under_cloud_is_compared_everywhere(world):
     assert with_it.sum() >= 5 and with_it.sum() > without.sum()
 
 
+@pytest.mark.parametrize(("affordable", "compared"), [(100, 8), (8, 8), (7, 7), (2, 2), (1, 0)])
+def test_the_work_is_bounded(affordable, compared):
+    assert (
+        answer._affordable(8, 3.0, SearchConfig(everywhere=3 * (answer.DESCRIBED + affordable))) == compared
+    )
+
+
 class Megapixels:
     """Images of a million pixels each."""
 
@@ -249,20 +299,31 @@ class Megapixels:
         return 1000, 1000
 
 
-@pytest.mark.parametrize(("affordable", "compared"), [(100, 8), (8, 8), (7, 7), (2, 2), (1, 0)])
-def test_the_work_is_bounded_and_it_is_said(affordable, compared):
-    search = SearchConfig(everywhere=3 * (answer.DESCRIBED + affordable))
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        assert answer._affordable(8, Megapixels(), range(3), search) == compared
-    if compared == 8:
-        assert not told
-        return
-    assert told[0].category is CloudWarning
-    some = f"the {compared} that show most are" if compared else "none of them is"
-    assert f"8 patches in doubt are under cloud; {some} compared with all 3 mega" in str(told[0].message)
+@pytest.mark.parametrize(("affordable", "text"), [(4, "the 4 that show most are"), (1, "none of them is")])
+def test_it_is_said_how_many_are_compared(world, affordable, text):
+    patches, nothing = Patches(np.arange(6), world[2], "scaled", BANDS, np.nan), answer._none_found(6, 20)
+    search = SearchConfig(everywhere=4 * (answer.DESCRIBED + affordable))
+    images = Megapixels()
+    with pytest.warns(CloudWarning, match=f"^6 patches in doubt are under cloud; {text}") as told:
+        rows, _ = answer._under_cloud(patches, nothing, images, search, range(4))
+    assert len(rows) == (4 if affordable == 4 else 0)
     enough = int(re.search(r"everywhere = (\d+)", str(told[0].message)).group(1))
-    assert answer._affordable(8, Megapixels(), range(3), SearchConfig(everywhere=enough)) == 8
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rows, _ = answer._under_cloud(patches, nothing, images, SearchConfig(everywhere=enough), range(4))
+    assert len(rows) == 6
+
+
+def test_of_far_too_many_only_some_are_looked_at(world, monkeypatch):
+    images, _, pixels, _ = world
+    monkeypatch.setattr(answer, "BLOCK", 2)
+    looked = []
+    cloud = answer._cloud
+    monkeypatch.setattr(answer, "_cloud", lambda p, rows: looked.extend(rows) or cloud(p, rows))
+    patches, nothing = Patches(np.arange(6), pixels, "scaled", BANDS, np.nan), answer._none_found(6, 20)
+    with pytest.warns(CloudWarning, match="^some 6 patches in doubt are under cloud; none of them is"):
+        rows, shown = answer._under_cloud(patches, nothing, images, SearchConfig(everywhere=1), range(4))
+    assert not len(rows) and not len(shown) and sorted(looked) == [0, 3]
 
 
 def test_the_patches_that_show_most_come_first(world, monkeypatch):
@@ -270,7 +331,8 @@ def test_the_patches_that_show_most_come_first(world, monkeypatch):
     images, _, pixels, _ = world
     patches = Patches(np.arange(6), pixels, "scaled", BANDS, np.nan)
     nothing = answer._none_found(6, 20)
-    rows, shown = answer._under_cloud(patches, nothing, images, SearchConfig(), range(4))
+    with pytest.warns(CloudWarning, match="the 2 that show most"):
+        rows, shown = answer._under_cloud(patches, nothing, images, SearchConfig(), range(4))
     found = answer._cloud(patches, np.arange(6))[1].mean((1, 2))
     assert set(rows) == set(np.argsort(found, kind="stable")[:2]) and len(shown) == 2
     assert np.isnan(shown.pixels).any()

@@ -6,11 +6,11 @@ from engine import texture
 from hypothesis import given
 from hypothesis import strategies as st
 
-import retrieval.refine.candidates as candidates
+import retrieval.refine.job as job
 import retrieval.refine.surfaces as surfaces
 from retrieval.config import RefineConfig
 from retrieval.errors import BandsWarning
-from retrieval.refine import Arrays, ncc, refine
+from retrieval.refine import Arrays, ncc, rank, refine
 from retrieval.refine.correlation import FLAT
 from retrieval.types import Candidates
 from tfrecords.schema import BANDS
@@ -298,7 +298,7 @@ def test_batches_change_nothing(monkeypatch):
     patches = asked([cut(images[i % 2], *rng.integers(0, 36, 2)) for i in range(7)])
     start = found([[(i % 2, 16, 16, 0.5), (1 - i % 2, 8, 0, 0.4), (-1, -1, -1, -np.inf)] for i in range(7)])
     whole = refine(start, patches, arrays(*images), RefineConfig())
-    monkeypatch.setattr(candidates, "TAKEN", {0: 2, 1: 2, 2: 2})
+    monkeypatch.setattr(job, "TAKEN", {0: 2, 1: 2, 2: 2})
     monkeypatch.setattr(surfaces, "CORRELATED", {0: 1, 1: 1, 2: 1})
     parts = refine(start, patches, arrays(*images), RefineConfig())
     np.testing.assert_array_equal(parts.x, whole.x)
@@ -343,3 +343,64 @@ def test_progress_counts_pairs():
     half = [t for t in told if "half" in t[0]]
     assert [t[1:] for t in half] == [(6, 6)]
     assert told[-1][1:] == (3, 3)
+
+
+# ---------------------------------------------------------------- some first, the others in doubt
+
+
+class Told:
+    """A verifier that is sure of one picture, and counts what it is asked."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def __call__(self, template, region, visible):
+        self.asked += len(template)
+        return np.asarray(10 * ncc(template, region)[:, 0, 0] - 5, np.float32)
+
+
+def crowded():
+    """Three patches, and for each the right place among thirty, its similarity the lowest."""
+    images = [texture(300, 300, seed=s) for s in range(3)]
+    at = [(40, 60), (120, 33), (200, 180)]
+    patches = asked([cut(image, *xy) for image, xy in zip(images, at, strict=True)])
+    rng = np.random.default_rng(0)
+    wrong = [[(i, *rng.integers(0, 29, 2) * 8, 0.5) for _ in range(29)] for i in range(3)]
+    return (
+        images,
+        at,
+        patches,
+        found([[*w, (i, *xy, 0.1)] for i, (w, xy) in enumerate(zip(wrong, at, strict=True))]),
+    )
+
+
+def ranked_by(verifier, certain, **knobs):
+    images, at, patches, start = crowded()
+    config = RefineConfig(semifinalists=30, finalists=10, finalist_lead=1000.0, **knobs)
+    got = rank(start, patches, arrays(*images), config, verifier=verifier, certain=certain)
+    np.testing.assert_array_equal(np.stack([got.x[:, 0], got.y[:, 0]], -1), at)
+    return got
+
+
+def test_what_the_first_decide_is_not_looked_at_further():
+    every, some, none = Told(), Told(), Told()
+    whole = ranked_by(every, None)
+    assert every.asked == 30
+    doubted = ranked_by(none, lambda found: np.zeros(3, bool))
+    assert none.asked == 30
+    np.testing.assert_array_equal(doubted.x, whole.x)
+    np.testing.assert_allclose(doubted.logit, whole.logit, atol=1e-4)
+    decided = ranked_by(some, lambda found: np.array([True, False, True]))
+    assert some.asked == 10 + 2 * job.FIRST
+    assert (~np.isnan(decided.logit)).sum(1).tolist() == [job.FIRST, 10, job.FIRST]
+    np.testing.assert_array_equal(decided.x[1], whole.x[1])
+
+
+def test_candidates_far_behind_the_best_are_not_verified_and_copies_are():
+    images, at, _, _ = crowded()
+    copies = arrays(images[0], images[0])
+    both = found([[(0, *at[0], 0.4), (1, *at[0], 0.4), (0, 8, 200, 0.4)]])
+    verifier = Told()
+    got = rank(both, asked([cut(images[0], *at[0])]), copies, RefineConfig(finalists=3), verifier=verifier)
+    assert verifier.asked == 2 and got.image_ids[0].tolist() == [0, 1, 0]
+    assert got.logit[0, 0] == got.logit[0, 1] and np.isnan(got.logit[0, 2])

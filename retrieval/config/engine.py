@@ -128,6 +128,8 @@ class RefineConfig(Knobs):
     """How many candidates of each patch are compared at half resolution, after all were at a quarter."""
     finalists: int = 2
     """How many of these the verifier decides between; its choice is then found at full resolution."""
+    finalist_lead: float = 0.2
+    """Candidates further behind the best in NCC + weighted similarity at half resolution are not verified."""
     similarity_weight: float = 0.5
     """NCC + this x similarity decides who goes on to the next step."""
     similarity_odds: float = 10.0
@@ -137,6 +139,7 @@ class RefineConfig(Knobs):
         within(self, "radius_px", 1, 64, "px")
         within(self, "semifinalists", 1, 2048)
         within(self, "finalists", 1, 2048)
+        within(self, "finalist_lead", 0, 1000)
         within(self, "similarity_weight", 0, 100)
         within(self, "similarity_odds", 0, 100)
 

@@ -1,50 +1,21 @@
-"""All candidates of all patches: from quarter to full resolution, fewer at each step.
-
-Each step looks around the peak of the one before, so that none has many shifts to try. NCC decides who
-goes on, and the verifier between the best.
-"""
+"""All candidates of all patches, from quarter to full resolution: the way through `retrieval.refine.job`."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.compiled import side_by_side
 from retrieval.config import RefineConfig
 from retrieval.errors import BandsWarning
-from retrieval.refine.peaks import Peaks, find_peaks
-from retrieval.refine.surfaces import correlated
-from retrieval.refine.table import ImageTable
-from retrieval.refine.tensors import (
-    BLOCK_PX,
-    Ground,
-    PatchPixels,
-    Pixels,
-    Templates,
-)
+from retrieval.refine.ground import Ground
+from retrieval.refine.job import FINE_RADIUS, Job
+from retrieval.refine.tensors import PatchPixels, Pixels
 from retrieval.refine.verify import Verifier, shipped_verifier
 from retrieval.types import Candidates, Progress, Refined, silent
-
-HALF_RADIUS = 2
-"""Half resolution looks this far around the peak found at quarter resolution, in its own pixels."""
-FINE_RADIUS = 2
-"""Full resolution looks this far around the peak found at half resolution."""
-VERIFY_BATCH = 512
-"""Pairs that the verifier sees at a time."""
-VERIFIED = 1000.0
-"""Added to the log-odds of those that the verifier was asked of: any of them comes before the others."""
-TAKEN = {2: 32768, 1: 8192, 0: 256}
-"""Pairs of patch and candidate whose regions are cut out at a time, by level: some 70 MB at most."""
-STAGES = {
-    2: "refining at quarter resolution",
-    1: "refining at half resolution",
-    0: "refining at full resolution",
-}
-"""What progress is told."""
 
 
 def refine(
@@ -75,6 +46,7 @@ def rank(
     progress: Progress = silent,
     ground: Ground | None = None,
     verifier: Verifier | None = None,
+    certain: Callable[[Refined], NDArray[np.bool_]] | None = None,
 ) -> Refined:
     """Find candidates at quarter and half resolution, and let the verifier decide between the best.
 
@@ -86,6 +58,7 @@ def rank(
         progress: told of the pairs of patch and candidate that are done.
         ground: tensors of the images kept from an earlier call.
         verifier: decides between the finalists; None for the shipped one.
+        certain: tells which patches need no further candidates, from those looked at first; None: all do.
 
     Warns:
         BandsWarning: images and patches have no band in common.
@@ -94,11 +67,10 @@ def rank(
         The best `config.semifinalists` candidates of each patch, best first, as half resolution knows them.
     """
     _tell_unshared(found, patches, images)
-    job = _Job(
+    job = Job(
         found, patches, images, config, progress, ground or Ground(images), verifier or shipped_verifier()
     )
-    job.align(config.semifinalists)
-    job.verify(job.best(config.finalists))
+    job.decide(certain)
     return job.ranked(config.semifinalists)
 
 
@@ -124,7 +96,7 @@ def finish(
         The same; x, y, dx, dy and NCC of the first are those of full resolution.
     """
     best = Candidates(*(getattr(ranked, f.name)[:, :1] for f in fields(Candidates)))
-    job = _Job(best, patches, images, config, progress, ground or Ground(images), None)
+    job = Job(best, patches, images, config, progress, ground or Ground(images), None)
     job.correlate(job.best(1), FINE_RADIUS, 0)
     found = job.refined()
     rows = found.image_ids.ravel() >= 0
@@ -153,7 +125,7 @@ def align(
         ground: as for `rank`.
         keep: how many candidates of each patch go on to half resolution and come out.
     """
-    job = _Job(found, patches, images, config, silent, ground or Ground(images), None)
+    job = Job(found, patches, images, config, silent, ground or Ground(images), None)
     job.align(keep)
     return job.ranked(keep)
 
@@ -177,190 +149,11 @@ def measure(
     Returns:
         The candidates in the order in which they came.
     """
-    job = _Job(found, patches, images, config, silent, ground or Ground(images), None)
+    job = Job(found, patches, images, config, silent, ground or Ground(images), None)
     every = found.image_ids.shape[1]
     job.align(every)
     job.correlate(job.best(every), FINE_RADIUS, 0)
     return job.refined()
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Pairs of patches and candidates that are compared in the same bands."""
-
-    pairs: NDArray[np.int64]
-    """(m, 2) row of the patch, column of the candidate."""
-    asked: tuple[int, ...]
-    """Columns of the patches' bands."""
-    stored: tuple[int, ...]
-    """Columns of the images' bands."""
-
-
-class _Job:
-    """The state of all candidates while they are correlated."""
-
-    def __init__(
-        self,
-        found: Candidates,
-        patches: PatchPixels,
-        images: Pixels,
-        config: RefineConfig,
-        progress: Progress,
-        ground: Ground,
-        verifier: Verifier | None,
-    ) -> None:
-        self.verifier = verifier
-        self.found, self.patches, self.images, self.config = found, patches, images, config
-        self.progress, self.ground = progress, ground
-        shape = found.image_ids.shape
-        every, image = np.unique(found.image_ids, return_inverse=True)
-        self.image = image.reshape(shape)
-        self.table = ImageTable.of(every, patches.bands, images, ground)
-        self.state: dict[str, NDArray] = {f: np.zeros(shape, np.float32) for f in ("dx", "dy", "ncc")}
-        self.state["logit"] = np.full(shape, np.nan, np.float32)
-        self.state |= {"x": found.x.copy(), "y": found.y.copy()}
-        self.state["level"] = np.full(shape, 3, np.int8)
-        self._templates: dict[tuple[int, ...], Templates] = {}
-
-    def score(self) -> NDArray[np.float64]:
-        """What candidates are ranked by: the verified before the others; -inf where there is none."""
-        similarity = np.maximum(self.found.similarity, -1)
-        weighted = self.state["ncc"] + self.config.similarity_weight * similarity
-        logit = self.state["logit"]
-        # Rounded: copies of one picture shall tie, whatever batch they came in.
-        verified = VERIFIED + np.round(logit + self.config.similarity_odds * similarity, 3)
-        score = np.where(np.isnan(logit), weighted.astype(np.float64), verified)
-        return np.where(self.found.image_ids >= 0, score, -np.inf)
-
-    def best(self, count: int) -> NDArray:
-        """Pairs of each patch and its best candidates among those that came furthest."""
-        furthest = self.state["level"] == self.state["level"].min(initial=3)
-        score = np.where(furthest, self.score(), -np.inf)
-        order = np.lexsort((self.found.x, self.found.y, self.found.image_ids, -score), axis=-1)[:, :count]
-        pairs = np.stack([np.repeat(np.arange(len(order)), order.shape[1]), order.ravel()], -1)
-        return pairs[self.found.image_ids[pairs[:, 0], pairs[:, 1]] >= 0]
-
-    def align(self, keep: int) -> None:
-        """All candidates at quarter resolution, the best of them at half."""
-        self.correlate(np.argwhere(self.found.image_ids >= 0), -(-self.config.radius_px // 4), 2)
-        self.correlate(self.best(keep), HALF_RADIUS, 1)
-
-    def correlate(self, pairs: NDArray, radius: int, level: int) -> None:
-        """Correlate (patch, candidate) pairs and write the peaks into the state."""
-
-        def work(batch: Batch) -> int:
-            self._put(batch.pairs, self._peaks(batch, radius, level), level)
-            return len(batch.pairs)
-
-        self._prepare(level)
-        self._each(work, pairs, TAKEN[level], STAGES[level], by_image=level == 0)
-
-    def verify(self, pairs: NDArray) -> None:
-        """Ask the verifier of (patch, candidate) pairs that are aligned at half resolution."""
-        verifier = self.verifier
-        assert verifier is not None
-
-        def work(batch: Batch) -> int:
-            rows, cols = batch.pairs.T
-            at = np.stack([self.state[axis][rows, cols] for axis in "xy"], -1) >> 1
-            template, seen = self._templates[batch.asked].take(rows, 1)
-            region = self.ground.regions(self.found.image_ids[rows, cols], at, batch.stored, 0, 1)
-            visible = np.ones((len(rows), *template.shape[1:3], 1), np.float32)
-            for mask in (seen, region.known):
-                visible = visible if mask is None else visible * mask
-            self.state["logit"][rows, cols] = verifier(template, region.tensor(), visible)
-            return len(rows)
-
-        self._each(work, pairs, VERIFY_BATCH, "verifying", by_image=True)
-
-    def _prepare(self, level: int) -> None:
-        """Templates for a level; those of level 0 alone are made without the others."""
-        for asked, _ in self.table.kinds:
-            if asked not in self._templates:
-                self._templates[asked] = Templates(self.patches, asked, (level,))
-
-    def _each(
-        self, work: Callable[[Batch], int], pairs: NDArray, size: int, stage: str, by_image: bool
-    ) -> None:
-        """Do some work on all pairs, batch by batch; batches share no pair."""
-        done = 0
-        for count in side_by_side(work, list(self._batches(pairs, size, by_image))):
-            done += count
-            self.progress(stage, done, len(pairs))
-
-    def _where(self, rows: NDArray, cols: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-        """Image ids, x and y of the pixel nearest the last peak, and the largest that a patch may have."""
-        ids, limit, state = (
-            self.found.image_ids[rows, cols],
-            self.table.limit[self.image[rows, cols]],
-            self.state,
-        )
-        xy = np.stack([state[a][rows, cols] + np.rint(state[f"d{a}"][rows, cols]) for a in "xy"], -1)
-        return ids, np.clip(xy.astype(np.int64), 0, limit), limit
-
-    def _batches(self, pairs: NDArray, size: int, by_image: bool) -> Iterator[Batch]:
-        """Pairs by the columns of the bands that patch and image share.
-
-        Args:
-            pairs: (m, 2), those of a patch behind each other.
-            size: of a batch.
-            by_image: sorted by image and block; else by patch, among images that are kept together.
-        """
-        rows, cols = pairs.T
-        image = self.image[rows, cols]
-        if by_image:
-            x, y = (self.state[axis][rows, cols] // BLOCK_PX for axis in "xy")
-            order = np.lexsort((x, y, image))
-        else:
-            order = np.argsort(self.table.group[image], kind="stable")
-        which = self.table.kind[image[order]]
-        for number, (asked, stored) in enumerate(self.table.kinds):
-            mine = order[which == number]
-            for start in range(0, len(mine), size):
-                yield Batch(pairs[mine[start : start + size]], asked, stored)
-
-    def _peaks(self, batch: Batch, radius: int, level: int) -> Peaks:
-        """One batch: gather templates and regions, correlate, find the peaks."""
-        rows, cols = batch.pairs.T
-        ids, xy, limit = self._where(rows, cols)
-        at = xy >> level
-        asked, owner = np.unique(rows, return_inverse=True)
-        template, seen = self._templates[batch.asked].take(asked, level)
-        regions = self.ground.regions(ids, at, batch.stored, radius, level)
-        surfaces = correlated(template, seen, owner, regions, level)
-        return find_peaks(surfaces, at, level, limit)
-
-    def _put(self, pairs: NDArray, peaks: Peaks, level: int) -> None:
-        """Keep the peaks; below full resolution the parabola's offset says where to look next."""
-        rows, cols = pairs.T
-        state = self.state
-        for name in ("x", "y"):
-            pixel, offset = getattr(peaks, name), getattr(peaks, f"d{name}")
-            state[name][rows, cols], state[f"d{name}"][rows, cols] = pixel, (1 << level) * offset
-        state["ncc"][rows, cols], state["level"][rows, cols] = peaks.ncc, level
-
-    def ranked(self, count: int) -> Refined:
-        """The best of each patch: by how far they came, then by score."""
-        found = self.found
-        # Of the best the level tells nothing: it alone went on to full resolution.
-        level = np.maximum(self.state["level"], 1)
-        keys = (found.x, found.y, found.image_ids, -self.score(), level)
-        order = np.lexsort(keys, axis=-1)[:, :count]
-        every = self.refined()
-        names = [f.name for f in fields(Refined)]
-        return Refined(**{name: np.take_along_axis(getattr(every, name), order, 1) for name in names})
-
-    def refined(self) -> Refined:
-        """All candidates as they came."""
-        coarse, limit = (self.state["level"] > 0) & (self.found.image_ids >= 0), self.table.limit[self.image]
-        for number, axis in enumerate("xy"):
-            # Below full resolution the offset only says which pixel is nearest.
-            at, offset = self.state[axis], self.state[f"d{axis}"]
-            nearest = np.clip(at + np.rint(offset).astype(np.int64), 0, limit[..., number])
-            self.state[axis] = np.where(coarse, nearest, at)
-            self.state[f"d{axis}"] = np.where(coarse, np.float32(0), offset)
-        values = self.state | {"image_ids": self.found.image_ids, "similarity": self.found.similarity}
-        return Refined(**{f.name: values[f.name] for f in fields(Refined)})
 
 
 def _tell_unshared(found: Candidates, patches: PatchPixels, images: Pixels) -> None:

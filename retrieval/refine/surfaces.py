@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from retrieval.compiled import Compiled
 from retrieval.refine.correlation import ncc, ncc_of
-from retrieval.refine.tensors import CODES, Known, Regions
+from retrieval.refine.ground import Regions
+from retrieval.refine.tensors import CODES, Known
 
 CORRELATED = {2: 2048, 1: 512, 0: 64}
 """Pairs that are correlated at a time, by level: what of them fits the processor's caches."""

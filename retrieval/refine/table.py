@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX
-from retrieval.refine.tensors import Ground, Pixels, shared_columns
+from retrieval.refine.ground import Ground
+from retrieval.refine.tensors import Pixels, shared_columns
 
 
 @dataclass(frozen=True)

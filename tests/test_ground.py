@@ -1,0 +1,129 @@
+"""Tensors of images: kept on shelves, given up as a whole, and the regions cut out of them."""
+
+import numpy as np
+import pytest
+from engine import texture
+
+import retrieval.refine.ground as ground_module
+from retrieval.refine import Arrays, Ground
+from retrieval.refine.squares import squares
+from retrieval.refine.tensors import LEVELS, full_resolution, pyramid, side, tensor_of
+from tfrecords.schema import BANDS
+
+COLUMNS = (0, 1, 2, 3)
+
+
+def scene(seed, height=150, width=170, hidden=False):
+    made = np.clip(0.5 * texture(height, width, seed=seed) - 0.5, -1, 1).astype(np.float32)
+    if hidden:
+        made[40:90, 30:80] = np.nan
+    return made
+
+
+@pytest.fixture
+def images():
+    """Three of one size, one of them partly hidden, and two of sizes of their own."""
+    made = {0: scene(0), 1: scene(1, hidden=True), 2: scene(2), 3: scene(3, 100, 90), 4: scene(4, 64, 300)}
+    return Arrays(made, dict.fromkeys(made, BANDS))
+
+
+def asked(images, level, count=200):
+    """Positions in the level's pixels that a patch may have, in any order."""
+    rng = np.random.default_rng(level)
+    ids = rng.integers(0, 5, count)
+    most = np.array([images.size(int(i)) for i in ids])[:, ::-1] - 64
+    return ids, (rng.integers(0, most + 1) >> level).astype(np.int64)
+
+
+def mean_of_blocks(tensor, visible):
+    """A level from the one before it, pixel by pixel."""
+    h, w = tensor.shape[0] // 2, tensor.shape[1] // 2
+    out, seen = np.zeros((h, w, 3), np.float32), np.zeros((h, w, 1), bool)
+    for y in range(h):
+        for x in range(w):
+            part, known = (
+                tensor[2 * y : 2 * y + 2, 2 * x : 2 * x + 2],
+                visible[2 * y : 2 * y + 2, 2 * x : 2 * x + 2],
+            )
+            if known.sum() >= 2:
+                out[y, x], seen[y, x] = part[known[..., 0]].mean(0), True
+    return out, seen
+
+
+@pytest.mark.parametrize("image", [1, 3])
+def test_levels_are_means_of_what_is_visible(images, image):
+    scaled = images.scaled(image)
+    tensor, known = full_resolution(scaled[None])
+    tensor, known = tensor[0], np.ones((*tensor.shape[1:3], 1), bool) if known is None else known[0]
+    layers = pyramid(scaled[None])
+    for level in LEVELS:
+        tensor, known = mean_of_blocks(tensor, known)
+        got = layers[level]
+        np.testing.assert_allclose(tensor_of(got.codes[0]), tensor, atol=2e-4)
+        assert known.all() if got.known is None else (got.known[0] == known).all()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("radius", [0, 2])
+def test_regions_against_one_after_the_other(images, level, radius):
+    ids, at = asked(images, level)
+    got = Ground(images).regions(ids, at, COLUMNS, radius, level)
+    size, known = side(level) + 2 * radius, np.ones((len(ids), 1, 1, 1), bool)
+    known = np.broadcast_to(known, (*got.stored.shape[:3], 1)) if got.known is None else got.known
+    assert got.stored.shape == (len(ids), size, size, 3) and not known.all()
+    for n, (image, (x, y)) in enumerate(zip(ids, at, strict=True)):
+        layer = pyramid(images.scaled(int(image))[None])[level]
+        h, w = layer.codes.shape[1:3]
+        rows, cols = (np.arange(v - radius, v - radius + size) for v in (y, x))
+        inside = np.ix_((rows >= 0) & (rows < h), (cols >= 0) & (cols < w))
+        from_image = layer.codes[0][np.ix_(rows[(rows >= 0) & (rows < h)], cols[(cols >= 0) & (cols < w)])]
+        # Compiled and uncompiled code may round a code differently.
+        np.testing.assert_allclose(got.stored[n][inside], from_image, atol=1)
+        if layer.known is not None:
+            seen = layer.known[0][np.ix_(rows[(rows >= 0) & (rows < h)], cols[(cols >= 0) & (cols < w)])]
+            np.testing.assert_array_equal(known[n][inside], seen)
+
+
+def test_the_spread_is_that_of_what_lies_under_the_template(images):
+    ids, at = asked(images, 1, 30)
+    got = Ground(images).regions(ids, at, COLUMNS, 0, 1)
+    under = tensor_of(got.stored).astype(np.float64)
+    centred = under - under.mean((1, 2), keepdims=True)
+    np.testing.assert_allclose(got.spread[:, 0, 0], (centred**2).sum((1, 2, 3)), rtol=1e-4, atol=1e-3)
+
+
+def test_shelves_that_are_given_up_change_nothing(images, monkeypatch):
+    ids, at = asked(images, 1)
+    whole = Ground(images).regions(ids, at, COLUMNS, 2, 1)
+    monkeypatch.setattr(ground_module, "KEPT_BYTES", 1)
+    small = Ground(images)
+    for _ in range(2):
+        part = small.regions(ids, at, COLUMNS, 2, 1)
+        np.testing.assert_allclose(part.stored, whole.stored, atol=1)
+        np.testing.assert_allclose(part.spread, whole.spread, rtol=1e-3)
+        np.testing.assert_array_equal(part.known, whole.known)
+    assert len(small._shelves) == len(small._places) == 1
+
+
+def test_images_of_one_size_share_shelves_and_none_is_made_twice(monkeypatch):
+    many = Arrays({i: scene(i, 80, 80) for i in range(9)}, dict.fromkeys(range(9), BANDS))
+    made = []
+    monkeypatch.setattr(ground_module, "pyramid", lambda s: made.append(1) or pyramid(s))
+    ground = Ground(many)
+    ids = np.arange(9)
+    for _ in range(2):
+        ground.regions(ids, np.zeros((9, 2), np.int64), COLUMNS, 0, 2)
+    assert len(made) == 9
+    # Room for one, then for twice as many as before.
+    assert sorted(shelf.room for shelf in ground._shelves) == [1, 2, 4, 8]
+    assert sorted(shelf.count for shelf in ground._shelves) == [1, 2, 2, 4]
+
+
+def test_squares_of_several_pictures():
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 1000, (3, 9, 11, 2)).astype(np.int16)
+    which, at = rng.integers(0, 3, 40), np.stack([rng.integers(0, 11, 40), rng.integers(0, 9, 40)], -1)
+    got = squares(pictures, which, at, 4, 1)
+    for n in range(40):
+        rows, cols = (np.clip(at[n, k] - 1 + np.arange(4), 0, most) for k, most in ((1, 8), (0, 10)))
+        np.testing.assert_array_equal(got[n], pictures[which[n]][np.ix_(rows, cols)])
