@@ -87,7 +87,7 @@ def add_images(
         return Change((), (), numbered.present)
     with _changing(base, {"added": source}, overwrite) as folder:
         _keep(folder, base, base.images)
-        parts = ImageParts(folder, base.encoder, base.config)
+        parts = ImageParts(folder, base.encoder, base.config, resolve_device(device))
         for number, _ in enumerate(parts.add(chain([first], new))):
             progress("indexing images", number + 1, None)
         _finish(folder, base, {**base.images, **parts.rows}, device, progress)

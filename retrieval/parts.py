@@ -2,7 +2,8 @@
 
 Pixels are kept as the encoder saw them: `code = round((scaled + 1) * 2047.5)`, 0 to 4095, which is
 `clip(dn, 0, 4095)`, and 65535 for nodata. Vectors wait in files of their own until those of all images are
-put into one index.
+put into one index: of half precision from where on there are too many for an exact one, which alone keeps
+more. That is half of what is written, and the disk may be what an index waits for.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from retrieval.compiled import ahead
 from retrieval.config import IndexConfig
 from retrieval.embed import embed_image
+from retrieval.index import halves, most_exact
 from retrieval.types import Encoder, WindowVectors, pack_ids
 from tfrecords.errors import DuplicateIdError
 from tfrecords.manifest import PartialFolder
@@ -65,8 +68,19 @@ class StoredImage:
 class ImageParts:
     """Adds images: pixels and vectors, each a part that a later run need not make again."""
 
-    def __init__(self, folder: PartialFolder, encoder: Encoder, config: IndexConfig) -> None:
+    def __init__(
+        self, folder: PartialFolder, encoder: Encoder, config: IndexConfig, device: str = "cpu"
+    ) -> None:
+        """Begin.
+
+        Args:
+            folder: holds the parts.
+            encoder: makes the vectors.
+            config: stride, visibility, kind of index.
+            device: "cpu" or "gpu", which decides up to how many windows the index is exact.
+        """
         self._folder, self._encoder, self._config = folder, encoder, config
+        self._exact_to, self._windows = most_exact(config, device), 0
         self.rows: dict[int, StoredImage] = {}
 
     def add(self, images: Iterable[Image]) -> Iterator[StoredImage]:
@@ -94,9 +108,13 @@ class ImageParts:
             with self._folder.part(pixels) as path:
                 np.save(path, codes, allow_pickle=False)
             ids = pack_ids(np.full(len(found.xy), image.image_id), found.xy[:, 0], found.xy[:, 1])
-            with self._folder.part(vectors, {"windows": len(ids)}) as path:
-                _save_vectors(path, ids, found.vectors)
-        return _row(image, int(self._folder.meta(vectors)["windows"]))
+            few = self._windows + len(ids) <= self._exact_to
+            meta = {"windows": len(ids)} | ({} if few else {"exact_to": self._exact_to})
+            with self._folder.part(vectors, meta) as path:
+                _save_vectors(path, ids, found.vectors if few else halves(found.vectors))
+        windows = int(self._folder.meta(vectors)["windows"])
+        self._windows += windows
+        return _row(image, windows)
 
     def _drawn(self, images: Iterable[Image]) -> Iterator[tuple[Image, bool]]:
         """Images, and whether an earlier run has made the parts of each."""
@@ -108,7 +126,15 @@ class ImageParts:
                     "distinct ids"
                 )
             seen.add(image.image_id)
-            yield image, all(map(self._folder.done, parts_of(image.image_id)))
+            yield image, self._done(image.image_id)
+
+    def _done(self, image_id: int) -> bool:
+        """Whether an earlier run has made the parts of an image, and keeps what this one needs of vectors."""
+        pixels, vectors = parts_of(image_id)
+        if not (self._folder.done(pixels) and self._folder.done(vectors)):
+            return False
+        # Of half precision where no index of so many was exact; a GPU has exact ones of more.
+        return bool(self._exact_to <= self._folder.meta(vectors).get("exact_to", np.inf))
 
     def _made(self, drawn: tuple[Image, bool]) -> tuple[Image, NDArray[np.uint16], WindowVectors | None]:
         """An image's codes and vectors; None where those of the earlier run are of the same pixels."""
@@ -134,18 +160,18 @@ def _row(image: Image, windows: int) -> StoredImage:
     return StoredImage(**known, windows=windows)
 
 
-def _save_vectors(path: Path, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+def _save_vectors(path: Path, ids: NDArray[np.int64], vectors: NDArray[Any]) -> None:
     """One file of two arrays: the vectors first, so that they can be mapped, their ids behind them."""
     with path.open("wb") as file:
         np.save(file, vectors, allow_pickle=False)
         np.save(file, ids, allow_pickle=False)
 
 
-def load_vectors(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def load_vectors(path: Path) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Read what an image's part of vectors holds.
 
     Returns:
-        Ids (m,), and vectors (m, dim) that are read from the file as they are used.
+        Ids (m,), and vectors (m, dim) of single or half precision, read from the file as they are used.
     """
     vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     with path.open("rb") as file:

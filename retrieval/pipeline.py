@@ -87,7 +87,7 @@ def build_index(
             device=device,
             progress=progress,
         )
-    return Index(Store(Path(out), encoder=made_by, device=device), device)
+    return Index(Store(Path(out), encoder=made_by, device=device, just_written=True), device)
 
 
 def add_to_index(

@@ -19,6 +19,7 @@ import csv
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -30,7 +31,15 @@ from retrieval.config import PATCH_PX, Device, IndexConfig
 from retrieval.embed import embed_patches
 from retrieval.encoder import load_encoder
 from retrieval.errors import IndexFormatError, IndexMismatchError
-from retrieval.index import Blocks, VectorIndex, measure_recall, resolve_device
+from retrieval.index import (
+    DEEPEST,
+    Blocks,
+    VectorIndex,
+    exact_search,
+    joined,
+    measure_recall,
+    resolve_device,
+)
 from retrieval.parts import ImageParts, StoredImage, from_codes, load_vectors, parts_of
 from retrieval.types import Encoder, Progress, silent
 from tfrecords.manifest import Manifest, PartialFolder, check_file, read_manifest, writing_folder
@@ -75,14 +84,15 @@ def write_index(
     """
     settings = {"source": source, "encoder": encoder.fingerprint, "index": config.to_dict()}
     with writing_folder(out, kind=KIND, config=settings, overwrite=overwrite) as folder:
-        parts = ImageParts(folder, encoder, config)
+        where = resolve_device(device)
+        parts = ImageParts(folder, encoder, config, where)
         total = len(images) if isinstance(images, Sized) else None
         for number, _ in enumerate(parts.add(images)):
             progress("indexing images", number + 1, total)
         if hasattr(encoder, "model"):
             with folder.part("encoder.keras") as path:
                 encoder.model.save(path)
-        write_rest(folder, parts.rows, encoder, config, resolve_device(device), progress)
+        write_rest(folder, parts.rows, encoder, config, where, progress)
 
 
 def write_rest(
@@ -111,34 +121,65 @@ def write_rest(
     windows = sum(r.windows for r in rows)
     _write_table(folder, rows)
     progress("building the vector index", 0, None)
-    blocks, some, about = _blocks(folder, rows, former), _some(rows), dict[str, str]()
-    with folder.part("vectors.faiss", about) as path:
-        index = VectorIndex.build(
-            blocks,
-            encoder.dim,
-            config,
-            device,
-            path=path,
-            count=windows,
-            sample=(_blocks(folder, some, former), sum(r.windows for r in some)),
-            learned=learned,
-        )
-        about["kind"] = index.kind
-    if index.kind != "exact":
-        progress("measuring recall", 0, None)
-        asked = _off_the_grid(folder.path, rows, encoder, config)
-        how = "windows of the indexed images, at random pixels"
-        if len(asked):
-            folder.extra["recall"] = measure_recall(index, blocks, asked, how).to_dict()
+    kind = _write_vectors(folder, rows, encoder, config, device, progress, former, learned)
     folder.counts = {"images": len(rows), "windows": windows}
     folder.extra |= {
-        "kind": index.kind,
+        "kind": kind,
         "encoder": encoder.name,
         "encoder_fingerprint": encoder.fingerprint,
         "dim": encoder.dim,
     }
     folder.extra |= {"metric": "inner product of unit vectors", "pixels": "uint16 codes, 65535 = nodata"}
     shutil.rmtree(folder.path / "work", ignore_errors=True)
+
+
+def _write_vectors(
+    folder: PartialFolder,
+    rows: list[StoredImage],
+    encoder: Encoder,
+    config: IndexConfig,
+    device: str,
+    progress: Progress,
+    former: VectorIndex | None,
+    learned: VectorIndex | None,
+) -> str:
+    """Write the vectors and measure recall; gives the kind.
+
+    Exact search is asked while the file is written, by a thread of its own.
+    """
+    blocks, some, about = _blocks(folder, rows, former), _some(rows), dict[str, str]()
+    waiting: list[Future[tuple[NDArray[np.float32], NDArray[np.int64]]]] = []
+    with ThreadPoolExecutor(1) as beside:
+        with folder.part("vectors.faiss", about) as path:
+            index = VectorIndex.build(
+                blocks,
+                encoder.dim,
+                config,
+                device,
+                path=path,
+                count=sum(r.windows for r in rows),
+                sample=(_blocks(folder, some, former), sum(r.windows for r in some)),
+                learned=learned,
+                added=lambda: waiting.append(
+                    beside.submit(_searched, folder.path, rows, encoder, config, blocks)
+                ),
+            )
+            about["kind"] = index.kind
+        if waiting:
+            progress("measuring recall", 0, None)
+            asked, truth = waiting[0].result()
+            if len(asked):
+                how = "windows of the indexed images, at random pixels"
+                folder.extra["recall"] = measure_recall(index, asked, truth, how).to_dict()
+    return index.kind
+
+
+def _searched(
+    folder: Path, rows: list[StoredImage], encoder: Encoder, config: IndexConfig, blocks: Blocks
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Vectors to measure recall with, and what exact search finds for them."""
+    asked = _off_the_grid(folder, rows, encoder, config)
+    return asked, exact_search(lambda: joined(blocks()), asked, min(DEEPEST, sum(r.windows for r in rows)))
 
 
 def _write_table(folder: PartialFolder, rows: list[StoredImage]) -> None:
@@ -178,7 +219,7 @@ def _blocks(folder: PartialFolder, rows: list[StoredImage], former: VectorIndex 
     """The vectors of all images in the order of their ids: the new ones' own files, or a former index."""
     known = former.ids() if former else np.zeros(0, np.int64)
 
-    def blocks() -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    def blocks() -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
         for r in rows:
             part = folder.path / parts_of(r.image_id)[1]
             if part.exists():
@@ -213,8 +254,22 @@ def _off_the_grid(
 class Store:
     """An opened index folder: the table, the vectors, the encoder, and pixels on demand."""
 
-    def __init__(self, path: Path, *, encoder: Encoder | None = None, device: Device = "auto") -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        encoder: Encoder | None = None,
+        device: Device = "auto",
+        just_written: bool = False,
+    ) -> None:
         """Open and check.
+
+        Args:
+            path: the folder.
+            encoder: the one that made the index, if it is at hand.
+            device: where FAISS searches.
+            just_written: this process has written and summed up all files a moment ago; only their sizes
+                are looked at.
 
         Raises:
             ManifestError: a file is missing or not what was written.
@@ -224,7 +279,7 @@ class Store:
         self.path = path
         self.manifest: Manifest = read_manifest(path, KIND, verify="sizes")
         for name in (n for n in self.manifest.files if not n.startswith("pixels/")):
-            check_file(path / name, self.manifest.files[name], content=True)
+            check_file(path / name, self.manifest.files[name], content=not just_written)
         self.config = IndexConfig.from_mapping(self.manifest.config["index"])
         self.encoder = self._encoder(encoder)
         self.images = {r.image_id: r for r in _read_table(path / "images.csv")}

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import retrieval.index.adding as adding_room
 import retrieval.index.kinds as kinds_room
 import retrieval.index.vectors as index_room
 from retrieval.config import IndexConfig
@@ -37,6 +38,11 @@ def clustered(rng, n, dim=32, clusters=40, spread=0.35):
         + spread * rng.normal(size=(n, dim)).astype(np.float32) / dim**0.5
     )
     return (v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float32)
+
+
+def halved(vectors):
+    """As half precision keeps them: codes are those of what is kept."""
+    return vectors.astype(np.float16).astype(np.float32)
 
 
 def build(ids, vectors, config=EXACT, block=1000, **more):
@@ -190,7 +196,7 @@ def as_faiss_writes_it(path, ids, vectors, map_of_ids):
 
 @pytest.mark.parametrize("config", [FAST, IVF], ids=["fast", "ivf"])
 def test_the_file_is_what_faiss_writes_and_that_of_the_first_builds_opens(rng, tmp_path, config):
-    ids, vectors = np.arange(1500) * 3 + 2**40, clustered(rng, 1500)
+    ids, vectors = np.arange(1500) * 3 + 2**40, halved(clustered(rng, 1500))
     ours, by_faiss, former = (tmp_path / name for name in ("ours", "faiss", "former"))
     index = build(ids, vectors, config)
     index.save(ours)
@@ -203,6 +209,18 @@ def test_the_file_is_what_faiss_writes_and_that_of_the_first_builds_opens(rng, t
         back.save(tmp_path / "again")
         assert (tmp_path / "again").read_bytes() == ours.read_bytes()
     assert by_faiss.read_bytes() == ours.read_bytes() != former.read_bytes()
+
+
+@pytest.mark.parametrize("config", [FAST, IVF], ids=["fast", "ivf"])
+@pytest.mark.parametrize("dim", [32, 7, 6])
+def test_vectors_are_added_as_faiss_adds_them(rng, tmp_path, monkeypatch, config, dim):
+    monkeypatch.setattr(kinds_room, "ADDED", 101)
+    monkeypatch.setattr(adding_room, "PACKED", 333)  # cells and blocks of 32 are gone on with
+    ids, vectors = np.arange(1777), halved(clustered(rng, 1777, dim))
+    build(ids, vectors, config, block=50).save(tmp_path / "ours")
+    whole = as_faiss_writes_it(tmp_path / "ours", ids, vectors, faiss.IndexIDMap)
+    faiss.write_index(whole, str(tmp_path / "faiss"))
+    assert (tmp_path / "faiss").read_bytes() == (tmp_path / "ours").read_bytes()
 
 
 @pytest.mark.parametrize("config", [EXACT, FAST, IVF], ids=["exact", "fast", "ivf"])
@@ -291,7 +309,7 @@ def test_recall_against_exact_on_the_same_vectors(look_alikes, config, least):
     shares = [len(set(g) & set(t)) / 20 for g, t in zip(got, truth, strict=True)]
     first = (got[:, 0] == truth[:, 0]).mean()
     assert np.mean(shares) >= least and first >= least + 0.01
-    told = measure_recall(index, lambda: [(ids, vectors)], asked, "other vectors")
+    told = measure_recall(index, asked, exact_search(lambda: [(ids, vectors)], asked, 20), "other vectors")
     assert (told.of_1, told.queries, told.how) == (first, 200, "other vectors")
     assert told.of_20 == pytest.approx(np.mean(shares), abs=0.002) and f"{told.of_1:.1%}" in str(told)
 

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.device import load_faiss
+from retrieval.index.device import load_faiss, one_thread
 
 HEADS = (b"IxMp", b"IxM2")
 """How a file with a map of ids begins; the second is what release 0.1.0 wrote first."""
@@ -32,9 +32,36 @@ def half_precision(dim: int) -> Any:
     return faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
 
 
-def write_refined(
-    path: Path, codes: Any, blocks: Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]
-) -> None:
+def halves(vectors: NDArray[Any]) -> NDArray[np.float16]:
+    """Vectors of half precision; FAISS converts in a quarter of NumPy's time.
+
+    Args:
+        vectors: (m, dim) of single or half precision.
+    """
+    if vectors.dtype == np.float16:
+        return vectors
+    with one_thread():
+        coded = half_precision(vectors.shape[1]).sa_encode(np.ascontiguousarray(vectors, np.float32))
+    found: NDArray[np.float16] = coded.view(np.float16)
+    return found
+
+
+def singles(vectors: NDArray[Any]) -> NDArray[np.float32]:
+    """Vectors of single precision, contiguous.
+
+    Args:
+        vectors: (m, dim) of single or half precision.
+    """
+    if vectors.dtype != np.float16:
+        return np.ascontiguousarray(vectors, np.float32)
+    with one_thread():
+        found: NDArray[np.float32] = half_precision(vectors.shape[1]).sa_decode(
+            np.ascontiguousarray(vectors).view(np.uint8)
+        )
+    return found
+
+
+def write_refined(path: Path, codes: Any, blocks: Iterable[tuple[NDArray[np.int64], NDArray[Any]]]) -> None:
     """Write the file.
 
     Args:
@@ -42,11 +69,11 @@ def write_refined(
         codes: FAISS index of the codes of all vectors.
         blocks: ids, ascending, and the same vectors (m, dim) in the same order.
     """
-    half, ids = half_precision(codes.d), []
+    ids = []
     with path.open("wb") as file:
         after = begin_refined(file, codes)
         for part, vectors in blocks:
-            file.write(half.sa_encode(np.ascontiguousarray(vectors, np.float32)))
+            file.write(np.ascontiguousarray(halves(vectors)).data)
             ids.append(part)
         end_refined(file, after, ids)
 

@@ -13,18 +13,20 @@ to tell. Measured in `docs/decisions/0009-index-kinds.md`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import IndexConfig, IndexKind
-from retrieval.index.device import load_faiss
+from retrieval.index.device import load_faiss, one_thread
+from retrieval.index.files import halves
 from tfrecords.errors import DuplicateIdError
 
-Blocks = Callable[[], Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]]
-"""Gives blocks of (ids (m,), vectors (m, dim)) anew at each call: once to train, once to add."""
+Blocks = Callable[[], Iterable[tuple[NDArray[np.int64], NDArray[Any]]]]
+"""Gives blocks of (ids (m,), vectors (m, dim) of single or half precision) anew at each call: once to train,
+once to add."""
 
 CODE_TRAINING = 16_384
 """Vectors that the codes are learned from: a thousand for each of their 16 values."""
@@ -32,16 +34,16 @@ CELL_TRAINING = 64
 """Vectors per cell that cells are learned from; FAISS asks for 39 at least."""
 LEAST = 39 * 16
 """Vectors below which nothing is learned and every kind is exact: FAISS would call it too few."""
-ADDED = 65_536
-"""Vectors that are added at a time, at least: 64 MB."""
+ADDED = 16_384
+"""Vectors that are added at a time, at least: 16 MB."""
 MOST_CELLS = 1024
 """More cells cost more in the building than they save: a quarter of them is looked into in any case."""
 
 
 def joined(
-    blocks: Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]],
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """The same vectors in blocks of `ADDED` or more: with each block FAISS packs its cells anew.
+    blocks: Iterable[tuple[NDArray[np.int64], NDArray[Any]]],
+) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+    """The same vectors in blocks of `ADDED` or more, of half precision where all of a block are.
 
     Raises:
         DuplicateIdError: an id comes twice, or ids do not ascend.
@@ -54,13 +56,13 @@ def joined(
                     "window ids must ascend over all blocks; one is doubled or out of order"
                 )
             last = int(ids[-1])
-            yield np.ascontiguousarray(ids, np.int64), np.ascontiguousarray(vectors, np.float32)
+            yield np.ascontiguousarray(ids, np.int64), np.ascontiguousarray(vectors)
 
 
 def _larger(
-    blocks: Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]],
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    waiting: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
+    blocks: Iterable[tuple[NDArray[np.int64], NDArray[Any]]],
+) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+    waiting: list[tuple[NDArray[np.int64], NDArray[Any]]] = []
     for block in blocks:
         waiting.append(block)
         if sum(len(ids) for ids, _ in waiting) >= ADDED:
@@ -68,6 +70,25 @@ def _larger(
             waiting = []
     if waiting:
         yield np.concatenate([ids for ids, _ in waiting]), np.concatenate([v for _, v in waiting])
+
+
+def rounded(blocks: Blocks) -> Blocks:
+    """The same vectors, of half precision."""
+    return lambda: ((ids, halves(vectors)) for ids, vectors in blocks())
+
+
+def most_exact(config: IndexConfig, device: str = "cpu") -> float:
+    """Vectors up to which an index of a configuration is exact.
+
+    Args:
+        config: kind, and where "auto" changes.
+        device: "cpu" or "gpu".
+    """
+    if config.kind == "exact":
+        return np.inf
+    if config.kind != "auto":
+        return LEAST - 1
+    return max(LEAST - 1, config.exact_below_gpu if device == "gpu" else config.exact_below)
 
 
 def choose_kind(kind: IndexKind, count: int, config: IndexConfig, device: str = "cpu") -> IndexKind:
@@ -82,12 +103,10 @@ def choose_kind(kind: IndexKind, count: int, config: IndexConfig, device: str = 
     Returns:
         "exact", "fast" or "ivf". Of fewer than `LEAST` vectors it is always "exact".
     """
-    if count < LEAST:
+    if count <= most_exact(replace(config, kind=kind), device):
         return "exact"
     if kind != "auto":
         return kind
-    if count <= (config.exact_below_gpu if device == "gpu" else config.exact_below):
-        return "exact"
     return "fast" if count <= config.fast_below else "ivf"
 
 
@@ -133,38 +152,6 @@ def set_probes(index: Any, probes: int) -> int:
     return int(cells.nprobe)
 
 
-def add_codes(
-    codes: Any, blocks: Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]], count: int
-) -> None:
-    """Put vectors into an index of codes.
-
-    FAISS doubles the room for flat codes when it is full, and copies them: of 60,000 images that would be
-    all memory. So the room for all is made at once.
-
-    Args:
-        codes: empty, as `empty_codes` and `emptied` give it.
-        blocks: ids, which are left out, and vectors.
-        count: how many vectors there are.
-    """
-    faiss = load_faiss()
-    inner = faiss.downcast_index(codes.index)
-    inner.pq.sync_transposed_centroids()  # two thirds of the time; near-ties may get another code
-    flat = inner if isinstance(inner, faiss.IndexPQFastScan) else None
-    if flat is not None:
-        flat.codes.resize(_packed(flat, count))
-    for _, vectors in blocks:
-        if flat is not None:  # FAISS expects zeros
-            room = slice(_packed(flat, flat.ntotal), _packed(flat, flat.ntotal + len(vectors)))
-            faiss.rev_swig_ptr(flat.codes.get(), flat.codes.size())[room] = 0
-        codes.add(vectors)
-    assert codes.ntotal == count, f"{codes.ntotal} vectors came, {count} were announced"
-
-
-def _packed(flat: Any, count: int) -> int:
-    """Bytes of so many flat codes, in blocks that are compared together."""
-    return int(-(-count // flat.bbs) * flat.get_block_stride())
-
-
 def _trained(dim: int, cells: int, sample: NDArray[np.float32]) -> Any:
     """Rotation and codes, in cells if any are wanted."""
     faiss = load_faiss()
@@ -180,7 +167,7 @@ def _trained(dim: int, cells: int, sample: NDArray[np.float32]) -> Any:
     else:
         index = faiss.IndexPQFastScan(dim, pairs, 4, faiss.METRIC_INNER_PRODUCT)
     index.pq.cp.min_points_per_centroid = 1
-    with _one_thread():
+    with one_thread():
         index.train(turned[:: max(1, len(turned) // CODE_TRAINING)])
     whole = faiss.IndexPreTransform(rotation, index)
     assert whole.is_trained
@@ -201,21 +188,6 @@ def _centres(turned: NDArray[np.float32], cells: int) -> Any:
     centres = faiss.IndexFlatIP(dim)
     clustering.train(turned, centres)
     return centres
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """FAISS on one thread: of a hundred tiny clusterings each is over before a second thread has woken.
-
-    On two cores that others use too, two threads took 6 to 20 s where one takes 0.6.
-    """
-    faiss = load_faiss()
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(threads)
 
 
 def _sample(blocks: Blocks, wanted: int, count: int) -> NDArray[np.float32]:

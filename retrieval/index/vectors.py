@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 
 from retrieval.config import IndexConfig, IndexKind
 from retrieval.errors import ConfigError, IndexFormatError, IndexMismatchError
+from retrieval.index.adding import add_codes
 from retrieval.index.device import load_faiss, to_gpu
-from retrieval.index.files import half_precision, open_refined, write_refined
+from retrieval.index.files import half_precision, open_refined, singles, write_refined
 from retrieval.index.kinds import (
     Blocks,
-    add_codes,
     choose_kind,
     emptied,
     empty_codes,
     joined,
     refined,
+    rounded,
     set_probes,
 )
 
@@ -88,6 +89,7 @@ class VectorIndex:
         count: int | None = None,
         sample: tuple[Blocks, int] | None = None,
         learned: VectorIndex | None = None,
+        added: Callable[[], object] | None = None,
     ) -> VectorIndex:
         """Build an index.
 
@@ -102,6 +104,8 @@ class VectorIndex:
             sample: some of the blocks, to learn codes and cells from, and how many vectors these are; None
                 learns from all.
             learned: an index whose kind, codes and cells are taken over; nothing is learned then.
+            added: called when all vectors are in codes, before they are written: from then on the disk has
+                more to do than the processor. Not with the exact kind.
 
         Raises:
             DuplicateIdError: an id comes twice, or ids do not ascend.
@@ -111,25 +115,26 @@ class VectorIndex:
         if kind == "exact":
             exact = load_faiss().IndexIDMap2(load_faiss().IndexFlatIP(dim))
             for ids, vectors in joined(blocks()):
-                exact.add_with_ids(vectors, ids)
+                exact.add_with_ids(singles(vectors), ids)
             index = cls(exact, kind, config.ivf_probes, device, config.fast_again)
             if path:
                 index.save(path)
             return index
-        if learned:
-            codes = emptied(learned._cpu)
-        else:
-            codes = empty_codes(kind, *(sample or (blocks, count)), dim, count)
+        few, known = sample or (blocks, count)
+        blocks = rounded(blocks)  # codes are those of the vectors that are kept
+        codes = emptied(learned._cpu) if learned else empty_codes(kind, rounded(few), known, dim, count)
         add_codes(codes, joined(blocks()), count)
         if kind == "ivf":
             set_probes(codes, config.ivf_probes)
+        if added:
+            added()
         if path:
             write_refined(path, codes, joined(blocks()))
             del codes
             return cls.open(path, kind, config.ivf_probes, device, config.fast_again)
         half, parts = half_precision(dim), [np.zeros(0, np.int64)]
         for ids, vectors in joined(blocks()):
-            half.add(vectors)
+            half.add(singles(vectors))
             parts.append(ids)
         both = load_faiss().IndexRefine(codes, half)
         return cls(both, kind, config.ivf_probes, device, config.fast_again, (np.concatenate(parts), None))
