@@ -55,14 +55,9 @@ class Compiled:
         full = len(self._fast) >= MOST_SHAPES and shapes not in self._fast
         if self._seen[shapes] <= self._after or full:
             return _numpy(self._function(*arrays))
-        if shapes not in self._fast:
-            if not self._lock.acquire(blocking=False):  # another thread compiles: no waiting for it
-                return _numpy(self._function(*arrays))
-            try:
-                if shapes not in self._fast:
-                    self._fast[shapes] = _compiled(self._function, self._fused, arrays)
-            finally:
-                self._lock.release()
+        with self._lock:
+            if shapes not in self._fast:
+                self._fast[shapes] = _compiled(self._function, self._fused, arrays)
         return _numpy(self._fast[shapes](*arrays))
 
 

@@ -22,25 +22,6 @@ def test_the_same_before_and_after_it_is_compiled():
         assert type(total) is type(exp) is np.ndarray
 
 
-def test_while_one_thread_compiles_the_others_go_on(monkeypatch):
-    one = Compiled(lambda a: a + 1.0, after=0)
-    compiling, finish, compile_it = threading.Event(), threading.Event(), compiled._compiled
-
-    def slowly(*args):
-        compiling.set()
-        assert finish.wait(60)
-        return compile_it(*args)
-
-    monkeypatch.setattr(compiled, "_compiled", slowly)
-    first = threading.Thread(target=lambda: one(np.zeros(3, np.float32)))
-    first.start()
-    assert compiling.wait(60)
-    assert one(np.ones(3, np.float32)).tolist() == [2.0] * 3 and not one._fast
-    finish.set()
-    first.join()
-    assert one(np.ones(3, np.float32)).tolist() == [2.0] * 3 and len(one._fast) == 1
-
-
 @pytest.mark.parametrize("fused", [True, False])
 def test_many_shapes_are_no_reason_to_warn(fused, caplog, capfd):
     one = Compiled(lambda a: a * 2.0, fused=fused, after=0)
