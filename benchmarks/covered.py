@@ -30,7 +30,7 @@ def told(figures: dict[str, float]) -> str:
     """The figures as a sentence."""
     return (
         f"{figures['cloud_found']:.3f} of the cloud found, {figures['clear_missed']:.3f} of the clear "
-        f"taken for it; {figures['local_right']:.3f} of the last patches right"
+        f"taken for it; {figures.get('found_right', figures['local_right']):.3f} of the last patches right"
     )
 
 

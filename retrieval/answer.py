@@ -9,6 +9,7 @@ place by what is seen of it (`retrieval.local`).
 from __future__ import annotations
 
 import warnings
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import fields, replace
 
@@ -21,19 +22,23 @@ from retrieval.config import RefineConfig, SearchConfig
 from retrieval.errors import CloudWarning
 from retrieval.index import VectorIndex
 from retrieval.local import shipped_local_search
-from retrieval.refine import Ground, Pixels, finish, rank
+from retrieval.refine import Ground, Pixels, finish, measure, rank
 from retrieval.search import find_candidates
-from retrieval.types import NO_CANDIDATE, Progress, Refined, silent
+from retrieval.types import NO_CANDIDATE, Candidates, Progress, Refined, silent
 from tfrecords.schema import Patches
 
 MISLED = 0.2
 """Share under cloud from which on the comparison by what is seen has the last word."""
-LOCAL_WEIGHT = 2.0
-"""Weight of the similarity where it is that of local descriptors: it is smaller, and tells more."""
-LOCAL_ODDS, NCC_ODDS = 40.0, 20.0
-"""The verifier, trained on whole patches, tells less of these: its log-odds + so much of both decide."""
+CLOSEST = 32
+"""Of the candidates of local descriptors so many are compared at full resolution."""
+COSINE_SHARE = 0.4
+"""NCC + so much of the cosine of local descriptors decides between them: the verifier, trained on whole
+patches, tells less where much is hidden."""
 DESCRIBED = 45
 """Describing a megapixel takes as long as comparing so many patches with it."""
+CLOSELY, AROUND = 16, 9
+"""Looking at the best places of a patch again takes as long as comparing it with so many megapixels, and
+describing what lies around them as describing so many, but never more than all, four times."""
 FEW = 0.25
 """Share of the patches under cloud that must be affordable for any to be compared everywhere."""
 BLOCK = 1024
@@ -136,12 +141,13 @@ def look_beside_cloud(
     if not len(rows):
         return found
     candidates = shipped_local_search().find(shown, everywhere, images, search, ground, progress)
-    _, refined = _deeper(search, refinement)
-    # Correlation is misled by cloud that was not found: the verifier sees all finalists.
-    refined = replace(refined, similarity_weight=LOCAL_WEIGHT, finalist_lead=1000.0)
-    ranked = rank(candidates, shown, images, refined, progress, ground)
+    # Cosines of local descriptors differ by little and tell much.
+    wide = replace(refinement, semifinalists=256, finalists=64, similarity_weight=10.0, finalist_lead=1000.0)
+    ranked = rank(candidates, shown, images, wide, progress, ground)
     again = shipped_local_search().again(ranked, shown, images, ground)
-    seen = _width(_ranked_anew(ranked, again), found.image_ids.shape[1])
+    ranked = _ranked_anew(ranked, again, ranked.ncc)
+    fine = measure(_first(ranked, CLOSEST), shown, images, replace(refinement, radius_px=4), ground)
+    seen = _width(_ranked_anew(ranked, ranked.similarity, fine.ncc), found.image_ids.shape[1])
     seen = finish(seen, shown, images, refinement, progress, ground)
     # What was found before saw the cloud as ground; from some cover on its odds are worth nothing.
     better = (margin(seen) > margin(_some(found, rows))) | (hidden_share(shown) >= MISLED)
@@ -185,22 +191,25 @@ def _covered(
     return share, (share >= search.least_cloud) & (share <= search.most_cloud)
 
 
+def _work(covered: int, megapixels: float) -> int:
+    """What comparing so many patches with all images takes, in patches times megapixels."""
+    around = 4 * min(megapixels, AROUND * covered)
+    return int(covered * (megapixels + CLOSELY) + DESCRIBED * (megapixels + around)) + 1
+
+
 def _affordable(covered: int, megapixels: float, search: SearchConfig) -> int:
     """How many of so many patches under cloud are compared with all images."""
-    most = max(0, int(search.everywhere / max(megapixels, 1e-6)) - DESCRIBED)
-    if covered <= most:
-        return covered
+    most = bisect_right(range(1, covered + 1), search.everywhere, key=lambda n: _work(n, megapixels))
     # Going through all images for the sake of a few of many would be time for nothing.
     return most if most >= FEW * covered else 0
 
 
 def _tell(covered: int, most: int, megapixels: float, about: str = "") -> None:
     """Say that of so many patches under cloud not all are compared with all images."""
-    enough = int((covered + DESCRIBED) * megapixels) + 1
     some = f"the {most} that show most are" if most else "none of them is"
     warnings.warn(
         f"{about}{covered} patches in doubt are under cloud; {some} compared with all {megapixels:.0f} "
-        f"megapixels: everywhere = {enough} is enough for all",
+        f"megapixels: everywhere = {_work(covered, megapixels)} is enough for all",
         CloudWarning,
         stacklevel=5,
     )
@@ -225,12 +234,26 @@ def _deeper(search: SearchConfig, refinement: RefineConfig) -> tuple[SearchConfi
     )
 
 
-def _ranked_anew(ranked: Refined, similarity: NDArray[np.float32]) -> Refined:
-    """Candidates by all that is known of them, with a new similarity; the unverified stay behind."""
-    ranked = replace(ranked, similarity=similarity)
-    score = np.round(ranked.logit + LOCAL_ODDS * similarity + NCC_ODDS * ranked.ncc, 3)
-    order = np.argsort(np.where(np.isnan(score), np.inf, -score), axis=1, kind="stable")
+def _ranked_anew(ranked: Refined, cosine: NDArray[np.float32], ncc: NDArray[np.float32]) -> Refined:
+    """Candidates by NCC and cosine of local descriptors, which becomes their similarity.
+
+    Args:
+        ranked: (n, k); those that were not verified stay behind.
+        cosine: (n, k).
+        ncc: (n, m) of the first m; the others come after them.
+    """
+    ranked = replace(ranked, similarity=cosine)
+    score = np.full(cosine.shape, -np.inf)
+    width = ncc.shape[1]
+    score[:, :width] = np.round(ncc + COSINE_SHARE * cosine[:, :width], 4)
+    score = np.where(np.isnan(ranked.logit), -np.inf, score)
+    order = np.argsort(-score, axis=1, kind="stable")
     return Refined(**{f.name: np.take_along_axis(getattr(ranked, f.name), order, 1) for f in fields(Refined)})
+
+
+def _first(ranked: Refined, count: int) -> Candidates:
+    """The first so many candidates."""
+    return Candidates(*(getattr(ranked, f.name)[:, :count] for f in fields(Candidates)))
 
 
 def _none_found(count: int, width: int) -> Refined:

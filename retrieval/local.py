@@ -14,7 +14,7 @@ under clouds (`retrieval.train.covered`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
 from importlib import resources
@@ -27,6 +27,7 @@ from retrieval.compiled import Compiled
 from retrieval.config import SearchConfig, TensorConfig
 from retrieval.features import structure_tensor
 from retrieval.refine import Ground, Pixels, Templates
+from retrieval.refine.squares import squares
 from retrieval.refine.tensors import Known, shared_columns
 from retrieval.search import distinct_places, joined
 from retrieval.types import Candidates, Progress, Refined, pack_ids, silent, unpack_ids
@@ -193,33 +194,58 @@ class LocalSearch:
         pairs, side = np.argwhere((image == image_id) & (packed >= 0)), kernel.shape[0]
         own = np.ascontiguousarray(kernel.transpose(3, 0, 1, 2)).reshape(kernel.shape[3], -1)
         for left, top, tensor, known in blocks:
-            at = (np.stack([x[tuple(pairs.T)] - left, y[tuple(pairs.T)] - top], -1)) >> 1
-            most = np.array(tensor.shape[1::-1]) - SEEN + 1 - 2 * (side - 1) - 1
+            at = np.stack([x[tuple(pairs.T)] - left, y[tuple(pairs.T)] - top], -1) >> 1
+            most = np.array(tensor.shape[1::-1]) - _seen_by(side)
             inside = ((at >= 0) & (at <= most)).all(1)
             here, at, pairs = pairs[inside], at[inside], pairs[~inside]
             if not len(here):
                 continue
-            field = self._everywhere(tensor, known)
+            fields = self._fields(tensor, known, at, side)
             for start in range(0, len(here), PAIRS):
-                pair, near = here[start : start + PAIRS], at[start : start + PAIRS, None] + NEARBY
-                near = np.clip(near, 0, most)
-                cosine = _cosines(field, near, own[pair[:, 0]], side)
-                best = np.arange(len(pair)), cosine.argmax(1)
+                some = slice(start, start + PAIRS)
+                near = np.clip(at[some, None] + NEARBY, 0, most)
+                field, which, corner = fields(some)
+                cosine = _cosines(field, which, near - corner[:, None], own[here[some, 0]], side)
+                best = np.arange(len(near)), cosine.argmax(1)
+                score[tuple(here[some].T)] = cosine[best]
                 moved = 2 * near[best] + np.array([left, top])
-                score[tuple(pair.T)] = cosine[best]
-                packed[tuple(pair.T)] = pack_ids(np.full(len(pair), image_id), *moved.T)
+                packed[tuple(here[some].T)] = pack_ids(np.full(len(near), image_id), *moved.T)
+
+    def _fields(
+        self, tensor: NDArray[np.float32], known: Known, at: NDArray[np.int64], side: int
+    ) -> Callable[[slice], tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]]:
+        """Descriptors at every half-resolution pixel around places of a block (h, w, 3).
+
+        They are of the whole block, made once, or of what lies around each place, whichever is less.
+
+        Returns:
+            What gives, for some of the places, fields of descriptors, which of these is each place's, and the
+            x and y of its corner in the block.
+        """
+        size, (h, w) = _seen_by(side) + 2, tensor.shape[:2]
+        if len(at) * size**2 >= h * w or min(h, w) < size:
+            whole, corner = self._everywhere(tensor[None], None if known is None else known[None]), 0 * at
+            return lambda some: (whole, corner[some, 0], corner[some])
+
+        def around(some: slice) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+            corner = np.clip(at[some] - 1, 0, np.array([w, h]) - size)
+            first, which = np.zeros(len(corner), np.int64), np.arange(len(corner))
+            seen = None if known is None else squares(known[None], first, corner, size, 0)
+            return self._everywhere(squares(tensor[None], first, corner, size, 0), seen), which, corner
+
+        return around
 
     def _everywhere(self, tensor: NDArray[np.float32], known: Known) -> NDArray[np.float32]:
-        """Descriptors at every half-resolution pixel of a picture (h, w, 3): (h - 8, w - 8, dim)."""
-        field: NDArray[np.float32] | None = None
-        for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
-            seen = None if known is None else known[None, dy:, dx:]
-            part = self.describe(tensor[None, dy:, dx:], seen)[0]
-            if field is None:
-                h, w = (size - SEEN + 1 for size in tensor.shape[:2])
-                field = np.empty((h, w, part.shape[-1]), np.float32)
-            field[dy::2, dx::2] = part
-        assert field is not None
+        """Descriptors at every half-resolution pixel of pictures (n, h, w, 3): (n, h - 8, w - 8, dim)."""
+        n, h, w = (tensor.shape[0], *(size - SEEN + 1 for size in tensor.shape[1:3]))
+        turns = [(dy, dx) for dy in (0, 1) for dx in (0, 1)]
+        parts = [
+            self.describe(tensor[:, dy:, dx:], None if known is None else known[:, dy:, dx:])
+            for dy, dx in turns
+        ]
+        field = np.empty((n, h, w, parts[0].shape[-1]), np.float32)
+        for (dy, dx), part in zip(turns, parts, strict=True):
+            field[:, dy::2, dx::2] = part
         return field
 
     def again(self, ranked: Refined, patches: Patches, images: Pixels, ground: Ground) -> NDArray[np.float32]:
@@ -309,13 +335,23 @@ def _kept(found: list[tuple[NDArray, NDArray]], count: int) -> tuple[NDArray[np.
     return np.take_along_axis(score, best, 1), np.take_along_axis(ids, best, 1)
 
 
+def _seen_by(side: int) -> int:
+    """Side of what so many descriptors see together, in half-resolution pixels."""
+    return SEEN + 2 * (side - 1)
+
+
 def _cosines(
-    field: NDArray[np.float32], at: NDArray[np.int64], own: NDArray[np.float32], side: int
+    fields: NDArray[np.float32],
+    which: NDArray[np.int64],
+    at: NDArray[np.int64],
+    own: NDArray[np.float32],
+    side: int,
 ) -> NDArray[np.float32]:
-    """Cosine between patches and places of a field.
+    """Cosine between patches and places of fields.
 
     Args:
-        field: (h, w, c) descriptors of every half-resolution pixel.
+        fields: (n, h, w, c) descriptors of every half-resolution pixel.
+        which: (m,) field of each patch.
         at: (m, k, 2) x and y of places in it.
         own: (m, side * side * c) descriptors of the patch of each, of unit length.
         side: of a patch, in descriptors, which are two pixels apart.
@@ -323,17 +359,17 @@ def _cosines(
     Returns:
         (m, k).
     """
-    field = np.ascontiguousarray(field)
-    h, w, c = field.shape
-    row, pixel = field.strides[:2]
-    one = field.reshape(-1)[:c].view(f"V{pixel}")  # copied a descriptor at a time, not a number
+    fields = np.ascontiguousarray(fields)
+    n, h, w, c = fields.shape
+    picture, row, pixel = fields.strides[:3]
+    one = fields.reshape(-1)[:c].view(f"V{pixel}")  # copied a descriptor at a time, not a number
     every = np.lib.stride_tricks.as_strided(
         one,
-        (h - 2 * side + 2, w - 2 * side + 2, side, side),
-        (row, pixel, 2 * row, 2 * pixel),
+        (n, h - 2 * side + 2, w - 2 * side + 2, side, side),
+        (picture, row, pixel, 2 * row, 2 * pixel),
         writeable=False,
     )
-    places = every[at[..., 1], at[..., 0]].view(np.float32).reshape(*at.shape[:2], -1)
+    places = every[which[:, None], at[..., 1], at[..., 0]].view(np.float32).reshape(*at.shape[:2], -1)
     energy = np.einsum("mkd,mkd->mk", places, places)
     return np.asarray(np.einsum("mkd,md->mk", places, own) / np.sqrt(energy + np.float32(1e-3)))
 

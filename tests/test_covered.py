@@ -26,7 +26,8 @@ from retrieval.local import (
     shipped_local_search,
 )
 from retrieval.refine import Arrays, Ground
-from retrieval.train.covered import _foreign, _loss, by_bands, draw_clouds, draw_pairs, train_covered
+from retrieval.train.covered import _loss, train_covered
+from retrieval.train.covered_batches import _foreign, by_bands, draw_clouds, draw_pairs
 from retrieval.train.weather import paste_clouds, under_clouds
 from retrieval.types import Refined, pack_ids, unpack_ids
 from tfrecords.errors import OutputExistsError
@@ -34,7 +35,15 @@ from tfrecords.schema import BANDS, Patches, Series
 from tfrecords.write import write_series
 
 TINY = CoveredConfig(
-    cloud_width=2, cloud_steps=3, cloud_batch=4, dim=4, steps=3, batch=6, near=2, least_places=2
+    cloud_width=2,
+    cloud_steps=3,
+    cloud_batch=4,
+    dim=4,
+    steps=3,
+    found_steps=2,
+    batch=6,
+    near=2,
+    least_places=2,
 )
 
 
@@ -133,27 +142,39 @@ def test_the_best_place_of_every_cell():
 
 def test_cosines_against_loops():
     rng = np.random.default_rng(0)
-    field, own = (
-        rng.normal(size=(20, 22, 3)).astype(np.float32),
-        rng.normal(size=(5, 4 * 4 * 3)).astype(np.float32),
-    )
+    fields, own = (rng.normal(size=s).astype(np.float32) for s in ((2, 20, 22, 3), (5, 4 * 4 * 3)))
     own /= np.linalg.norm(own, axis=1, keepdims=True)
-    at = rng.integers(0, 14, (5, 2, 2))
-    got = _cosines(field, at, own, 4)
+    which, at = rng.integers(0, 2, 5), rng.integers(0, 14, (5, 2, 2))
+    got = _cosines(fields, which, at, own, 4)
     for m, k in np.ndindex(5, 2):
         x, y = at[m, k]
-        place = field[y : y + 8 : 2, x : x + 8 : 2].ravel()
+        place = fields[which[m], y : y + 8 : 2, x : x + 8 : 2].ravel()
         assert got[m, k] == pytest.approx(own[m] @ place / np.linalg.norm(place), abs=1e-3)
 
 
 def test_descriptors_of_every_pixel_are_those_of_every_fourth_moved():
     search = LocalSearch(local_model(4))
     tensor, visible = (np.asarray(v) for v in half_resolution(ground(0, 96, 105)[None]))
-    every = search._everywhere(tensor[0], visible[0] > 0)
-    assert every.shape == (tensor.shape[1] - 8, tensor.shape[2] - 8, 4)
+    every = search._everywhere(tensor, visible > 0)
+    assert every.shape == (1, tensor.shape[1] - 8, tensor.shape[2] - 8, 4)
     for dy, dx in np.ndindex(2, 2):
-        part = search.describe(tensor[:, dy:, dx:], visible[:, dy:, dx:] > 0)[0]
-        np.testing.assert_allclose(every[dy::2, dx::2], part, atol=1e-6)
+        part = search.describe(tensor[:, dy:, dx:], visible[:, dy:, dx:] > 0)
+        np.testing.assert_allclose(every[:, dy::2, dx::2], part, atol=1e-6)
+
+
+def test_around_a_few_places_the_descriptors_are_those_of_the_whole_block():
+    search = LocalSearch(local_model(4))
+    tensor, visible = (np.asarray(v)[0] for v in half_resolution(ground(0, 200, 230)[None]))
+    visible = visible > 0
+    visible[20:60, 30:50] = False
+    at = np.array([[0, 0], [40, 13], [tensor.shape[1] - 31, tensor.shape[0] - 31]])
+    field, which, corner = search._fields(tensor, visible, at, 12)(slice(None))
+    whole = search._everywhere(tensor[None], visible[None])[0]
+    assert len(field) == 3 and which.tolist() == [0, 1, 2] and (np.abs(at - 1 - corner) <= 1).all()
+    for part, (x, y) in zip(field, corner, strict=True):
+        np.testing.assert_allclose(part, whole[y : y + 25, x : x + 25], atol=1e-5)
+    field, which, corner = search._fields(tensor, visible, np.tile(at, (9, 1)), 12)(slice(3, 5))
+    assert len(field) == 1 and not which.any() and not corner.any() and len(which) == 2
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +243,7 @@ def test_candidates_are_compared_again_where_they_were_found(world):
     columns = np.stack([stay, away, stay, stay], 1)
     ranked = refined(ids, columns, np.tile(y[:, None], 4), logit, np.full((6, 4), 0.5))
     got = search.again(ranked, patches, images, ground)
-    assert (got[:, 0] > got[:, 1] + 0.1).all()
+    assert (got[:, 0] > got[:, 1] + 0.05).all()
     assert (got[:, 2:] == 0.5).all()  # of these the verifier was not asked
     # On the grid of the search it is what the search said.
     first = search.find(patches, [0], images, SearchConfig(deep_places=1), ground)
@@ -232,15 +253,17 @@ def test_candidates_are_compared_again_where_they_were_found(world):
     assert search.again(refined(*[np.zeros((0, 3))] * 5), none, images, ground).shape == (0, 3)
 
 
-def test_the_second_comparison_and_the_verifier_rank_together():
+def test_correlation_and_the_second_comparison_rank_together():
     nan = np.nan
     ranked = refined([[1, 2, 3, 4, -1]], [[0] * 5], [[0] * 5], [[2.0, 1.0, 0.0, nan, nan]], [[0.0] * 5])
-    again = np.array([[0.1, 0.2, 0.1, 0.9, 0.0]], np.float32)
-    got = answer._ranked_anew(ranked, again)
+    again, same = np.array([[0.1, 0.2, 0.1, 0.9, 0.0]], np.float32), np.full((1, 5), 0.3, np.float32)
+    got = answer._ranked_anew(ranked, again, same)
     assert got.image_ids.tolist() == [[2, 1, 3, 4, -1]]
     np.testing.assert_array_equal(got.similarity, [[again[0, i] for i in (1, 0, 2, 3, 4)]])
     ncc = np.array([[0.1, 0.1, 0.9, 0.9, 0.9]], np.float32)
-    assert answer._ranked_anew(replace(ranked, ncc=ncc), again).image_ids.tolist() == [[3, 2, 1, 4, -1]]
+    assert answer._ranked_anew(ranked, again, ncc).image_ids.tolist() == [[3, 2, 1, 4, -1]]
+    # Of some only the NCC is known: the others come after them, as they were.
+    assert answer._ranked_anew(ranked, again, ncc[:, :2]).image_ids.tolist() == [[2, 1, 3, 4, -1]]
 
 
 def test_no_patches_and_no_images(world):
@@ -287,9 +310,7 @@ def test_what_stays_in_doubt_under_cloud_is_compared_everywhere(world):
 
 @pytest.mark.parametrize(("affordable", "compared"), [(100, 8), (8, 8), (7, 7), (2, 2), (1, 0)])
 def test_the_work_is_bounded(affordable, compared):
-    assert (
-        answer._affordable(8, 3.0, SearchConfig(everywhere=3 * (answer.DESCRIBED + affordable))) == compared
-    )
+    assert answer._affordable(8, 3.0, SearchConfig(everywhere=answer._work(affordable, 3.0))) == compared
 
 
 class Megapixels:
@@ -302,7 +323,7 @@ class Megapixels:
 @pytest.mark.parametrize(("affordable", "text"), [(4, "the 4 that show most are"), (1, "none of them is")])
 def test_it_is_said_how_many_are_compared(world, affordable, text):
     patches, nothing = Patches(np.arange(6), world[2], "scaled", BANDS, np.nan), answer._none_found(6, 20)
-    search = SearchConfig(everywhere=4 * (answer.DESCRIBED + affordable))
+    search = SearchConfig(everywhere=answer._work(affordable, 4.0))
     images = Megapixels()
     with pytest.warns(CloudWarning, match=f"^6 patches in doubt are under cloud; {text}") as told:
         rows, _ = answer._under_cloud(patches, nothing, images, search, range(4))
@@ -388,6 +409,22 @@ def test_a_batch_of_pairs_shows_each_patch_in_its_region():
         assert like[0] > max(like[1:]) + 0.1
 
 
+def test_found_masks_hide_what_the_network_finds_and_patches_lie_near_the_grid():
+    config = replace(TINY, covered=1.0, batch=24, near=3)
+    seen = []
+
+    def finder(scaled):
+        assert not np.isnan(scaled).any() and np.abs(scaled).max() <= 1
+        seen.append(shipped_cloud_finder()(scaled))
+        return seen[0]
+
+    sets = by_bands(places(3), config)
+    patches, _, offset, _ = draw_pairs(sets, config, np.random.default_rng(0), finder)
+    np.testing.assert_array_equal(np.isnan(patches).all(-1), seen[0])
+    assert 0.2 < seen[0].mean() < 0.8
+    assert set(np.unique(offset % 4)) == {0, 1, 3} and offset.min() >= 0 and offset.max() <= 104 - 64
+
+
 def test_regions_that_share_ground_are_no_negatives():
     where = [(0, 7, 0, 0), (0, 7, 50, 0), (0, 7, 300, 0), (1, 7, 0, 0), (2, 8, 0, 0)]
     expected = np.ones((5, 5), bool)
@@ -430,7 +467,10 @@ def test_training_writes_two_models_and_the_same_again(tmp_path):
     told = []
     files = [tmp_path / "clouds.keras", tmp_path / "local.keras"]
     figures = train_covered(tmp_path / "series", *files, TINY, progress=lambda *a: told.append(a[0]))
-    assert set(figures) == {"cloud_loss", "cloud_found", "clear_missed", "local_loss", "local_right"}
+    assert set(figures) == {
+        *("cloud_loss", "cloud_found", "clear_missed"),
+        *("local_loss", "local_right", "found_loss", "found_right"),
+    }
     assert all(np.isfinite(v) for v in figures.values()) and all(f.exists() for f in files)
     again = train_covered(tmp_path / "series", tmp_path / "a.keras", tmp_path / "b.keras", TINY)
     assert again == pytest.approx(figures, rel=1e-3)

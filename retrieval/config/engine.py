@@ -92,10 +92,10 @@ class SearchConfig(Knobs):
     """Share under cloud from which on a patch in doubt is compared with every place, by what it shows."""
     most_cloud: float = 0.9
     """Share from which on too little is seen for that."""
-    everywhere: int = 22_000
-    """Patches times megapixels that are compared so at most, patches first that show most, and none where a
-    quarter of them is more; a thousand take two seconds of two cores, and the images count as 45 patches.
-    0 turns it off."""
+    everywhere: int = 40_000
+    """Work that this may be, in patches times megapixels; a thousand take two to four seconds of two cores.
+    Patches come first that show most, and none is compared where a quarter of them is more work. 0 turns it
+    off."""
     kept: int = 20
     """Candidates of each patch that come out, best first; of those done in the first round fewer."""
 

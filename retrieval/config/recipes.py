@@ -92,7 +92,9 @@ class CoveredConfig(Knobs):
     dim: int = 24
     """Numbers in a local descriptor."""
     steps: int = 5000
-    """Length of the training of the local descriptors."""
+    """Length of the training of the local descriptors, clouds hidden by what is known of them."""
+    found_steps: int = 3500
+    """Length of their further training, clouds hidden where the first network finds them."""
     batch: int = 96
     """Pairs of a patch and a region in a step of it."""
     near: int = 6
@@ -115,6 +117,7 @@ class CoveredConfig(Knobs):
             within(self, name, 1, 10**5)
         for name in ("cloud_steps", "steps"):
             within(self, name, 1, 10**7)
+        within(self, "found_steps", 0, 10**7)
         within(self, "region_px", PATCH_PX + 4, 1024, "px")
         for name in ("covered", "weight_decay"):
             within(self, name, 0, 1)
