@@ -22,18 +22,23 @@ from retrieval.config import RefineConfig, SearchConfig
 from retrieval.errors import CloudWarning
 from retrieval.index import VectorIndex
 from retrieval.local import shipped_local_search
-from retrieval.refine import Ground, Pixels, finish, measure, rank
+from retrieval.refine import Ground, Pixels, align, finish, measure, rank
 from retrieval.search import find_candidates
 from retrieval.types import NO_CANDIDATE, Candidates, Progress, Refined, silent
 from tfrecords.schema import Patches
 
 MISLED = 0.2
 """Share under cloud from which on the comparison by what is seen has the last word."""
-CLOSEST = 32
-"""Of the candidates of local descriptors so many are compared at full resolution."""
+COMPARED, CLOSE, CLOSEST = 256, 64, 32
+"""Of the candidates of local descriptors so many are correlated at half resolution, described again there,
+and correlated at full resolution."""
+COSINE_WEIGHT = 10.0
+"""Weight of their cosines at half resolution: these differ by little and tell much."""
 COSINE_SHARE = 0.4
-"""NCC + so much of the cosine of local descriptors decides between them: the verifier, trained on whole
-patches, tells less where much is hidden."""
+"""NCC + so much of the cosine decides between them, and tells how sure that is: the verifier, trained on
+whole patches, tells less where much is hidden."""
+SCORE_ODDS, EVEN_SCORE = 60.0, 0.28
+"""Log-odds of such a score are so many times what it is above this one; fitted to cities under cloud."""
 DESCRIBED = 45
 """Describing a megapixel takes as long as comparing so many patches with it."""
 CLOSELY, AROUND = 16, 9
@@ -141,13 +146,7 @@ def look_beside_cloud(
     if not len(rows):
         return found
     candidates = shipped_local_search().find(shown, everywhere, images, search, ground, progress)
-    # Cosines of local descriptors differ by little and tell much.
-    wide = replace(refinement, semifinalists=256, finalists=64, similarity_weight=10.0, finalist_lead=1000.0)
-    ranked = rank(candidates, shown, images, wide, progress, ground)
-    again = shipped_local_search().again(ranked, shown, images, ground)
-    ranked = _ranked_anew(ranked, again, ranked.ncc)
-    fine = measure(_first(ranked, CLOSEST), shown, images, replace(refinement, radius_px=4), ground)
-    seen = _width(_ranked_anew(ranked, ranked.similarity, fine.ncc), found.image_ids.shape[1])
+    seen = _width(_closest(candidates, shown, images, refinement, ground), found.image_ids.shape[1])
     seen = finish(seen, shown, images, refinement, progress, ground)
     # What was found before saw the cloud as ground; from some cover on its odds are worth nothing.
     better = (margin(seen) > margin(_some(found, rows))) | (hidden_share(shown) >= MISLED)
@@ -234,26 +233,27 @@ def _deeper(search: SearchConfig, refinement: RefineConfig) -> tuple[SearchConfi
     )
 
 
-def _ranked_anew(ranked: Refined, cosine: NDArray[np.float32], ncc: NDArray[np.float32]) -> Refined:
-    """Candidates by NCC and cosine of local descriptors, which becomes their similarity.
-
-    Args:
-        ranked: (n, k); those that were not verified stay behind.
-        cosine: (n, k).
-        ncc: (n, m) of the first m; the others come after them.
-    """
-    ranked = replace(ranked, similarity=cosine)
-    score = np.full(cosine.shape, -np.inf)
-    width = ncc.shape[1]
-    score[:, :width] = np.round(ncc + COSINE_SHARE * cosine[:, :width], 4)
-    score = np.where(np.isnan(ranked.logit), -np.inf, score)
-    order = np.argsort(-score, axis=1, kind="stable")
-    return Refined(**{f.name: np.take_along_axis(getattr(ranked, f.name), order, 1) for f in fields(Refined)})
+def _closest(
+    candidates: Candidates, shown: Patches, images: Pixels, refinement: RefineConfig, ground: Ground
+) -> Refined:
+    """The best candidates of local descriptors, by NCC at full resolution and cosine."""
+    by_cosine = replace(refinement, similarity_weight=COSINE_WEIGHT)
+    close = align(candidates, shown, images, by_cosine, ground=ground, keep=COMPARED)
+    close = _width(close, min(CLOSE, close.image_ids.shape[1]))
+    again = replace(close, similarity=shipped_local_search().again(close, shown, images, ground))
+    best = _width(_by_score(again, again.ncc), min(CLOSEST, again.image_ids.shape[1]))
+    where = Candidates(*(getattr(best, f.name) for f in fields(Candidates)))
+    fine = measure(where, shown, images, replace(refinement, radius_px=4), ground)
+    return _by_score(best, fine.ncc)
 
 
-def _first(ranked: Refined, count: int) -> Candidates:
-    """The first so many candidates."""
-    return Candidates(*(getattr(ranked, f.name)[:, :count] for f in fields(Candidates)))
+def _by_score(found: Refined, ncc: NDArray[np.float32]) -> Refined:
+    """Candidates in the order of NCC and cosine, their similarity; log-odds are those of this score."""
+    score = np.round(ncc + COSINE_SHARE * found.similarity, 4)
+    score = np.where((found.image_ids >= 0) & np.isfinite(score), score, -np.inf)
+    odds = np.where(np.isfinite(score), SCORE_ODDS * (score - EVEN_SCORE), np.nan).astype(np.float32)
+    found, order = replace(found, logit=odds), np.argsort(-score, axis=1, kind="stable")
+    return Refined(**{f.name: np.take_along_axis(getattr(found, f.name), order, 1) for f in fields(Refined)})
 
 
 def _none_found(count: int, width: int) -> Refined:

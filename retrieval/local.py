@@ -258,10 +258,10 @@ class LocalSearch:
             ground: as for `find`.
 
         Returns:
-            (n, k) similarity, as that of `find`; as it was where the verifier was not asked.
+            (n, k) similarity, as that of `find`; as it was where there is no candidate.
         """
         similarity = ranked.similarity.copy()
-        pairs = np.argwhere((ranked.image_ids >= 0) & ~np.isnan(ranked.logit))
+        pairs = np.argwhere(ranked.image_ids >= 0)
         pairs = pairs[np.argsort(ranked.image_ids[tuple(pairs.T)], kind="stable")]
         ids = ranked.image_ids[tuple(pairs.T)]
         columns = {int(i): shared_columns(patches.bands, images.bands(int(i))) for i in np.unique(ids)}

@@ -244,7 +244,8 @@ def test_candidates_are_compared_again_where_they_were_found(world):
     ranked = refined(ids, columns, np.tile(y[:, None], 4), logit, np.full((6, 4), 0.5))
     got = search.again(ranked, patches, images, ground)
     assert (got[:, 0] > got[:, 1] + 0.05).all()
-    assert (got[:, 2:] == 0.5).all()  # of these the verifier was not asked
+    np.testing.assert_allclose(got[:, 2], got[:, 0], atol=1e-5)
+    assert (got[:, 3] == 0.5).all()  # there is none
     # On the grid of the search it is what the search said.
     first = search.find(patches, [0], images, SearchConfig(deep_places=1), ground)
     assert (first.x[0, 0], first.y[0, 0]) == (12, 20)
@@ -253,17 +254,15 @@ def test_candidates_are_compared_again_where_they_were_found(world):
     assert search.again(refined(*[np.zeros((0, 3))] * 5), none, images, ground).shape == (0, 3)
 
 
-def test_correlation_and_the_second_comparison_rank_together():
+def test_correlation_and_cosine_rank_together_and_tell_how_sure_that_is():
     nan = np.nan
-    ranked = refined([[1, 2, 3, 4, -1]], [[0] * 5], [[0] * 5], [[2.0, 1.0, 0.0, nan, nan]], [[0.0] * 5])
-    again, same = np.array([[0.1, 0.2, 0.1, 0.9, 0.0]], np.float32), np.full((1, 5), 0.3, np.float32)
-    got = answer._ranked_anew(ranked, again, same)
-    assert got.image_ids.tolist() == [[2, 1, 3, 4, -1]]
-    np.testing.assert_array_equal(got.similarity, [[again[0, i] for i in (1, 0, 2, 3, 4)]])
-    ncc = np.array([[0.1, 0.1, 0.9, 0.9, 0.9]], np.float32)
-    assert answer._ranked_anew(ranked, again, ncc).image_ids.tolist() == [[3, 2, 1, 4, -1]]
-    # Of some only the NCC is known: the others come after them, as they were.
-    assert answer._ranked_anew(ranked, again, ncc[:, :2]).image_ids.tolist() == [[2, 1, 3, 4, -1]]
+    found = refined([[1, 2, 3, -1]], [[0] * 4], [[0] * 4], [[nan] * 4], [[0.1, 0.2, 0.1, 0.0]])
+    got = answer._by_score(found, np.full((1, 4), 0.3, np.float32))
+    assert got.image_ids.tolist() == [[2, 1, 3, -1]] and np.isnan(got.logit[0, 3])
+    expected = answer.SCORE_ODDS * (0.3 + answer.COSINE_SHARE * np.array([0.2, 0.1, 0.1]) - answer.EVEN_SCORE)
+    np.testing.assert_allclose(got.logit[0, :3], expected, rtol=1e-4)
+    ncc = np.array([[0.1, 0.1, 0.9, 0.9]], np.float32)
+    assert answer._by_score(found, ncc).image_ids.tolist() == [[3, 2, 1, -1]]
 
 
 def test_no_patches_and_no_images(world):
