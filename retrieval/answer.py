@@ -47,7 +47,7 @@ describing what lies around them as describing so many, but never more than all,
 FEW = 0.25
 """Share of the patches under cloud that must be affordable for any to be compared everywhere."""
 BLOCK = 1024
-"""Patches in which cloud is looked for at a time."""
+"""Patches in which cloud is looked for at a time; of more, about so many tell how many are covered."""
 _TYPES = dict.fromkeys(("image_ids", "x", "y"), np.int64)
 
 

@@ -148,7 +148,7 @@ class Refined:
     similarity: NDArray[np.float32]
     """(n, k) as search gave it."""
     logit: NDArray[np.float32]
-    """(n, k) log-odds of the verifier that this is the place; NaN where it was not asked."""
+    """(n, k) log-odds that this is the place: the verifier's or, under cloud, those of NCC and cosine."""
 
     def __len__(self) -> int:
         return len(self.image_ids)
