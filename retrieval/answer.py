@@ -162,13 +162,15 @@ def _under_cloud(
     if not len(everywhere) or not search.everywhere:
         doubtful = doubtful[:0]
     megapixels = sum(float(np.prod(images.size(i))) for i in everywhere) / 1e6
-    # Some of them tell how many there are: where that is far too many, the others need no look.
     some = doubtful[:: max(1, len(doubtful) // BLOCK)]
-    about = round((_covered(patches, some, search)[1]).mean() * len(doubtful)) if len(some) else 0
-    if len(some) < len(doubtful) and not _affordable(about // 2, megapixels, search):
-        _tell(about, 0, megapixels, "some ")
-        doubtful = doubtful[:0]
-    share, covered = _covered(patches, doubtful, search)
+    share, covered = _covered(patches, some, search)
+    if len(some) < len(doubtful):
+        # Some of them tell how many there are: where that is far too many, the others need no look.
+        about = round(covered.mean() * len(doubtful))
+        if not _affordable(about // 2, megapixels, search):
+            _tell(about, 0, megapixels, "some ")
+            doubtful = doubtful[:0]
+        share, covered = _covered(patches, doubtful, search)
     most = _affordable(int(covered.sum()), megapixels, search)
     if most < covered.sum():
         _tell(int(covered.sum()), most, megapixels)
