@@ -48,10 +48,13 @@ class Made:
                 mine /= np.where(more, length, np.float32(1))[:, None]
         return out
 
-    def blocks(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Ids and vectors, in their order."""
-        for start in range(0, self.count, BLOCK):
-            rows = np.arange(start, min(start + BLOCK, self.count), dtype=np.int64)
+    def blocks(
+        self, first: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Ids and vectors, in their order; all, or some of them."""
+        stop = self.count if stop is None else min(stop, self.count)
+        for start in range(first, stop, BLOCK):
+            rows = np.arange(start, min(start + BLOCK, stop), dtype=np.int64)
             yield rows, self.vectors(rows)
 
     def queries(self, count: int) -> NDArray[np.float32]:

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from engine import texture
 
-from retrieval.config import CoveredConfig, TrainConfig, VerifierConfig
+from retrieval.config import CoveredConfig, IndexConfig, TrainConfig, VerifierConfig
 from retrieval.errors import ConfigError
+from retrieval.index import VectorIndex, exact_search
 from retrieval.score import Submission
 from retrieval.types import Candidates, Refined
 from tfrecords.schema import BANDS
@@ -27,6 +28,7 @@ import enlarged  # noqa: E402
 import exhaustive  # noqa: E402
 import protocol  # noqa: E402
 import recipe  # noqa: E402
+import streamed  # noqa: E402
 import subpixel  # noqa: E402
 import tables  # noqa: E402
 import tried  # noqa: E402
@@ -331,6 +333,20 @@ def test_enlarged_vectors_are_the_same_in_any_order_and_as_like_as_they_say(rng,
     nearest = (vectors[300:3000] @ known.T).max(1)
     assert abs(nearest.mean() - 1 / np.hypot(1, enlarged.NEAR)) < 0.01
     assert len(np.unique(vectors[:, 0])) > 69_000
+
+
+def test_what_is_found_part_by_part_is_what_the_whole_index_finds(rng, tmp_path, monkeypatch):
+    known = rng.normal(size=(3000, 16)).astype(np.float32)
+    known /= np.linalg.norm(known, axis=1, keepdims=True)
+    np.save(tmp_path / "base.npy", known)
+    made = enlarged.Made(str(tmp_path / "base.npy"), 70_000)
+    monkeypatch.setattr(streamed, "PART", 20_000)  # the last one is smaller
+    found = streamed.streamed(made, ["fast", "ivf"], 12)
+    asked = made.queries(12)
+    np.testing.assert_array_equal(found["exact"], exact_search(made.blocks, asked, 20))
+    for kind in ("fast", "ivf"):
+        index = VectorIndex.build(made.blocks, 16, IndexConfig(kind=kind))
+        np.testing.assert_array_equal(found[kind], index.search(asked, 20)[1])
 
 
 def test_tables_of_scale_tell_what_was_not_measured():

@@ -1,0 +1,115 @@
+"""What an index finds that nobody could keep: made, asked and thrown away part by part.
+
+Codes of two vectors are compared with a query alike, whatever index they are in, and cells have the same
+centres in all parts. So the likeliest by codes of all parts together are those of the whole index, and
+what these are when they are compared in full is what it would find.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from enlarged import BLOCK, Made
+from numpy.typing import NDArray
+
+PART = 31 * BLOCK
+"""Vectors in memory at a time, two million."""
+
+
+class Best:
+    """The best of what each query was offered so far."""
+
+    def __init__(self, queries: int, count: int) -> None:
+        self.score = np.full((queries, count), -np.inf, np.float32)
+        self.ids = np.full((queries, count), -1, np.int64)
+
+    def offer(self, score: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
+        """More of them, (queries, m) each; of equal ones the smaller ids stay."""
+        count = self.score.shape[1]
+        score, ids = np.concatenate([self.score, score], 1), np.concatenate([self.ids, ids], 1)
+        order = np.lexsort((ids, -score), axis=-1)[:, :count]
+        self.score, self.ids = (np.take_along_axis(v, order, 1) for v in (score, ids))
+
+
+def streamed(
+    made: Made, kinds: list[str], queries: int, k: int = 20
+) -> dict[str, dict[str, NDArray[np.int64]]]:
+    """What exact search and each kind of index find.
+
+    Args:
+        made: the vectors.
+        kinds: "fast", "ivf".
+        queries: how many are asked.
+        k: neighbours of each.
+
+    Returns:
+        For "exact" and each kind the ids of the nearest, (queries, k), best first.
+    """
+    from retrieval.index.adding import add_codes
+    from retrieval.index.files import halves
+    from retrieval.index.kinds import joined
+
+    asked, few = made.queries(queries), Made(made.base, min(made.count, 1_000_000))
+    codes = {kind: _learned(kind, few, made.count, asked.shape[1]) for kind in kinds}
+    exact, depth = Best(queries, k), _depth(k)
+    likely = {kind: Best(queries, depth) for kind in kinds}
+
+    def passing(first: int, number: int) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+        """Blocks of a part, of half precision; the first time exact search sees them in full."""
+        for ids, vectors in made.blocks(first, first + PART):
+            if number == 0:
+                score = asked @ vectors.T
+                best = np.argpartition(-score, min(k, score.shape[1] - 1), axis=1)[:, :k]
+                exact.offer(np.take_along_axis(score, best, 1), ids[best])
+            yield ids, halves(vectors)
+
+    begin = time.monotonic()
+    for first in range(0, made.count, PART):
+        count = min(PART, made.count - first)
+        for number, kind in enumerate(kinds):
+            codes[kind].reset()
+            add_codes(codes[kind], joined(passing(first, number)), count)
+            score, row = codes[kind].search(asked, min(depth, count))
+            likely[kind].offer(np.where(row < 0, -np.inf, score), np.where(row < 0, -1, row + first))
+        done = first + count
+        print(
+            f"{done / 1e6:.0f} of {made.count / 1e6:.0f} M, {time.monotonic() - begin:.0f} s", file=sys.stderr
+        )
+    found = {"exact": exact.ids}
+    return found | {kind: _compared(made, asked, likely[kind].ids, k) for kind in kinds}
+
+
+def _depth(k: int) -> int:
+    """How many an index ranks anew for so many neighbours."""
+    from retrieval.config import IndexConfig
+    from retrieval.index.vectors import TIES
+
+    return max(IndexConfig().fast_again, 2 * (k + TIES))
+
+
+def _learned(kind: str, few: Made, count: int, dim: int) -> Any:
+    """Codes of a kind without vectors, as an index of so many gets them."""
+    from retrieval.config import IndexConfig
+    from retrieval.index.kinds import empty_codes, rounded, set_probes
+
+    codes = empty_codes(kind, rounded(few.blocks), few.count, dim, count)  # type: ignore[arg-type]
+    if kind == "ivf":
+        set_probes(codes, IndexConfig().ivf_probes)
+    return codes
+
+
+def _compared(made: Made, asked: NDArray[np.float32], ids: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """The best of the likeliest, by their vectors of half precision."""
+    from retrieval.index.files import halves, singles
+
+    best = Best(len(asked), k)
+    for row, (query, own) in enumerate(zip(asked, ids, strict=True)):
+        own = own[own >= 0]
+        score = singles(halves(made.vectors(own))) @ query
+        order = np.lexsort((own, -score))[:k]
+        best.ids[row, : len(order)] = own[order]
+    return best.ids
