@@ -69,7 +69,7 @@ def index(folder: str, encoder: str | None, stride: int, kind: str, device: str)
 
 def query(folder: str, device: str) -> dict[str, Any]:
     """Answer the patches and write the submission."""
-    from retrieval import answer, pipeline
+    from retrieval import answer, everywhere, pipeline
     from retrieval.local import LocalSearch
 
     parts: dict[str, float] = {}
@@ -80,7 +80,7 @@ def query(folder: str, device: str) -> dict[str, Any]:
         (answer, "find_candidates", "searching"),
         (answer, "rank", "correlating and verifying"),
         (pipeline, "finish", "full resolution"),
-        (answer, "_under_cloud", "finding cloud"),
+        (everywhere, "in_doubt", "finding what shows enough"),
         (LocalSearch, "find", "comparing everywhere"),
     )
     with clocked(parts, *places):

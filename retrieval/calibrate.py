@@ -21,6 +21,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.config import SearchConfig
 from retrieval.errors import ConfigError
 from retrieval.types import Refined
 
@@ -108,6 +109,13 @@ def evidence(found: Refined) -> NDArray[np.float64]:
     some = found.image_ids[:, 0] >= 0
     columns = [margin(found), *(getattr(found, name)[:, 0] for name in TERMS[1:])]
     return np.where(some[:, None], np.stack(columns, 1).astype(np.float64), -np.inf)
+
+
+def certain(found: Refined, search: SearchConfig) -> NDArray[np.bool_]:
+    """Whether a patch's best candidate needs no further look, (n,): `certain_odds` and `certain_ncc`."""
+    if found.image_ids.shape[1] == 0:
+        return np.zeros(len(found), bool)
+    return np.asarray((margin(found) >= search.certain_odds) & (found.ncc[:, 0] >= search.certain_ncc))
 
 
 def margin(found: Refined) -> NDArray[np.float64]:

@@ -45,8 +45,8 @@ class BandsWarning(UserWarning):
     """Patches and images have no band in common: they are compared in band-merged features."""
 
 
-class CloudWarning(UserWarning):
-    """More patches are under cloud than may be compared with every place: the rest stays in doubt."""
+class DoubtWarning(UserWarning):
+    """More patches are in doubt than may be compared with every place: the rest stays so."""
 
 
 class UnitsWarning(UserWarning):

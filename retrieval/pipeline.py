@@ -8,20 +8,21 @@ a submission against the answers. Each step's own room does the work.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.answer import look, look_beside_cloud
+from retrieval.answer import look
 from retrieval.calibrate import calibration_of, evidence
 from retrieval.chips import ChipCalibration, Locator
 from retrieval.config import ChipConfig, Device, IndexConfig, IndexKind, RefineConfig, SearchConfig
 from retrieval.cutouts import write_cutouts
 from retrieval.embed import embed_patches
 from retrieval.encoder import load_encoder
+from retrieval.everywhere import look_everywhere
 from retrieval.geo import check_resolution
 from retrieval.grow import Change, add_images, remove_images
 from retrieval.index import VectorIndex, on_device
@@ -335,9 +336,8 @@ class Index:
             part = asked.some(slice(start, start + BLOCK))
             seen = embed_patches(self.store.encoder, part, progress)
             parts.append(look(vectors, seen, part, self.store, search, refinement, progress, ground))
-        refined = Refined(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Refined)))
-        refined = finish(refined, asked, self.store, refinement, progress, ground)
-        refined = look_beside_cloud(
+        refined = finish(Refined.joined(parts), asked, self.store, refinement, progress, ground)
+        refined = look_everywhere(
             refined, asked, self.store, everywhere, search, refinement, progress, ground
         )
         refined = refined if scope is None else kept_inside(refined, scope)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -314,6 +314,5 @@ def kept_inside(found: Refined, scope: Scope) -> Refined:
         found.image_ids.ravel(), (found.x + found.dx).ravel(), (found.y + found.dy).ravel()
     ).reshape(shape)
     order = np.argsort(~inside, axis=1, kind="stable")
-    columns = {f.name: np.take_along_axis(getattr(found, f.name), order, 1) for f in fields(Refined)}
-    left = np.take_along_axis(inside, order, 1)
-    return Refined(**{n: np.where(left, v, v.dtype.type(NO_CANDIDATE.get(n, 0))) for n, v in columns.items()})
+    found, left = found.ordered(order), np.take_along_axis(inside, order, 1)
+    return Refined(*(np.where(left, v, v.dtype.type(NO_CANDIDATE.get(n, 0))) for n, v in vars(found).items()))

@@ -7,9 +7,9 @@ Positions are `(x, y)`: column and row, 0-based, of the top-left pixel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,6 +127,7 @@ class Candidates:
 
 NO_CANDIDATE = {"image_ids": -1, "similarity": -np.inf, "logit": np.nan}
 """What the columns of `Refined` hold where there is no candidate; 0 in those not named."""
+_WHOLE = ("image_ids", "x", "y")
 
 
 @dataclass(frozen=True)
@@ -152,3 +153,44 @@ class Refined:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    @classmethod
+    def none(cls, count: int, width: int) -> Self:
+        """No candidates for so many patches, in arrays of their own."""
+        empty = {f.name: np.int64 if f.name in _WHOLE else np.float32 for f in fields(cls)}
+        return cls(**{name: np.zeros((count, 0), kind) for name, kind in empty.items()}).wide(width)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Candidates of some patches and of others, behind each other."""
+        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+
+    def changed(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Self:
+        """The same change of every array."""
+        return type(self)(*(change(getattr(self, f.name)) for f in fields(self)))
+
+    def some(self, rows: Any) -> Self:
+        """Those of some patches."""
+        return self.changed(lambda v: v[rows])
+
+    def ordered(self, order: NDArray[np.intp]) -> Self:
+        """Each patch's in an order of its own, (n, k)."""
+        return self.changed(lambda v: np.take_along_axis(v, order, 1))
+
+    def wide(self, width: int) -> Self:
+        """The first `width` of each patch, in arrays of their own; "none" where there are fewer."""
+        values = {}
+        for f in fields(self):
+            value = getattr(self, f.name)[:, :width]
+            missing = ((0, 0), (0, width - value.shape[1]))
+            values[f.name] = np.pad(value, missing, constant_values=NO_CANDIDATE.get(f.name, 0))
+        return type(self)(**values)
+
+    def put(self, rows: NDArray[np.intp], better: Self) -> None:
+        """Replace those of some patches, in place: of arrays that `none` or `wide` made."""
+        for f in fields(self):
+            getattr(self, f.name)[rows] = getattr(better, f.name)
+
+    def places(self) -> Candidates:
+        """Where they are, to be looked at again."""
+        return Candidates(self.image_ids, self.x, self.y, self.similarity)

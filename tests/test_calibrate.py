@@ -12,11 +12,13 @@ from retrieval.calibrate import (
     TERMS,
     Calibration,
     calibration_of,
+    certain,
     evidence,
     expected_calibration_error,
     fit,
     margin,
 )
+from retrieval.config import SearchConfig
 from retrieval.encoder import load_encoder, shipped
 from retrieval.errors import ConfigError
 from retrieval.types import Refined
@@ -126,6 +128,14 @@ def test_those_not_verified_and_those_not_there_do_not_rival():
         refined([[0.9, 0.7]], [[0.4, 0.3]], [[3.0, 9.0]], [[3, -1]]),
     ):
         np.testing.assert_allclose(evidence(found), wanted, atol=1e-6)
+
+
+def test_certain_are_good_odds_of_what_correlates():
+    odds = [[3.1, -9.0], [2.9, -9.0], [5.0, -9.0], [5.0, 4.0]]
+    found = refined([[0.1, 0], [0.9, 0], [0.09, 0.9], [0.9, 0]], [[0.4] * 2] * 4, odds)
+    assert certain(found, SearchConfig()).tolist() == [True, False, False, False]
+    sure = SearchConfig(certain_odds=-100, certain_ncc=-1)
+    assert certain(found, sure).all() and not certain(Refined.none(3, 0), sure).any()
 
 
 def test_no_candidates_at_all():

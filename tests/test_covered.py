@@ -1,35 +1,21 @@
 """Patches under cloud: the cloud is found, the rest looked for everywhere; and the training of both."""
 
-import re
-import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from engine import digital, patches_of, small_encoder, texture
+from engine import digital, texture
 
-import retrieval.answer as answer
 from retrieval.clouds import CloudFinder, cloud_model, shipped_cloud_finder
-from retrieval.config import CoveredConfig, IndexConfig, RefineConfig, SearchConfig
-from retrieval.embed import embed_image, embed_patches
-from retrieval.errors import CloudWarning, ConfigError, TrainingError
-from retrieval.index import VectorIndex
-from retrieval.local import (
-    CELL_PX,
-    LocalSearch,
-    _agreement,
-    _cosines,
-    _kernel,
-    _peaks,
-    half_resolution,
-    local_model,
-    shipped_local_search,
-)
+from retrieval.config import CoveredConfig, SearchConfig
+from retrieval.errors import ConfigError, TrainingError
+from retrieval.local import LocalSearch, half_resolution, local_model, shipped_local_search
+from retrieval.local.places import CELL_PX, agreement, cosines, forget, kernels, peaks
 from retrieval.refine import Arrays, Ground
 from retrieval.train.covered import _loss, train_covered
 from retrieval.train.covered_batches import _foreign, by_bands, draw_clouds, draw_pairs
 from retrieval.train.weather import paste_clouds, under_clouds
-from retrieval.types import Refined, pack_ids, unpack_ids
+from retrieval.types import Refined, unpack_ids
 from tfrecords.errors import OutputExistsError
 from tfrecords.schema import BANDS, Patches, Series
 from tfrecords.write import write_series
@@ -116,7 +102,7 @@ def test_descriptors_lie_on_every_fourth_pixel_and_hidden_ground_has_none():
 def test_agreement_against_loops():
     rng = np.random.default_rng(0)
     field, patches = rng.normal(size=(1, 7, 6, 3)), rng.normal(size=(2, 4, 4, 3))
-    got = np.asarray(_agreement(field.astype(np.float32), _kernel(patches.astype(np.float32))))
+    got = np.asarray(agreement(field.astype(np.float32), kernels(patches.astype(np.float32))))
     assert got.shape == (4, 3, 2)
     for y in range(4):
         for x in range(3):
@@ -129,7 +115,7 @@ def test_agreement_against_loops():
 def test_the_best_place_of_every_cell():
     rng = np.random.default_rng(0)
     agreement = rng.normal(size=(11, 17, 3)).astype(np.float32)
-    score, ids = _peaks(agreement, 5, 128, 256)
+    score, ids = peaks(agreement, 5, 128, 256)
     image, x, y = unpack_ids(ids)
     assert (image == 5).all() and score.shape == (3, 2 * 3)
     row, col = (y - 256) // 4, (x - 128) // 4
@@ -145,7 +131,7 @@ def test_cosines_against_loops():
     fields, own = (rng.normal(size=s).astype(np.float32) for s in ((2, 20, 22, 3), (5, 4 * 4 * 3)))
     own /= np.linalg.norm(own, axis=1, keepdims=True)
     which, at = rng.integers(0, 2, 5), rng.integers(0, 14, (5, 2, 2))
-    got = _cosines(fields, which, at, own, 4)
+    got = cosines(fields, which, at, own, 4)
     for m, k in np.ndindex(5, 2):
         x, y = at[m, k]
         place = fields[which[m], y : y + 8 : 2, x : x + 8 : 2].ravel()
@@ -254,15 +240,17 @@ def test_candidates_are_compared_again_where_they_were_found(world):
     assert search.again(refined(*[np.zeros((0, 3))] * 5), none, images, ground).shape == (0, 3)
 
 
-def test_correlation_and_cosine_rank_together_and_tell_how_sure_that_is():
-    nan = np.nan
-    found = refined([[1, 2, 3, -1]], [[0] * 4], [[0] * 4], [[nan] * 4], [[0.1, 0.2, 0.1, 0.0]])
-    got = answer._by_score(found, np.full((1, 4), 0.3, np.float32))
-    assert got.image_ids.tolist() == [[2, 1, 3, -1]] and np.isnan(got.logit[0, 3])
-    expected = answer.SCORE_ODDS * (0.3 + answer.COSINE_SHARE * np.array([0.2, 0.1, 0.1]) - answer.EVEN_SCORE)
-    np.testing.assert_allclose(got.logit[0, :3], expected, rtol=1e-4)
-    ncc = np.array([[0.1, 0.1, 0.9, 0.9]], np.float32)
-    assert answer._by_score(found, ncc).image_ids.tolist() == [[3, 2, 1, -1]]
+def test_of_some_patches_only_the_best_places_stay(rng):
+    score, packed = rng.normal(size=(3, 12)).astype(np.float32), np.arange(36).reshape(3, 12)
+    before, rows = score.copy(), np.array([True, False, True])
+    forget(score, packed, rows, 4)
+    for row in (0, 2):
+        best = set(np.argsort(-before[row])[:4])
+        assert set(np.flatnonzero(packed[row] >= 0)) == set(np.flatnonzero(np.isfinite(score[row]))) == best
+    assert (packed[1] == np.arange(12, 24)).all() and (score[1] == before[1]).all()
+    forget(score, packed, np.zeros(3, bool), 4)
+    forget(score[:, :3], packed[:, :3], ~rows, 4)
+    assert (score[1] == before[1]).all()
 
 
 def test_no_patches_and_no_images(world):
@@ -275,105 +263,6 @@ def test_no_patches_and_no_images(world):
     assert (found.image_ids == -1).all() and np.isneginf(found.similarity).all()
     none = Patches(patches.patch_ids[:0], hidden[:0], "scaled", BANDS, np.nan)
     assert len(shipped_local_search().find(none, [0], images, SearchConfig(), Ground(images))) == 0
-
-
-# ---------------------------------------------------------------- in the answer
-
-
-def answered(world, search, everywhere):
-    images, _, pixels, _ = world
-    parts = []
-    for i, scaled in images.arrays.items():
-        found = embed_image(small_encoder(), scaled, IndexConfig())
-        parts.append((pack_ids(np.full(len(found.xy), i), *found.xy.T), found.vectors))
-    index = VectorIndex.build(lambda: parts, small_encoder().dim, IndexConfig())
-    patches = Patches(np.arange(6), pixels, "scaled", BANDS, np.nan)
-    vectors = embed_patches(small_encoder(), pixels)
-    found = answer.find(index, vectors, patches, images, search, RefineConfig())
-    return answer.look_beside_cloud(found, patches, images, everywhere, search, RefineConfig())
-
-
-def rightly(found, at):
-    away = np.hypot(found.x[:, 0] - at[:, 1], found.y[:, 0] - at[:, 2])
-    return (found.image_ids[:, 0] == at[:, 0]) & (away <= 5)
-
-
-def test_what_stays_in_doubt_under_cloud_is_compared_everywhere(world):
-    """With one place looked at in all, only the comparison everywhere can find the others."""
-    at = world[1]
-    shallow = SearchConfig(windows=1, places=1, deep_windows=1, deep_places=2, certain_odds=99)
-    without = rightly(answered(world, shallow, ()), at)
-    with_it = rightly(answered(world, replace(shallow, deep_places=20), range(4)), at)
-    assert with_it.sum() >= 5 and with_it.sum() > without.sum()
-
-
-@pytest.mark.parametrize(("affordable", "compared"), [(100, 8), (8, 8), (7, 7), (2, 2), (1, 0)])
-def test_the_work_is_bounded(affordable, compared):
-    assert answer._affordable(8, 3.0, SearchConfig(everywhere=answer._work(affordable, 3.0))) == compared
-
-
-class Megapixels:
-    """Images of a million pixels each."""
-
-    def size(self, image_id):
-        return 1000, 1000
-
-
-@pytest.mark.parametrize(("affordable", "text"), [(4, "the 4 that show most are"), (1, "none of them is")])
-def test_it_is_said_how_many_are_compared(world, affordable, text):
-    patches, nothing = Patches(np.arange(6), world[2], "scaled", BANDS, np.nan), answer._none_found(6, 20)
-    search = SearchConfig(everywhere=answer._work(affordable, 4.0))
-    images = Megapixels()
-    with pytest.warns(CloudWarning, match=f"^6 patches in doubt are under cloud; {text}") as told:
-        rows, _ = answer._under_cloud(patches, nothing, images, search, range(4))
-    assert len(rows) == (4 if affordable == 4 else 0)
-    enough = int(re.search(r"everywhere = (\d+)", str(told[0].message)).group(1))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        rows, _ = answer._under_cloud(patches, nothing, images, SearchConfig(everywhere=enough), range(4))
-    assert len(rows) == 6
-
-
-def test_of_far_too_many_only_some_are_looked_at(world, monkeypatch):
-    images, _, pixels, _ = world
-    monkeypatch.setattr(answer, "BLOCK", 2)
-    looked = []
-    cloud = answer._cloud
-    monkeypatch.setattr(answer, "_cloud", lambda p, rows: looked.extend(rows) or cloud(p, rows))
-    patches, nothing = Patches(np.arange(6), pixels, "scaled", BANDS, np.nan), answer._none_found(6, 20)
-    with pytest.warns(CloudWarning, match="^some 6 patches in doubt are under cloud; none of them is"):
-        rows, shown = answer._under_cloud(patches, nothing, images, SearchConfig(everywhere=1), range(4))
-    assert not len(rows) and not len(shown) and sorted(looked) == [0, 3]
-
-
-def test_the_patches_that_show_most_come_first(world, monkeypatch):
-    monkeypatch.setattr(answer, "_affordable", lambda covered, *_: min(covered, 2))
-    images, _, pixels, _ = world
-    patches = Patches(np.arange(6), pixels, "scaled", BANDS, np.nan)
-    nothing = answer._none_found(6, 20)
-    with pytest.warns(CloudWarning, match="the 2 that show most"):
-        rows, shown = answer._under_cloud(patches, nothing, images, SearchConfig(), range(4))
-    found = answer._cloud(patches, np.arange(6))[1].mean((1, 2))
-    assert set(rows) == set(np.argsort(found, kind="stable")[:2]) and len(shown) == 2
-    assert np.isnan(shown.pixels).any()
-
-
-def test_nothing_is_compared_where_that_is_turned_off(world, monkeypatch):
-    monkeypatch.setattr(answer, "shipped_local_search", lambda: pytest.fail("it is turned off"))
-    answered(world, SearchConfig(certain_odds=99, everywhere=0), range(4))
-
-
-def test_clear_patches_are_left_alone(monkeypatch):
-    images = Arrays({0: ground(10)}, {0: BANDS})
-    clear = patches_of(digital(images.arrays[0]), [(12, 20), (51, 3)])
-    monkeypatch.setattr(answer, "shipped_local_search", lambda: pytest.fail("asked for clear patches"))
-    vectors = embed_patches(small_encoder(), clear.scaled())
-    found = embed_image(small_encoder(), images.arrays[0], IndexConfig())
-    parts = [(pack_ids(np.zeros(len(found.xy), np.int64), *found.xy.T), found.vectors)]
-    index = VectorIndex.build(lambda: parts, small_encoder().dim, IndexConfig())
-    config = SearchConfig(certain_odds=99)
-    found = answer.find(index, vectors, clear, images, config, RefineConfig())
-    assert answer.look_beside_cloud(found, clear, images, [0], config, RefineConfig()) is found
 
 
 # ---------------------------------------------------------------- training

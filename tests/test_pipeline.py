@@ -202,7 +202,7 @@ def test_more_candidates_than_places(tmp_path):
     index = built(tmp_path, image_of(pixels), encoder=small_encoder())
     found = index.matches(
         patches_of(pixels, [(9, 9)]),
-        search=SearchConfig(windows=2048, places=30, separation_px=1, kept=7),
+        search=SearchConfig(windows=2048, places=30, separation_px=1, kept=7, everywhere=0),
         refinement=RefineConfig(finalists=2),
     )
     assert found.candidates.image_ids.shape == (1, 7) and len(found.details()) == 7

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from retrieval.config import PATCH_PX, ChipConfig, RefineConfig, SearchConfig
 from retrieval.embed import embed_patches
 from retrieval.index import VectorIndex
 from retrieval.refine import Ground, measure
+from retrieval.search import joined
 from retrieval.store import Store
 from retrieval.types import Candidates, Progress, Refined, silent
 from tfrecords.schema import Chips, Patches
@@ -152,8 +153,7 @@ class _Group:
 
     def _compare(self, which: Sequence[int], votes: Sequence[Origins], patches: Patches) -> Refined:
         """The peak of every window near each place that its chip may have, in the order of the places."""
-        expected = [self._expected(self._chips[i], own) for i, own in zip(which, votes, strict=True)]
-        at = Candidates(*(np.concatenate([getattr(e, f.name) for e in expected]) for f in fields(Candidates)))
+        at = joined([self._expected(self._chips[i], own) for i, own in zip(which, votes, strict=True)])
         config = replace(self._by.refinement, radius_px=RADIUS_PX)
         return measure(at, patches, self._by.store, config, self._by.ground)
 
@@ -174,7 +174,7 @@ class _Group:
     def _several(self, row: int, origins: Origins, peaks: Refined) -> _Answer:
         """The answer for a chip with several windows."""
         chip = self._chips[row]
-        left = self._kept(row, agreed(origins, _width(peaks, len(origins)), chip.offsets, self._by.config))
+        left = self._kept(row, agreed(origins, peaks.wide(len(origins)), chip.offsets, self._by.config))
         seen = chip_evidence(left, len(chip))
         return _Answer(left, len(chip), seen, float(self._by.several.probability(seen[None])[0]))
 
@@ -188,7 +188,7 @@ class _Group:
         every = Origins(found.image_ids[0], x - offset[0], y - offset[1], ncc, ncc, similarity, ones)
         kept = self._inside(row, every) & some
         order = np.argsort(~kept, kind="stable")
-        one = Refined(*(getattr(found, f.name)[:, order] for f in fields(Refined)))
+        one = found.changed(lambda v: v[:, order])
         one = replace(one, image_ids=np.where(kept[order], one.image_ids, -1))
         left = every.take(order[: min(int(kept.sum()), self._by.config.origins)])
         confidence = float(self._by.single.probability(evidence(one))[0])
@@ -208,13 +208,7 @@ class _Group:
 def _split(found: Refined, counts: Sequence[int]) -> list[Refined]:
     """The rows of each chip."""
     ends = np.cumsum(counts)
-    columns = {f.name: np.split(getattr(found, f.name), ends[:-1]) for f in fields(Refined)}
-    return [Refined(**{name: parts[i] for name, parts in columns.items()}) for i in range(len(counts))]
-
-
-def _width(found: Refined, width: int) -> Refined:
-    """The first columns."""
-    return Refined(*(getattr(found, f.name)[:, :width] for f in fields(Refined)))
+    return [found.some(slice(end - count, end)) for end, count in zip(ends, counts, strict=True)]
 
 
 def _stacked(answers: Sequence[_Answer], most: int) -> Located:

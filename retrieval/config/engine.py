@@ -80,6 +80,8 @@ class SearchConfig(Knobs):
     certain_odds: float = 3.0
     """Verifier's log-odds of the best place, against all others and none, from which on a patch is not
     looked for again; 3 is 95 %."""
+    certain_ncc: float = 0.1
+    """NCC of the best place below which it is never certain: clouds and coasts agree by chance."""
     deep_windows: int = 2048
     """Windows taken in the second round, for patches still in doubt; 1 to 2048."""
     deep_places: int = 500
@@ -88,14 +90,14 @@ class SearchConfig(Knobs):
     """Candidates compared at half resolution in the second round."""
     deep_finalists: int = 32
     """Candidates that the verifier decides between in the second round."""
+    everywhere: int = 60_000
+    """Work, in patches times megapixels, that comparing patches still in doubt with every place may be; a
+    thousand take two to four seconds of two cores. Patches come first that show most, and none is compared
+    where a quarter of them is more work. 0 turns it off."""
+    least_shown: float = 0.05
+    """Share of a patch with edges to see, cloud left out, from which on it is worth being compared so."""
     least_cloud: float = 0.05
-    """Share under cloud from which on a patch in doubt is compared with every place, by what it shows."""
-    most_cloud: float = 0.9
-    """Share from which on too little is seen for that."""
-    everywhere: int = 40_000
-    """Work that this may be, in patches times megapixels; a thousand take two to four seconds of two cores.
-    Patches come first that show most, and none is compared where a quarter of them is more work. 0 turns it
-    off."""
+    """Share under cloud from which on the cloud in such a patch is hidden."""
     kept: int = 20
     """Candidates of each patch that come out, best first; of those done in the first round fewer."""
 
@@ -113,8 +115,9 @@ class SearchConfig(Knobs):
         within(self, "separation_px", 1, 10**5, "px")
         within(self, "first_cells", 1e-6, 1)
         within(self, "certain_odds", -100, 100)
+        within(self, "certain_ncc", -1, 1)
         within(self, "least_cloud", 0, 1)
-        within(self, "most_cloud", 0, 1)
+        within(self, "least_shown", 0, 1)
         within(self, "everywhere", 0, 10**12)
 
 

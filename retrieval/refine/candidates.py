@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +95,7 @@ def finish(
     Returns:
         The same; x, y, dx, dy and NCC of the first are those of full resolution.
     """
-    best = Candidates(*(getattr(ranked, f.name)[:, :1] for f in fields(Candidates)))
+    best = ranked.wide(1).places()
     job = Job(best, patches, images, config, progress, ground or Ground(images), None)
     job.correlate(job.best(1), FINE_RADIUS, 0)
     found = job.refined()

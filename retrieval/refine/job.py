@@ -236,9 +236,7 @@ class Job:
         level = np.maximum(self.state["level"], 1)
         keys = (found.x, found.y, found.image_ids, -self.score(), level)
         order = np.lexsort(keys, axis=-1)[:, :count]
-        every = self.refined()
-        names = [f.name for f in fields(Refined)]
-        return Refined(**{name: np.take_along_axis(getattr(every, name), order, 1) for name in names})
+        return self.refined().ordered(order)
 
     def refined(self) -> Refined:
         """All candidates as they came."""

@@ -1,21 +1,8 @@
-"""Local descriptors, compared everywhere: the search for patches of which only a part is seen.
-
-A vector of a whole window says nothing useful once half of the window is hidden. Descriptors of small
-parts still do: a network gives one for every four pixels, of what lies within some 10 px of them, and none
-where nothing is seen. A patch is then 12 x 12 descriptors, an image a field of them, and the sum of
-products at every place, the patch's descriptors being the kernel of a convolution over the image's, finds
-the places that agree in what is seen. This looks at every fourth pixel of every image, and at every second
-one around the places that agree best: some milliseconds of two cores for a patch and a million pixels, a
-thousand times the cost of an index, for the few patches that need it.
-
-The network sees the structure tensor alone, as everything here does: any bands. It was trained on patches
-under clouds (`retrieval.train.covered`).
-"""
+"""Local descriptors of patches compared with every place of images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import lru_cache
 from importlib import resources
 from typing import Any
@@ -24,74 +11,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.compiled import Compiled
-from retrieval.config import SearchConfig, TensorConfig
-from retrieval.features import structure_tensor
+from retrieval.config import SearchConfig
+from retrieval.local.model import SEEN
+from retrieval.local.places import (
+    agreement,
+    best_of,
+    best_places,
+    cosines,
+    forget,
+    hidden_share,
+    kernels,
+    peaks,
+    seen_by,
+)
 from retrieval.refine import Ground, Pixels, Templates
 from retrieval.refine.squares import squares
 from retrieval.refine.tensors import Known, shared_columns
-from retrieval.search import distinct_places, joined
+from retrieval.search import joined
 from retrieval.types import Candidates, Progress, Refined, pack_ids, silent, unpack_ids
 from tfrecords.schema import Patches
 
 WEIGHTS = "local.keras"
 """Name of the shipped network in `retrieval.weights`."""
-STEP_PX = 4
-"""Distance between descriptors, in pixels."""
-SEEN = 9
-"""Side of what a descriptor sees, in half-resolution pixels."""
-CELL_PX = 32
-"""The best place of every square of this side is a candidate."""
 PATCHES = 512
 """Patches looked for at a time."""
 MOST = 4
-"""Of each patch so many times the wanted places are kept before they are thinned."""
+"""Of a patch under cloud so many times the wanted places are looked at again, of others as many as are
+wanted: what shows whole is found at every fourth pixel."""
+COVERED = 0.2
+"""Share of a patch hidden from which on it counts as under cloud."""
 NEARBY = np.array([(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1)])
 """Where places that were kept are looked at again, in half-resolution pixels around them."""
 PAIRS = 32
 """Pairs of a patch and a place that are looked at again at a time: they stay in the processor's cache."""
-
-
-def half_resolution(scaled: Any) -> tuple[Any, Any]:
-    """Structure tensor of pictures at half resolution.
-
-    Args:
-        scaled: (n, h, w, b), NaN = not known.
-
-    Returns:
-        tensor (n, h', w', 3) and visible (n, h', w', 1), h' = (h - 2) / 2, rounded down.
-    """
-    from keras import layers, ops
-
-    tensor, visible = structure_tensor(scaled, TensorConfig.noise)
-    share = layers.AveragePooling2D(2)(visible)
-    seen = ops.cast(share >= 0.5, "float32")
-    return layers.AveragePooling2D(2)(tensor * visible) / ops.maximum(share, 0.25) * seen, seen
-
-
-def local_model(dim: int = 24) -> Any:
-    """The network, not yet trained.
-
-    Args:
-        dim: numbers in a descriptor.
-
-    Returns:
-        A functional `keras.Model` of tensor (n, h, w, 3) and visible (n, h, w, 1), both at half resolution
-        -> (n, (h - 9) / 2 + 1, (w - 9) / 2 + 1, dim): as long as it counts, 0 where nothing is seen.
-    """
-    import keras
-    from keras import layers, ops
-
-    tensor = keras.Input((None, None, 3), name="tensor")
-    visible = keras.Input((None, None, 1), name="visible")
-    x = ops.concatenate([0.3 * tensor * visible, visible], -1)
-    x = layers.Conv2D(32, 3, activation="gelu", name="conv1")(x)
-    x = layers.Conv2D(64, 3, strides=2, activation="gelu", name="conv2")(x)
-    x = layers.Conv2D(96, 3, activation="gelu", name="conv3")(x)
-    share = layers.AveragePooling2D(SEEN, 2)(visible)
-    y = layers.Conv2D(dim, 1, name="direction")(x)
-    weight = layers.Conv2D(1, 1, activation="softplus", name="weight")(x)
-    y = y * ops.rsqrt(ops.sum(y * y, -1, keepdims=True) + 1e-3) * weight * share
-    return keras.Model([tensor, visible], y, name="local")
 
 
 class LocalSearch:
@@ -103,7 +55,7 @@ class LocalSearch:
         self._describe = Compiled(
             lambda tensor, visible: model([tensor, visible], training=False), fused=False
         )
-        self._compare = Compiled(_agreement, fused=False)
+        self._compare = Compiled(agreement, fused=False)
 
     def describe(self, tensor: NDArray[np.float32], visible: NDArray[np.bool_] | None) -> NDArray[np.float32]:
         """Descriptors of pictures.
@@ -169,17 +121,18 @@ class LocalSearch:
                 field = self.describe(tensor[None], None if known is None else known[None])
                 if min(field.shape[1:3]) < kernels[asked].shape[0]:
                     continue
-                found.append(_peaks(self._compare(field, kernels[asked]), image_id, x, y))
+                found.append(peaks(self._compare(field, kernels[asked]), image_id, x, y))
             if len(found) > 64:
-                found = [_kept(found, MOST * config.deep_places)]
+                found = [best_of(found, MOST * config.deep_places)]
             progress("comparing everywhere", number, len(ids))
         empty = np.zeros((len(rows), 0), np.float32), np.zeros((len(rows), 0), np.int64)
-        score, packed = _kept([empty, *found], MOST * config.deep_places)
+        score, packed = best_of([empty, *found], MOST * config.deep_places)
+        forget(score, packed, hidden_share(patches.some(rows)) < COVERED, config.deep_places)
         for number, image_id in enumerate(ids, 1):
             asked, stored = shared_columns(patches.bands, images.bands(image_id))
             self._look_nearby(score, packed, kernels[asked], image_id, ground.blocks(image_id, stored))
             progress("comparing more closely", number, len(ids))
-        return _best(score, packed, config)
+        return best_places(score, packed, config)
 
     def _look_nearby(
         self,
@@ -195,7 +148,7 @@ class LocalSearch:
         own = np.ascontiguousarray(kernel.transpose(3, 0, 1, 2)).reshape(kernel.shape[3], -1)
         for left, top, tensor, known in blocks:
             at = np.stack([x[tuple(pairs.T)] - left, y[tuple(pairs.T)] - top], -1) >> 1
-            most = np.array(tensor.shape[1::-1]) - _seen_by(side)
+            most = np.array(tensor.shape[1::-1]) - seen_by(side)
             inside = ((at >= 0) & (at <= most)).all(1)
             here, at, pairs = pairs[inside], at[inside], pairs[~inside]
             if not len(here):
@@ -205,7 +158,7 @@ class LocalSearch:
                 some = slice(start, start + PAIRS)
                 near = np.clip(at[some, None] + NEARBY, 0, most)
                 field, which, corner = fields(some)
-                cosine = _cosines(field, which, near - corner[:, None], own[here[some, 0]], side)
+                cosine = cosines(field, which, near - corner[:, None], own[here[some, 0]], side)
                 best = np.arange(len(near)), cosine.argmax(1)
                 score[tuple(here[some].T)] = cosine[best]
                 moved = 2 * near[best] + np.array([left, top])
@@ -222,7 +175,7 @@ class LocalSearch:
             What gives, for some of the places, fields of descriptors, which of these is each place's, and the
             x and y of its corner in the block.
         """
-        size, (h, w) = _seen_by(side) + 2, tensor.shape[:2]
+        size, (h, w) = seen_by(side) + 2, tensor.shape[:2]
         if len(at) * size**2 >= h * w or min(h, w) < size:
             whole, corner = self._everywhere(tensor[None], None if known is None else known[None]), 0 * at
             return lambda some: (whole, corner[some, 0], corner[some])
@@ -279,7 +232,7 @@ class LocalSearch:
 
     def _kernel(self, patches: Patches, asked: tuple[int, ...]) -> NDArray[np.float32]:
         """Descriptors of patches as kernels."""
-        return _kernel(self.describe(*Templates(patches, asked).take(np.arange(len(patches)), 1)))
+        return kernels(self.describe(*Templates(patches, asked).take(np.arange(len(patches)), 1)))
 
     def _places(
         self, ranked: Refined, pairs: NDArray[np.intp], stored: tuple[int, ...], ground: Ground
@@ -289,98 +242,6 @@ class LocalSearch:
         regions = ground.regions(ids, np.stack([x, y], -1) >> 1, stored, 0, 1)
         field = self.describe(regions.tensor(), regions.known)
         return field / np.sqrt((field**2).sum((1, 2, 3), keepdims=True) + np.float32(1e-3))
-
-
-def _kernel(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Descriptors of patches (n, s, s, c), each patch of unit length, as kernels (s, s, c, n)."""
-    length = np.sqrt((descriptors**2).sum((1, 2, 3), keepdims=True))
-    return np.ascontiguousarray((descriptors / np.maximum(length, 1e-6)).transpose(1, 2, 3, 0))
-
-
-def _agreement(field: Any, kernel: Any) -> Any:
-    """Cosine between kernels (s, s, c, n) and a field (1, h, w, c) at every place: (h', w', n)."""
-    from keras import layers, ops
-
-    side = kernel.shape[0]
-    energy = layers.AveragePooling2D(side, 1)(ops.sum(field * field, -1, keepdims=True)) * side**2
-    return (ops.conv(field, kernel, padding="valid") * ops.rsqrt(energy + 1e-3))[0]
-
-
-def _peaks(
-    agreement: NDArray[np.float32], image_id: int, x: int, y: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The best place of every cell: scores (n, m) and packed ids (n, m)."""
-    h, w, n = agreement.shape
-    cell = CELL_PX // STEP_PX
-    wide = np.full((-(-h // cell) * cell, -(-w // cell) * cell, n), -np.inf, np.float32)
-    wide[:h, :w] = agreement
-    rows, cols = wide.shape[0] // cell, wide.shape[1] // cell
-    cells = (
-        wide.reshape(rows, cell, cols, cell, n).transpose(4, 0, 2, 1, 3).reshape(n, rows * cols, cell * cell)
-    )
-    best = cells.argmax(-1)
-    score = np.take_along_axis(cells, best[..., None], -1)[..., 0]
-    row, col = np.divmod(np.arange(rows * cols), cols)
-    at_y = y + STEP_PX * (row * cell + best // cell)
-    at_x = x + STEP_PX * (col * cell + best % cell)
-    return score, pack_ids(np.full_like(at_x, image_id), at_x, at_y)
-
-
-def _kept(found: list[tuple[NDArray, NDArray]], count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The best of several lists."""
-    score, ids = (np.concatenate(parts, 1) for parts in zip(*found, strict=True))
-    if score.shape[1] <= count:
-        return score, ids
-    best = np.argpartition(-score, count - 1, axis=1)[:, :count]
-    return np.take_along_axis(score, best, 1), np.take_along_axis(ids, best, 1)
-
-
-def _seen_by(side: int) -> int:
-    """Side of what so many descriptors see together, in half-resolution pixels."""
-    return SEEN + 2 * (side - 1)
-
-
-def _cosines(
-    fields: NDArray[np.float32],
-    which: NDArray[np.int64],
-    at: NDArray[np.int64],
-    own: NDArray[np.float32],
-    side: int,
-) -> NDArray[np.float32]:
-    """Cosine between patches and places of fields.
-
-    Args:
-        fields: (n, h, w, c) descriptors of every half-resolution pixel.
-        which: (m,) field of each patch.
-        at: (m, k, 2) x and y of places in it.
-        own: (m, side * side * c) descriptors of the patch of each, of unit length.
-        side: of a patch, in descriptors, which are two pixels apart.
-
-    Returns:
-        (m, k).
-    """
-    fields = np.ascontiguousarray(fields)
-    n, h, w, c = fields.shape
-    picture, row, pixel = fields.strides[:3]
-    one = fields.reshape(-1)[:c].view(f"V{pixel}")  # copied a descriptor at a time, not a number
-    every = np.lib.stride_tricks.as_strided(
-        one,
-        (n, h - 2 * side + 2, w - 2 * side + 2, side, side),
-        (picture, row, pixel, 2 * row, 2 * pixel),
-        writeable=False,
-    )
-    places = every[which[:, None], at[..., 1], at[..., 0]].view(np.float32).reshape(*at.shape[:2], -1)
-    energy = np.einsum("mkd,mkd->mk", places, places)
-    return np.asarray(np.einsum("mkd,md->mk", places, own) / np.sqrt(energy + np.float32(1e-3)))
-
-
-def _best(score: NDArray[np.float32], ids: NDArray[np.int64], config: SearchConfig) -> Candidates:
-    """The best distinct places of each patch."""
-    order = np.lexsort((ids, -score), axis=1)
-    score, ids = np.take_along_axis(score, order, 1), np.take_along_axis(ids, order, 1)
-    # Where patch or place shows nothing they agree in nothing.
-    score, ids = np.where(score > 0, score, -np.inf), np.where(score > 0, ids, -1)
-    return distinct_places(score, ids, replace(config, places=config.deep_places))
 
 
 @lru_cache(maxsize=1)

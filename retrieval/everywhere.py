@@ -1,0 +1,234 @@
+"""The last look: patches still in doubt are compared with every place, by what is seen of them.
+
+Where the vector of a whole window says too little, under cloud, between snow and May, after a clear-cut,
+local descriptors still agree with those of the right place (`retrieval.local`). Comparing them everywhere
+costs a thousand times what an index does, so it is for the few patches that need it, those first that show
+most, and the work is bounded (`SearchConfig.everywhere`). Measured: `docs/decisions/0014-under-cloud.md`,
+`docs/decisions/0016-in-doubt-everywhere.md`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.calibrate import certain, margin
+from retrieval.clouds import shipped_cloud_finder
+from retrieval.compiled import Compiled
+from retrieval.config import RefineConfig, SearchConfig
+from retrieval.errors import DoubtWarning
+from retrieval.local import COVERED, MOST, half_resolution, hidden_share, shipped_local_search
+from retrieval.refine import Ground, Pixels, align, finish, measure
+from retrieval.types import Candidates, Progress, Refined, silent
+from tfrecords.schema import Patches
+
+COMPARED, CLOSE, CLOSEST = 256, 64, 32
+"""Of the candidates of local descriptors so many are correlated at half resolution, described again there,
+and correlated at full resolution."""
+COSINE_WEIGHT = 10.0
+"""Weight of their cosines at half resolution: these differ by little and tell much."""
+COSINE_SHARE = 0.4
+"""NCC + so much of the cosine decides between them, and tells how sure that is: the verifier, trained on
+whole patches, tells less where much is hidden."""
+SCORE_ODDS, EVEN_SCORE = 60.0, 0.28
+"""Log-odds of such a score are so many times what it is above this one; fitted to cities under cloud."""
+SLOPE = 2.7
+"""Log-magnitude of the structure tensor above which there is something to see: a slope of 150 DN."""
+DESCRIBED = 45
+"""Describing a megapixel takes as long as comparing so many patches with it."""
+CLOSELY, AROUND = 16, 9
+"""Looking at the best places of a patch under cloud again takes as long as comparing it with so many
+megapixels, and describing what lies around them as describing so many, but never more than all, four times;
+of other patches a `MOST`th of both."""
+FEW = 0.25
+"""Share of the patches in doubt that must be affordable for any to be compared everywhere."""
+BLOCK = 256
+"""Patches that are looked at at a time."""
+SOME = 1024
+"""Of more patches in doubt about so many tell how many of them show enough."""
+
+
+def look_everywhere(
+    found: Refined,
+    patches: Patches,
+    images: Pixels,
+    everywhere: Sequence[int],
+    search: SearchConfig,
+    refinement: RefineConfig,
+    progress: Progress = silent,
+    ground: Ground | None = None,
+) -> Refined:
+    """Compare what is still in doubt with every place, by what is seen of it.
+
+    Args:
+        found: from `retrieval.answer.find`; all patches together, since going through all images is half of
+            the work.
+        patches: their pixels, in the same order.
+        images: pixels of the index's images.
+        everywhere: images that patches are compared with.
+        search: the odds below which a patch is in doubt, what it must show, and how much work this may be.
+        refinement: as for `retrieval.answer.find`.
+        progress: told of each stage.
+        ground: tensors of the images, kept from an earlier call.
+
+    Warns:
+        DoubtWarning: more patches are in doubt than `search.everywhere` allows for.
+
+    Returns:
+        The candidates, better ones for some patches.
+    """
+    ground = ground or Ground(images)
+    rows = in_doubt(patches, found, images, search, everywhere)
+    if not len(rows):
+        return found
+    shown = _seen(patches, rows, search).patches
+    candidates = shipped_local_search().find(shown, everywhere, images, search, ground, progress)
+    seen = _closest(candidates, shown, images, refinement, ground).wide(found.image_ids.shape[1])
+    seen = finish(seen, shown, images, refinement, progress, ground)
+    better = (margin(seen) > margin(found.some(rows))) | (hidden_share(shown) >= COVERED)
+    found = found.wide(found.image_ids.shape[1])
+    found.put(rows[better], seen.some(better))
+    return found
+
+
+# --- which patches --------------------------------------------------------------------------------
+
+
+def in_doubt(
+    patches: Patches, found: Refined, images: Pixels, search: SearchConfig, everywhere: Sequence[int]
+) -> NDArray[np.intp]:
+    """Rows of the patches that are compared everywhere: in doubt, with enough to see, and affordable.
+
+    Args:
+        patches: what was asked.
+        found: what was found so far.
+        images: pixels of the index's images.
+        search: as for `look_everywhere`.
+        everywhere: images that patches would be compared with.
+
+    Returns:
+        Ascending rows.
+    """
+    doubtful = np.flatnonzero(~certain(found, search))
+    if not len(everywhere) or not search.everywhere:
+        return doubtful[:0]
+    megapixels = sum(float(np.prod(images.size(i))) for i in everywhere) / 1e6
+    some = doubtful[:: max(1, len(doubtful) // SOME)]
+    covered = _worth(patches, some, search)[1]
+    if len(some) < len(doubtful):
+        # Some of them tell how many there are: where that is far too many, the others need no look.
+        about = np.repeat(covered, round(len(doubtful) / len(some)))
+        if not _affordable(about[::2], megapixels, search):
+            _tell(about, 0, megapixels, "some ")
+            return doubtful[:0]
+    rows, covered = _worth(patches, doubtful, search)
+    most = _affordable(covered, megapixels, search)
+    if most < len(rows):
+        _tell(covered, most, megapixels)
+    return np.sort(rows[:most])
+
+
+def _worth(
+    patches: Patches, rows: NDArray[np.intp], search: SearchConfig
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Those of some rows that show enough, those first that show most, and which are under cloud."""
+    seen = [_seen(patches, rows[i : i + BLOCK], search) for i in range(0, len(rows), BLOCK)]
+    shown = np.concatenate([np.zeros(0), *(s.shown for s in seen)])
+    covered = np.concatenate([np.zeros(0, bool), *(s.covered for s in seen)])
+    first = np.argsort(-shown, kind="stable")[: int((shown >= search.least_shown).sum())]
+    return rows[first], covered[first]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is seen of some patches."""
+
+    patches: Patches  # cloud hidden
+    shown: NDArray[np.float64]  # (n,) share in which there is something to see
+    covered: NDArray[np.bool_]  # (n,) whether cloud hides much of it
+
+
+def _seen(patches: Patches, rows: NDArray[np.intp], search: SearchConfig) -> _Seen:
+    """Hide the cloud in patches; a little may be none."""
+    scaled = np.asarray(patches.scaled(rows), np.float32)
+    cloud = shipped_cloud_finder()(scaled)
+    cloud &= (cloud.mean((1, 2)) >= search.least_cloud)[:, None, None]
+    scaled[cloud] = np.nan
+    shown = [_TEXTURED(scaled[i : i + BLOCK]) for i in range(0, len(rows), BLOCK)]
+    hidden = Patches(patches.patch_ids[rows], scaled, "scaled", patches.bands, float("nan"))
+    return _Seen(hidden, np.concatenate([np.zeros(0), *shown]), hidden_share(hidden) >= COVERED)
+
+
+def _textured(scaled: Any) -> Any:
+    """Share of pictures (n, h, w, b), at half resolution, that is known and has a slope: (n,)."""
+    from keras import ops
+
+    tensor, _ = half_resolution(scaled)
+    return ops.mean(ops.cast(tensor[..., 0] > SLOPE, "float32"), (1, 2))
+
+
+_TEXTURED = Compiled(_textured)
+
+
+# --- how many -------------------------------------------------------------------------------------
+
+
+def _work(covered: NDArray[np.bool_], megapixels: float) -> int:
+    """What comparing patches with all images takes, in patches times megapixels.
+
+    Args:
+        covered: (n,) which of them are under cloud.
+        megapixels: of all images.
+    """
+    again = float(np.where(covered, 1.0, 1.0 / MOST).sum())
+    around = 4 * min(megapixels, AROUND * again)
+    return int(len(covered) * megapixels + CLOSELY * again + DESCRIBED * (megapixels + around)) + 1
+
+
+def _affordable(covered: NDArray[np.bool_], megapixels: float, search: SearchConfig) -> int:
+    """How many of the patches, the first ones, are compared with all images."""
+    counts = range(1, len(covered) + 1)
+    most = bisect_right(counts, search.everywhere, key=lambda n: _work(covered[:n], megapixels))
+    # Going through all images for the sake of a few of many would be time for nothing.
+    return most if most >= FEW * len(covered) else 0
+
+
+def _tell(covered: NDArray[np.bool_], most: int, megapixels: float, about: str = "") -> None:
+    """Say that not all of the patches are compared with all images."""
+    some = f"the {most} that show most are" if most else "none of them is"
+    warnings.warn(
+        f"{about}{len(covered)} patches are still in doubt; {some} compared with every place of all "
+        f"{megapixels:.0f} megapixels: everywhere = {_work(covered, megapixels)} is enough for all",
+        DoubtWarning,
+        stacklevel=4,
+    )
+
+
+# --- which place ----------------------------------------------------------------------------------
+
+
+def _closest(
+    candidates: Candidates, shown: Patches, images: Pixels, refinement: RefineConfig, ground: Ground
+) -> Refined:
+    """The best candidates of local descriptors, by NCC at full resolution and cosine."""
+    by_cosine = replace(refinement, similarity_weight=COSINE_WEIGHT)
+    close = align(candidates, shown, images, by_cosine, ground=ground, keep=COMPARED)
+    close = close.wide(min(CLOSE, close.image_ids.shape[1]))
+    again = replace(close, similarity=shipped_local_search().again(close, shown, images, ground))
+    best = _by_score(again, again.ncc).wide(min(CLOSEST, again.image_ids.shape[1]))
+    fine = measure(best.places(), shown, images, replace(refinement, radius_px=4), ground)
+    return _by_score(best, fine.ncc)
+
+
+def _by_score(found: Refined, ncc: NDArray[np.float32]) -> Refined:
+    """Candidates in the order of NCC and cosine, their similarity; log-odds are those of this score."""
+    score = np.round(ncc + COSINE_SHARE * found.similarity, 4)
+    score = np.where((found.image_ids >= 0) & np.isfinite(score), score, -np.inf)
+    odds = np.where(np.isfinite(score), SCORE_ODDS * (score - EVEN_SCORE), np.nan).astype(np.float32)
+    return replace(found, logit=odds).ordered(np.argsort(-score, axis=1, kind="stable"))
