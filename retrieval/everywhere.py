@@ -23,11 +23,13 @@ from retrieval.clouds import shipped_cloud_finder
 from retrieval.compiled import Compiled
 from retrieval.config import RefineConfig, SearchConfig
 from retrieval.errors import DoubtWarning
-from retrieval.local import COVERED, MOST, half_resolution, hidden_share, shipped_local_search
+from retrieval.local import half_resolution, shipped_local_search
 from retrieval.refine import Ground, Pixels, align, finish, measure
 from retrieval.types import Candidates, Progress, Refined, silent
 from tfrecords.schema import Patches
 
+MISLED = 0.2
+"""Share hidden from which on this comparison has the last word: what was found before saw cloud as ground."""
 COMPARED, CLOSE, CLOSEST = 256, 64, 32
 """Of the candidates of local descriptors so many are correlated at half resolution, described again there,
 and correlated at full resolution."""
@@ -43,9 +45,8 @@ SLOPE = 2.7
 DESCRIBED = 45
 """Describing a megapixel takes as long as comparing so many patches with it."""
 CLOSELY, AROUND = 16, 9
-"""Looking at the best places of a patch under cloud again takes as long as comparing it with so many
-megapixels, and describing what lies around them as describing so many, but never more than all, four times;
-of other patches a `MOST`th of both."""
+"""Looking at the best places of a patch again takes as long as comparing it with so many megapixels, and
+describing what lies around them as describing so many, but never more than all, four times."""
 FEW = 0.25
 """Share of the patches in doubt that must be affordable for any to be compared everywhere."""
 BLOCK = 256
@@ -91,10 +92,15 @@ def look_everywhere(
     candidates = shipped_local_search().find(shown, everywhere, images, search, ground, progress)
     seen = _closest(candidates, shown, images, refinement, ground).wide(found.image_ids.shape[1])
     seen = finish(seen, shown, images, refinement, progress, ground)
-    better = (margin(seen) > margin(found.some(rows))) | (hidden_share(shown) >= COVERED)
+    better = (margin(seen) > margin(found.some(rows))) | (hidden_share(shown) >= MISLED)
     found = found.wide(found.image_ids.shape[1])
     found.put(rows[better], seen.some(better))
     return found
+
+
+def hidden_share(patches: Patches) -> NDArray[np.float64]:
+    """Share of each patch of which nothing is known, (n,)."""
+    return np.asarray(np.isnan(patches.scaled()).all(-1).mean((1, 2)))
 
 
 # --- which patches --------------------------------------------------------------------------------
@@ -120,29 +126,24 @@ def in_doubt(
         return doubtful[:0]
     megapixels = sum(float(np.prod(images.size(i))) for i in everywhere) / 1e6
     some = doubtful[:: max(1, len(doubtful) // SOME)]
-    covered = _worth(patches, some, search)[1]
     if len(some) < len(doubtful):
         # Some of them tell how many there are: where that is far too many, the others need no look.
-        about = np.repeat(covered, round(len(doubtful) / len(some)))
-        if not _affordable(about[::2], megapixels, search):
+        about = round(len(_worth(patches, some, search)) * len(doubtful) / len(some))
+        if not _affordable(about // 2, megapixels, search):
             _tell(about, 0, megapixels, "some ")
             return doubtful[:0]
-    rows, covered = _worth(patches, doubtful, search)
-    most = _affordable(covered, megapixels, search)
+    rows = _worth(patches, doubtful, search)
+    most = _affordable(len(rows), megapixels, search)
     if most < len(rows):
-        _tell(covered, most, megapixels)
+        _tell(len(rows), most, megapixels)
     return np.sort(rows[:most])
 
 
-def _worth(
-    patches: Patches, rows: NDArray[np.intp], search: SearchConfig
-) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Those of some rows that show enough, those first that show most, and which are under cloud."""
-    seen = [_seen(patches, rows[i : i + BLOCK], search) for i in range(0, len(rows), BLOCK)]
-    shown = np.concatenate([np.zeros(0), *(s.shown for s in seen)])
-    covered = np.concatenate([np.zeros(0, bool), *(s.covered for s in seen)])
-    first = np.argsort(-shown, kind="stable")[: int((shown >= search.least_shown).sum())]
-    return rows[first], covered[first]
+def _worth(patches: Patches, rows: NDArray[np.intp], search: SearchConfig) -> NDArray[np.intp]:
+    """Those of some rows that show enough, those first that show most."""
+    blocks = [_seen(patches, rows[i : i + BLOCK], search).shown for i in range(0, len(rows), BLOCK)]
+    shown = np.concatenate([np.zeros(0), *blocks])
+    return rows[np.argsort(-shown, kind="stable")[: int((shown >= search.least_shown).sum())]]
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,6 @@ class _Seen:
 
     patches: Patches  # cloud hidden
     shown: NDArray[np.float64]  # (n,) share in which there is something to see
-    covered: NDArray[np.bool_]  # (n,) whether cloud hides much of it
 
 
 def _seen(patches: Patches, rows: NDArray[np.intp], search: SearchConfig) -> _Seen:
@@ -162,7 +162,7 @@ def _seen(patches: Patches, rows: NDArray[np.intp], search: SearchConfig) -> _Se
     scaled[cloud] = np.nan
     shown = [_TEXTURED(scaled[i : i + BLOCK]) for i in range(0, len(rows), BLOCK)]
     hidden = Patches(patches.patch_ids[rows], scaled, "scaled", patches.bands, float("nan"))
-    return _Seen(hidden, np.concatenate([np.zeros(0), *shown]), hidden_share(hidden) >= COVERED)
+    return _Seen(hidden, np.concatenate([np.zeros(0), *shown]))
 
 
 def _textured(scaled: Any) -> Any:
@@ -179,32 +179,25 @@ _TEXTURED = Compiled(_textured)
 # --- how many -------------------------------------------------------------------------------------
 
 
-def _work(covered: NDArray[np.bool_], megapixels: float) -> int:
-    """What comparing patches with all images takes, in patches times megapixels.
-
-    Args:
-        covered: (n,) which of them are under cloud.
-        megapixels: of all images.
-    """
-    again = float(np.where(covered, 1.0, 1.0 / MOST).sum())
-    around = 4 * min(megapixels, AROUND * again)
-    return int(len(covered) * megapixels + CLOSELY * again + DESCRIBED * (megapixels + around)) + 1
+def _work(count: int, megapixels: float) -> int:
+    """What comparing so many patches with all images takes, in patches times megapixels."""
+    around = 4 * min(megapixels, AROUND * count)
+    return int(count * (megapixels + CLOSELY) + DESCRIBED * (megapixels + around)) + 1
 
 
-def _affordable(covered: NDArray[np.bool_], megapixels: float, search: SearchConfig) -> int:
-    """How many of the patches, the first ones, are compared with all images."""
-    counts = range(1, len(covered) + 1)
-    most = bisect_right(counts, search.everywhere, key=lambda n: _work(covered[:n], megapixels))
+def _affordable(count: int, megapixels: float, search: SearchConfig) -> int:
+    """How many of so many patches are compared with all images."""
+    most = bisect_right(range(1, count + 1), search.everywhere, key=lambda n: _work(n, megapixels))
     # Going through all images for the sake of a few of many would be time for nothing.
-    return most if most >= FEW * len(covered) else 0
+    return most if most >= FEW * count else 0
 
 
-def _tell(covered: NDArray[np.bool_], most: int, megapixels: float, about: str = "") -> None:
-    """Say that not all of the patches are compared with all images."""
+def _tell(count: int, most: int, megapixels: float, about: str = "") -> None:
+    """Say that of so many patches not all are compared with all images."""
     some = f"the {most} that show most are" if most else "none of them is"
     warnings.warn(
-        f"{about}{len(covered)} patches are still in doubt; {some} compared with every place of all "
-        f"{megapixels:.0f} megapixels: everywhere = {_work(covered, megapixels)} is enough for all",
+        f"{about}{count} patches are still in doubt; {some} compared with every place of all "
+        f"{megapixels:.0f} megapixels: everywhere = {_work(count, megapixels)} is enough for all",
         DoubtWarning,
         stacklevel=4,
     )

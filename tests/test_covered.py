@@ -10,7 +10,7 @@ from retrieval.clouds import CloudFinder, cloud_model, shipped_cloud_finder
 from retrieval.config import CoveredConfig, SearchConfig
 from retrieval.errors import ConfigError, TrainingError
 from retrieval.local import LocalSearch, half_resolution, local_model, shipped_local_search
-from retrieval.local.places import CELL_PX, agreement, cosines, forget, kernels, peaks
+from retrieval.local.places import CELL_PX, agreement, cosines, kernels, peaks
 from retrieval.refine import Arrays, Ground
 from retrieval.train.covered import _loss, train_covered
 from retrieval.train.covered_batches import _foreign, by_bands, draw_clouds, draw_pairs
@@ -238,19 +238,6 @@ def test_candidates_are_compared_again_where_they_were_found(world):
     np.testing.assert_allclose(got[0, 0], first.similarity[0, 0], atol=1e-4)
     none = patches.some(slice(0, 0))
     assert search.again(refined(*[np.zeros((0, 3))] * 5), none, images, ground).shape == (0, 3)
-
-
-def test_of_some_patches_only_the_best_places_stay(rng):
-    score, packed = rng.normal(size=(3, 12)).astype(np.float32), np.arange(36).reshape(3, 12)
-    before, rows = score.copy(), np.array([True, False, True])
-    forget(score, packed, rows, 4)
-    for row in (0, 2):
-        best = set(np.argsort(-before[row])[:4])
-        assert set(np.flatnonzero(packed[row] >= 0)) == set(np.flatnonzero(np.isfinite(score[row]))) == best
-    assert (packed[1] == np.arange(12, 24)).all() and (score[1] == before[1]).all()
-    forget(score, packed, np.zeros(3, bool), 4)
-    forget(score[:, :3], packed[:, :3], ~rows, 4)
-    assert (score[1] == before[1]).all()
 
 
 def test_no_patches_and_no_images(world):

@@ -90,7 +90,7 @@ class SearchConfig(Knobs):
     """Candidates compared at half resolution in the second round."""
     deep_finalists: int = 32
     """Candidates that the verifier decides between in the second round."""
-    everywhere: int = 60_000
+    everywhere: int = 100_000
     """Work, in patches times megapixels, that comparing patches still in doubt with every place may be; a
     thousand take two to four seconds of two cores. Patches come first that show most, and none is compared
     where a quarter of them is more work. 0 turns it off."""

@@ -13,17 +13,13 @@ under clouds (`retrieval.train.covered`).
 """
 
 from retrieval.local.model import SEEN, STEP_PX, half_resolution, local_model
-from retrieval.local.places import hidden_share
-from retrieval.local.search import COVERED, MOST, LocalSearch, shipped_local_search
+from retrieval.local.search import LocalSearch, shipped_local_search
 
 __all__ = [
-    "COVERED",
-    "MOST",
     "SEEN",
     "STEP_PX",
     "LocalSearch",
     "half_resolution",
-    "hidden_share",
     "local_model",
     "shipped_local_search",
 ]

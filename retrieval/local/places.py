@@ -12,7 +12,6 @@ from retrieval.config import SearchConfig
 from retrieval.local.model import SEEN, STEP_PX
 from retrieval.search import distinct_places
 from retrieval.types import Candidates, pack_ids
-from tfrecords.schema import Patches
 
 CELL_PX = 32
 """The best place of every square of this side is a candidate."""
@@ -62,21 +61,6 @@ def best_of(
         return score, ids
     best = np.argpartition(-score, count - 1, axis=1)[:, :count]
     return np.take_along_axis(score, best, 1), np.take_along_axis(ids, best, 1)
-
-
-def hidden_share(patches: Patches) -> NDArray[np.float64]:
-    """Share of each patch of which nothing is known, (n,)."""
-    return np.asarray(np.isnan(patches.scaled()).all(-1).mean((1, 2)))
-
-
-def forget(
-    score: NDArray[np.float32], packed: NDArray[np.int64], rows: NDArray[np.bool_], count: int
-) -> None:
-    """Of some patches only the best places stay, in place."""
-    if score.shape[1] > count:
-        worse = np.argpartition(-score[rows], count - 1, axis=1)[:, count:]
-        score[np.flatnonzero(rows)[:, None], worse] = -np.inf
-        packed[np.flatnonzero(rows)[:, None], worse] = -1
 
 
 def seen_by(side: int) -> int:

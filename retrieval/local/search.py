@@ -18,8 +18,6 @@ from retrieval.local.places import (
     best_of,
     best_places,
     cosines,
-    forget,
-    hidden_share,
     kernels,
     peaks,
     seen_by,
@@ -36,10 +34,7 @@ WEIGHTS = "local.keras"
 PATCHES = 512
 """Patches looked for at a time."""
 MOST = 4
-"""Of a patch under cloud so many times the wanted places are looked at again, of others as many as are
-wanted: what shows whole is found at every fourth pixel."""
-COVERED = 0.2
-"""Share of a patch hidden from which on it counts as under cloud."""
+"""Of each patch so many times the wanted places are looked at again before they are thinned."""
 NEARBY = np.array([(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1)])
 """Where places that were kept are looked at again, in half-resolution pixels around them."""
 PAIRS = 32
@@ -127,7 +122,6 @@ class LocalSearch:
             progress("comparing everywhere", number, len(ids))
         empty = np.zeros((len(rows), 0), np.float32), np.zeros((len(rows), 0), np.int64)
         score, packed = best_of([empty, *found], MOST * config.deep_places)
-        forget(score, packed, hidden_share(patches.some(rows)) < COVERED, config.deep_places)
         for number, image_id in enumerate(ids, 1):
             asked, stored = shared_columns(patches.bands, images.bands(image_id))
             self._look_nearby(score, packed, kernels[asked], image_id, ground.blocks(image_id, stored))
