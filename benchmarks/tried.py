@@ -106,6 +106,7 @@ VARIANTS = (
     Variant("stem", "training-free half alone, as shipped", shipped="structure-tensor"),
     Variant("negatives", "random places: 1 pair of a place in turn", {"per_place": 1}),
     Variant("negatives", "more near-by: 32 pairs of a place", {"per_place": 32}),
+    Variant("negatives", "clusters of 24 look-alikes instead of places", {"alike": 24}),
     Variant("negatives", "overlapping ground kept as negatives", {"overlaps": True}),
     Variant("clouds", "none", augmented(clouds=0.0)),
     Variant("clouds", "over half of the pairs", augmented(clouds=0.5)),

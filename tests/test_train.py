@@ -8,6 +8,7 @@ from itertools import count, islice, product
 import keras
 import numpy as np
 import pytest
+from engine import texture as ground_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +30,7 @@ from retrieval.train import (
     train,
     triplet_loss,
 )
+from retrieval.train.alike import LookAlikes
 from retrieval.train.augment import blurred, drop_bands, in_bytes, turned
 from retrieval.train.batches import (
     Split,
@@ -198,6 +200,22 @@ def test_batches_hold_several_crops_of_many_places_and_use_each_crop_as_often_as
 def test_batches_are_filled_also_from_one_place():
     batch = next(compose(numbered(1), 16, 2, 32, 1, np.random.default_rng(0)))
     assert len(set(batch["number"].tolist())) == 16
+
+
+def test_batches_are_composed_of_clusters_where_crops_have_one():
+    crops = ({**c, "cluster": c["number"] % 4} for c in numbered(40))
+    batch = next(compose(crops, 16, 4, 64, 1, np.random.default_rng(0)))
+    assert Counter(batch["cluster"].tolist()) == dict.fromkeys(range(4), 4)
+
+
+def test_crops_that_look_alike_are_of_one_cluster(rng):
+    """Turned ground looks like other ground; the same ground in another light, like itself."""
+    ground = np.stack([ground_of(64, 64, seed=s) for s in range(6)])
+    crops = np.clip(np.concatenate([0.5 * ground, 0.35 * ground + 0.1]), -1, 1).astype(np.float32)
+    cluster = LookAlikes(6)(crops)
+    assert cluster.tolist() == [*range(6), *range(6)]
+    halves = LookAlikes(6)
+    np.testing.assert_array_equal(np.concatenate([halves(crops[:4]), halves(crops[4:])]), cluster)
 
 
 def test_held_out_by_number_is_the_share_that_was_asked_for_and_seeded():

@@ -210,6 +210,8 @@ class TrainConfig(Knobs):
     """Pairs in a step; every other pair's crop is a possible negative."""
     per_place: int = 8
     """Pairs of one place in a batch, where there are as many: near-by places are the hard negatives."""
+    alike: int = 0
+    """Clusters of look-alikes that batches are composed of instead of places, up to 10,000; 0: places."""
     overlaps: bool = False
     """Keep crops that share ground as each other's negatives: for comparisons, it teaches what is wrong."""
     steps: int = 8000
@@ -277,6 +279,7 @@ _TRAIN_RANGES = (
     ("alone", 0, 1),
     ("batch", 2, 2**16),
     ("per_place", 1, 2**16),
+    ("alike", 0, 10**4),
     ("steps", 1, 10**8),
     ("learning_rate", 0, 10),
     ("warmup_steps", 0, 10**8),

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, TrainConfig
 from retrieval.errors import TrainingError
+from retrieval.train.alike import LookAlikes
 from retrieval.train.augment import augment_pairs
 from tfrecords.grid import overlap
 from tfrecords.read import CropPlan, naming_bad_records, stream_crops
@@ -123,14 +124,14 @@ def training_crops(source: Any, config: TrainConfig, split: Split, round_: int) 
         round_: number of the round; each has an order of its own.
 
     Yields:
-        One element of `stream_crops`, as NumPy arrays.
+        One element of `stream_crops`, as NumPy arrays; with `config.alike` its cluster too.
 
     Raises:
         TrainingError: none of the crops may be trained on.
         RecordError: a record is damaged.
     """
     dataset = stream_crops(source, plan_of(config), epoch=round_ * EPOCHS_PER_ROUND, repeat=True)
-    left_out = 0
+    left_out, alike = 0, LookAlikes(config.alike) if config.alike else None
     with naming_bad_records(source):
         for block in dataset.batch(_READ).prefetch(1).as_numpy_iterator():
             keep = ~split.held(block["place_id"], block["overlap_group"])
@@ -142,6 +143,9 @@ def training_crops(source: Any, config: TrainConfig, split: Split, round_: int) 
                     f"{left_out} crops in a row are held out or show nothing (min_texture "
                     f"{config.min_texture:g}): give series of other places, or lower min_texture"
                 )
+            if alike and keep.any():
+                block["cluster"] = np.full(len(keep), -1)
+                block["cluster"][keep] = alike(block["anchor"][keep])
             for row in np.flatnonzero(keep):
                 # Copies: a view would keep its whole block in memory as long as it waits in the pool.
                 yield {name: values[row].copy() for name, values in block.items()}
@@ -150,7 +154,7 @@ def training_crops(source: Any, config: TrainConfig, split: Split, round_: int) 
 def compose(
     crops: Iterable[Element], batch: int, per_place: int, pool: int, uses: int, rng: np.random.Generator
 ) -> Iterator[Element]:
-    """Compose batches in which several crops of a place meet.
+    """Compose batches in which several crops of a place meet, or of a cluster where they have one.
 
     Crops wait in a pool, and stay there until they have been used a few times: reading is slower than
     training, and augmentation makes each use another one (data echoing, Choi et al. 2019). A batch
@@ -174,7 +178,8 @@ def compose(
     count, wanted = 0, min(pool, _FIRST_FILL * batch)
     while True:
         for crop in islice(crops, wanted):
-            waiting.setdefault(int(crop["place_id"]), deque()).append(_Waiting(crop, uses))
+            of = int(crop.get("cluster", crop["place_id"]))
+            waiting.setdefault(of, deque()).append(_Waiting(crop, uses))
             count += 1
         chosen = _take(waiting, batch, per_place, rng)
         count = sum(map(len, waiting.values()))
