@@ -24,7 +24,7 @@ from retrieval.compiled import Compiled
 from retrieval.config import RefineConfig, SearchConfig
 from retrieval.errors import DoubtWarning
 from retrieval.local import half_resolution, shipped_local_search
-from retrieval.refine import Ground, Pixels, align, finish, measure
+from retrieval.refine import Ground, Pixels, align, finish
 from retrieval.types import Candidates, Progress, Refined, silent
 from tfrecords.schema import Patches
 
@@ -90,8 +90,8 @@ def look_everywhere(
         return found
     shown = _seen(patches, rows, search).patches
     candidates = shipped_local_search().find(shown, everywhere, images, search, ground, progress)
-    seen = _closest(candidates, shown, images, refinement, ground).wide(found.image_ids.shape[1])
-    seen = finish(seen, shown, images, refinement, progress, ground)
+    seen = _closest(candidates, shown, images, refinement, progress, ground)
+    seen = seen.wide(found.image_ids.shape[1])
     better = (margin(seen) > margin(found.some(rows))) | (hidden_share(shown) >= MISLED)
     found = found.wide(found.image_ids.shape[1])
     found.put(rows[better], seen.some(better))
@@ -207,7 +207,12 @@ def _tell(count: int, most: int, megapixels: float, about: str = "") -> None:
 
 
 def _closest(
-    candidates: Candidates, shown: Patches, images: Pixels, refinement: RefineConfig, ground: Ground
+    candidates: Candidates,
+    shown: Patches,
+    images: Pixels,
+    refinement: RefineConfig,
+    progress: Progress,
+    ground: Ground,
 ) -> Refined:
     """The best candidates of local descriptors, by NCC at full resolution and cosine."""
     by_cosine = replace(refinement, similarity_weight=COSINE_WEIGHT)
@@ -215,8 +220,8 @@ def _closest(
     close = close.wide(min(CLOSE, close.image_ids.shape[1]))
     again = replace(close, similarity=shipped_local_search().again(close, shown, images, ground))
     best = _by_score(again, again.ncc).wide(min(CLOSEST, again.image_ids.shape[1]))
-    fine = measure(best.places(), shown, images, replace(refinement, radius_px=4), ground)
-    return _by_score(best, fine.ncc)
+    fine = finish(best, shown, images, refinement, progress, ground, CLOSEST)
+    return _by_score(fine, fine.ncc)
 
 
 def _by_score(found: Refined, ncc: NDArray[np.float32]) -> Refined:

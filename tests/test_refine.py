@@ -10,7 +10,7 @@ import retrieval.refine.job as job
 import retrieval.refine.surfaces as surfaces
 from retrieval.config import RefineConfig
 from retrieval.errors import BandsWarning
-from retrieval.refine import Arrays, ncc, rank, refine
+from retrieval.refine import Arrays, finish, ncc, rank, refine
 from retrieval.refine.correlation import FLAT
 from retrieval.types import Candidates
 from tfrecords.schema import BANDS
@@ -394,6 +394,18 @@ def test_what_the_first_decide_is_not_looked_at_further():
     assert some.asked == 10 + 2 * job.FIRST
     assert (~np.isnan(decided.logit)).sum(1).tolist() == [job.FIRST, 10, job.FIRST]
     np.testing.assert_array_equal(decided.x[1], whole.x[1])
+
+
+def test_several_are_found_at_full_resolution_as_each_is_alone():
+    images, _, patches, start = crowded()
+    ranked = rank(start, patches, arrays(*images), RefineConfig(semifinalists=6), verifier=Told())
+    both = finish(ranked, patches, arrays(*images), RefineConfig(), count=2)
+    for n in range(2):
+        one = ranked.changed(lambda v, n=n: v[:, n : n + 1])
+        alone = finish(one, patches, arrays(*images), RefineConfig(), count=5)
+        for name in ("x", "y", "dx", "dy", "ncc"):
+            np.testing.assert_allclose(getattr(both, name)[:, n], getattr(alone, name)[:, 0], atol=1e-5)
+    np.testing.assert_array_equal(both.ncc[:, 2:], ranked.ncc[:, 2:])
 
 
 def test_candidates_far_behind_the_best_are_not_verified_and_copies_are():

@@ -81,8 +81,9 @@ def finish(
     config: RefineConfig,
     progress: Progress = silent,
     ground: Ground | None = None,
+    count: int = 1,
 ) -> Refined:
-    """Find the best candidate of each patch at full resolution.
+    """Find the best candidates of each patch at full resolution.
 
     Args:
         ranked: from `rank`.
@@ -91,18 +92,19 @@ def finish(
         config: as for `rank`.
         progress: as for `rank`.
         ground: as for `rank`.
+        count: how many, the first ones.
 
     Returns:
         The same; x, y, dx, dy and NCC of the first are those of full resolution.
     """
-    best = ranked.wide(1).places()
+    count = min(count, ranked.image_ids.shape[1])
+    best = ranked.wide(count).places()
     job = Job(best, patches, images, config, progress, ground or Ground(images), None)
-    job.correlate(job.best(1), FINE_RADIUS, 0)
-    found = job.refined()
-    rows = found.image_ids.ravel() >= 0
+    job.correlate(job.best(count), FINE_RADIUS, 0)
+    found, some = job.refined(), best.image_ids >= 0
     finer = {name: getattr(ranked, name).copy() for name in ("x", "y", "dx", "dy", "ncc")}
     for name, values in finer.items():
-        values[rows, :1] = getattr(found, name)[rows]
+        values[:, :count][some] = getattr(found, name)[some]
     return replace(ranked, **finer)
 
 
