@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 BLOCK = 65_536
 """Vectors made at a time."""
+LEARNED = 1_000_000
+"""Vectors among which codes are learned; an index folder takes as many."""
 CACHED = 4096
 """Of these so many at once: they stay in the processor's cache."""
 NEAR, FAR = 0.35, 0.9

@@ -37,14 +37,12 @@ from typing import Any
 
 import numpy as np
 from context import Stage, arguments, context, stage, table, write_json
-from enlarged import FAR, NEAR, Made, embed, taken
+from enlarged import FAR, LEARNED, NEAR, Made, embed, taken
 from numpy.typing import NDArray
 from streamed import PART, streamed
 
 WINDOWS = 3249
 """Windows of an image of 512 x 512 at stride 8."""
-LEARNED = 1_000_000
-"""Vectors among which codes are learned; an index folder takes as many."""
 FEW = 10
 """Patches that codes over and over are asked for: they only show what asking costs."""
 TURNS = 3

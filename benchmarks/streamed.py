@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from enlarged import BLOCK, Made
+from enlarged import BLOCK, LEARNED, Made
 from numpy.typing import NDArray
 
 PART = 31 * BLOCK
@@ -35,9 +35,7 @@ class Best:
         self.score, self.ids = (np.take_along_axis(v, order, 1) for v in (score, ids))
 
 
-def streamed(
-    made: Made, kinds: list[str], queries: int, k: int = 20
-) -> dict[str, dict[str, NDArray[np.int64]]]:
+def streamed(made: Made, kinds: list[str], queries: int, k: int = 20) -> dict[str, NDArray[np.int64]]:
     """What exact search and each kind of index find.
 
     Args:
@@ -53,7 +51,7 @@ def streamed(
     from retrieval.index.files import halves
     from retrieval.index.kinds import joined
 
-    asked, few = made.queries(queries), Made(made.base, min(made.count, 1_000_000))
+    asked, few = made.queries(queries), Made(made.base, min(made.count, LEARNED))
     codes = {kind: _learned(kind, few, made.count, asked.shape[1]) for kind in kinds}
     exact, depth = Best(queries, k), _depth(k)
     likely = {kind: Best(queries, depth) for kind in kinds}

@@ -219,14 +219,13 @@ def _closest(
     close = align(candidates, shown, images, by_cosine, ground=ground, keep=COMPARED)
     close = close.wide(min(CLOSE, close.image_ids.shape[1]))
     again = replace(close, similarity=shipped_local_search().again(close, shown, images, ground))
-    best = _by_score(again, again.ncc).wide(min(CLOSEST, again.image_ids.shape[1]))
-    fine = finish(best, shown, images, refinement, progress, ground, CLOSEST)
-    return _by_score(fine, fine.ncc)
+    best = _by_score(again).wide(min(CLOSEST, again.image_ids.shape[1]))
+    return _by_score(finish(best, shown, images, refinement, progress, ground, CLOSEST))
 
 
-def _by_score(found: Refined, ncc: NDArray[np.float32]) -> Refined:
+def _by_score(found: Refined) -> Refined:
     """Candidates in the order of NCC and cosine, their similarity; log-odds are those of this score."""
-    score = np.round(ncc + COSINE_SHARE * found.similarity, 4)
+    score = np.round(found.ncc + COSINE_SHARE * found.similarity, 4)
     score = np.where((found.image_ids >= 0) & np.isfinite(score), score, -np.inf)
     odds = np.where(np.isfinite(score), SCORE_ODDS * (score - EVEN_SCORE), np.nan).astype(np.float32)
     return replace(found, logit=odds).ordered(np.argsort(-score, axis=1, kind="stable"))

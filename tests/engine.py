@@ -6,6 +6,7 @@ import numpy as np
 
 from retrieval.config import LearnedConfig, TensorConfig
 from retrieval.encoder import KerasEncoder, cells_model, fit_projection, learned_model, tensor_model
+from retrieval.types import Refined
 from tfrecords.schema import BANDS, Image, Patches
 
 SMALL = TensorConfig(dim=24)
@@ -71,3 +72,16 @@ def learned_encoder(share=0.5):
         if getattr(layer, "bias", None) is not None:
             layer.bias.assign(keras.random.normal(layer.bias.shape, seed=5))
     return KerasEncoder(model, "learned")
+
+
+def refined(image_ids, x, y, logit, similarity):
+    """Candidates of one or more patches."""
+    shape = np.shape(image_ids)
+    rest = {name: np.zeros(shape, np.float32) for name in ("dx", "dy", "ncc")}
+    ints = {"image_ids": image_ids, "x": x, "y": y}
+    floats = {"logit": logit, "similarity": similarity}
+    return Refined(
+        **{k: np.array(v, np.int64) for k, v in ints.items()},
+        **{k: np.array(v, np.float32) for k, v in floats.items()},
+        **rest,
+    )

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from engine import digital, texture
+from engine import digital, refined, texture
 
 from retrieval.clouds import CloudFinder, cloud_model, shipped_cloud_finder
 from retrieval.config import CoveredConfig, SearchConfig
@@ -15,7 +15,7 @@ from retrieval.refine import Arrays, Ground
 from retrieval.train.covered import _loss, train_covered
 from retrieval.train.covered_batches import _foreign, by_bands, draw_clouds, draw_pairs
 from retrieval.train.weather import paste_clouds, under_clouds
-from retrieval.types import Refined, unpack_ids
+from retrieval.types import unpack_ids
 from tfrecords.errors import OutputExistsError
 from tfrecords.schema import BANDS, Patches, Series
 from tfrecords.write import write_series
@@ -203,19 +203,6 @@ def test_places_are_looked_at_again_beside_where_they_were_found(world):
     beside = refined(found.image_ids, np.maximum(found.x - 2, 0), found.y, none, found.similarity)
     first = shipped_local_search().again(beside, patches, images, Ground(images))[:, 0]
     assert (first <= found.similarity[:, 0] + 1e-4).all()
-
-
-def refined(image_ids, x, y, logit, similarity):
-    """Candidates of one or more patches."""
-    shape = np.shape(image_ids)
-    rest = {name: np.zeros(shape, np.float32) for name in ("dx", "dy", "ncc")}
-    ints = {"image_ids": image_ids, "x": x, "y": y}
-    floats = {"logit": logit, "similarity": similarity}
-    return Refined(
-        **{k: np.array(v, np.int64) for k, v in ints.items()},
-        **{k: np.array(v, np.float32) for k, v in floats.items()},
-        **rest,
-    )
 
 
 def test_candidates_are_compared_again_where_they_were_found(world):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from engine import small_encoder, texture
+from engine import refined, small_encoder, texture
 
 import retrieval.answer as answer
 import retrieval.everywhere as last
@@ -163,22 +163,9 @@ def test_the_patches_that_show_most_come_first(world, monkeypatch):
 def test_correlation_and_cosine_rank_together_and_tell_how_sure_that_is():
     nan = np.nan
     found = refined([[1, 2, 3, -1]], [[0] * 4], [[0] * 4], [[nan] * 4], [[0.1, 0.2, 0.1, 0.0]])
-    got = last._by_score(found, np.full((1, 4), 0.3, np.float32))
+    got = last._by_score(replace(found, ncc=np.full((1, 4), 0.3, np.float32)))
     assert got.image_ids.tolist() == [[2, 1, 3, -1]] and np.isnan(got.logit[0, 3])
     expected = last.SCORE_ODDS * (0.3 + last.COSINE_SHARE * np.array([0.2, 0.1, 0.1]) - last.EVEN_SCORE)
     np.testing.assert_allclose(got.logit[0, :3], expected, rtol=1e-4)
     ncc = np.array([[0.1, 0.1, 0.9, 0.9]], np.float32)
-    assert last._by_score(found, ncc).image_ids.tolist() == [[3, 2, 1, -1]]
-
-
-def refined(image_ids, x, y, logit, similarity):
-    """Candidates of one or more patches."""
-    shape = np.shape(image_ids)
-    rest = {name: np.zeros(shape, np.float32) for name in ("dx", "dy", "ncc")}
-    ints = {"image_ids": image_ids, "x": x, "y": y}
-    floats = {"logit": logit, "similarity": similarity}
-    return Refined(
-        **{k: np.array(v, np.int64) for k, v in ints.items()},
-        **{k: np.array(v, np.float32) for k, v in floats.items()},
-        **rest,
-    )
+    assert last._by_score(replace(found, ncc=ncc)).image_ids.tolist() == [[3, 2, 1, -1]]

@@ -106,17 +106,17 @@ class LocalSearch:
         progress: Progress,
     ) -> Candidates:
         """`find` for some rows."""
-        kernels: dict[tuple[int, ...], NDArray[np.float32]] = {}
+        of_bands: dict[tuple[int, ...], NDArray[np.float32]] = {}
         found: list[tuple[NDArray, NDArray]] = []
         for number, image_id in enumerate(ids, 1):
             asked, stored = shared_columns(patches.bands, images.bands(image_id))
-            if asked not in kernels:
-                kernels[asked] = self._kernel(patches.some(rows), asked)
+            if asked not in of_bands:
+                of_bands[asked] = self._kernel(patches.some(rows), asked)
             for x, y, tensor, known in ground.blocks(image_id, stored):
                 field = self.describe(tensor[None], None if known is None else known[None])
-                if min(field.shape[1:3]) < kernels[asked].shape[0]:
+                if min(field.shape[1:3]) < of_bands[asked].shape[0]:
                     continue
-                found.append(peaks(self._compare(field, kernels[asked]), image_id, x, y))
+                found.append(peaks(self._compare(field, of_bands[asked]), image_id, x, y))
             if len(found) > 64:
                 found = [best_of(found, MOST * config.deep_places)]
             progress("comparing everywhere", number, len(ids))
@@ -124,7 +124,7 @@ class LocalSearch:
         score, packed = best_of([empty, *found], MOST * config.deep_places)
         for number, image_id in enumerate(ids, 1):
             asked, stored = shared_columns(patches.bands, images.bands(image_id))
-            self._look_nearby(score, packed, kernels[asked], image_id, ground.blocks(image_id, stored))
+            self._look_nearby(score, packed, of_bands[asked], image_id, ground.blocks(image_id, stored))
             progress("comparing more closely", number, len(ids))
         return best_places(score, packed, config)
 
