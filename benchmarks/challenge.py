@@ -18,6 +18,8 @@ from typing import Any
 
 from context import Stage, arguments, clocked, context, stage, table, write_json
 
+from retrieval.compiled import share_cores
+
 LOST = 0.8
 """Share of a patch under cloud, shadow or open water above which nobody could find it."""
 
@@ -147,6 +149,7 @@ def main() -> None:
     parser.add_argument("--encoder", help="name or file; the default one if none is named")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     args = parser.parse_args()
+    share_cores()  # as the commands do
     folder, stages = str(args.out), {}
     if not (args.out / "manifest.json").is_file():
         made = (folder, args.images, args.patches, args.size, args.seed)

@@ -79,9 +79,10 @@ def _compiled(
     if backend == "tensorflow":
         import tensorflow as tf
 
-        # Traced for these shapes and no others: TensorFlow warns of a function that meets many.
+        # Traced for these shapes and no others: TensorFlow warns of a function that meets many. And for these
+        # arguments: were defaults left out, every call would first fail, with all arrays in its message.
         specs = [tf.TensorSpec(a.shape, a.dtype) for a in arrays]
-        whole = tf.function(function, jit_compile=fused or None, autograph=False)
+        whole = tf.function(lambda *given: function(*given), jit_compile=fused or None, autograph=False)
         concrete = whole.get_concrete_function(*specs)
         return lambda *given: concrete(*map(tf.convert_to_tensor, given))
     if backend == "jax":
@@ -111,8 +112,23 @@ def threads() -> int:
         import torch
 
         accelerated = torch.cuda.is_available()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 1 if accelerated else min(MOST_THREADS, cores)
+    return 1 if accelerated else min(MOST_THREADS, _cores())
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share_cores() -> None:
+    """Let TensorFlow leave the cores to batches that are worked on side by side.
+
+    Else it splits every step of every batch among all cores as well, and its threads and ours wait for each
+    other: on two cores a query takes a third longer. To be called before TensorFlow starts, in a process that
+    indexes and queries; training, one batch at a time, is better off without. `TF_NUM_INTRAOP_THREADS` is
+    left alone where it is set.
+    """
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, _cores() // MOST_THREADS)))
 
 
 def side_by_side(work: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:

@@ -1,5 +1,6 @@
 """Compiled or not, the same; many shapes, no warning; results in the order of the items."""
 
+import os
 import threading
 
 import numpy as np
@@ -29,6 +30,33 @@ def test_many_shapes_are_no_reason_to_warn(fused, caplog, capfd):
         assert one(np.ones(n, np.float32)).tolist() == [2.0] * n
     assert len(one._fast) == compiled.MOST_SHAPES  # compiled code is never freed
     assert "retracing" not in caplog.text + capfd.readouterr().err
+
+
+def test_arguments_that_are_left_out_cost_nothing(monkeypatch):
+    import keras
+    import tensorflow as tf
+
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("TensorFlow's own way of calling what it compiled")
+
+    def second_try(*_):  # TensorFlow's, after it has put all arrays into the message of the first
+        raise AssertionError("the call did not fit")
+
+    concrete = type(tf.function(lambda: 0).get_concrete_function())
+    monkeypatch.setattr(concrete, "_call_with_flat_signature", second_try)
+    one = Compiled(lambda a, b, c=None, d=None: a + b, after=0)
+    assert one(np.ones(3, np.float32), np.ones(3, np.float32)).tolist() == [2.0] * 3
+
+
+def test_cores_are_shared_unless_somebody_has_decided(monkeypatch):
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "3")
+    compiled.share_cores()
+    assert os.environ["TF_NUM_INTRAOP_THREADS"] == "3"
+    for cores, own in ((1, "1"), (2, "1"), (4, "1"), (16, "4")):
+        monkeypatch.setattr(compiled, "_cores", lambda cores=cores: cores)
+        monkeypatch.delenv("TF_NUM_INTRAOP_THREADS")
+        compiled.share_cores()
+        assert os.environ["TF_NUM_INTRAOP_THREADS"] == own
 
 
 def test_side_by_side_keeps_the_order_and_uses_several_threads(monkeypatch):

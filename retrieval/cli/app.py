@@ -15,10 +15,13 @@ from typing import Annotated, Any
 import typer
 
 from retrieval.cli.guard import Commands
+from retrieval.compiled import share_cores
 from tfrecords.manifest.record import created_by
 
 _SMALL_TALK = re.compile(r"WARNING: All log messages before absl|[IW]\d{4} ")
 """Lines of TensorFlow's log that are neither errors nor anybody else's."""
+OWN_THREADS = ("doctor", "train")
+"""Commands that leave TensorFlow's threads as they find them."""
 
 app = typer.Typer(
     cls=Commands,
@@ -38,6 +41,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def retrieve(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version and stop."),
@@ -50,6 +54,8 @@ def retrieve(
     """
     # TensorFlow reads it once, when it is first imported; 2 leaves its errors.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if context.invoked_subcommand not in OWN_THREADS:
+        share_cores()
 
 
 def import_tensorflow() -> None:

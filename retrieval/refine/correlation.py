@@ -23,8 +23,9 @@ LEAST_SHARED = 0.25
 """Share of a template's visible pixels that must meet visible ground; NCC is 0 below it."""
 STEPS = 2.0**17
 """NCC is given in so many steps between 0 and 1, a power of two: no arithmetic rounds them again."""
-ROWS = 8
-"""Rows of a template that are multiplied at a time: more waste sums, fewer make small matrices."""
+ROWS, ROWS_OF_ONE = 8, 2
+"""Rows of a template that are multiplied at a time: more waste sums, fewer make small matrices. Of a template
+with one region alone, whose band matrix serves no other, fewer are better."""
 
 
 def ncc(template: Any, region: Any, weight: Any = None, known: Any = None) -> Any:
@@ -146,22 +147,23 @@ def correlate(template: Any, region: Any) -> Any:
     n, h, w, c = template.shape
     k, height, width = region.shape[1:4]
     p, q = height - h + 1, width - w + 1
-    blocks = -(-h // ROWS)
-    high, missing = ROWS + p - 1, blocks * ROWS - h
+    some = ROWS if k > 1 else ROWS_OF_ONE
+    blocks = -(-h // some)
+    high, missing = some + p - 1, blocks * some - h
     template = ops.pad(template, ((0, 0), (0, missing), (0, 0), (0, 0)))
     moved = [ops.pad(template, ((0, 0), (0, 0), (d, q - 1 - d), (0, 0))) for d in range(q)]
-    band = ops.reshape(ops.stack(moved, -1), (n, blocks, ROWS, width * c, q))
-    band = ops.reshape(ops.transpose(band, (0, 1, 3, 2, 4)), (n, blocks, width * c, ROWS * q))
+    band = ops.reshape(ops.stack(moved, -1), (n, blocks, some, width * c, q))
+    band = ops.reshape(ops.transpose(band, (0, 1, 3, 2, 4)), (n, blocks, width * c, some * q))
     region = ops.pad(region, ((0, 0), (0, 0), (0, missing), (0, 0), (0, 0)))
-    starts = range(0, blocks * ROWS, ROWS)
+    starts = range(0, blocks * some, some)
     rows = [ops.reshape(region[:, :, y : y + high], (n, k * high, width * c)) for y in starts]
     # Every row of a region with every row of the template: (region's row, template's row, dx) flattened.
-    every = ops.reshape(ops.matmul(ops.stack(rows, 1), band), (n * blocks * k, high * ROWS * q))
-    every = ops.pad(every, ((0, 0), (0, ROWS * q)))
+    every = ops.reshape(ops.matmul(ops.stack(rows, 1), band), (n * blocks * k, high * some * q))
+    every = ops.pad(every, ((0, 0), (0, some * q)))
     sums = [
         # From one pair on the diagonal to the next: a row further in both.
         ops.sum(
-            ops.reshape(every[:, d * ROWS * q : (d + ROWS + 1) * ROWS * q], (-1, ROWS, (ROWS + 1) * q))[
+            ops.reshape(every[:, d * some * q : (d + some + 1) * some * q], (-1, some, (some + 1) * q))[
                 ..., :q
             ],
             axis=1,

@@ -17,6 +17,8 @@ CORRELATED = {2: 2048, 1: 512, 0: 64}
 """Pairs that are correlated at a time, by level: what of them fits the processor's caches."""
 WIDEST = 64
 """Regions correlated with one template at a time, at most."""
+WIDTHS = 8
+"""Wider tables than this are a multiple of it wide."""
 
 
 def _ncc_of_codes(template: Any, codes: Any, spread: Any) -> Any:
@@ -69,14 +71,14 @@ def _tables(
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """Pairs as tables, a row for each owner: (owners (n,), pairs (n, k)), n k about `size` at most.
 
-    Both are powers of two, so that few shapes occur: a row has its last pair, the last table its last row
-    more than once, and owners with many pairs have several rows.
+    Few shapes occur: a row has its last pair, the last table its last row more than once, and owners with
+    many pairs have several rows.
     """
     if not len(pairs):
         return
     pairs = pairs[np.argsort(owner[pairs], kind="stable")]
     _, first, count = np.unique(owner[pairs], return_index=True, return_counts=True)
-    width = min(WIDEST, 1 << int(count.max() - 1).bit_length())
+    width = _width(int(count.max()))
     rows = -(-count // width)  # of each owner
     nth = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
     begin, last = np.repeat(first, rows) + nth * width, np.repeat(first + count - 1, rows)
@@ -85,3 +87,9 @@ def _tables(
     for start in range(0, len(slots), high):
         part = slots[np.minimum(np.arange(start, start + high), len(slots) - 1)]
         yield owner[part[:, 0]], part
+
+
+def _width(most: int) -> int:
+    """Pairs in a row of a table, where an owner has so many at the most: a power of two if there are few."""
+    even = -(-most // -(-most // WIDEST))  # the same for all rows of that owner
+    return 1 << (even - 1).bit_length() if even <= WIDTHS else -(-even // WIDTHS) * WIDTHS
