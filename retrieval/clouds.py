@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.compiled import Compiled
+from retrieval.compiled import Compiled, side_by_side
 from retrieval.config import TensorConfig
 from retrieval.features import structure_tensor
 
@@ -80,8 +80,9 @@ class CloudFinder:
         """
         n, h, w = scaled.shape[:3]
         covered = np.zeros((n, h // 2, w // 2), bool)
-        for start in range(0, n, BATCH):
-            covered[start : start + BATCH] = self._call(scaled[start : start + BATCH]) > HIDES
+        parts = [slice(start, start + BATCH) for start in range(0, n, BATCH)]
+        for part, odds in zip(parts, side_by_side(lambda part: self._call(scaled[part]), parts), strict=True):
+            covered[part] = odds > HIDES
         return covered.repeat(2, 1).repeat(2, 2) & ~np.isnan(scaled).all(-1)
 
 

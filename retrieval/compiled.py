@@ -22,7 +22,7 @@ _Out = TypeVar("_Out")
 MOST_THREADS = 4
 """Threads that work side by side, at most: each holds a batch in memory."""
 MOST_SHAPES = 12
-"""Shapes that a function is compiled for, at most: compiled code stays in memory, and fills it."""
+"""Shapes that a function is compiled for, at most: compiled code stays in memory, some 5 MB each."""
 AFTER = 3
 """Calls with the same shapes before a function is compiled for them, if nothing else is said."""
 

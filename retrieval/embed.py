@@ -19,7 +19,7 @@ from retrieval.types import Encoder, Progress, WindowVectors, silent
 from tfrecords.grid import WindowGrid, valid_share
 from tfrecords.schema import Patches
 
-TILE_PX = 1024
+TILE_PX = 768
 """Larger images are embedded tile by tile, so that memory does not grow with them."""
 PATCH_BATCH = 32
 """Patches embedded at a time."""
@@ -101,14 +101,20 @@ def embed_dense(encoder: Encoder, scaled: NDArray[np.float32], stride_px: int) -
 
 
 def _fill(target: NDArray[np.float32], encoder: Encoder, scaled: NDArray[np.float32], take: int) -> None:
-    """Embed tile by tile into `target`, taking every `take`-th vector of the encoder's own grid."""
+    """Embed tiles side by side into `target`, taking every `take`-th vector of the encoder's own grid."""
     stride = encoder.step_px * take
     per_tile = max(1, (TILE_PX - PATCH_PX) // stride + 1)
-    for row, col in product(range(0, target.shape[0], per_tile), range(0, target.shape[1], per_tile)):
+
+    def embed(corner: tuple[int, int]) -> None:
+        row, col = corner
         part = target[row : row + per_tile, col : col + per_tile]
         y, x = row * stride, col * stride
         height, width = ((n - 1) * stride + PATCH_PX for n in part.shape[:2])
         part[...] = encoder.embed(scaled[None, y : y + height, x : x + width])[0, ::take, ::take]
+
+    corners = list(product(range(0, target.shape[0], per_tile), range(0, target.shape[1], per_tile)))
+    for _ in side_by_side(embed, corners) if len(corners) > 1 else map(embed, corners):
+        pass
 
 
 def worth_indexing(scaled: NDArray[np.float32], config: IndexConfig) -> NDArray[np.bool_]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from engine import digital, refined, texture
 
+import retrieval.local.search as local
 from retrieval.clouds import CloudFinder, cloud_model, shipped_cloud_finder
 from retrieval.config import CoveredConfig, SearchConfig
 from retrieval.errors import ConfigError, TrainingError
@@ -148,6 +149,21 @@ def test_descriptors_of_every_pixel_are_those_of_every_fourth_moved():
         np.testing.assert_allclose(every[:, dy::2, dx::2], part, atol=1e-6)
 
 
+@pytest.mark.parametrize(("height", "width"), [(200, 230), (66, 131), (64, 64)])
+def test_tiles_of_a_picture_change_nothing(monkeypatch, height, width):
+    search = LocalSearch(local_model(4))
+    tensor, visible = (np.array(v) for v in half_resolution(ground(0, height, width)[None]))
+    visible[:, 20:60, 10:30] = 0
+    whole = np.asarray(search.model([tensor, visible]))
+    dense = np.zeros((1, *(n - 8 for n in tensor.shape[1:3]), 4), np.float32)
+    for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        dense[:, dy::2, dx::2] = search.model([tensor[:, dy:, dx:], visible[:, dy:, dx:]])
+    for tile in (128, 16):
+        monkeypatch.setattr(local, "TILE", tile)
+        np.testing.assert_allclose(search.describe(tensor, visible > 0), whole, atol=1e-6)
+        np.testing.assert_allclose(search._everywhere(tensor, visible > 0), dense, atol=1e-6)
+
+
 def test_around_a_few_places_the_descriptors_are_those_of_the_whole_block():
     search = LocalSearch(local_model(4))
     tensor, visible = (np.asarray(v)[0] for v in half_resolution(ground(0, 200, 230)[None]))
@@ -156,8 +172,8 @@ def test_around_a_few_places_the_descriptors_are_those_of_the_whole_block():
     at = np.array([[0, 0], [40, 13], [tensor.shape[1] - 31, tensor.shape[0] - 31]])
     field, which, corner = search._fields(tensor, visible, at, 12)(slice(None))
     whole = search._everywhere(tensor[None], visible[None])[0]
-    assert len(field) == 3 and which.tolist() == [0, 1, 2] and (np.abs(at - 1 - corner) <= 1).all()
-    for part, (x, y) in zip(field, corner, strict=True):
+    assert which.tolist() == [0, 1, 2] and (np.abs(at - 1 - corner) <= 1).all()
+    for part, (x, y) in zip(field[which], corner, strict=True):
         np.testing.assert_allclose(part, whole[y : y + 25, x : x + 25], atol=1e-5)
     field, which, corner = search._fields(tensor, visible, np.tile(at, (9, 1)), 12)(slice(3, 5))
     assert len(field) == 1 and not which.any() and not corner.any() and len(which) == 2

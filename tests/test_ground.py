@@ -5,6 +5,7 @@ import pytest
 from engine import texture
 
 import retrieval.refine.ground as ground_module
+import retrieval.refine.tensors as tensors
 from retrieval.refine import Arrays, Ground
 from retrieval.refine.squares import squares
 from retrieval.refine.tensors import LEVELS, full_resolution, pyramid, side, tensor_of
@@ -51,7 +52,9 @@ def mean_of_blocks(tensor, visible):
 
 
 @pytest.mark.parametrize("image", [1, 3])
-def test_levels_are_means_of_what_is_visible(images, image):
+@pytest.mark.parametrize("tile", [512, 32])
+def test_levels_are_means_of_what_is_visible(images, image, tile, monkeypatch):
+    monkeypatch.setattr(tensors, "TILE_PX", tile)
     scaled = images.scaled(image)
     tensor, known = full_resolution(scaled[None])
     tensor, known = tensor[0], np.ones((*tensor.shape[1:3], 1), bool) if known is None else known[0]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import resources
+from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.compiled import Compiled
+from retrieval.compiled import Compiled, side_by_side
 from retrieval.config import SearchConfig
 from retrieval.local.model import SEEN
 from retrieval.local.places import (
@@ -23,6 +24,7 @@ from retrieval.local.places import (
     seen_by,
 )
 from retrieval.refine import Ground, Pixels, Templates
+from retrieval.refine.ground import Block, blocks_at
 from retrieval.refine.squares import squares
 from retrieval.refine.tensors import Known, shared_columns
 from retrieval.search import joined
@@ -37,8 +39,13 @@ MOST = 4
 """Of each patch so many times the wanted places are looked at again before they are thinned."""
 NEARBY = np.array([(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1)])
 """Where places that were kept are looked at again, in half-resolution pixels around them."""
-PAIRS = 32
-"""Pairs of a patch and a place that are looked at again at a time: they stay in the processor's cache."""
+PAIRS, FEW = 32, 8
+"""Pairs of a patch and a place that are looked at again at a time: they stay in the processor's cache. What
+is compiled is compiled for these numbers: fewer pairs are filled up to one of them."""
+TILE = 128
+"""Side of the tiles that pictures are described in, in half-resolution pixels, besides the border."""
+ROOM = 1 << 24
+"""Cosines of patches with the places of a block that are in memory at a time, about."""
 
 
 class LocalSearch:
@@ -47,12 +54,28 @@ class LocalSearch:
     def __init__(self, model: Any) -> None:
         """Wrap a model of `local_model`."""
         self.model = model
-        self._describe = Compiled(
-            lambda tensor, visible: model([tensor, visible], training=False), fused=False
-        )
+        self._describe = Compiled(self._described, fused=False)
+        self._densely = Compiled(self._described_densely, fused=False)
         self._compare = Compiled(agreement, fused=False)
 
-    def describe(self, tensor: NDArray[np.float32], visible: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    def _described(self, tensor: Any, visible: Any) -> Any:
+        return self.model([tensor, visible], training=False)
+
+    def _described_densely(self, tensor: Any, visible: Any) -> Any:
+        """Descriptors at every pixel, of pictures of even size: four times those at every second, woven."""
+        from keras import ops
+
+        h, w = (size - SEEN + 1 for size in tensor.shape[1:3])
+        rows = []
+        for dy in (0, 1):
+            high = [x[:, dy : dy + h + SEEN - 2] for x in (tensor, visible)]
+            turns = [[x[:, :, dx : dx + w + SEEN - 2] for x in high] for dx in (0, 1)]
+            pair = ops.stack([self._described(*turn) for turn in turns], 3)
+            rows.append(ops.reshape(pair, (-1, h // 2, w, pair.shape[-1])))
+        woven = ops.stack(rows, 2)
+        return ops.reshape(woven, (-1, h, w, woven.shape[-1]))
+
+    def describe(self, tensor: NDArray[np.float32], visible: Known) -> NDArray[np.float32]:
         """Descriptors of pictures.
 
         Args:
@@ -62,10 +85,10 @@ class LocalSearch:
         Returns:
             (n, (h - 9) / 2 + 1, (w - 9) / 2 + 1, dim) float32.
         """
-        shown = np.ones((*tensor.shape[:3], 1), np.float32)
-        if visible is not None:
-            shown *= visible
-        return np.asarray(self._describe(tensor, shown))
+        shown = _shown(tensor, visible)
+        return (
+            _in_tiles(self._describe, tensor, shown, 2) if len(tensor) == 1 else self._describe(tensor, shown)
+        )
 
     def find(
         self,
@@ -106,57 +129,88 @@ class LocalSearch:
         progress: Progress,
     ) -> Candidates:
         """`find` for some rows."""
-        of_bands: dict[tuple[int, ...], NDArray[np.float32]] = {}
-        found: list[tuple[NDArray, NDArray]] = []
-        for number, image_id in enumerate(ids, 1):
-            asked, stored = shared_columns(patches.bands, images.bands(image_id))
-            if asked not in of_bands:
-                of_bands[asked] = self._kernel(patches.some(rows), asked)
-            for x, y, tensor, known in ground.blocks(image_id, stored):
-                field = self.describe(tensor[None], None if known is None else known[None])
-                if min(field.shape[1:3]) < of_bands[asked].shape[0]:
-                    continue
-                found.append(peaks(self._compare(field, of_bands[asked]), image_id, x, y))
-            if len(found) > 64:
+        columns = {i: shared_columns(patches.bands, images.bands(i)) for i in ids}
+        mine = patches.some(rows)
+        own = {asked: self._kernel(mine, asked) for asked in {asked for asked, _ in columns.values()}}
+        blocks = ground.blocks(ids)
+        found = [(np.zeros((len(rows), 0), np.float32), np.zeros((len(rows), 0), np.int64))]
+
+        def compare(block: Block) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+            asked, stored = columns[block[0]]
+            return self._compared(own[asked], block, stored, ground)
+
+        for number, peak in enumerate(side_by_side(compare, blocks), 1):
+            found.append(peak)
+            if len(found) > 64 or number == len(blocks):
                 found = [best_of(found, MOST * config.deep_places)]
-            progress("comparing everywhere", number, len(ids))
-        empty = np.zeros((len(rows), 0), np.float32), np.zeros((len(rows), 0), np.int64)
-        score, packed = best_of([empty, *found], MOST * config.deep_places)
-        for number, image_id in enumerate(ids, 1):
-            asked, stored = shared_columns(patches.bands, images.bands(image_id))
-            self._look_nearby(score, packed, of_bands[asked], image_id, ground.blocks(image_id, stored))
-            progress("comparing more closely", number, len(ids))
+            progress("comparing everywhere", number, len(blocks))
+        score, packed = found[0]
+        near = _by_block(packed)
+
+        def look(number: int) -> None:
+            block, pairs = near[number]
+            asked, stored = columns[block[0]]
+            self._look_nearby(score, packed, pairs, own[asked], block, stored, ground)
+
+        for number, _ in enumerate(side_by_side(look, range(len(near))), 1):
+            progress("comparing more closely", number, len(near))
         return best_places(score, packed, config)
+
+    def _compared(
+        self, kernel: NDArray[np.float32], block: Block, stored: tuple[int, ...], ground: Ground
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The best places of patches in every cell of a block: scores and packed ids."""
+        x, y, tensor, known = ground.block(block, stored)
+        field, side = self.describe(tensor[None], None if known is None else known[None]), kernel.shape[0]
+        h, w = (size - side + 1 for size in field.shape[1:3])
+        if min(h, w) < 1:
+            none = np.zeros((kernel.shape[-1], 0))
+            return none.astype(np.float32), none.astype(np.int64)
+        some = max(1, ROOM // (h * w))
+        parts = [
+            peaks(self._compare(field, np.ascontiguousarray(kernel[..., i : i + some])), block[0], x, y)
+            for i in range(0, kernel.shape[-1], some)
+        ]
+        return np.concatenate([s for s, _ in parts]), np.concatenate([p for _, p in parts])
 
     def _look_nearby(
         self,
         score: NDArray[np.float32],
         packed: NDArray[np.int64],
+        pairs: NDArray[np.intp],
         kernel: NDArray[np.float32],
-        image_id: int,
-        blocks: Iterable[tuple[int, int, NDArray[np.float32], Known]],
+        block: Block,
+        stored: tuple[int, ...],
+        ground: Ground,
     ) -> None:
-        """Move the places of an image by up to two pixels to where they agree best, in place."""
-        image, x, y = unpack_ids(packed)
-        pairs, side = np.argwhere((image == image_id) & (packed >= 0)), kernel.shape[0]
+        """Move the places of a block by up to two pixels to where they agree best, in place.
+
+        Args:
+            score: (n, k) cosines.
+            packed: (n, k) ids.
+            pairs: (m, 2) which of them lie in the block.
+            kernel: descriptors of the patches.
+            block: of an image.
+            stored: columns of its bands.
+            ground: tensors of the images.
+        """
+        left, top, tensor, known = ground.block(block, stored)
+        side = kernel.shape[0]
         own = np.ascontiguousarray(kernel.transpose(3, 0, 1, 2)).reshape(kernel.shape[3], -1)
-        for left, top, tensor, known in blocks:
-            at = np.stack([x[tuple(pairs.T)] - left, y[tuple(pairs.T)] - top], -1) >> 1
-            most = np.array(tensor.shape[1::-1]) - seen_by(side)
-            inside = ((at >= 0) & (at <= most)).all(1)
-            here, at, pairs = pairs[inside], at[inside], pairs[~inside]
-            if not len(here):
-                continue
-            fields = self._fields(tensor, known, at, side)
-            for start in range(0, len(here), PAIRS):
-                some = slice(start, start + PAIRS)
-                near = np.clip(at[some, None] + NEARBY, 0, most)
-                field, which, corner = fields(some)
-                cosine = cosines(field, which, near - corner[:, None], own[here[some, 0]], side)
-                best = np.arange(len(near)), cosine.argmax(1)
-                score[tuple(here[some].T)] = cosine[best]
-                moved = 2 * near[best] + np.array([left, top])
-                packed[tuple(here[some].T)] = pack_ids(np.full(len(near), image_id), *moved.T)
+        _, x, y = unpack_ids(packed[tuple(pairs.T)])
+        most = np.array(tensor.shape[1::-1]) - seen_by(side)
+        at = np.stack([x - left, y - top], -1) >> 1
+        fields = self._fields(tensor, known, at, side)
+        for start in range(0, len(pairs), PAIRS):
+            some = slice(start, start + PAIRS)
+            here = tuple(pairs[some].T)
+            near = np.clip(at[some, None] + NEARBY, 0, most)
+            field, which, corner = fields(some)
+            cosine = cosines(field, which, near - corner[:, None], own[here[0]], side)
+            best = np.arange(len(near)), cosine.argmax(1)
+            score[here] = cosine[best]
+            moved = 2 * near[best] + np.array([left, top])
+            packed[here] = pack_ids(np.full(len(near), block[0]), *moved.T)
 
     def _fields(
         self, tensor: NDArray[np.float32], known: Known, at: NDArray[np.int64], side: int
@@ -176,24 +230,23 @@ class LocalSearch:
 
         def around(some: slice) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
             corner = np.clip(at[some] - 1, 0, np.array([w, h]) - size)
-            first, which = np.zeros(len(corner), np.int64), np.arange(len(corner))
+            which = np.arange(len(corner))
+            corner = corner[np.minimum(np.arange(FEW if len(which) <= FEW else PAIRS), len(which) - 1)]
+            first = np.zeros(len(corner), np.int64)
             seen = None if known is None else squares(known[None], first, corner, size, 0)
-            return self._everywhere(squares(tensor[None], first, corner, size, 0), seen), which, corner
+            field = self._everywhere(squares(tensor[None], first, corner, size, 0), seen)
+            return field, which, corner[: len(which)]
 
         return around
 
     def _everywhere(self, tensor: NDArray[np.float32], known: Known) -> NDArray[np.float32]:
         """Descriptors at every half-resolution pixel of pictures (n, h, w, 3): (n, h - 8, w - 8, dim)."""
-        n, h, w = (tensor.shape[0], *(size - SEEN + 1 for size in tensor.shape[1:3]))
-        turns = [(dy, dx) for dy in (0, 1) for dx in (0, 1)]
-        parts = [
-            self.describe(tensor[:, dy:, dx:], None if known is None else known[:, dy:, dx:])
-            for dy, dx in turns
-        ]
-        field = np.empty((n, h, w, parts[0].shape[-1]), np.float32)
-        for (dy, dx), part in zip(turns, parts, strict=True):
-            field[:, dy::2, dx::2] = part
-        return field
+        shown = _shown(tensor, known)
+        if len(tensor) == 1:
+            return _in_tiles(self._densely, tensor, shown, 1)
+        even = ((0, 0), (0, tensor.shape[1] % 2), (0, tensor.shape[2] % 2), (0, 0))
+        made = self._densely(np.pad(tensor, even), np.pad(shown, even))
+        return np.asarray(made)[:, : tensor.shape[1] - SEEN + 1, : tensor.shape[2] - SEEN + 1]
 
     def again(self, ranked: Refined, patches: Patches, images: Pixels, ground: Ground) -> NDArray[np.float32]:
         """Compare patches with candidates where these were found, to two pixels instead of four.
@@ -217,10 +270,10 @@ class LocalSearch:
             for start in range(0, len(patches), PATCHES):
                 mine = pairs[theirs & (pairs[:, 0] >= start) & (pairs[:, 0] < start + PATCHES)]
                 kernel = self._kernel(patches.some(slice(start, start + PATCHES)), asked)
-                for first in range(0, len(mine), PATCHES):
-                    pair = mine[first : first + PATCHES]
+                batches = [mine[first : first + PATCHES] for first in range(0, len(mine), PATCHES)]
+                places = partial(self._places, ranked, stored, ground)
+                for pair, field in zip(batches, side_by_side(places, batches), strict=True):
                     own = kernel[..., pair[:, 0] - start].transpose(3, 0, 1, 2)
-                    field = self._places(ranked, pair, stored, ground)
                     similarity[tuple(pair.T)] = (field * own).sum((1, 2, 3))
         return similarity
 
@@ -229,13 +282,52 @@ class LocalSearch:
         return kernels(self.describe(*Templates(patches, asked).take(np.arange(len(patches)), 1)))
 
     def _places(
-        self, ranked: Refined, pairs: NDArray[np.intp], stored: tuple[int, ...], ground: Ground
+        self, ranked: Refined, stored: tuple[int, ...], ground: Ground, pairs: NDArray[np.intp]
     ) -> NDArray[np.float32]:
         """Descriptors of candidates, those of each of unit length."""
         ids, x, y = (getattr(ranked, name)[tuple(pairs.T)] for name in ("image_ids", "x", "y"))
         regions = ground.regions(ids, np.stack([x, y], -1) >> 1, stored, 0, 1)
         field = self.describe(regions.tensor(), regions.known)
         return field / np.sqrt((field**2).sum((1, 2, 3), keepdims=True) + np.float32(1e-3))
+
+
+def _shown(tensor: NDArray[np.float32], known: Known) -> NDArray[np.float32]:
+    """What is visible of pictures, (n, h, w, 1)."""
+    every = np.ones((*tensor.shape[:3], 1), np.float32)
+    return every if known is None else every * known
+
+
+def _in_tiles(
+    described: Compiled, tensor: NDArray[np.float32], shown: NDArray[np.float32], step: int
+) -> NDArray[np.float32]:
+    """Descriptors of a picture (1, h, w, 3), tile by tile: of pictures of all sizes one shape is compiled.
+
+    Args:
+        described: gives the descriptors of a tile.
+        tensor: of the picture.
+        shown: what is visible of it.
+        step: from one descriptor to the next, in half-resolution pixels.
+    """
+    rows, cols = ((size - SEEN) // step + 1 for size in tensor.shape[1:3])
+    field, each = np.empty((0, rows, cols, 0), np.float32), TILE // step
+    for row, col in product(range(0, rows, each), range(0, cols, each)):
+        y, x = row * step, col * step
+        parts = [v[:, y : y + TILE + SEEN - 1, x : x + TILE + SEEN - 1] for v in (tensor, shown)]
+        rest = [TILE + SEEN - 1 - size for size in parts[0].shape[1:3]]
+        # Hidden is what lies beyond: descriptors that see none of it are what they were.
+        made = described(*(np.pad(p, ((0, 0), (0, rest[0]), (0, rest[1]), (0, 0))) for p in parts))
+        field = field if field.size else np.empty((1, rows, cols, made.shape[-1]), np.float32)
+        field[:, row : row + each, col : col + each] = made[:, : rows - row, : cols - col]
+    return field
+
+
+def _by_block(packed: NDArray[np.int64]) -> list[tuple[Block, NDArray[np.intp]]]:
+    """The blocks that places lie in, and for each row and column of the places in it."""
+    pairs = np.argwhere(packed >= 0)
+    image, x, y = unpack_ids(packed[tuple(pairs.T)])
+    blocks, which = blocks_at(image, np.stack([x, y], -1), 0)
+    parts = np.split(pairs[np.argsort(which, kind="stable")], np.cumsum(np.bincount(which))[:-1])
+    return list(zip(blocks, parts, strict=False))  # without any place there is one part, of none
 
 
 @lru_cache(maxsize=1)

@@ -7,7 +7,7 @@ regions of many pairs in many images are cut out at once.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import cycle
 from threading import Lock
@@ -122,7 +122,7 @@ class Ground:
             radius: how far a template is moved, in the level's pixels.
             level: 0, 1 or 2.
         """
-        blocks, block = _blocks(image_ids, at, level)
+        blocks, block = blocks_at(image_ids, at, level)
         if level == 0:
             pixels = np.empty((len(at), *[PATCH_PX + 2 * radius] * 2, len(columns)), np.float32)
             order, count = np.argsort(block, kind="stable"), np.bincount(block, minlength=len(blocks))
@@ -149,27 +149,30 @@ class Ground:
                 known[rows] = squares(shelf.known[level], number[rows], here[rows], size, radius)
         return Regions(codes, None if known is None or known.all() else known, spread[..., 0])
 
-    def blocks(
-        self, image_id: int, columns: tuple[int, ...]
-    ) -> Iterator[tuple[int, int, NDArray[np.float32], Known]]:
-        """Half-resolution tensors of a whole image, block by block.
+    def blocks(self, image_ids: Iterable[int]) -> list[Block]:
+        """The blocks of images. Each reaches further than a patch and `MARGIN_PX` into the next ones."""
+        sizes = ((i, *self._images.size(i)) for i in image_ids)
+        return [
+            (i, column, row)
+            for i, height, width in sizes
+            for row in range(-(-height // BLOCK_PX))
+            for column in range(-(-width // BLOCK_PX))
+        ]
+
+    def block(self, block: Block, columns: tuple[int, ...]) -> tuple[int, int, NDArray[np.float32], Known]:
+        """Half-resolution tensor of a block.
 
         Args:
-            image_id: which.
+            block: of `blocks`.
             columns: bands that count.
 
-        Yields:
+        Returns:
             x and y of the block's corner in the image, its tensor (h, w, 3), and what is visible of it.
-            Blocks overlap by more than a patch.
         """
-        height, width = self._images.size(image_id)
-        for row in range(-(-height // BLOCK_PX)):
-            for column in range(-(-width // BLOCK_PX)):
-                block = (image_id, column, row)
-                x, y = self._window(block)[:2]
-                shelf, number = self._placed(block, columns)
-                known = shelf.known[1][number] if shelf.hidden[1][number] else None
-                yield x, y, tensor_of(shelf.codes[1][number]), known
+        x, y = self._window(block)[:2]
+        shelf, number = self._placed(block, columns)
+        known = shelf.known[1][number] if shelf.hidden[1][number] else None
+        return x, y, tensor_of(shelf.codes[1][number]), known
 
     def group(self, image_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """For each of some images a number, equal for those whose tensors can be kept at the same time."""
@@ -247,10 +250,16 @@ def _spread(codes: NDArray[np.int16], box: int) -> NDArray[np.float32]:
     return spread.astype(np.float32)[..., None]
 
 
-def _blocks(
+def blocks_at(
     image_ids: NDArray[np.int64], at: NDArray[np.int64], level: int
 ) -> tuple[list[Block], NDArray[np.int64]]:
-    """The blocks that positions lie in, and which of these each lies in."""
+    """The blocks that positions lie in, and which of these each lies in.
+
+    Args:
+        image_ids: (m,).
+        at: (m, 2) x and y in the level's pixels.
+        level: 0, 1 or 2.
+    """
     column, row = (at // (BLOCK_PX >> level)).T
     many = np.array([image_ids, column, row])
     span = many.max(1, initial=0) + 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +28,9 @@ CODES = 4096.0
 into float32 in a twentieth of the time of float16."""
 SIZE_STEP = 128
 """Larger pictures are filled up to a multiple of it, with nothing known."""
+TILE_PX = 512
+"""Still larger ones are taken in tiles, so that those of many sizes are of one shape: what is not compiled
+for its shape takes ten times as long."""
 
 Known = NDArray[np.bool_] | None
 """(n, s, s, 1) where something is visible; None where everything is."""
@@ -160,12 +164,30 @@ def pyramid(scaled: NDArray[np.float32]) -> dict[int, Layer]:
     Args:
         scaled: (n, h, w, b) float32, NaN = not known.
     """
-    made, layers = _LEVELS(_few_sizes(scaled)), {}
+    h, w = scaled.shape[1:3]
+    if max(h, w) <= TILE_PX:
+        made = _LEVELS(_few_sizes(scaled))
+    else:
+        sizes = [(len(scaled), (h - 2) >> level, (w - 2) >> level) for level in LEVELS]
+        codes, seen = ([np.empty((*s, c), t) for s in sizes] for c, t in ((3, np.int16), (1, np.float32)))
+        made = tuple(array for pair in zip(codes, seen, strict=True) for array in pair)
+        for y, x in product(range(0, h - 2, TILE_PX), range(0, w - 2, TILE_PX)):
+            for level, whole, part in zip((1, 1, 2, 2), made, _LEVELS(_tile(scaled, y, x)), strict=True):
+                here = whole[:, y >> level :, x >> level :][:, : TILE_PX >> level, : TILE_PX >> level]
+                here[...] = part[:, : here.shape[1], : here.shape[2]]
+    layers = {}
     for number, level in enumerate(LEVELS):
-        h, w = ((size - 2) >> level for size in scaled.shape[1:3])
-        codes, visible = (v[:, :h, :w] for v in made[2 * number : 2 * number + 2])
+        rows, cols = (h - 2) >> level, (w - 2) >> level
+        codes, visible = (v[:, :rows, :cols] for v in made[2 * number : 2 * number + 2])
         layers[level] = Layer(codes, None if visible.all() else visible > 0)
     return layers
+
+
+def _tile(scaled: NDArray[np.float32], y: int, x: int) -> NDArray[np.float32]:
+    """A tile of pictures with the border that its gradients need, nothing known beyond the pictures."""
+    part = scaled[:, y : y + TILE_PX + 2, x : x + TILE_PX + 2]
+    rest = [TILE_PX + 2 - size for size in part.shape[1:3]]
+    return np.pad(part, ((0, 0), (0, rest[0]), (0, rest[1]), (0, 0)), constant_values=np.nan)
 
 
 def tensor_of(codes: NDArray[np.int16]) -> NDArray[np.float32]:
