@@ -86,9 +86,9 @@ class LocalSearch:
             (n, (h - 9) / 2 + 1, (w - 9) / 2 + 1, dim) float32.
         """
         shown = _shown(tensor, visible)
-        return (
-            _in_tiles(self._describe, tensor, shown, 2) if len(tensor) == 1 else self._describe(tensor, shown)
-        )
+        if len(tensor) == 1:
+            return _in_tiles(self._describe, tensor, shown, 2)
+        return np.asarray(self._describe(tensor, shown))
 
     def find(
         self,
@@ -107,7 +107,7 @@ class LocalSearch:
             images: their pixels.
             config: `deep_places` and `separation_px` are used.
             ground: tensors of the images.
-            progress: told of the images that are done.
+            progress: told of the blocks of images that are done.
 
         Returns:
             (n, `config.deep_places`) distinct places, best first; their similarity is the cosine between the
