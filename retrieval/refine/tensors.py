@@ -165,22 +165,28 @@ def pyramid(scaled: NDArray[np.float32]) -> dict[int, Layer]:
         scaled: (n, h, w, b) float32, NaN = not known.
     """
     h, w = scaled.shape[1:3]
-    if max(h, w) <= TILE_PX:
-        made = _LEVELS(_few_sizes(scaled))
-    else:
-        sizes = [(len(scaled), (h - 2) >> level, (w - 2) >> level) for level in LEVELS]
-        codes, seen = ([np.empty((*s, c), t) for s in sizes] for c, t in ((3, np.int16), (1, np.float32)))
-        made = tuple(array for pair in zip(codes, seen, strict=True) for array in pair)
-        for y, x in product(range(0, h - 2, TILE_PX), range(0, w - 2, TILE_PX)):
-            for level, whole, part in zip((1, 1, 2, 2), made, _LEVELS(_tile(scaled, y, x)), strict=True):
-                here = whole[:, y >> level :, x >> level :][:, : TILE_PX >> level, : TILE_PX >> level]
-                here[...] = part[:, : here.shape[1], : here.shape[2]]
+    made = _LEVELS(_few_sizes(scaled)) if max(h, w) <= TILE_PX else _levels_in_tiles(scaled)
     layers = {}
     for number, level in enumerate(LEVELS):
         rows, cols = (h - 2) >> level, (w - 2) >> level
         codes, visible = (v[:, :rows, :cols] for v in made[2 * number : 2 * number + 2])
         layers[level] = Layer(codes, None if visible.all() else visible > 0)
     return layers
+
+
+def _levels_in_tiles(scaled: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
+    """Codes and visibility at every level, behind each other, as of the whole pictures."""
+    h, w = scaled.shape[1:3]
+    made: list[NDArray[Any]] = []
+    for level in LEVELS:
+        shape = len(scaled), (h - 2) >> level, (w - 2) >> level
+        made += [np.empty((*shape, 3), np.int16), np.empty((*shape, 1), np.float32)]
+    for y, x in product(range(0, h - 2, TILE_PX), range(0, w - 2, TILE_PX)):
+        for number, part in enumerate(_LEVELS(_tile(scaled, y, x))):
+            level = LEVELS[number // 2]
+            here = made[number][:, y >> level :, x >> level :][:, : TILE_PX >> level, : TILE_PX >> level]
+            here[...] = part[:, : here.shape[1], : here.shape[2]]
+    return tuple(made)
 
 
 def _tile(scaled: NDArray[np.float32], y: int, x: int) -> NDArray[np.float32]:
