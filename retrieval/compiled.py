@@ -112,10 +112,10 @@ def threads() -> int:
         import torch
 
         accelerated = torch.cuda.is_available()
-    return 1 if accelerated else min(MOST_THREADS, _cores())
+    return 1 if accelerated else min(MOST_THREADS, cores())
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -128,7 +128,7 @@ def share_cores() -> None:
     indexes and queries; training, one batch at a time, is better off without. `TF_NUM_INTRAOP_THREADS` is
     left alone where it is set.
     """
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, _cores() // MOST_THREADS)))
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores() // MOST_THREADS)))
 
 
 def side_by_side(work: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
@@ -136,14 +136,14 @@ def side_by_side(work: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[
 
     Args:
         work: what it writes is its own.
-        items: all of them are taken at once.
+        items: all of them are taken at once; a single one is worked on by the caller's own thread.
     """
-    count = threads()
-    if count == 1:
-        yield from map(work, items)
+    count, every = threads(), list(items)
+    if count == 1 or len(every) == 1:
+        yield from map(work, every)
         return
     with ThreadPoolExecutor(count) as pool:
-        yield from pool.map(work, items)
+        yield from pool.map(work, every)
 
 
 def ahead(

@@ -112,8 +112,8 @@ def _fill(target: NDArray[np.float32], encoder: Encoder, scaled: NDArray[np.floa
         height, width = ((n - 1) * stride + PATCH_PX for n in part.shape[:2])
         part[...] = encoder.embed(scaled[None, y : y + height, x : x + width])[0, ::take, ::take]
 
-    corners = list(product(range(0, target.shape[0], per_tile), range(0, target.shape[1], per_tile)))
-    for _ in side_by_side(embed, corners) if len(corners) > 1 else map(embed, corners):
+    rows, cols = (range(0, size, per_tile) for size in target.shape[:2])
+    for _ in side_by_side(embed, product(rows, cols)):
         pass
 
 

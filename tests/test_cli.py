@@ -66,13 +66,16 @@ def test_help_is_instant_and_imports_nothing_heavy():
         "try: c.app(['--help'], prog_name='retrieve')\n"
         f"finally: print([m for m in {heavy} if m in sys.modules], file=sys.stderr)"
     )
-    # The time of the processor, not of the wall, with room for a slow machine: other tests may run beside.
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert "Usage: retrieve" in done.stdout
-    assert done.stderr.strip() == "[]"
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+    # The time of the processor, not of the wall, and the least of some: other tests may run beside this one.
+    spent = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert "Usage: retrieve" in done.stdout
+        assert done.stderr.strip() == "[]"
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(spent) < 0.5
 
 
 def test_training_keeps_the_threads_that_searching_does_without(monkeypatch):

@@ -53,7 +53,7 @@ def test_cores_are_shared_unless_somebody_has_decided(monkeypatch):
     compiled.share_cores()
     assert os.environ["TF_NUM_INTRAOP_THREADS"] == "3"
     for cores, own in ((1, "1"), (2, "1"), (4, "1"), (16, "4")):
-        monkeypatch.setattr(compiled, "_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(compiled, "cores", lambda cores=cores: cores)
         monkeypatch.delenv("TF_NUM_INTRAOP_THREADS")
         compiled.share_cores()
         assert os.environ["TF_NUM_INTRAOP_THREADS"] == own

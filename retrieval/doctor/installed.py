@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from retrieval.compiled import cores
 from retrieval.doctor.report import Finding
 
 NEEDED = ("numpy", "keras", "pandas", "pyarrow", "rasterio", "typer", "matplotlib")
@@ -224,11 +225,11 @@ def _opens(place: str, opens: Callable[[str], Any]) -> bool:
 
 
 def _threads() -> Finding:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = cores()
     names = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
     set_to = {name: os.environ[name] for name in names if name in os.environ}
-    text = f"{cores} cores" + "".join(f", {name}={value}" for name, value in set_to.items())
-    unfit = [n for n, v in set_to.items() if v.isdecimal() and not 1 <= int(v) <= cores]
+    text = f"{count} cores" + "".join(f", {name}={value}" for name, value in set_to.items())
+    unfit = [n for n, v in set_to.items() if v.isdecimal() and not 1 <= int(v) <= count]
     if unfit:
         return Finding(
             "threads", text, "note", f"unset {', '.join(unfit)}: as many threads as cores are best"

@@ -26,7 +26,7 @@ from retrieval.local.places import (
 from retrieval.refine import Ground, Pixels, Templates
 from retrieval.refine.ground import Block, blocks_at
 from retrieval.refine.squares import squares
-from retrieval.refine.tensors import Known, shared_columns
+from retrieval.refine.tensors import Known, shared_columns, tile
 from retrieval.search import joined
 from retrieval.types import Candidates, Progress, Refined, pack_ids, silent, unpack_ids
 from tfrecords.schema import Patches
@@ -312,10 +312,8 @@ def _in_tiles(
     field, each = np.empty((0, rows, cols, 0), np.float32), TILE // step
     for row, col in product(range(0, rows, each), range(0, cols, each)):
         y, x = row * step, col * step
-        parts = [v[:, y : y + TILE + SEEN - 1, x : x + TILE + SEEN - 1] for v in (tensor, shown)]
-        rest = [TILE + SEEN - 1 - size for size in parts[0].shape[1:3]]
         # Hidden is what lies beyond: descriptors that see none of it are what they were.
-        made = described(*(np.pad(p, ((0, 0), (0, rest[0]), (0, rest[1]), (0, 0))) for p in parts))
+        made = described(*(tile(picture, y, x, TILE + SEEN - 1, 0) for picture in (tensor, shown)))
         field = field if field.size else np.empty((1, rows, cols, made.shape[-1]), np.float32)
         field[:, row : row + each, col : col + each] = made[:, : rows - row, : cols - col]
     return field

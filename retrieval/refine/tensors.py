@@ -182,18 +182,18 @@ def _levels_in_tiles(scaled: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
         shape = len(scaled), (h - 2) >> level, (w - 2) >> level
         made += [np.empty((*shape, 3), np.int16), np.empty((*shape, 1), np.float32)]
     for y, x in product(range(0, h - 2, TILE_PX), range(0, w - 2, TILE_PX)):
-        for number, part in enumerate(_LEVELS(_tile(scaled, y, x))):
+        for number, part in enumerate(_LEVELS(tile(scaled, y, x, TILE_PX + 2, np.nan))):
             level = LEVELS[number // 2]
             here = made[number][:, y >> level :, x >> level :][:, : TILE_PX >> level, : TILE_PX >> level]
             here[...] = part[:, : here.shape[1], : here.shape[2]]
     return tuple(made)
 
 
-def _tile(scaled: NDArray[np.float32], y: int, x: int) -> NDArray[np.float32]:
-    """A tile of pictures with the border that its gradients need, nothing known beyond the pictures."""
-    part = scaled[:, y : y + TILE_PX + 2, x : x + TILE_PX + 2]
-    rest = [TILE_PX + 2 - size for size in part.shape[1:3]]
-    return np.pad(part, ((0, 0), (0, rest[0]), (0, rest[1]), (0, 0)), constant_values=np.nan)
+def tile(pictures: NDArray, y: int, x: int, size: int, beyond: float) -> NDArray:
+    """A square of pictures (n, h, w, c), filled up where it reaches beyond them."""
+    part = pictures[:, y : y + size, x : x + size]
+    rest = [(0, size - length) for length in part.shape[1:3]]
+    return np.pad(part, ((0, 0), *rest, (0, 0)), constant_values=beyond)
 
 
 def tensor_of(codes: NDArray[np.int16]) -> NDArray[np.float32]:
