@@ -86,7 +86,7 @@ def _depth(k: int) -> int:
     from retrieval.config import IndexConfig
     from retrieval.index.vectors import TIES
 
-    return max(IndexConfig().fast_again, 2 * (k + TIES))
+    return max(IndexConfig().fast_again, (k + TIES) * 5 // 4)
 
 
 def _learned(kind: str, few: Made, count: int, dim: int) -> Any:

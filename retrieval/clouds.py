@@ -28,8 +28,8 @@ DILATIONS = (1, 2, 4, 8)
 HIDES = 1.0
 """Log-odds from which on a pixel counts as cloud: ground that is taken for cloud costs more than thin cloud
 that is taken for ground."""
-BATCH = 256
-"""Patches looked at at a time."""
+BATCH = 64
+"""Patches looked at at a time: what of them fits a core's cache."""
 
 
 def cloud_model(width: int = 16) -> Any:
@@ -67,7 +67,7 @@ class CloudFinder:
     def __init__(self, model: Any) -> None:
         """Wrap a model of `cloud_model`."""
         self.model = model
-        self._call = Compiled(lambda scaled: model(scaled, training=False), fused=False)
+        self._call = Compiled(lambda scaled: model(scaled, training=False), after=1)
 
     def __call__(self, scaled: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Which pixels cloud hides or blurs.

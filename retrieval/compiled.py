@@ -95,24 +95,28 @@ def _compiled(
 
 
 @cache
-def threads() -> int:
-    """Threads that pay: one for a core, and one alone where an accelerator does the arithmetic."""
+def accelerated() -> bool:
+    """Whether the backend computes on an accelerator."""
     import keras
 
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
-        accelerated = bool(tf.config.list_logical_devices("GPU"))
-    elif backend == "jax":
+        return bool(tf.config.list_logical_devices("GPU"))
+    if backend == "jax":
         import jax
 
-        accelerated = jax.default_backend() != "cpu"
-    else:
-        import torch
+        return jax.default_backend() != "cpu"  # type: ignore[no-any-return]
+    import torch
 
-        accelerated = torch.cuda.is_available()
-    return 1 if accelerated else min(MOST_THREADS, cores())
+    return torch.cuda.is_available()  # type: ignore[no-any-return]
+
+
+@cache
+def threads() -> int:
+    """Threads that pay: one for a core, and one alone where an accelerator does the arithmetic."""
+    return 1 if accelerated() else min(MOST_THREADS, cores())
 
 
 def cores() -> int:

@@ -51,7 +51,7 @@ FEW = 0.25
 """Share of the patches in doubt that must be affordable for any to be compared everywhere."""
 BLOCK = 256
 """Patches that are looked at at a time."""
-SOME = 1024
+SOME = 400
 """Of more patches in doubt about so many tell how many of them show enough."""
 
 

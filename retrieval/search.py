@@ -74,24 +74,15 @@ def distinct_places(
 
 def _distinct(similarity: NDArray[np.float32], ids: NDArray[np.int64], config: SearchConfig) -> Candidates:
     """`distinct_places` of some patches."""
-    n, places = len(ids), config.places
-    image, x, y = (v.astype(np.int32) for v in unpack_ids(ids))
-    kept = np.full((3, n, places), -1, np.int32)  # image, x, y
-    best = np.full((n, places), -np.inf, np.float32)
-    count = np.zeros(n, np.int64)
-    rows = np.arange(n)
-    for rank in range(ids.shape[1]):
-        i, px, py = image[:, rank, None], x[:, rank, None], y[:, rank, None]
-        most = max(1, int(count.max(initial=0)))
-        ki, kx, ky = kept[0, :, :most], kept[1, :, :most], kept[2, :, :most]
-        near = (ki == i) & (np.abs(kx - px) < config.separation_px) & (np.abs(ky - py) < config.separation_px)
-        new = (image[:, rank] >= 0) & (count < places) & ~near.any(1)
-        at = rows[new], count[new]
-        for row, values in enumerate((image, x, y)):
-            kept[row][at] = values[new, rank]
-        best[at] = similarity[new, rank]
-        count[new] += 1
-        if (count >= places).all():
-            break
-    places_of = kept.astype(np.int64)
-    return Candidates(places_of[0], places_of[1], places_of[2], best)
+    from retrieval.loops import thinned
+
+    image, x, y = (np.ascontiguousarray(v, np.int32) for v in unpack_ids(ids))
+    kept = thinned(image, x, y, config.places, config.separation_px)
+    rows, columns = np.nonzero(kept >= 0)
+    taken = rows, kept[rows, columns]
+    places = np.full((3, *kept.shape), -1, np.int64)
+    for one, values in zip(places, (image, x, y), strict=True):
+        one[rows, columns] = values[taken]
+    best = np.full(kept.shape, -np.inf, np.float32)
+    best[rows, columns] = similarity[taken]
+    return Candidates(places[0], places[1], places[2], best)

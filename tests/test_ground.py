@@ -7,6 +7,7 @@ from engine import texture
 import retrieval.refine.ground as ground_module
 import retrieval.refine.tensors as tensors
 from retrieval.refine import Arrays, Ground
+from retrieval.refine.ground import Sites
 from retrieval.refine.squares import squares
 from retrieval.refine.tensors import LEVELS, full_resolution, pyramid, side, tensor_of
 from tfrecords.schema import BANDS
@@ -70,7 +71,7 @@ def test_levels_are_means_of_what_is_visible(images, image, tile, monkeypatch):
 @pytest.mark.parametrize("radius", [0, 2])
 def test_regions_against_one_after_the_other(images, level, radius):
     ids, at = asked(images, level)
-    got = Ground(images).regions(ids, at, COLUMNS, radius, level)
+    got = Ground(images).regions(Sites(ids, at, COLUMNS, radius, level))
     size, known = side(level) + 2 * radius, np.ones((len(ids), 1, 1, 1), bool)
     known = np.broadcast_to(known, (*got.stored.shape[:3], 1)) if got.known is None else got.known
     assert got.stored.shape == (len(ids), size, size, 3) and not known.all()
@@ -89,7 +90,7 @@ def test_regions_against_one_after_the_other(images, level, radius):
 
 def test_the_spread_is_that_of_what_lies_under_the_template(images):
     ids, at = asked(images, 1, 30)
-    got = Ground(images).regions(ids, at, COLUMNS, 0, 1)
+    got = Ground(images).regions(Sites(ids, at, COLUMNS, 0, 1))
     under = tensor_of(got.stored).astype(np.float64)
     centred = under - under.mean((1, 2), keepdims=True)
     np.testing.assert_allclose(got.spread[:, 0, 0], (centred**2).sum((1, 2, 3)), rtol=1e-4, atol=1e-3)
@@ -97,11 +98,11 @@ def test_the_spread_is_that_of_what_lies_under_the_template(images):
 
 def test_shelves_that_are_given_up_change_nothing(images, monkeypatch):
     ids, at = asked(images, 1)
-    whole = Ground(images).regions(ids, at, COLUMNS, 2, 1)
+    whole = Ground(images).regions(Sites(ids, at, COLUMNS, 2, 1))
     monkeypatch.setattr(ground_module, "KEPT_BYTES", 1)
     small = Ground(images)
     for _ in range(2):
-        part = small.regions(ids, at, COLUMNS, 2, 1)
+        part = small.regions(Sites(ids, at, COLUMNS, 2, 1))
         np.testing.assert_allclose(part.stored, whole.stored, atol=1)
         np.testing.assert_allclose(part.spread, whole.spread, rtol=1e-3)
         np.testing.assert_array_equal(part.known, whole.known)
@@ -115,7 +116,7 @@ def test_images_of_one_size_share_shelves_and_none_is_made_twice(monkeypatch):
     ground = Ground(many)
     ids = np.arange(9)
     for _ in range(2):
-        ground.regions(ids, np.zeros((9, 2), np.int64), COLUMNS, 0, 2)
+        ground.regions(Sites(ids, np.zeros((9, 2), np.int64), COLUMNS, 0, 2))
     assert len(made) == 9
     # Room for one, then for twice as many as before.
     assert sorted(shelf.room for shelf in ground._shelves) == [1, 2, 4, 8]

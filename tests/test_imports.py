@@ -21,6 +21,7 @@ HEAVY = (
     "shapely",
     "jax",
     "torch",
+    "numba",
 )
 
 

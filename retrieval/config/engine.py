@@ -48,8 +48,8 @@ class IndexConfig(Knobs):
     min_visible: float = 0.5
     """Share of a window's pixels, 0 to 1, that must not be nodata for it to be indexed."""
     fast_again: int = 400
-    """Candidates that "fast" and "ivf" compare in full, at least; twice as many as are asked for if that is
-    more. 1 to 100,000."""
+    """Candidates that "fast" and "ivf" compare in full, at least; a quarter more than are asked for if that
+    is more. 1 to 100,000."""
     ivf_probes: int = 0
     """How many of the IVF's cells a query looks into, up to 4096; 0 for a quarter of them. Whitened vectors
     fill all directions alike: few cells find few of the nearest, see `docs/performance.md`."""
@@ -88,7 +88,7 @@ class SearchConfig(Knobs):
     """Distinct places kept of them; no more than `places` turns the second round off."""
     deep_semifinalists: int = 128
     """Candidates compared at half resolution in the second round."""
-    deep_finalists: int = 32
+    deep_finalists: int = 12
     """Candidates that the verifier decides between in the second round."""
     everywhere: int = 100_000
     """Work, in patches times megapixels, that comparing patches still in doubt with every place may be; a

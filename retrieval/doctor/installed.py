@@ -19,7 +19,7 @@ from typing import Any
 from retrieval.compiled import cores
 from retrieval.doctor.report import Finding
 
-NEEDED = ("numpy", "keras", "pandas", "pyarrow", "rasterio", "typer", "matplotlib")
+NEEDED = ("numpy", "numba", "keras", "pandas", "pyarrow", "rasterio", "typer", "matplotlib")
 """Modules that every installation has."""
 BACKENDS = ("tensorflow", "jax", "torch")
 """Modules that Keras can compute with."""

@@ -170,8 +170,7 @@ class VectorIndex:
                 ids[start : start + len(block), : i.shape[1]] = self._ids_at(i)
             if self._refined is not None:
                 self._answer_nothing(vectors, similarity, ids, take)
-        order = np.lexsort((ids, -similarity), axis=-1)[:, :k]
-        return np.take_along_axis(similarity, order, 1), np.take_along_axis(ids, order, 1)
+        return _ordered(similarity, ids, k)
 
     def _ids_at(self, found: NDArray[np.int64]) -> NDArray[np.int64]:
         """The ids of what FAISS found, -1 for nothing."""
@@ -196,7 +195,7 @@ class VectorIndex:
             return {"params": self._only}
         if self._refined is None or self.device == "gpu":
             return {}
-        faiss, depth = load_faiss(), min(max(self.again, 2 * take), len(self))
+        faiss, depth = load_faiss(), min(max(self.again, take + take // 4), len(self))
         cells = None
         if self.kind == "ivf":
             cells = faiss.SearchParametersPreTransform(
@@ -366,6 +365,18 @@ class VectorIndex:
         if not len(ids):
             return ids, np.zeros((0, self.dim), np.float32)
         return ids, held.reconstruct_n(start, len(ids))
+
+
+def _ordered(
+    similarity: NDArray[np.float32], ids: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The best k of each row, of those that tie the smaller ids first; FAISS has ordered all but the ties."""
+    s, i = (similarity[:, :-1], similarity[:, 1:]), (ids[:, :-1], ids[:, 1:])
+    rows = np.flatnonzero(((s[0] < s[1]) | ((s[0] == s[1]) & (i[0] > i[1]))).any(1))
+    order = np.lexsort((ids[rows], -similarity[rows]), axis=-1)
+    for values in (similarity, ids):
+        values[rows] = np.take_along_axis(values[rows], order, 1)
+    return similarity[:, :k], ids[:, :k]
 
 
 def _ids_of(lists: Any, count: int) -> NDArray[np.int64]:

@@ -23,7 +23,7 @@ from retrieval.local.places import (
     peaks,
     seen_by,
 )
-from retrieval.refine import Ground, Pixels, Templates
+from retrieval.refine import Ground, Pixels, Sites, Templates
 from retrieval.refine.ground import Block, blocks_at
 from retrieval.refine.squares import squares
 from retrieval.refine.tensors import Known, shared_columns, tile
@@ -286,7 +286,7 @@ class LocalSearch:
     ) -> NDArray[np.float32]:
         """Descriptors of candidates, those of each of unit length."""
         ids, x, y = (getattr(ranked, name)[tuple(pairs.T)] for name in ("image_ids", "x", "y"))
-        regions = ground.regions(ids, np.stack([x, y], -1) >> 1, stored, 0, 1)
+        regions = ground.regions(Sites(ids, np.stack([x, y], -1) >> 1, stored, 0, 1))
         field = self.describe(regions.tensor(), regions.known)
         return field / np.sqrt((field**2).sum((1, 2, 3), keepdims=True) + np.float32(1e-3))
 

@@ -17,7 +17,7 @@ registration in the Fourier domain, IEEE TIP 21 (2012), for hidden pixels.
 from retrieval.refine.arrays import Arrays
 from retrieval.refine.candidates import align, finish, measure, rank, refine
 from retrieval.refine.correlation import ncc
-from retrieval.refine.ground import Ground
+from retrieval.refine.ground import Ground, Sites
 from retrieval.refine.tensors import PatchPixels, Pixels, Templates
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Ground",
     "PatchPixels",
     "Pixels",
+    "Sites",
     "Templates",
     "align",
     "finish",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from threading import Lock
 from typing import Any
@@ -45,6 +45,46 @@ BYTES_A_PIXEL = 3
 
 Block = tuple[int, int, int]
 """Image id, and the column and row of a block of the image."""
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Where templates are compared."""
+
+    image_ids: NDArray[np.int64]
+    """(m,); fastest where those in one block are behind each other."""
+    at: NDArray[np.int64]
+    """(m, 2) x and y in the level's pixels, of a template's corner."""
+    columns: tuple[int, ...]
+    """Bands that count."""
+    radius: int
+    """How far a template is moved, in the level's pixels."""
+    level: int
+    """0, 1 or 2."""
+
+    def some(self, rows: NDArray[np.intp]) -> Sites:
+        """Some of them."""
+        return replace(self, image_ids=self.image_ids[rows], at=self.at[rows])
+
+
+@dataclass(frozen=True)
+class Spots:
+    """Those of some sites that lie in pictures of one size, on one shelf."""
+
+    rows: NDArray[np.intp]
+    """(k,) which of the sites; those in one picture are behind each other."""
+    pictures: NDArray[np.int16]
+    """(p, h, w, 3) codes."""
+    spread: NDArray[np.float32]
+    """(p, h - s + 1, w - s + 1, 1) of every square as large as a template, s."""
+    known: NDArray[np.bool_]
+    """(p, h, w, 1), where `hidden`."""
+    hidden: NDArray[np.bool_]
+    """(k,) whether some of the picture is not visible."""
+    which: NDArray[np.int64]
+    """(k,) picture of each."""
+    at: NDArray[np.int64]
+    """(k, 2) x and y in it, of a template's corner."""
 
 
 @dataclass(frozen=True)
@@ -105,49 +145,46 @@ class Ground:
         self._lock = Lock()
         self._begin = cycle(range(threads()))
 
-    def regions(
-        self,
-        image_ids: NDArray[np.int64],
-        at: NDArray[np.int64],
-        columns: tuple[int, ...],
-        radius: int,
-        level: int,
-    ) -> Regions:
-        """Regions around positions.
-
-        Args:
-            image_ids: (m,); fastest where those in one block are behind each other.
-            at: (m, 2) x and y in the level's pixels, of a template's corner.
-            columns: bands that count.
-            radius: how far a template is moved, in the level's pixels.
-            level: 0, 1 or 2.
-        """
-        blocks, block = blocks_at(image_ids, at, level)
+    def regions(self, sites: Sites) -> Regions:
+        """What lies around positions, cut out."""
+        ids, at, radius, level = sites.image_ids, sites.at, sites.radius, sites.level
         if level == 0:
-            pixels = np.empty((len(at), *[PATCH_PX + 2 * radius] * 2, len(columns)), np.float32)
+            blocks, block = blocks_at(ids, at, level)
+            pixels = np.empty((len(at), *[PATCH_PX + 2 * radius] * 2, len(sites.columns)), np.float32)
             order, count = np.argsort(block, kind="stable"), np.bincount(block, minlength=len(blocks))
             for one, rows in zip(blocks, np.split(order, np.cumsum(count)[:-1]), strict=True):
-                pixels[rows] = self._pixels(one, at[rows], columns, radius)
+                pixels[rows] = self._pixels(one, at[rows], sites.columns, radius)
             return Regions(*full_resolution(pixels), None)
-        places, corners = self._all_placed(blocks, columns), [self._window(b)[:2] for b in blocks]
-        here = at - (np.array(corners, np.int64).reshape(-1, 2) >> level)[block]
-        shelves = {shelf: n for n, shelf in enumerate(dict.fromkeys(shelf for shelf, _ in places))}
-        of_block = np.array([(shelves[shelf], number) for shelf, number in places], np.int64).reshape(-1, 2)
-        which, number = of_block[block].T
         size, shifts = side(level) + 2 * radius, 2 * radius + 1
         codes = np.empty((len(at), size, size, 3), np.int16)
         spread = np.empty((len(at), shifts, shifts, 1), np.float32)
         known: Known = None
-        order = np.argsort(block, kind="stable")  # what lies in one block stays in the processor's cache
-        for shelf, n in shelves.items():
-            rows = order[which[order] == n]
-            codes[rows] = squares(shelf.codes[level], number[rows], here[rows], size, radius)
-            spread[rows] = squares(shelf.spread[level], number[rows], here[rows], shifts, radius)
-            rows = rows[shelf.hidden[level][number[rows]]]
+        for spots in self.spots(sites):
+            rows = spots.rows
+            codes[rows] = squares(spots.pictures, spots.which, spots.at, size, radius)
+            spread[rows] = squares(spots.spread, spots.which, spots.at, shifts, radius)
+            rows, which, here = (v[spots.hidden] for v in (rows, spots.which, spots.at))
             if len(rows):
                 known = np.ones((len(at), size, size, 1), bool) if known is None else known
-                known[rows] = squares(shelf.known[level], number[rows], here[rows], size, radius)
+                known[rows] = squares(spots.known, which, here, size, radius)
         return Regions(codes, None if known is None or known.all() else known, spread[..., 0])
+
+    def spots(self, sites: Sites) -> list[Spots]:
+        """Where sites of level 1 or 2 lie among the tensors that are kept."""
+        level = sites.level
+        blocks, block = blocks_at(sites.image_ids, sites.at, level)
+        places, corners = self._all_placed(blocks, sites.columns), [self._window(b)[:2] for b in blocks]
+        here = sites.at - (np.array(corners, np.int64).reshape(-1, 2) >> level)[block]
+        shelves = {shelf: n for n, shelf in enumerate(dict.fromkeys(shelf for shelf, _ in places))}
+        of_block = np.array([(shelves[shelf], number) for shelf, number in places], np.int64).reshape(-1, 2)
+        which, number = of_block[block].T
+        order = np.argsort(block, kind="stable")  # what lies in one block stays in the processor's cache
+        found = []
+        for shelf, n in shelves.items():
+            rows = order[which[order] == n]
+            stored = shelf.codes[level], shelf.spread[level], shelf.known[level]
+            found.append(Spots(rows, *stored, shelf.hidden[level][number[rows]], number[rows], here[rows]))
+        return found
 
     def blocks(self, image_ids: Iterable[int]) -> list[Block]:
         """The blocks of images. Each reaches further than a patch and `MARGIN_PX` into the next ones."""
@@ -211,7 +248,7 @@ class Ground:
                 self._shelves.move_to_end(self._places[key][0])
                 return self._places[key]
         layers = pyramid(in_bands(self._images.scaled(block[0], self._window(block)), columns)[None])
-        spread = {level: _spread(one.codes[0], side(level)) for level, one in layers.items()}
+        spread = {k: _spread(one.codes, side(k)) for k, one in layers.items()}
         with self._lock:
             if key not in self._places:
                 shelf = self._with_room(layers)
@@ -237,17 +274,10 @@ class Ground:
 
 
 def _spread(codes: NDArray[np.int16], box: int) -> NDArray[np.float32]:
-    """Sum of squares of the mean-free tensor in every box x box square: (h - box + 1, w - box + 1, 1)."""
-    h, w = codes.shape[:2]
-    planes = np.empty((4, h, w), np.float64)
-    np.multiply(np.moveaxis(codes, -1, 0), 1 / CODES, out=planes[:3])
-    np.einsum("chw,chw->hw", planes[:3], planes[:3], out=planes[3])
-    total = np.zeros((4, h + 1, w + 1), np.float64)
-    np.cumsum(np.cumsum(planes, 1), 2, out=total[:, 1:, 1:])
-    rows = total[:, box:] - total[:, :-box]
-    sums = rows[:, :, box:] - rows[:, :, :-box]
-    spread = sums[3] - np.einsum("chw,chw->hw", sums[:3], sums[:3]) / box**2
-    return spread.astype(np.float32)[..., None]
+    """Sum of squares of the mean-free tensor in every box x box square of a picture (1, h, w, 3)."""
+    from retrieval.loops import spreads
+
+    return spreads(np.ascontiguousarray(codes), box, 1 / CODES)[0, ..., None]
 
 
 def blocks_at(

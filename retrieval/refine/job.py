@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from retrieval.compiled import side_by_side
 from retrieval.config import RefineConfig
-from retrieval.refine.ground import BLOCK_PX, Ground
+from retrieval.refine.ground import BLOCK_PX, Ground, Sites
 from retrieval.refine.peaks import Peaks, find_peaks
 from retrieval.refine.surfaces import correlated
 from retrieval.refine.table import ImageTable
 from retrieval.refine.tensors import PatchPixels, Pixels, Templates
 from retrieval.refine.verify import Verifier
-from retrieval.types import Candidates, Progress, Refined
+from retrieval.types import Candidates, Progress, Refined, pack_ids
 
 HALF_RADIUS = 2
 """Half resolution looks this far around the peak found at quarter resolution, in its own pixels."""
@@ -29,7 +29,7 @@ FINE_RADIUS = 2
 AHEAD, FIRST = 24, 4
 """Where there are more, so many candidates of a patch are compared at half resolution first, and so many
 verified: of a patch that these decide the others are never looked at."""
-VERIFY_BATCH = 512
+VERIFY_BATCH = 128
 """Pairs that the verifier sees at a time."""
 VERIFIED = 1000.0
 """Added to the log-odds of those that the verifier was asked of: any of them comes before the others."""
@@ -79,6 +79,9 @@ class Job:
         self.state["logit"] = np.full(shape, np.nan, np.float32)
         self.state |= {"x": found.x.copy(), "y": found.y.copy()}
         self.state["level"] = np.full(shape, 3, np.int8)
+        # Sorted once: most sorts of a job are of the same candidates by another score.
+        place = pack_ids(*(np.maximum(v, 0) for v in (found.image_ids, found.x, found.y)))
+        self._by_place = np.argsort(np.where(found.image_ids < 0, -1, place), axis=1)
         self._templates: dict[tuple[int, ...], Templates] = {}
 
     def score(self) -> NDArray[np.float64]:
@@ -98,9 +101,23 @@ class Job:
         """Pairs of each patch and its best candidates among those that came furthest."""
         furthest = self.state["level"] == self.state["level"].min(initial=3)
         score = np.where(furthest, self.score(), -np.inf)
-        order = np.lexsort((self.found.x, self.found.y, self.found.image_ids, -score), axis=-1)[:, :count]
+        order = self._order(score)[:, :count]
         pairs = np.stack([np.repeat(np.arange(len(order)), order.shape[1]), order.ravel()], -1)
         return pairs[self.found.image_ids[pairs[:, 0], pairs[:, 1]] >= 0]
+
+    def _order(self, score: NDArray[np.float64], before: NDArray[np.int8] | None = None) -> NDArray[np.intp]:
+        """Columns of each patch by score, the highest first, those that tie by their place.
+
+        Args:
+            score: of each candidate.
+            before: what counts more than the score, the smallest first.
+        """
+        order = self._by_place
+        for key in (-score, before):
+            if key is not None:
+                again = np.argsort(np.take_along_axis(key, order, 1), axis=1, kind="stable")
+                order = np.take_along_axis(order, again, 1)
+        return order
 
     def align(self, keep: int) -> None:
         """All candidates at quarter resolution, the best of them at half."""
@@ -154,7 +171,7 @@ class Job:
             rows, cols = batch.pairs.T
             at = np.stack([self.state[axis][rows, cols] for axis in "xy"], -1) >> 1
             template, seen = self._templates[batch.asked].take(rows, 1)
-            region = self.ground.regions(self.found.image_ids[rows, cols], at, batch.stored, 0, 1)
+            region = self.ground.regions(Sites(self.found.image_ids[rows, cols], at, batch.stored, 0, 1))
             visible = np.ones((len(rows), *template.shape[1:3], 1), np.float32)
             for mask in (seen, region.known):
                 visible = visible if mask is None else visible * mask
@@ -210,14 +227,14 @@ class Job:
                 yield Batch(pairs[mine[start : start + size]], asked, stored)
 
     def _peaks(self, batch: Batch, radius: int, level: int) -> Peaks:
-        """One batch: gather templates and regions, correlate, find the peaks."""
+        """One batch: gather templates, correlate, find the peaks."""
         rows, cols = batch.pairs.T
         ids, xy, limit = self._where(rows, cols)
         at = xy >> level
         asked, owner = np.unique(rows, return_inverse=True)
         template, seen = self._templates[batch.asked].take(asked, level)
-        regions = self.ground.regions(ids, at, batch.stored, radius, level)
-        surfaces = correlated(template, seen, owner, regions, level)
+        sites = Sites(ids, at, batch.stored, radius, level)
+        surfaces = correlated(template, seen, owner, self.ground, sites)
         return find_peaks(surfaces, at, level, limit)
 
     def _put(self, pairs: NDArray, peaks: Peaks, level: int) -> None:
@@ -231,11 +248,8 @@ class Job:
 
     def ranked(self, count: int) -> Refined:
         """The best of each patch: by how far they came, then by score."""
-        found = self.found
         # Of the best the level tells nothing: it alone went on to full resolution.
-        level = np.maximum(self.state["level"], 1)
-        keys = (found.x, found.y, found.image_ids, -self.score(), level)
-        order = np.lexsort(keys, axis=-1)[:, :count]
+        order = self._order(self.score(), np.maximum(self.state["level"], 1))[:, :count]
         return self.refined().ordered(order)
 
     def refined(self) -> Refined:

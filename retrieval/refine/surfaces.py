@@ -1,4 +1,4 @@
-"""NCC of pairs of templates and regions, in tables of few shapes, so that it is compiled once."""
+"""NCC of pairs of templates and ground: in loops on a CPU, in tables of few shapes on an accelerator."""
 
 from __future__ import annotations
 
@@ -8,17 +8,134 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.compiled import Compiled
-from retrieval.refine.correlation import ncc, ncc_of
-from retrieval.refine.ground import Regions
+from retrieval.compiled import Compiled, accelerated
+from retrieval.refine.correlation import FLAT, STEPS, ncc, ncc_of
+from retrieval.refine.ground import Ground, Regions, Sites, Spots
+from retrieval.refine.squares import squares
 from retrieval.refine.tensors import CODES, Known
 
 CORRELATED = {2: 2048, 1: 512, 0: 64}
-"""Pairs that are correlated at a time, by level: what of them fits the processor's caches."""
+"""Pairs that are correlated at a time in tables, by level: what of them fits a processor's caches."""
 WIDEST = 64
 """Regions correlated with one template at a time, at most."""
 WIDTHS = 8
 """Wider tables than this are a multiple of it wide."""
+
+
+def correlated(
+    template: NDArray[np.float32], seen: Known, owner: NDArray[np.intp], ground: Ground, sites: Sites
+) -> NDArray[np.float32]:
+    """NCC of templates with the ground around sites.
+
+    On a CPU, where all is visible, loops read the tensors where they lie. Where something is hidden, and on
+    an accelerator, regions are cut out and the backend correlates them in tables.
+
+    Args:
+        template: (n, s, s, 3) at the sites' level.
+        seen: (n, s, s, 1) what is visible of them, or None.
+        owner: (m,) the template of each site.
+        ground: what they are compared with.
+        sites: m of them.
+
+    Returns:
+        (m, 2 radius + 1, 2 radius + 1).
+    """
+    shifts = 2 * sites.radius + 1
+    out, rest = np.empty((len(owner), shifts, shifts), np.float32), np.arange(len(owner))
+    whole = _whole(seen, len(template))[owner]
+    if sites.level and not accelerated():
+        rest = _where_they_lie(template, owner, whole, ground.spots(sites), sites.radius, out)
+    if len(rest):
+        regions = ground.regions(sites.some(rest))
+        out[rest] = _cut_out(template, seen, owner[rest], whole[rest], regions, sites.level)
+    return out
+
+
+def _where_they_lie(
+    template: NDArray[np.float32],
+    owner: NDArray[np.intp],
+    whole: NDArray[np.bool_],
+    spots: list[Spots],
+    radius: int,
+    out: NDArray[np.float32],
+) -> NDArray[np.intp]:
+    """Write what of sites is wholly visible, and tell the rows of the others."""
+    from retrieval.loops import centred, ncc_around
+
+    templates = centred(template, out.shape[1])
+    side, rest = template.shape[1], [np.zeros(0, np.intp)]
+    for one in spots:
+        visible = whole[one.rows]
+        partly = np.flatnonzero(visible & one.hidden)
+        if len(partly):
+            known = squares(one.known, one.which[partly], one.at[partly], side + 2 * radius, radius)
+            visible[partly] = known.all((1, 2, 3))
+        rows, which, corner = one.rows[visible], one.which[visible], one.at[visible] - radius
+        pictures, spread = _rows(one.pictures), one.spread[..., 0]
+        flat = FLAT * side**2
+        ncc_around(
+            *templates, owner[rows], pictures, spread, which, corner, 1 / CODES, flat, STEPS, rows, out
+        )
+        rest.append(one.rows[~visible])
+    return np.concatenate(rest)
+
+
+def _cut_out(
+    template: NDArray[np.float32],
+    seen: Known,
+    owner: NDArray[np.intp],
+    whole: NDArray[np.bool_],
+    regions: Regions,
+    level: int,
+) -> NDArray[np.float32]:
+    """NCC of templates with regions that were cut out for them."""
+    visible = whole & _whole(regions.known, len(owner))
+    shifts = regions.stored.shape[1] - template.shape[1] + 1
+    out = np.empty((len(owner), shifts, shifts), np.float32)
+    slots = np.flatnonzero(visible)
+    if not accelerated():
+        _in_loops(template, owner[slots], regions.tensor(slots), slots, out)
+    else:
+        for rows, table in _tables(owner, slots, CORRELATED[level]):
+            args = template[rows], regions.stored[table]
+            out[table] = _NCC(*args) if regions.spread is None else _NCC_OF(*args, regions.spread[table])
+    for rows, table in _tables(owner, np.flatnonzero(~visible), CORRELATED[level]):
+        region = regions.tensor(table)
+        shown = [
+            np.ones((*picture.shape[:-1], 1), np.float32) if mask is None else mask[which].astype(np.float32)
+            for mask, which, picture in ((seen, rows, template[rows]), (regions.known, table, region))
+        ]
+        out[table] = _NCC(template[rows], region, *shown)
+    return out
+
+
+def _in_loops(
+    template: NDArray[np.float32],
+    owner: NDArray[np.intp],
+    region: NDArray[np.float32],
+    rows: NDArray[np.intp],
+    out: NDArray[np.float32],
+) -> None:
+    """Write the NCC of templates with regions (k, S, S, 3), each in a row of `out`."""
+    from retrieval.loops import centred, ncc_around, spreads
+
+    if not len(rows):
+        return
+    region = np.ascontiguousarray(region)
+    templates = centred(np.ascontiguousarray(template), out.shape[1])
+    side, which = template.shape[1], np.arange(len(rows))
+    spread, corner, flat = spreads(region, side, 1.0), np.zeros((len(rows), 2), np.int64), FLAT * side**2
+    ncc_around(*templates, owner, _rows(region), spread, which, corner, 1.0, flat, STEPS, rows, out)
+
+
+def _rows(pictures: NDArray[Any]) -> NDArray[Any]:
+    """Pictures (p, h, w, 3) as the loops take them: (p, h, 3 w)."""
+    return pictures.reshape(*pictures.shape[:2], -1)
+
+
+def _whole(mask: Known, count: int) -> NDArray[np.bool_]:
+    """Which of so many pictures are visible all over."""
+    return np.ones(count, bool) if mask is None else np.asarray(mask.all((1, 2, 3)))
 
 
 def _ncc_of_codes(template: Any, codes: Any, spread: Any) -> Any:
@@ -29,41 +146,6 @@ def _ncc_of_codes(template: Any, codes: Any, spread: Any) -> Any:
 
 _NCC = Compiled(ncc)
 _NCC_OF = Compiled(_ncc_of_codes)
-
-
-def correlated(
-    template: NDArray[np.float32], seen: Known, owner: NDArray[np.intp], regions: Regions, level: int
-) -> NDArray[np.float32]:
-    """NCC of each region with its own template.
-
-    Args:
-        template: (n, s, s, 3).
-        seen: (n, s, s, 1) what is visible of them, or None.
-        owner: (m,) whose region it is.
-        regions: m of them.
-        level: their resolution.
-
-    Returns:
-        (m, 2 radius + 1, 2 radius + 1).
-    """
-    size = CORRELATED[level]
-    hidden = np.zeros(len(owner), bool)
-    for mask, whose in ((seen, owner), (regions.known, slice(None))):
-        if mask is not None:
-            hidden |= np.asarray((~mask).any((1, 2, 3)))[whose]
-    shifts = regions.stored.shape[1] - template.shape[1] + 1
-    out = np.empty((len(owner), shifts, shifts), np.float32)
-    for rows, slots in _tables(owner, np.flatnonzero(~hidden), size):
-        args = template[rows], regions.stored[slots]
-        out[slots] = _NCC(*args) if regions.spread is None else _NCC_OF(*args, regions.spread[slots])
-    for rows, slots in _tables(owner, np.flatnonzero(hidden), size):
-        region = regions.tensor(slots)
-        shown = [
-            np.ones((*picture.shape[:-1], 1), np.float32) if mask is None else mask[which].astype(np.float32)
-            for mask, which, picture in ((seen, rows, template[rows]), (regions.known, slots, region))
-        ]
-        out[slots] = _NCC(template[rows], region, *shown)
-    return out
 
 
 def _tables(

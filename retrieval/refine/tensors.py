@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.compiled import Compiled, side_by_side
+from retrieval.compiled import Compiled, accelerated, side_by_side
 from retrieval.config import PATCH_PX, TensorConfig
 from retrieval.features import structure_tensor
 
@@ -95,6 +95,15 @@ def _tensor(array: NDArray) -> Any:
 _STEM = Compiled(lambda scaled: structure_tensor(_tensor(scaled), TensorConfig.noise))
 
 
+def _stem(scaled: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
+    """The tensor of pictures and what is visible of it: in loops on a CPU."""
+    if accelerated():
+        return _STEM(_few_sizes(scaled))  # type: ignore[no-any-return]
+    from retrieval.loops import tensors
+
+    return tensors(np.ascontiguousarray(scaled, np.float32), TensorConfig.noise)
+
+
 def full_resolution(scaled: NDArray[np.float32]) -> tuple[NDArray[np.float32], Known]:
     """Structure tensor of pictures.
 
@@ -105,7 +114,7 @@ def full_resolution(scaled: NDArray[np.float32]) -> tuple[NDArray[np.float32], K
         (n, h - 2, w - 2, 3), and what is visible of them.
     """
     h, w = scaled.shape[1:3]
-    tensor, visible = (v[:, : h - 2, : w - 2] for v in _STEM(_few_sizes(scaled)))
+    tensor, visible = (v[:, : h - 2, : w - 2] for v in _stem(scaled))
     return tensor, None if visible.all() else visible > 0
 
 
@@ -148,6 +157,19 @@ def _coded_levels(scaled: Any) -> tuple[Any, ...]:
 _LEVELS = Compiled(_coded_levels)
 
 
+def _levels(scaled: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
+    """`_coded_levels` of pictures: in loops on a CPU."""
+    if accelerated():
+        return _LEVELS(_few_sizes(scaled))  # type: ignore[no-any-return]
+    from retrieval.loops import coded, halved
+
+    level, out = _stem(scaled), list[NDArray[Any]]()
+    for _ in LEVELS:
+        level = halved(*level)
+        out += [coded(level[0], CODES), level[1]]
+    return tuple(out)
+
+
 @dataclass(frozen=True)
 class Layer:
     """Tensors at one level."""
@@ -165,7 +187,7 @@ def pyramid(scaled: NDArray[np.float32]) -> dict[int, Layer]:
         scaled: (n, h, w, b) float32, NaN = not known.
     """
     h, w = scaled.shape[1:3]
-    made = _LEVELS(_few_sizes(scaled)) if max(h, w) <= TILE_PX else _levels_in_tiles(scaled)
+    made = _levels(scaled) if max(h, w) <= TILE_PX else _levels_in_tiles(scaled)
     layers = {}
     for number, level in enumerate(LEVELS):
         rows, cols = (h - 2) >> level, (w - 2) >> level
@@ -182,7 +204,7 @@ def _levels_in_tiles(scaled: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
         shape = len(scaled), (h - 2) >> level, (w - 2) >> level
         made += [np.empty((*shape, 3), np.int16), np.empty((*shape, 1), np.float32)]
     for y, x in product(range(0, h - 2, TILE_PX), range(0, w - 2, TILE_PX)):
-        for number, part in enumerate(_LEVELS(tile(scaled, y, x, TILE_PX + 2, np.nan))):
+        for number, part in enumerate(_levels(tile(scaled, y, x, TILE_PX + 2, np.nan))):
             level = LEVELS[number // 2]
             here = made[number][:, y >> level :, x >> level :][:, : TILE_PX >> level, : TILE_PX >> level]
             here[...] = part[:, : here.shape[1], : here.shape[2]]

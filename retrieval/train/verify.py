@@ -20,7 +20,7 @@ from retrieval.embed import embed_image, embed_patches
 from retrieval.encoder import TRAINING_FREE, load_encoder
 from retrieval.errors import TrainingError
 from retrieval.index import VectorIndex
-from retrieval.refine import Arrays, Ground, Templates, align
+from retrieval.refine import Arrays, Ground, Sites, Templates, align
 from retrieval.refine.verify import SIDE, verifier_model
 from retrieval.search import find_candidates
 from retrieval.train.augment import add_noise, blurred, change_light, in_bytes, turned_alike
@@ -211,7 +211,7 @@ def _regions(
     for start in range(0, len(pairs), 2048):
         rows, cols = pairs[start : start + 2048].T
         at = np.stack([x[rows, cols], y[rows, cols]], -1) >> 1
-        cut = ground.regions(ids[rows, cols], at, columns, 0, 1)
+        cut = ground.regions(Sites(ids[rows, cols], at, columns, 0, 1))
         region[rows, cols], known[rows, cols] = cut.tensor(), True if cut.known is None else cut.known
     return region, known
 
