@@ -1,6 +1,10 @@
 """Compiled loops, each against a slow restatement of what it says."""
 
-import numba
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +15,6 @@ import retrieval.loops as loops
 import retrieval.refine.surfaces as surfaces
 from retrieval.config import TensorConfig
 from retrieval.features import structure_tensor
-from retrieval.loops.compiling import loop
 from retrieval.refine import Arrays, Ground, Sites
 from retrieval.refine.correlation import FLAT, STEPS
 from retrieval.refine.tensors import Templates, side
@@ -162,13 +165,22 @@ def test_loops_and_tables_give_the_same(level, hole, monkeypatch):
     np.testing.assert_allclose(shown[0][inside], shown[1][inside], atol=3e-4)
 
 
-def test_loops_are_compiled_where_no_folder_can_keep_them(monkeypatch):
-    njit = numba.njit
+WORK = """
+import numpy as np
+from retrieval import loops
+print(loops.coded(np.ones((1, 1, 1, 3), np.float32), 5.0).tolist())
+"""
 
-    def refuse(**options):
-        if options.pop("cache", False):
-            raise RuntimeError("cannot cache function 'double': no locator available for file 'x.py'")
-        return njit(**options)
 
-    monkeypatch.setattr(numba, "njit", refuse)
-    assert loop(lambda x: 2 * x)(21) == 42
+@pytest.mark.parametrize("folder", ["cache", "a file"])
+def test_what_is_compiled_is_kept_in_the_users_cache_and_nowhere_else(folder, tmp_path):
+    (tmp_path / "a file").touch()
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / folder)}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    before = set(Path(loops.__file__).parent.rglob("*.nb*"))
+    command = [sys.executable, "-c", WORK]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "[[[[5, 5, 5]]]]\n"
+    kept = list((tmp_path / "cache" / "patch-retrieval").rglob("*.nbc"))
+    assert bool(kept) == (folder == "cache")
+    assert set(Path(loops.__file__).parent.rglob("*.nb*")) == before

@@ -6,7 +6,8 @@ loops read the images' tensors where they lie, and let go of Python's lock, so t
 each other.
 
 A sum is taken in the same order wherever its numbers lie: copies of one picture get the same numbers.
-Compiled code is kept beside this file, or in the user's cache folder, for the next process.
+Compiled code is kept for the next process: in `patch-retrieval` in the user's cache folder (`XDG_CACHE_HOME`,
+else `~/.cache`), or where `NUMBA_CACHE_DIR` says.
 """
 
 from retrieval.loops.correlation import centred, ncc_around, spreads

@@ -133,7 +133,8 @@ def raw_records(path: Path) -> Iterator[bytes]:
     # One by one from the records on among which one is damaged, so that the others before it come too.
     for several in (together, 1):
         try:
-            for some in frames.skip(record).batch(several).as_numpy_iterator():
+            # The next ones are read and checked while these are made use of.
+            for some in frames.skip(record).batch(several).prefetch(1).as_numpy_iterator():
                 for raw in some:
                     yield raw
                     record += 1
