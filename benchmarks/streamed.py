@@ -84,9 +84,9 @@ def streamed(made: Made, kinds: list[str], queries: int, k: int = 20) -> dict[st
 def _depth(k: int) -> int:
     """How many an index ranks anew for so many neighbours."""
     from retrieval.config import IndexConfig
-    from retrieval.index.vectors import TIES
+    from retrieval.index.vectors import TIES, ranked_anew
 
-    return max(IndexConfig().fast_again, (k + TIES) * 5 // 4)
+    return ranked_anew(k + TIES, IndexConfig().fast_again)
 
 
 def _learned(kind: str, few: Made, count: int, dim: int) -> Any:

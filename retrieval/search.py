@@ -21,7 +21,7 @@ from retrieval.types import Candidates, unpack_ids
 BLOCK = 2048
 """Patches searched for at a time."""
 ROWS = 128
-"""Patches thinned at a time: what was kept of them stays in the processor's cache."""
+"""Patches thinned at a time, several times that side by side."""
 
 
 def find_candidates(

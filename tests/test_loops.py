@@ -131,10 +131,8 @@ def test_codes_are_the_nearest_whole_numbers_and_stay_in_range():
 def ground_and_patches(hole):
     """Two images of one size, one of another, patches cut from them; with a hole in each if asked for."""
     rng = np.random.default_rng(3)
-    images = {
-        i: rng.uniform(-0.5, 0.5, shape).astype(np.float32) for i, shape in enumerate([(130, 150, 4)] * 2)
-    }
-    images[2] = rng.uniform(-0.5, 0.5, (90, 100, 4)).astype(np.float32)
+    shapes = (130, 150, 4), (130, 150, 4), (90, 100, 4)
+    images = {i: rng.uniform(-0.5, 0.5, shape).astype(np.float32) for i, shape in enumerate(shapes)}
     pixels = np.stack([images[i][9:73, 17:81] for i in (0, 1, 2)]) + rng.normal(0, 0.1, (3, 64, 64, 4))
     if hole:
         images[1][20:60, 30:70] = np.nan

@@ -195,7 +195,7 @@ class VectorIndex:
             return {"params": self._only}
         if self._refined is None or self.device == "gpu":
             return {}
-        faiss, depth = load_faiss(), min(max(self.again, take + take // 4), len(self))
+        faiss, depth = load_faiss(), min(ranked_anew(take, self.again), len(self))
         cells = None
         if self.kind == "ivf":
             cells = faiss.SearchParametersPreTransform(
@@ -365,6 +365,11 @@ class VectorIndex:
         if not len(ids):
             return ids, np.zeros((0, self.dim), np.float32)
         return ids, held.reconstruct_n(start, len(ids))
+
+
+def ranked_anew(take: int, again: int) -> int:
+    """Candidates that are compared in full where so many neighbours are wanted, `again` of them at least."""
+    return max(again, take + take // 4)
 
 
 def _ordered(
