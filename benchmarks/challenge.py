@@ -71,13 +71,12 @@ def index(folder: str, encoder: str | None, stride: int, kind: str, device: str)
 
 def query(folder: str, device: str) -> dict[str, Any]:
     """Answer the patches and write the submission."""
-    from retrieval import answer, everywhere, pipeline
+    from retrieval import answer, everywhere, opening, pipeline
     from retrieval.local import LocalSearch
 
     parts: dict[str, float] = {}
     places = (
-        (pipeline, "open_index", "opening the index"),
-        (pipeline, "read_queries", "reading patches"),
+        (opening, "open_and_read", "opening the index, reading patches"),
         (pipeline, "embed_patches", "embedding patches"),
         (answer, "find_candidates", "searching"),
         (answer, "rank", "correlating and verifying"),
@@ -87,8 +86,11 @@ def query(folder: str, device: str) -> dict[str, Any]:
     )
     with clocked(parts, *places):
         found = pipeline.locate(
-            pipeline.open_index(Path(folder) / "index", device=device),  # type: ignore[arg-type]
-            Path(folder) / "test_patches.tfrecords",
+            *opening.open_and_read(
+                Path(folder) / "index",
+                Path(folder) / "test_patches.tfrecords",
+                device=device,  # type: ignore[arg-type]
+            ),
             Path(folder) / "submission.csv",
             overwrite=True,
             progress=tell,

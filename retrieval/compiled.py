@@ -39,10 +39,14 @@ class Compiled:
                 its own kernels run one by one: for large convolutions.
             after: calls with the same shapes before it is compiled for them.
         """
-        self._function, self._fused, self._after = function, fused, after
+        self._function, self._fused, self._after, self._at_once = function, fused, after, False
         self._seen: Counter[tuple] = Counter()
         self._fast: dict[tuple, Callable[..., Any]] = {}
         self._lock = Lock()
+
+    def expect(self, calls: int) -> None:
+        """Hear how many calls are to come: if compiling is sure to pay, the first shapes don't wait."""
+        self._at_once = calls >= 2 * self._after
 
     def __call__(self, *arrays: np.ndarray) -> Any:
         """Run it.
@@ -53,7 +57,8 @@ class Compiled:
         shapes = tuple((a.shape, str(a.dtype)) for a in arrays)
         self._seen[shapes] += 1
         full = len(self._fast) >= MOST_SHAPES and shapes not in self._fast
-        if self._seen[shapes] <= self._after or full:
+        at_once = self._at_once and (not self._fast or shapes in self._fast)
+        if full or (self._seen[shapes] <= self._after and not at_once):
             return _numpy(self._function(*arrays))
         with self._lock:
             if shapes not in self._fast:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, Device, IndexConfig
 from retrieval.embed import embed_patches
-from retrieval.encoder import load_encoder
+from retrieval.encoder import KerasEncoder, load_encoder
 from retrieval.errors import IndexFormatError, IndexMismatchError
 from retrieval.index import (
     DEEPEST,
@@ -87,6 +87,8 @@ def write_index(
         where = resolve_device(device)
         parts = ImageParts(folder, encoder, config, where)
         total = len(images) if isinstance(images, Sized) else None
+        if total and isinstance(encoder, KerasEncoder):
+            encoder.expect(total)
         for number, _ in enumerate(parts.add(images)):
             progress("indexing images", number + 1, total)
         if hasattr(encoder, "model"):

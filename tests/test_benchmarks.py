@@ -579,7 +579,7 @@ def test_the_whole_job_is_measured_stage_by_stage(tmp_path):
     stages = json.loads(out.read_text())["stages"]
     assert list(stages) == ["generate", "index", "query", "score"]
     parts = {
-        "reading patches",
+        "opening the index, reading patches",
         "embedding patches",
         "searching",
         "correlating and verifying",

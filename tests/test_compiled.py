@@ -5,9 +5,11 @@ import threading
 
 import numpy as np
 import pytest
+from engine import small_encoder
 
 from retrieval import compiled
 from retrieval.compiled import Compiled, ahead, side_by_side
+from retrieval.encoder.keras_encoder import COMPILED_AFTER
 
 
 def test_the_same_before_and_after_it_is_compiled():
@@ -21,6 +23,19 @@ def test_the_same_before_and_after_it_is_compiled():
         np.testing.assert_allclose(total, (a * b).sum(-1), rtol=1e-5)
         np.testing.assert_allclose(exp, np.exp(a), rtol=1e-5)
         assert type(total) is type(exp) is np.ndarray
+
+
+def test_where_many_calls_are_expected_the_first_shape_alone_is_compiled_at_once():
+    one = Compiled(lambda a: a * 2.0, after=2)
+    one.expect(3)
+    one(np.ones(1, np.float32))
+    assert not one._fast
+    one.expect(4)
+    for n in (2, 2, 3, 3):
+        assert one(np.ones(n, np.float32)).tolist() == [2.0] * n
+    assert [shapes[0][0] for shapes in one._fast] == [(2,)]
+    assert one(np.ones(3, np.float32)).tolist() == [2.0] * 3
+    assert [shapes[0][0] for shapes in one._fast] == [(2,), (3,)]
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -122,3 +137,13 @@ def test_ahead_draws_few_and_large_ones_alone(monkeypatch):
     for _ in ahead(lambda s: s, items([1, 100, 1, 100, 100]), lambda s: s, 100):
         seen.append(len(drawn))
     assert seen == [2, 2, 4, 4, 5]
+
+
+def test_of_many_images_the_encoder_is_compiled_for_the_first(tmp_path):
+    from retrieval.pipeline import build_index
+
+    pixels = np.random.default_rng(0).integers(1, 4000, (COMPILED_AFTER, 72, 72, 4)).astype(np.uint16)
+    for repeated, ready in ((1, False), (2, True)):
+        encoder = small_encoder()
+        build_index(np.concatenate([pixels] * repeated), tmp_path / str(ready), encoder=encoder)
+        assert bool(encoder._call._fast) is ready

@@ -213,17 +213,19 @@ def query(
     import_tensorflow()
     from retrieval.encoder import load_encoder
     from retrieval.matches import patch_table_of
-    from retrieval.pipeline import locate, open_index
+    from retrieval.opening import open_and_read
+    from retrieval.pipeline import locate
     from retrieval.scope import scope_of
-    from tfrecords.read import read_queries
 
     begun = time.monotonic()
     with Talk(quiet, verbose=verbose) as talk:
         talk.note(settings.note(*knobs.values()))
         talk.detail("; ".join(f"{name}: {knob.to_dict()}" for name, knob in made.items()))
-        opened = open_index(index, encoder=load_encoder(encoder) if encoder else None, device=device)
+        expected = load_encoder(encoder) if encoder else None
+        opened, asked = open_and_read(
+            index, patches, encoder=expected, bands=names, units=units, device=device
+        )
         scope = scope_of(opened.store.images, between, within)
-        asked = read_queries(patches, bands=names, units=units)
         for note in _notes(asked, scope.images if scope else opened.store.images, scope, details):
             talk.note(note)
         found = locate(
