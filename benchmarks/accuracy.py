@@ -37,6 +37,7 @@ import numpy as np
 from context import context
 from exhaustive import search
 from failures import Failure, failures, write_page
+from numpy.typing import NDArray
 from protocol import (
     GROUPS,
     RECALLED,
@@ -47,6 +48,8 @@ from protocol import (
     evidence_file,
     figures,
     part,
+    recalled,
+    share_less,
     title,
 )
 
@@ -64,6 +67,10 @@ DEEP = SearchConfig(windows=SearchConfig.deep_windows, places=SearchConfig.deep_
 """What the search of the second round proposes: the order that recall is measured in."""
 
 
+Recalled = dict[int, NDArray[np.bool_]]
+"""Which queries' right places search proposes among its first so many."""
+
+
 @dataclass
 class Run:
     """What is asked for, and what was measured so far."""
@@ -78,6 +85,7 @@ class Run:
     groups: dict[str, dict[str, Any]] = field(default_factory=dict)
     questions: dict[str, Question] = field(default_factory=dict)
     answers: dict[tuple[str, str], Submission] = field(default_factory=dict)
+    searched: dict[tuple[str, str], Recalled] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -108,7 +116,7 @@ def measure_encoder(run: Run, names: list[str], encoder: str, database: Database
         asked = pool.submit(ask_index, run.out, run.stride, encoder, database, questions)
         for name, one in asked.result().items():
             run.groups[name]["encoders"][title(encoder)] = one.result
-            run.answers[name, encoder] = one.given
+            run.answers[name, encoder], run.searched[name, encoder] = one.given, one.searched
             run.failures += one.failures
 
 
@@ -118,6 +126,7 @@ class Answered:
 
     result: dict[str, Any]
     given: Submission
+    searched: Recalled
     failures: list[Failure]
 
 
@@ -173,22 +182,24 @@ def answered(out: Path, name: str, encoder: str, index: Index, question: Questio
     found = index.matches(question.patches, progress=said(encoder))
     spent = time.perf_counter() - start
     vectors = embed_patches(index.store.encoder, question.patches.scaled())
-    searched = find_candidates(index.store.vectors, vectors, DEEP)
+    proposed = find_candidates(index.store.vectors, vectors, DEEP)
+    searched = {k: recalled(proposed, question.answers, k) for k in RECALLED}
     given = Submission(found.patch_ids, *found.best(), source="answer")
-    keep_evidence(evidence_file(out, name, encoder), question, found)
+    keep_evidence(evidence_file(out, name, encoder), question, found, searched)
     result = {"counts": {"patches": len(question.patches), "query_s": spent}}
-    result |= figures(question, given, searched)
-    return Answered(result, given, failures(name, title(encoder), question, found))
+    result |= figures(question, given, searched, found.candidates)
+    return Answered(result, given, searched, failures(name, title(encoder), question, found))
 
 
-def keep_evidence(path: Path, question: Question, found: Matches) -> None:
-    """Everything that calibration needs, and who is who."""
+def keep_evidence(path: Path, question: Question, found: Matches, searched: Recalled) -> None:
+    """Everything that calibration and later comparisons need, and who is who."""
     candidates = {f: getattr(found.candidates, f) for f in found.candidates.__dataclass_fields__}
     answers = question.answers
     np.savez(
         path,
         **candidates,
         confidence=found.confidence,
+        searched=np.stack([searched[k] for k in RECALLED], 1),
         answers=np.stack([answers.image_ids, answers.x, answers.y], 1),
         places=question.places.astype("U32"),
         edges=question.edges,
@@ -205,9 +216,11 @@ def compared(run: Run, name: str, database: Database) -> None:
     of_group = {e: run.answers[name, e] for e in run.encoders if (name, e) in run.answers}
     yardstick = next(iter(of_group), "")
     for encoder in [e for e in of_group if e != yardstick]:
-        group["encoders"][title(encoder)]["minus"] = {
-            title(yardstick): difference(of_group[encoder], of_group[yardstick], question.answers)
-        }
+        minus = difference(of_group[encoder], of_group[yardstick], question.answers)
+        both = [run.searched.get((name, e)) for e in (encoder, yardstick)]
+        if all(both):
+            minus["recall"] = {str(k): share_less(*(b[k] for b in both), question.answers) for k in RECALLED}
+        group["encoders"][title(encoder)]["minus"] = {title(yardstick): minus}
         told_sc(f"{name}: {title(encoder)} - {title(yardstick)}", group["encoders"][title(encoder)]["minus"])
     if run.exhaustive and not GROUPS[name].form_of:
         group["exhaustive"] = beside_exhaustive(run, name, database, of_group)
@@ -309,6 +322,8 @@ def take_up(run: Run, folder: Path) -> None:
                 shutil.copy(kept, mine)
             with np.load(mine, allow_pickle=False) as content:
                 best = [np.maximum(content[f][:, 0], 0) for f in ("image_ids", "x", "y")]
+                if "searched" in content:
+                    run.searched[name, encoder] = dict(zip(RECALLED, content["searched"].T, strict=True))
             run.answers[name, encoder] = Submission(np.arange(len(best[0])), *best, source="answer")
 
 

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from retrieval.calibrate import RIGHT_PX
 from retrieval.config import PATCH_PX, TensorConfig
 from retrieval.features import structure_tensor
-from retrieval.score import Submission, score
+from retrieval.score import Submission, compare, score
 from retrieval.train.weather import paste_clouds
-from retrieval.types import Candidates
+from retrieval.types import Candidates, Refined
 from tfrecords.read import ImageSource, read_images
 from tfrecords.read.rasters import describe_raster
 from tfrecords.schema import Image, Patches, to_scaled
@@ -273,8 +273,8 @@ def evidence_file(out: Path, name: str, encoder: str) -> Path:
 # --- arithmetic ---------------------------------------------------------------------------------------
 
 
-def recalled(found: Candidates, answers: Submission, first: int) -> NDArray[np.bool_]:
-    """Whether search proposes the right place among its first so many, in its own order."""
+def recalled(found: Candidates | Refined, answers: Submission, first: int) -> NDArray[np.bool_]:
+    """Whether the right place is among the first so many, in their own order."""
     image, x, y = (v[:, :first] for v in (found.image_ids, found.x, found.y))
     near = np.hypot(x - answers.x[:, None], y - answers.y[:, None]) <= NEAR_PX
     return ((image == answers.image_ids[:, None]) & near).any(1)
@@ -311,19 +311,37 @@ def told(right: NDArray[np.bool_], answers: Submission) -> Submission:
     return Submission(answers.patch_ids, image_ids, answers.x, answers.y, source="told")
 
 
-def figures(question: Question, given: Submission, searched: Candidates) -> dict[str, Any]:
-    """Scores, recall of the search and re-ranking, for every kind of ground and every place."""
+def figures(
+    question: Question,
+    given: Submission,
+    first: dict[int, NDArray[np.bool_]],
+    ranked: Candidates | Refined,
+) -> dict[str, Any]:
+    """Scores, recall before and after refinement and re-ranking, for every kind of ground and every place.
+
+    Args:
+        question: what was asked.
+        given: the answers.
+        first: of the search, `recalled` for each of `RECALLED`.
+        ranked: all that refinement kept.
+    """
     answers = question.answers
     right = is_right(given.image_ids, given.x, given.y, answers)
-    first = {k: recalled(searched, answers, k) for k in RECALLED}
+    after = {k: recalled(ranked, answers, k) for k in RECALLED if k <= ranked.x.shape[1]}
     out: dict[str, Any] = {}
     for kind, rows in question.kinds().items():
         of_kind = part(answers, rows)
         one = score(part(given, rows), of_kind).to_dict()
         one["recall"] = {str(k): share(found[rows], of_kind) for k, found in first.items()}
+        one["recall_after"] = {str(k): share(found[rows], of_kind) for k, found in after.items()}
         one["right"] = share(right[rows], of_kind)
         out[kind] = one | {"reranking": reranking(first[1][rows], right[rows])}
     return {"scores": out}
+
+
+def share_less(a: NDArray[np.bool_], b: NDArray[np.bool_], answers: Submission) -> dict[str, float]:
+    """The paired difference of two shares of the same queries, with its interval."""
+    return compare(told(a, answers), told(b, answers), answers).to_dict()["SC_img"]  # type: ignore[no-any-return]
 
 
 def share(right: NDArray[np.bool_], answers: Submission) -> dict[str, float]:

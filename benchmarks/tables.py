@@ -74,10 +74,11 @@ def search_table(accuracy: dict[str, Any]) -> str:
         a = result["scores"]["all"]
         moved = a["reranking"]
         recall = [plain(a["recall"][k]) for k in ("1", "5", "20", "500")]
-        cells = (name, encoder, interval(a["recall"]["1"]), *recall[1:], interval(a["right"]))
+        after = [plain(a.get("recall_after", {}).get(k)) for k in ("5", "20")]
+        cells = (name, encoder, interval(a["recall"]["1"]), *recall[1:], interval(a["right"]), *after)
         rows.append((*cells, str(moved["mended"]), str(moved["broken"])))
     head = ("group", "encoder", "first", "in 5", "in 20", "in 500", "right after refinement")
-    return markdown((*head, "mended", "broken"), rows)
+    return markdown((*head, "in 5 then", "in 20 then", "mended", "broken"), rows)
 
 
 def kinds_table(accuracy: dict[str, Any]) -> str:
@@ -123,9 +124,11 @@ def differences_table(accuracy: dict[str, Any]) -> str:
     rows = []
     for name, encoder, result in each(accuracy):
         for yardstick, minus in result.get("minus", {}).items():
-            shares = [interval(minus[k], signed=True) for k in ("SC", "within_5px")]
-            rows.append((name, f"{encoder} less {yardstick}", *shares))
-    return markdown(("group", "encoders", "SC", "within 5 px"), rows)
+            found = [minus.get("recall", {}).get(k) for k in ("1", "20")]
+            found += [minus["SC"], minus["within_5px"]]
+            rows.append((name, f"{encoder} less {yardstick}", *(interval(f, signed=True) for f in found)))
+    head = ("search: first", "search: in 20", "SC", "within 5 px")
+    return markdown(("group", "encoders", *head), rows)
 
 
 def exhaustive_table(accuracy: dict[str, Any]) -> str:

@@ -223,11 +223,21 @@ def test_figures_agree_with_each_other():
         *(v[:, None] for v in (answers.image_ids, answers.x, answers.y)), np.ones((n, 1), np.float32)
     )
     question = protocol.Question(None, answers, np.array(["p"] * n), np.array(["d"] * n), rng.random(n))
-    all_of_them = protocol.figures(question, given, found)["scores"]["all"]
+    first = {k: protocol.recalled(found, answers, k) for k in protocol.RECALLED}
+    all_of_them = protocol.figures(question, given, first, found)["scores"]["all"]
+    assert all_of_them["recall_after"].keys() == {"1"} and all_of_them["recall_after"]["1"]["value"] == 1
     assert all_of_them["recall"]["1"]["value"] == 1
     assert all_of_them["right"]["value"] == all_of_them["within_5px"]["value"]
     assert all_of_them["right"] == all_of_them["within_5px"]  # and so is its interval
     assert all_of_them["reranking"]["broken"] == (given.image_ids == 99).sum()
+
+
+def test_shares_are_compared_query_by_query():
+    answers = submission([0] * 8, 300 * np.arange(8), [0] * 8)
+    a, b = np.array([1, 1, 1, 0, 0, 1, 1, 1], bool), np.array([1, 1, 0, 0, 1, 0, 0, 1], bool)
+    less = protocol.share_less(a, b, answers)
+    assert less["value"] == (a.sum() - b.sum()) / 8 and less["low"] < less["value"] < less["high"]
+    assert protocol.share_less(a, a, answers) == {"value": 0, "low": 0, "high": 0}
 
 
 # ---------------------------------------------------------------- exhaustive NCC
@@ -512,6 +522,9 @@ def test_a_run_leaves_table_json_evidence_and_page(data, tmp_path, monkeypatch, 
     one = cities["encoders"]["structure-tensor"]
     assert one["counts"]["images"] == 32 and one["scores"]["all"]["SC"]["value"] == 1
     assert list(cities["encoders"]["four"]["minus"]) == ["structure-tensor"]
+    less = cities["encoders"]["four"]["minus"]["structure-tensor"]["recall"]["1"]["value"]
+    first = [e["scores"]["all"]["recall"]["1"]["value"] for e in (cities["encoders"]["four"], one)]
+    assert less == pytest.approx(first[0] - first[1], abs=1e-5)
     assert bits["encoders"]["four"]["form"]["cities"]["n"] == 8
     monkeypatch.setattr(sys, "argv", ["accuracy.py", *arguments, "--keep", str(out)])
     accuracy.main()  # one of the groups lacks an encoder, which can't take it: it is tried again
