@@ -5,8 +5,9 @@
 
 FOLDER gets `clouds.keras` and `local.keras`. The recipe's keys are the fields of
 `retrieval.config.CoveredConfig`; one that is left out has its default. The same recipe with the same series
-gives the same weights on the same machine. Progress goes to standard error; time, machine and the figures of
-the last tenth of the steps are printed, and written with `--json`.
+gives the same weights on the same machine. A run that was stopped goes on where it was: its state is in
+`FOLDER/local.keras.training` until both files are written. Progress goes to standard error; time, machine
+and the figures of the last tenth of the steps are printed, and written with `--json`.
 """
 
 from __future__ import annotations

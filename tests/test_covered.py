@@ -7,6 +7,7 @@ import pytest
 from engine import digital, refined, texture
 
 import retrieval.local.search as local
+import retrieval.train.steps as steps
 from retrieval.clouds import CloudFinder, cloud_model, shipped_cloud_finder
 from retrieval.config import CoveredConfig, SearchConfig
 from retrieval.errors import ConfigError, TrainingError
@@ -354,6 +355,56 @@ def test_training_writes_two_models_and_the_same_again(tmp_path):
     assert again == pytest.approx(figures, rel=1e-3)
     with pytest.raises(OutputExistsError):
         train_covered(tmp_path / "series", *files, TINY)
+
+
+LONGER = replace(TINY, cloud_steps=21, steps=22, found_steps=23)
+
+
+@pytest.fixture(scope="module")
+def at_once(tmp_path_factory):
+    """A training that nobody stopped: its folder, with the series, and its figures."""
+    folder = tmp_path_factory.mktemp("covered")
+    write_series(places(3), folder / "series")
+    return folder, train_covered(folder / "series", folder / "clouds.keras", folder / "local.keras", LONGER)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_a_training_that_was_stopped_goes_on_and_ends_the_same(stage, at_once, tmp_path, monkeypatch):
+    import keras
+
+    def stop(name, done, total):
+        begun.append((name, done))
+        if len(dict(begun)) > stage:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps, "SAVED_S", 0.0)
+    folder, whole = at_once
+    begun, files = [], [tmp_path / "clouds.keras", tmp_path / "local.keras"]
+    with pytest.raises(KeyboardInterrupt):
+        train_covered(folder / "series", *files, LONGER, progress=stop)
+    assert not any(f.exists() for f in files) and (tmp_path / "local.keras.training").is_dir()
+    with pytest.raises(TrainingError, match=r"steps was 22 and is 2"):
+        train_covered(folder / "series", *files, replace(LONGER, steps=2))
+    (name, done), told = begun[-1], []
+    figures = train_covered(folder / "series", *files, LONGER, progress=lambda *a: told.append(a[:2]))
+    assert done == 20 and (name, 19) in told
+    assert figures == pytest.approx(whole, rel=1e-3)
+    for file in files:
+        both = (keras.saving.load_model(f, safe_mode=True) for f in (file, folder / file.name))
+        for a, b in zip(*(model.get_weights() for model in both), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-3)
+    assert not (tmp_path / "local.keras.training").exists()
+
+
+def test_the_state_of_another_training_is_left_only_where_it_may_be(tmp_path, monkeypatch):
+    write_series(places(3), tmp_path / "series")
+    files = [tmp_path / "a.keras", tmp_path / "b.keras"]
+    with pytest.raises(ZeroDivisionError):
+        train_covered(tmp_path / "series", *files, replace(TINY, steps=20), progress=lambda *a: 1 / 0)
+    with pytest.raises(TrainingError, match="overwrite"):
+        train_covered(tmp_path / "series", *files, TINY)
+    train_covered(tmp_path / "series", *files, TINY, overwrite=True)
+    assert all(f.exists() for f in files) and not (tmp_path / "b.keras.training").exists()
 
 
 def test_too_few_places_are_refused():

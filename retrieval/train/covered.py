@@ -11,24 +11,26 @@ Source: A. van den Oord et al., Representation learning with contrastive predict
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from retrieval.clouds import CloudFinder, cloud_model
 from retrieval.config import CoveredConfig
+from retrieval.errors import TrainingError
 from retrieval.local import STEP_PX, half_resolution, local_model
+from retrieval.train.checkpoint import folder_of, load_state
 from retrieval.train.covered_batches import Draws, by_bands, draw_clouds, draw_pairs
 from retrieval.train.step import check_backend
+from retrieval.train.steps import Stage, go
 from retrieval.types import Progress, silent
 from tfrecords.manifest import writing_file
-from tfrecords.read import read_series
+from tfrecords.read import read_series, series_files
 
 FOUND_RATE = 0.5
 """Adam's step where masks are found, of that before."""
@@ -45,12 +47,16 @@ def train_covered(
 ) -> dict[str, float]:
     """Train both networks.
 
+    State is kept in `<local>.training/` until both are written: a run that was stopped goes on from there
+    when it is called again with the same recipe and data.
+
     Args:
         series: what `tfrecords.read.read_series` opens.
         clouds: a `.keras` file for the network that finds clouds.
         local: one for the local descriptors.
         config: the recipe; the same one with the same data gives the same weights.
-        overwrite: replace files that are there.
+        overwrite: replace files that are there, and begin anew where the state kept is of another recipe or
+            other data.
         progress: told of steps.
 
     Returns:
@@ -58,26 +64,49 @@ def train_covered(
         missed, share of patches whose own place came first.
 
     Raises:
-        TrainingError: no bands with `config.least_places` places that are large enough.
+        TrainingError: no bands with `config.least_places` places that are large enough, or the state of
+            another recipe in the way.
         OutputExistsError: a file is there and `overwrite` is false.
     """
     import keras
 
     check_backend()
-    sets = by_bands(list(read_series(series)), config)
-    with _saved(clouds, overwrite) as save:
+    with _saved(clouds, overwrite) as save_clouds, _saved(local, overwrite) as save_local:
+        stages = _stages(series, folder_of(local), config, overwrite)
+        sets = by_bands(list(read_series(series)), config)
         keras.utils.set_random_seed(config.seed)
         finding = cloud_model(config.cloud_width)
-        figures = _fit_clouds(finding, sets, config, progress)
-        save(finding)
-    with _saved(local, overwrite) as save:
+        figures = _fit_clouds(finding, sets, config, stages[0], progress)
         keras.utils.set_random_seed(config.seed)
         describing = local_model(config.dim)
-        figures |= _fit_local(describing, sets, config, progress)
+        figures |= _fit_local(describing, sets, config, stages[1], progress)
         if config.found_steps:
-            figures |= _fit_local(describing, sets, config, progress, CloudFinder(finding))
-        save(describing)
+            figures |= _fit_local(describing, sets, config, stages[2], progress, CloudFinder(finding))
+        save_clouds(finding)
+        save_local(describing)
+    shutil.rmtree(folder_of(local))
     return figures
+
+
+def _stages(series: Any, folder: Path, config: CoveredConfig, overwrite: bool) -> list[Stage]:
+    """The stages, and where each keeps its state; that of another training is removed if it may be."""
+    files = [[path.name, path.stat().st_size] for path in series_files(series)]
+    identity = {"recipe": config.to_dict(), "data": files}
+    local = "training local descriptors"
+    steps = {
+        "clouds": ("training to find clouds", config.cloud_steps),
+        "local": (local, config.steps),
+        "found": (f"{local} under found masks", config.found_steps),
+    }
+    stages = [Stage(text, count, folder / name, identity) for name, (text, count) in steps.items()]
+    try:
+        for stage in stages:
+            load_state(stage.folder, identity)
+    except TrainingError:
+        if not overwrite:
+            raise
+        shutil.rmtree(folder)
+    return stages
 
 
 @contextmanager
@@ -92,11 +121,13 @@ def _saved(out: Path, overwrite: bool) -> Iterator[Callable[[Any], None]]:
         yield save
 
 
-def _fit_clouds(model: Any, sets: Draws, config: CoveredConfig, progress: Progress) -> dict[str, float]:
+def _fit_clouds(
+    model: Any, sets: Draws, config: CoveredConfig, stage: Stage, progress: Progress
+) -> dict[str, float]:
     """Cross-entropy of every pixel."""
     import tensorflow as tf
 
-    optimizer = _optimizer(model.trainable_variables, config.cloud_steps, config)
+    optimizer = _optimizer(model.trainable_variables, stage.steps, config)
 
     @tf.function(reduce_retracing=True)
     def step(crops: Any, label: Any) -> Any:
@@ -110,9 +141,8 @@ def _fit_clouds(model: Any, sets: Draws, config: CoveredConfig, progress: Progre
         clear = tf.reduce_sum(found * (1 - label)) / tf.maximum(tf.reduce_sum(1 - label), 1.0)
         return loss, cloud, clear
 
-    rng = np.random.default_rng([config.seed, 2])
-    batches = _ahead(lambda: draw_clouds(sets, config, rng), config.cloud_steps)
-    told = _run(step, batches, config.cloud_steps, "training to find clouds", progress)
+    rng, changed = np.random.default_rng([config.seed, 2]), [*model.variables, *optimizer.variables]
+    told = go(stage, step, lambda chance: draw_clouds(sets, config, chance), rng, changed, progress)
     return dict(zip(("cloud_loss", "cloud_found", "clear_missed"), told.tolist(), strict=True))
 
 
@@ -120,20 +150,21 @@ def _fit_local(
     model: Any,
     sets: Draws,
     config: CoveredConfig,
+    stage: Stage,
     progress: Progress,
     finder: CloudFinder | None = None,
 ) -> dict[str, float]:
     """Cross-entropy of each patch's own place among all places of the batch."""
     import tensorflow as tf
 
-    steps, stage, names = config.steps, "training local descriptors", ("local_loss", "local_right")
+    names = ("local_loss", "local_right")
     if finder is not None:
-        steps, stage, names = config.found_steps, f"{stage} under found masks", ("found_loss", "found_right")
+        names = ("found_loss", "found_right")
         config = replace(config, learning_rate=FOUND_RATE * config.learning_rate)
 
     heat = tf.Variable(np.log(25.0).astype(np.float32))  # of the softmax; learned
     variables = [*model.trainable_variables, heat]
-    optimizer = _optimizer(variables, steps, config)
+    optimizer = _optimizer(variables, stage.steps, config)
 
     @tf.function(reduce_retracing=True)
     def step(patches: Any, regions: Any, offset: Any, foreign: Any) -> Any:
@@ -145,8 +176,8 @@ def _fit_local(
         return loss, right
 
     rng = np.random.default_rng([config.seed, 3 if finder is None else 4])
-    batches = _ahead(lambda: draw_pairs(sets, config, rng, finder), steps)
-    told = _run(step, batches, steps, stage, progress)
+    changed = [*model.variables, heat, *optimizer.variables]
+    told = go(stage, step, lambda chance: draw_pairs(sets, config, chance, finder), rng, changed, progress)
     return dict(zip(names, told.tolist(), strict=True))
 
 
@@ -184,9 +215,6 @@ def _loss(asked: Any, stored: Any, offset: Any, foreign: Any, heat: Any) -> tupl
     return tf.reduce_mean(loss), tf.reduce_mean(tf.cast(first, tf.float32))
 
 
-# --- both -----------------------------------------------------------------------------------------
-
-
 def _optimizer(variables: Sequence[Any], steps: int, config: CoveredConfig) -> Any:
     """AdamW along a half cosine, after a short rise."""
     import keras
@@ -197,32 +225,3 @@ def _optimizer(variables: Sequence[Any], steps: int, config: CoveredConfig) -> A
     optimizer = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, clipnorm=1.0)
     optimizer.build(variables)
     return optimizer
-
-
-def _ahead(draw: Callable[[], tuple[NDArray, ...]], count: int) -> Iterator[tuple[NDArray, ...]]:
-    """So many batches, each drawn while the one before is used."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(draw)
-        for number in range(count):
-            batch = waiting.result()
-            if number + 1 < count:
-                waiting = pool.submit(draw)
-            yield batch
-
-
-def _run(
-    step: Callable[..., Any],
-    batches: Iterator[tuple[NDArray, ...]],
-    steps: int,
-    stage: str,
-    progress: Progress,
-) -> NDArray[np.float64]:
-    """All steps; the mean of what the last tenth of them told."""
-    import tensorflow as tf
-
-    told = []
-    for number, batch in enumerate(batches, 1):
-        told.append([float(v) for v in step(*map(tf.constant, batch))])
-        if number % 20 == 0:
-            progress(stage, number, steps)
-    return np.asarray(np.mean(told[-max(1, steps // 10) :], axis=0))
