@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 
 from tfrecords.errors import ArrayError, BandsError, DuplicateIdError
 from tfrecords.grid import PATCH_PX
+from tfrecords.read.held import File, HeldPixels
 from tfrecords.read.images import rasters_note, taken_rasters, taken_records
 from tfrecords.read.rasters import Raster, describe_raster, read_raster
-from tfrecords.read.records import count_records, read_fields
+from tfrecords.read.records import raw_and_fields, record_offsets
 from tfrecords.read.sources import (
     ImageLike,
     Source,
@@ -23,11 +25,21 @@ from tfrecords.read.sources import (
     spread,
     take_units,
 )
-from tfrecords.schema import Patches, band_names, check_finite, default_nodata, patch_of
+from tfrecords.schema import (
+    PatchBytes,
+    Patches,
+    band_names,
+    check_finite,
+    default_nodata,
+    patch_bytes,
+    patch_of,
+)
 
 BLOCK = 2048
 """Patches that are checked at a time: some 0.1 GB."""
 SAMPLES = 512
+FEW = 64
+"""Bytes of a feature that are looked for in a record."""
 
 
 def read_patches(
@@ -37,9 +49,9 @@ def read_patches(
 
     Args:
         source: an `.npy` file (opened as a memory map) or an array (n, 64, 64, b);
-            `test_patches.tfrecords`, the challenge's or ours; a GeoTIFF, PNG or JPEG chip, or a folder
-            or glob of them, with their ranks as ids as in `read_images`. Of a folder with GeoTIFFs only
-            these count.
+            `test_patches.tfrecords`, the challenge's or ours, whose pixels stay in the file; a GeoTIFF, PNG
+            or JPEG chip, or a folder or glob of them, with their ranks as ids as in `read_images`. Of a
+            folder with GeoTIFFs only these count.
         bands: names of the bands; else the file's, else by their count.
         units: "dn", "reflectance", "scaled" or "byte"; else the record's, else told from dtype and
             range, once for all patches.
@@ -144,41 +156,59 @@ def same_tag(a: float | None, b: float | None) -> bool:
 
 
 def _from_records(source: Source, bands: Sequence[str] | None, units: str | None) -> Patches:
-    """Patches are records."""
-    count = sum(count_records(path) for path in source.paths)
+    """Patches are records; all are parsed and checked, their pixels stay in the files."""
+    offsets = [record_offsets(path) for path in source.paths]
     taken = taken_records(source.paths, units, source.name, lambda f: patch_of(f)[1])
-    ids = np.zeros(count, np.int64)
+    count = sum(map(len, offsets))
+    ids, begins, stored = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, "U3")
     seen: dict[int, str] = {}
-    pixels: NDArray[Any] | None = None
-    names: tuple[str, ...] = ()
+    first: PatchBytes | None = None
     nodata = default_nodata(taken.units)
-    for row, fields in enumerate(f for path in source.paths for f in read_fields(path)):
-        number, patch, own = patch_of(fields)
-        if pixels is None:
-            pixels, names = np.empty((count, *patch.shape), patch.dtype), own
+    records = (pair for path in source.paths for pair in raw_and_fields(path))
+    for row, (offset, (raw, fields)) in enumerate(zip(chain(*offsets), records, strict=True)):
+        patch = patch_bytes(fields)
+        if first is None:
+            first = patch
             nodata = fields.number("nodata") if fields.units else nodata
-        _check_size(patch.shape[0], patch.shape[1], fields.where)
-        if own != names or patch.dtype != pixels.dtype:
+        _check_size(*patch.shape[:2], fields.where)
+        if (patch.bands, patch.dtype) != (first.bands, first.dtype):
             raise fields.fault(
-                f"{patch.dtype} {' '.join(own)}, the first is {pixels.dtype} {' '.join(names)}: "
+                f"{patch.dtype} {' '.join(patch.bands)}, the first is {first.dtype} {' '.join(first.bands)}: "
                 f"ask in two runs"
             )
         if not units and (fields.units or taken.units) != taken.units:
             raise fields.fault(f"units are {fields.units}, those of the first {taken.units}: ask in two runs")
-        if number in seen:
+        if patch.patch_id in seen:
             raise DuplicateIdError(
-                f"{fields.where}: patch id {number} is that of {seen[number]} too: an id may occur once"
+                f"{fields.where}: patch id {patch.patch_id} is that of {seen[patch.patch_id]} too: an id may "
+                f"occur once"
             )
-        seen[number] = fields.where
-        ids[row], pixels[row] = number, patch
-    assert pixels is not None
-    names = band_names(len(names), bands) if bands else names
+        seen[patch.patch_id] = fields.where
+        ids[row], begins[row], stored[row] = (
+            patch.patch_id,
+            offset + _place(raw, patch.data),
+            patch.stored.str,
+        )
+    assert first is not None
+    names = band_names(len(first.bands), bands) if bands else first.bands
+    which = np.repeat(np.arange(len(offsets)), [len(o) for o in offsets])
+    files = [File(path) for path in source.paths]
+    held: Any = HeldPixels(files, which, begins, stored, first.shape, first.dtype)
     return Patches(
         ids,
-        pixels,
+        held,
         taken.units,
         names,
         nodata,
         paths=tuple(map(str, source.paths)),
         note=f"{source.name}: {count} patches, {taken.text()}, {' '.join(names)}",
     )
+
+
+def _place(raw: bytes, data: bytes) -> int:
+    """Where the bytes of a feature lie in a record; where the same come twice, either will do."""
+    begin = data[:FEW]  # to look for all of them takes ten times as long
+    place = raw.index(begin)
+    while not raw.startswith(data, place):
+        place = raw.index(begin, place + 1)
+    return place

@@ -54,13 +54,18 @@ def place_of(path: Path, record: int) -> str:
 
 
 def count_records(path: Path) -> int:
-    """Number of records of a file, by walking its frames; the bytes in them are not read.
+    """Number of records of a file; see `record_offsets`."""
+    return len(record_offsets(path))
+
+
+def record_offsets(path: Path) -> list[int]:
+    """Where the records of a file begin, by walking its frames; the bytes in them are not read.
 
     Args:
         path: a TFRecord file.
 
     Returns:
-        How many there are.
+        For each record the place of its first byte.
 
     Raises:
         MissingInputError: the file is missing, no file, or empty.
@@ -69,18 +74,19 @@ def count_records(path: Path) -> int:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            count = _walk(path, file.fileno(), size)
+            found = _walk(path, file.fileno(), size)
     except OSError as err:
         raise MissingInputError(f"{path} can't be read: {err.strerror}") from err
-    if not count:
+    if not found:
         raise MissingInputError(f"{path} is empty; expected a TFRecord file with at least one record")
-    return count
+    return found
 
 
-def _walk(path: Path, handle: int, size: int) -> int:
+def _walk(path: Path, handle: int, size: int) -> list[int]:
     """Step from frame to frame to the end of the file."""
-    offset = count = 0
+    offset, found = 0, list[int]()
     while offset < size:
+        count = len(found)
         os.lseek(handle, offset, os.SEEK_SET)
         header = os.read(handle, HEADER)
         if len(header) < HEADER:
@@ -98,14 +104,14 @@ def _walk(path: Path, handle: int, size: int) -> int:
                     else ": the file is corrupt or no TFRecord file"
                 )
             )
+        found.append(offset + HEADER)
         offset += HEADER + length + FOOTER
         if offset > size:
             raise RecordError(
                 f"{place_of(path, count)}: {length} bytes were written, the file ends {offset - size} bytes "
                 f"before their end: it is truncated"
             )
-        count += 1
-    return count
+    return found
 
 
 def raw_records(path: Path) -> Iterator[bytes]:
@@ -162,12 +168,18 @@ def read_fields(path: Path) -> Iterator[Fields]:
         RecordError: it is truncated, also between two records of ours; corrupt; or a record is no
             `tf.train.Example`.
     """
+    for _, fields in raw_and_fields(path):
+        yield fields
+
+
+def raw_and_fields(path: Path) -> Iterator[tuple[bytes, Fields]]:
+    """Records of a file in order, their bytes and what is in them; raises as `read_fields`."""
     ended: bool | None = None
     record = -1
     for record, raw in enumerate(raw_records(path)):
         fields = parse(raw, place_of(path, record))
         ended = fields.ends_file
-        yield fields
+        yield raw, fields
     if ended is False:
         raise RecordError(
             f"{place_of(path, record)}: more records were written after it: the file is truncated"

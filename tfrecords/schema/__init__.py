@@ -7,11 +7,13 @@ axes (..., y, x, b), NaN where a pixel is nodata.
 from tfrecords.schema.bands import BANDS, band_names
 from tfrecords.schema.dates import date_of, days_of, sure_date_of
 from tfrecords.schema.decode import (
+    PatchBytes,
     decode_image,
     decode_patch,
     decode_series,
     group_of,
     image_of,
+    patch_bytes,
     patch_of,
     series_of,
 )
@@ -43,6 +45,7 @@ __all__ = [
     "Fields",
     "Georeference",
     "Image",
+    "PatchBytes",
     "Patches",
     "Provenance",
     "Series",
@@ -67,6 +70,7 @@ __all__ = [
     "image_of",
     "is_nodata",
     "parse",
+    "patch_bytes",
     "patch_of",
     "quickly_compared",
     "series_of",

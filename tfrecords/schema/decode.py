@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from tfrecords.errors import RetrieveError
@@ -13,6 +14,23 @@ from tfrecords.schema.bands import BANDS, band_names
 from tfrecords.schema.fields import IMAGE_SHAPE, PATCH_SHAPE, SERIES_SHAPE, Fields, parse
 from tfrecords.schema.records import ID_LIMIT, Image, Series
 from tfrecords.schema.units import Units, default_nodata
+
+
+class PatchBytes(NamedTuple):
+    """A patch as it lies in its record."""
+
+    patch_id: int
+    """The record's own."""
+    data: bytes
+    """Its pixels."""
+    stored: np.dtype[Any]
+    """What the bytes are."""
+    dtype: np.dtype[Any]
+    """What the pixels were before they were written."""
+    shape: tuple[int, int, int]
+    """(h, w, b)."""
+    bands: tuple[str, ...]
+    """Names of the b bands."""
 
 
 def group_of(name: str) -> int:
@@ -78,9 +96,20 @@ def image_of(fields: Fields, units: Units | None = None, bands: Sequence[str] | 
 
 def patch_of(fields: Fields) -> tuple[int, NDArray[Any], tuple[str, ...]]:
     """The patch of a parsed record; see `decode_patch`."""
+    number, shape, bands = _patch(fields)
+    return number, fields.pixels("patch", shape, PATCH_SHAPE), bands
+
+
+def patch_bytes(fields: Fields) -> PatchBytes:
+    """The bytes of the patch of a parsed record; raises as `decode_patch`."""
+    number, shape, bands = _patch(fields)
+    return PatchBytes(number, *fields.bytes_of("patch", shape, PATCH_SHAPE), shape, bands)
+
+
+def _patch(fields: Fields) -> tuple[int, tuple[int, int, int], tuple[str, ...]]:
+    """Id, shape and bands of a patch."""
     height, width, bands = _size(fields, PATCH_SHAPE[0])
-    pixels = fields.pixels("patch", (height, width, len(bands)), PATCH_SHAPE)
-    return fields.integer("patch_id", 0, ID_LIMIT - 1), pixels, bands
+    return fields.integer("patch_id", 0, ID_LIMIT - 1), (height, width, len(bands)), bands
 
 
 def _nodata(fields: Fields, units: Units) -> float | None:

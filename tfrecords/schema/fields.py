@@ -119,7 +119,19 @@ class Fields:
         return units or None  # type: ignore[return-value]
 
     def pixels(self, kind: str, shape: tuple[int, ...], stored: tuple[int, ...]) -> NDArray[Any]:
-        """Pixels of a record, the exact copy where there is one.
+        """Pixels of a record, the exact copy where there is one; as `bytes_of`.
+
+        Returns:
+            An array of `shape`, read-only.
+        """
+        data, dtype, final = self.bytes_of(kind, shape, stored)
+        with np.errstate(invalid="ignore", over="ignore"):
+            return np.frombuffer(data, dtype).reshape(shape).astype(final, copy=False)
+
+    def bytes_of(
+        self, kind: str, shape: tuple[int, ...], stored: tuple[int, ...]
+    ) -> tuple[bytes, np.dtype[Any], np.dtype[Any]]:
+        """Bytes of the pixels of a record, of the exact copy where there is one.
 
         Args:
             kind: "time_series", "image" or "patch".
@@ -127,7 +139,7 @@ class Fields:
             stored: the challenge's shape, for the message.
 
         Returns:
-            An array of `shape`, read-only.
+            The bytes, the dtype that they are of, and the one that the pixels were before they were written.
 
         Raises:
             RecordError: the bytes do not fit the shape or the dtype is none of ours.
@@ -152,8 +164,7 @@ class Fields:
                     else f" (without 'height' and 'width' it is the challenge's {stored})"
                 )
             )
-        with np.errstate(invalid="ignore", over="ignore"):
-            return np.frombuffer(data, dtype).reshape(shape).astype(final, copy=False)
+        return data, dtype, final
 
 
 def parse(raw: bytes, where: str) -> Fields:

@@ -106,7 +106,7 @@ class Patches:
     patch_ids: NDArray[np.int64]
     """(n,) the record's own, the row in the array, or the rank of the file; distinct."""
     pixels: NDArray[Any]
-    """(n, h, w, b) as stored; may be a memory map."""
+    """(n, h, w, b) as stored; may be a memory map, or what `numpy.asarray` reads from a file."""
     units: Units
     """Units of all pixels."""
     bands: tuple[str, ...]
