@@ -323,6 +323,19 @@ def test_cells_that_are_all_looked_into_find_what_no_cells_find(look_alikes):
     assert same.mean() > 0.98  # codes are learned from other samples
 
 
+def test_a_share_is_of_the_cells_and_of_the_candidates_that_are_ranked_anew(look_alikes):
+    ids, vectors, asked = look_alikes
+    whole, part = (IndexConfig(kind="ivf", ivf_probes=p, fast_again=a) for p, a in ((64, 800), (16, 200)))
+    found, expected = (
+        build(ids, vectors, whole).search(asked, 9, 0.25),
+        build(ids, vectors, part).search(asked, 9),
+    )
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    fast = build(ids, vectors, FAST)
+    np.testing.assert_array_equal(fast.search(asked, 9, 0.25)[1], fast.search(asked, 9)[1])
+
+
 @pytest.mark.parametrize("config", [FAST, IVF], ids=["fast", "ivf"])
 def test_ranking_more_of_them_anew_is_exact_in_the_end(look_alikes, config):
     ids, vectors, asked = look_alikes

@@ -76,7 +76,8 @@ class SearchConfig(Knobs):
     """Two windows of an image nearer than this in both x and y are one place."""
     first_cells: float = 0.25
     """Share, above 0 to 1, of the cells of "ivf" that the first round looks into, of those that a query looks
-    into otherwise: what is not found there is in doubt, and the second round looks into all."""
+    into otherwise, and of the `fast_again` candidates that it compares in full: what is not found there is in
+    doubt, and the second round looks into all."""
     certain_odds: float = 3.0
     """Verifier's log-odds of the best place, against all others and none, from which on a patch is not
     looked for again; 3 is 95 %."""

@@ -147,7 +147,8 @@ class VectorIndex:
         Args:
             vectors: (n, dim) of unit length, or zero.
             k: 1 to 2048; more than the index holds is answered with what there is.
-            share: of the cells that a query looks into otherwise, above 0 to 1; counts with "ivf" on the CPU.
+            share: of the cells that a query looks into otherwise, and of the candidates that are ranked anew,
+                above 0 to 1; counts with "ivf" on the CPU.
 
         Returns:
             similarity (n, k) float32 and ids (n, k) int64; -inf and -1 where there is nothing more.
@@ -195,7 +196,8 @@ class VectorIndex:
             return {"params": self._only}
         if self._refined is None or self.device == "gpu":
             return {}
-        faiss, depth = load_faiss(), min(ranked_anew(take, self.again), len(self))
+        faiss, share = load_faiss(), share if self.kind == "ivf" else 1.0
+        depth = min(ranked_anew(take, round(share * self.again)), len(self))
         cells = None
         if self.kind == "ivf":
             cells = faiss.SearchParametersPreTransform(
