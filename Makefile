@@ -64,7 +64,7 @@ bench: $(VENV)/.follows
 	$(BIN)/python benchmarks/embedding.py --repeats 3 --json build/bench/embedding.json
 	$(BIN)/python benchmarks/kinds.py build/bench/challenge/index build/bench/challenge/test_patches.tfrecords \
 	    --windows 200000 --queries 200 --few 20 --turns 1 --json build/bench/kinds.json
-	$(BIN)/python benchmarks/stream.py --series 8 --out build/bench/stream --json build/bench/stream.json
+	$(BIN)/python benchmarks/stream.py --series 8 --steps 40 --out build/bench/stream --json build/bench/stream.json
 	$(BIN)/python benchmarks/scale.py --images 12 48 600 6000 60000 --most 48 --scenes 2 --queries 100 \
 	    --work build/bench/scale --json build/bench/scale.json
 	$(BIN)/python benchmarks/shards.py --images 12 --queries 500 --shards 2 --json build/bench/shards.json

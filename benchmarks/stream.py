@@ -1,25 +1,34 @@
-"""Does streaming keep up with the disk, in bounded memory whatever the size of the data?
+"""Does streaming keep up with disk and training, in bounded memory whatever the size of the data?
 
     python benchmarks/stream.py --series 64 --out build/stream --json results/stream.json
 
 Writes series of the challenge's form (12 dates of 512 x 512 x 4, 25 MB each), then reads them in three
 ways, each in a process of its own: the bytes of the files; the records, one after the other; and
 `tfrecords.read.stream_crops`, what training sees. The pixels are one generated texture, moved about:
-what they show costs nothing to read. A folder of series that is there is used again.
+what they show costs nothing to read. A folder of series that is there is used again. Then the encoder is
+trained for some steps of the shipped recipe on what is streamed, as `retrieve train` does: how much of a
+step is spent waiting for its batch?
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from context import Stage, arguments, context, stage, table, write_json
 
+from retrieval.config import TrainConfig
 from tfrecords.read import CropPlan
+
+WARM = 10
+"""First steps, which are not counted: the pool fills, the step is compiled."""
+RECIPE = Path(__file__).with_name("siamese.json")
 
 
 def series(count: int, dates: int, size: int) -> Iterator[Any]:
@@ -79,12 +88,36 @@ def crops(folder: str, plan: CropPlan) -> dict[str, Any]:
     return {"crops": count, "first_batch_s": first}
 
 
+def training(folder: str, config: TrainConfig, steps: int) -> dict[str, Any]:
+    """Train for some steps, and clock what each waits for its batch."""
+    from functools import partial
+
+    from retrieval.train.batches import Split, training_batches, training_crops
+    from retrieval.train.models import blank_model
+    from retrieval.train.step import compiled_step, new_optimizer
+
+    model = blank_model(config)
+    step = compiled_step(model, new_optimizer(model, config), [], config)
+    waited, took = np.zeros(WARM + steps), np.zeros(WARM + steps)
+    with training_batches(partial(training_crops, folder, config, Split()), config, 0) as batches:
+        for number in range(WARM + steps):
+            start = time.perf_counter()
+            batch = next(batches)
+            waited[number] = time.perf_counter() - start
+            step(batch.pixels, batch.allowed)
+            took[number] = time.perf_counter() - start
+    share = float(waited[WARM:].sum() / took[WARM:].sum())
+    return {"steps": steps, "waiting": share, "step_s": float(np.median(took[WARM:])), "batch": config.batch}
+
+
 def rows(stages: dict[str, Stage], size: int) -> list[tuple[str, ...]]:
     """The table."""
     out = [one.row(size / 1e6, "MB") for one in stages.values()]
     done = stages["crops"].result["crops"]
-    seconds = stages["crops"].seconds
-    return [*out, ("  pairs of crops", f"{done}", f"{done / seconds:,.1f} pairs/s", "")]
+    seconds, trained = stages["crops"].seconds, stages["training"].result
+    out.insert(-1, ("  pairs of crops", f"{done}", f"{done / seconds:,.1f} pairs/s", ""))
+    out[-1] = ("training", *out[-1][1:2], f"{1 / trained['step_s']:.1f} steps/s", out[-1][3])
+    return [*out, ("  waiting for input", f"{trained['waiting']:.1%}", "of the steps", "")]
 
 
 def main() -> None:
@@ -95,6 +128,7 @@ def main() -> None:
     parser.add_argument("--dates", type=int, default=12)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--shuffle", type=int, default=CropPlan.shuffle, help="pairs in the shuffle buffer")
+    parser.add_argument("--steps", type=int, default=200, help="of training on what is streamed")
     args = parser.parse_args()
     folder, stages = str(args.out), {}
     if not (args.out / "manifest.json").is_file():
@@ -107,10 +141,13 @@ def main() -> None:
         ("crops", crops, (plan,)),
     ):
         stages[name] = stage(name, step, folder, *more, imports=("tensorflow",) if step != raw_bytes else ())
+    recipe = TrainConfig.from_mapping(json.loads(RECIPE.read_text()))
+    told = folder, replace(recipe, shuffle=args.shuffle), args.steps
+    stages["training"] = stage("training", training, *told, imports=("tensorflow", "keras"))
     size = sum(p.stat().st_size for p in files(folder))
     print(f"{len(files(folder))} files, {size / 1e9:.2f} GB", file=sys.stderr)
     print(table(("stage", "time", "throughput", "peak memory"), rows(stages, size)))
-    shapes = {k: getattr(args, k) for k in ("series", "dates", "size", "shuffle")}
+    shapes = {k: getattr(args, k) for k in ("series", "dates", "size", "shuffle", "steps")}
     figures = {n: {**vars(s)} for n, s in stages.items()}
     write_json(args.json, {"context": context(**shapes, bytes=size), "stages": figures})
 

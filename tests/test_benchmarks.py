@@ -28,6 +28,7 @@ import enlarged  # noqa: E402
 import exhaustive  # noqa: E402
 import protocol  # noqa: E402
 import recipe  # noqa: E402
+import stream  # noqa: E402
 import streamed  # noqa: E402
 import subpixel  # noqa: E402
 import tables  # noqa: E402
@@ -367,6 +368,22 @@ def test_tables_of_scale_tell_what_was_not_measured():
     assert "| 0.978 |" in text and "~0.970" in text and "~72 B" in text and "~40 s" in text
     ground = tables.TABLES["ground"][1]({"sizes": [one, grown]}).splitlines()
     assert len(ground) == 6 and "1.9 M | 0.136 GB" in ground[2]
+
+
+# ---------------------------------------------------------------- streaming
+
+
+def test_what_a_training_waits_for_its_input_is_a_share_of_its_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "WARM", 1)
+    stream.write(str(tmp_path / "s"), 3, 2, 192)
+    small = {"batch": 8, "learned": {"width": 4, "dim": 8}, "crops_per_series": 16, "tensor": {"dim": 12}}
+    config = TrainConfig.from_mapping(small | {"shuffle": 16, "pool": 16, "compile": False, "steps": 9})
+    told = stream.training(str(tmp_path / "s"), config, 4)
+    assert (told["steps"], told["batch"]) == (4, 8) and 0 < told["waiting"] < 1 and told["step_s"] > 0
+    done = {"series": 3, "crops": 6, **told}
+    made = {n: stream.Stage(n, 2.0, 9.0, done) for n in ("bytes", "records", "crops", "training")}
+    table = stream.rows(made, 10**6)
+    assert table[-1][:2] == ("  waiting for input", f"{told['waiting']:.1%}") and len(table) == 6
 
 
 # ---------------------------------------------------------------- what was tried
