@@ -102,13 +102,10 @@ class HeldPixels:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         out = np.empty(self.shape, self.dtype)
-        for kind in np.unique(self.stored):
-            mine = np.flatnonzero(self.stored == kind)
-            read = out if kind == self.dtype.str else np.empty((len(mine), *self.row), kind)
-            for place, row in enumerate(mine.tolist()):
-                target = read[row] if read is out else read[place]
+        with np.errstate(invalid="ignore", over="ignore"):
+            for row, kind in enumerate(self.stored.tolist()):
+                target = out[row] if kind == self.dtype.str else np.empty(self.row, kind)
                 self.files[self.file[row]].into(target, int(self.offset[row]))
-            if read is not out:
-                with np.errstate(invalid="ignore", over="ignore"):
-                    out[mine] = read.astype(self.dtype, copy=False)
+                if target.dtype != self.dtype:
+                    out[row] = target
         return out if dtype is None else out.astype(dtype, copy=False)
