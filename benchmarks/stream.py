@@ -106,8 +106,17 @@ def training(folder: str, config: TrainConfig, steps: int) -> dict[str, Any]:
             waited[number] = time.perf_counter() - start
             step(batch.pixels, batch.allowed)
             took[number] = time.perf_counter() - start
-    share = float(waited[WARM:].sum() / took[WARM:].sum())
-    return {"steps": steps, "waiting": share, "step_s": float(np.median(took[WARM:])), "batch": config.batch}
+    waited, took = waited[WARM:], took[WARM:]
+    hundreds = range(0, steps, 100)
+    return {
+        "steps": steps,
+        "batch": config.batch,
+        "step_s": float(np.median(took)),
+        "waiting": float(waited.sum() / took.sum()),
+        "waiting_by_hundred": [
+            round(float(waited[i:][:100].sum() / took[i:][:100].sum()), 4) for i in hundreds
+        ],
+    }
 
 
 def rows(stages: dict[str, Stage], size: int) -> list[tuple[str, ...]]:

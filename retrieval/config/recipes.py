@@ -231,7 +231,7 @@ class TrainConfig(Knobs):
     crops_per_series: int = 32
     """Pairs cut from a series each time it is read."""
     shuffle: int = 1024
-    """Pairs in the shuffle buffer, 131 kB each."""
+    """Pairs in the shuffle buffer, and as many ready ahead: 66 kB each."""
     pool: int = 2048
     """Shuffled pairs from which batches are composed by place, 131 kB each; at least `batch`."""
     uses: int = 4

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,8 @@ _PATIENCE = 20_000
 """So many crops in a row without one to train on mean that there is none."""
 _FIRST_FILL = 4
 """Batches' worth of crops that the pool holds before the first batch is taken."""
+_EARLY = 128
+"""Steps before the end of a round at which the next one's stream begins to fill its buffers."""
 _READ = 64
 """Crops taken from the stream at a time."""
 
@@ -234,16 +236,27 @@ Crops = Callable[[int], Iterable[Element]]
 
 
 def numbered_batches(crops: Crops, config: TrainConfig, start: int) -> Iterator[tuple[int, Element]]:
-    """Raw batches from step `start` on, with their steps."""
-    round_, passed = divmod(start, config.checkpoint_every)
-    step = start
-    while True:
-        rng = np.random.default_rng([config.seed, 1, round_])
-        batches = compose(crops(round_), config.batch, config.per_place, config.pool, config.uses, rng)
-        for batch in islice(batches, passed, config.checkpoint_every):
-            yield step, batch
-            step += 1
-        round_, passed = round_ + 1, 0
+    """Raw batches from step `start` on, with their steps; each round is opened before the last one ends."""
+    every = config.checkpoint_every
+    round_, passed = divmod(start, every)
+    with ThreadPoolExecutor(1, "open") as opening:
+        stream = opening.submit(_opened, crops(round_))
+        while True:
+            rng = np.random.default_rng([config.seed, 1, round_])
+            batches = compose(stream.result(), config.batch, config.per_place, config.pool, config.uses, rng)
+            end, early = (round_ + 1) * every, None
+            for step, batch in enumerate(islice(batches, passed, every), round_ * every + passed):
+                if early is None and step >= end - _EARLY and end < config.steps:
+                    early = opening.submit(_opened, crops(round_ + 1))
+                yield step, batch
+            round_, passed = round_ + 1, 0
+            stream = early or opening.submit(_opened, crops(round_))
+
+
+def _opened(crops: Iterable[Element]) -> Iterator[Element]:
+    """Crops whose first one is there, so that their stream is running."""
+    crops = iter(crops)
+    return chain(list(islice(crops, 1)), crops)
 
 
 def prepare(step: int, raw: Element, config: TrainConfig) -> Batch:

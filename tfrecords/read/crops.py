@@ -29,7 +29,7 @@ class CropPlan:
     jitter_px: int = 0
     """The second crop of a pair is moved by up to so many pixels in x and y."""
     shuffle: int = 4096
-    """Pairs in the shuffle buffer; 131 kB each at 64 px."""
+    """Pairs in the shuffle buffer, and as many ready ahead; 66 kB each at 64 px."""
     parallel_reads: int = 2
     """Files that are read, and series that are cut, at the same time; each holds some 0.1 GB."""
     seed: int = 0

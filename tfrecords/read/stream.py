@@ -3,7 +3,7 @@
 A series of the challenge has 25 MB and there are thousands: to shuffle series would hold as many
 gigabytes as the buffer has dozens of them. So crops are cut first, where a series is read, and the
 crops are shuffled. At any time there are in memory: the series being read and cut (`parallel_reads`
-of each, with copies), the crops of those, and the shuffle buffer.
+of each, with copies), the crops of those, the shuffle buffer, and as many crops that are ready ahead.
 
 The cutting itself is NumPy (`crops.cut_crops`), so that what is trained on is defined once; its
 chance depends on seed, epoch, file and record only, not on the order in which threads come to it.
@@ -135,14 +135,18 @@ def _epochs(files: Sequence[Path], counts: NDArray[np.int64], plan: CropPlan, st
         dataset = dataset.interleave(lambda n: records(epoch, n), cycle_length=reads)
         dataset = dataset.map(_cutter(files, counts, plan), num_parallel_calls=reads)
         dataset = dataset.flat_map(tf.data.Dataset.from_tensor_slices)
-        dataset = dataset.shuffle(plan.shuffle, seed=epoch, reshuffle_each_iteration=False)
-        return dataset.map(
-            lambda pair: pair | {name: _unpacked(pair[name]) for name in ("anchor", "positive")}
-        )
+        return dataset.shuffle(plan.shuffle, seed=epoch, reshuffle_each_iteration=False)
 
-    dataset = tf.data.Dataset.range(start, stop).flat_map(one_epoch)
+    # An epoch gives nothing until its shuffle buffer is full: what is ready ahead bridges that, since
+    # a buffer fills faster than its crops are trained on.
+    dataset = tf.data.Dataset.range(start, stop).flat_map(one_epoch).prefetch(plan.shuffle)
+    dataset = dataset.map(
+        lambda pair: pair | {name: _unpacked(pair[name]) for name in ("anchor", "positive")}
+    )
     options = tf.data.Options()
     options.deterministic = True
+    # Cutting would hold every thread of TensorFlow's own pool, and who takes crops that are ready would wait.
+    options.threading.private_threadpool_size = plan.parallel_reads + 2
     # Autotuning gives every stage a buffer of its own choice; here they hold 25 MB an element.
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
