@@ -15,7 +15,9 @@ place and a GeoTIFF for every date. Protocol, for each group of scenes:
   asked: *featureless* below 13 % (open water, flat lagoon), *texture-poor* from there to 70 %,
   *texture-rich* above.
 
-Encoders are compared in one run, on the same queries, beside exhaustive NCC on a sample of them. Intervals
+Encoders are compared in one run, on the same queries, beside exhaustive NCC on a sample of them. All are
+refined alike but `training-free`: the structure tensor and nothing learned at all, the first 20 places ranked
+anew by NCC on the tensor and similarity, one round, no verifier, nothing compared everywhere. Intervals
 are bootstrapped over disjoint 256-pixel blocks of ground, differences paired. Left behind in --out:
 `accuracy.json`, `evidence-*.npz` for `calibrate.py`, and `failures.html`, a page of what went wrong.
 """
@@ -27,67 +29,48 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from comparisons import Recalled, Run, compared, forms
 from context import context
-from exhaustive import search
 from failures import Failure, failures, write_page
-from numpy.typing import NDArray
 from protocol import (
     GROUPS,
     RECALLED,
+    TRAINING_FREE,
     Database,
     Question,
     ask,
     by_database,
     evidence_file,
     figures,
-    part,
     recalled,
-    share_less,
     title,
 )
 
 from retrieval import build_index
-from retrieval.config import IndexConfig, SearchConfig
+from retrieval.config import IndexConfig, RefineConfig, SearchConfig
 from retrieval.embed import embed_patches
 from retrieval.errors import RetrieveError
 from retrieval.matches import Matches
 from retrieval.pipeline import Index
-from retrieval.score import Submission, compare, score
+from retrieval.score import Submission
 from retrieval.search import find_candidates
 from retrieval.types import Progress
 
+PHYSICS = {
+    "search": SearchConfig(windows=256, places=20, deep_places=20, everywhere=0),
+    "refinement": RefineConfig(semifinalists=20, finalists=1),
+}
+"""How the training-free yardstick asks: NCC decides, and there is no second look."""
 DEEP = SearchConfig(windows=SearchConfig.deep_windows, places=SearchConfig.deep_places)
 """What the search of the second round proposes: the order that recall is measured in."""
-
-
-Recalled = dict[int, NDArray[np.bool_]]
-"""Which queries' right places search proposes among its first so many."""
-
-
-@dataclass
-class Run:
-    """What is asked for, and what was measured so far."""
-
-    data: Path
-    out: Path
-    encoders: list[str]
-    queries: int
-    exhaustive: int
-    stride: int
-    seed: int
-    groups: dict[str, dict[str, Any]] = field(default_factory=dict)
-    questions: dict[str, Question] = field(default_factory=dict)
-    answers: dict[tuple[str, str], Submission] = field(default_factory=dict)
-    searched: dict[tuple[str, str], Recalled] = field(default_factory=dict)
-    failures: list[Failure] = field(default_factory=list)
-    seconds: float = 0.0
 
 
 # --- one encoder ----------------------------------------------------------------------------------------
@@ -98,20 +81,25 @@ def measure(run: Run, names: list[str], database: Database) -> None:
     for name in names:
         question = run.questions[name] = ask(run.data, GROUPS[name], run.queries, run.seed)
         kinds = {kind: int(rows.sum()) for kind, rows in question.kinds().items()}
-        run.groups[name] = {"queries": kinds, "bands": GROUPS[name].bands, "encoders": {}}
+        fresh = {"queries": kinds, "bands": GROUPS[name].bands, "encoders": {}}
+        run.groups[name] = run.groups.get(name, fresh)
     for encoder in run.encoders:
+        if all((name, encoder) in run.answers for name in names):
+            continue
         try:
             measure_encoder(run, names, encoder, database)
         except RetrieveError as e:
             print(f"{', '.join(names)}: {title(encoder)} is left out: {e}", file=sys.stderr)
         clear(run.out)
     for name in names:
+        told = run.groups[name]["encoders"]
+        run.groups[name]["encoders"] = {t: told[t] for t in map(title, run.encoders) if t in told}
         compared(run, name, database)
 
 
 def measure_encoder(run: Run, names: list[str], encoder: str, database: Database) -> None:
     """One encoder, in a process of its own: what is compiled for every size of image goes with it."""
-    questions = {name: run.questions[name] for name in names}
+    questions = {name: run.questions[name] for name in names if (name, encoder) not in run.answers}
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         asked = pool.submit(ask_index, run.out, run.stride, encoder, database, questions)
         for name, one in asked.result().items():
@@ -152,8 +140,9 @@ def built(out: Path, stride: int, encoder: str, database: Database) -> tuple[Ind
     clear(out)
     start = time.perf_counter()
     config = IndexConfig(stride_px=stride, kind="exact")
+    made_by = "structure-tensor" if encoder == TRAINING_FREE else encoder
     index = build_index(
-        database.images(), out / "index", encoder=encoder, config=config, progress=said(encoder)
+        database.images(), out / "index", encoder=made_by, config=config, progress=said(encoder)
     )
     counts = {"images": len(index.store.images), "windows": len(index.store.vectors)}
     pixels = sum(i.width * i.height for i in index.store.images.values())
@@ -179,7 +168,8 @@ def said(name: str) -> Progress:
 def answered(out: Path, name: str, encoder: str, index: Index, question: Question) -> Answered:
     """Ask an index a group's queries and measure the answers."""
     start = time.perf_counter()
-    found = index.matches(question.patches, progress=said(encoder))
+    how = PHYSICS if encoder == TRAINING_FREE else {}
+    found = index.matches(question.patches, **how, progress=said(encoder))
     spent = time.perf_counter() - start
     vectors = embed_patches(index.store.encoder, question.patches.scaled())
     proposed = find_candidates(index.store.vectors, vectors, DEEP)
@@ -207,76 +197,6 @@ def keep_evidence(path: Path, question: Question, found: Matches, searched: Reca
     )
 
 
-# --- comparisons ----------------------------------------------------------------------------------------
-
-
-def compared(run: Run, name: str, database: Database) -> None:
-    """Differences between encoders, and to exhaustive NCC."""
-    group, question = run.groups[name], run.questions[name]
-    of_group = {e: run.answers[name, e] for e in run.encoders if (name, e) in run.answers}
-    yardstick = next(iter(of_group), "")
-    for encoder in [e for e in of_group if e != yardstick]:
-        minus = difference(of_group[encoder], of_group[yardstick], question.answers)
-        both = [run.searched.get((name, e)) for e in (encoder, yardstick)]
-        if all(both):
-            minus["recall"] = {str(k): share_less(*(b[k] for b in both), question.answers) for k in RECALLED}
-        group["encoders"][title(encoder)]["minus"] = {title(yardstick): minus}
-        told_sc(f"{name}: {title(encoder)} - {title(yardstick)}", group["encoders"][title(encoder)]["minus"])
-    if run.exhaustive and not GROUPS[name].form_of:
-        group["exhaustive"] = beside_exhaustive(run, name, database, of_group)
-
-
-def difference(a: Submission, b: Submission, answers: Submission) -> dict[str, Any]:
-    """Paired difference of all figures."""
-    return compare(a, b, answers).to_dict()
-
-
-def told_sc(what: str, minus: dict[str, Any]) -> None:
-    """Print a difference of SC."""
-    sc = next(iter(minus.values()))["SC"]
-    print(f"  {what}: SC {sc['value']:+.3f} [{sc['low']:+.3f}, {sc['high']:+.3f}]", flush=True)
-
-
-def beside_exhaustive(
-    run: Run, name: str, database: Database, given: dict[str, Submission]
-) -> dict[str, Any]:
-    """A sample of the queries by exhaustive NCC, and by every encoder."""
-    question = run.questions[name]
-    number = min(run.exhaustive, len(question.patches))
-    rows = np.unique(np.linspace(0, len(question.patches) - 1, number).round().astype(np.int64))
-    patches = replace(
-        question.patches, patch_ids=question.patches.patch_ids[rows], pixels=question.patches.pixels[rows]
-    )
-    best, spent = search(database, patches)
-    answers = part(question.answers, rows)
-    own = score(best, answers).to_dict()
-    out: dict[str, Any] = {"queries": len(rows), "seconds_per_query": spent / len(rows), "score": own}
-    out["encoders"] = {}
-    for encoder, submission in given.items():
-        same = part(submission, rows)
-        minus = difference(same, best, answers)
-        out["encoders"][title(encoder)] = {"score": score(same, answers).to_dict(), "minus": minus}
-    sc = {k: v["score"]["SC"]["value"] for k, v in out["encoders"].items()}
-    print(
-        f"  {name}, {len(rows)} queries: exhaustive NCC SC {own['SC']['value']:.3f}, "
-        f"{out['seconds_per_query']:.2f} s a query; " + ", ".join(f"{k} {v:.3f}" for k, v in sc.items()),
-        flush=True,
-    )
-    return out
-
-
-def forms(run: Run) -> None:
-    """What fewer bands or bits cost, wherever both forms are measured and it isn't told yet."""
-    for (name, encoder), given in run.answers.items():
-        of, own = GROUPS[name].form_of, run.groups[name]["encoders"][title(encoder)]
-        if (of, encoder) not in run.answers or "form" in own:
-            continue
-        here, there = run.questions[name].answers, run.questions[of].answers
-        if all(np.array_equal(getattr(here, f), getattr(there, f)) for f in ("image_ids", "x", "y")):
-            own["form"] = {of: difference(given, run.answers[of, encoder], here)}
-            told_sc(f"{title(encoder)}: {name} - {of}", own["form"])
-
-
 def line(group: str, encoder: str, result: dict[str, Any]) -> str:
     """A row of the table that people read."""
     counts, scores = result["counts"], result["scores"]
@@ -297,8 +217,8 @@ def line(group: str, encoder: str, result: dict[str, Any]) -> str:
 # --- all ------------------------------------------------------------------------------------------------
 
 
-def take_up(run: Run, folder: Path) -> None:
-    """Keep the groups that an earlier run has measured with all of the encoders, and their evidence.
+def take_up(run: Run, folder: Path, wanted: Sequence[str]) -> None:
+    """Keep what an earlier run has measured of the encoders in these groups, and its evidence.
 
     Raises:
         SystemExit: it was asked in another way.
@@ -307,24 +227,27 @@ def take_up(run: Run, folder: Path) -> None:
     ours = {"queries": run.queries, "seed": run.seed, "stride_px": run.stride}
     if {k: former[k] for k in ours} != ours:
         sys.exit(f"{folder}/accuracy.json was asked otherwise; expected {ours}")
-    whole = {
-        name: group
-        for name, group in former["groups"].items()
-        if {title(e) for e in run.encoders} <= set(group["encoders"])
-    }
     run.seconds += former["seconds"]
-    run.groups |= whole
-    for name in whole:
-        run.questions[name] = ask(run.data, GROUPS[name], run.queries, run.seed)
-        for encoder in run.encoders:
-            mine, kept = (evidence_file(f, name, encoder) for f in (run.out, folder))
-            if not mine.exists():
-                shutil.copy(kept, mine)
-            with np.load(mine, allow_pickle=False) as content:
-                best = [np.maximum(content[f][:, 0], 0) for f in ("image_ids", "x", "y")]
-                if "searched" in content:
-                    run.searched[name, encoder] = dict(zip(RECALLED, content["searched"].T, strict=True))
-            run.answers[name, encoder] = Submission(np.arange(len(best[0])), *best, source="answer")
+    for name, group in former["groups"].items():
+        if name not in wanted:
+            continue
+        there = [e for e in run.encoders if title(e) in group["encoders"]]
+        kept = run.groups.setdefault(name, group | {"encoders": {}})
+        kept["encoders"] |= {title(e): group["encoders"][title(e)] for e in there}
+        for encoder in there:
+            take_answers(run, folder, name, encoder)
+
+
+def take_answers(run: Run, folder: Path, name: str, encoder: str) -> None:
+    """What an encoder answered in an earlier run, from its evidence, which is copied."""
+    mine, kept = (evidence_file(f, name, encoder) for f in (run.out, folder))
+    if not mine.exists():
+        shutil.copy(kept, mine)
+    with np.load(mine, allow_pickle=False) as content:
+        best = [np.maximum(content[f][:, 0], 0) for f in ("image_ids", "x", "y")]
+        if "searched" in content:
+            run.searched[name, encoder] = dict(zip(RECALLED, content["searched"].T, strict=True))
+    run.answers[name, encoder] = Submission(np.arange(len(best[0])), *best, source="answer")
 
 
 def write(run: Run, start: float) -> None:
@@ -352,7 +275,7 @@ def main() -> None:
     parser.add_argument(
         "--encoder",
         action="append",
-        help="name or .keras file, the first is the yardstick; default: both shipped",
+        help="name, .keras file or training-free; each is compared with the first two; default: all three",
     )
     parser.add_argument("--group", action="append", choices=list(GROUPS))
     parser.add_argument("--queries", type=int, default=300, help="for a group")
@@ -364,24 +287,22 @@ def main() -> None:
         action="append",
         type=Path,
         metavar="FOLDER",
-        help="take up the groups measured there, by another run or one that was stopped; may be --out",
+        help="take up what was measured there, by another run or one that was stopped; may be --out",
     )
     parser.add_argument("--stride", type=int, default=IndexConfig.stride_px)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    encoders = args.encoder or ["structure-tensor", "siamese"]
+    encoders = args.encoder or [TRAINING_FREE, "structure-tensor", "siamese"]
     run = Run(args.data, args.out, encoders, args.queries, args.exhaustive, args.stride, args.seed)
     start = time.perf_counter()
+    wanted = args.group or [*GROUPS]
     for folder in args.keep or ():
-        take_up(run, folder)
-    wanted = [n for n in args.group or GROUPS if n not in run.groups]
+        take_up(run, folder, wanted)
     for database, names in by_database(run.data, wanted).items():
         measure(run, names, database)
         forms(run)
         write(run, start)
-    forms(run)
-    write(run, start)
 
 
 if __name__ == "__main__":

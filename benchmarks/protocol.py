@@ -37,6 +37,8 @@ NEAR_PX = 12.0
 EDGE_DN, FEATURELESS_SHARE, POOR_SHARE = 150.0, 0.13, 0.7
 """A pixel is an edge above the first; shares of a query's pixels below which it is featureless, or poor."""
 RENDER_PERCENT = (2.0, 98.0)
+TRAINING_FREE = "training-free"
+"""No encoder's name: the training-free encoder, and nothing learned after it either."""
 RGBN = ("B04", "B03", "B02", "B08")
 
 

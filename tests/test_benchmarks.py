@@ -511,7 +511,7 @@ class Here:
 
 
 def test_a_run_leaves_table_json_evidence_and_page(data, tmp_path, monkeypatch, capfd):
-    """The training-free encoder, and one that takes four bands only and is left out where there are three."""
+    """Nothing learned, the training-free encoder, and one for four bands, left out where there are three."""
     import accuracy
     import keras
     from keras import ops
@@ -525,7 +525,7 @@ def test_a_run_leaves_table_json_evidence_and_page(data, tmp_path, monkeypatch, 
     groups = ["cities", "cities, RGB in an index of four bands", "cities, eight-bit renderings"]
     arguments = [str(data), "--out", str(out), "--queries", "8", "--exhaustive", "2"]
     arguments += [a for g in groups for a in ("--group", g)]
-    arguments += ["--encoder", "structure-tensor", "--encoder", str(tmp_path / "four.keras")]
+    arguments += [a for e in ("structure-tensor", str(tmp_path / "four.keras")) for a in ("--encoder", e)]
     monkeypatch.setattr(accuracy, "ProcessPoolExecutor", Here)
     monkeypatch.setattr(sys, "argv", ["accuracy.py", *arguments])
     accuracy.main()
@@ -543,13 +543,27 @@ def test_a_run_leaves_table_json_evidence_and_page(data, tmp_path, monkeypatch, 
     first = [e["scores"]["all"]["recall"]["1"]["value"] for e in (cities["encoders"]["four"], one)]
     assert less == pytest.approx(first[0] - first[1], abs=1e-5)
     assert bits["encoders"]["four"]["form"]["cities"]["n"] == 8
+    arguments[-4:-4] = ["--encoder", "training-free"]
     monkeypatch.setattr(sys, "argv", ["accuracy.py", *arguments, "--keep", str(out)])
-    accuracy.main()  # one of the groups lacks an encoder, which can't take it: it is tried again
+    accuracy.main()  # one encoder more; and one of the groups lacks one, which can't take it: tried again
+    said = capfd.readouterr()
+    assert said.out.count("training-free      ") == 3 and "structure-tensor   " not in said.out
     again = json.loads((out / "accuracy.json").read_text())
-    assert again["groups"]["cities"] == cities
+    more = again["groups"]["cities"]["encoders"]
+    assert list(more) == ["training-free", "structure-tensor", "four"]
+    assert more["structure-tensor"]["scores"] == one["scores"]
+    # Both search alike, and what is found in generated places needs nothing learned.
+    assert more["training-free"]["scores"]["all"]["recall"] == one["scores"]["all"]["recall"]
+    assert more["training-free"]["scores"]["all"]["SC"]["value"] > 0.9
+    assert list(more["structure-tensor"]["minus"]) == ["training-free"]
+    assert list(more["four"]["minus"]) == ["training-free", "structure-tensor"]
+    assert (
+        more["four"]["minus"]["structure-tensor"] == cities["encoders"]["four"]["minus"]["structure-tensor"]
+    )
+    assert set(again["groups"]["cities"]["exhaustive"]["encoders"]) == set(more)
     form = again["groups"][groups[1]]["encoders"]["structure-tensor"]["form"]
     assert form == three["encoders"]["structure-tensor"]["form"]
-    assert len(list(out.glob("evidence-*.npz"))) == 5 and not list(out.glob("index*"))
+    assert len(list(out.glob("evidence-*.npz"))) == 8 and not list(out.glob("index*"))
     assert (out / "failures.html").read_text().startswith("<!doctype html>")
     page = tables.filled((BENCHMARKS.parent / "docs/accuracy.md").read_text(), out)
     assert "| cities | structure-tensor | 1.000 |" in page

@@ -1,0 +1,110 @@
+"""What the accuracy benchmark compares: encoders with each other and exhaustive NCC, forms with the whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from exhaustive import search
+from failures import Failure
+from numpy.typing import NDArray
+from protocol import GROUPS, RECALLED, Database, Question, part, share_less, title
+
+from retrieval.score import Submission, compare, score
+
+Recalled = dict[int, NDArray[np.bool_]]
+"""Which queries' right places search proposes among its first so many."""
+
+
+@dataclass
+class Run:
+    """What is asked for, and what was measured so far."""
+
+    data: Path
+    out: Path
+    encoders: list[str]
+    queries: int
+    exhaustive: int
+    stride: int
+    seed: int
+    groups: dict[str, dict[str, Any]] = field(default_factory=dict)
+    questions: dict[str, Question] = field(default_factory=dict)
+    answers: dict[tuple[str, str], Submission] = field(default_factory=dict)
+    searched: dict[tuple[str, str], Recalled] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def compared(run: Run, name: str, database: Database) -> None:
+    """Differences of each encoder to the first two before it, and to exhaustive NCC."""
+    group, question = run.groups[name], run.questions[name]
+    of_group = {e: run.answers[name, e] for e in run.encoders if (name, e) in run.answers}
+    names = list(of_group)
+    for number, encoder in enumerate(names):
+        own = group["encoders"][title(encoder)]
+        own["minus"] = {}
+        for yardstick in names[: min(number, 2)]:
+            minus = difference(of_group[encoder], of_group[yardstick], question.answers)
+            both = [run.searched.get((name, e)) for e in (encoder, yardstick)]
+            if all(both):
+                shares = {k: share_less(*(b[k] for b in both), question.answers) for k in RECALLED}
+                minus["recall"] = {str(k): share for k, share in shares.items()}
+            own["minus"][title(yardstick)] = minus
+            told_sc(f"{name}: {title(encoder)} - {title(yardstick)}", minus)
+    if run.exhaustive and not GROUPS[name].form_of:
+        beside = group.get("exhaustive", {}).get("encoders", {})
+        if not set(map(title, names)) <= set(beside):
+            group["exhaustive"] = beside_exhaustive(run, name, database, of_group)
+
+
+def difference(a: Submission, b: Submission, answers: Submission) -> dict[str, Any]:
+    """Paired difference of all figures."""
+    return compare(a, b, answers).to_dict()
+
+
+def told_sc(what: str, minus: dict[str, Any]) -> None:
+    """Print a difference of SC."""
+    sc = minus["SC"]
+    print(f"  {what}: SC {sc['value']:+.3f} [{sc['low']:+.3f}, {sc['high']:+.3f}]", flush=True)
+
+
+def beside_exhaustive(
+    run: Run, name: str, database: Database, given: dict[str, Submission]
+) -> dict[str, Any]:
+    """A sample of the queries by exhaustive NCC, and by every encoder."""
+    question = run.questions[name]
+    number = min(run.exhaustive, len(question.patches))
+    rows = np.unique(np.linspace(0, len(question.patches) - 1, number).round().astype(np.int64))
+    patches = replace(
+        question.patches, patch_ids=question.patches.patch_ids[rows], pixels=question.patches.pixels[rows]
+    )
+    best, spent = search(database, patches)
+    answers = part(question.answers, rows)
+    own = score(best, answers).to_dict()
+    out: dict[str, Any] = {"queries": len(rows), "seconds_per_query": spent / len(rows), "score": own}
+    out["encoders"] = {}
+    for encoder, submission in given.items():
+        same = part(submission, rows)
+        minus = difference(same, best, answers)
+        out["encoders"][title(encoder)] = {"score": score(same, answers).to_dict(), "minus": minus}
+    sc = {k: v["score"]["SC"]["value"] for k, v in out["encoders"].items()}
+    print(
+        f"  {name}, {len(rows)} queries: exhaustive NCC SC {own['SC']['value']:.3f}, "
+        f"{out['seconds_per_query']:.2f} s a query; " + ", ".join(f"{k} {v:.3f}" for k, v in sc.items()),
+        flush=True,
+    )
+    return out
+
+
+def forms(run: Run) -> None:
+    """What fewer bands or bits cost, wherever both forms are measured and it isn't told yet."""
+    for (name, encoder), given in run.answers.items():
+        of, own = GROUPS[name].form_of, run.groups[name]["encoders"][title(encoder)]
+        if (of, encoder) not in run.answers or "form" in own or not {name, of} <= set(run.questions):
+            continue
+        here, there = run.questions[name].answers, run.questions[of].answers
+        if all(np.array_equal(getattr(here, f), getattr(there, f)) for f in ("image_ids", "x", "y")):
+            own["form"] = {of: difference(given, run.answers[of, encoder], here)}
+            told_sc(f"{title(encoder)}: {name} - {of}", own["form"][of])
