@@ -31,6 +31,11 @@ class Made:
     count: int
     """How many vectors there shall be."""
 
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(np.load(self.base, mmap_mode="r", allow_pickle=False).shape[1])
+
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Those of some rows: the embeddings first, then jitter of them.
 

@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py --images 600 6000 60000 --json FILE
     python benchmarks/scale.py --index INDEX INDEX --images 600 --kinds fast ivf
-    python benchmarks/scale.py --index INDEX --images 6000 60000 --most 6000 --repeat    # memory at 60,000
+    python benchmarks/scale.py --index INDEX --images 6000 60000 --most 6000 --hollow    # memory at 60,000
     python benchmarks/scale.py --index INDEX --images 600 60000 --most 600 --stream      # recall at 60,000
 
 An image has 3,249 windows at stride 8. The vectors are embeddings of generated scenes, or of index folders
@@ -10,9 +10,10 @@ that are named; where they are too few they are enlarged by jitter: others with 
 window a few pixels off. The patches that are asked are such too, each with more noise, so that it is as far
 from its window as a patch of another year is. Every kind is built into its file, opened and asked in a
 process of its own. What the machine has no room for, or what is beyond `--most`, is extrapolated from the
-largest size that was, in proportion to the windows, and says so. `--repeat` then measures memory and time of
-asking "fast" with the codes of that size over and over, and full vectors that are a hole in the file;
-`--stream` measures what would be found, by making, coding and asking two million windows after another.
+largest size that was, in proportion to the windows, and says so. `--hollow` then builds it all the same, all
+codes of it, but leaves the full vectors a hole in the file, for want of disk: so memory and time are
+measured, but for the writing and reading of these, and answers are none. `--stream` measures what would be
+found, by making, coding and asking two million windows after another.
 
 Where it is not measured, recall at ten times a size is estimated from it: of windows drawn from the same
 ground, the 20 nearest of ten times as many are, in a tenth of them, the 2 nearest, and the 400 that are
@@ -25,26 +26,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 import numpy as np
 from context import Stage, arguments, context, stage, table, write_json
 from enlarged import FAR, LEARNED, NEAR, Made, embed, taken
+from hollow import hollow
 from numpy.typing import NDArray
 from streamed import PART, streamed
+from watching import cpu, own_mb, watched
 
 WINDOWS = 3249
 """Windows of an image of 512 x 512 at stride 8."""
 FEW = 10
-"""Patches that codes over and over are asked for: they only show what asking costs."""
+"""Patches that a hollow index is asked for: they only show what asking costs."""
 TURNS = 3
 """Times that everything is asked."""
 
@@ -57,47 +56,14 @@ def build(made: Made, kind: str, path: str) -> dict[str, Any]:
     from retrieval.config import IndexConfig
     from retrieval.index import VectorIndex
 
-    start, dim = _cpu(), np.load(made.base, mmap_mode="r", allow_pickle=False).shape[1]
+    start, dim = cpu(), made.dim
     few = Made(made.base, min(made.count, LEARNED))
     config = IndexConfig(kind=kind)  # type: ignore[arg-type]
     with watched() as peak:
         VectorIndex.build(
             made.blocks, dim, config, path=Path(path), count=made.count, sample=(few.blocks, few.count)
         )
-    return {"cpu_s": _cpu() - start, "own_peak_mb": peak[0], "bytes": Path(path).stat().st_size}
-
-
-def repeat(small: str, path: str, count: int) -> dict[str, Any]:
-    """Write a "fast" index whose codes are a smaller one's over and over, and its full vectors a hole."""
-    import faiss
-
-    from retrieval.index.files import begin_refined, end_refined, half_precision
-
-    known = faiss.read_index(small, faiss.IO_FLAG_MMAP_IFC)
-    one = faiss.downcast_index(faiss.downcast_index(known.index).base_index)
-    with watched() as peak:
-        codes = _flat_over_and_over(one, count)
-        with Path(path).open("wb") as file:
-            after = begin_refined(file, codes)
-            file.seek(count * half_precision(codes.d).code_size, os.SEEK_CUR)
-            end_refined(file, after, [np.arange(count, dtype=np.int64)])
-    return {"own_peak_mb": peak[0], "bytes": Path(path).stat().st_size}
-
-
-def _flat_over_and_over(one: Any, count: int) -> Any:
-    """Flat codes are in blocks, of which a run may be copied as it is."""
-    import faiss
-
-    flat = faiss.downcast_index(one.index)
-    run = flat.ntotal // flat.bbs * flat.get_block_stride()
-    size = -(-count // flat.bbs) * flat.get_block_stride()
-    flat.codes.resize(size)
-    room = faiss.rev_swig_ptr(flat.codes.get(), size)
-    for start in range(run, size, run):
-        room[start : start + run] = room[: min(run, size - start)]
-    flat.ntotal = one.ntotal = count
-    flat.ntotal2 = -(-count // flat.bbs) * flat.bbs
-    return one
+    return {"cpu_s": cpu() - start, "own_peak_mb": peak[0], "bytes": Path(path).stat().st_size}
 
 
 def truth(made: Made, queries: int, path: str) -> None:
@@ -117,16 +83,16 @@ def ask(made: Made, kind: str, path: str, queries: int, right: str) -> dict[str,
 
     asked = made.queries(queries)
     VectorIndex.build(lambda: [(np.arange(9), asked[:9])], asked.shape[1], IndexConfig()).search(asked, 1)
-    before = _own_mb()  # libraries and threads are there by now
+    before = own_mb()  # libraries and threads are there by now
     runs = []
     with watched() as peak:
         index = VectorIndex.open(Path(path), kind, 0)  # type: ignore[arg-type]
         index.search(asked[:1], 1)
-        own = _own_mb() - before
+        own = own_mb() - before
         for _ in range(TURNS):
-            wall, processor = time.perf_counter(), _cpu()
+            wall, processor = time.perf_counter(), cpu()
             _, found = index.search(asked, 20)
-            runs.append((time.perf_counter() - wall, _cpu() - processor))
+            runs.append((time.perf_counter() - wall, cpu() - processor))
     figures = {"own_mb": own, "own_peak_mb": peak[0]}
     figures |= {"wall_s": [r[0] for r in runs], "cpu_s": [r[1] for r in runs]}
     if right:
@@ -139,8 +105,8 @@ def ask(made: Made, kind: str, path: str, queries: int, right: str) -> dict[str,
 
 def stream(made: Made, kinds: list[str], queries: int) -> dict[str, dict[str, float]]:
     """What kinds of index would find that nobody builds; for each kind."""
-    start, found = _cpu(), streamed(made, kinds, queries)
-    right, spent = found["exact"], _cpu() - start
+    start, found = cpu(), streamed(made, kinds, queries)
+    right, spent = found["exact"], cpu() - start
     return {
         kind: {
             "recall_1": shared(right[:, :1], found[kind][:, :1]),
@@ -157,40 +123,12 @@ def shared(expected: NDArray[np.int64], found: NDArray[np.int64]) -> float:
     return float(np.mean([np.isin(t, f).mean() for t, f in zip(expected, found, strict=True)]))
 
 
-def _cpu() -> float:
-    return sum(os.times()[:2])
-
-
-@contextmanager
-def watched() -> Iterator[list[float]]:
-    """The peak, in MB, of the memory of this process that is not a mapped file, looked at all the time."""
-    peak, stop = [_own_mb()], Event()
-
-    def look() -> None:
-        while not stop.wait(0.02):
-            peak[0] = max(peak[0], _own_mb())
-
-    looking = Thread(target=look, daemon=True)
-    looking.start()
-    try:
-        yield peak
-    finally:
-        stop.set()
-        looking.join()
-
-
-def _own_mb() -> float:
-    """Memory of this process that is not a mapped file."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("RssAnon"))
-
-
 # --- sizes ----------------------------------------------------------------------------------------
 
-FULL = {"exact": 4.0, "fast": 2.0, "ivf": 2.0}
-"""Bytes of a vector in the file, for each of its numbers."""
-HELD = {"exact": 4.5, "fast": 0.5, "ivf": 0.75}
-"""Bytes of it in memory while it is built, at most: an exact one's room is doubled where it is full."""
+FULL = {"exact": 4.0, "fast": 2.0, "ivf": 2.3}
+"""Bytes of a vector on the disk, for each of its numbers; codes of cells go through a file."""
+HELD = {"exact": 4.5, "fast": 0.3, "ivf": 0.3}
+"""Bytes of it in memory, built or open, at most: an exact one's room is doubled where it is full."""
 
 
 def room(kind: str, count: int, dim: int, folder: Path) -> str:
@@ -248,16 +186,14 @@ def extrapolated(largest: dict[str, Any], count: int, why: str) -> dict[str, Any
     return {**kept, **grown, "windows": count, "measured": False, "why": why, "from": largest["windows"]}
 
 
-def repeated(made: Made, small: str, path: str, queries: int) -> dict[str, Any]:
-    """Memory and time of a size from codes of a smaller one over and over."""
-    one = stage("repeat", repeat, small, path, made.count, imports=("faiss",))
+def hollowed(made: Made, kind: str, path: str, queries: int) -> dict[str, Any]:
+    """Memory and time of a size whose full vectors the disk does not hold."""
+    one = stage("hollow", hollow, made, kind, path, imports=("faiss",))
     few = min(queries, FEW)
-    two = stage("ask", ask, made, "fast", path, few, "", imports=("faiss",))
+    two = stage("ask", ask, made, kind, path, few, "", imports=("faiss",))
     Path(path).unlink()
-    return asking(two, made.count, few) | {
-        "repeated": few,
-        "write_own_peak_mb": one.result["own_peak_mb"],
-    }
+    built = {f"build_{k}": v for k, v in one.result.items()}
+    return asking(two, made.count, few) | built | {"build_peak_mb": one.peak_mb, "hollow": few}
 
 
 class Run:
@@ -293,9 +229,8 @@ class Run:
             self.figures.append(measure(made, kind, (str(path), right), args.queries) | {"images": images})
         elif largest:
             found = extrapolated(largest[-1], made.count, why) | {"images": images}
-            if args.repeat and kind == "fast":
-                large = self._folder / "repeated.faiss"
-                found |= repeated(made, str(path), str(large), args.queries)
+            if args.hollow and kind != "exact":
+                found |= hollowed(made, kind, str(self._folder / "hollow.faiss"), args.queries)
             if args.stream and kind != "exact":
                 found |= self._streamed(made)[kind]
             elif "recall_20_of_tenfold" in largest[-1] and images == 10 * largest[-1]["images"]:
@@ -321,7 +256,7 @@ class Run:
 
 def row(f: dict[str, Any]) -> tuple[str, ...]:
     """A row of the table; what was not measured has a ~."""
-    built, asked = ("" if f["measured"] else "~"), ("" if f["measured"] or "repeated" in f else "~")
+    built = asked = "" if f["measured"] or "hollow" in f else "~"
     recalls = [f"{f[k]:.3f}" if k in f else "" for k in ("recall_1", "recall_20")]
     if "recall_20_estimated" in f:
         recalls[1] = f"~{f['recall_20_estimated']:.3f}"
@@ -359,7 +294,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[600, 6000, 60000])
     parser.add_argument("--most", type=int, default=10**9, help="extrapolate beyond so many images")
     parser.add_argument("--kinds", nargs="+", default=["exact", "fast", "ivf"], choices=list(FULL))
-    parser.add_argument("--repeat", action="store_true", help="measure memory and time beyond --most")
+    parser.add_argument("--hollow", action="store_true", help="measure memory and time beyond --most")
     parser.add_argument("--stream", action="store_true", help="measure recall beyond --most")
     parser.add_argument("--index", type=Path, nargs="+", help="take their embeddings; of the exact kind")
     parser.add_argument("--scenes", type=int, default=24, help="generated ones that are embedded instead")

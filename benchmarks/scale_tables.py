@@ -35,7 +35,7 @@ def scale_table(scale: dict[str, Any]) -> str:
 
 
 def _row(f: dict[str, Any]) -> tuple[str, ...]:
-    about = "" if f["measured"] else "~"
+    about = "" if f["measured"] or "hollow" in f else "~"
     asked = "" if f["measured"] or "ask_own_peak_mb" in f else "~"
     peaks = [f"{f[k] / 1e3:.1f} GB" if k in f else "–" for k in ("build_own_peak_mb", "ask_own_peak_mb")]
     memory = f"{asked}{f['memory_bytes_a_window']:.0f} B" + (

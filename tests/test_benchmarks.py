@@ -26,6 +26,7 @@ sys.path.append(str(BENCHMARKS))
 import calibrate  # noqa: E402
 import enlarged  # noqa: E402
 import exhaustive  # noqa: E402
+import hollow  # noqa: E402
 import protocol  # noqa: E402
 import recipe  # noqa: E402
 import stream  # noqa: E402
@@ -358,6 +359,22 @@ def test_what_is_found_part_by_part_is_what_the_whole_index_finds(rng, tmp_path,
     for kind in ("fast", "ivf"):
         index = VectorIndex.build(made.blocks, 16, IndexConfig(kind=kind))
         np.testing.assert_array_equal(found[kind], index.search(asked, 20)[1])
+
+
+@pytest.mark.parametrize("kind", ["fast", "ivf"])
+def test_a_hollow_index_is_the_index_but_for_its_full_vectors(rng, tmp_path, kind):
+    known = rng.normal(size=(3000, 16)).astype(np.float32)
+    np.save(tmp_path / "base.npy", known / np.linalg.norm(known, axis=1, keepdims=True))
+    made = enlarged.Made(str(tmp_path / "base.npy"), 70_000)
+    whole = VectorIndex.build(made.blocks, 16, IndexConfig(kind=kind), path=tmp_path / "whole", count=70_000)
+    hollow.hollow(made, kind, str(tmp_path / "hollow"))
+    a, b = (np.fromfile(tmp_path / n, np.uint8) for n in ("whole", "hollow"))
+    behind, full = a.size - 8 * 70_000 - 4 - 8, 70_000 * 16 * 2  # ids, their number and a factor at the end
+    hole = slice(behind - full, behind)
+    assert a.size == b.size and not b[hole].any() and a[hole].any()
+    a[hole] = 0
+    np.testing.assert_array_equal(a, b)
+    assert len(VectorIndex.open(tmp_path / "hollow", kind, 0)) == len(whole)
 
 
 def test_tables_of_scale_tell_what_was_not_measured():

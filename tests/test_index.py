@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import retrieval.index.adding as adding_room
 import retrieval.index.kinds as kinds_room
+import retrieval.index.spool as spool_room
 import retrieval.index.vectors as index_room
 from retrieval.config import IndexConfig
 from retrieval.errors import ConfigError, DependencyError, IndexFormatError, IndexMismatchError
@@ -227,6 +228,7 @@ def test_vectors_are_added_as_faiss_adds_them(rng, tmp_path, monkeypatch, config
 @pytest.mark.parametrize("block", [1, 97, 5000])
 def test_built_into_a_file_it_is_as_built_in_memory(rng, tmp_path, monkeypatch, config, block):
     monkeypatch.setattr(kinds_room, "ADDED", 300)
+    monkeypatch.setattr(spool_room, "RANGE", 400)  # four ranges of cells
     ids, vectors = np.arange(1501) * 3, clustered(rng, 1501)
     memory = build(ids, vectors, config)
     memory.save(tmp_path / "memory")

@@ -7,7 +7,7 @@ blocks of vectors it takes a twentieth.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ TURNS = [0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15]
 
 
 def add_codes(codes: Any, blocks: Iterable[tuple[NDArray[np.int64], NDArray[Any]]], count: int) -> None:
-    """Put vectors into an index of codes.
+    """Put vectors into an index of codes, in memory.
 
     FAISS doubles the room for flat codes when it is full, and copies them: of 60,000 images that would be
     all memory. So the room for all is made at once.
@@ -44,21 +44,13 @@ def add_codes(codes: Any, blocks: Iterable[tuple[NDArray[np.int64], NDArray[Any]
         count: how many vectors there are.
     """
     faiss = load_faiss()
-    rotation, inner = faiss.downcast_VectorTransform(codes.chain.at(0)), faiss.downcast_index(codes.index)
+    inner = faiss.downcast_index(codes.index)
     flat = isinstance(inner, faiss.IndexPQFastScan)
     if flat:
         inner.codes.resize(-(-count // inner.bbs) * inner.get_block_stride())
     append = _append_flat if flat else _append_to_cells
-    cores, code = faiss.omp_get_max_threads() // threads(), _coding(inner.pq, count)
-
-    def placed(block: tuple[NDArray[np.int64], NDArray[Any]]) -> Placed:
-        faiss.omp_set_num_threads(max(1, cores))  # of this thread alone
-        turned = rotation.apply(singles(block[1]))
-        cells = NO_CELLS if flat else inner.quantizer.assign(turned, 1)[:, 0]
-        return cells, code(turned)
-
     waiting: list[Placed] = []
-    for part in ahead(placed, blocks):
+    for part in placed(codes, blocks, count):
         waiting.append(part)
         if sum(len(c) for _, c in waiting) >= PACKED:
             append(inner, waiting)
@@ -67,6 +59,24 @@ def add_codes(codes: Any, blocks: Iterable[tuple[NDArray[np.int64], NDArray[Any]
         append(inner, waiting)
     codes.ntotal = inner.ntotal
     assert codes.ntotal == count, f"{codes.ntotal} vectors came, {count} were announced"
+
+
+def placed(
+    codes: Any, blocks: Iterable[tuple[NDArray[np.int64], NDArray[Any]]], count: int
+) -> Iterator[Placed]:
+    """Cells and codes of vectors, a block at a time; the arguments are those of `add_codes`."""
+    faiss = load_faiss()
+    rotation, inner = faiss.downcast_VectorTransform(codes.chain.at(0)), faiss.downcast_index(codes.index)
+    flat = isinstance(inner, faiss.IndexPQFastScan)
+    cores, code = faiss.omp_get_max_threads() // threads(), _coding(inner.pq, count)
+
+    def place(block: tuple[NDArray[np.int64], NDArray[Any]]) -> Placed:
+        faiss.omp_set_num_threads(max(1, cores))  # of this thread alone
+        turned = rotation.apply(singles(block[1]))
+        cells = NO_CELLS if flat else inner.quantizer.assign(turned, 1)[:, 0]
+        return cells, code(turned)
+
+    return ahead(place, blocks)
 
 
 def _coding(quantizer: Any, count: int) -> Callable[[NDArray[np.float32]], NDArray[np.uint8]]:
@@ -124,7 +134,7 @@ def _append_flat(flat: Any, parts: list[Placed]) -> None:
     rows = np.zeros((-(-(before % flat.bbs + len(codes)) // flat.bbs) * flat.bbs, codes.shape[1]), np.uint8)
     rows[before % flat.bbs :][: len(codes)] = codes
     room = faiss.rev_swig_ptr(flat.codes.get(), flat.codes.size()).reshape(-1, flat.get_block_stride())
-    _put(room[before // flat.bbs :], _packed(rows, flat.bbs), bool(before % flat.bbs))
+    _put(room[before // flat.bbs :], packed(rows, flat.bbs), bool(before % flat.bbs))
     flat.ntotal = before + len(codes)
     flat.ntotal2 = -(-flat.ntotal // flat.bbs) * flat.bbs
 
@@ -140,26 +150,26 @@ def _append_to_cells(index: Any, parts: list[Placed]) -> None:
     start, first = size * (np.cumsum(blocks) - blocks), np.cumsum(counts) - counts
     rows = np.zeros((size * int(blocks.sum()), codes.shape[1]), np.uint8)
     rows[np.arange(len(order)) + np.repeat(start + before % size - first, counts)] = codes[order]
-    packed = _packed(rows, size)
+    blocks_of = packed(rows, size)
     for cell in np.flatnonzero(counts).tolist():
         was, now = int(before[cell]), int(before[cell] + counts[cell])
         lists.resize(cell, now)
         ids = faiss.rev_swig_ptr(lists.get_ids(cell), now)
         ids[was:] = index.ntotal + order[first[cell] : first[cell] + counts[cell]]
         held = -(-now // size)
-        room = faiss.rev_swig_ptr(lists.get_codes(cell), held * packed.shape[1]).reshape(held, -1)
-        _put(room[was // size :], packed[start[cell] // size :][: blocks[cell]], bool(was % size))
+        room = faiss.rev_swig_ptr(lists.get_codes(cell), held * blocks_of.shape[1]).reshape(held, -1)
+        _put(room[was // size :], blocks_of[start[cell] // size :][: blocks[cell]], bool(was % size))
     index.ntotal += len(codes)
 
 
-def _put(room: NDArray[np.uint8], packed: NDArray[np.uint8], begun: bool) -> None:
+def _put(room: NDArray[np.uint8], blocks: NDArray[np.uint8], begun: bool) -> None:
     """Write blocks, the first beside what is in it where it is begun."""
     if begun:
-        room[0] |= packed[0]
-    room[begun : len(packed)] = packed[begun:]
+        room[0] |= blocks[0]
+    room[begun : len(blocks)] = blocks[begun:]
 
 
-def _packed(codes: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+def packed(codes: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Codes as FAISS compares them: blocks of 32 vectors, of which one byte holds the same of two.
 
     Args:
@@ -171,7 +181,7 @@ def _packed(codes: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """
     assert size == 2 * len(TURNS), f"FAISS compares {size} vectors together; expected {2 * len(TURNS)}"
     halves = codes.reshape(-1, 2, len(TURNS), codes.shape[1])[:, :, TURNS].transpose(1, 0, 3, 2)
-    packed = np.empty((halves.shape[1], codes.shape[1], 2, len(TURNS)), np.uint8)
-    packed[:, :, 0] = halves[0] & 0x0F | halves[1] << 4
-    packed[:, :, 1] = halves[0] >> 4 | halves[1] & 0xF0
-    return packed.reshape(len(packed), -1)
+    both = np.empty((halves.shape[1], codes.shape[1], 2, len(TURNS)), np.uint8)
+    both[:, :, 0] = halves[0] & 0x0F | halves[1] << 4
+    both[:, :, 1] = halves[0] >> 4 | halves[1] & 0xF0
+    return both.reshape(len(both), -1)

@@ -25,6 +25,7 @@ from retrieval.index.kinds import (
     rounded,
     set_probes,
 )
+from retrieval.index.spool import filled
 
 TIES = 16
 """Neighbours asked for beyond k: of those that tie with the k-th FAISS keeps any, we the smaller ids."""
@@ -123,15 +124,18 @@ class VectorIndex:
         few, known = sample or (blocks, count)
         blocks = rounded(blocks)  # codes are those of the vectors that are kept
         codes = emptied(learned._cpu) if learned else empty_codes(kind, rounded(few), known, dim, count)
-        add_codes(codes, joined(blocks()), count)
         if kind == "ivf":
             set_probes(codes, config.ivf_probes)
+        if path:
+            with filled(codes, joined(blocks()), count, path.parent) as write:
+                if added:
+                    added()
+                write_refined(path, codes, joined(blocks()), write)
+            del codes, write
+            return cls.open(path, kind, config.ivf_probes, device, config.fast_again)
+        add_codes(codes, joined(blocks()), count)
         if added:
             added()
-        if path:
-            write_refined(path, codes, joined(blocks()))
-            del codes
-            return cls.open(path, kind, config.ivf_probes, device, config.fast_again)
         half, parts = half_precision(dim), [np.zeros(0, np.int64)]
         for ids, vectors in joined(blocks()):
             half.add(singles(vectors))

@@ -1,0 +1,56 @@
+"""An index larger than the disk: built whole, but for full vectors that are a hole in its file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from enlarged import BLOCK, LEARNED, Made
+from watching import cpu, own_mb, watched
+
+
+def hollow(made: Made, kind: str, path: str) -> dict[str, Any]:
+    """Build an index whose codes are all there and whose full vectors are a hole in the file."""
+    from retrieval.index.files import begin_refined, end_refined, half_precision
+    from retrieval.index.kinds import empty_codes, joined, rounded, set_probes
+    from retrieval.index.spool import filled
+
+    start, begun = cpu(), time.perf_counter()
+    few, dim = Made(made.base, min(made.count, LEARNED)), made.dim
+    with watched() as peak:
+        codes = empty_codes(kind, rounded(few.blocks), few.count, dim, made.count)  # type: ignore[arg-type]
+        if kind == "ivf":
+            set_probes(codes, 0)
+        blocks, folder = told(joined(rounded(made.blocks)()), made.count), Path(path).parent
+        with (
+            filled(codes, blocks, made.count, folder) as write,
+            Path(path).open("wb") as file,
+            tempfile.TemporaryFile(dir=folder) as ids,
+        ):
+            after = begin_refined(file, codes, write)
+            file.seek(made.count * half_precision(dim).code_size, os.SEEK_CUR)
+            for first in range(0, made.count, BLOCK):
+                ids.write(np.arange(first, min(first + BLOCK, made.count), dtype=np.int64).data)
+            ids.seek(0)
+            end_refined(file, after, made.count, ids)
+    spent = time.perf_counter() - begun
+    return {"cpu_s": cpu() - start, "wall_s": spent, "own_peak_mb": peak[0]}
+
+
+def told(blocks: Iterator[Any], count: int) -> Iterator[Any]:
+    """The blocks, and now and then a line about how far they are."""
+    done, start = 0, time.perf_counter()
+    for ids, vectors in blocks:
+        if done // LEARNED != (done + len(ids)) // LEARNED:
+            spent = time.perf_counter() - start
+            print(
+                f"  {done / 1e6:.0f} of {count / 1e6:.0f} M windows, {spent:.0f} s, {own_mb():.0f} MB",
+                flush=True,
+            )
+        done += len(ids)
+        yield ids, vectors
