@@ -16,8 +16,9 @@ place and a GeoTIFF for every date. Protocol, for each group of scenes:
   *texture-rich* above.
 
 Encoders are compared in one run, on the same queries, beside exhaustive NCC on a sample of them. All are
-refined alike but `training-free`: the structure tensor and nothing learned at all, the first 20 places ranked
-anew by NCC on the tensor and similarity, one round, no verifier, nothing compared everywhere. Intervals
+refined alike but `training-free`: the structure tensor, whose vectors are whitened and no more, the first 20
+places ranked anew by NCC on the tensor and similarity; one round, nothing compared everywhere, and the
+verifier, asked of the one place that is left, decides nothing. Intervals
 are bootstrapped over disjoint 256-pixel blocks of ground, differences paired. Left behind in --out:
 `accuracy.json`, `evidence-*.npz` for `calibrate.py`, and `failures.html`, a page of what went wrong.
 """
@@ -29,7 +30,6 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -178,7 +178,9 @@ def answered(out: Path, name: str, encoder: str, index: Index, question: Questio
     keep_evidence(evidence_file(out, name, encoder), question, found, searched)
     result = {"counts": {"patches": len(question.patches), "query_s": spent}}
     result |= figures(question, given, searched, found.candidates)
-    return Answered(result, given, searched, failures(name, title(encoder), question, found))
+    # Without what is learned there is no probability either, which the page is ordered by.
+    wrong = [] if encoder == TRAINING_FREE else failures(name, title(encoder), question, found)
+    return Answered(result, given, searched, wrong)
 
 
 def keep_evidence(path: Path, question: Question, found: Matches, searched: Recalled) -> None:
@@ -217,8 +219,10 @@ def line(group: str, encoder: str, result: dict[str, Any]) -> str:
 # --- all ------------------------------------------------------------------------------------------------
 
 
-def take_up(run: Run, folder: Path, wanted: Sequence[str]) -> None:
-    """Keep what an earlier run has measured of the encoders in these groups, and its evidence.
+def take_up(run: Run, folder: Path) -> None:
+    """Keep what an earlier run has measured of the encoders, group by group, and its evidence.
+
+    Of two folders that hold the same the first counts.
 
     Raises:
         SystemExit: it was asked in another way.
@@ -229,11 +233,12 @@ def take_up(run: Run, folder: Path, wanted: Sequence[str]) -> None:
         sys.exit(f"{folder}/accuracy.json was asked otherwise; expected {ours}")
     run.seconds += former["seconds"]
     for name, group in former["groups"].items():
-        if name not in wanted:
-            continue
-        there = [e for e in run.encoders if title(e) in group["encoders"]]
+        there = [e for e in run.encoders if title(e) in group["encoders"] and (name, e) not in run.answers]
         kept = run.groups.setdefault(name, group | {"encoders": {}})
         kept["encoders"] |= {title(e): group["encoders"][title(e)] for e in there}
+        beside = kept.get("exhaustive", {}).get("encoders", {})
+        for other in set(beside) - set(kept["encoders"]):
+            del beside[other]
         for encoder in there:
             take_answers(run, folder, name, encoder)
 
@@ -298,7 +303,7 @@ def main() -> None:
     start = time.perf_counter()
     wanted = args.group or [*GROUPS]
     for folder in args.keep or ():
-        take_up(run, folder, wanted)
+        take_up(run, folder)
     for database, names in by_database(run.data, wanted).items():
         measure(run, names, database)
         forms(run)

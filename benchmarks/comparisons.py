@@ -10,7 +10,7 @@ import numpy as np
 from exhaustive import search
 from failures import Failure
 from numpy.typing import NDArray
-from protocol import GROUPS, RECALLED, Database, Question, part, share_less, title
+from protocol import GROUPS, RECALLED, Database, Question, ask, part, share_less, title
 
 from retrieval.score import Submission, compare, score
 
@@ -54,8 +54,9 @@ def compared(run: Run, name: str, database: Database) -> None:
             own["minus"][title(yardstick)] = minus
             told_sc(f"{name}: {title(encoder)} - {title(yardstick)}", minus)
     if run.exhaustive and not GROUPS[name].form_of:
-        beside = group.get("exhaustive", {}).get("encoders", {})
-        if not set(map(title, names)) <= set(beside):
+        kept = group.get("exhaustive", {"queries": 0, "encoders": {}})
+        same = kept["queries"] == min(run.exhaustive, len(question.patches))
+        if not same or set(map(title, names)) != set(kept["encoders"]):
             group["exhaustive"] = beside_exhaustive(run, name, database, of_group)
 
 
@@ -102,8 +103,10 @@ def forms(run: Run) -> None:
     """What fewer bands or bits cost, wherever both forms are measured and it isn't told yet."""
     for (name, encoder), given in run.answers.items():
         of, own = GROUPS[name].form_of, run.groups[name]["encoders"][title(encoder)]
-        if (of, encoder) not in run.answers or "form" in own or not {name, of} <= set(run.questions):
+        if (of, encoder) not in run.answers or "form" in own:
             continue
+        for missing in {name, of} - set(run.questions):
+            run.questions[missing] = ask(run.data, GROUPS[missing], run.queries, run.seed)
         here, there = run.questions[name].answers, run.questions[of].answers
         if all(np.array_equal(getattr(here, f), getattr(there, f)) for f in ("image_ids", "x", "y")):
             own["form"] = {of: difference(given, run.answers[of, encoder], here)}

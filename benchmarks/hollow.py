@@ -39,7 +39,8 @@ def hollow(made: Made, kind: str, path: str) -> dict[str, Any]:
             ids.seek(0)
             end_refined(file, after, made.count, ids)
     spent = time.perf_counter() - begun
-    return {"cpu_s": cpu() - start, "wall_s": spent, "own_peak_mb": peak[0]}
+    size = Path(path).stat().st_size
+    return {"cpu_s": cpu() - start, "s": spent, "own_peak_mb": peak[0], "bytes": size}
 
 
 def told(blocks: Iterator[Any], count: int) -> Iterator[Any]:

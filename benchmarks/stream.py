@@ -151,7 +151,7 @@ def main() -> None:
     ):
         stages[name] = stage(name, step, folder, *more, imports=("tensorflow",) if step != raw_bytes else ())
     recipe = TrainConfig.from_mapping(json.loads(RECIPE.read_text()))
-    told = folder, replace(recipe, shuffle=args.shuffle), args.steps
+    told = folder, replace(recipe, shuffle=args.shuffle, steps=WARM + args.steps), args.steps
     stages["training"] = stage("training", training, *told, imports=("tensorflow", "keras"))
     size = sum(p.stat().st_size for p in files(folder))
     print(f"{len(files(folder))} files, {size / 1e9:.2f} GB", file=sys.stderr)

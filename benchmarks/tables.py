@@ -120,7 +120,7 @@ def databases_table(accuracy: dict[str, Any]) -> str:
 
 
 def differences_table(accuracy: dict[str, Any]) -> str:
-    """Paired differences to the first encoder of the run."""
+    """Paired differences to the first two encoders of the run."""
     rows = []
     for name, encoder, result in each(accuracy):
         for yardstick, minus in result.get("minus", {}).items():

@@ -578,6 +578,7 @@ def test_a_run_leaves_table_json_evidence_and_page(data, tmp_path, monkeypatch, 
         more["four"]["minus"]["structure-tensor"] == cities["encoders"]["four"]["minus"]["structure-tensor"]
     )
     assert set(again["groups"]["cities"]["exhaustive"]["encoders"]) == set(more)
+    assert "training-free" not in (out / "failures.html").read_text()
     form = again["groups"][groups[1]]["encoders"]["structure-tensor"]["form"]
     assert form == three["encoders"]["structure-tensor"]["form"]
     assert len(list(out.glob("evidence-*.npz"))) == 8 and not list(out.glob("index*"))

@@ -238,6 +238,37 @@ def test_built_into_a_file_it_is_as_built_in_memory(rng, tmp_path, monkeypatch, 
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("number", [0, 1500])
+def test_cells_without_vectors_go_through_a_file_too(rng, tmp_path, monkeypatch, number):
+    monkeypatch.setattr(spool_room, "RANGE", 100)
+    learned = build(np.arange(3000), clustered(rng, 3000), IVF)
+    ids, same = np.arange(number), np.repeat(clustered(rng, 1), number, 0)  # all in one cell
+    blocks, config = lambda: [(ids, same)] if number else [], IndexConfig(kind="ivf")
+    memory = VectorIndex.build(blocks, 32, config, count=number, learned=learned)
+    memory.save(tmp_path / "memory")
+    filed = VectorIndex.build(blocks, 32, config, count=number, learned=learned, path=tmp_path / "filed")
+    assert (tmp_path / "filed").read_bytes() == (tmp_path / "memory").read_bytes()
+    np.testing.assert_array_equal(filed.search(same[:3], 2)[1], memory.search(same[:3], 2)[1])
+
+
+@pytest.mark.parametrize("config", [FAST, IVF], ids=["fast", "ivf"])
+@pytest.mark.parametrize("announced", [1499, 1501])
+def test_other_vectors_than_announced_are_noticed_before_the_file_is_written(
+    rng, tmp_path, config, announced
+):
+    vectors, late = clustered(rng, 1500), []
+    with pytest.raises(AssertionError, match="1500 vectors came"):
+        VectorIndex.build(
+            lambda: [(np.arange(1500), vectors)],
+            vectors.shape[1],
+            config,
+            count=announced,
+            path=tmp_path / "v.faiss",
+            added=lambda: late.append(1),
+        )
+    assert not late
+
+
 @pytest.mark.parametrize("config", [FAST, IVF], ids=["fast", "ivf"])
 def test_codes_learned_from_some_of_the_vectors_serve_all(rng, config):
     ids, vectors = np.arange(3000), clustered(rng, 3000)

@@ -641,6 +641,29 @@ def test_the_next_round_is_opened_before_the_last_one_ends_and_none_after_the_la
     assert next(islice(batches, 1))[0] == 10 and opened[2].is_set()  # whoever goes on gets more
 
 
+def test_batches_end_with_the_recipe_and_their_threads_with_the_block():
+    opened = []
+
+    def crops(round_):
+        opened.append(round_)
+        yield from (element(i) for i in count())
+
+    config = replace(SMALL, pool=24, batch=4, checkpoint_every=6, steps=12, workers=2)
+    before = set(threading.enumerate())
+    with training_batches(crops, config, 5) as batches:
+        assert len(list(batches)) == 7
+    assert opened == [0, 1] and set(threading.enumerate()) <= before
+    with training_batches(crops, replace(config, steps=10**6), 0) as batches:
+        next(batches)
+    assert set(threading.enumerate()) <= before
+
+
+def element(number):
+    pixels = np.random.default_rng(number).normal(0, 0.1, (2, 64, 64, 4)).astype("float32")
+    ids = dict.fromkeys(("place_id", "overlap_group"), np.int64(number % 5))
+    return {"anchor": pixels[0], "positive": pixels[1], **ids, "x": np.int64(number), "y": np.int64(0)}
+
+
 def test_batches_do_not_depend_on_the_number_of_threads_or_on_where_they_start():
     def crops(round_):
         rng = np.random.default_rng(round_)

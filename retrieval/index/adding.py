@@ -184,4 +184,4 @@ def packed(codes: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     both = np.empty((halves.shape[1], codes.shape[1], 2, len(TURNS)), np.uint8)
     both[:, :, 0] = halves[0] & 0x0F | halves[1] << 4
     both[:, :, 1] = halves[0] >> 4 | halves[1] & 0xF0
-    return both.reshape(len(both), -1)
+    return both.reshape(len(both), codes.shape[1] * size)

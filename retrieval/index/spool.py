@@ -21,8 +21,10 @@ from retrieval.index.adding import Placed, add_codes, packed, placed
 from retrieval.index.device import load_faiss
 from retrieval.index.files import header_of, length
 
-RANGE = 2_000_000
-"""Vectors that are sorted at a time, about: 150 MB of them, some 600 MB while it is done."""
+RANGE = 500_000
+"""Vectors that are sorted at a time, about: some 170 MB while it is done."""
+MOST_RANGES = 128
+"""Files that are open together: of more than 64 million vectors more are sorted at a time."""
 
 
 @contextmanager
@@ -47,6 +49,7 @@ def filled(
     with Spool(codes, count, folder) as spool:
         for part in placed(codes, blocks, count):
             spool.add(part)
+        spool.full()
         yield spool.write
 
 
@@ -65,7 +68,7 @@ class Spool:
         self._codes, self._cells = codes, faiss.downcast_index(codes.index)
         self._count, self._row = count, 0
         self._codes.ntotal = self._cells.ntotal = count  # what is written before them says how many
-        ranges = min(self._cells.nlist, -(-count // RANGE))
+        ranges = max(1, min(self._cells.nlist, MOST_RANGES, -(-count // RANGE)))
         self._first = np.linspace(0, self._cells.nlist, ranges + 1).astype(np.int64)
         width = self._cells.code_size
         self._kind = np.dtype([("cell", np.int32), ("row", np.int64), ("code", np.uint8, width)])
@@ -90,15 +93,20 @@ class Spool:
         for file, rows in zip(self._files, np.split(order, ends[:-1]), strict=True):
             file.write(new[rows].data)
 
-    def write(self, file: BinaryIO) -> None:
-        """Write what FAISS writes of the whole index."""
+    def full(self) -> None:
+        """Make sure that all vectors came."""
         assert self._row == self._count, f"{self._row} vectors came, {self._count} were announced"
+
+    def write(self, file: BinaryIO) -> None:
+        """Write what FAISS writes of the whole index, once."""
         empty = 16 * self._cells.nlist  # an empty cell is two lengths of 0
         file.write(header_of(self._codes, empty))
         for number, waiting in enumerate(self._files):
             waiting.seek(0)
             held = np.frombuffer(waiting.read(), self._kind)
+            waiting.close()  # what is written is no longer on the disk twice
             self._write_range(file, held, *self._first[number : number + 2].tolist())
+            del held
 
     def _write_range(self, file: BinaryIO, held: NDArray[Any], first: int, stop: int) -> None:
         """Some cells, one after the other."""

@@ -105,8 +105,8 @@ class VectorIndex:
             sample: some of the blocks, to learn codes and cells from, and how many vectors these are; None
                 learns from all.
             learned: an index whose kind, codes and cells are taken over; nothing is learned then.
-            added: called when all vectors are in codes, before they are written: from then on the disk has
-                more to do than the processor. Not with the exact kind.
+            added: called when all vectors are in codes, before they are sorted and written: from then on the
+                disk has more to do than the processor. Not with the exact kind.
 
         Raises:
             DuplicateIdError: an id comes twice, or ids do not ascend.

@@ -8,7 +8,7 @@ goes on in the midst of a round after passing over a few batches, not over all t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -235,7 +235,9 @@ Crops = Callable[[int], Iterable[Element]]
 """Gives the crops of a round."""
 
 
-def numbered_batches(crops: Crops, config: TrainConfig, start: int) -> Iterator[tuple[int, Element]]:
+def numbered_batches(
+    crops: Crops, config: TrainConfig, start: int
+) -> Generator[tuple[int, Element], None, None]:
     """Raw batches from step `start` on, with their steps; each round is opened before the last one ends."""
     every = config.checkpoint_every
     round_, passed = divmod(start, every)
@@ -274,11 +276,11 @@ def training_batches(crops: Crops, config: TrainConfig, start: int) -> Iterator[
 
     Args:
         crops: gives the crops of a round.
-        config: the recipe.
+        config: the recipe; there are no batches beyond its steps.
         start: first step.
 
     Yields:
-        An endless iterator; leaving the block ends the threads.
+        An iterator; leaving the block ends the threads, a stream that is being opened when it has begun.
     """
     reading = ThreadPoolExecutor(1, "read")
     preparing = ThreadPoolExecutor(config.workers, "augment")
@@ -288,13 +290,17 @@ def training_batches(crops: Crops, config: TrainConfig, start: int) -> Iterator[
     def job(taken: Future[tuple[int, Element]]) -> Batch:
         return prepare(*taken.result(), config)
 
+    left = iter(range(start, config.steps))
+
     def order() -> None:
-        ahead.append(preparing.submit(job, reading.submit(next, raw)))
+        if next(left, None) is not None:
+            ahead.append(preparing.submit(job, reading.submit(next, raw)))
 
     def batches() -> Iterator[Batch]:
-        while True:
-            order()
+        order()
+        while ahead:
             yield ahead.popleft().result()
+            order()
 
     try:
         for _ in range(config.workers + 1):
@@ -303,3 +309,4 @@ def training_batches(crops: Crops, config: TrainConfig, start: int) -> Iterator[
     finally:
         preparing.shutdown(wait=True, cancel_futures=True)
         reading.shutdown(wait=True, cancel_futures=True)
+        raw.close()
