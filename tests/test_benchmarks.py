@@ -24,6 +24,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 import calibrate  # noqa: E402
+import chart  # noqa: E402
 import enlarged  # noqa: E402
 import exhaustive  # noqa: E402
 import hollow  # noqa: E402
@@ -586,6 +587,20 @@ def test_a_run_leaves_table_json_evidence_and_page(data, tmp_path, monkeypatch, 
     page = tables.filled((BENCHMARKS.parent / "docs/accuracy.md").read_text(), out)
     assert "| cities | structure-tensor | 1.000 |" in page
     assert "nan" not in page.split("## What was tried")[0].lower().split()
+
+
+def test_the_chart_shows_every_group_and_says_what_is_not_measured(tmp_path):
+    accuracy = json.loads((BENCHMARKS / "results/accuracy.json").read_text())
+    chart.draw(accuracy, tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    for name, group in accuracy["groups"].items():
+        assert f"<!-- {name} -->" in text
+        for encoder in ("training-free", "siamese"):
+            assert f"<!-- {group['encoders'][encoder]['scores']['all']['SC']['value']:.3f} -->" in text
+    del accuracy["groups"]["venice"]["encoders"]["training-free"]
+    with pytest.raises(SystemExit, match="venice: not measured with training-free and siamese"):
+        chart.draw(accuracy, tmp_path / "b.svg")
+    assert not (tmp_path / "b.svg").exists()
 
 
 # ---------------------------------------------------------------- recipes
