@@ -2,8 +2,8 @@
 
     python benchmarks/chart.py build/accuracy/accuracy.json docs/images/accuracy.svg
 
-For each group SC over all queries with its interval; below the shipped encoder's row of points the share
-that search alone had first, which says what refinement adds.
+For each group SC over all queries with its interval; a stroke in the row of what ships is the share that
+search alone had first, which says what refinement adds.
 """
 
 from __future__ import annotations

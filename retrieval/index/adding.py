@@ -134,7 +134,7 @@ def _append_flat(flat: Any, parts: list[Placed]) -> None:
     rows = np.zeros((-(-(before % flat.bbs + len(codes)) // flat.bbs) * flat.bbs, codes.shape[1]), np.uint8)
     rows[before % flat.bbs :][: len(codes)] = codes
     room = faiss.rev_swig_ptr(flat.codes.get(), flat.codes.size()).reshape(-1, flat.get_block_stride())
-    _put(room[before // flat.bbs :], packed(rows, flat.bbs), bool(before % flat.bbs))
+    _put(room[before // flat.bbs :], _packed(rows, flat.bbs), bool(before % flat.bbs))
     flat.ntotal = before + len(codes)
     flat.ntotal2 = -(-flat.ntotal // flat.bbs) * flat.bbs
 
@@ -144,22 +144,42 @@ def _append_to_cells(index: Any, parts: list[Placed]) -> None:
     faiss = load_faiss()
     lists, size = faiss.downcast_InvertedLists(index.invlists), index.bbs
     cells, codes = (np.concatenate(some) for some in zip(*parts, strict=True))
-    order, counts = np.argsort(cells, kind="stable"), np.bincount(cells, minlength=index.nlist)
     before = np.array([lists.list_size(c) for c in range(index.nlist)])
-    blocks = -(-(before % size + counts) // size)  # the first of a cell may have vectors already
-    start, first = size * (np.cumsum(blocks) - blocks), np.cumsum(counts) - counts
-    rows = np.zeros((size * int(blocks.sum()), codes.shape[1]), np.uint8)
-    rows[np.arange(len(order)) + np.repeat(start + before % size - first, counts)] = codes[order]
-    blocks_of = packed(rows, size)
-    for cell in np.flatnonzero(counts).tolist():
-        was, now = int(before[cell]), int(before[cell] + counts[cell])
+    for cell, (rows, blocks) in enumerate(by_cell(cells, codes, size, before % size)):
+        if not len(rows):
+            continue
+        was, now = int(before[cell]), int(before[cell]) + len(rows)
         lists.resize(cell, now)
         ids = faiss.rev_swig_ptr(lists.get_ids(cell), now)
-        ids[was:] = index.ntotal + order[first[cell] : first[cell] + counts[cell]]
+        ids[was:] = index.ntotal + rows
         held = -(-now // size)
-        room = faiss.rev_swig_ptr(lists.get_codes(cell), held * blocks_of.shape[1]).reshape(held, -1)
-        _put(room[was // size :], blocks_of[start[cell] // size :][: blocks[cell]], bool(was % size))
+        room = faiss.rev_swig_ptr(lists.get_codes(cell), held * blocks.shape[1]).reshape(held, -1)
+        _put(room[was // size :], blocks, bool(was % size))
     index.ntotal += len(codes)
+
+
+def by_cell(
+    cells: NDArray[Any], codes: NDArray[np.uint8], size: int, begun: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+    """Vectors sorted by their cells, and their codes as FAISS compares them.
+
+    Args:
+        cells: (n,) of each vector, 0 to m - 1.
+        codes: (n, bytes).
+        size: vectors in a block.
+        begun: (m,) how many the first block of each cell holds already, of which zeros come here.
+
+    Yields:
+        For each of the m cells its rows in `cells`, ascending, and its blocks; both may be empty.
+    """
+    order, counts = np.argsort(cells, kind="stable"), np.bincount(cells, minlength=len(begun))
+    blocks = -(-(begun + counts) // size)
+    start, first = size * (np.cumsum(blocks) - blocks), np.cumsum(counts) - counts
+    rows = np.zeros((size * int(blocks.sum()), codes.shape[1]), np.uint8)
+    rows[np.arange(len(order)) + np.repeat(start + begun - first, counts)] = codes[order]
+    whole = _packed(rows, size)
+    for cell in range(len(begun)):
+        yield order[first[cell] :][: counts[cell]], whole[start[cell] // size :][: blocks[cell]]
 
 
 def _put(room: NDArray[np.uint8], blocks: NDArray[np.uint8], begun: bool) -> None:
@@ -169,7 +189,7 @@ def _put(room: NDArray[np.uint8], blocks: NDArray[np.uint8], begun: bool) -> Non
     room[begun : len(blocks)] = blocks[begun:]
 
 
-def packed(codes: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+def _packed(codes: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Codes as FAISS compares them: blocks of 32 vectors, of which one byte holds the same of two.
 
     Args:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.adding import Placed, add_codes, packed, placed
+from retrieval.index.adding import Placed, add_codes, by_cell, placed
 from retrieval.index.device import load_faiss
 from retrieval.index.files import header_of, length
 
@@ -110,16 +110,7 @@ class Spool:
 
     def _write_range(self, file: BinaryIO, held: NDArray[Any], first: int, stop: int) -> None:
         """Some cells, one after the other."""
-        size, number = self._cells.bbs, stop - first
-        order = np.argsort(held["cell"], kind="stable")
-        counts = np.bincount(held["cell"] - first, minlength=number)
-        blocks = -(-counts // size)
-        start, before = size * (np.cumsum(blocks) - blocks), np.cumsum(counts) - counts
-        rows = np.zeros((size * int(blocks.sum()), self._cells.code_size), np.uint8)
-        rows[np.arange(len(order)) + np.repeat(start - before, counts)] = held["code"][order]
-        ids, codes = held["row"][order], packed(rows, size)
-        for cell in range(number):
-            mine = ids[before[cell] :][: counts[cell]]
-            file.write(length(len(mine)) + mine.tobytes())
-            code = codes[start[cell] // size :][: blocks[cell]]
-            file.write(length(code.size) + code.tobytes())
+        none = np.zeros(stop - first, np.int64)
+        for rows, blocks in by_cell(held["cell"] - first, held["code"], self._cells.bbs, none):
+            ids = held["row"][rows]
+            file.write(length(ids.size) + ids.tobytes() + length(blocks.size) + blocks.tobytes())
