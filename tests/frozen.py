@@ -1,0 +1,196 @@
+"""Answers of the engine on fixed inputs, to compare before and after a change that must not alter them.
+
+    python tests/frozen.py --write    # refreeze: only with a reason, in a commit of its own
+
+`answers(folder)` generates a challenge, indexes and queries it through the command line, and returns plain
+values: checksums of pixels and vectors, the submission, the manifest, the details table, the score. Beside
+the challenge's own patches it asks for a larger chip, patches with nodata and patches under cloud. With
+real imagery at hand, `real_answers` does the same for the cities of `val`.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import platform
+import re
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+GOLDEN = HERE / "golden" / "frozen-answers.json"
+if __name__ == "__main__":
+    sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+DROPPED = ("created_by", "files", "checksum", "fingerprint")
+"""Entries of a manifest that change with the release or with a name, not with the answer."""
+KINDS = ("fast", "ivf")
+"""Kinds of index that are frozen beside the default one of so few windows, which is exact."""
+
+
+def machine():
+    """What the last bits of a float depend on: processor and numerical libraries."""
+    cpu = ""
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+        flags = next((line.split(":", 1)[1] for line in lines if line.startswith("flags")), "")
+        cpu += " " + hashlib.sha256(flags.encode()).hexdigest()[:8]
+    names = ("numpy", "tensorflow-cpu", "keras", "numba", "faiss-cpu")
+    return {"cpu": cpu, "python": platform.python_version(), **{n: installed(n) for n in names}}
+
+
+def installed(name):
+    """Version of a distribution, "" where there is none."""
+    try:
+        return version(name)
+    except Exception:
+        return ""
+
+
+def retrieve(*arguments):
+    """Run a command of the product in this process and return its JSON."""
+    from typer.testing import CliRunner
+
+    from retrieval.cli import app
+
+    done = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def answers(folder):
+    """All frozen values of the generated challenge, computed below a folder."""
+    from tfrecords.synthetic import make_challenge
+
+    challenge = folder / "challenge"
+    make_challenge(challenge, images=4, patches=40, size_px=256, seed=11)
+    index = folder / "index"
+    retrieve("index", challenge / "test_images.tfrecords", "--out", index, "--quiet")
+    out = {"index": index_of(index)}
+    out["challenge"] = asked(index, challenge / "test_patches.tfrecords", folder / "plain")
+    scored = retrieve("score", folder / "plain" / "submission.csv", challenge / "answers.csv", "--json")
+    out["score"] = json.loads(scored)
+    for kind in KINDS:
+        retrieve(
+            "index", challenge / "test_images.tfrecords", "--kind", kind, "--out", folder / kind, "--quiet"
+        )
+        out[f"index-{kind}"] = index_of(folder / kind)
+    for name, pixels in queries(challenge).items():
+        np.save(folder / f"{name}.npy", pixels)
+        out[name] = asked(index, folder / f"{name}.npy", folder / name)
+    return out
+
+
+def queries(challenge):
+    """Digital numbers of a larger chip, of patches with nodata, and of patches under cloud."""
+    from tfrecords.read import read_images, read_patches
+
+    images = list(read_images(challenge / "test_images.tfrecords"))
+    chip = dn(images[1].pixels[40:190, 30:160])[None]
+    stored = read_patches(challenge / "test_patches.tfrecords").pixels
+    patches = dn(stored[np.arange(12)])
+    masked, cloudy = patches.copy(), patches.copy()
+    masked[:, :30, :40] = 0
+    y, x = np.mgrid[:64, :64]
+    for number, patch in enumerate(cloudy):
+        cloud = np.clip(1.6 - np.hypot(y - 20 - number, x - 44 + number) / 24, 0, 1)[..., None]
+        patch[:] = np.rint(patch * (1 - cloud) + 3900 * cloud)
+    return {"chip": chip, "masked": masked, "cloudy": cloudy}
+
+
+def dn(scaled):
+    """Digital numbers that scale to these pixels, never 0."""
+    return np.maximum(np.rint((np.asarray(scaled, np.float32) + 1) * 2047.5), 1).astype(np.uint16)
+
+
+def index_of(index):
+    """Checksums of an index's arrays, and its manifest without what changes with each run."""
+    names = [*sorted(p.relative_to(index).as_posix() for p in index.rglob("*.npy")), "vectors.faiss"]
+    manifest = json.loads((index / "manifest.json").read_text())
+    manifest["config"].pop("source")  # prose, for people
+    return {
+        "files": {n: hashlib.sha256((index / n).read_bytes()).hexdigest() for n in names},
+        "manifest": {k: v for k, v in manifest.items() if k not in DROPPED},
+    }
+
+
+def asked(index, patches, out):
+    """The submission and the details of a query."""
+    retrieve(
+        "query", patches, "--index", index, "--out", out / "submission.csv",
+        "--details", out / "details.csv", "--quiet",
+    )  # fmt: skip
+    with (out / "details.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["image_path"] = Path(row["image_path"]).name
+    columns = {name: [value(row[name]) for row in rows] for name in rows[0]}
+    return {"submission": (out / "submission.csv").read_text(), "details": columns}
+
+
+def value(text):
+    """A number where a cell holds one."""
+    try:
+        return round(float(text), 8)
+    except ValueError:
+        return text
+
+
+def data_folder():
+    """The folder of real imagery, or None."""
+    named = os.environ.get("RETRIEVE_DATA")
+    folder = Path(named) if named else HERE.parents[1] / "shared" / "data"
+    return folder if (folder / "s2" / "val" / "oscd").is_dir() else None
+
+
+def real_answers(folder, data):
+    """Answers of patches of the later date in an index of the earlier one: the cities of `val`."""
+    import rasterio
+
+    earlier, patches = folder / "earlier", []
+    earlier.mkdir(parents=True)
+    for place in sorted((data / "s2" / "val" / "oscd").iterdir()):
+        dates = sorted(place.glob("*.tif"))
+        (earlier / f"{place.name}.tif").symlink_to(dates[0])
+        with rasterio.open(dates[-1]) as dataset:
+            pixels = np.moveaxis(dataset.read(), 0, -1)
+        height, width = pixels.shape[:2]
+        for y, x in ((0.2, 0.3), (0.5, 0.6), (0.7, 0.2)):
+            top, left = int(y * (height - 64)), int(x * (width - 64))
+            patches.append(pixels[top : top + 64, left : left + 64])
+    np.save(folder / "later.npy", np.stack(patches))
+    retrieve("index", earlier, "--out", folder / "index", "--quiet")
+    return {
+        "index": index_of(folder / "index"),
+        "later": asked(folder / "index", folder / "later.npy", folder / "found"),
+    }
+
+
+def everything(folder):
+    """All frozen values that this machine can compute."""
+    folder.mkdir(exist_ok=True)
+    out = {"machine": machine(), "generated": answers(folder / "generated")}
+    data = data_folder()
+    return out | ({"real": real_answers(folder / "real", data)} if data else {})
+
+
+def main():
+    """Write the golden file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", required=True)
+    parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        text = json.dumps(everything(Path(folder)), indent=1)
+    # A column of a table on a line.
+    flat = re.sub(r"\[[^][{}]*\]", lambda found: re.sub(r"\s+", " ", found[0]), text)
+    GOLDEN.write_text(flat + "\n")
+
+
+if __name__ == "__main__":
+    main()
