@@ -54,15 +54,14 @@ from protocol import (
     title,
 )
 
-from retrieval import build_index
 from retrieval.config import IndexConfig, RefineConfig, SearchConfig
-from retrieval.embed import embed_patches
-from retrieval.errors import RetrieveError
-from retrieval.matches import Matches
-from retrieval.pipeline import Index
-from retrieval.score import Submission
-from retrieval.search import find_candidates
+from retrieval.evaluation.submission import Submission
+from retrieval.matching.candidates import find_candidates
+from retrieval.models.embed import embed_patches
+from retrieval.pipeline import Index, build_index
+from retrieval.results.matches import Matches
 from retrieval.types import Progress
+from tfrecords.errors import RetrieveError
 
 PHYSICS = {
     "search": SearchConfig(windows=256, places=20, deep_places=20, everywhere=0),

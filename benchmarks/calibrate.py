@@ -20,8 +20,8 @@ from context import write_json
 from numpy.typing import NDArray
 from protocol import GROUPS, slug
 
-from retrieval.calibrate import RIGHT_PX, evidence, expected_calibration_error, fit
-from retrieval.encoder import load_encoder
+from retrieval.models.calibration import RIGHT_PX, evidence, expected_calibration_error, fit
+from retrieval.models.encoder import load_encoder
 from retrieval.report.canvas import BLUE, INK, QUIET, drawing, save
 from retrieval.types import Refined
 

@@ -5,7 +5,7 @@
 
 Every stage runs in a process of its own, as the commands do: its peak of memory is its own; the import
 of TensorFlow and FAISS, some seconds each time, is left out. A challenge that lies in the folder already
-is used again. The scenes are generated (`tfrecords.synthetic`): the figures of speed hold for real
+is used again. The scenes are generated (`retrieval.synthetic`): the figures of speed hold for real
 imagery, SC does not.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 from context import Stage, arguments, clocked, context, stage, table, write_json
 
-from retrieval.compiled import share_cores
+from retrieval.kernels.compiled import share_cores
 
 LOST = 0.8
 """Share of a patch under cloud, shadow or open water above which nobody could find it."""
@@ -29,7 +29,7 @@ ENGINE = ("tensorflow", "keras", "faiss", "retrieval.pipeline")
 
 def generate(out: str, images: int, patches: int, size: int, seed: int) -> None:
     """Write the challenge."""
-    from tfrecords.synthetic import make_challenge
+    from retrieval.synthetic.sets import make_challenge
 
     make_challenge(
         out,
@@ -43,9 +43,9 @@ def generate(out: str, images: int, patches: int, size: int, seed: int) -> None:
 
 def index(folder: str, encoder: str | None, stride: int, kind: str, device: str) -> dict[str, Any]:
     """Embed and index the images."""
-    from retrieval import parts as image_parts
-    from retrieval import store
     from retrieval.config import IndexConfig
+    from retrieval.index import builder as image_parts
+    from retrieval.index import folder as store
     from retrieval.pipeline import build_index
 
     parts: dict[str, float] = {}
@@ -71,8 +71,11 @@ def index(folder: str, encoder: str | None, stride: int, kind: str, device: str)
 
 def query(folder: str, device: str) -> dict[str, Any]:
     """Answer the patches and write the submission."""
-    from retrieval import answer, everywhere, opening, pipeline
-    from retrieval.local import LocalSearch
+    from retrieval import pipeline
+    from retrieval import pipeline as opening
+    from retrieval.matching import exhaustive as everywhere
+    from retrieval.matching import rounds as answer
+    from retrieval.matching.local_search import LocalSearch
 
     parts: dict[str, float] = {}
     places = (
@@ -102,7 +105,8 @@ def evaluate(folder: str) -> dict[str, Any]:
     """Score the submission: all patches, and those that can be found at all."""
     import numpy as np
 
-    from retrieval.score import Submission, read_submission, score
+    from retrieval.evaluation.scoring import score
+    from retrieval.evaluation.submission import Submission, read_submission
 
     submission, answers = (read_submission(Path(folder) / f) for f in ("submission.csv", "answers.csv"))
     with (Path(folder) / "truth.csv").open(newline="") as file:

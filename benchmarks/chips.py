@@ -19,13 +19,19 @@ import numpy as np
 from context import context, write_json
 from numpy.typing import NDArray
 
-from retrieval.calibrate import RIGHT_PX, calibration_of, expected_calibration_error, logistic
-from retrieval.chips import ChipCalibration, Locator
-from retrieval.chips.sure import TERMS
 from retrieval.config import ChipConfig, IndexConfig, RefineConfig, SearchConfig
+from retrieval.matching.large_chips import Locator
+from retrieval.matching.tensor_cache import Ground
+from retrieval.models.calibration import (
+    CHIP_TERMS,
+    RIGHT_PX,
+    ChipCalibration,
+    calibration_of,
+    expected_calibration_error,
+    logistic,
+)
 from retrieval.pipeline import build_index
-from retrieval.refine import Ground
-from retrieval.train.weather import paste_clouds
+from retrieval.training.weather import paste_clouds
 from retrieval.types import Refined
 from tfrecords.read import ImageSource, read_series
 from tfrecords.schema import Chips, Image, Series, to_scaled
@@ -130,7 +136,7 @@ def main() -> None:
             images_of(series), Path(folder) / "index", encoder=args.encoder, config=IndexConfig()
         ).store
         single = calibration_of(store.encoder.fingerprint)
-        several = ChipCalibration((0.0,) * len(TERMS), 0.0)
+        several = ChipCalibration((0.0,) * len(CHIP_TERMS), 0.0)
         locator = Locator(
             store, Ground(store), store.vectors, SearchConfig(), RefineConfig(), single, several, ChipConfig()
         )

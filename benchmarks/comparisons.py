@@ -12,7 +12,8 @@ from failures import Failure
 from numpy.typing import NDArray
 from protocol import GROUPS, RECALLED, Database, Question, ask, part, share_less, title
 
-from retrieval.score import Submission, compare, score
+from retrieval.evaluation.scoring import compare, score
+from retrieval.evaluation.submission import Submission
 
 Recalled = dict[int, NDArray[np.bool_]]
 """Which queries' right places search proposes among its first so many."""

@@ -17,7 +17,7 @@ from argparse import Namespace
 from recipe import say, train_by_recipe
 
 from retrieval.config import CoveredConfig
-from retrieval.train.covered import train_covered
+from retrieval.training.cloud_networks import train_covered
 
 
 def train(args: Namespace, config: CoveredConfig) -> dict[str, float]:

@@ -22,8 +22,9 @@ from context import arguments, context, table, write_json
 from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, LearnedConfig, TensorConfig
-from retrieval.embed import PATCH_BATCH, embed_dense, embed_patches
-from retrieval.encoder import TRAINING_FREE, KerasEncoder, learned_model, load_encoder, shipped
+from retrieval.models.embed import PATCH_BATCH, embed_dense, embed_patches
+from retrieval.models.encoder import TRAINING_FREE, KerasEncoder, load_encoder, shipped
+from retrieval.models.networks import learned_model
 from retrieval.types import Encoder
 
 
@@ -33,7 +34,7 @@ def image(folder: Path | None, size: int) -> NDArray[np.float32]:
         from tfrecords.read import read_images
 
         return next(iter(read_images(folder / "test_images.tfrecords"))).scaled()[:size, :size]
-    from tfrecords.synthetic import Scene
+    from retrieval.synthetic.scene import Scene
 
     seen = Scene(7, size, size).observe(180)
     return np.clip(seen.dn, 0, 4095).astype(np.float32) / np.float32(2047.5) - 1

@@ -93,10 +93,10 @@ def noisy(vectors: NDArray[np.float32], share: float, rng: np.random.Generator) 
 def embed(out: str, scenes: int) -> dict[str, Any]:
     """Embed generated scenes."""
     from retrieval.config import IndexConfig
-    from retrieval.embed import embed_image
-    from retrieval.encoder import load_encoder
+    from retrieval.models.embed import embed_image
+    from retrieval.models.encoder import load_encoder
+    from retrieval.synthetic.scene import Scene
     from tfrecords.schema import to_scaled
-    from tfrecords.synthetic import Scene
 
     encoder, parts = load_encoder(), []
     for seed in range(scenes):
@@ -108,8 +108,8 @@ def embed(out: str, scenes: int) -> dict[str, Any]:
 
 def taken(out: str, indexes: list[str]) -> dict[str, Any]:
     """The embeddings of index folders of the exact kind, made by the same encoder."""
-    from retrieval.index import VectorIndex
-    from tfrecords.manifest import read_manifest
+    from retrieval.index.faiss_index import VectorIndex
+    from tfrecords.artifacts import read_manifest
 
     opened = [VectorIndex.open(Path(i) / "vectors.faiss", "exact", 0) for i in indexes]
     encoders = {read_manifest(Path(i), "index", verify="sizes").extra["encoder"] for i in indexes}

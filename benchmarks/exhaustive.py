@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from protocol import TURNS, Database
 
 from retrieval.config import PATCH_PX, TensorConfig
-from retrieval.features import BORDER_PX, structure_tensor
-from retrieval.score import Submission
+from retrieval.evaluation.submission import Submission
+from retrieval.models.structure_tensor import BORDER_PX, structure_tensor
 from tfrecords.schema import Patches
 
 FLAT = 1e-4

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from protocol import NEAR_PX, Question, is_right
 
-from retrieval.matches import Matches
-from retrieval.report import stretch
+from retrieval.report.canvas import stretch
+from retrieval.results.matches import Matches
 
 STYLE = """
 body{font:15px/1.4 system-ui,sans-serif;margin:2em;color:#1a1a1a;background:#fff}

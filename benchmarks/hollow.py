@@ -16,9 +16,9 @@ from watching import cpu, own_mb, watched
 
 def hollow(made: Made, kind: str, path: str) -> dict[str, Any]:
     """Build an index whose codes are all there and whose full vectors are a hole in the file."""
-    from retrieval.index.files import begin_refined, end_refined, half_precision
     from retrieval.index.kinds import empty_codes, joined, rounded, set_probes
     from retrieval.index.spool import filled
+    from retrieval.index.vector_file import begin_refined, end_refined, half_precision
 
     start, begun = cpu(), time.perf_counter()
     few, dim = Made(made.base, min(made.count, LEARNED)), made.dim

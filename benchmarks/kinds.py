@@ -24,7 +24,7 @@ import numpy as np
 from context import arguments, context, table, write_json
 from numpy.typing import NDArray
 
-from retrieval.embed import embed_patches
+from retrieval.models.embed import embed_patches
 from retrieval.pipeline import open_index
 from tfrecords.read import read_patches
 

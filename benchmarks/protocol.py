@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.calibrate import RIGHT_PX
 from retrieval.config import PATCH_PX, TensorConfig
-from retrieval.features import structure_tensor
-from retrieval.score import Submission, compare, score
-from retrieval.train.weather import paste_clouds
+from retrieval.evaluation.scoring import compare, score
+from retrieval.evaluation.submission import Submission
+from retrieval.models.calibration import RIGHT_PX
+from retrieval.models.structure_tensor import structure_tensor
+from retrieval.training.weather import paste_clouds
 from retrieval.types import Candidates, Refined
 from tfrecords.read import ImageSource, read_images
 from tfrecords.read.rasters import describe_raster

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 from context import arguments, context, write_json
 
-from retrieval.errors import ConfigError, RetrieveError
-from retrieval.knobs import Knobs
+from retrieval.config.engine import Knobs
+from retrieval.errors import ConfigError
+from tfrecords.errors import RetrieveError
 
 Recipe = TypeVar("Recipe", bound=Knobs)
 

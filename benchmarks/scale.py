@@ -54,7 +54,7 @@ TURNS = 3
 def build(made: Made, kind: str, path: str) -> dict[str, Any]:
     """Build an index into its file, codes learned from the first million; seconds of the processor."""
     from retrieval.config import IndexConfig
-    from retrieval.index import VectorIndex
+    from retrieval.index.faiss_index import VectorIndex
 
     start, dim = cpu(), made.dim
     few = Made(made.base, min(made.count, LEARNED))
@@ -68,7 +68,7 @@ def build(made: Made, kind: str, path: str) -> dict[str, Any]:
 
 def truth(made: Made, queries: int, path: str) -> None:
     """Exact search's answers, a block in memory at a time."""
-    from retrieval.index import exact_search
+    from retrieval.index.recall import exact_search
 
     np.save(path, exact_search(made.blocks, made.queries(queries), 20))
 
@@ -79,7 +79,7 @@ def ask(made: Made, kind: str, path: str, queries: int, right: str) -> dict[str,
     `right` is the file of exact search's answers; empty for an index whose answers are none.
     """
     from retrieval.config import IndexConfig
-    from retrieval.index import VectorIndex
+    from retrieval.index.faiss_index import VectorIndex
 
     asked = made.queries(queries)
     VectorIndex.build(lambda: [(np.arange(9), asked[:9])], asked.shape[1], IndexConfig()).search(asked, 1)

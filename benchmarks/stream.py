@@ -92,9 +92,9 @@ def training(folder: str, config: TrainConfig, steps: int) -> dict[str, Any]:
     """Train for some steps, and clock what each waits for its batch."""
     from functools import partial
 
-    from retrieval.train.batches import Split, training_batches, training_crops
-    from retrieval.train.models import blank_model
-    from retrieval.train.step import compiled_step, new_optimizer
+    from retrieval.training.batches import Split, training_batches, training_crops
+    from retrieval.training.networks import blank_model
+    from retrieval.training.steps import compiled_step, new_optimizer
 
     model = blank_model(config)
     step = compiled_step(model, new_optimizer(model, config), [], config)

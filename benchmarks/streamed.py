@@ -47,9 +47,9 @@ def streamed(made: Made, kinds: list[str], queries: int, k: int = 20) -> dict[st
     Returns:
         For "exact" and each kind the ids of the nearest, (queries, k), best first.
     """
-    from retrieval.index.adding import add_codes
-    from retrieval.index.files import halves
+    from retrieval.index.codes import add_codes
     from retrieval.index.kinds import joined
+    from retrieval.index.vector_file import halves
 
     asked, few = made.queries(queries), Made(made.base, min(made.count, LEARNED))
     codes = {kind: _learned(kind, few, made.count, asked.shape[1]) for kind in kinds}
@@ -84,7 +84,7 @@ def streamed(made: Made, kinds: list[str], queries: int, k: int = 20) -> dict[st
 def _depth(k: int) -> int:
     """How many an index ranks anew for so many neighbours."""
     from retrieval.config import IndexConfig
-    from retrieval.index.vectors import TIES, ranked_anew
+    from retrieval.index.faiss_index import TIES, ranked_anew
 
     return ranked_anew(k + TIES, IndexConfig().fast_again)
 
@@ -102,7 +102,7 @@ def _learned(kind: str, few: Made, count: int, dim: int) -> Any:
 
 def _compared(made: Made, asked: NDArray[np.float32], ids: NDArray[np.int64], k: int) -> NDArray[np.int64]:
     """The best of the likeliest, by their vectors of half precision."""
-    from retrieval.index.files import halves, singles
+    from retrieval.index.vector_file import halves, singles
 
     best = Best(len(asked), k)
     for row, (query, own) in enumerate(zip(asked, ids, strict=True)):

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from protocol import FEATURELESS_SHARE, GROUPS, Group, dates, edge_share, opened, places, target_date
 
 from retrieval.config import PATCH_PX, RefineConfig
-from retrieval.refine import Arrays, refine
+from retrieval.matching.pyramid import refine
+from retrieval.matching.tensors import Arrays
 from retrieval.types import Candidates, Refined
 from tfrecords.schema import Patches
 

@@ -30,15 +30,16 @@ from numpy.typing import NDArray
 from protocol import GROUPS, TURNS, Database, Question, ask, by_database, recalled, share, told
 
 from retrieval.config import IndexConfig, SearchConfig, TrainConfig
-from retrieval.embed import embed_image, embed_patches
-from retrieval.encoder import load_encoder
-from retrieval.index import exact_search
-from retrieval.score import Submission, compare
-from retrieval.search import distinct_places
-from retrieval.train import train
+from retrieval.evaluation.scoring import compare
+from retrieval.evaluation.submission import Submission
+from retrieval.index.recall import exact_search
+from retrieval.matching.candidates import distinct_places
+from retrieval.models.embed import embed_image, embed_patches
+from retrieval.models.encoder import load_encoder
+from retrieval.synthetic.sets import make_series
+from retrieval.training.siamese import train
 from retrieval.types import Candidates, Encoder, pack_ids
 from tfrecords.read import series_files
-from tfrecords.synthetic import make_series
 
 Vectors = NDArray[np.float32]
 MEASURED = ("cities", "fields and forest", "venice")

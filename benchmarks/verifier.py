@@ -14,7 +14,7 @@ from __future__ import annotations
 from recipe import say, train_by_recipe
 
 from retrieval.config import VerifierConfig
-from retrieval.train.verify import train_verifier
+from retrieval.training.verifier import train_verifier
 
 
 def main() -> None:

@@ -17,8 +17,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from typer.models import ArgumentInfo, CommandInfo, OptionInfo
 
 from retrieval.cli import app
-from retrieval.settings import Settings
-from retrieval.settings import page as settings_page
+from retrieval.config.settings import Settings
+from retrieval.config.settings import page as settings_page
 
 HERE = Path(__file__).parent
 SETTINGS = """# Settings
@@ -36,8 +36,8 @@ retrieve config --defaults > retrieve.toml   # all knobs: delete what shall stay
 retrieve config                              # what holds here; --json for programs
 ```
 
-From Python, `retrieval.settings.read_settings("retrieve.toml").make(IndexConfig)` gives the record that the
-commands would take. These are the defaults:
+From Python, `retrieval.config.settings.read_settings("retrieve.toml").make(IndexConfig)` returns the record
+that the commands use. These are the defaults:
 
 ```toml
 {text}```

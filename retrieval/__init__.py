@@ -13,10 +13,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from retrieval.encoder import load_encoder
+    from retrieval.models.encoder import load_encoder
     from retrieval.pipeline import (
         Index,
-        Matches,
         add_to_index,
         build_index,
         evaluate,
@@ -24,14 +23,15 @@ if TYPE_CHECKING:
         open_index,
         remove_from_index,
     )
+    from retrieval.results.matches import Matches
 
 _HOME = {
     "Index": "retrieval.pipeline",
-    "Matches": "retrieval.pipeline",
+    "Matches": "retrieval.results.matches",
     "add_to_index": "retrieval.pipeline",
     "build_index": "retrieval.pipeline",
     "evaluate": "retrieval.pipeline",
-    "load_encoder": "retrieval.encoder",
+    "load_encoder": "retrieval.models.encoder",
     "locate": "retrieval.pipeline",
     "open_index": "retrieval.pipeline",
     "remove_from_index": "retrieval.pipeline",

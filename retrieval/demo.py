@@ -12,7 +12,7 @@
       score.json             what `retrieve score --json` prints, and how far the confidence can be trusted
       manifest.json          configuration and checksums
 
-So the three bare commands run in that folder too. The ground is generated (`tfrecords.synthetic`), not
+So the three bare commands run in that folder too. The ground is generated (`retrieval.synthetic`), not
 observed: scores say that all works, not how well it works on Earth.
 """
 
@@ -27,19 +27,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.calibrate import RIGHT_PX, expected_calibration_error
 from retrieval.config import PATCH_PX, DemoConfig, Device
-from retrieval.encoder import load_encoder
-from retrieval.matches import Matches, write_table
+from retrieval.evaluation.figures import Score
+from retrieval.evaluation.submission import Submission, read_submission
+from retrieval.models.calibration import RIGHT_PX, expected_calibration_error
+from retrieval.models.encoder import load_encoder
 from retrieval.pipeline import Index, build_index, evaluate, locate, open_index
-from retrieval.report import MatchPicture, draw_matches
+from retrieval.report.match_picture import MatchPicture, draw_matches
 from retrieval.report.page import write_page
-from retrieval.score import Score, Submission, read_submission
+from retrieval.results.matches import Matches
+from retrieval.results.tables import write_table
+from retrieval.synthetic.sets import make_challenge
 from retrieval.types import Encoder, Progress, silent
+from tfrecords.artifacts import MANIFEST, PartialFolder, read_manifest, writing_folder
 from tfrecords.challenge import ANSWERS, IMAGES, PATCHES, TRUTH
-from tfrecords.manifest import MANIFEST, PartialFolder, read_manifest, writing_folder
 from tfrecords.read import ImageSource, read_images, read_patches
-from tfrecords.synthetic import make_challenge
 
 INDEX, SUBMISSION = "index", "submission.csv"
 CANDIDATES, MATCHES, PICTURE, SCORE = "matches.parquet", "matches.csv", "matches.png", "score.json"

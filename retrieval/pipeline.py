@@ -8,6 +8,7 @@ a submission against the answers. Each step's own room does the work.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,25 +16,61 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.answer import look
-from retrieval.calibrate import calibration_of, evidence
-from retrieval.chips import ChipCalibration, Locator
 from retrieval.config import ChipConfig, Device, IndexConfig, IndexKind, RefineConfig, SearchConfig
-from retrieval.cutouts import write_cutouts
-from retrieval.embed import embed_patches
-from retrieval.encoder import load_encoder
-from retrieval.everywhere import look_everywhere
-from retrieval.geo import check_resolution
-from retrieval.grow import Change, add_images, remove_images
-from retrieval.index import VectorIndex, on_device
-from retrieval.matches import Matches, check_outputs, patch_table_of, write_patch_table, write_table
-from retrieval.refine import Ground, finish
-from retrieval.scope import Scope, kept_inside, scope_of
-from retrieval.score import Score, read_submission, score, write_submission
-from retrieval.store import Store, write_index
+from retrieval.evaluation.figures import Score
+from retrieval.evaluation.scoring import score
+from retrieval.evaluation.submission import read_submission, write_submission
+from retrieval.geo.coordinates import check_resolution
+from retrieval.geo.filters import Scope, kept_inside, scope_of
+from retrieval.index.device import on_device
+from retrieval.index.faiss_index import VectorIndex
+from retrieval.index.folder import KIND, Store, write_index
+from retrieval.index.update import Change, add_images, remove_images
+from retrieval.matching.exhaustive import look_everywhere
+from retrieval.matching.large_chips import Locator
+from retrieval.matching.pyramid import finish
+from retrieval.matching.rounds import look
+from retrieval.matching.tensor_cache import Ground
+from retrieval.models.calibration import ChipCalibration, calibration_of, evidence
+from retrieval.models.embed import embed_patches
+from retrieval.models.encoder import load_encoder
+from retrieval.results.matches import Matches, check_outputs, patch_table_of, write_patch_table
+from retrieval.results.tables import write_table
+from retrieval.results.window_tifs import write_cutouts
 from retrieval.types import Encoder, Progress, Refined, silent
+from tfrecords.artifacts import read_manifest
 from tfrecords.read import ImageSource, read_images, read_queries
-from tfrecords.schema import Chips, Image, Patches
+from tfrecords.schema import Chips, Patches
+
+
+def open_and_read(
+    path: str | Path,
+    patches: str | Path | NDArray[Any],
+    *,
+    encoder: Encoder | None = None,
+    bands: Sequence[str] | None = None,
+    units: str | None = None,
+    device: Device = "auto",
+) -> tuple[Index, Patches | Chips]:
+    """Open an index and read patches at the same time: each leaves a core idle.
+
+    Args:
+        path: as for `open_index`.
+        patches: what `read_queries` opens.
+        encoder: as for `open_index`.
+        bands: names of the patches' bands, where the file does not say.
+        units: units of the patches, where the range does not say.
+        device: "auto", "cpu" or "gpu".
+
+    Raises:
+        RetrieveError: as of `open_index` and `read_queries`; of a folder that is no index at once.
+    """
+    read_manifest(path, KIND, verify=False)
+    with ThreadPoolExecutor(1) as beside:
+        opening = beside.submit(open_index, path, encoder=encoder, device=device)
+        asked = read_queries(patches, bands=bands, units=units)
+        return opening.result(), asked
+
 
 BLOCK = 10_240
 """Patches answered at a time: bounds memory at any number of them."""
@@ -107,7 +144,7 @@ def add_to_index(
     """Put images into a finished index: only they are embedded.
 
     Args:
-        images: as for `build_index`; see `retrieval.grow.add_images` for the ids that they get.
+        images: as for `build_index`; see `retrieval.index.update.add_images` for the ids that they get.
         out: the index.
         encoder: refused if it is not the index's, as are the next two; None takes the index's.
         stride_px: pixels between windows.
@@ -149,7 +186,7 @@ def remove_from_index(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Change:
-    """Take images out of a finished index: nothing is embedded; see `retrieval.grow.remove_images`."""
+    """Remove images from a finished index, see `retrieval.index.update.remove_images`."""
     with on_device(device):
         return remove_images(
             Path(out), names, encoder=encoder, device=device, overwrite=overwrite, progress=progress
@@ -382,17 +419,3 @@ def _opened(patches: Asked, bands: Sequence[str] | None, units: str | None) -> P
     if isinstance(patches, (Patches, Chips)):
         return patches
     return read_queries(patches, bands=bands, units=units)
-
-
-__all__ = [
-    "Image",
-    "Index",
-    "Matches",
-    "add_to_index",
-    "build_index",
-    "evaluate",
-    "locate",
-    "on_device",
-    "open_index",
-    "remove_from_index",
-]

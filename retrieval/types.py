@@ -67,7 +67,7 @@ def unpack_ids(ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.in
 
 
 class Encoder(Protocol):
-    """What turns pixels into vectors; see `retrieval.encoder` for ours and for a fake."""
+    """What turns pixels into vectors; see `retrieval.models` for ours and for a fake."""
 
     name: str
     """Short name for people: "structure-tensor", or the file's stem."""
@@ -194,3 +194,35 @@ class Refined:
     def places(self) -> Candidates:
         """Where they are, to be looked at again."""
         return Candidates(self.image_ids, self.x, self.y, self.similarity)
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """A row of the index's table of images."""
+
+    image_id: int
+    """The image's own id."""
+    path: str
+    """File it came from; empty for an array in memory."""
+    width: int
+    """Columns."""
+    height: int
+    """Rows."""
+    bands: tuple[str, ...]
+    """Names of its bands, in their order."""
+    crs: str | None
+    """Coordinate reference system, or None."""
+    transform: tuple[float, ...] | None
+    """(a, b, c, d, e, f) from pixel corners to map coordinates, or None."""
+    date: str | None
+    """ISO day, or None."""
+    windows: int
+    """How many windows of it are indexed."""
+    source: str = ""
+    """Name of the product or item that it came from; empty where it is not known, as the next two."""
+    datetime: str = ""
+    """When it was taken, ISO 8601."""
+    baseline: str = ""
+    """Processing baseline."""
+    cloud_cover: float | None = None
+    """Percent of the product under cloud, 0 to 100, or None."""

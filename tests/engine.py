@@ -5,7 +5,8 @@ from functools import cache
 import numpy as np
 
 from retrieval.config import LearnedConfig, TensorConfig
-from retrieval.encoder import KerasEncoder, cells_model, fit_projection, learned_model, tensor_model
+from retrieval.models.encoder import KerasEncoder
+from retrieval.models.networks import cells_model, fit_projection, learned_model, tensor_model
 from retrieval.types import Refined
 from tfrecords.schema import BANDS, Image, Patches
 

@@ -66,7 +66,7 @@ def retrieve(*arguments):
 
 def answers(folder):
     """All frozen values of the generated challenge, computed below a folder."""
-    from tfrecords.synthetic import make_challenge
+    from retrieval.synthetic.sets import make_challenge
 
     challenge = folder / "challenge"
     make_challenge(challenge, images=4, patches=40, size_px=256, seed=11)

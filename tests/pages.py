@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 from engine import digital, image_of, small_encoder, texture
 
+from retrieval.evaluation.submission import Submission
 from retrieval.pipeline import build_index
-from retrieval.score import Submission
 from tfrecords.read import ImageSource
 from tfrecords.schema import BANDS, Patches
 

@@ -211,7 +211,7 @@ def zipped(root: Path, *, at_top: bool = False, remove: bool = True) -> Path:
 
 def write_small_world(folder: Path) -> None:
     """Two tiles' worth of what a user downloads: three days, both levels, baselines, one zip."""
-    from tfrecords.synthetic import Scene
+    from retrieval.synthetic.scene import Scene
 
     scene = Scene(5, 256, 256)
     days = (

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from engine import digital, patches_of, small_encoder, texture
 
-import retrieval.answer as answer
+import retrieval.matching.rounds as answer
 from retrieval.config import IndexConfig, RefineConfig, SearchConfig
-from retrieval.embed import embed_image, embed_patches
-from retrieval.index import VectorIndex
-from retrieval.refine import Arrays
+from retrieval.index.faiss_index import VectorIndex
+from retrieval.matching.tensors import Arrays
+from retrieval.models.embed import embed_image, embed_patches
 from retrieval.types import pack_ids
 from tfrecords.schema import BANDS, Patches
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from engine import digital, image_of, learned_encoder, small_encoder, texture
 
-from retrieval.encoder import save_encoder
+from retrieval.models.encoder import save_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 ENCODERS = {"small": small_encoder, "learned": learned_encoder}
@@ -31,8 +31,8 @@ if "tensorflow" not in sys.argv[2]:
     sys.modules["tensorflow"] = None  # must do without
 import numpy as np
 import retrieval
-from retrieval.encoder import load_encoder
-from retrieval.refine import ncc
+from retrieval.models import load_encoder
+from retrieval.matching import ncc
 
 given = np.load(sys.argv[1] + "/given.npz", allow_pickle=False)
 out = {}

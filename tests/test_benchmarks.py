@@ -15,8 +15,9 @@ from engine import texture
 
 from retrieval.config import CoveredConfig, IndexConfig, TrainConfig, VerifierConfig
 from retrieval.errors import ConfigError
-from retrieval.index import VectorIndex, exact_search
-from retrieval.score import Submission
+from retrieval.evaluation.submission import Submission
+from retrieval.index.faiss_index import VectorIndex
+from retrieval.index.recall import exact_search
 from retrieval.types import Candidates, Refined
 from tfrecords.schema import BANDS
 
@@ -437,7 +438,7 @@ def test_a_part_of_the_vectors_is_searched_by_itself(rng):
 
 
 def test_variants_are_trained_measured_and_not_done_again(data, tmp_path, monkeypatch, capsys):
-    from tfrecords.synthetic import make_series
+    from retrieval.synthetic.sets import make_series
 
     make_series(tmp_path / "series", series=3, dates=2, size_px=160)
     small = {"batch": 8, "learned": {"width": 4, "dim": 8}, "projection_crops": 640, "crops_per_series": 16}
@@ -633,7 +634,7 @@ def test_the_shipped_encoder_reaches_its_floor(name, tmp_path):
     folder = os.environ.get("RETRIEVE_DATA")
     if not folder:
         pytest.skip("RETRIEVE_DATA does not name a folder with train/ and val/")
-    from retrieval import build_index
+    from retrieval.pipeline import build_index
 
     where, asked = Path(folder), protocol.GROUPS[name]
     question = protocol.ask(where, asked, 40, 0)
@@ -642,7 +643,7 @@ def test_the_shipped_encoder_reaches_its_floor(name, tmp_path):
     given = Submission(found.patch_ids, *found.best(), source="answer")
     rows = ~question.featureless
     sc = protocol.part(given, rows), protocol.part(question.answers, rows)
-    from retrieval.score import score
+    from retrieval.evaluation.scoring import score
 
     assert score(*sc).sc.value >= FLOORS[name]
 

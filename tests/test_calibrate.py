@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.calibrate import (
+from retrieval.config import SearchConfig
+from retrieval.errors import ConfigError
+from retrieval.models.calibration import (
     FALLBACK,
     TERMS,
     Calibration,
@@ -18,9 +20,7 @@ from retrieval.calibrate import (
     fit,
     margin,
 )
-from retrieval.config import SearchConfig
-from retrieval.encoder import load_encoder, shipped
-from retrieval.errors import ConfigError
+from retrieval.models.encoder import load_encoder, shipped
 from retrieval.types import Refined
 
 TRUTH = Calibration((9.0, 1.0, 4.0, 2.0), -3.0, "made up")
@@ -176,7 +176,7 @@ def test_every_shipped_encoder_has_a_calibration_of_its_own():
 
 
 def test_an_encoder_without_a_calibration_gets_that_of_the_training_free_one():
-    fallback = Calibration.load(resources.files("retrieval.weights") / FALLBACK)
+    fallback = Calibration.load(resources.files("retrieval.models.weights") / FALLBACK)
     assert calibration_of("somebody's own") == fallback
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retrieval.synthetic.light import Sky
+from retrieval.synthetic.scene import Scene
 from tfrecords.schema import BANDS, Image, Patches
-from tfrecords.synthetic import Scene, Sky
 from tfrecords.write import write_images, write_patches
 
 ROOT = Path(__file__).parent.parent
@@ -85,7 +86,7 @@ def test_the_index_holds_every_window_of_every_image(folder):
     import faiss
 
     from retrieval.types import unpack_ids
-    from tfrecords.manifest import read_manifest
+    from tfrecords.artifacts import read_manifest
 
     manifest = read_manifest(folder / "index", "index")
     assert manifest.counts == {"images": 2, "windows": 2 * 57 * 57}

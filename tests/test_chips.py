@@ -6,11 +6,11 @@ from engine import digital, image_of, small_encoder, texture
 from hypothesis import given
 from hypothesis import strategies as st
 
-import retrieval.chips.locate as locate
-from retrieval.chips import ChipCalibration, Origins, agreed, chip_evidence, cut_windows, vote
-from retrieval.chips.windows import starts
+import retrieval.matching.large_chips as locate
 from retrieval.config import ChipConfig, IndexConfig
 from retrieval.errors import ConfigError
+from retrieval.matching.large_chips import Origins, agreed, chip_evidence, cut_windows, starts, vote
+from retrieval.models.calibration import ChipCalibration
 from retrieval.pipeline import build_index
 from retrieval.types import Refined
 from tfrecords.read import ImageSource

@@ -19,7 +19,7 @@ from retrieval.cli import app
 from retrieval.cli.options import split_names
 from retrieval.cli.talk import Talk, clock, pace
 from retrieval.config import DemoConfig, IndexConfig, TrainConfig
-from tfrecords.synthetic import Scene
+from retrieval.synthetic.scene import Scene
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
@@ -266,7 +266,8 @@ def test_a_gpu_that_is_not_there_is_named(ground, here):
 
 def test_an_index_of_another_encoder_is_refused(ground, here):
     from retrieval.config import LearnedConfig, TensorConfig
-    from retrieval.encoder import learned_model, save_encoder
+    from retrieval.models.encoder import save_encoder
+    from retrieval.models.networks import learned_model
 
     projection = np.random.default_rng(0).normal(size=(7 * 7 * 3, 128)).astype(np.float32)
     save_encoder(
@@ -304,7 +305,7 @@ def test_a_missing_package_is_named_with_what_installs_it(ground, tmp_path, modu
         ("retrieval.pipeline.build_index", ["index", "images.npy"], "goes on where it was"),
         ("retrieval.pipeline.locate", ["query", "patches.npy", "--index", "index"], "nothing was written"),
         ("retrieval.demo.run_demo", ["demo"], "goes on where it was"),
-        ("retrieval.train.train", ["train", "series"], "goes on where it was"),
+        ("retrieval.training.train", ["train", "series"], "goes on where it was"),
         (
             "retrieval.cli.catalogue.ingest_stac",
             ["ingest-stac", "--bbox", "1,2,3,4", "--dates", "2022", "--out", "places"],
@@ -557,18 +558,18 @@ def test_ingest_and_the_three_bare_commands(places, here, monkeypatch):
 
 
 def test_train_passes_its_flags_on(here, monkeypatch):
-    import retrieval.train
+    import retrieval.training
 
     seen = {}
 
     def fit(series, out, config, **more):
         seen.update(series=series, out=out, config=config, **more)
-        more["progress"](retrieval.train.Progress(0, 3, 1.0, 0.0, note="begun"))
+        more["progress"](retrieval.training.Progress(0, 3, 1.0, 0.0, note="begun"))
         history = here / "history.csv"
         history.write_text("step,loss,learning_rate,seconds,recall_at_1,recall_at_20\n1,0.5,0.1,1,,\n")
-        return retrieval.train.TrainReport(out, history, 3, 1.0, 2, 0.5, 0.9, (0.25, 0.5), 8, 50, "f")
+        return retrieval.training.TrainReport(out, history, 3, 1.0, 2, 0.5, 0.9, (0.25, 0.5), 8, 50, "f")
 
-    monkeypatch.setattr(retrieval.train, "train", fit)
+    monkeypatch.setattr(retrieval.training, "train", fit)
     (here / "recipe.json").write_text('{"steps": 9, "learning_rate": 0.01, "augment": {"haze": 0}}')
     done = run(
         "train", "series", "--recipe", "recipe.json", "--steps", 3, "--out", "mine.keras", "--overwrite"

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from retrieval.cli import app
-from tfrecords.synthetic import Scene
+from retrieval.synthetic.scene import Scene
 
 
 def run(*arguments):

@@ -8,11 +8,14 @@ from rangeserver import serving
 from typer.testing import CliRunner
 
 from retrieval.cli import app
+from retrieval.ingest import remote
+from retrieval.ingest.cogs import find_cogs
+from retrieval.ingest.product import write_date
+from retrieval.ingest.run import ingest
+from retrieval.ingest.wanted import Wanted
 from tfrecords.errors import ArrayError, GridError, MissingInputError, RemoteError, StorageError
-from tfrecords.ingest import Wanted, ingest, remote
-from tfrecords.ingest.cogs import find_cogs
-from tfrecords.ingest.product import Provenance, write_date
 from tfrecords.read import describe_raster, read_raster, read_series
+from tfrecords.schema.records import Provenance
 
 BANDS = ("B04", "B03", "B02", "B08")
 CORNER = (300000.0, 4900020.0)

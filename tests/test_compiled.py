@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from engine import small_encoder
 
-from retrieval import compiled
-from retrieval.compiled import Compiled, ahead, side_by_side
-from retrieval.encoder.keras_encoder import COMPILED_AFTER
+from retrieval.kernels import compiled
+from retrieval.kernels.compiled import Compiled, ahead, side_by_side
+from retrieval.models.encoder import COMPILED_AFTER
 
 
 def test_the_same_before_and_after_it_is_compiled():

@@ -6,17 +6,26 @@ import numpy as np
 import pytest
 from engine import digital, refined, texture
 
-import retrieval.local.search as local
-import retrieval.train.steps as steps
-from retrieval.clouds import CloudFinder, cloud_model, shipped_cloud_finder
+import retrieval.matching.local_search as local
+import retrieval.training.steps as steps
 from retrieval.config import CoveredConfig, SearchConfig
 from retrieval.errors import ConfigError, TrainingError
-from retrieval.local import LocalSearch, half_resolution, local_model, shipped_local_search
-from retrieval.local.places import CELL_PX, agreement, cosines, kernels, peaks
-from retrieval.refine import Arrays, Ground
-from retrieval.train.covered import _loss, train_covered
-from retrieval.train.covered_batches import _foreign, by_bands, draw_clouds, draw_pairs
-from retrieval.train.weather import paste_clouds, under_clouds
+from retrieval.matching.local_search import (
+    CELL_PX,
+    LocalSearch,
+    agreement,
+    cosines,
+    kernels,
+    peaks,
+    shipped_local_search,
+)
+from retrieval.matching.tensor_cache import Ground
+from retrieval.matching.tensors import Arrays
+from retrieval.models.cloud_mask import CloudFinder, cloud_model, shipped_cloud_finder
+from retrieval.models.local_descriptors import half_resolution, local_model
+from retrieval.training.cloud_batches import _foreign, by_bands, draw_clouds, draw_pairs
+from retrieval.training.cloud_networks import _loss, train_covered
+from retrieval.training.weather import paste_clouds, under_clouds
 from retrieval.types import unpack_ids
 from tfrecords.errors import OutputExistsError
 from tfrecords.schema import BANDS, Patches, Series

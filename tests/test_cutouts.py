@@ -6,8 +6,8 @@ import rasterio
 from engine import digital, image_of, small_encoder, texture
 
 from retrieval.config import IndexConfig
-from retrieval.cutouts import window, write_cutouts
 from retrieval.pipeline import build_index, locate
+from retrieval.results.window_tifs import window, write_cutouts
 from tfrecords.errors import OutputExistsError
 from tfrecords.read import ImageSource, read_images
 from tfrecords.schema import Chips, Image
@@ -60,7 +60,7 @@ def test_a_file_for_each_answer(world, tmp_path):
 
 
 def test_whole_or_not_at_all(world, tmp_path, monkeypatch):
-    import retrieval.cutouts as cutouts
+    import retrieval.results.window_tifs as cutouts
 
     index, pixels = world
     stack = np.stack([p[30:94, 5:69] for p in pixels])

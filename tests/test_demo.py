@@ -13,8 +13,8 @@ import retrieval.demo as demo
 from retrieval.config import DemoConfig
 from retrieval.demo import run_demo
 from retrieval.errors import ConfigError
+from tfrecords.artifacts import read_manifest
 from tfrecords.errors import OutputExistsError, UnfinishedOutputError
-from tfrecords.manifest import read_manifest
 
 TINY = DemoConfig(images=3, patches=24, size_px=160, seed=3)
 FILES = {

@@ -115,7 +115,7 @@ def test_a_trial_that_fails_says_where(monkeypatch):
     def broken(*_):
         raise RuntimeError("cuBLAS fell over\nand more")
 
-    monkeypatch.setattr("retrieval.answer.find", broken)
+    monkeypatch.setattr("retrieval.matching.rounds.find", broken)
     (found,) = try_out("cpu")
     assert found.state == "broken"
     assert "after generate" in found.value and found.value.endswith("cuBLAS fell over")

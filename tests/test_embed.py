@@ -6,11 +6,11 @@ from engine import learned_encoder, small_encoder, texture
 from hypothesis import given
 from hypothesis import strategies as st
 
-import retrieval.embed as embed
+import retrieval.models.embed as embed
 from retrieval.config import IndexConfig
-from retrieval.embed import embed_dense, embed_image, embed_patches, worth_indexing
-from retrieval.encoder import TRAINING_FREE, FakeEncoder, load_encoder
 from retrieval.errors import ConfigError
+from retrieval.models.embed import embed_dense, embed_image, embed_patches, worth_indexing
+from retrieval.models.encoder import TRAINING_FREE, FakeEncoder, load_encoder
 from tfrecords.schema import BANDS, Patches
 
 ENCODERS = {

@@ -9,22 +9,18 @@ import pytest
 from engine import SMALL, learned_encoder, projection, small_encoder, texture
 
 from retrieval.config import LearnedConfig, TensorConfig
-from retrieval.encoder import (
+from retrieval.errors import EncoderError
+from retrieval.models.encoder import (
     TRAINING_FREE,
     FakeEncoder,
     KerasEncoder,
-    cells_model,
     default_name,
     fingerprint,
-    fit_projection,
-    learned_model,
     load_encoder,
     save_encoder,
-    set_projection,
     shipped,
-    tensor_model,
 )
-from retrieval.errors import EncoderError
+from retrieval.models.networks import cells_model, fit_projection, learned_model, set_projection, tensor_model
 from tfrecords.errors import OutputExistsError
 
 ROOT = Path(__file__).parents[1]

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from engine import refined, small_encoder, texture
 
-import retrieval.answer as answer
-import retrieval.everywhere as last
-from retrieval.calibrate import margin
+import retrieval.matching.exhaustive as last
+import retrieval.matching.rounds as answer
 from retrieval.config import IndexConfig, RefineConfig, SearchConfig
-from retrieval.embed import embed_image, embed_patches
 from retrieval.errors import DoubtWarning
-from retrieval.index import VectorIndex
-from retrieval.refine import Arrays
-from retrieval.train.weather import under_clouds
+from retrieval.index.faiss_index import VectorIndex
+from retrieval.matching.tensors import Arrays
+from retrieval.models.calibration import margin
+from retrieval.models.embed import embed_image, embed_patches
+from retrieval.training.weather import under_clouds
 from retrieval.types import Refined, pack_ids
 from tfrecords.schema import BANDS, Patches
 

@@ -12,15 +12,16 @@ import pytest
 from engine import digital, image_of, learned_encoder, small_encoder, texture
 
 from retrieval.config import IndexConfig
-from retrieval.encoder import FakeEncoder
 from retrieval.errors import ConfigError, EncoderError
-from retrieval.export import export_onnx, export_stac, export_vectors
-from retrieval.export.footprint import boxes, geojson, parts, rings, wkb
+from retrieval.export.geoparquet import export_vectors
+from retrieval.export.onnx import export_onnx
+from retrieval.export.stac import export_stac
+from retrieval.geo.footprints import boxes, geojson, parts, rings, wkb
+from retrieval.models.encoder import FakeEncoder
 from retrieval.pipeline import build_index
-from retrieval.store import StoredImage
-from retrieval.types import unpack_ids
+from retrieval.types import StoredImage, unpack_ids
+from tfrecords.artifacts import read_manifest
 from tfrecords.errors import OutputExistsError
-from tfrecords.manifest import read_manifest
 from tfrecords.read import ImageSource
 
 pq = pytest.importorskip("pyarrow.parquet")
@@ -200,7 +201,7 @@ def test_vectors_in_half_precision_are_said_to_be(halved, tmp_path):
 
 
 def test_row_groups_are_of_one_size_and_bound_the_memory(halved, tmp_path, monkeypatch):
-    monkeypatch.setattr("retrieval.export.vectors.ROW_GROUP", 64)
+    monkeypatch.setattr("retrieval.export.geoparquet.ROW_GROUP", 64)
     export_vectors(halved, tmp_path / "vectors.parquet")
     about = pq.ParquetFile(tmp_path / "vectors.parquet").metadata
     sizes = [about.row_group(n).num_rows for n in range(about.num_row_groups)]
@@ -374,7 +375,7 @@ def pictures(shape, rng):
 def test_onnxruntime_gives_the_same_vectors(name, tmp_path, rng):
     ort = pytest.importorskip("onnxruntime")
     pytest.importorskip("tf2onnx")
-    from retrieval.encoder import load_encoder
+    from retrieval.models.encoder import load_encoder
 
     encoder = learned_encoder() if name == "learned" else load_encoder(name)
     report = export_onnx(encoder, tmp_path / "encoder.onnx")

@@ -6,7 +6,7 @@ from engine import texture
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.features import BORDER_PX, known, learnable_tensor, structure_tensor
+from retrieval.models.structure_tensor import BORDER_PX, known, learnable_tensor, structure_tensor
 
 NOISE = 10 / 2047.5
 

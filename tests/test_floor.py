@@ -2,9 +2,9 @@
 
 import pytest
 
-from retrieval import build_index, evaluate, locate
-from retrieval.encoder import shipped
-from tfrecords.synthetic import make_challenge
+from retrieval.models.encoder import shipped
+from retrieval.pipeline import build_index, evaluate, locate
+from retrieval.synthetic.sets import make_challenge
 
 FLOORS = {"siamese": 0.85, "structure-tensor": 0.80}
 """SC of 100 patches of five places, clouds and another season over them: some hundredths below what is
@@ -39,7 +39,7 @@ def which_are_right(found, answers):
     """(n,) whether each answer is in the right image and within 5 px."""
     import numpy as np
 
-    from retrieval.score import read_submission
+    from retrieval.evaluation.submission import read_submission
 
     truth = read_submission(answers)
     rows = np.argsort(truth.patch_ids)[np.argsort(np.argsort(found.patch_ids))]

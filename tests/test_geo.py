@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from retrieval.geo import lonlat
-from retrieval.store import StoredImage
+from retrieval.geo.coordinates import lonlat
+from retrieval.types import StoredImage
 
 UTM31 = (10.0, 0.0, 500_000.0, 0.0, -10.0, 5_000_000.0)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfrecords.manifest import read_manifest
+from tfrecords.artifacts import read_manifest
 from tfrecords.read import read_images, read_patches, read_series
 from tfrecords.schema import BANDS, Image, Patches, Series
 from tfrecords.write import write_images, write_patches, write_records, write_series

@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 from engine import texture
 
-import retrieval.refine.ground as ground_module
-import retrieval.refine.tensors as tensors
-from retrieval.refine import Arrays, Ground
-from retrieval.refine.ground import Sites
-from retrieval.refine.squares import squares
-from retrieval.refine.tensors import LEVELS, full_resolution, pyramid, side, tensor_of
+import retrieval.matching.tensor_cache as ground_module
+import retrieval.matching.tensors as tensors
+from retrieval.matching.tensor_cache import Ground, Sites
+from retrieval.matching.tensors import LEVELS, Arrays, full_resolution, pyramid, side, squares, tensor_of
 from tfrecords.schema import BANDS
 
 COLUMNS = (0, 1, 2, 3)

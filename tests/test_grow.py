@@ -10,14 +10,14 @@ from engine import digital, image_of, learned_encoder, texture
 from hypothesis import given
 from hypothesis import strategies as st
 
-import retrieval.store as store_room
+import retrieval.index.folder as store_room
 from retrieval.config import IndexConfig
-from retrieval.encoder import FakeEncoder
 from retrieval.errors import IndexMismatchError
-from retrieval.grow import Change, add_images, remove_images
-from retrieval.store import Store, write_index
+from retrieval.index.folder import Store, write_index
+from retrieval.index.update import Change, add_images, remove_images
+from retrieval.models.encoder import FakeEncoder
+from tfrecords.artifacts import MANIFEST
 from tfrecords.errors import DuplicateIdError, MissingInputError, UnfinishedOutputError
-from tfrecords.manifest import MANIFEST
 from tfrecords.read import ImageSource
 
 FAKE = FakeEncoder()
@@ -247,7 +247,7 @@ def test_stopped_while_vectors_or_links_are_written(tmp_path, monkeypatch, step)
         if step == "save":
             patched.setattr(store_room.VectorIndex, "save", lambda self, path: 1 / 0)
         else:
-            patched.setattr("tfrecords.manifest.folder._link", lambda *a: 1 / 0)
+            patched.setattr("tfrecords.artifacts.folder._link", lambda *a: 1 / 0)
         remove(out, 13)
     assert len(Store(out, encoder=FAKE).images) == 3
     remove(out, 13)

@@ -6,20 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import retrieval.index.adding as adding_room
+import retrieval.index.codes as adding_room
+import retrieval.index.faiss_index as index_room
 import retrieval.index.kinds as kinds_room
 import retrieval.index.spool as spool_room
-import retrieval.index.vectors as index_room
 from retrieval.config import IndexConfig
 from retrieval.errors import ConfigError, DependencyError, IndexFormatError, IndexMismatchError
-from retrieval.index import (
-    VectorIndex,
-    choose_kind,
-    exact_search,
-    ivf_cells,
-    measure_recall,
-    resolve_device,
-)
+from retrieval.index.device import resolve_device
+from retrieval.index.faiss_index import VectorIndex
+from retrieval.index.kinds import choose_kind, ivf_cells
+from retrieval.index.recall import exact_search, measure_recall
 from tfrecords.errors import DuplicateIdError
 
 EXACT, FAST, IVF = (IndexConfig(kind=kind) for kind in ("exact", "fast", "ivf"))

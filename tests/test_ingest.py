@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tfrecords.ingest.series as ingest_series
+import retrieval.ingest.series as ingest_series
+from retrieval.ingest.places import find_places
+from retrieval.ingest.run import ingest
+from retrieval.ingest.survey import starts
 from tfrecords.errors import (
     ArrayError,
     BandsError,
@@ -16,10 +19,9 @@ from tfrecords.errors import (
     UnfinishedOutputError,
     UnitsError,
 )
-from tfrecords.ingest import date_of, find_places, ingest
-from tfrecords.ingest.survey import starts
 from tfrecords.read import read_images, read_patches, read_series
 from tfrecords.schema import is_nodata
+from tfrecords.schema.dates import date_of
 
 BANDS = ("B04", "B03", "B02", "B08")
 UTM = "EPSG:32631"

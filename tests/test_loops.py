@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_refine import slow_ncc
 
-import retrieval.loops as loops
-import retrieval.refine.surfaces as surfaces
+import retrieval.kernels as loops
+import retrieval.matching.surfaces as surfaces
 from retrieval.config import TensorConfig
-from retrieval.features import structure_tensor
-from retrieval.refine import Arrays, Ground, Sites
-from retrieval.refine.correlation import FLAT, STEPS
-from retrieval.refine.tensors import Templates, side
+from retrieval.matching.ncc import FLAT, STEPS
+from retrieval.matching.tensor_cache import Ground, Sites
+from retrieval.matching.tensors import Arrays, Templates, side
+from retrieval.models.structure_tensor import structure_tensor
 from tfrecords.schema import BANDS, Patches
 
 

@@ -14,6 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tfrecords.artifacts import (
+    FORMAT_VERSION,
+    MANIFEST,
+    fingerprint,
+    read_manifest,
+    writing_file,
+    writing_folder,
+)
 from tfrecords.errors import (
     DiskFullError,
     FormatVersionError,
@@ -21,14 +29,6 @@ from tfrecords.errors import (
     MissingInputError,
     OutputExistsError,
     UnfinishedOutputError,
-)
-from tfrecords.manifest import (
-    FORMAT_VERSION,
-    MANIFEST,
-    fingerprint,
-    read_manifest,
-    writing_file,
-    writing_folder,
 )
 
 CONFIG = {"stride": 8}
@@ -306,8 +306,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-import tfrecords.manifest.folder as folder_room
-from tfrecords.manifest import writing_folder
+import tfrecords.artifacts.folder as folder_room
+from tfrecords.artifacts import writing_folder
 count = 0
 if not {swap}:
     folder_room.exchange = lambda one, other: False

@@ -8,10 +8,11 @@ import pytest
 from engine import digital, image_of, texture
 
 from retrieval.config import IndexConfig
-from retrieval.encoder import FakeEncoder
 from retrieval.errors import ConfigError
-from retrieval.matches import Matches, check_outputs, patch_table_of, write_patch_table, write_table
-from retrieval.store import Store, write_index
+from retrieval.index.folder import Store, write_index
+from retrieval.models.encoder import FakeEncoder
+from retrieval.results.matches import Matches, check_outputs, patch_table_of, write_patch_table
+from retrieval.results.tables import write_table
 from retrieval.types import Refined
 from tfrecords.errors import OutputExistsError
 from tfrecords.schema import Patches

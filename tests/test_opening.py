@@ -5,10 +5,10 @@ import pytest
 from engine import digital, image_of, small_encoder, texture
 from test_pipeline import built
 
-import retrieval.opening as opening
-from retrieval.encoder import FakeEncoder
+import retrieval.pipeline as opening
 from retrieval.errors import IndexMismatchError
-from retrieval.opening import open_and_read
+from retrieval.models.encoder import FakeEncoder
+from retrieval.pipeline import open_and_read
 from tfrecords.errors import ArrayError, MissingInputError
 
 

@@ -16,16 +16,16 @@ from pages import EVIL, SIDE, Outline, cards, world
 
 from retrieval.errors import ConfigError
 from retrieval.pipeline import Index
-from retrieval.report.page import read_benchmark, read_details, read_training, results, write_page
-from retrieval.report.page.charts import Chart, ticks
-from retrieval.report.page.cuts import SHIFT_PX, Request, correlations, shifts_inside, window
-from retrieval.report.page.figures import coverage, reliability, wilson
-from retrieval.report.page.found import Results, choose
-from retrieval.report.page.markup import Markup, digest, join, number, tag
-from retrieval.report.page.pictures import infrared, natural, overview
-from retrieval.report.page.places import lay_out, metres, scale_bar
-from retrieval.report.page.runs import benchmark_panels, training_charts
-from retrieval.store import StoredImage
+from retrieval.report.charts import Chart, ticks
+from retrieval.report.cuts import SHIFT_PX, Request, correlations, shifts_inside, window
+from retrieval.report.figures import coverage, reliability, wilson
+from retrieval.report.found import Results, choose, read_details, results
+from retrieval.report.markup import Markup, digest, join, number, tag
+from retrieval.report.page import write_page
+from retrieval.report.pictures import infrared, natural, overview
+from retrieval.report.places import lay_out, metres, scale_bar
+from retrieval.report.runs import benchmark_panels, read_benchmark, read_training, training_charts
+from retrieval.types import StoredImage
 from tfrecords.errors import MissingInputError, OutputExistsError
 from tfrecords.read import read_queries
 
@@ -179,7 +179,8 @@ def test_right_and_wrong_are_told_by_hand(seen):
 
 
 def test_the_score_is_the_one_of_the_scorer(seen):
-    from retrieval.score import Submission, score
+    from retrieval.evaluation.scoring import score
+    from retrieval.evaluation.submission import Submission
 
     best = seen.details[seen.details["rank"] == 0]
     columns = [best[name].to_numpy() for name in ("patch_id", "image_id", "x", "y")]
@@ -272,7 +273,7 @@ def test_a_table_of_another_query_is_refused(seen, column, value, told):
 
 
 def test_answers_of_some_patches_leave_the_others_open_and_of_none_are_refused(seen):
-    from retrieval.score import Submission
+    from retrieval.evaluation.submission import Submission
 
     a = seen.answers
     some = Submission(a.patch_ids[:5], a.image_ids[:5], a.x[:5], a.y[:5])

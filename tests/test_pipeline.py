@@ -10,12 +10,12 @@ from engine import digital, image_of, learned_encoder, patches_of, small_encoder
 from golden import make_index
 
 import retrieval
-import retrieval.embed as embed
+import retrieval.models.embed as embed
 import retrieval.pipeline as pipeline
 from retrieval.config import IndexConfig, RefineConfig, SearchConfig
-from retrieval.encoder import TRAINING_FREE, FakeEncoder
 from retrieval.errors import BandsWarning, DependencyError
-from retrieval.index import resolve_device
+from retrieval.index.device import resolve_device
+from retrieval.models.encoder import TRAINING_FREE, FakeEncoder
 from retrieval.pipeline import Index, build_index, evaluate, locate, open_index
 from tfrecords.errors import MissingInputError, OutputExistsError
 from tfrecords.read import ImageSource

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retrieval.ingest.product import hidden_by, to_dn, write_date
 from tfrecords.errors import ArrayError, OutputExistsError
-from tfrecords.ingest.product import Provenance, hidden_by, to_dn, write_date
 from tfrecords.read import read_images
+from tfrecords.schema.records import Provenance
 
 
 def test_no_data_stays_no_data_and_ground_never_becomes_it() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfrecords.artifacts import writing_folder
 from tfrecords.errors import (
     ArrayError,
     BandsError,
@@ -18,7 +19,6 @@ from tfrecords.errors import (
     RetrieveError,
     UnitsError,
 )
-from tfrecords.manifest import writing_folder
 from tfrecords.read import (
     count_records,
     describe_raster,

@@ -19,7 +19,8 @@ import typer
 from typer.testing import CliRunner
 
 from retrieval.cli import app
-from tfrecords.synthetic import Scene, make_challenge
+from retrieval.synthetic.scene import Scene
+from retrieval.synthetic.sets import make_challenge
 
 ROOT = Path(__file__).parent.parent
 _BLOCK = re.compile(

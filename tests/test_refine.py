@@ -6,12 +6,13 @@ from engine import texture
 from hypothesis import given
 from hypothesis import strategies as st
 
-import retrieval.refine.job as job
-import retrieval.refine.surfaces as surfaces
+import retrieval.matching.pyramid as job
+import retrieval.matching.surfaces as surfaces
 from retrieval.config import RefineConfig
 from retrieval.errors import BandsWarning
-from retrieval.refine import Arrays, finish, ncc, rank, refine
-from retrieval.refine.correlation import FLAT
+from retrieval.matching.ncc import FLAT, ncc
+from retrieval.matching.pyramid import finish, rank, refine
+from retrieval.matching.tensors import Arrays
 from retrieval.types import Candidates
 from tfrecords.schema import BANDS
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from retrieval.errors import ConfigError
-from retrieval.report import MatchPicture, TrainingCurve, draw_curve, draw_matches, stretch
-from retrieval.report.canvas import AMBER, GREEN, QUIET, RED
-from retrieval.report.matches import _legend, _shown, _verdict_text
+from retrieval.report.canvas import AMBER, GREEN, QUIET, RED, stretch
+from retrieval.report.curve import TrainingCurve, draw_curve
+from retrieval.report.match_picture import MatchPicture, _legend, _shown, _verdict_text, draw_matches
 from tfrecords.errors import OutputExistsError
 
 

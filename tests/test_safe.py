@@ -14,8 +14,11 @@ from safetree import BANDS, Spec, write_jp2, write_product, write_small_world, z
 from test_readme import run_page
 from typer.testing import CliRunner
 
-import tfrecords.ingest.images as ingest_images
+import retrieval.ingest.images as ingest_images
 from retrieval.cli import app
+from retrieval.ingest.ground import overlapping
+from retrieval.ingest.run import ingest
+from retrieval.ingest.wanted import Box, Dates, Part, Wanted, part_of
 from tfrecords.errors import (
     DiskFullError,
     GridError,
@@ -24,11 +27,8 @@ from tfrecords.errors import (
     ProductError,
     StorageError,
 )
-from tfrecords.ingest import Box, Dates, Wanted, ingest
-from tfrecords.ingest.ground import overlapping
-from tfrecords.ingest.product import Provenance
-from tfrecords.ingest.wanted import Part, part_of
 from tfrecords.read import describe_raster, read_images, read_raster, read_series
+from tfrecords.schema.records import Provenance
 
 SIDE = 160
 
@@ -155,7 +155,7 @@ def test_only_the_part_in_the_box_is_read(safes, tmp_path, rng, monkeypatch):
     west, south = lonlat(301303, 4897303)
     east, north = lonlat(302507, 4898507)
     reads = []
-    from tfrecords.ingest.safe import tile
+    from retrieval.ingest.safe import tile
 
     original = tile.read_part
     monkeypatch.setattr(
@@ -560,7 +560,7 @@ def test_a_full_disk_ends_it(safes, tmp_path, spec, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tfrecords.ingest.product.DateFile.write", full)
+    monkeypatch.setattr("retrieval.ingest.product.DateFile.write", full)
     with pytest.raises(DiskFullError, match="the disk is full"):
         images_of(safes, tmp_path / "out")
     assert not (tmp_path / "out").exists()

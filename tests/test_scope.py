@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 
 from retrieval.config import IndexConfig
 from retrieval.errors import ConfigError
-from retrieval.geo import lonlat
+from retrieval.geo.coordinates import lonlat
+from retrieval.geo.filters import read_area, scope_of
 from retrieval.pipeline import build_index
-from retrieval.scope import read_area, scope_of
-from retrieval.store import StoredImage
-from retrieval.types import unpack_ids
+from retrieval.types import StoredImage, unpack_ids
 from tfrecords.errors import MissingInputError
 from tfrecords.read import ImageSource
 from tfrecords.schema import Chips, Image, Patches

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval.errors import ConfigError, MissingPatchWarning, SubmissionError
-from retrieval.score import FIGURES, STRICT_PX, Submission, compare, read_submission, score, write_submission
-from retrieval.score.measure import _block_of, _bootstrap, _tail
+from retrieval.evaluation.figures import FIGURES, STRICT_PX
+from retrieval.evaluation.scoring import _block_of, _bootstrap, _tail, compare, score
+from retrieval.evaluation.submission import Submission, read_submission, write_submission
 from tfrecords.errors import MissingInputError, OutputExistsError
 
 GOLDEN = Path(__file__).parent / "golden"

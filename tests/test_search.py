@@ -4,10 +4,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-import retrieval.search as search
+import retrieval.matching.candidates as search
 from retrieval.config import IndexConfig, SearchConfig
-from retrieval.index import VectorIndex
-from retrieval.search import distinct_places, find_candidates
+from retrieval.index.faiss_index import VectorIndex
+from retrieval.matching.candidates import distinct_places, find_candidates
 from retrieval.types import pack_ids
 
 

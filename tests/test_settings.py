@@ -9,8 +9,8 @@ import pytest
 
 import retrieval.config as config
 from retrieval.config import DemoConfig, IndexConfig, RefineConfig, SearchConfig, TrainConfig
+from retrieval.config.settings import FILE, Settings, page, read_settings, resolved, section_of, sections
 from retrieval.errors import ConfigError
-from retrieval.settings import FILE, Settings, page, read_settings, resolved, section_of, sections
 
 RECORDS = [
     c

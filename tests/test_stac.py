@@ -19,8 +19,16 @@ from stac_ground import CORNERS, CRS, SIZE, Tiles, clear, ground_of, lonlat
 from stac_server import cataloguing
 from typer.testing import CliRunner
 
-import tfrecords.ingest.stac.run as stac_run
+import retrieval.ingest.stac.run as stac_run
 from retrieval.cli import app
+from retrieval.ingest.run import ingest
+from retrieval.ingest.stac.asked import CATALOGUES, Patience, Search, parse_bbox, parse_dates
+from retrieval.ingest.stac.choose import thin
+from retrieval.ingest.stac.journal import read_rows
+from retrieval.ingest.stac.offset import baseline_of, goes_below_zero, odd_ones, offset_of
+from retrieval.ingest.stac.run import ingest_stac
+from retrieval.ingest.stac.scene import COMMON, scene_of
+from retrieval.ingest.stac.window import window_of
 from tfrecords.errors import (
     BandsError,
     CatalogueError,
@@ -29,22 +37,8 @@ from tfrecords.errors import (
     MissingPackageError,
     OutputExistsError,
 )
-from tfrecords.ingest import ingest
-from tfrecords.ingest.product import Provenance
-from tfrecords.ingest.stac import (
-    CATALOGUES,
-    Patience,
-    Search,
-    ingest_stac,
-    parse_bbox,
-    parse_dates,
-    read_rows,
-)
-from tfrecords.ingest.stac.choose import thin
-from tfrecords.ingest.stac.offset import baseline_of, goes_below_zero, odd_ones, offset_of
-from tfrecords.ingest.stac.scene import COMMON, scene_of
-from tfrecords.ingest.stac.window import window_of
 from tfrecords.read import read_images
+from tfrecords.schema.records import Provenance
 
 QUICK = Patience(attempts=3, pause_s=0.02)
 ASKED = lonlat("31TCJ", 150, 160, 310, 290)
@@ -558,7 +552,7 @@ def test_what_the_classes_hide_is_zero(tiles, catalogue, out, snow, hidden):
 
 
 def test_the_mask_changes_what_is_indexed(tiles, catalogue, out, tmp_path):
-    from retrieval.encoder.fake import FakeEncoder
+    from retrieval.models.encoder import FakeEncoder
     from retrieval.pipeline import build_index
 
     cloud = clear()

@@ -11,14 +11,15 @@ from engine import digital, image_of, learned_encoder, small_encoder, texture
 from hypothesis import given
 from hypothesis import strategies as st
 
-import retrieval.parts as parts_room
-import retrieval.store as store_room
+import retrieval.index.builder as parts_room
+import retrieval.index.folder as store_room
 from retrieval.config import IndexConfig
-from retrieval.encoder import FakeEncoder
 from retrieval.errors import IndexMismatchError
-from retrieval.parts import ImageParts, from_codes, load_vectors, to_codes
-from retrieval.store import Store, write_index
+from retrieval.index.builder import ImageParts, from_codes, load_vectors, to_codes
+from retrieval.index.folder import Store, write_index
+from retrieval.models.encoder import FakeEncoder
 from retrieval.types import unpack_ids
+from tfrecords.artifacts import MANIFEST, writing_folder
 from tfrecords.errors import (
     DuplicateIdError,
     FormatVersionError,
@@ -28,7 +29,6 @@ from tfrecords.errors import (
     RetrieveError,
     UnfinishedOutputError,
 )
-from tfrecords.manifest import MANIFEST, writing_folder
 from tfrecords.schema import Image
 
 FAKE = FakeEncoder()

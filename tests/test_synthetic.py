@@ -7,15 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tfrecords.challenge as challenge_files
+from retrieval.synthetic import sets
+from retrieval.synthetic.light import Sky, cast_shadow, sense, sun_at
+from retrieval.synthetic.noise import coarse_fractal, fft_length, fractal, line_distance
+from retrieval.synthetic.parcels import divide, lattice
+from retrieval.synthetic.plan import COUNTRIES
+from retrieval.synthetic.scene import Scene, SceneConfig
+from retrieval.synthetic.sets import make_challenge, make_series
+from retrieval.synthetic.spectra import reflectance, season
+from retrieval.synthetic.units import CROPS, HOLDS_SNOW, LONG_AGO, TEXTURE, Climate, Kind, Units
+from tfrecords.artifacts import read_manifest
 from tfrecords.errors import ArrayError, OutputExistsError, UnfinishedOutputError
-from tfrecords.manifest import read_manifest
 from tfrecords.read import read_images, read_patches, read_series
-from tfrecords.synthetic import COUNTRIES, Scene, SceneConfig, Sky, make_challenge, make_series, sets
-from tfrecords.synthetic.light import cast_shadow, sense, sun_at
-from tfrecords.synthetic.noise import coarse_fractal, fft_length, fractal, line_distance
-from tfrecords.synthetic.parcels import divide, lattice
-from tfrecords.synthetic.spectra import reflectance, season
-from tfrecords.synthetic.units import CROPS, HOLDS_SNOW, LONG_AGO, TEXTURE, Climate, Kind, Units
 
 CLEAR = Sky(cover=0, haze=0.02)
 SMALL = {"images": 3, "patches": 10, "size_px": 96, "seed": 4}

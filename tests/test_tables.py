@@ -10,9 +10,9 @@ import pytest
 import shapely
 
 from retrieval.errors import ConfigError
-from retrieval.geo import check_resolution, footprints, offsets_m
-from retrieval.store import StoredImage
-from retrieval.tables import write_table
+from retrieval.geo.coordinates import check_resolution, footprints, offsets_m
+from retrieval.results.tables import write_table
+from retrieval.types import StoredImage
 from tfrecords.errors import GridError
 from tfrecords.schema import Georeference
 

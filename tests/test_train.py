@@ -14,27 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval.config import AugmentConfig, LearnedConfig, TensorConfig, TrainConfig
-from retrieval.encoder import KerasEncoder, load_encoder
 from retrieval.errors import ConfigError, EncoderError, TrainingError
-from retrieval.train import (
-    ValidationSet,
-    add_haze,
-    allowed_negatives,
-    augment_pairs,
-    infonce_loss,
-    loss_of,
-    multi_similarity_loss,
-    paste_clouds,
-    plain_model,
-    print_progress,
-    recall,
-    train,
-    triplet_loss,
-)
-from retrieval.train.alike import LookAlikes
-from retrieval.train.augment import blurred, drop_bands, in_bytes, turned
-from retrieval.train.batches import (
+from retrieval.models.encoder import KerasEncoder, load_encoder
+from retrieval.synthetic.noise import fractal
+from retrieval.training.augment import augment_pairs, blurred, drop_bands, in_bytes, turned
+from retrieval.training.batches import (
+    LookAlikes,
     Split,
+    allowed_negatives,
     compose,
     draw_number,
     numbered_batches,
@@ -42,14 +29,16 @@ from retrieval.train.batches import (
     texture,
     training_batches,
 )
-from retrieval.train.checkpoint import State, assign, folder_of, load_state, save_state
-from retrieval.train.models import blank_model
-from retrieval.train.progress import Progress
-from retrieval.train.step import compiled_step, new_optimizer, objective
-from retrieval.train.validate import hold_out
+from retrieval.training.checkpoint import State, assign, folder_of, load_state, save_state
+from retrieval.training.losses import infonce_loss, loss_of, multi_similarity_loss, triplet_loss
+from retrieval.training.networks import blank_model, plain_model
+from retrieval.training.progress import Progress, print_progress
+from retrieval.training.siamese import train
+from retrieval.training.steps import compiled_step, new_optimizer, objective
+from retrieval.training.validate import ValidationSet, hold_out, recall
+from retrieval.training.weather import add_haze, paste_clouds
 from tfrecords.errors import MissingInputError, OutputExistsError
 from tfrecords.schema import Series, group_of
-from tfrecords.synthetic.noise import fractal
 from tfrecords.write import write_series
 
 # --- losses --------------------------------------------------------------------------------------
@@ -539,7 +528,9 @@ def test_the_plain_model_is_an_encoder():
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(series, tmp_path, monkeypatch):
-    monkeypatch.setattr("retrieval.train.fit.compiled_step", lambda *a: lambda pixels, allowed: float("nan"))
+    monkeypatch.setattr(
+        "retrieval.training.siamese.compiled_step", lambda *a: lambda pixels, allowed: float("nan")
+    )
     with pytest.raises(TrainingError, match="loss is nan at step 1"):
         train(series, tmp_path / "n.keras", replace(SMALL, arch="plain"), progress=Log())
     assert not (tmp_path / "n.keras").exists()
@@ -621,7 +612,7 @@ def test_validation_counts_the_right_place_only():
 
 
 def test_the_next_round_is_opened_before_the_last_one_ends_and_none_after_the_last(monkeypatch):
-    monkeypatch.setattr("retrieval.train.batches._EARLY", 2)
+    monkeypatch.setattr("retrieval.training.batches._EARLY", 2)
     opened = [threading.Event() for _ in range(4)]
 
     def crops(round_):

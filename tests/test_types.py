@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.encoder import FakeEncoder
 from retrieval.errors import ConfigError
+from retrieval.models.encoder import FakeEncoder
 from retrieval.types import ID_LIMIT, XY_LIMIT, Candidates, Encoder, Refined, pack_ids, silent, unpack_ids
 
 place = st.tuples(st.integers(0, ID_LIMIT - 1), st.integers(0, XY_LIMIT - 1), st.integers(0, XY_LIMIT - 1))

@@ -8,11 +8,11 @@ from engine import digital, texture
 
 from retrieval.config import VerifierConfig
 from retrieval.errors import ConfigError, TrainingError
-from retrieval.features import structure_tensor
-from retrieval.refine import Templates
-from retrieval.refine.verify import SIDE, Verifier, shipped_verifier, verifier_model
-from retrieval.train.augment import turned_alike
-from retrieval.train.verify import NEAR_PX, Pairs, _turned_tensor, draw, mine, train_verifier
+from retrieval.matching.tensors import Templates
+from retrieval.models.structure_tensor import structure_tensor
+from retrieval.models.verifier import SIDE, Verifier, shipped_verifier, verifier_model
+from retrieval.training.augment import turned_alike
+from retrieval.training.verifier import NEAR_PX, Pairs, _turned_tensor, draw, mine, train_verifier
 from tfrecords.errors import OutputExistsError
 from tfrecords.schema import BANDS, Patches, Series
 from tfrecords.write import write_series

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfrecords.artifacts import read_manifest
 from tfrecords.errors import (
     ArrayError,
     DiskFullError,
@@ -20,7 +21,6 @@ from tfrecords.errors import (
     OutputExistsError,
     UnfinishedOutputError,
 )
-from tfrecords.manifest import read_manifest
 from tfrecords.read import count_records, read_images, read_patches, read_series
 from tfrecords.schema import BANDS, Image, Patches, Series
 from tfrecords.write import write_images, write_patches, write_series

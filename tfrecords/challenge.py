@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tfrecords.artifacts import PartialFolder, writing_folder
 from tfrecords.errors import ArrayError
-from tfrecords.manifest import PartialFolder, writing_folder
 from tfrecords.schema import Image, Patches, encode_image, encode_patch
 from tfrecords.write import write_records
 

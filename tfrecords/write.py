@@ -10,8 +10,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tfrecords.artifacts import PartialFolder, writing_file, writing_folder
 from tfrecords.errors import ArrayError, DuplicateIdError
-from tfrecords.manifest import PartialFolder, writing_file, writing_folder
 from tfrecords.schema import Image, Patches, Series, encode_image, encode_patch, encode_series
 
 Item = TypeVar("Item")

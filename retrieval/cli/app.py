@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from retrieval.cli.guard import Commands
-from retrieval.compiled import share_cores
-from tfrecords.manifest.record import created_by
+from retrieval.kernels.compiled import share_cores
+from tfrecords.artifacts.manifest import created_by
 
 _SMALL_TALK = re.compile(r"WARNING: All log messages before absl|[IW]\d{4} ")
 """Lines of TensorFlow's log that are neither errors nor anybody else's."""

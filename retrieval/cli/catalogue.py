@@ -11,7 +11,8 @@ import typer
 from retrieval.cli.app import app, since, tell
 from retrieval.cli.options import AsJson, Overwrite, Quiet, Verbose, examples
 from retrieval.cli.talk import Talk
-from tfrecords.ingest.stac import CATALOGUES, Search, ingest_stac, parse_bbox, parse_dates
+from retrieval.ingest.stac.asked import CATALOGUES, Search, parse_bbox, parse_dates
+from retrieval.ingest.stac.run import ingest_stac
 
 
 @app.command(

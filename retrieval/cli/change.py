@@ -12,7 +12,7 @@ import typer
 from retrieval.cli.app import since, tell
 
 if TYPE_CHECKING:
-    from retrieval.grow import Change
+    from retrieval.index.update import Change
 
 
 def check_change(context: typer.Context, add: bool, remove: Sequence[str]) -> None:
@@ -41,7 +41,7 @@ def told_recall(recall: Mapping[str, Any] | None) -> str:
 
 def tell_change(as_json: bool, out: Path, change: Change, begun: float) -> None:
     """Print what became of the index."""
-    from tfrecords.manifest import read_manifest
+    from tfrecords.artifacts import read_manifest
 
     manifest = read_manifest(out, "index", verify=False)
     told = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(change).items()}

@@ -14,7 +14,7 @@ import typer
 from retrieval.cli.app import app, import_tensorflow, since, tell
 from retrieval.cli.options import INDEX, AsJson, ConfigFile, Overwrite, Quiet, Verbose, examples
 from retrieval.cli.talk import Talk
-from retrieval.settings import Settings, page, read_settings, resolved
+from retrieval.config.settings import Settings, page, read_settings, resolved
 
 ExportKind = Literal["stac", "geoparquet", "onnx"]
 """What an export can be."""
@@ -104,8 +104,8 @@ def config(
 
 
 def _onnx(index: Path, encoder: str | None, out: Path, overwrite: bool) -> tuple[dict[str, Any], str]:
-    from retrieval.encoder import load_encoder
-    from retrieval.export import export_onnx
+    from retrieval.export.onnx import export_onnx
+    from retrieval.models.encoder import load_encoder
     from retrieval.pipeline import open_index
 
     made_by = load_encoder(encoder) if encoder else open_index(index, device="cpu").store.encoder
@@ -117,7 +117,8 @@ def _writer(as_: ExportKind, floats: Any, source_url: str | None, license_: str)
     """The function that writes, with what it takes besides the index."""
     from functools import partial
 
-    from retrieval.export import export_stac, export_vectors
+    from retrieval.export.geoparquet import export_vectors
+    from retrieval.export.stac import export_stac
 
     if as_ == "stac":
         return partial(export_stac, source_url=source_url, license=license_)

@@ -15,7 +15,8 @@ from typer.core import TyperGroup
 
 from retrieval.cli.options import VERBOSE
 from retrieval.cli.talk import RED, YELLOW, coloured
-from retrieval.errors import DependencyError, MissingPatchWarning, RetrieveError, UnitsWarning
+from retrieval.errors import DependencyError, MissingPatchWarning, UnitsWarning
+from tfrecords.errors import RetrieveError
 
 GOES_ON = ("demo", "index", "ingest", "ingest-stac", "train")
 """Commands that keep what they finished when they are stopped."""

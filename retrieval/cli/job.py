@@ -13,11 +13,8 @@ import typer
 from retrieval.cli.app import app, import_tensorflow, since, tell
 from retrieval.cli.change import check_change, tell_change, told_recall
 from retrieval.cli.options import (
-    ANSWERS,
-    IMAGES,
     INDEX,
     ONE_SOURCE,
-    PATCHES,
     SUBMISSION,
     AsJson,
     Bands,
@@ -37,13 +34,14 @@ from retrieval.cli.options import (
 )
 from retrieval.cli.talk import Talk
 from retrieval.config import PATCH_PX, ChipConfig, IndexConfig, IndexKind, RefineConfig, SearchConfig
-from retrieval.settings import read_settings
+from retrieval.config.settings import read_settings
+from tfrecords.challenge import ANSWERS, IMAGES, PATCHES
 from tfrecords.schema import Chips
 
 if TYPE_CHECKING:
-    from retrieval.matches import Matches
-    from retrieval.scope import Scope
-    from retrieval.store import StoredImage
+    from retrieval.geo.filters import Scope
+    from retrieval.results.matches import Matches
+    from retrieval.types import StoredImage
     from tfrecords.read import ImageSource
     from tfrecords.schema import Patches
 
@@ -211,11 +209,10 @@ def query(
     knobs = {"search": SearchConfig, "refinement": RefineConfig, "chips": ChipConfig}
     made: dict[str, Any] = {name: settings.make(kind) for name, kind in knobs.items()}
     import_tensorflow()
-    from retrieval.encoder import load_encoder
-    from retrieval.matches import patch_table_of
-    from retrieval.opening import open_and_read
-    from retrieval.pipeline import locate
-    from retrieval.scope import scope_of
+    from retrieval.geo.filters import scope_of
+    from retrieval.models.encoder import load_encoder
+    from retrieval.pipeline import locate, open_and_read
+    from retrieval.results.matches import patch_table_of
 
     begun = time.monotonic()
     with Talk(quiet, verbose=verbose) as talk:

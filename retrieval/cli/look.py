@@ -10,10 +10,8 @@ import typer
 
 from retrieval.cli.app import app, import_tensorflow, since, tell
 from retrieval.cli.options import (
-    ANSWERS,
     INDEX,
     ONE_SOURCE,
-    PATCHES,
     AsJson,
     Bands,
     IndexFolder,
@@ -27,9 +25,10 @@ from retrieval.cli.options import (
     split_names,
 )
 from retrieval.cli.talk import Talk
+from tfrecords.challenge import ANSWERS, PATCHES
 
 if TYPE_CHECKING:
-    from retrieval.score import Submission
+    from retrieval.evaluation.submission import Submission
 
 MATCHES = Path("matches.parquet")
 """Table that the README has `retrieve query --details` write."""
@@ -85,7 +84,9 @@ def report(
     names = split_names(bands)
     import_tensorflow()
     from retrieval.pipeline import open_index
-    from retrieval.report.page import read_benchmark, read_details, read_training, write_page
+    from retrieval.report.found import read_details
+    from retrieval.report.page import write_page
+    from retrieval.report.runs import read_benchmark, read_training
     from tfrecords.read import read_queries
 
     begun = time.monotonic()
@@ -124,7 +125,7 @@ def report(
 
 def _answers(path: Path | None, talk: Talk) -> Submission | None:
     """The answers that are named, or else those of the working folder, if there are any."""
-    from retrieval.score import read_submission
+    from retrieval.evaluation.submission import read_submission
 
     if path is None:
         path = Path(ANSWERS)

@@ -32,10 +32,10 @@ from retrieval.cli.options import (
 )
 from retrieval.cli.talk import Talk
 from retrieval.config import PATCH_PX, DemoConfig, Loss, TrainConfig
+from retrieval.config.settings import Settings, read_settings
 from retrieval.errors import ConfigError
-from retrieval.settings import Settings, read_settings
-from tfrecords.ingest import Wanted
-from tfrecords.ingest import ingest as ingest_folders
+from retrieval.ingest.run import ingest as ingest_folders
+from retrieval.ingest.wanted import Wanted
 
 _INGEST = {name: parameter.default for name, parameter in signature(ingest_folders).parameters.items()}
 
@@ -177,9 +177,9 @@ def train(
     settings = read_settings(config_file)
     config = _recipe(settings, recipe, steps=steps, batch=batch, loss=loss, seed=seed)
     import_tensorflow()
-    from retrieval.pipeline import on_device
-    from retrieval.report import draw_curve, read_history
-    from retrieval.train import train as fit
+    from retrieval.index.device import on_device
+    from retrieval.report.curve import draw_curve, read_history
+    from retrieval.training.siamese import train as fit
 
     with Talk(quiet, verbose=verbose) as talk, on_device(device):
         talk.note(settings.note(TrainConfig))

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
 if TYPE_CHECKING:
-    from retrieval.train import Progress as TrainingProgress
+    from retrieval.training.progress import Progress as TrainingProgress
 
 REDRAW_S = 0.1
 """The line on a terminal is rewritten this often at most."""

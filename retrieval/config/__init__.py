@@ -3,7 +3,7 @@
 The command line reads its defaults from here. Unknown keys are errors (`from_mapping`), values out
 of range are refused when a record is made. `engine` has what answers, `recipes` what is trained. The knobs
 of what streams from disk are in `tfrecords.read.CropPlan`, those of generated scenes in
-`tfrecords.synthetic.SceneConfig`.
+`retrieval.synthetic.SceneConfig`.
 """
 
 from retrieval.config.engine import (

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from retrieval.config.engine import PATCH_PX, TensorConfig
-from retrieval.knobs import Knobs, one_of, within
+from retrieval.config.engine import PATCH_PX, Knobs, TensorConfig, one_of, within
 
 Loss = Literal["triplet", "infonce", "multi-similarity"]
 Mining = Literal["hard", "semi-hard"]
@@ -38,7 +37,7 @@ class LearnedConfig(Knobs):
 
 @dataclass(frozen=True)
 class VerifierConfig(Knobs):
-    """The recipe of the verifier, see `retrieval.train.verify`."""
+    """The recipe of the verifier, see `retrieval.training.verifier`."""
 
     width: int = 24
     """Channels of its first convolution; the later ones have up to twice as many."""
@@ -81,7 +80,7 @@ class VerifierConfig(Knobs):
 
 @dataclass(frozen=True)
 class CoveredConfig(Knobs):
-    """The recipe of the two networks for patches under cloud, see `retrieval.train.covered`."""
+    """The recipe of the two networks for patches under cloud, see `retrieval.training.cloud_networks`."""
 
     cloud_width: int = 16
     """Channels of the network that finds clouds."""

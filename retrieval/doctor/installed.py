@@ -16,8 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from retrieval.compiled import cores
 from retrieval.doctor.report import Finding
+from retrieval.kernels.compiled import cores
 
 NEEDED = ("numpy", "numba", "keras", "pandas", "pyarrow", "rasterio", "typer", "matplotlib")
 """Modules that every installation has."""

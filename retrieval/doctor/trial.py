@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, IndexConfig, RefineConfig, SearchConfig
 from retrieval.doctor.report import Finding
-from retrieval.errors import RetrieveError
-from retrieval.index import on_device, resolve_device
+from retrieval.index.device import on_device, resolve_device
+from tfrecords.errors import RetrieveError
 
 SIZE_PX, PLACES, ASKED = 256, 2, 24
 """Images of the trial, their number, and how many patches are looked for."""
@@ -44,10 +44,10 @@ def try_out(device: str = "auto") -> list[Finding]:
 
 def _job(device: Any, stages: dict[str, float]) -> float:
     """The share of right answers."""
-    from retrieval.answer import find
-    from retrieval.embed import embed_patches
-    from retrieval.encoder import load_encoder
-    from retrieval.store import Store, write_index
+    from retrieval.index.folder import Store, write_index
+    from retrieval.matching.rounds import find
+    from retrieval.models.embed import embed_patches
+    from retrieval.models.encoder import load_encoder
     from tfrecords.schema import BANDS, Image, Patches
 
     clock = _Clock(stages)
@@ -72,7 +72,7 @@ def _job(device: Any, stages: dict[str, float]) -> float:
 
 def _scenes() -> tuple[list[NDArray[np.uint16]], NDArray[np.uint16], NDArray[np.int64]]:
     """Images, patches of another day, and where they are: image, x, y."""
-    from tfrecords.synthetic import Scene
+    from retrieval.synthetic.scene import Scene
 
     rng = np.random.default_rng(0)
     scenes = [Scene(seed, SIZE_PX, SIZE_PX) for seed in range(1, PLACES + 1)]

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from retrieval.config import PATCH_PX
 from retrieval.errors import ConfigError, DependencyError, EncoderError
 from retrieval.types import Encoder
-from tfrecords.manifest import writing_file
-from tfrecords.manifest.record import created_by
+from tfrecords.artifacts import writing_file
+from tfrecords.artifacts.manifest import created_by
 
 OPSET = 17
 """Version of ONNX's operations: onnxruntime 1.12 and later read it."""

@@ -28,13 +28,13 @@ import numpy as np
 
 from retrieval.config import PATCH_PX
 from retrieval.errors import ConfigError
-from retrieval.export.footprint import boxes, geojson, rings
-from retrieval.export.vectors import Piece, about, by_image, day_of, notes, quantization, write_image
-from retrieval.geo import pixel_m
-from retrieval.store import Store, StoredImage
-from retrieval.types import Progress, silent
-from tfrecords.manifest import PartialFolder, writing_folder
-from tfrecords.manifest.record import created_by
+from retrieval.export.geoparquet import Piece, about, by_image, day_of, notes, quantization, write_image
+from retrieval.geo.coordinates import pixel_m
+from retrieval.geo.footprints import boxes, geojson, rings
+from retrieval.index.folder import Store
+from retrieval.types import Progress, StoredImage, silent
+from tfrecords.artifacts import PartialFolder, writing_folder
+from tfrecords.artifacts.manifest import created_by
 
 VERSION = "1.0.0"
 """Of STAC; the embedding extension's schema asks for it."""

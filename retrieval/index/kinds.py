@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import IndexConfig, IndexKind
 from retrieval.index.device import load_faiss, one_thread
-from retrieval.index.files import halves
+from retrieval.index.vector_file import halves
 from tfrecords.errors import DuplicateIdError
 
 Blocks = Callable[[], Iterable[tuple[NDArray[np.int64], NDArray[Any]]]]

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.files import singles
 from retrieval.index.kinds import Blocks
+from retrieval.index.vector_file import singles
 
 if TYPE_CHECKING:
-    from retrieval.index.vectors import VectorIndex
+    from retrieval.index.faiss_index import VectorIndex
 
 DEEPEST = 20
 """Neighbours that are compared, where there are so many."""

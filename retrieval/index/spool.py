@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.adding import Placed, add_codes, by_cell, placed
+from retrieval.index.codes import Placed, add_codes, by_cell, placed
 from retrieval.index.device import load_faiss
-from retrieval.index.files import header_of, length
+from retrieval.index.vector_file import header_of, length
 
 RANGE = 500_000
 """Vectors that are sorted at a time, about: some 170 MB while it is done."""

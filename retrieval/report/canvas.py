@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from retrieval.errors import ConfigError
-from tfrecords.manifest import writing_file
+from tfrecords.artifacts import writing_file
 
 STRETCH_PERCENT = (2.0, 98.0)
 """Percentiles of an image that are drawn black and white, as remote sensing shows images by custom."""

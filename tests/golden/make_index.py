@@ -19,10 +19,11 @@ import numpy as np  # noqa: E402
 from engine import digital, projection, texture  # noqa: E402
 
 from retrieval.config import IndexConfig, TensorConfig  # noqa: E402
-from retrieval.encoder import KerasEncoder, tensor_model  # noqa: E402
+from retrieval.index.folder import write_index  # noqa: E402
+from retrieval.models.encoder import KerasEncoder  # noqa: E402
+from retrieval.models.networks import tensor_model  # noqa: E402
 from retrieval.pipeline import open_index  # noqa: E402
-from retrieval.store import write_index  # noqa: E402
-from tfrecords.manifest import FORMAT_VERSION  # noqa: E402
+from tfrecords.artifacts import FORMAT_VERSION  # noqa: E402
 from tfrecords.schema import Image, Patches  # noqa: E402
 
 PLACES = ((3, 0, 0), (3, 13, 9), (3, 24, 16), (7, 5, 2), (7, 8, 11))

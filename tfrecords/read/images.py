@@ -29,14 +29,7 @@ from tfrecords.read.sources import (
     spread,
     take_units,
 )
-from tfrecords.schema import (
-    Fields,
-    Image,
-    band_names,
-    check_finite,
-    default_nodata,
-    image_of,
-)
+from tfrecords.schema import Fields, Image, band_names, check_finite, default_nodata, image_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tfrecords.artifacts import FORMAT_VERSION, MANIFEST, read_manifest
 from tfrecords.errors import ArrayError, MissingInputError
-from tfrecords.manifest import FORMAT_VERSION, MANIFEST, read_manifest
 from tfrecords.read.records import read_fields
 from tfrecords.read.sources import TFRECORD, files_below
 from tfrecords.schema import Fields, Series, check_finite, series_of

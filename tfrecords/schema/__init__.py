@@ -19,8 +19,17 @@ from tfrecords.schema.decode import (
 )
 from tfrecords.schema.encode import encode_image, encode_patch, encode_series
 from tfrecords.schema.fields import Fields, parse
-from tfrecords.schema.provenance import UNKNOWN, Provenance
-from tfrecords.schema.records import ID_LIMIT, Chips, Georeference, Image, Patches, Series, check_id
+from tfrecords.schema.records import (
+    ID_LIMIT,
+    UNKNOWN,
+    Chips,
+    Georeference,
+    Image,
+    Patches,
+    Provenance,
+    Series,
+    check_id,
+)
 from tfrecords.schema.units import (
     UNITS,
     Units,

@@ -1,0 +1,1 @@
+"""Pixels and map coordinates: positions, footprints, and filters by date and area."""

@@ -1,0 +1,199 @@
+"""Pixels of an item's files: only the window asked for, tried again where it fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.ingest.product import hidden_by, to_dn
+from retrieval.ingest.stac.asked import Patience
+from retrieval.ingest.stac.offset import goes_below_zero
+from retrieval.ingest.stac.scene import COMMON, SCL, Grid, Scene, Source, place_of
+from tfrecords.errors import CatalogueError, DiskFullError, MissingPackageError
+
+NEVER = ("400", "401", "403", "404", "410")
+"""Answers after which a file is not asked for again."""
+STRIP_PX = 1024
+"""So many rows are converted at a time: a whole tile in float64 would take gigabytes."""
+THREADS = 4
+"""Parts of a window that are fetched at a time."""
+
+Sign = Callable[[str], str]
+"""Gives an address the right to be read."""
+T = TypeVar("T")
+
+
+def signer(sign: str | None) -> Sign:
+    """What signs addresses.
+
+    Raises:
+        MissingPackageError: it needs a package that isn't installed.
+    """
+    if sign is None:
+        return str
+    try:
+        import planetary_computer
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            "--sign planetary-computer needs a package that is not installed: pip install planetary-computer"
+        ) from error
+    return lambda href: str(planetary_computer.sign(href))
+
+
+class Reader:
+    """Reads windows of scenes."""
+
+    def __init__(self, patience: Patience, sign: Sign = str) -> None:
+        """Read with patience.
+
+        Args:
+            patience: How often and how long it is tried.
+            sign: Called for each address just before it is read; what it gives may expire within the hour.
+        """
+        self._patience, self._sign = patience, sign
+
+    def grounded(self, scene: Scene) -> Scene:
+        """Fill in what the item doesn't say of its ground, from the head of the red band's file.
+
+        Raises:
+            CatalogueError: it can't be read, or has no georeference.
+        """
+        if scene.grid is None:
+            grid = self._tried(lambda: self._head(scene.bands["B04"]))
+            scene = replace(scene, grid=grid, place=scene.place or place_of(grid))
+        return scene
+
+    def hidden(self, scene: Scene, window: Grid, *, snow: bool) -> NDArray[np.bool_] | None:
+        """Which pixels of a window the scene classification hides; where it has none, None.
+
+        Args:
+            scene: The item.
+            window: Pixels wanted.
+            snow: Hide snow too.
+
+        Returns:
+            (h, w) bool.
+
+        Raises:
+            CatalogueError: it can't be read.
+        """
+        if SCL not in scene.bands:
+            return None
+        (classes,) = self._load(scene, (SCL,), window)
+        return hidden_by(classes, snow=snow)
+
+    def pixels(self, scene: Scene, window: Grid, *, snow: bool) -> tuple[NDArray[np.uint16], bool]:
+        """Digital numbers of a window, hidden pixels 0.
+
+        Args:
+            scene: The item.
+            window: Pixels wanted.
+            snow: Hide snow too.
+
+        Returns:
+            (h, w, 4) digital numbers without an offset, 0 = nodata or hidden; and whether the offset that the
+            metadata tell leaves too many pixels below zero.
+
+        Raises:
+            CatalogueError: it can't be read.
+        """
+        loaded = dict(zip(scene.bands, self._load(scene, tuple(scene.bands), window), strict=True))
+        out = np.zeros((window.height, window.width, len(COMMON)), np.uint16)
+        below = [_convert(loaded[name], scene.bands[name], out[..., n]) for n, name in enumerate(COMMON)]
+        if SCL in loaded:
+            out[hidden_by(loaded[SCL], snow=snow)] = 0
+        return out, any(below)
+
+    def _load(self, scene: Scene, names: Sequence[str], window: Grid) -> list[NDArray[Any]]:
+        return self._tried(lambda: self._fetch(scene, names, window))
+
+    def _tried(self, read: Callable[[], T]) -> T:
+        """Read, and again where it fails."""
+        for failures in range(1, self._patience.attempts + 1):
+            try:
+                with self._environment():
+                    return read()
+            except (MemoryError, DiskFullError, CatalogueError):
+                raise
+            except Exception as error:  # GDAL's own errors have no public names
+                told = " ".join(str(error).split())[:160]
+                final = any(f"code: {status}" in told for status in NEVER)
+                if final or failures == self._patience.attempts:
+                    times = "" if final else f", tried {failures} times"
+                    raise CatalogueError(f"it can't be read ({told}{times})") from error
+                time.sleep(self._patience.pause(failures))
+        raise AssertionError("the last attempt returns or raises")
+
+    def _environment(self) -> Any:
+        import rasterio
+
+        return rasterio.Env(
+            GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR",
+            GDAL_HTTP_MAX_RETRY=str(self._patience.attempts - 1),
+            GDAL_HTTP_RETRY_DELAY=str(self._patience.pause_s),
+            GDAL_HTTP_TIMEOUT=str(round(self._patience.timeout_s)),
+            GDAL_HTTP_CONNECTTIMEOUT=str(round(self._patience.timeout_s)),
+            GDAL_HTTP_MERGE_CONSECUTIVE_RANGES="YES",
+            # GDAL keeps a failure too: without this, a second attempt fails without asking.
+            CPL_VSIL_CURL_NON_CACHED="/vsicurl/:/vsis3/:/vsigs/:/vsiaz/",
+        )
+
+    def _head(self, source: Source) -> Grid:
+        import rasterio
+
+        with rasterio.open(self._sign(source.href)) as file:
+            if file.crs is None or file.transform.is_identity or file.transform.b or file.transform.d:
+                raise CatalogueError("neither its metadata nor its files say where it lies, north up")
+            return Grid(file.crs.to_string(), tuple(file.transform)[:6], file.height, file.width)
+
+    def _fetch(self, scene: Scene, names: Sequence[str], window: Grid) -> list[NDArray[Any]]:
+        """Bands of a scene on a window's pixels, each (h, w) in its own type."""
+        import odc.stac
+        from affine import Affine
+        from odc.geo.geobox import GeoBox
+
+        sources = {name: scene.bands[name] for name in names}
+        loaded = odc.stac.load(
+            [_plain_item(scene, sources, window)],
+            bands=[
+                f"{name}.{source.number}" if source.number > 1 else name for name, source in sources.items()
+            ],
+            geobox=GeoBox((window.height, window.width), Affine(*window.transform), window.crs),
+            resampling={"*": "bilinear", SCL: "nearest"},
+            patch_url=self._sign,
+            pool=THREADS,
+            groupby="id",
+        )
+        return [loaded[band].values[0] for band in loaded.data_vars]
+
+
+def _plain_item(scene: Scene, sources: dict[str, Source], window: Grid) -> Any:
+    """An item that holds just what odc-stac has to know, whatever the catalogue's own looks like."""
+    import pystac
+    from rasterio.warp import transform_bounds
+
+    west, south, east, north = transform_bounds(window.crs, "EPSG:4326", *window.bounds)
+    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+    box = {"type": "Polygon", "coordinates": [ring]}
+    item = pystac.Item(scene.id, box, [west, south, east, north], scene.when, {})
+    for name, source in sources.items():
+        bands = [{"data_type": source.dtype, "nodata": source.nodata}] * source.number
+        asset = pystac.Asset(source.href, media_type="image/tiff", roles=["data"])
+        asset.extra_fields["bands"] = bands
+        item.add_asset(name, asset)
+    return item
+
+
+def _convert(stored: NDArray[Any], source: Source, out: NDArray[np.uint16]) -> bool:
+    """Fill in digital numbers; says whether the offset leaves too many below zero."""
+    below = goes_below_zero(stored, source.offset)
+    for y in range(0, len(stored), STRIP_PX):
+        strip = stored[y : y + STRIP_PX]
+        strip = np.where(strip == source.nodata, 0, strip) if source.nodata else strip
+        out[y : y + STRIP_PX] = to_dn(strip, source.offset.dn, source.offset.quantification)
+    return below

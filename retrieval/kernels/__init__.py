@@ -1,0 +1,1 @@
+"""Compiled loops and parallel execution: Numba kernels, XLA compilation, executors."""

@@ -1,0 +1,208 @@
+"""Normalized cross-correlation of templates with pictures that lie somewhere in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.kernels.numba_loops import CHANNELS, loop
+
+TOGETHER = 5
+"""Shifts along x that are summed in one pass: what is read of the template serves all."""
+
+
+@loop
+def centred(template: NDArray[np.float32], shifts: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Templates as `ncc_around` takes them.
+
+    Args:
+        template: (n, s, s, 3).
+        shifts: that each is tried at, along a side.
+
+    Returns:
+        (n, s, 3 (s + shifts - 1)) less each channel's mean, in rows as long as those of a region, with zeros
+        behind: so a shift is a single sum. And their sums of squares (n,).
+    """
+    n, side = template.shape[:2]
+    length, width = side * CHANNELS, (side + shifts - 1) * CHANNELS
+    padded, energy = np.zeros((n, side, width), np.float32), np.zeros(n, np.float32)
+    total = np.empty(length)
+    for t in range(n):
+        total[:] = 0.0
+        for y in range(side):
+            row = template[t, y].reshape(length)
+            for k in range(length):
+                total[k] += row[k]
+        for k in range(CHANNELS, length):
+            total[k % CHANNELS] += total[k]
+        for k in range(length - 1, -1, -1):
+            total[k] = total[k % CHANNELS] / (side * side)
+        squares = np.float32(0)
+        for y in range(side):
+            row, target = template[t, y].reshape(length), padded[t, y]
+            for k in range(length):
+                target[k] = row[k] - np.float32(total[k])
+            for k in range(length):
+                squares += target[k] * target[k]
+        energy[t] = squares
+    return padded, energy
+
+
+@loop
+def ncc_around(
+    padded: NDArray[np.float32],
+    energy: NDArray[np.float32],
+    owner: NDArray[np.int64],
+    pictures: NDArray[Any],
+    spread: NDArray[np.float32],
+    which: NDArray[np.int64],
+    corner: NDArray[np.int64],
+    scale: float,
+    flat: float,
+    steps: float,
+    rows: NDArray[np.int64],
+    out: NDArray[np.float32],
+) -> None:
+    """NCC of templates with what lies around positions of pictures, where all is visible.
+
+    Args:
+        padded: (n, s, 3 (s + shifts - 1)) templates from `centred`.
+        energy: (n,) likewise.
+        owner: (m,) template of each position; fastest where the same ones are behind each other.
+        pictures: (p, h, 3 w) tensors, whole numbers or float32.
+        spread: (p, h - s + 1, w - s + 1) of `spreads`.
+        which: (m,) picture of each position.
+        corner: (m, 2) x and y where the first shift has the template's corner; beyond the picture's edge its
+            last pixels are repeated.
+        scale: what a number of the pictures stands for.
+        flat: sum of squares of a mean-free tensor up to which it counts as flat: NCC is 0 then.
+        steps: NCC is given in so many steps between 0 and 1.
+        rows: (m,) row of `out` for each position.
+        out: (l, shifts, shifts) NCC in [-1, 1], [..., dy, dx]; written to.
+    """
+    (side, width), shifts = padded.shape[1:], out.shape[1]
+    templates = padded.reshape(len(padded), side * width)
+    region = np.zeros((side + shifts - 1) * width + CHANNELS * shifts, np.float32)
+    for n in range(len(owner)):
+        picture, x, y = pictures[which[n]], corner[n, 0], corner[n, 1]
+        _copied(picture, x, y, side + shifts - 1, region)
+        here, own = out[rows[n]], energy[owner[n]]
+        for dy in range(shifts):
+            _sums(templates[owner[n]], region[dy * width :], here[dy])
+        high, wide = spread.shape[1] - 1, spread.shape[2] - 1
+        for dy in range(shifts):
+            row = spread[which[n], min(max(y + dy, 0), high)]
+            for dx in range(shifts):
+                under = row[min(max(x + dx, 0), wide)]
+                if own > flat and under > flat:
+                    ratio = here[dy, dx] * np.float32(scale / np.sqrt(np.float64(own) * np.float64(under)))
+                    ratio = min(max(ratio, np.float32(-1)), np.float32(1))
+                    here[dy, dx] = np.rint(ratio * np.float32(steps)) / np.float32(steps)
+                else:
+                    here[dy, dx] = 0
+
+
+@loop
+def _copied(picture: NDArray[Any], x: int, y: int, size: int, region: NDArray[np.float32]) -> None:
+    """A square of a picture as float32, row behind row; beyond the edge the last pixels are repeated."""
+    height, width = picture.shape[0], picture.shape[1] // CHANNELS
+    length, inside = size * CHANNELS, x >= 0 and x + size <= width
+    for row in range(size):
+        at = min(max(y + row, 0), height - 1)
+        target = region[row * length : (row + 1) * length]
+        if inside:
+            source = picture[at, x * CHANNELS : x * CHANNELS + length]
+            for k in range(length):
+                target[k] = np.float32(source[k])
+        else:
+            for k in range(length):
+                column = min(max(x + k // CHANNELS, 0), width - 1)
+                target[k] = np.float32(picture[at, column * CHANNELS + k % CHANNELS])
+
+
+@loop
+def _sums(template: NDArray[np.float32], region: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    """Products of a padded template with a region, summed, at every shift along x."""
+    first = 0
+    while first + TOGETHER <= len(out):
+        r0, r1, r2, r3, r4 = (
+            region[CHANNELS * first :],
+            region[CHANNELS * (first + 1) :],
+            region[CHANNELS * (first + 2) :],
+            region[CHANNELS * (first + 3) :],
+            region[CHANNELS * (first + 4) :],
+        )
+        s0 = s1 = s2 = s3 = s4 = np.float32(0)
+        for k in range(len(template)):
+            value = template[k]
+            s0 += value * r0[k]
+            s1 += value * r1[k]
+            s2 += value * r2[k]
+            s3 += value * r3[k]
+            s4 += value * r4[k]
+        out[first], out[first + 1], out[first + 2], out[first + 3], out[first + 4] = s0, s1, s2, s3, s4
+        first += TOGETHER
+    for dx in range(first, len(out)):
+        shifted, total = region[CHANNELS * dx :], np.float32(0)
+        for k in range(len(template)):
+            total += template[k] * shifted[k]
+        out[dx] = total
+
+
+@loop
+def spreads(pictures: NDArray[Any], box: int, scale: float) -> NDArray[np.float32]:
+    """Sum of squares of the mean-free tensor in every box x box square of pictures.
+
+    Args:
+        pictures: (p, h, w, 3), whole numbers or float32.
+        box: side of a square, at most h and w.
+        scale: what a number of the pictures stands for.
+
+    Returns:
+        (p, h - box + 1, w - box + 1). Sums are in float64: those of whole numbers are exact.
+    """
+    count, height, width = pictures.shape[:3]
+    out = np.empty((count, height - box + 1, width - box + 1), np.float32)
+    total, square = np.empty(width * CHANNELS), np.empty(width * CHANNELS)  # of `box` rows
+    for p in range(count):
+        total[:], square[:] = 0.0, 0.0
+        for y in range(height):
+            _add_row(pictures[p, y].reshape(width * CHANNELS), 1.0, total, square)
+            if y >= box:
+                _add_row(pictures[p, y - box].reshape(width * CHANNELS), -1.0, total, square)
+            if y >= box - 1:
+                _along(total, square, box, scale, out[p, y - box + 1])
+    return out
+
+
+@loop
+def _add_row(row: NDArray[Any], sign: float, total: NDArray[np.float64], square: NDArray[np.float64]) -> None:
+    for k in range(len(row)):
+        value = np.float64(row[k])
+        total[k] += sign * value
+        square[k] += sign * value * value
+
+
+@loop
+def _along(
+    total: NDArray[np.float64],
+    square: NDArray[np.float64],
+    box: int,
+    scale: float,
+    out: NDArray[np.float32],
+) -> None:
+    """From sums over columns to those over squares, moved along a row."""
+    a = b = c = energy = 0.0
+    for x in range(len(total) // CHANNELS):
+        k = CHANNELS * x
+        a, b, c = a + total[k], b + total[k + 1], c + total[k + 2]
+        energy += square[k] + square[k + 1] + square[k + 2]
+        if x >= box:
+            k -= CHANNELS * box
+            a, b, c = a - total[k], b - total[k + 1], c - total[k + 2]
+            energy -= square[k] + square[k + 1] + square[k + 2]
+        if x >= box - 1:
+            mean = (a * a + b * b + c * c) / (box * box)
+            out[x - box + 1] = np.float32((energy - mean) * scale * scale)

@@ -1,0 +1,1 @@
+"""Queries to ranked candidates: search, normalized cross-correlation, verification, exhaustive search."""

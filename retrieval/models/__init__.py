@@ -1,0 +1,1 @@
+"""The networks that ship and what they compute: encoder, verifier, cloud mask, local descriptors."""

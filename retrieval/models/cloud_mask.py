@@ -1,0 +1,95 @@
+"""Where a patch shows cloud instead of ground: a small network on brightness and texture of any bands.
+
+A vector of a whole window breaks when half of it is cloud, and so does its correlation. What is hidden is
+left out of both once it is known; patches of products come without a mask, so it is found here. The network
+sees, at half resolution, the mean, the largest and the smallest of the bands and the strength of the edges,
+over some 64 px around each pixel. It was trained on pasted clouds (`retrieval.training.clouds`).
+
+Source: F. Yu, V. Koltun, Multi-scale context aggregation by dilated convolutions (2016).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.config import TensorConfig
+from retrieval.kernels.compiled import Compiled, side_by_side
+from retrieval.models.structure_tensor import structure_tensor
+
+WEIGHTS = "clouds.keras"
+"""Name of the shipped network in `retrieval.models.weights`."""
+DILATIONS = (1, 2, 4, 8)
+"""Of its convolutions, one after the other."""
+HIDES = 1.0
+"""Log-odds from which on a pixel counts as cloud: ground that is taken for cloud costs more than thin cloud
+that is taken for ground."""
+BATCH = 64
+"""Patches looked at at a time: what of them fits a core's cache."""
+
+
+def cloud_model(width: int = 16) -> Any:
+    """The network, not yet trained.
+
+    Args:
+        width: channels of its convolutions.
+
+    Returns:
+        A functional `keras.Model`, (n, h, w, b) scaled, NaN = not known -> (n, h / 2, w / 2) log-odds that
+        thick or thin cloud hides or blurs the ground there; h and w even.
+    """
+    import keras
+    from keras import layers, ops
+
+    scaled = keras.Input((None, None, None), name="scaled")
+    number = ops.logical_not(ops.isnan(scaled))
+    count = ops.maximum(ops.sum(ops.cast(number, "float32"), -1, keepdims=True), 1.0)
+    mean = ops.sum(ops.where(number, scaled, 0.0), -1, keepdims=True) / count
+    most = ops.max(ops.where(number, scaled, -1.0), -1, keepdims=True)
+    least = ops.min(ops.where(number, scaled, 1.0), -1, keepdims=True)
+    tensor, _ = structure_tensor(scaled, TensorConfig.noise)
+    edges = 0.3 * ops.pad(tensor[..., :1], ((0, 0), (1, 1), (1, 1), (0, 0)))
+    x = layers.AveragePooling2D(2)(ops.concatenate([mean, most, least, edges], -1))
+    for number_, dilation in enumerate(DILATIONS, 1):
+        name = f"conv{number_}"
+        x = layers.Conv2D(width, 3, dilation_rate=dilation, padding="same", activation="gelu", name=name)(x)
+    x = layers.Conv2D(width, 1, activation="gelu", name="hidden")(x)
+    return keras.Model(scaled, layers.Conv2D(1, 1, name="odds")(x)[..., 0], name="clouds")
+
+
+class CloudFinder:
+    """A trained network, ready to be asked."""
+
+    def __init__(self, model: Any) -> None:
+        """Wrap a model of `cloud_model`."""
+        self.model = model
+        self._call = Compiled(lambda scaled: model(scaled, training=False), after=1)
+
+    def __call__(self, scaled: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Which pixels cloud hides or blurs.
+
+        Args:
+            scaled: (n, h, w, b) float32 in [-1, 1], NaN = not known; h and w even.
+
+        Returns:
+            (n, h, w) true under cloud; never where nothing is known.
+        """
+        n, h, w = scaled.shape[:3]
+        covered = np.zeros((n, h // 2, w // 2), bool)
+        parts = [slice(start, start + BATCH) for start in range(0, n, BATCH)]
+        for part, odds in zip(parts, side_by_side(lambda part: self._call(scaled[part]), parts), strict=True):
+            covered[part] = odds > HIDES
+        return covered.repeat(2, 1).repeat(2, 2) & ~np.isnan(scaled).all(-1)
+
+
+@lru_cache(maxsize=1)
+def shipped_cloud_finder() -> CloudFinder:
+    """The network in the package."""
+    import keras
+
+    with resources.as_file(resources.files("retrieval.models.weights") / WEIGHTS) as path:
+        return CloudFinder(keras.saving.load_model(path, compile=False, safe_mode=True))

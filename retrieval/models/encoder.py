@@ -1,0 +1,230 @@
+"""A Keras model as an encoder: checked when it is opened, compiled once, saved whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.config import PATCH_PX
+from retrieval.errors import EncoderError
+from retrieval.kernels.compiled import Compiled
+from retrieval.types import Encoder
+from tfrecords.artifacts import writing_file
+
+_INESSENTIAL = ("module", "registered_name", "build_config", "trainable")
+_TRAINING_ONLY = ("_initializer", "_regularizer", "_constraint")
+
+
+def fingerprint(model: Any) -> str:
+    """sha256 over what a model computes: its graph, its constants and its weights.
+
+    The names that Keras makes up for layers, and what only training uses, do not count: the same
+    model has the same fingerprint however often it is built, saved and loaded, on every machine and
+    backend.
+    """
+    config = model.get_config()
+    weights = {layer.name: layer.weights for layer in model.layers}
+    made: dict[str, str] = {}
+    for layer in config["layers"]:  # producers come before what they feed
+        name = layer["config"]["name"]
+        plain = {**layer, "name": None, "config": {**layer["config"], "name": None}}
+        digest = hashlib.sha256(json.dumps(_essence(plain, made), sort_keys=True).encode())
+        for w in weights.get(name, ()):
+            value = np.ascontiguousarray(w.numpy(), dtype="<f4")
+            digest.update(json.dumps(value.shape).encode() + value.tobytes())
+        made[name] = digest.hexdigest()
+    ends = config.get("output_layers") or list(made)[-1]
+    return hashlib.sha256(json.dumps([made.get(end, end) for end in _leaves(ends)]).encode()).hexdigest()
+
+
+def _leaves(value: Any) -> list[Any]:
+    """What is in nested lists."""
+    return [leaf for v in value for leaf in _leaves(v)] if isinstance(value, (list, tuple)) else [value]
+
+
+def _essence(value: Any, made: dict[str, str]) -> Any:
+    """A piece of a Keras configuration without what only training uses, and without what is not set.
+
+    Keys that are not set are left out since a newer Keras may add some; a tensor becomes the digest
+    of the layer that makes it.
+    """
+    if isinstance(value, (list, tuple)):
+        return [_essence(v, made) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("class_name") == "__keras_tensor__":
+        name, *rest = value["config"]["keras_history"]
+        return [made.get(name, name), *rest]
+    kept = {k: v for k, v in value.items() if v and k not in _INESSENTIAL and not k.endswith(_TRAINING_ONLY)}
+    return {k: _essence(v, made) for k, v in kept.items()}
+
+
+class FakeEncoder:
+    """Mean-free cell means in plain NumPy: for tests of everything that only needs *an* encoder."""
+
+    name = "fake"
+    step_px = 8
+
+    def __init__(self, cells: int = 4) -> None:
+        """Make one with `cells` x `cells` cells in a window; cells divides 8."""
+        self.cells, self.dim, self.fingerprint = cells, cells * cells, f"fake-{cells}"
+
+    def embed(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embed as `retrieval.types.Encoder.embed` says."""
+        gray = np.nan_to_num(batch).mean(-1)
+        windows = np.lib.stride_tricks.sliding_window_view(gray, (PATCH_PX, PATCH_PX), (1, 2))
+        windows = windows[:, :: self.step_px, :: self.step_px]  # (n, rows, cols, 64, 64)
+        edge = PATCH_PX // self.cells
+        shape = (*windows.shape[:3], self.cells, edge, self.cells, edge)
+        v = windows.reshape(shape).mean((-1, -3)).reshape(*windows.shape[:3], -1)
+        v = v - v.mean(-1, keepdims=True)
+        norm = np.linalg.norm(v, axis=-1, keepdims=True)
+        return np.where(norm > 1e-6, v / np.maximum(norm, 1e-6), 0).astype(np.float32)
+
+
+SHIPPED = "retrieval.models.weights"
+TRAINING_FREE = "structure-tensor"
+NO_ENCODERS = frozenset({"verifier", "clouds", "local"})
+"""Networks in the same folder that are not encoders."""
+COMPILED_AFTER = 24
+"""Images of one size before the model is compiled for it: one or two seconds, a third saved of each image."""
+SAME_VECTOR = 1e-3
+"""A model is refused if a window's vector in an image differs from that of its crop by more than this."""
+
+
+class KerasEncoder:
+    """A Keras model behind the `Encoder` protocol; see `retrieval.types.Encoder`."""
+
+    def __init__(self, model: Any, name: str) -> None:
+        """Wrap a model after checking that it is an encoder.
+
+        Raises:
+            EncoderError: wrong rank, receptive field, stride or norm.
+        """
+        self.model, self.name = model, name
+        self.fingerprint = fingerprint(model)
+        self._bands: int | None = None
+        self._call = Compiled(lambda batch: model(batch, training=False), after=COMPILED_AFTER)
+        self.dim, self.step_px = self._probe()
+
+    def expect(self, images: int) -> None:
+        """Hear how many images are to come: of many alike the first is compiled for."""
+        self._call.expect(images)
+
+    def embed(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embed every window of a batch; shapes as in `retrieval.types.Encoder.embed`.
+
+        Raises:
+            EncoderError: the model is one for another number of bands.
+        """
+        if self._bands not in (None, batch.shape[-1]):
+            raise EncoderError(
+                f"{self.name}: the model takes {self._bands} bands, the pixels have {batch.shape[-1]}: use "
+                "an encoder for any number of bands, as the shipped ones are"
+            )
+        return np.asarray(self._call(np.ascontiguousarray(batch, dtype=np.float32)), np.float32)
+
+    def _probe(self) -> tuple[int, int]:
+        """Dimension and stride, read off a seeded picture; what does not fit is refused."""
+        try:
+            self._bands = self.model.input_shape[-1]
+            shape = (1, 2 * PATCH_PX, 2 * PATCH_PX, self._bands or 4)
+            probe = np.random.default_rng(0).uniform(-1, 1, shape).astype("float32")
+            whole, one = self.embed(probe), self.embed(probe[:, :PATCH_PX, :PATCH_PX])
+            last = self.embed(probe[:, PATCH_PX:, PATCH_PX:])
+            probe[:, : PATCH_PX // 2, : PATCH_PX // 2] = np.nan
+            holed = self.embed(probe)
+        except Exception as e:
+            raise EncoderError(
+                f"{self.name}: not an encoder: it cannot embed a 64 x 64 x 4 patch ({e})"
+            ) from e
+        if one.ndim != 4 or one.shape[1:3] != (1, 1) or whole.shape[1] < 2 or PATCH_PX % (whole.shape[1] - 1):
+            raise EncoderError(
+                f"{self.name}: a 64 x 64 patch gives {one.shape} and 128 x 128 pixels give {whole.shape}; "
+                "expected (1, 1, 1, dim) and a stride that divides 64: the model must be fully "
+                "convolutional, without padding"
+            )
+        self._check_vectors(whole, one, last, holed)
+        return one.shape[-1], PATCH_PX // (whole.shape[1] - 1)
+
+    def _check_vectors(self, whole: NDArray, one: NDArray, last: NDArray, holed: NDArray) -> None:
+        """Refuse vectors that are not of unit length, not those of the window alone, or not numbers."""
+        if not np.allclose(np.linalg.norm(whole, axis=-1), 1, atol=1e-3):
+            raise EncoderError(
+                f"{self.name}: vectors are not of unit length: end the model with a normalisation"
+            )
+        off = max(np.abs(whole[:, 0, 0] - one[:, 0, 0]).max(), np.abs(whole[:, -1, -1] - last[:, 0, 0]).max())
+        if off > SAME_VECTOR:
+            raise EncoderError(
+                f"{self.name}: a window's vector in an image and that of the window cut out of it differ by "
+                f"{off:.2g}; expected at most {SAME_VECTOR:g}: its pixels alone may decide (no padding, no "
+                "normalisation over the image, a stride that divides 64)"
+            )
+        if not np.isfinite(holed).all():
+            raise EncoderError(
+                f"{self.name}: NaN pixels (nodata) give NaN vectors: replace NaN inside the model, for "
+                "instance by keras.ops.where(keras.ops.isnan(x), 0, x)"
+            )
+
+
+def save_encoder(model: Any, path: Path | str, *, overwrite: bool = False) -> None:
+    """Write a model to a `.keras` file, whole or not at all.
+
+    Raises:
+        EncoderError: the file's name does not end in `.keras`.
+        OutputExistsError: it is there and `overwrite` is false.
+    """
+    path = Path(path)
+    if path.suffix != ".keras":
+        raise EncoderError(f"{path}: expected a name that ends in .keras")
+    with writing_file(path, overwrite=overwrite) as temporary:
+        model.save(temporary)
+
+
+def load_encoder(source: Path | str | None = None) -> Encoder:
+    """Open an encoder.
+
+    Args:
+        source: a `.keras` file, the name of a shipped encoder ("structure-tensor", "siamese"), or
+            None for the default one.
+
+    Raises:
+        EncoderError: no such file or name, unsafe or damaged, or not an encoder.
+    """
+    name = str(source or default_name())
+    if name in shipped():
+        with resources.as_file(resources.files(SHIPPED) / f"{name}.keras") as path:
+            return _load(path, name)
+    path = Path(name)
+    if path.suffix != ".keras" or not path.is_file():
+        raise EncoderError(f"no encoder {name}: expected a .keras file or one of {', '.join(shipped())}")
+    return _load(path, path.stem)
+
+
+def _load(path: Path, name: str) -> Encoder:
+    import keras
+
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as e:
+        raise EncoderError(f"{path}: cannot be opened as a Keras model in safe mode: {e}") from e
+    return KerasEncoder(model, name)
+
+
+def shipped() -> list[str]:
+    """Names of the encoders in the package."""
+    names = {
+        f.name[: -len(".keras")] for f in resources.files(SHIPPED).iterdir() if f.name.endswith(".keras")
+    }
+    return sorted(names - NO_ENCODERS)
+
+
+def default_name() -> str:
+    """The encoder that is used where none is named: the learned one where it is shipped."""
+    return next((n for n in shipped() if n != TRAINING_FREE), TRAINING_FREE)

@@ -1,0 +1,1 @@
+"""Matches, and the files they become: tables, GeoJSON, window GeoTIFFs."""

@@ -1,0 +1,233 @@
+"""The answers to a set of patches, and the tables that people and tools read."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.errors import ConfigError
+from retrieval.geo.coordinates import DECIMALS, footprints, lonlat, offsets_m
+from retrieval.index.folder import Store
+from retrieval.results.tables import FOOTPRINT, table_ending, write_table
+from retrieval.types import Refined
+from tfrecords.artifacts import check_free, writing_file
+from tfrecords.errors import OutputExistsError
+from tfrecords.schema import Chips, Patches
+
+RASTERS = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+"""Endings of files that hold one patch each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """The answers to a set of patches or chips."""
+
+    patch_ids: NDArray[np.int64]
+    """(n,)."""
+    candidates: Refined
+    """(n, k) refined candidates, best first; positions are of the patch's or chip's top-left pixel."""
+    confidence: NDArray[np.float64]
+    """(n,) probability that the best candidate is right, within 5 px."""
+    store: Store
+    """The index that was asked."""
+    patches: Patches | Chips
+    """What was asked."""
+    windows: NDArray[np.int64] | None = None
+    """(n,) windows of each chip that were looked for; None where patches are their own window."""
+    agree: NDArray[np.int64] | None = None
+    """(n, k) how many of them agree on a candidate; None likewise."""
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """(n, 2) rows and columns of each patch or chip."""
+        return self.patches.sizes
+
+    def query(self, row: int) -> NDArray[np.float32]:
+        """What was asked in a row, (h, w, b) scaled, NaN = not known."""
+        return self.patches.scaled_one(row)
+
+    def best(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """image_id, x, y of each answer, (n,) each; the first image's corner where nothing was found.
+
+        x and y of a chip that sticks out of its image may be negative.
+        """
+        first = min(self.store.images, default=0)
+        found = self.candidates.image_ids[:, 0]
+        none = found < 0
+        zero = np.zeros_like(found)
+        c = self.candidates
+        return np.where(none, first, found), np.where(none, zero, c.x[:, 0]), np.where(none, zero, c.y[:, 0])
+
+    def frame(self) -> Any:
+        """A row for each patch; see `Index.locate`."""
+        import pandas as pd
+
+        image_id, x, y = self.best()
+        c = self.candidates
+        columns: dict[str, Any] = {"patch_id": self.patch_ids, "image_id": image_id, "x": x, "y": y}
+        columns |= {"dx": c.dx[:, 0], "dy": c.dy[:, 0], "confidence": self.confidence}
+        columns |= {"similarity": np.maximum(c.similarity[:, 0], -1), "ncc": c.ncc[:, 0]}
+        # Where nothing was found the answer is a stand-in: it has no place on the map.
+        at = c.image_ids[:, 0], x + c.dx[:, 0], y + c.dy[:, 0], self.sizes[:, 1], self.sizes[:, 0]
+        columns["longitude"], columns["latitude"] = lonlat(self.store.images, *at)
+        return pd.DataFrame(columns)
+
+    def unsure(self, min_confidence: float | None) -> NDArray[np.bool_]:
+        """Which answers have a confidence below a limit, (n,); none where the limit is None.
+
+        Raises:
+            ConfigError: the limit is not in [0, 1].
+        """
+        if min_confidence is not None and not 0 <= min_confidence <= 1:
+            raise ConfigError(f"a least confidence of {min_confidence}; expected a probability, 0 to 1")
+        return self.confidence < (0.0 if min_confidence is None else min_confidence)
+
+    def details(self, min_confidence: float | None = None) -> Any:
+        """A row for each candidate kept, with all that is known of it.
+
+        Args:
+            min_confidence: where it is given, a column `unsure` says whose answer is below it.
+
+        Returns:
+            A `pandas.DataFrame`: patch_id, rank (0 is the answer), image_id, x, y, dx, dy, width, height,
+            similarity, ncc, confidence (rank 0), unsure, windows, agree, longitude, latitude, off_east_m,
+            off_north_m, off_m, image_path, image_date, source, datetime, baseline, cloud_cover,
+            hidden_share, footprint (WKT, longitude and latitude); see `docs/formats.md`.
+        """
+        import pandas as pd
+
+        c = self.candidates
+        row, rank = np.nonzero(c.image_ids >= 0)
+        height, width = self.sizes[row].T
+        columns: dict[str, Any] = {"patch_id": self.patch_ids[row], "rank": rank}
+        columns |= {n: getattr(c, f)[row, rank] for n, f in _CANDIDATE.items()}
+        columns |= {"width": width, "height": height}
+        columns |= {"similarity": c.similarity[row, rank], "ncc": c.ncc[row, rank]}
+        columns["confidence"] = np.where(rank == 0, self.confidence[row], np.nan)
+        if min_confidence is not None:
+            columns["unsure"] = self.unsure(min_confidence)[row]
+        columns["windows"] = np.ones(len(row), int) if self.windows is None else self.windows[row]
+        columns["agree"] = np.ones(len(row), int) if self.agree is None else self.agree[row, rank]
+        at = columns["image_id"], columns["x"] + columns["dx"], columns["y"] + columns["dy"], width, height
+        columns["longitude"], columns["latitude"] = lonlat(self.store.images, *at)
+        columns |= self._offsets(row, *at) | self._origin(*at)
+        columns[FOOTPRINT] = _texts(s and _wkt(s) for s in footprints(self.store.images, *at))
+        return pd.DataFrame(columns)
+
+    def _offsets(
+        self, row: NDArray, image_ids: NDArray, x: NDArray, y: NDArray, width: NDArray, height: NDArray
+    ) -> dict[str, NDArray]:
+        """How far from where the chips say that they lie."""
+        said = self.patches.georeferences or (None,) * len(self.patch_ids)
+        mine = [said[r] for r in row]
+        east, north = offsets_m(self.store.images, image_ids, x, y, mine, width, height)
+        return {"off_east_m": east, "off_north_m": north, "off_m": np.hypot(east, north)}
+
+    def _origin(
+        self, image_ids: NDArray, x: NDArray, y: NDArray, width: NDArray, height: NDArray
+    ) -> dict[str, Any]:
+        """What is known of the images, and how much of each window is hidden in them."""
+        images = [self.store.images[i] for i in image_ids.tolist()]
+        columns: dict[str, Any] = {
+            f"image_{n}": _texts(getattr(i, n) for i in images) for n in ("path", "date")
+        }
+        columns |= {n: _texts(getattr(i, n) for i in images) for n in ("source", "datetime", "baseline")}
+        cover = [i.cloud_cover for i in images]
+        columns["cloud_cover"] = np.array([np.nan if v is None else v for v in cover], float)
+        at = np.rint(x).astype(np.int64), np.rint(y).astype(np.int64)
+        columns["hidden_share"] = _hidden(self.store, image_ids, *at, width, height)
+        return columns
+
+
+_CANDIDATE = {"image_id": "image_ids", "x": "x", "y": "y", "dx": "dx", "dy": "dy"}
+
+
+def _texts(values: Iterable[str | None]) -> Any:
+    """A column of texts, None where there is none."""
+    import pandas as pd
+
+    return pd.array([value or None for value in values], dtype="string")
+
+
+def _wkt(shape: Any) -> str:
+    import shapely
+
+    return str(shapely.to_wkt(shape, rounding_precision=DECIMALS))
+
+
+def _hidden(
+    store: Store, image_ids: NDArray, x: NDArray, y: NDArray, width: NDArray, height: NDArray
+) -> NDArray[np.float64]:
+    """Share of each window, 0 to 1, that is nodata in the index's pixels or outside of its image."""
+    share = np.zeros(len(x))
+    for image_id in np.unique(image_ids):
+        known = np.logical_not(np.isnan(store.scaled(int(image_id))).all(-1))
+        for row in np.flatnonzero(image_ids == image_id):
+            part = known[max(0, y[row]) : y[row] + height[row], max(0, x[row]) : x[row] + width[row]]
+            share[row] = 1 - part.sum() / (width[row] * height[row])
+    return share
+
+
+def check_outputs(
+    files: Sequence[str | Path | None],
+    table: str | Path | None,
+    *,
+    folder: str | Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Refuse outputs that could not be written, before the work that they would hold.
+
+    Args:
+        files: to be made; None for those that are not.
+        table: to be made by `write_table`, or None.
+        folder: to be made by `retrieval.results.window_tifs.write_cutouts`, or None.
+        overwrite: replace what is there.
+
+    Raises:
+        ConfigError: `table` has an ending that `write_table` doesn't know, or two of them are one file.
+        OutputExistsError: one is there and `overwrite` is not set.
+    """
+    if table is not None:
+        table_ending(table)
+    named = [Path(path).absolute() for path in (*files, table) if path is not None]
+    for number, path in enumerate(named):
+        if path in named[:number]:
+            raise ConfigError(f"two outputs would be written to {path}; expected a name of its own for each")
+        check_free(path, overwrite=overwrite)
+    if folder is not None:
+        _check_folder(Path(folder).absolute(), named, overwrite=overwrite)
+
+
+def _check_folder(folder: Path, files: Sequence[Path], *, overwrite: bool) -> None:
+    """Refuse a folder that is there, and one that would hold, or replace, another output."""
+    inside = [file for file in files if folder in (file, *file.parents)]
+    if inside:
+        raise ConfigError(
+            f"{inside[0]} would lie in {folder}, which is written whole; expected another place"
+        )
+    if folder.exists() and not overwrite:
+        raise OutputExistsError(f"{folder} exists and was left as it is: name another, or give --overwrite")
+
+
+def patch_table_of(submission: Path, patches: Patches | Chips) -> Path | None:
+    """`patches.csv` beside the submission where each patch came from a file of its own, else None."""
+    files = len(patches.paths) == len(patches) and patches.paths[0].lower().endswith(RASTERS)
+    return submission.with_name("patches.csv") if files else None
+
+
+def write_patch_table(path: Path, patches: Patches | Chips, *, overwrite: bool = False) -> None:
+    """Write which file each patch came from: `Patch ID,path`."""
+    with writing_file(path, overwrite=overwrite) as temporary:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("Patch ID", "path"))
+            writer.writerows(zip(patches.patch_ids.tolist(), patches.paths, strict=True))
+
+
+__all__ = ["Matches", "check_outputs", "patch_table_of", "write_patch_table", "write_table"]

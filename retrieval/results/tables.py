@@ -1,0 +1,119 @@
+"""Tables of answers as files: GeoParquet, CSV and GeoJSON, whole or not at all.
+
+A column `footprint` of WKT in longitude and latitude becomes the geometry of the two that have one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from retrieval.errors import ConfigError
+from tfrecords.artifacts import writing_file
+
+ENDINGS = (".parquet", ".csv", ".geojson")
+"""What a table may end in."""
+FOOTPRINT = "footprint"
+"""Column that holds the geometry."""
+
+
+def table_ending(path: str | Path) -> str:
+    """The ending of a table's name.
+
+    Raises:
+        ConfigError: it is none of `ENDINGS`.
+    """
+    ending = Path(path).suffix.lower()
+    if ending not in ENDINGS:
+        raise ConfigError(
+            f"{path}: received the ending {ending!r} for a table; expected .parquet, .csv or .geojson"
+        )
+    return ending
+
+
+def write_table(frame: Any, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write a pandas frame, whole or not at all.
+
+    Args:
+        frame: the table; its index is not written.
+        path: ends in `.parquet` (GeoParquet 1.1 where `footprint` holds any geometry), `.csv` (`footprint`
+            is WKT) or `.geojson` (RFC 7946, a feature a row; its geometry is null where there is none).
+        overwrite: replace a file that is there.
+
+    Raises:
+        ConfigError: another ending.
+        OutputExistsError: the file is there and `overwrite` is not set.
+    """
+    ending = table_ending(path)
+    with writing_file(path, overwrite=overwrite) as temporary:
+        if ending == ".parquet":
+            _write_parquet(frame, temporary)
+        elif ending == ".csv":
+            frame.to_csv(temporary, index=False, lineterminator="\n")
+        else:
+            _write_geojson(frame, temporary)
+
+
+def _write_parquet(frame: Any, path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if FOOTPRINT not in frame:
+        frame.to_parquet(path, index=False)
+        return
+    shapes = _shapes(frame)
+    table = pa.Table.from_pandas(frame.drop(columns=FOOTPRINT), preserve_index=False)
+    wkb = [None if shape is None else shape.wkb for shape in shapes]
+    table = table.append_column(FOOTPRINT, pa.array(wkb, pa.binary()))
+    if any(wkb):
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"geo": _geo(shapes)})
+    pq.write_table(table, path)
+
+
+def _geo(shapes: list[Any]) -> bytes:
+    """The metadata of GeoParquet 1.1; without a `crs` it is longitude and latitude, WGS 84."""
+    known = [shape for shape in shapes if shape is not None]
+    bounds = [shape.bounds for shape in known]
+    low = [min(b[i] for b in bounds) for i in (0, 1)]
+    high = [max(b[i] for b in bounds) for i in (2, 3)]
+    column = {
+        "encoding": "WKB",
+        "geometry_types": sorted({shape.geom_type for shape in known}),
+        "orientation": "counterclockwise",
+        "edges": "planar",
+        "bbox": [*low, *high],
+    }
+    content = {"version": "1.1.0", "primary_column": FOOTPRINT, "columns": {FOOTPRINT: column}}
+    return json.dumps(content).encode()
+
+
+def _write_geojson(frame: Any, path: Path) -> None:
+    """A feature a line, so that a large file can be read by line tools too."""
+    import shapely
+
+    shapes = _shapes(frame) if FOOTPRINT in frame else [None] * len(frame)
+    rows = frame.drop(columns=FOOTPRINT, errors="ignore").astype(object).to_dict("records")
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write('{"type": "FeatureCollection", "features": [')
+        for number, (shape, row) in enumerate(zip(shapes, rows, strict=True)):
+            geometry = None if shape is None else shapely.geometry.mapping(shape)
+            feature = {"type": "Feature", "geometry": geometry, "properties": _plain(row)}
+            file.write(("," if number else "") + "\n" + json.dumps(feature, allow_nan=False))
+        file.write("\n]}\n")
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Values as JSON has them: null for what is not known."""
+    import pandas as pd
+
+    unknown = {k for k, v in row.items() if pd.isna(v) or (isinstance(v, float) and not math.isfinite(v))}
+    return {k: None if k in unknown else v.item() if hasattr(v, "item") else v for k, v in row.items()}
+
+
+def _shapes(frame: Any) -> list[Any]:
+    """Geometry of each row, None where there is none."""
+    import shapely
+
+    return [shapely.from_wkt(text) if isinstance(text, str) and text else None for text in frame[FOOTPRINT]]

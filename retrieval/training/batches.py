@@ -1,0 +1,337 @@
+"""From streamed crops to batches: which places train, which pairs meet, which are no negatives.
+
+A batch is a function of the recipe's seed and of its number alone. Training data are streamed in
+*rounds* of `checkpoint_every` steps, each a new shuffle of the data, so that a run that was stopped
+goes on in the midst of a round after passing over a few batches, not over all that went before.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.config import PATCH_PX, TrainConfig
+from retrieval.errors import TrainingError
+from retrieval.models.embed import embed_patches
+from retrieval.models.encoder import TRAINING_FREE, load_encoder
+from retrieval.training.augment import augment_pairs
+from tfrecords.grid import overlap
+from tfrecords.read import CropPlan, naming_bad_records, stream_crops
+
+
+class LookAlikes:
+    """Numbers the clusters of crops; the same crops in the same order get the same numbers."""
+
+    def __init__(self, clusters: int) -> None:
+        """So many clusters, 1 or more."""
+        self._clusters, self._encoder = clusters, load_encoder(TRAINING_FREE)
+        self._centres = np.zeros((0, self._encoder.dim), np.float32)
+
+    def __call__(self, crops: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Clusters of the next crops.
+
+        Args:
+            crops: (n, 64, 64, b) scaled, NaN = not known.
+
+        Returns:
+            (n,) in [0, clusters).
+        """
+        vectors = embed_patches(self._encoder, crops)
+        wanted = self._clusters - len(self._centres)
+        self._centres = np.concatenate([self._centres, vectors[:wanted]])
+        return (vectors @ self._centres.T).argmax(1)
+
+
+EPOCHS_PER_ROUND = 1 << 12
+"""Numbers of epochs set aside for a round; small data are gone through many times in one."""
+_PATIENCE = 20_000
+"""So many crops in a row without one to train on mean that there is none."""
+_FIRST_FILL = 4
+"""Batches' worth of crops that the pool holds before the first batch is taken."""
+_EARLY = 128
+"""Steps before the end of a round at which the next one's stream begins to fill its buffers."""
+_READ = 64
+"""Crops taken from the stream at a time."""
+
+Element = dict[str, NDArray[Any]]
+"""One crop pair, or a batch of them, as `stream_crops` gives it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Which places are kept out of training."""
+
+    seed: int = 0
+    """Of the draw by number."""
+    share: float = 0.0
+    """Share of the overlap groups held out by their numbers, 0 to 1."""
+    groups: frozenset[int] = frozenset()
+    """Overlap groups held out besides."""
+    places: frozenset[int] = frozenset()
+    """Places held out besides, as `tfrecords.schema.group_of` numbers their names."""
+
+    def held(self, place_id: NDArray[np.int64], overlap_group: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which crops or series are held out; all three arrays have one shape."""
+        drawn = draw_number(overlap_group, self.seed) < self.share
+        listed = np.isin(overlap_group, sorted(self.groups)) | np.isin(place_id, sorted(self.places))
+        return drawn | listed
+
+
+def draw_number(values: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+    """A number in [0, 1) for each value, as good as random, the same everywhere (SplitMix64)."""
+    with np.errstate(over="ignore"):
+        z = np.asarray(values).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15) * np.uint64(2 * seed + 1)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (z ^ (z >> np.uint64(31))) / np.float64(2**64)
+
+
+def allowed_negatives(batch: Element, jitter_px: int) -> NDArray[np.bool_]:
+    """Which crops of a batch may serve as negatives of which.
+
+    Two crops that share ground never do: crops of one place whose windows meet, the positive's shift
+    counted in, and crops of two places that share ground anywhere.
+
+    Args:
+        batch: place_id, overlap_group, x, y, each (n,).
+        jitter_px: largest shift between the crops of a pair.
+
+    Returns:
+        (n, n) bool, symmetric, False on the diagonal.
+    """
+    place, group, x, y = (batch[k] for k in ("place_id", "overlap_group", "x", "y"))
+    same_place = place[:, None] == place
+    meets = overlap(x[:, None], y[:, None], x, y, PATCH_PX + jitter_px)
+    shares = np.where(same_place, meets, group[:, None] == group)
+    np.fill_diagonal(shares, True)
+    return ~shares
+
+
+def texture(crops: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean difference of neighbouring pixels, in the band where it is largest.
+
+    Args:
+        crops: (n, s, s, b) scaled, NaN = not known.
+
+    Returns:
+        (n,) float32, 0 where nothing is known.
+    """
+    steps = np.abs(np.diff(crops, axis=2))
+    known = ~np.isnan(steps)
+    total = np.where(known, steps, 0).sum((1, 2))
+    return (total / np.maximum(known.sum((1, 2)), 1)).max(-1)
+
+
+def plan_of(config: TrainConfig) -> CropPlan:
+    """How crops are cut for a recipe."""
+    return CropPlan(
+        size_px=PATCH_PX,
+        crops_per_series=config.crops_per_series,
+        jitter_px=config.jitter_px,
+        shuffle=config.shuffle,
+        seed=config.seed,
+    )
+
+
+def training_crops(source: Any, config: TrainConfig, split: Split, round_: int) -> Iterator[Element]:
+    """Endless crops to train on, one after the other.
+
+    Args:
+        source: see `tfrecords.read.series_files`.
+        config: the recipe.
+        split: places that are left out.
+        round_: number of the round; each has an order of its own.
+
+    Yields:
+        One element of `stream_crops`, as NumPy arrays; with `config.alike` its cluster too.
+
+    Raises:
+        TrainingError: none of the crops may be trained on.
+        RecordError: a record is damaged.
+    """
+    dataset = stream_crops(source, plan_of(config), epoch=round_ * EPOCHS_PER_ROUND, repeat=True)
+    left_out, alike = 0, LookAlikes(config.alike) if config.alike else None
+    with naming_bad_records(source):
+        for block in dataset.batch(_READ).prefetch(1).as_numpy_iterator():
+            keep = ~split.held(block["place_id"], block["overlap_group"])
+            least = np.minimum(texture(block["anchor"]), texture(block["positive"]))
+            keep &= least >= config.min_texture
+            left_out = 0 if keep.any() else left_out + len(keep)
+            if left_out > _PATIENCE:
+                raise TrainingError(
+                    f"{left_out} crops in a row are held out or show nothing (min_texture "
+                    f"{config.min_texture:g}): give series of other places, or lower min_texture"
+                )
+            if alike and keep.any():
+                block["cluster"] = np.full(len(keep), -1)
+                block["cluster"][keep] = alike(block["anchor"][keep])
+            for row in np.flatnonzero(keep):
+                # Copies: a view would keep its whole block in memory as long as it waits in the pool.
+                yield {name: values[row].copy() for name, values in block.items()}
+
+
+def compose(
+    crops: Iterable[Element], batch: int, per_place: int, pool: int, uses: int, rng: np.random.Generator
+) -> Iterator[Element]:
+    """Compose batches in which several crops of a place meet, or of a cluster where they have one.
+
+    Crops wait in a pool, and stay there until they have been used a few times: reading is slower than
+    training, and augmentation makes each use another one (data echoing, Choi et al. 2019). A batch
+    takes up to `per_place` crops of one place after the other, in random order, and begins again with
+    the first where there are too few places.
+
+    Args:
+        crops: single elements, endless.
+        batch: crops in a batch.
+        per_place: see above.
+        pool: crops that wait once it is full; at least `batch`.
+        uses: batches in which a crop takes part.
+        rng: source of chance.
+
+    Yields:
+        Batches: the elements' arrays, stacked.
+    """
+    crops = iter(crops)
+    waiting: dict[int, deque[_Waiting]] = {}
+    pool, fresh = max(pool, batch), max(1, batch // uses)
+    count, wanted = 0, min(pool, _FIRST_FILL * batch)
+    while True:
+        for crop in islice(crops, wanted):
+            of = int(crop.get("cluster", crop["place_id"]))
+            waiting.setdefault(of, deque()).append(_Waiting(crop, uses))
+            count += 1
+        chosen = _take(waiting, batch, per_place, rng)
+        count = sum(map(len, waiting.values()))
+        # Twice as many as were used up until the pool is full: the first batch need not wait for that.
+        wanted = max(batch - count, min(2 * fresh, pool - count))
+        yield {name: np.stack([c[name] for c in chosen]) for name in chosen[0]}
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A crop in the pool."""
+
+    crop: Element
+    uses: int
+
+
+def _take(
+    waiting: dict[int, deque[_Waiting]], wanted: int, per_place: int, rng: np.random.Generator
+) -> list[Element]:
+    """Take crops out of the pool, place by place; what has uses left goes back when the batch is full."""
+    chosen: list[Element] = []
+    back: list[tuple[int, _Waiting]] = []
+    while len(chosen) < wanted:
+        places = list(waiting)
+        for i in rng.permutation(len(places)):
+            queue = waiting[places[i]]
+            for _ in range(min(per_place, len(queue), wanted - len(chosen))):
+                one = queue.popleft()
+                chosen.append(one.crop)
+                one.uses -= 1
+                if one.uses > 0:
+                    back.append((places[i], one))
+            if not queue:
+                del waiting[places[i]]
+    for place, one in back:
+        waiting.setdefault(place, deque()).append(one)
+    return chosen
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one step sees."""
+
+    pixels: NDArray[np.float32]
+    """(2n, 64, 64, 4) augmented: n anchors, then their n positives."""
+    allowed: NDArray[np.bool_]
+    """(n, n) which may be negatives of which."""
+
+
+Crops = Callable[[int], Iterable[Element]]
+"""Gives the crops of a round."""
+
+
+def numbered_batches(
+    crops: Crops, config: TrainConfig, start: int
+) -> Generator[tuple[int, Element], None, None]:
+    """Raw batches from step `start` on, with their steps; each round is opened before the last one ends."""
+    every = config.checkpoint_every
+    round_, passed = divmod(start, every)
+    with ThreadPoolExecutor(1, "open") as opening:
+        stream = opening.submit(_opened, crops(round_))
+        while True:
+            rng = np.random.default_rng([config.seed, 1, round_])
+            batches = compose(stream.result(), config.batch, config.per_place, config.pool, config.uses, rng)
+            end, early = (round_ + 1) * every, None
+            for step, batch in enumerate(islice(batches, passed, every), round_ * every + passed):
+                if early is None and step >= end - _EARLY and end < config.steps:
+                    early = opening.submit(_opened, crops(round_ + 1))
+                yield step, batch
+            round_, passed = round_ + 1, 0
+            stream = early or opening.submit(_opened, crops(round_))
+
+
+def _opened(crops: Iterable[Element]) -> Iterator[Element]:
+    """Crops whose first one is there, so that their stream is running."""
+    crops = iter(crops)
+    return chain(list(islice(crops, 1)), crops)
+
+
+def prepare(step: int, raw: Element, config: TrainConfig) -> Batch:
+    """Augment a raw batch; the same step gives the same pixels."""
+    rng = np.random.default_rng([config.seed, 2, step])
+    pixels = augment_pairs(raw["anchor"], raw["positive"], config.augment, rng)
+    if config.overlaps:
+        return Batch(pixels, ~np.eye(len(raw["place_id"]), dtype=bool))
+    return Batch(pixels, allowed_negatives(raw, config.jitter_px))
+
+
+@contextmanager
+def training_batches(crops: Crops, config: TrainConfig, start: int) -> Iterator[Iterator[Batch]]:
+    """Batches from step `start` on, prepared in threads ahead of the training.
+
+    Args:
+        crops: gives the crops of a round.
+        config: the recipe; there are no batches beyond its steps.
+        start: first step.
+
+    Yields:
+        An iterator; leaving the block ends the threads, a stream that is being opened when it has begun.
+    """
+    reading = ThreadPoolExecutor(1, "read")
+    preparing = ThreadPoolExecutor(config.workers, "augment")
+    raw = numbered_batches(crops, config, start)
+    ahead: deque[Future[Batch]] = deque()
+
+    def job(taken: Future[tuple[int, Element]]) -> Batch:
+        return prepare(*taken.result(), config)
+
+    left = iter(range(start, config.steps))
+
+    def order() -> None:
+        if next(left, None) is not None:
+            ahead.append(preparing.submit(job, reading.submit(next, raw)))
+
+    def batches() -> Iterator[Batch]:
+        order()
+        while ahead:
+            yield ahead.popleft().result()
+            order()
+
+    try:
+        for _ in range(config.workers + 1):
+            order()
+        yield batches()
+    finally:
+        preparing.shutdown(wait=True, cancel_futures=True)
+        reading.shutdown(wait=True, cancel_futures=True)
+        raw.close()

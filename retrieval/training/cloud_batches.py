@@ -1,0 +1,193 @@
+"""Batches that the two networks for patches under cloud learn from (`retrieval.training.cloud_networks`).
+
+Crops with pasted clouds, whose opacity is known; and patches of one date, most under clouds that are hidden,
+with regions of another date in which they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.config import PATCH_PX, AugmentConfig, CoveredConfig
+from retrieval.errors import TrainingError
+from retrieval.models.cloud_mask import CloudFinder
+from retrieval.models.local_descriptors import STEP_PX
+from retrieval.training.augment import add_noise, blurred, change_light, in_bytes, turned_alike
+from retrieval.training.weather import add_haze, under_clouds
+from tfrecords.schema import Series, to_scaled
+
+CLOUDY = 0.12
+"""Opacity, meant over 2 x 2 pixels, from which on a pixel counts as cloud."""
+LEAST_KNOWN = 0.95
+"""Share of a crop that must be known."""
+
+Draws = dict[tuple[str, ...], list[Series]]
+"""Series by their bands."""
+
+
+def by_bands(series: Sequence[Series], config: CoveredConfig) -> Draws:
+    """Series that are large enough, by their bands, of those that enough places have."""
+    sets: Draws = {}
+    for one in series:
+        if min(one.pixels.shape[1:3]) >= config.region_px and len(one.pixels) > 1:
+            sets.setdefault(one.bands, []).append(one)
+    places = {bands: len({one.overlap_group for one in those}) for bands, those in sets.items()}
+    chosen = {b: those for b, those in sorted(sets.items()) if places[b] >= config.least_places}
+    if not chosen:
+        raise TrainingError(
+            f"{len(series)} series, at most {max(places.values(), default=0)} places with the same bands, "
+            f"two dates and {config.region_px} px; expected {config.least_places}"
+        )
+    return chosen
+
+
+def _some_bands(count: int, rng: np.random.Generator) -> list[int]:
+    """All bands, the first three, or a single one."""
+    draw = rng.random()
+    if count >= 3 and draw >= 0.5:
+        return [0, 1, 2] if count > 3 and draw < 0.75 else [int(rng.integers(count))]
+    return list(range(count))
+
+
+def _set_of(sets: Draws, rng: np.random.Generator) -> list[Series]:
+    """Series of one set of bands; those with colours and near infrared twice as often."""
+    weight = np.array([2.0 if {"B02", "B08"} <= set(bands) else 1.0 for bands in sets])
+    return list(sets.values())[int(rng.choice(len(sets), p=weight / weight.sum()))]
+
+
+def draw_clouds(
+    sets: Draws, config: CoveredConfig, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A batch of crops, some under clouds.
+
+    Returns:
+        crops (n, 64, 64, b) scaled, and (n, 32, 32) 1 where there is cloud, else 0.
+    """
+    series, n = _set_of(sets, rng), config.cloud_batch
+    columns = _some_bands(len(series[0].bands), rng)
+    drawn: list[NDArray] = []
+    while len(drawn) < n:
+        one = series[int(rng.integers(len(series)))]
+        y, x = (int(rng.integers(size - PATCH_PX + 1)) for size in one.pixels.shape[1:3])
+        crop = one.pixels[int(rng.integers(len(one.pixels))), y : y + PATCH_PX, x : x + PATCH_PX]
+        scaled = to_scaled(crop, one.units, one.nodata)[..., columns]
+        if (~np.isnan(scaled).all(-1)).mean() >= LEAST_KNOWN:
+            drawn.append(turned_alike(scaled, int(rng.integers(8))))
+    crops, opacity = np.stack(drawn).astype(np.float32), np.zeros((n, PATCH_PX, PATCH_PX), np.float32)
+    rows = np.flatnonzero(rng.random(n) < 0.5)
+    lit = crops[rows]
+    change_light(lit, AugmentConfig(), rng)
+    crops[rows] = lit
+    rows = np.flatnonzero(rng.random(n) < 0.65)
+    made = under_clouds(crops[rows], rng.uniform(0.03, 0.85, len(rows)), rng)
+    crops[rows], opacity[rows] = made.pixels, made.cloud
+    _change(crops, ((0.15, lambda p: add_haze(p, rng)),), rng)
+    add_noise(crops, 15.0, rng)
+    _change(crops, ((0.2, lambda p: in_bytes(p, rng)),), rng)
+    half = opacity.reshape(n, PATCH_PX // 2, 2, PATCH_PX // 2, 2).mean((2, 4))
+    return np.clip(crops, -1, 1), (half > CLOUDY).astype(np.float32)
+
+
+def _change(
+    crops: NDArray[np.float32],
+    changes: Sequence[tuple[float, Callable[[NDArray], NDArray]]],
+    rng: np.random.Generator,
+) -> None:
+    """Make changes to a share of the crops each, in place."""
+    for share, change in changes:
+        rows = np.flatnonzero(rng.random(len(crops)) < share)
+        if len(rows):
+            crops[rows] = change(crops[rows])
+
+
+def draw_pairs(
+    sets: Draws, config: CoveredConfig, rng: np.random.Generator, finder: CloudFinder | None = None
+) -> tuple[NDArray, ...]:
+    """A batch of patches, most under clouds that are hidden, and of regions of other dates.
+
+    Args:
+        sets: series to draw from.
+        config: the recipe.
+        rng: source of chance.
+        finder: hides what it takes for cloud; the patches then lie as the search meets them, a pixel from
+            where it looks at most. Without it the mask is that of the clouds, roughly, and they lie anywhere.
+
+    Returns:
+        patches (n, 64, 64, b) and regions (n, r, r, b) scaled; offset (n, 2) x and y of each patch in its
+        region; foreign (n, n) false where patch i may be seen in region j though they are no pair.
+    """
+    series, n, side = _set_of(sets, rng), config.batch, config.region_px
+    columns = _some_bands(len(series[0].bands), rng)
+    area = np.sqrt([float(np.prod(one.pixels.shape[1:3])) for one in series])
+    patches: list[NDArray] = []
+    regions: list[NDArray] = []
+    offsets: list[NDArray] = []
+    where: list[tuple[int, int, int, int]] = []
+    while len(patches) < n:
+        number = int(rng.choice(len(series), p=area / area.sum()))
+        one = series[number]
+        dates = len(one.pixels)
+        first = int(rng.integers(dates))
+        for _ in range(config.near):
+            second = (first + int(rng.integers(1, dates))) % dates
+            y, x = (int(rng.integers(size - side + 1)) for size in one.pixels.shape[1:3])
+            both = one.pixels[[first, second], y : y + side, x : x + side]
+            scaled = to_scaled(both, one.units, one.nodata)[..., columns]
+            if (~np.isnan(scaled).all(-1)).mean((1, 2)).min() < LEAST_KNOWN or len(patches) == n:
+                continue
+            turned = turned_alike(scaled, int(rng.integers(8)))
+            dx, dy = offset = rng.integers(0, side - PATCH_PX + 1, 2)
+            if finder is not None:
+                dx, dy = offset = _beside_grid(offset, rng)
+            regions.append(turned[0])
+            patches.append(turned[1][dy : dy + PATCH_PX, dx : dx + PATCH_PX])
+            offsets.append(offset)
+            where.append((number, one.overlap_group, x, y))
+    asked = _weathered(np.stack(patches).astype(np.float32), config, rng, finder)
+    stored = np.clip(np.stack(regions).astype(np.float32), -1, 1)
+    return asked, stored, np.array(offsets, np.float32), _foreign(where, side)
+
+
+def _foreign(where: Sequence[tuple[int, int, int, int]], side: int) -> NDArray[np.bool_]:
+    """(n, n) whether a region shares no ground with another's; each with its own counts as foreign."""
+    number, group, x, y = (np.array(v) for v in zip(*where, strict=True))
+    near = (np.abs(x[:, None] - x) < side) & (np.abs(y[:, None] - y) < side)
+    shared = np.where(number[:, None] == number, near, group[:, None] == group)
+    np.fill_diagonal(shared, False)
+    return ~shared
+
+
+def _beside_grid(offset: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Offsets that lie between two places of the grid of `STEP_PX`, moved a pixel nearer to one of them."""
+    between = offset % STEP_PX == STEP_PX // 2
+    return np.where(between, offset + rng.choice([-1, 1], offset.shape), offset)
+
+
+def _weathered(
+    patches: NDArray[np.float32],
+    config: CoveredConfig,
+    rng: np.random.Generator,
+    finder: CloudFinder | None,
+) -> NDArray[np.float32]:
+    """Another light, haze and blur on some; clouds on most, hidden as `draw_pairs` says."""
+    change_light(patches, AugmentConfig(), rng)
+    _change(patches, ((0.2, lambda p: add_haze(p, rng)), (0.1, blurred)), rng)
+    _change(patches, ((config.covered, lambda p: _clouded(p, rng, hide=finder is None)),), rng)
+    add_noise(patches, 15.0, rng)
+    _change(patches, ((0.15, lambda p: in_bytes(p, rng)),), rng)
+    patches = np.clip(patches, -1, 1)
+    return patches if finder is None else np.where(finder(patches)[..., None], np.float32(np.nan), patches)
+
+
+def _clouded(patches: NDArray[np.float32], rng: np.random.Generator, hide: bool) -> NDArray[np.float32]:
+    """Patches under clouds; NaN where a mask hides them, if one shall."""
+    made = under_clouds(patches, rng.uniform(0.2, 0.75, len(patches)), rng)
+    if not hide:
+        return made.pixels
+    # No mask is perfect: some hide too little, some too much, a few nothing.
+    hidden = made.cloud > rng.uniform(0.04, 0.35, (len(patches), 1, 1))
+    hidden &= rng.random((len(patches), 1, 1)) < 0.92
+    return np.where(hidden[..., None], np.float32(np.nan), made.pixels)

@@ -1,0 +1,247 @@
+"""How good the encoder is on places that it was not trained on: recall of the right place among many.
+
+The latest date of every held-out series is searched, window by window at the encoder's own stride,
+for patches that were cut from the other dates at random places. The figure is the share of patches
+for which a window within 12 px of the right place is the most similar one of all, or among the first
+20. The search is exact.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.config import PATCH_PX, IndexConfig, TrainConfig
+from retrieval.errors import TrainingError
+from retrieval.models.embed import embed_image, embed_patches
+from retrieval.training.batches import Split, draw_number
+from retrieval.types import Encoder
+from tfrecords.grid import valid_share
+from tfrecords.read import read_series
+from tfrecords.schema import BANDS, Series, group_of, to_scaled
+
+NEAR_PX = 12
+"""A window so near to the right place counts as it: half a stride along the diagonal is 5.7."""
+_KNOWN = 0.98
+"""Least share of known pixels of a patch that is looked for, in both dates."""
+_SPARE = 4
+"""So many times its even share of patches may a series give, to make up for others that give none."""
+_TRIES = 20
+_FIRST = 20
+_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Shares of patches whose right place was found."""
+
+    first: float
+    """Right place first, 0 to 1."""
+    in_20: float
+    """Right place among the 20 most similar windows, 0 to 1."""
+    patches: int
+    """How many were looked for."""
+    windows: int
+    """How many windows were searched."""
+
+
+@dataclass(frozen=True, eq=False)
+class ValidationSet:
+    """Images that are searched and patches that are looked for, none of them trained on."""
+
+    images: list[NDArray[np.float32]]
+    """Scaled (h, w, 4), NaN = not known: the latest date of each series."""
+    patches: NDArray[np.float32]
+    """(n, 64, 64, 4) scaled, of other dates."""
+    truth: NDArray[np.int64]
+    """(n, 3): number of the image, x, y."""
+
+
+def hold_out(source: Any, config: TrainConfig, validation: Any = None) -> tuple[Split, ValidationSet]:
+    """Decide which places are held out, and read them.
+
+    Args:
+        source: series to train on.
+        config: the recipe: share, seed, numbers of series and patches.
+        validation: series to validate on; their places are left out of the training. Without it
+            whole overlap groups of `source` are held out, drawn by their numbers.
+
+    Returns:
+        What is left out of the training, and what is validated on.
+
+    Raises:
+        TrainingError: there are not two overlap groups, or no patch to look for.
+    """
+    if validation is not None:
+        seen: set[tuple[int, int]] = set()
+        cuts = _chosen(_noting(read_series(validation), seen), config)
+        split = Split(places=frozenset(p for p, _ in seen), groups=frozenset(g for _, g in seen))
+        if not _leaves_some(source, split):
+            raise TrainingError(f"{source}: {validation} has all of its places: give series of other places")
+        return split, _together(cuts, config)
+    split = Split(config.seed, config.held_out)
+    if not _leaves_some(source, split) or next(_held_of(source, split), None) is None:
+        split = Split(groups=frozenset([_smallest(source, config)]))
+    return split, _together(_chosen(_held_of(source, split), config, enough=True), config)
+
+
+def _leaves_some(source: Any, split: Split) -> bool:
+    """Whether a series is left to train on."""
+    return any(not _is_held(one, split) for one in read_series(source))
+
+
+def _is_held(series: Series, split: Split) -> bool:
+    return bool(split.held(np.array([group_of(series.place)]), np.array([series.overlap_group]))[0])
+
+
+def _noting(series: Iterable[Series], seen: set[tuple[int, int]]) -> Iterator[Series]:
+    """Pass series on, noting their places and groups."""
+    for one in series:
+        seen.add((group_of(one.place), one.overlap_group))
+        yield one
+
+
+def _held_of(source: Any, split: Split) -> Iterator[Series]:
+    """The held-out series of a source."""
+    return (one for one in read_series(source) if _is_held(one, split))
+
+
+def _smallest(source: Any, config: TrainConfig) -> int:
+    """Where the draw held none out: the group that it came nearest to."""
+    groups = np.unique(np.array([s.overlap_group for s in read_series(source)], np.int64))
+    if len(groups) < 2:
+        raise TrainingError(
+            f"{source}: all series show the same ground, so that none can be held out: give series of "
+            f"other places, or a validation set"
+        )
+    return int(groups[draw_number(groups, config.seed).argmin()])
+
+
+@dataclass(frozen=True, eq=False)
+class _Cut:
+    """What is kept of a held-out series."""
+
+    image: NDArray[np.float32]
+    patches: NDArray[np.float32]
+    xy: NDArray[np.int64]
+
+
+def _chosen(series: Iterable[Series], config: TrainConfig, enough: bool = False) -> list[_Cut]:
+    """Cut images and patches out of series, of as many overlap groups as there are.
+
+    Args:
+        series: held-out ones; one is in memory at a time.
+        config: how many series and patches.
+        enough: stop reading when there are as many groups as series are wanted.
+
+    Returns:
+        The first series of every group, then the second ones, up to the number that is wanted; in
+        the order in which they came.
+    """
+    wanted = config.validation_series
+    patches = max(1, _SPARE * config.validation_queries // wanted)
+    counts: Counter[int] = Counter()
+    kept: list[tuple[int, int, _Cut]] = []
+    for number, one in enumerate(series):
+        rank = counts[one.overlap_group]
+        if min(one.pixels.shape[1:3]) < PATCH_PX or (len(kept) == wanted and rank >= kept[-1][0]):
+            continue
+        counts[one.overlap_group] += 1
+        kept.append((rank, number, _cut(one, patches, np.random.default_rng([config.seed, 4, number]))))
+        kept = sorted(kept, key=lambda k: k[:2])[:wanted]
+        if enough and kept[-1][0] == 0 and len(kept) == wanted:
+            break
+    return [cut for _, _, cut in sorted(kept, key=lambda k: k[1])]
+
+
+def _cut(series: Series, wanted: int, rng: np.random.Generator) -> _Cut:
+    """The latest date, and patches of the others where both are known."""
+    image = _four_bands(series, len(series.pixels) - 1)
+    shares = valid_share(_known(image), PATCH_PX, 1)
+    patches, xy = [], []
+    for _ in range(wanted * _TRIES if (shares >= _KNOWN).any() else 0):
+        x, y = int(rng.integers(shares.shape[1])), int(rng.integers(shares.shape[0]))
+        patch = _four_bands(series, int(rng.integers(len(series.pixels) - 1)), x, y)
+        if shares[y, x] >= _KNOWN and _known(patch).mean() >= _KNOWN:
+            patches.append(patch)
+            xy.append((x, y))
+        if len(patches) == wanted:
+            break
+    side = (PATCH_PX, PATCH_PX, len(BANDS))
+    return _Cut(
+        image, np.array(patches, np.float32).reshape(-1, *side), np.array(xy, np.int64).reshape(-1, 2)
+    )
+
+
+def _known(scaled: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(h, w): where at least one band is a number."""
+    known: NDArray[np.bool_] = np.isfinite(scaled).max(axis=-1)
+    return known
+
+
+def _four_bands(series: Series, date: int, x: int | None = None, y: int | None = None) -> NDArray[np.float32]:
+    """A date, or its window at (x, y), in four bands: ours first where there are more, NaN where fewer."""
+    pixels = series.pixels[date]
+    if x is not None and y is not None:
+        pixels = pixels[y : y + PATCH_PX, x : x + PATCH_PX]
+    scaled = to_scaled(pixels, series.units, series.nodata)
+    if len(series.bands) > len(BANDS):
+        order = sorted(range(len(series.bands)), key=lambda i: series.bands[i] not in BANDS)
+        scaled = scaled[..., order[: len(BANDS)]]
+    missing = len(BANDS) - scaled.shape[-1]
+    return np.pad(scaled, ((0, 0), (0, 0), (0, missing)), constant_values=np.nan)
+
+
+def _together(cuts: list[_Cut], config: TrainConfig) -> ValidationSet:
+    """One set out of several series, their patches thinned evenly to the number that is wanted."""
+    order = sorted((k, number) for number, cut in enumerate(cuts) for k in range(len(cut.patches)))
+    order = sorted((number, k) for k, number in order[: config.validation_queries])
+    if not order:
+        raise TrainingError(
+            f"none of the {len(cuts)} held-out series shows ground on two dates: give more series, or a "
+            f"validation set"
+        )
+    return ValidationSet(
+        [cut.image for cut in cuts],
+        np.stack([cuts[number].patches[k] for number, k in order]),
+        np.array([(number, *cuts[number].xy[k]) for number, k in order], np.int64),
+    )
+
+
+def recall(encoder: Encoder, data: ValidationSet) -> Recall:
+    """Measure an encoder.
+
+    Args:
+        encoder: what turns windows and patches into vectors.
+        data: what is searched, and for what.
+
+    Returns:
+        Recall of the right place; a flat patch, whose vector is zero, counts as not found.
+    """
+    queries = embed_patches(encoder, data.patches)
+    windows = [embed_image(encoder, image, IndexConfig(stride_px=encoder.step_px)) for image in data.images]
+    vectors = np.concatenate([w.vectors for w in windows])
+    where = np.concatenate([np.column_stack([np.full(len(w.xy), i), w.xy]) for i, w in enumerate(windows)])
+    found = np.zeros((len(queries), 2), bool)
+    count = min(_FIRST, len(vectors))
+    for start in range(0, len(queries) if count else 0, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        similarity = queries[block] @ vectors.T  # (q, windows)
+        best = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
+        order = np.argsort(-np.take_along_axis(similarity, best, 1), axis=1, kind="stable")
+        hit = _right(where[np.take_along_axis(best, order, 1)], data.truth[block, None])
+        found[block] = np.column_stack([hit[:, 0], hit.max(axis=1)])
+    found &= np.linalg.norm(queries, axis=1)[:, None] > 0
+    return Recall(float(found[:, 0].mean()), float(found[:, 1].mean()), len(queries), len(vectors))
+
+
+def _right(found: NDArray[np.int64], truth: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether windows (..., 3), given as image, x, y, count as the right place."""
+    far = np.hypot(found[..., 1] - truth[..., 1], found[..., 2] - truth[..., 2])
+    right: NDArray[np.bool_] = (found[..., 0] == truth[..., 0]) & (far <= NEAR_PX)
+    return right

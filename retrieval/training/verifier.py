@@ -1,0 +1,342 @@
+"""Training of the verifier: confusions that search and NCC make themselves, told apart by a small network.
+
+A round takes one date of every series as the images to be searched, patches of the other dates as
+questions, and looks for them with the training-free encoder. What correlates best without being right is
+what the network has to refuse. Some patches are shown without their right place: then none is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.config import PATCH_PX, AugmentConfig, IndexConfig, RefineConfig, SearchConfig, VerifierConfig
+from retrieval.errors import TrainingError
+from retrieval.index.faiss_index import VectorIndex
+from retrieval.matching.candidates import find_candidates
+from retrieval.matching.pyramid import align
+from retrieval.matching.tensor_cache import Ground, Sites
+from retrieval.matching.tensors import Arrays, Templates
+from retrieval.models.embed import embed_image, embed_patches
+from retrieval.models.encoder import TRAINING_FREE, load_encoder
+from retrieval.models.verifier import SIDE, verifier_model
+from retrieval.training.augment import add_noise, blurred, change_light, in_bytes, turned_alike
+from retrieval.training.steps import check_backend
+from retrieval.training.weather import add_haze, paste_clouds
+from retrieval.types import Candidates, Progress, pack_ids, silent
+from tfrecords.artifacts import writing_file
+from tfrecords.read import read_series
+from tfrecords.schema import BANDS, Patches, Series, to_scaled
+
+RIGHT_PX, NEAR_PX = 5, 16
+"""A candidate this near is right; one up to the second distance is neither right nor wrong."""
+LEAST_KNOWN = 0.98
+"""Share of a patch that must be known on both dates."""
+CANDIDATES = SearchConfig(windows=512, places=48)
+"""What search gives for a question, before NCC picks the worst confusions."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Patches, each with its right place and with confusions, at half resolution."""
+
+    template: NDArray[np.float16]
+    """(n, 31, 31, 3) structure tensors of patches."""
+    shown: NDArray[np.bool_]
+    """(n, 31, 31, 1) what is visible of them."""
+    region: NDArray[np.float16]
+    """(n, 1 + k, 31, 31, 3) the right place, then confusions, the worst first."""
+    known: NDArray[np.bool_]
+    """(n, 1 + k, 31, 31, 1) what is visible of these."""
+    usable: NDArray[np.bool_]
+    """(n, 1 + k) whether there is such a pair: the right place was met by NCC, a confusion was found."""
+
+
+# --- mining ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Question:
+    """Patches, and where they are."""
+
+    pixels: NDArray[np.float32]
+    truth: NDArray[np.int64]  # (n, 3): image, x, y
+    group: NDArray[np.int64]  # (n,): whose ground it is
+
+
+def mine(series: Sequence[Series], number: int, config: VerifierConfig) -> Pairs:
+    """One round: ask, confuse, keep.
+
+    Args:
+        series: at least two, all with the same bands.
+        number: of the round; decides dates, bands and places.
+        config: how many questions and confusions.
+
+    Raises:
+        TrainingError: no patch is known on two dates.
+    """
+    rng = np.random.default_rng([config.seed, number])
+    columns = _bands_of_round(series[0].bands, number, rng)
+    names = tuple(series[0].bands[c] for c in columns)
+    target = [int(rng.integers(len(one.pixels))) for one in series]
+    images = {
+        2 * i: _scaled(one, t)[..., columns] for i, (one, t) in enumerate(zip(series, target, strict=True))
+    }
+    question = _ask(series, target, columns, config, rng)
+    # A turned copy of every image: look-alikes that are wrong for certain.
+    for i in range(len(series)):
+        images[2 * i + 1] = np.ascontiguousarray(turned_alike(images[2 * i], int(rng.integers(1, 8))))
+    ground = Arrays(images, dict.fromkeys(images, names))
+    encoder = load_encoder(TRAINING_FREE)
+    index = _indexed(encoder, images)
+    groups = np.array([g for one in series for g in (one.overlap_group, -1)])  # a turned copy is nobody's
+    patches = Patches(np.arange(len(question.pixels)), question.pixels, "scaled", names, np.nan)
+    found = find_candidates(index, embed_patches(encoder, question.pixels), CANDIDATES)
+    return _paired(question, groups, patches, found, ground, config)
+
+
+def _bands_of_round(bands: Sequence[str], number: int, rng: np.random.Generator) -> list[int]:
+    """All bands, the colours, or a single one, in turn."""
+    colours = [i for i, b in enumerate(bands) if b in BANDS[:3]]
+    choices = [list(range(len(bands))), colours if len(colours) == 3 else [], [int(rng.integers(len(bands)))]]
+    return choices[number % 3] or choices[0]
+
+
+def _scaled(series: Series, date: int) -> NDArray[np.float32]:
+    return to_scaled(series.pixels[date], series.units, series.nodata)
+
+
+def _ask(
+    series: Sequence[Series],
+    target: Sequence[int],
+    columns: Sequence[int],
+    config: VerifierConfig,
+    rng: np.random.Generator,
+) -> _Question:
+    """Patches of other dates than the target's, weathered."""
+    weight = np.sqrt([float(np.prod(one.pixels.shape[1:3])) for one in series])
+    kept: list[tuple[NDArray, tuple[int, int, int], int]] = []
+    for _ in range(50 * config.questions):
+        if len(kept) == config.questions:
+            break
+        i = int(rng.choice(len(series), p=weight / weight.sum()))
+        one = series[i]
+        date = (target[i] + int(rng.integers(1, len(one.pixels)))) % len(one.pixels)
+        y, x = (int(rng.integers(n - PATCH_PX + 1)) for n in one.pixels.shape[1:3])
+        both = to_scaled(
+            one.pixels[[date, target[i]], y : y + PATCH_PX, x : x + PATCH_PX], one.units, one.nodata
+        )[..., columns]
+        if (~np.isnan(both).all(-1)).mean((1, 2)).min() >= LEAST_KNOWN:
+            kept.append((both[0], (2 * i, x, y), one.overlap_group))
+    if not kept:
+        raise TrainingError("no patch is known on two dates of a series; expected clear ground on two dates")
+    pixels, truth, group = (np.array([k[c] for k in kept]) for c in range(3))
+    return _Question(_weathered(pixels.astype(np.float32), config, rng), truth, group)
+
+
+def _weathered(pixels: NDArray[np.float32], config: VerifierConfig, rng: np.random.Generator) -> NDArray:
+    """Another light, haze, clouds, blur, noise and bytes, each on some."""
+    change_light(pixels, AugmentConfig(), rng)
+    changes: list[tuple[float, Any]] = [
+        (0.2, lambda p: add_haze(p, rng)),
+        (config.clouds, lambda p: paste_clouds(p, rng.uniform(0.1, 0.7, len(p)), rng)[0]),
+        (0.1, blurred),
+        (1.0, lambda p: _noisy(p, rng)),
+        (0.15, lambda p: in_bytes(p, rng)),
+    ]
+    for share, change in changes:
+        rows = np.flatnonzero(rng.random(len(pixels)) < share)
+        if len(rows):
+            pixels[rows] = change(pixels[rows])
+    return np.clip(pixels, -1, 1)
+
+
+def _noisy(pixels: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    add_noise(pixels, 15.0, rng)
+    return pixels
+
+
+def _indexed(encoder: Any, images: dict[int, NDArray[np.float32]]) -> VectorIndex:
+    """All windows of all images."""
+    blocks = []
+    for i, image in sorted(images.items()):
+        found = embed_image(encoder, image, IndexConfig())
+        blocks.append((pack_ids(np.full(len(found.xy), i), *found.xy.T), found.vectors))
+    return VectorIndex.build(lambda: blocks, encoder.dim, IndexConfig(kind="exact"))
+
+
+def _paired(
+    question: _Question,
+    groups: NDArray[np.int64],
+    patches: Patches,
+    found: Candidates,
+    images: Arrays,
+    config: VerifierConfig,
+) -> Pairs:
+    """Align the right place and the candidates, and cut out the worst confusions."""
+    ground = Ground(images)
+    truth = question.truth
+    at_truth = Candidates(truth[:, :1], truth[:, 1:2], truth[:, 2:], np.zeros((len(truth), 1), np.float32))
+    knobs = RefineConfig(similarity_weight=0)
+    right = align(at_truth, patches, images, knobs, ground=ground, keep=1)
+    wrong = align(found, patches, images, knobs, ground=ground, keep=found.image_ids.shape[1])
+    own = (wrong.image_ids >= 0) & (groups[wrong.image_ids] == question.group[:, None])
+    off = np.hypot(wrong.x - truth[:, 1:2], wrong.y - truth[:, 2:3])
+    same = wrong.image_ids == truth[:, :1]
+    allowed = (wrong.image_ids >= 0) & np.where(same, off > NEAR_PX, ~own)
+    order = np.argsort(~allowed, axis=1, kind="stable")[:, : config.confusions]  # NCC's order otherwise
+    met = np.hypot(right.x - truth[:, 1:2], right.y - truth[:, 2:3]) <= RIGHT_PX
+    usable = np.concatenate([met, np.take_along_axis(allowed, order, 1)], 1)
+    ids, x, y = (
+        np.concatenate([getattr(right, f), np.take_along_axis(getattr(wrong, f), order, 1)], 1)
+        for f in ("image_ids", "x", "y")
+    )
+    template, shown = Templates(patches, range(len(patches.bands))).take(np.arange(len(patches)), 1)
+    region, known = _regions(ground, tuple(range(len(patches.bands))), ids, x, y, usable)
+    visible = np.ones((*template.shape[:3], 1), bool) if shown is None else shown
+    return Pairs(template.astype(np.float16), visible, region, known, usable)
+
+
+def _regions(
+    ground: Ground, columns: tuple[int, ...], ids: NDArray, x: NDArray, y: NDArray, usable: NDArray[np.bool_]
+) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
+    """Cut out what candidates show, those that are usable."""
+    region = np.zeros((*ids.shape, SIDE, SIDE, 3), np.float16)
+    known = np.zeros((*ids.shape, SIDE, SIDE, 1), bool)
+    pairs = np.argwhere(usable)
+    pairs = pairs[np.argsort(ids[usable], kind="stable")]
+    for start in range(0, len(pairs), 2048):
+        rows, cols = pairs[start : start + 2048].T
+        at = np.stack([x[rows, cols], y[rows, cols]], -1) >> 1
+        cut = ground.regions(Sites(ids[rows, cols], at, columns, 0, 1))
+        region[rows, cols], known[rows, cols] = cut.tensor(), True if cut.known is None else cut.known
+    return region, known
+
+
+# --- fitting --------------------------------------------------------------------------------------
+
+
+def train_verifier(
+    series: Any, out: Path, config: VerifierConfig, *, overwrite: bool = False, progress: Progress = silent
+) -> dict[str, float]:
+    """Mine confusions from series and train the network on them.
+
+    Args:
+        series: what `tfrecords.read.read_series` opens.
+        out: a `.keras` file.
+        config: the recipe; the same one with the same data gives the same weights.
+        overwrite: replace a file that is there.
+        progress: told of rounds and steps.
+
+    Returns:
+        Loss, and share of questions answered rightly, over the last tenth of the steps.
+
+    Raises:
+        TrainingError: fewer than two series, or nothing in them to learn from.
+        OutputExistsError: `out` is there and `overwrite` is false.
+    """
+    import keras
+
+    check_backend()
+    with writing_file(out, overwrite=overwrite) as temporary:
+        rounds = _mined(list(read_series(series)), config, progress)
+        keras.utils.set_random_seed(config.seed)
+        model = verifier_model(config.width)
+        figures = _fit(model, rounds, config, progress)
+        model.save(temporary.with_suffix(".keras"))
+        temporary.with_suffix(".keras").replace(temporary)
+    return figures
+
+
+def _mined(series: Sequence[Series], config: VerifierConfig, progress: Progress) -> Pairs:
+    """All rounds, those of each set of bands in turn."""
+    sets: dict[tuple[str, ...], list[Series]] = {}
+    for one in series:
+        if min(one.pixels.shape[1:3]) >= PATCH_PX:
+            sets.setdefault(one.bands, []).append(one)
+    grounds = {bands: len({one.overlap_group for one in those}) for bands, those in sets.items()}
+    chosen = [those for bands, those in sorted(sets.items()) if grounds[bands] >= config.least_places]
+    if not chosen:
+        raise TrainingError(
+            f"{len(series)} series of at most {max(grounds.values(), default=0)} places with the same bands; "
+            f"expected {config.least_places} or more"
+        )
+    rounds = []
+    for number in range(config.rounds):
+        rounds.append(mine(chosen[number % len(chosen)], number // len(chosen), config))
+        progress("mining confusions", number + 1, config.rounds)
+    return Pairs(*(np.concatenate([getattr(r, f.name) for r in rounds]) for f in fields(Pairs)))
+
+
+def _fit(model: Any, pairs: Pairs, config: VerifierConfig, progress: Progress) -> dict[str, float]:
+    """Cross-entropy over the candidates of a patch and "none of them"."""
+    import keras
+    import tensorflow as tf
+
+    rate = keras.optimizers.schedules.CosineDecay(
+        1e-6, config.steps, warmup_target=config.learning_rate, warmup_steps=config.steps // 30
+    )
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, clipnorm=1.0)
+    optimizer.build(model.trainable_variables)
+    shown = config.shown
+
+    @tf.function(jit_compile=True)
+    def step(template: Any, region: Any, visible: Any, label: Any) -> Any:
+        with tf.GradientTape() as tape:
+            odds = tf.reshape(model([template, region, visible], training=True), (-1, shown))
+            odds = tf.concat([odds, tf.zeros_like(odds[:, :1])], 1)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(label, odds))
+        grads = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply_gradients(zip(grads, model.trainable_variables, strict=True))
+        return loss, tf.reduce_mean(tf.cast(tf.argmax(odds, 1) == label, tf.float32))
+
+    rng, told = np.random.default_rng([config.seed, 1]), []
+    for number in range(config.steps):
+        told.append([float(v) for v in step(*draw(pairs, config, rng))])
+        if number % 20 == 19:
+            progress("training the verifier", number + 1, config.steps)
+    last = np.mean(told[-max(1, config.steps // 10) :], axis=0)
+    return {"loss": float(last[0]), "right": float(last[1])}
+
+
+def draw(pairs: Pairs, config: VerifierConfig, rng: np.random.Generator) -> tuple[NDArray, ...]:
+    """One batch: patches with some of their candidates, all turned alike.
+
+    Returns:
+        template and region (n * shown, 31, 31, 3), visible (n * shown, 31, 31, 1), and which candidate is
+        right (n,), `shown` for none.
+    """
+    n, shown = config.batch, config.shown
+    rows = rng.choice(len(pairs.template), n)
+    here = pairs.usable[rows, 0] & (rng.random(n) >= config.absent)
+    others = 1 + np.argsort(rng.random((n, pairs.region.shape[1] - 1)), axis=1)[:, :shown]
+    cols = np.where(here[:, None], np.c_[np.zeros(n, int), others[:, : shown - 1]], others)
+    template = np.repeat(pairs.template[rows][:, None], shown, 1)
+    visible = np.repeat(pairs.shown[rows][:, None], shown, 1) & pairs.known[rows[:, None], cols]
+    region = pairs.region[rows[:, None], cols]
+    if rng.random() < config.swapped:
+        template, region = region, template
+    turn = int(rng.integers(8))
+    flat = [
+        np.ascontiguousarray(v.reshape(n * shown, SIDE, SIDE, -1)).astype(np.float32)
+        for v in (_turned_tensor(template, turn), _turned_tensor(region, turn), turned_alike(visible, turn))
+    ]
+    return (*flat, np.where(here, 0, shown).astype(np.int64))
+
+
+def _turned_tensor(tensor: NDArray, turn: int) -> NDArray:
+    """Structure tensors (..., y, x, 3) of turned pictures: the direction's cosine and sine change sign."""
+    sign = np.array([1, 1, 1], tensor.dtype)
+    if turn >= 4:
+        sign = sign * np.array([1, 1, -1], tensor.dtype)
+    if turn % 2:
+        sign = sign * np.array([1, -1, -1], tensor.dtype)
+    return turned_alike(tensor, turn) * sign
+
+
+__all__ = ["Pairs", "draw", "mine", "train_verifier"]
