@@ -64,11 +64,11 @@ from retrieval.types import Progress
 from tfrecords.errors import RetrieveError
 
 PHYSICS = {
-    "search": SearchConfig(windows=256, places=20, deep_places=20, everywhere=0),
-    "refinement": RefineConfig(semifinalists=20, finalists=1),
+    "search": SearchConfig(top_k=256, max_candidates=20, round2_max_candidates=20, exhaustive_budget=0),
+    "refinement": RefineConfig(half_res_k=20, verify_k=1),
 }
 """How the training-free yardstick asks: NCC decides, and there is no second look."""
-DEEP = SearchConfig(windows=SearchConfig.deep_windows, places=SearchConfig.deep_places)
+DEEP = SearchConfig(top_k=SearchConfig.round2_top_k, max_candidates=SearchConfig.round2_max_candidates)
 """What the search of the second round proposes: the order that recall is measured in."""
 
 
@@ -143,8 +143,8 @@ def built(out: Path, stride: int, encoder: str, database: Database) -> tuple[Ind
     index = build_index(
         database.images(), out / "index", encoder=made_by, config=config, progress=said(encoder)
     )
-    counts = {"images": len(index.store.images), "windows": len(index.store.vectors)}
-    pixels = sum(i.width * i.height for i in index.store.images.values())
+    counts = {"images": len(index.folder.images), "windows": len(index.folder.vectors)}
+    pixels = sum(i.width * i.height for i in index.folder.images.values())
     return index, counts | {"megapixels": round(pixels / 1e6, 1), "index_s": time.perf_counter() - start}
 
 
@@ -170,8 +170,8 @@ def answered(out: Path, name: str, encoder: str, index: Index, question: Questio
     how = PHYSICS if encoder == TRAINING_FREE else {}
     found = index.matches(question.patches, **how, progress=said(encoder))
     spent = time.perf_counter() - start
-    vectors = embed_patches(index.store.encoder, question.patches.scaled())
-    proposed = find_candidates(index.store.vectors, vectors, DEEP)
+    vectors = embed_patches(index.folder.encoder, question.patches.scaled())
+    proposed = find_candidates(index.folder.vectors, vectors, DEEP)
     searched = {k: recalled(proposed, question.answers, k) for k in RECALLED}
     given = Submission(found.patch_ids, *found.best(), source="answer")
     keep_evidence(evidence_file(out, name, encoder), question, found, searched)

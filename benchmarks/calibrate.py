@@ -20,10 +20,10 @@ from context import write_json
 from numpy.typing import NDArray
 from protocol import GROUPS, slug
 
-from retrieval.models.calibration import RIGHT_PX, evidence, expected_calibration_error, fit
+from retrieval.models.calibration import RIGHT_PX, calibration_features, expected_calibration_error, fit
 from retrieval.models.encoder import load_encoder
 from retrieval.report.canvas import BLUE, INK, QUIET, drawing, save
-from retrieval.types import Refined
+from retrieval.types import RankedCandidates
 
 Measured = dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]
 THRESHOLDS = (0.5, 0.8, 0.9, 0.95, 0.99)
@@ -35,11 +35,11 @@ def measured(folder: Path, encoder: str) -> Measured:
     out: Measured = {}
     for file in sorted(folder.glob(f"evidence-*-{encoder}.npz")):
         with np.load(file, allow_pickle=False) as content:
-            found = Refined(**{f: content[f] for f in Refined.__dataclass_fields__})
+            found = RankedCandidates(**{f: content[f] for f in RankedCandidates.__dataclass_fields__})
             image, x, y = content["answers"].T
         off = np.hypot(found.x[:, 0] - x, found.y[:, 0] - y)
         right = (found.image_ids[:, 0] == image) & (off <= RIGHT_PX)
-        out[file.name[len("evidence-") : -len(f"-{encoder}.npz")]] = evidence(found), right
+        out[file.name[len("evidence-") : -len(f"-{encoder}.npz")]] = calibration_features(found), right
     return out
 
 

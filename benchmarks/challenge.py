@@ -18,7 +18,7 @@ from typing import Any
 
 from context import Stage, arguments, clocked, context, stage, table, write_json
 
-from retrieval.kernels.compiled import share_cores
+from retrieval.kernels.compiled import limit_tf_threads
 
 LOST = 0.8
 """Share of a patch under cloud, shadow or open water above which nobody could find it."""
@@ -65,7 +65,7 @@ def index(folder: str, encoder: str | None, stride: int, kind: str, device: str)
             progress=tell,
         )
     size = sum(p.stat().st_size for p in (Path(folder) / "index").rglob("*") if p.is_file())
-    manifest = built.store.manifest
+    manifest = built.folder.manifest
     return {"parts": parts, "bytes": size, "kind": manifest.extra["kind"], **manifest.counts}
 
 
@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--encoder", help="name or file; the default one if none is named")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     args = parser.parse_args()
-    share_cores()  # as the commands do
+    limit_tf_threads()  # as the commands do
     folder, stages = str(args.out), {}
     if not (args.out / "manifest.json").is_file():
         made = (folder, args.images, args.patches, args.size, args.seed)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import ChipConfig, IndexConfig, RefineConfig, SearchConfig
 from retrieval.matching.large_chips import Locator
-from retrieval.matching.tensor_cache import Ground
+from retrieval.matching.tensor_cache import TensorCache
 from retrieval.models.calibration import (
     CHIP_TERMS,
     RIGHT_PX,
@@ -32,7 +32,7 @@ from retrieval.models.calibration import (
 )
 from retrieval.pipeline import build_index
 from retrieval.training.weather import paste_clouds
-from retrieval.types import Refined
+from retrieval.types import RankedCandidates
 from tfrecords.read import ImageSource, read_series
 from tfrecords.schema import Chips, Image, Series, to_scaled
 
@@ -76,7 +76,7 @@ def draw(series: list[Series], each: int, seed: int) -> tuple[Chips, NDArray[np.
     return asked, np.array(truth), groups
 
 
-def distance(series: list[Series], truth: NDArray[np.int64], found: Refined) -> NDArray[np.float64]:
+def distance(series: list[Series], truth: NDArray[np.int64], found: RankedCandidates) -> NDArray[np.float64]:
     """Pixels from the truth, (n,), infinite in another place: images of a place may share ground."""
     asked = [series[i] for i in truth[:, 0]]
     got = [series[i] for i in np.maximum(found.image_ids[:, 0], 0)]
@@ -134,11 +134,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = build_index(
             images_of(series), Path(folder) / "index", encoder=args.encoder, config=IndexConfig()
-        ).store
+        ).folder
         single = calibration_of(store.encoder.fingerprint)
         several = ChipCalibration((0.0,) * len(CHIP_TERMS), 0.0)
         locator = Locator(
-            store, Ground(store), store.vectors, SearchConfig(), RefineConfig(), single, several, ChipConfig()
+            store,
+            TensorCache(store),
+            store.vectors,
+            SearchConfig(),
+            RefineConfig(),
+            single,
+            several,
+            ChipConfig(),
         )
         at = locator.locate(chips, lambda *told: print(*told, flush=True))
     found = at.found

@@ -62,7 +62,7 @@ def _failure(title: str, question: Question, found: Matches, row: int) -> Failur
     )
     shown = [("patch", found.query(row))]
     for caption, (image, left, top) in (("found", (image_ids, x, y)), ("right", truth)):
-        shown.append((caption, found.store.scaled(image, (left, top, 64, 64))))
+        shown.append((caption, found.folder.scaled(image, (left, top, 64, 64))))
     return Failure(float(found.confidence[row]), text, tuple((c, png(p)) for c, p in shown))
 
 

@@ -16,14 +16,14 @@ from watching import cpu, own_mb, watched
 
 def hollow(made: Made, kind: str, path: str) -> dict[str, Any]:
     """Build an index whose codes are all there and whose full vectors are a hole in the file."""
-    from retrieval.index.kinds import empty_codes, joined, rounded, set_probes
+    from retrieval.index.kinds import joined, rounded, set_probes, train_quantizer
     from retrieval.index.spool import filled
     from retrieval.index.vector_file import begin_refined, end_refined, half_precision
 
     start, begun = cpu(), time.perf_counter()
     few, dim = Made(made.base, min(made.count, LEARNED)), made.dim
     with watched() as peak:
-        codes = empty_codes(kind, rounded(few.blocks), few.count, dim, made.count)  # type: ignore[arg-type]
+        codes = train_quantizer(kind, rounded(few.blocks), few.count, dim, made.count)  # type: ignore[arg-type]
         if kind == "ivf":
             set_probes(codes, 0)
         blocks, folder = told(joined(rounded(made.blocks)()), made.count), Path(path).parent

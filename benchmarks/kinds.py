@@ -248,7 +248,7 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=50, help="patches that slow kinds are asked")
     parser.add_argument("--turns", type=int, default=3)
     args = parser.parse_args()
-    store = open_index(args.index, device="cpu").store
+    store = open_index(args.index, device="cpu").folder
     asked = embed_patches(store.encoder, read_patches(args.patches).scaled(slice(0, args.queries)))
     real = len(store.vectors)
     bench = Bench(grown(store.vectors.vectors()[1], args.windows), asked)

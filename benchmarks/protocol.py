@@ -23,7 +23,7 @@ from retrieval.evaluation.submission import Submission
 from retrieval.models.calibration import RIGHT_PX
 from retrieval.models.structure_tensor import structure_tensor
 from retrieval.training.weather import paste_clouds
-from retrieval.types import Candidates, Refined
+from retrieval.types import Candidates, RankedCandidates
 from tfrecords.read import ImageSource, read_images
 from tfrecords.read.rasters import describe_raster
 from tfrecords.schema import Image, Patches, to_scaled
@@ -276,7 +276,7 @@ def evidence_file(out: Path, name: str, encoder: str) -> Path:
 # --- arithmetic ---------------------------------------------------------------------------------------
 
 
-def recalled(found: Candidates | Refined, answers: Submission, first: int) -> NDArray[np.bool_]:
+def recalled(found: Candidates | RankedCandidates, answers: Submission, first: int) -> NDArray[np.bool_]:
     """Whether the right place is among the first so many, in their own order."""
     image, x, y = (v[:, :first] for v in (found.image_ids, found.x, found.y))
     near = np.hypot(x - answers.x[:, None], y - answers.y[:, None]) <= NEAR_PX
@@ -318,7 +318,7 @@ def figures(
     question: Question,
     given: Submission,
     first: dict[int, NDArray[np.bool_]],
-    ranked: Candidates | Refined,
+    ranked: Candidates | RankedCandidates,
 ) -> dict[str, Any]:
     """Scores, recall before and after refinement and re-ranking, for every kind of ground and every place.
 

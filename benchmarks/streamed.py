@@ -84,19 +84,19 @@ def streamed(made: Made, kinds: list[str], queries: int, k: int = 20) -> dict[st
 def _depth(k: int) -> int:
     """How many an index ranks anew for so many neighbours."""
     from retrieval.config import IndexConfig
-    from retrieval.index.faiss_index import TIES, ranked_anew
+    from retrieval.index.faiss_index import TIES, rerank
 
-    return ranked_anew(k + TIES, IndexConfig().fast_again)
+    return rerank(k + TIES, IndexConfig().rerank_k)
 
 
 def _learned(kind: str, few: Made, count: int, dim: int) -> Any:
     """Codes of a kind without vectors, as an index of so many gets them."""
     from retrieval.config import IndexConfig
-    from retrieval.index.kinds import empty_codes, rounded, set_probes
+    from retrieval.index.kinds import rounded, set_probes, train_quantizer
 
-    codes = empty_codes(kind, rounded(few.blocks), few.count, dim, count)  # type: ignore[arg-type]
+    codes = train_quantizer(kind, rounded(few.blocks), few.count, dim, count)  # type: ignore[arg-type]
     if kind == "ivf":
-        set_probes(codes, IndexConfig().ivf_probes)
+        set_probes(codes, IndexConfig().nprobe)
     return codes
 
 

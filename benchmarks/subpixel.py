@@ -25,7 +25,7 @@ from protocol import FEATURELESS_SHARE, GROUPS, Group, dates, edge_share, opened
 from retrieval.config import PATCH_PX, RefineConfig
 from retrieval.matching.pyramid import refine
 from retrieval.matching.tensors import Arrays
-from retrieval.types import Candidates, Refined
+from retrieval.types import Candidates, RankedCandidates
 from tfrecords.schema import Patches
 
 MARGIN_PX = 12
@@ -92,7 +92,7 @@ def draw(data: Path, group: Group, count: int, rng: np.random.Generator) -> Pair
     return Pairs(Arrays(numbered, dict.fromkeys(numbered, group.bands)), cuts, where)
 
 
-def asked(pairs: Pairs, pixels: NDArray[np.float32]) -> tuple[NDArray[np.float64], Refined]:
+def asked(pairs: Pairs, pixels: NDArray[np.float32]) -> tuple[NDArray[np.float64], RankedCandidates]:
     """Refine patches around their places: (n, 2) x and y with the offsets below the pixel."""
     patches = Patches(np.arange(len(pixels)), pixels, "scaled", pairs.images.bands(0), np.nan)
     corner = pairs.where[:, 1:] + STRIDE_PX // 2

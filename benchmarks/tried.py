@@ -33,7 +33,7 @@ from retrieval.config import IndexConfig, SearchConfig, TrainConfig
 from retrieval.evaluation.scoring import compare
 from retrieval.evaluation.submission import Submission
 from retrieval.index.recall import exact_search
-from retrieval.matching.candidates import distinct_places
+from retrieval.matching.candidates import non_max_suppression
 from retrieval.models.embed import embed_image, embed_patches
 from retrieval.models.encoder import load_encoder
 from retrieval.synthetic.sets import make_series
@@ -46,7 +46,7 @@ MEASURED = ("cities", "fields and forest", "venice")
 """Groups that are asked."""
 FIRST = (1, 20, 500)
 """Recall is told for so many places."""
-DEEP = SearchConfig(windows=SearchConfig.deep_windows, places=SearchConfig.deep_places)
+DEEP = SearchConfig(top_k=SearchConfig.round2_top_k, max_candidates=SearchConfig.round2_max_candidates)
 """As many windows and places as the second round of a search takes."""
 BLOCK = 1 << 17
 """Windows compared at a time."""
@@ -161,7 +161,7 @@ class Windows:
         asked = unit(queries[:, of])
         found = exact_search(blocks, asked, DEEP.windows)
         found[~asked.any(1)] = -1  # a patch that shows nothing finds nothing
-        return distinct_places(np.zeros(found.shape, np.float32), found, DEEP)
+        return non_max_suppression(np.zeros(found.shape, np.float32), found, DEEP)
 
 
 def unit(vectors: Vectors) -> Vectors:

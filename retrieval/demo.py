@@ -152,7 +152,7 @@ def run_demo(
         _draw(folder.path / PICTURE, found, table, result, config)
         write_page(
             folder.path / REPORT,
-            found.store,
+            found.folder,
             found.patches,
             found.details(),
             answers=answers,
@@ -250,8 +250,8 @@ def _summary(out: Path, index: Index, result: Score, table: Any) -> Demo:
     return Demo(
         path=out,
         score=result,
-        windows=len(index.store.vectors),
-        encoder=index.store.encoder.name,
+        windows=len(index.folder.vectors),
+        encoder=index.folder.encoder.name,
         sure=int(sure.sum()),
         sure_right=float(table.right[sure].mean()) if sure.any() else float("nan"),
         calibration_error=expected_calibration_error(table.confidence.to_numpy(), table.right.to_numpy()),
@@ -300,7 +300,7 @@ def _picture(
         if images is None:
             return nothing
         if image_id not in images:
-            images[image_id] = found.store.scaled(image_id)
+            images[image_id] = found.folder.scaled(image_id)
         return images[image_id][y : y + PATCH_PX, x : x + PATCH_PX]
 
     return MatchPicture(

@@ -45,7 +45,7 @@ class BandsWarning(UserWarning):
     """Patches and images have no band in common: they are compared in band-merged features."""
 
 
-class DoubtWarning(UserWarning):
+class SearchBudgetWarning(UserWarning):
     """More patches are in doubt than may be compared with every place: the rest stays so."""
 
 

@@ -21,23 +21,23 @@ from retrieval.evaluation.figures import Score
 from retrieval.evaluation.scoring import score
 from retrieval.evaluation.submission import read_submission, write_submission
 from retrieval.geo.coordinates import check_resolution
-from retrieval.geo.filters import Scope, kept_inside, scope_of
+from retrieval.geo.filters import SearchFilter, keep_contained, read_filter
 from retrieval.index.device import on_device
 from retrieval.index.faiss_index import VectorIndex
-from retrieval.index.folder import KIND, Store, write_index
+from retrieval.index.folder import KIND, IndexFolder, write_index
 from retrieval.index.update import Change, add_images, remove_images
-from retrieval.matching.exhaustive import look_everywhere
+from retrieval.matching.exhaustive import exhaustive_search
 from retrieval.matching.large_chips import Locator
 from retrieval.matching.pyramid import finish
 from retrieval.matching.rounds import look
-from retrieval.matching.tensor_cache import Ground
-from retrieval.models.calibration import ChipCalibration, calibration_of, evidence
+from retrieval.matching.tensor_cache import TensorCache
+from retrieval.models.calibration import ChipCalibration, calibration_features, calibration_of
 from retrieval.models.embed import embed_patches
 from retrieval.models.encoder import load_encoder
 from retrieval.results.matches import Matches, check_outputs, patch_table_of, write_patch_table
 from retrieval.results.tables import write_table
-from retrieval.results.window_tifs import write_cutouts
-from retrieval.types import Encoder, Progress, Refined, silent
+from retrieval.results.window_tifs import write_window_tifs
+from retrieval.types import Encoder, Progress, RankedCandidates, silent
 from tfrecords.artifacts import read_manifest
 from tfrecords.read import ImageSource, read_images, read_queries
 from tfrecords.schema import Chips, Patches
@@ -125,7 +125,7 @@ def build_index(
             device=device,
             progress=progress,
         )
-    return Index(Store(Path(out), encoder=made_by, device=device, just_written=True), device)
+    return Index(IndexFolder(Path(out), encoder=made_by, device=device, just_written=True), device)
 
 
 def add_to_index(
@@ -205,7 +205,7 @@ def open_index(path: str | Path, *, encoder: Encoder | None = None, device: Devi
         RetrieveError: missing, damaged, of another format version, or of another encoder.
     """
     with on_device(device):
-        return Index(Store(Path(path), encoder=encoder, device=device), device)
+        return Index(IndexFolder(Path(path), encoder=encoder, device=device), device)
 
 
 def locate(
@@ -276,7 +276,7 @@ def locate(
     if details is not None:
         write_table(found.details(min_confidence), details, overwrite=overwrite)
     if cutouts is not None:
-        write_cutouts(found, Path(cutouts), kept, overwrite=overwrite, progress=progress)
+        write_window_tifs(found, Path(cutouts), kept, overwrite=overwrite, progress=progress)
     return found
 
 
@@ -288,9 +288,9 @@ def evaluate(submission: str | Path, answers: str | Path) -> Score:
 class Index:
     """An opened index: ask it where patches are."""
 
-    def __init__(self, store: Store, device: Device = "auto") -> None:
-        """Wrap a store; use `open_index`."""
-        self.store, self.device = store, device
+    def __init__(self, folder: IndexFolder, device: Device = "auto") -> None:
+        """Wrap an index folder; use `open_index`."""
+        self.folder, self.device = folder, device
 
     def locate(
         self,
@@ -347,11 +347,11 @@ class Index:
             RetrieveError: bad patches, chips of another resolution, or a filter that leaves no image.
         """
         asked = _opened(patches, bands, units)
-        check_resolution(self.store.images, asked.georeferences, asked.paths)
-        scope = scope_of(self.store.images, between, within)
+        check_resolution(self.folder.images, asked.georeferences, asked.paths)
+        scope = read_filter(self.folder.images, between, within)
         # Wider strides leave more to the refinement: it must reach from one window to the next.
         search, refinement = search or SearchConfig(), refinement or RefineConfig()
-        refinement = replace(refinement, radius_px=max(refinement.radius_px, self.store.config.stride_px))
+        refinement = replace(refinement, radius_px=max(refinement.radius_px, self.folder.config.stride_px))
         with on_device(self.device):
             if isinstance(asked, Chips):
                 return self._chips(asked, scope, search, refinement, chips or ChipConfig(), progress)
@@ -360,31 +360,35 @@ class Index:
     def _patches(
         self,
         asked: Patches,
-        scope: Scope | None,
+        scope: SearchFilter | None,
         search: SearchConfig,
         refinement: RefineConfig,
         progress: Progress,
     ) -> Matches:
         """Answer patches, a block at a time."""
         parts, vectors = [], self._vectors(scope, refinement.radius_px)
-        everywhere = sorted(scope.images if scope else self.store.images)
-        ground = Ground(self.store)
+        everywhere = sorted(scope.images if scope else self.folder.images)
+        ground = TensorCache(self.folder)
         for start in range(0, max(1, len(asked)), BLOCK):
-            part = asked.some(slice(start, start + BLOCK))
-            seen = embed_patches(self.store.encoder, part, progress)
-            parts.append(look(vectors, seen, part, self.store, search, refinement, progress, ground))
-        refined = finish(Refined.joined(parts), asked, self.store, refinement, progress, ground)
-        refined = look_everywhere(
-            refined, asked, self.store, everywhere, search, refinement, progress, ground
+            part = asked.select(slice(start, start + BLOCK))
+            seen = embed_patches(self.folder.encoder, part, progress)
+            parts.append(look(vectors, seen, part, self.folder, search, refinement, progress, ground))
+        refined = finish(
+            RankedCandidates.concatenate(parts), asked, self.folder, refinement, progress, ground
         )
-        refined = refined if scope is None else kept_inside(refined, scope)
-        confidence = calibration_of(self.store.encoder.fingerprint).probability(evidence(refined))
-        return Matches(asked.patch_ids, refined, confidence, self.store, asked)
+        refined = exhaustive_search(
+            refined, asked, self.folder, everywhere, search, refinement, progress, ground
+        )
+        refined = refined if scope is None else keep_contained(refined, scope)
+        confidence = calibration_of(self.folder.encoder.fingerprint).probability(
+            calibration_features(refined)
+        )
+        return Matches(asked.patch_ids, refined, confidence, self.folder, asked)
 
     def _chips(
         self,
         asked: Chips,
-        scope: Scope | None,
+        scope: SearchFilter | None,
         search: SearchConfig,
         refinement: RefineConfig,
         config: ChipConfig,
@@ -394,24 +398,24 @@ class Index:
         # A window may lie half a chip away from the centre, which is what has to be in the area.
         reach = refinement.radius_px + float(asked.sizes.max(initial=0)) / 2
         locator = Locator(
-            self.store,
-            Ground(self.store),
+            self.folder,
+            TensorCache(self.folder),
             self._vectors(scope, reach),
             search,
             refinement,
-            calibration_of(self.store.encoder.fingerprint),
+            calibration_of(self.folder.encoder.fingerprint),
             ChipCalibration.load(),
             config,
-            scope.holds if scope else None,
+            scope.contains if scope else None,
         )
         at = locator.locate(asked, progress)
-        return Matches(asked.patch_ids, at.found, at.confidence, self.store, asked, at.windows, at.agree)
+        return Matches(asked.patch_ids, at.found, at.confidence, self.folder, asked, at.windows, at.agree)
 
-    def _vectors(self, scope: Scope | None, reach_px: float) -> VectorIndex:
+    def _vectors(self, scope: SearchFilter | None, reach_px: float) -> VectorIndex:
         """The index's vectors, restricted to what may lead to an answer."""
         if scope is None:
-            return self.store.vectors
-        return self.store.vectors.restricted(scope.windows(self.store.config.stride_px, reach_px))
+            return self.folder.vectors
+        return self.folder.vectors.restricted(scope.windows(self.folder.config.stride_px, reach_px))
 
 
 def _opened(patches: Asked, bands: Sequence[str] | None, units: str | None) -> Patches | Chips:

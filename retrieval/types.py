@@ -126,12 +126,12 @@ class Candidates:
 
 
 NO_CANDIDATE = {"image_ids": -1, "similarity": -np.inf, "logit": np.nan}
-"""What the columns of `Refined` hold where there is no candidate; 0 in those not named."""
+"""What the columns of `RankedCandidates` hold where there is no candidate; 0 in those not named."""
 _WHOLE = ("image_ids", "x", "y")
 
 
 @dataclass(frozen=True)
-class Refined:
+class RankedCandidates:
     """Candidates after refinement, re-ranked, best first; the layout is that of `Candidates`."""
 
     image_ids: NDArray[np.int64]
@@ -155,29 +155,29 @@ class Refined:
         return len(self.image_ids)
 
     @classmethod
-    def none(cls, count: int, width: int) -> Self:
+    def empty(cls, count: int, width: int) -> Self:
         """No candidates for so many patches, in arrays of their own."""
         empty = {f.name: np.int64 if f.name in _WHOLE else np.float32 for f in fields(cls)}
-        return cls(**{name: np.zeros((count, 0), kind) for name, kind in empty.items()}).wide(width)
+        return cls(**{name: np.zeros((count, 0), kind) for name, kind in empty.items()}).pad_to(width)
 
     @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
         """Candidates of some patches and of others, behind each other."""
         return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
-    def changed(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Self:
+    def map(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Self:
         """The same change of every array."""
         return type(self)(*(change(getattr(self, f.name)) for f in fields(self)))
 
-    def some(self, rows: Any) -> Self:
+    def select(self, rows: Any) -> Self:
         """Those of some patches."""
-        return self.changed(lambda v: v[rows])
+        return self.map(lambda v: v[rows])
 
-    def ordered(self, order: NDArray[np.intp]) -> Self:
+    def reorder(self, order: NDArray[np.intp]) -> Self:
         """Each patch's in an order of its own, (n, k)."""
-        return self.changed(lambda v: np.take_along_axis(v, order, 1))
+        return self.map(lambda v: np.take_along_axis(v, order, 1))
 
-    def wide(self, width: int) -> Self:
+    def pad_to(self, width: int) -> Self:
         """The first `width` of each patch, in arrays of their own; "none" where there are fewer."""
         values = {}
         for f in fields(self):
@@ -186,12 +186,12 @@ class Refined:
             values[f.name] = np.pad(value, missing, constant_values=NO_CANDIDATE.get(f.name, 0))
         return type(self)(**values)
 
-    def put(self, rows: NDArray[np.intp], better: Self) -> None:
+    def update(self, rows: NDArray[np.intp], better: Self) -> None:
         """Replace those of some patches, in place: of arrays that `none` or `wide` made."""
         for f in fields(self):
             getattr(self, f.name)[rows] = getattr(better, f.name)
 
-    def places(self) -> Candidates:
+    def as_candidates(self) -> Candidates:
         """Where they are, to be looked at again."""
         return Candidates(self.image_ids, self.x, self.y, self.similarity)
 

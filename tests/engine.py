@@ -7,7 +7,7 @@ import numpy as np
 from retrieval.config import LearnedConfig, TensorConfig
 from retrieval.models.encoder import KerasEncoder
 from retrieval.models.networks import cells_model, fit_projection, learned_model, tensor_model
-from retrieval.types import Refined
+from retrieval.types import RankedCandidates
 from tfrecords.schema import BANDS, Image, Patches
 
 SMALL = TensorConfig(dim=24)
@@ -81,7 +81,7 @@ def refined(image_ids, x, y, logit, similarity):
     rest = {name: np.zeros(shape, np.float32) for name in ("dx", "dy", "ncc")}
     ints = {"image_ids": image_ids, "x": x, "y": y}
     floats = {"logit": logit, "similarity": similarity}
-    return Refined(
+    return RankedCandidates(
         **{k: np.array(v, np.int64) for k, v in ints.items()},
         **{k: np.array(v, np.float32) for k, v in floats.items()},
         **rest,

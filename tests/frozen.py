@@ -59,8 +59,8 @@ def retrieve(*arguments):
 
     from retrieval.cli import app
 
-    done = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output + done.stderr
     return done.stdout
 
 

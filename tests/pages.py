@@ -55,7 +55,7 @@ def world(folder):
     patches, answers = asked(images)
     found = index.matches(patches)
     return SimpleNamespace(
-        store=index.store, patches=patches, answers=answers, details=found.details(), images=images
+        folder=index.folder, patches=patches, answers=answers, details=found.details(), images=images
     )
 
 

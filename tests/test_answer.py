@@ -12,7 +12,7 @@ from retrieval.models.embed import embed_image, embed_patches
 from retrieval.types import pack_ids
 from tfrecords.schema import BANDS, Patches
 
-SHALLOW = SearchConfig(windows=4, places=1, deep_places=1, kept=5)
+SHALLOW = SearchConfig(top_k=4, max_candidates=1, round2_max_candidates=1, return_k=5)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def found_by(world, search, progress=lambda *a: None):
 
 
 def test_patches_are_found_and_the_width_is_as_asked(world):
-    found = found_by(world, SearchConfig(kept=7))
+    found = found_by(world, SearchConfig(return_k=7))
     assert found.image_ids.shape == found.dx.shape == (8, 7)
     assert found.image_ids[:6, 0].tolist() == [0, 0, 1, 1, 2, 2]
     assert found.x[:6, 0].tolist() == [12, 51] * 3 and found.y[:6, 0].tolist() == [20, 3] * 3
@@ -73,7 +73,9 @@ def test_looking_longer_finds_what_the_first_round_missed(world):
     vectors = embed_patches(small_encoder(), mixed.scaled())
     right = []
     for deep_places in (1, 200):
-        search = SearchConfig(windows=4, places=1, certain_odds=99.0, deep_places=deep_places)
+        search = SearchConfig(
+            top_k=4, max_candidates=1, confident_odds=99.0, round2_max_candidates=deep_places
+        )
         found = answer.find(index, vectors, mixed, images, search, RefineConfig())
         right.append(int(((found.image_ids[:, 0] == [0, 0, 1, 1, 2, 2]) & (found.ncc[:, 0] > 0.3)).sum()))
     assert right[0] < 5 <= right[1], right
@@ -85,7 +87,7 @@ def test_no_patches_and_no_windows(world):
     assert len(answer.find(index, vectors[:0], none, images, SearchConfig(), RefineConfig())) == 0
     empty = VectorIndex.build(lambda: [], index.dim, IndexConfig())
     found = answer.find(empty, vectors, patches, images, SearchConfig(), RefineConfig())
-    assert (found.image_ids == -1).all() and found.image_ids.shape == (8, SearchConfig.kept)
+    assert (found.image_ids == -1).all() and found.image_ids.shape == (8, SearchConfig.return_k)
 
 
 def test_progress_names_both_rounds(world):

@@ -18,7 +18,7 @@ from retrieval.errors import ConfigError
 from retrieval.evaluation.submission import Submission
 from retrieval.index.faiss_index import VectorIndex
 from retrieval.index.recall import exact_search
-from retrieval.types import Candidates, Refined
+from retrieval.types import Candidates, RankedCandidates
 from tfrecords.schema import BANDS
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -305,11 +305,11 @@ def test_calibration_leaves_a_group_and_its_forms_out(tmp_path):
         odds = rng.normal(0, 3, n)
         right = rng.random(n) < 1 / (1 + np.exp(-odds))
         zero = np.zeros((n, 1), np.int64)
-        found = Refined(
+        found = RankedCandidates(
             zero, zero, zero, *(np.zeros((n, 1), np.float32),) * 2, *np.full((2, n, 1), 0.5), odds[:, None]
         )
         answers = np.stack([np.where(right, 0, 8), np.zeros(n), np.zeros(n)], 1).astype(np.int64)
-        fields = {f: getattr(found, f) for f in Refined.__dataclass_fields__}
+        fields = {f: getattr(found, f) for f in RankedCandidates.__dataclass_fields__}
         np.savez(tmp_path / f"evidence-{calibrate.slug(name)}-enc.npz", **fields, answers=answers)
     groups = calibrate.measured(tmp_path, "enc")
     assert sorted(groups) == ["cities", "cities-RGB-only", "flood", "venice"]
@@ -445,7 +445,9 @@ def test_variants_are_trained_measured_and_not_done_again(data, tmp_path, monkey
     small |= {"tensor": {"dim": 12}, "shuffle": 16, "pool": 16, "compile": False, "held_out": 0.3}
     monkeypatch.setattr(tried, "SHORT", tried.SHORT | small)
     monkeypatch.setattr(tried, "ProcessPoolExecutor", Here)
-    monkeypatch.setattr(tried, "DEEP", tried.SearchConfig(windows=64, places=20, deep_places=20))
+    monkeypatch.setattr(
+        tried, "DEEP", tried.SearchConfig(top_k=64, max_candidates=20, round2_max_candidates=20)
+    )
     file = tmp_path / "tried.json"
     arguments = ["tried.py", str(data), str(tmp_path / "series"), "--out", str(tmp_path / "out")]
     arguments += ["--json", str(file), "--steps", "2", "--queries", "4", "--copies", "1"]

@@ -13,15 +13,15 @@ from retrieval.models.calibration import (
     FALLBACK,
     TERMS,
     Calibration,
+    calibration_features,
     calibration_of,
-    certain,
-    evidence,
     expected_calibration_error,
     fit,
-    margin,
+    is_confident,
+    logit_margin,
 )
 from retrieval.models.encoder import load_encoder, shipped
-from retrieval.types import Refined
+from retrieval.types import RankedCandidates
 
 TRUTH = Calibration((9.0, 1.0, 4.0, 2.0), -3.0, "made up")
 
@@ -38,7 +38,9 @@ def refined(ncc, similarity, logit, image_ids=None):
     ncc, similarity, logit = (np.array(v, np.float32) for v in (ncc, similarity, logit))
     ids = np.zeros(ncc.shape, np.int64) if image_ids is None else np.array(image_ids)
     zero = np.zeros(ncc.shape)
-    return Refined(ids, zero.astype(np.int64), zero.astype(np.int64), zero, zero, ncc, similarity, logit)
+    return RankedCandidates(
+        ids, zero.astype(np.int64), zero.astype(np.int64), zero, zero, ncc, similarity, logit
+    )
 
 
 def test_a_known_logistic_is_recovered():
@@ -115,27 +117,27 @@ def test_no_candidate_and_no_correlation_are_probability_zero():
 
 
 def test_the_margin_is_over_all_others_and_none():
-    x = evidence(refined([[0.9, 0.2, 0.5]], [[0.4, 0.6, 0.1]], [[2.0, 1.0, -1.0]]))
+    x = calibration_features(refined([[0.9, 0.2, 0.5]], [[0.4, 0.6, 0.1]], [[2.0, 1.0, -1.0]]))
     others = np.log(1 + np.e + 1 / np.e)  # none of them, and the two others
     np.testing.assert_allclose(x, [[2 - others, 2.0, 0.9, 0.4]], atol=1e-6)
-    assert x.shape[1] == len(TERMS) and margin(refined([[0.9]], [[0.4]], [[2.0]])) == 2.0
+    assert x.shape[1] == len(TERMS) and logit_margin(refined([[0.9]], [[0.4]], [[2.0]])) == 2.0
 
 
 def test_those_not_verified_and_those_not_there_do_not_rival():
-    wanted = evidence(refined([[0.9]], [[0.4]], [[3.0]]))
+    wanted = calibration_features(refined([[0.9]], [[0.4]], [[3.0]]))
     for found in (
         refined([[0.9, 0.7]], [[0.4, 0.3]], [[3.0, np.nan]]),
         refined([[0.9, 0.7]], [[0.4, 0.3]], [[3.0, 9.0]], [[3, -1]]),
     ):
-        np.testing.assert_allclose(evidence(found), wanted, atol=1e-6)
+        np.testing.assert_allclose(calibration_features(found), wanted, atol=1e-6)
 
 
 def test_certain_are_good_odds_of_what_correlates():
     odds = [[3.1, -9.0], [2.9, -9.0], [5.0, -9.0], [5.0, 4.0]]
     found = refined([[0.1, 0], [0.9, 0], [0.09, 0.9], [0.9, 0]], [[0.4] * 2] * 4, odds)
-    assert certain(found, SearchConfig()).tolist() == [True, False, False, False]
-    sure = SearchConfig(certain_odds=-100, certain_ncc=-1)
-    assert certain(found, sure).all() and not certain(Refined.none(3, 0), sure).any()
+    assert is_confident(found, SearchConfig()).tolist() == [True, False, False, False]
+    sure = SearchConfig(confident_odds=-100, confident_ncc=-1)
+    assert is_confident(found, sure).all() and not is_confident(RankedCandidates.empty(3, 0), sure).any()
 
 
 def test_no_candidates_at_all():
@@ -143,9 +145,9 @@ def test_no_candidates_at_all():
         refined([[0.0, 0.0]], [[-np.inf] * 2], [[np.nan] * 2], [[-1, -1]]),
         refined(*[np.zeros((1, 0))] * 3),
     ):
-        assert np.isneginf(evidence(found)).all() and evidence(found).shape == (1, 4)
-        assert TRUTH.probability(evidence(found)).tolist() == [0]
-        assert np.isneginf(margin(found)).all()
+        assert np.isneginf(calibration_features(found)).all() and calibration_features(found).shape == (1, 4)
+        assert TRUTH.probability(calibration_features(found)).tolist() == [0]
+        assert np.isneginf(logit_margin(found)).all()
 
 
 # ---------------------------------------------------------------- files

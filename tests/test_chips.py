@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 import retrieval.matching.large_chips as locate
 from retrieval.config import ChipConfig, IndexConfig
 from retrieval.errors import ConfigError
-from retrieval.matching.large_chips import Origins, agreed, chip_evidence, cut_windows, starts, vote
+from retrieval.matching.large_chips import Placements, agreed, chip_evidence, cut_windows, starts, vote
 from retrieval.models.calibration import ChipCalibration
 from retrieval.pipeline import build_index
-from retrieval.types import Refined
+from retrieval.types import RankedCandidates
 from tfrecords.read import ImageSource
 from tfrecords.schema import BANDS, Chips, Image
 
@@ -50,7 +50,7 @@ def test_what_is_flat_or_hidden_is_not_looked_for():
 @given(st.integers(1, 30), st.integers(64, 900), st.integers(64, 900))
 def test_of_many_windows_some_are_chosen_far_from_each_other(most, height, width):
     chip = np.broadcast_to(np.arange(width, dtype=np.float32)[None, :, None] % 2, (height, width, 1))
-    windows = cut_windows(chip, BANDS[:1], ChipConfig(windows=most))
+    windows = cut_windows(chip, BANDS[:1], ChipConfig(max_windows=most))
     every = len(starts(height)) * len(starts(width))
     assert len(windows) == min(most, every)
     assert len(np.unique(windows.offsets, axis=0)) == len(windows)
@@ -69,7 +69,7 @@ def refined(rng, windows, k, spread=20, images=2):
     rest = rng.uniform(-0.5, 0.5, (2, windows, k)).astype(np.float32)
     ncc, similarity = rng.uniform(-0.2, 1, (2, windows, k)).astype(np.float32)
     logit = np.full_like(ncc, np.nan)
-    return Refined(ids, at[0], at[1], *rest, ncc, similarity, logit), offsets
+    return RankedCandidates(ids, at[0], at[1], *rest, ncc, similarity, logit), offsets
 
 
 def slow_score(found, offsets, image, x, y, tolerance):
@@ -90,7 +90,7 @@ def slow_score(found, offsets, image, x, y, tolerance):
 def test_votes_against_a_slow_restatement(seed, windows, k):
     rng = np.random.default_rng(seed)
     found, offsets = refined(rng, windows, k)
-    config = ChipConfig(origins=3)
+    config = ChipConfig(max_placements=3)
     got = vote(found, offsets, config)
     corners = [
         (int(found.image_ids[w, j]), float(found.x[w, j]) + float(found.dx[w, j]) - offsets[w, 0],
@@ -117,13 +117,13 @@ def at_places(x, y, offsets, ncc):
     px, py = (np.asarray(v)[None] + offsets[:, i, None] for i, v in enumerate((x, y)))
     zero = np.zeros((w, m), np.float32)
     found = zero, zero.copy(), np.float32(ncc) + zero, zero, np.full_like(zero, np.nan)
-    return Refined(np.zeros((w, m), np.int64), px, py, *found)
+    return RankedCandidates(np.zeros((w, m), np.int64), px, py, *found)
 
 
 def origins(x, y):
     zero = np.zeros(len(x))
     ids = np.zeros(len(x), np.int64)
-    return Origins(ids, np.asarray(x, float), np.asarray(y, float), zero, zero, zero, ids)
+    return Placements(ids, np.asarray(x, float), np.asarray(y, float), zero, zero, zero, ids)
 
 
 def test_the_place_at_which_most_windows_agree_is_the_best():
@@ -263,7 +263,7 @@ def test_blocks_and_company_change_nothing(world, monkeypatch):
 def test_fewer_windows_are_enough_where_they_are_clear(world):
     index, pixels = world
     asked = chips_of(pixels[0][30:250, 20:280])
-    found = index.matches(asked, chips=ChipConfig(windows=3))
+    found = index.matches(asked, chips=ChipConfig(max_windows=3))
     assert places_of(found.frame()) == [[5, 20, 30]] and found.windows.tolist() == [3]
 
 

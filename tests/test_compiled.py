@@ -8,7 +8,7 @@ import pytest
 from engine import small_encoder
 
 from retrieval.kernels import compiled
-from retrieval.kernels.compiled import Compiled, ahead, side_by_side
+from retrieval.kernels.compiled import Compiled, ahead, parallel_map
 from retrieval.models.encoder import COMPILED_AFTER
 
 
@@ -65,12 +65,12 @@ def test_arguments_that_are_left_out_cost_nothing(monkeypatch):
 
 def test_cores_are_shared_unless_somebody_has_decided(monkeypatch):
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "3")
-    compiled.share_cores()
+    compiled.limit_tf_threads()
     assert os.environ["TF_NUM_INTRAOP_THREADS"] == "3"
     for cores, own in ((1, "1"), (2, "1"), (4, "1"), (16, "4")):
         monkeypatch.setattr(compiled, "cores", lambda cores=cores: cores)
         monkeypatch.delenv("TF_NUM_INTRAOP_THREADS")
-        compiled.share_cores()
+        compiled.limit_tf_threads()
         assert os.environ["TF_NUM_INTRAOP_THREADS"] == own
 
 
@@ -82,9 +82,9 @@ def test_side_by_side_keeps_the_order_and_uses_several_threads(monkeypatch):
         meeting.wait()  # passes only if three are at work at once
         return item * item
 
-    assert list(side_by_side(work, range(9))) == [i * i for i in range(9)]
+    assert list(parallel_map(work, range(9))) == [i * i for i in range(9)]
     monkeypatch.setattr(compiled, "threads", lambda: 1)
-    assert list(side_by_side(lambda i: -i, range(3))) == [0, -1, -2]
+    assert list(parallel_map(lambda i: -i, range(3))) == [0, -1, -2]
 
 
 def test_what_goes_wrong_in_a_thread_is_raised(monkeypatch):
@@ -94,7 +94,7 @@ def test_what_goes_wrong_in_a_thread_is_raised(monkeypatch):
         raise ValueError(item)
 
     with pytest.raises(ValueError, match="0"):
-        list(side_by_side(work, range(4)))
+        list(parallel_map(work, range(4)))
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])

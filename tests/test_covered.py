@@ -19,9 +19,9 @@ from retrieval.matching.local_search import (
     peaks,
     shipped_local_search,
 )
-from retrieval.matching.tensor_cache import Ground
+from retrieval.matching.tensor_cache import TensorCache
 from retrieval.matching.tensors import Arrays
-from retrieval.models.cloud_mask import CloudFinder, cloud_model, shipped_cloud_finder
+from retrieval.models.cloud_mask import CloudMask, cloud_model, shipped_cloud_mask
 from retrieval.models.local_descriptors import half_resolution, local_model
 from retrieval.training.cloud_batches import _foreign, by_bands, draw_clouds, draw_pairs
 from retrieval.training.cloud_networks import _loss, train_covered
@@ -72,22 +72,22 @@ def test_the_weather_pasted_is_the_weather_told():
 def test_the_shipped_network_finds_pasted_clouds_and_leaves_clear_ground_alone(bands):
     clear = np.stack([ground(s, 64, 64) for s in range(24)])[..., bands]
     made = clouded(clear)
-    found = shipped_cloud_finder()(made.pixels)
+    found = shipped_cloud_mask()(made.pixels)
     assert found.shape == (24, 64, 64) and found.dtype == bool
     assert found[made.cloud > 0.5].mean() > 0.9
     assert found[made.cloud == 0].mean() < 0.15
-    assert shipped_cloud_finder()(clear).mean() < 0.05
+    assert shipped_cloud_mask()(clear).mean() < 0.05
 
 
 def test_a_patch_with_unknown_pixels_is_looked_at_without_them():
     patch = ground(1, 64, 64)[None]
     patch[:, :20] = np.nan
-    assert shipped_cloud_finder()(patch).mean() < 0.2
-    assert shipped_cloud_finder()(np.full((1, 64, 64, 4), np.nan, np.float32)).shape == (1, 64, 64)
+    assert shipped_cloud_mask()(patch).mean() < 0.2
+    assert shipped_cloud_mask()(np.full((1, 64, 64, 4), np.nan, np.float32)).shape == (1, 64, 64)
 
 
 def test_any_number_is_looked_at_in_batches():
-    finder = CloudFinder(cloud_model(2))
+    finder = CloudMask(cloud_model(2))
     patches = np.stack([ground(s, 64, 64) for s in range(3)])
     whole = finder(patches)
     np.testing.assert_array_equal(np.concatenate([finder(patches[i : i + 1]) for i in range(3)]), whole)
@@ -203,14 +203,14 @@ def world():
 def test_covered_patches_are_found_by_what_is_seen_of_them(world):
     images, at, _, hidden = world
     patches = Patches(np.arange(6), hidden, "scaled", BANDS, np.nan)
-    config = SearchConfig(deep_places=20)
-    found = shipped_local_search().find(patches, [3, 1, 0, 2], images, config, Ground(images))
+    config = SearchConfig(round2_max_candidates=20)
+    found = shipped_local_search().find(patches, [3, 1, 0, 2], images, config, TensorCache(images))
     assert found.image_ids.shape == (6, 20) and (np.diff(found.similarity, axis=1) <= 0).all()
     right = (found.image_ids[:, 0] == at[:, 0]) & (
         np.hypot(found.x[:, 0] - at[:, 1], found.y[:, 0] - at[:, 2]) <= 4
     )
     assert right.sum() >= 5, found.image_ids[:, 0]
-    some = shipped_local_search().find(patches, [0, 2], images, config, Ground(images))
+    some = shipped_local_search().find(patches, [0, 2], images, config, TensorCache(images))
     assert set(np.unique(some.image_ids)) <= {-1, 0, 2}
 
 
@@ -219,22 +219,22 @@ def test_places_are_looked_at_again_beside_where_they_were_found(world):
     images, _, _, hidden = world
     patches = Patches(np.arange(6), hidden, "scaled", BANDS, np.nan)
     found = shipped_local_search().find(
-        patches, range(4), images, SearchConfig(deep_places=20), Ground(images)
+        patches, range(4), images, SearchConfig(round2_max_candidates=20), TensorCache(images)
     )
     assert (found.x % 4 == 2).any() and (found.x % 2 == 0).all() and (found.y % 2 == 0).all()
     none = np.zeros(found.x.shape)
     at = refined(found.image_ids, found.x, found.y, none, found.similarity)
-    again = shipped_local_search().again(at, patches, images, Ground(images))
+    again = shipped_local_search().again(at, patches, images, TensorCache(images))
     np.testing.assert_allclose(again, found.similarity, atol=1e-4)
     beside = refined(found.image_ids, np.maximum(found.x - 2, 0), found.y, none, found.similarity)
-    first = shipped_local_search().again(beside, patches, images, Ground(images))[:, 0]
+    first = shipped_local_search().again(beside, patches, images, TensorCache(images))[:, 0]
     assert (first <= found.similarity[:, 0] + 1e-4).all()
 
 
 def test_candidates_are_compared_again_where_they_were_found(world):
     images, at, _, hidden = world
     patches = Patches(np.arange(6), hidden, "scaled", BANDS, np.nan)
-    search, ground = shipped_local_search(), Ground(images)
+    search, ground = shipped_local_search(), TensorCache(images)
     image, x, y = at.T
     stay, away = x, np.where(x >= 20, x - 20, x + 20)
     ids = np.stack([image, image, image, np.full(6, -1)], 1)
@@ -246,23 +246,23 @@ def test_candidates_are_compared_again_where_they_were_found(world):
     np.testing.assert_allclose(got[:, 2], got[:, 0], atol=1e-5)
     assert (got[:, 3] == 0.5).all()  # there is none
     # On the grid of the search it is what the search said.
-    first = search.find(patches, [0], images, SearchConfig(deep_places=1), ground)
+    first = search.find(patches, [0], images, SearchConfig(round2_max_candidates=1), ground)
     assert (first.x[0, 0], first.y[0, 0]) == (12, 20)
     np.testing.assert_allclose(got[0, 0], first.similarity[0, 0], atol=1e-4)
-    none = patches.some(slice(0, 0))
+    none = patches.select(slice(0, 0))
     assert search.again(refined(*[np.zeros((0, 3))] * 5), none, images, ground).shape == (0, 3)
 
 
 def test_no_patches_and_no_images(world):
     images, _, _, hidden = world
     patches = Patches(np.arange(6), hidden, "scaled", BANDS, np.nan)
-    found = shipped_local_search().find(patches, [], images, SearchConfig(), Ground(images))
-    assert (found.image_ids == -1).all() and found.image_ids.shape == (6, SearchConfig.deep_places)
+    found = shipped_local_search().find(patches, [], images, SearchConfig(), TensorCache(images))
+    assert (found.image_ids == -1).all() and found.image_ids.shape == (6, SearchConfig.round2_max_candidates)
     nothing = Patches(np.arange(1), np.full((1, 64, 64, 4), np.nan, np.float32), "scaled", BANDS, np.nan)
-    found = shipped_local_search().find(nothing, [0], images, SearchConfig(), Ground(images))
+    found = shipped_local_search().find(nothing, [0], images, SearchConfig(), TensorCache(images))
     assert (found.image_ids == -1).all() and np.isneginf(found.similarity).all()
     none = Patches(patches.patch_ids[:0], hidden[:0], "scaled", BANDS, np.nan)
-    assert len(shipped_local_search().find(none, [0], images, SearchConfig(), Ground(images))) == 0
+    assert len(shipped_local_search().find(none, [0], images, SearchConfig(), TensorCache(images))) == 0
 
 
 # ---------------------------------------------------------------- training
@@ -303,7 +303,7 @@ def test_found_masks_hide_what_the_network_finds_and_patches_lie_near_the_grid()
 
     def finder(scaled):
         assert not np.isnan(scaled).any() and np.abs(scaled).max() <= 1
-        seen.append(shipped_cloud_finder()(scaled))
+        seen.append(shipped_cloud_mask()(scaled))
         return seen[0]
 
     sets = by_bands(places(3), config)

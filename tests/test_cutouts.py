@@ -7,7 +7,7 @@ from engine import digital, image_of, small_encoder, texture
 
 from retrieval.config import IndexConfig
 from retrieval.pipeline import build_index, locate
-from retrieval.results.window_tifs import window, write_cutouts
+from retrieval.results.window_tifs import window, write_window_tifs
 from tfrecords.errors import OutputExistsError
 from tfrecords.read import ImageSource, read_images
 from tfrecords.schema import Chips, Image
@@ -72,12 +72,12 @@ def test_whole_or_not_at_all(world, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(cutouts, "_write", full)
         with pytest.raises(Exception, match="disk is full"):
-            write_cutouts(found, tmp_path / "found")
+            write_window_tifs(found, tmp_path / "found")
     assert not (tmp_path / "found").exists()
-    write_cutouts(found, tmp_path / "found")
+    write_window_tifs(found, tmp_path / "found")
     with pytest.raises(OutputExistsError):
-        write_cutouts(found, tmp_path / "found")
-    write_cutouts(found, tmp_path / "found", np.array([False, True]), overwrite=True)
+        write_window_tifs(found, tmp_path / "found")
+    write_window_tifs(found, tmp_path / "found", np.array([False, True]), overwrite=True)
     assert [p.name for p in (tmp_path / "found").glob("*.tif")] == ["patch_1.tif"]
     monkeypatch.setattr(type(index), "matches", lambda *a, **k: pytest.fail("worked first"))
     with pytest.raises(OutputExistsError, match="found"):

@@ -114,7 +114,7 @@ class _Pixels:
     """What a picture takes of the matches."""
 
     @property
-    def store(self):
+    def folder(self):
         return self
 
     def query(self, row):

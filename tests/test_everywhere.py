@@ -11,18 +11,18 @@ from engine import refined, small_encoder, texture
 import retrieval.matching.exhaustive as last
 import retrieval.matching.rounds as answer
 from retrieval.config import IndexConfig, RefineConfig, SearchConfig
-from retrieval.errors import DoubtWarning
+from retrieval.errors import SearchBudgetWarning
 from retrieval.index.faiss_index import VectorIndex
 from retrieval.matching.tensors import Arrays
-from retrieval.models.calibration import margin
+from retrieval.models.calibration import logit_margin
 from retrieval.models.embed import embed_image, embed_patches
 from retrieval.training.weather import under_clouds
-from retrieval.types import Refined, pack_ids
+from retrieval.types import RankedCandidates, pack_ids
 from tfrecords.schema import BANDS, Patches
 
-SHALLOW = SearchConfig(windows=1, places=1, deep_windows=1, deep_places=2, certain_odds=99)
+SHALLOW = SearchConfig(top_k=1, max_candidates=1, round2_top_k=1, round2_max_candidates=2, confident_odds=99)
 """With one place looked at in all, only the comparison everywhere can find the others."""
-NOTHING = Refined.none(6, 20)
+NOTHING = RankedCandidates.empty(6, 20)
 
 
 def ground(seed):
@@ -67,7 +67,7 @@ def test_what_stays_in_doubt_is_compared_everywhere(world, cloudy):
     # Of clear patches one place of another image is all that search gives.
     found = found_by(Arrays({0: images.arrays[0]}, {0: BANDS}), patches, SHALLOW)
     search = replace(SHALLOW, deep_places=20)
-    better = last.look_everywhere(found, patches, images, range(4), search, RefineConfig())
+    better = last.exhaustive_search(found, patches, images, range(4), search, RefineConfig())
     assert rightly(better, at).sum() >= 5 > rightly(found, at).sum() + 1
     assert (np.abs(better.dx) <= 0.5).all() and better.image_ids.shape == found.image_ids.shape
 
@@ -77,27 +77,27 @@ def test_an_answer_with_better_odds_is_kept_where_little_is_hidden(world):
     found = found_by(images, clear, replace(SHALLOW, windows=48, places=8))
     sure = replace(found, logit=np.where(np.arange(20) > 0, found.logit, np.float32(90)))
     search = replace(SHALLOW, deep_places=20, certain_odds=100)
-    better = last.look_everywhere(sure, clear, images, range(4), search, RefineConfig())
+    better = last.exhaustive_search(sure, clear, images, range(4), search, RefineConfig())
     for name, value in vars(sure).items():
         np.testing.assert_array_equal(getattr(better, name), value)
     unsure = replace(found, logit=np.where(np.arange(20) > 0, found.logit, np.float32(-9)))
-    better = last.look_everywhere(unsure, clear, images, range(4), search, RefineConfig())
-    assert (margin(better) > margin(unsure)).all()
+    better = last.exhaustive_search(unsure, clear, images, range(4), search, RefineConfig())
+    assert (logit_margin(better) > logit_margin(unsure)).all()
 
 
 def test_what_is_certain_or_shows_nothing_is_left_alone(world, monkeypatch):
     images, _, clear, _ = world
     monkeypatch.setattr(last, "shipped_local_search", lambda: pytest.fail("nothing is worth it"))
-    one = Refined.none(6, 20)
+    one = RankedCandidates.empty(6, 20)
     one.image_ids[:], one.logit[:, 0], one.ncc[:] = 0, 5, 0.3
     look = images, range(4), SearchConfig(), RefineConfig()
-    assert last.look_everywhere(one, clear, *look) is one
+    assert last.exhaustive_search(one, clear, *look) is one
     water = np.full((6, 64, 64, 4), -0.8, np.float32)
     water += np.random.default_rng(0).normal(0, 0.005, water.shape)
-    assert last.look_everywhere(NOTHING, asked(water), *look) is NOTHING
-    assert last.look_everywhere(NOTHING, clear, images, (), SearchConfig(), RefineConfig()) is NOTHING
-    off = SearchConfig(everywhere=0)
-    assert last.look_everywhere(NOTHING, clear, images, range(4), off, RefineConfig()) is NOTHING
+    assert last.exhaustive_search(NOTHING, asked(water), *look) is NOTHING
+    assert last.exhaustive_search(NOTHING, clear, images, (), SearchConfig(), RefineConfig()) is NOTHING
+    off = SearchConfig(exhaustive_budget=0)
+    assert last.exhaustive_search(NOTHING, clear, images, range(4), off, RefineConfig()) is NOTHING
 
 
 def test_what_is_shown_leaves_cloud_and_flat_ground_out(world):
@@ -111,13 +111,13 @@ def test_what_is_shown_leaves_cloud_and_flat_ground_out(world):
     seen = last._seen(clouded, np.arange(6), search)
     hidden = np.isnan(seen.patches.pixels).all(-1).mean((1, 2))
     assert (hidden > 0.3).all() and (seen.shown < shown[0] * (1 - hidden) + 0.1).all()
-    untouched = last._seen(clouded, np.arange(6), replace(search, least_cloud=0.99))
+    untouched = last._seen(clouded, np.arange(6), replace(search, min_cloud_share=0.99))
     np.testing.assert_array_equal(untouched.patches.pixels, clouded.pixels)
 
 
 @pytest.mark.parametrize(("affordable", "compared"), [(100, 8), (8, 8), (7, 7), (2, 2), (1, 0)])
 def test_the_work_is_bounded(affordable, compared):
-    assert last._affordable(8, 3.0, SearchConfig(everywhere=last._work(affordable, 3.0))) == compared
+    assert last._affordable(8, 3.0, SearchConfig(exhaustive_budget=last._work(affordable, 3.0))) == compared
 
 
 class Megapixels:
@@ -130,14 +130,16 @@ class Megapixels:
 @pytest.mark.parametrize(("affordable", "text"), [(4, "the 4 that show most are"), (1, "none of them is")])
 def test_it_is_said_how_many_are_compared(world, affordable, text):
     patches, images = world[2], Megapixels()
-    search = SearchConfig(everywhere=last._work(affordable, 4.0))
-    with pytest.warns(DoubtWarning, match=f"^6 patches are still in doubt; {text} compared") as told:
-        rows = last.in_doubt(patches, NOTHING, images, search, range(4))
+    search = SearchConfig(exhaustive_budget=last._work(affordable, 4.0))
+    with pytest.warns(SearchBudgetWarning, match=f"^6 patches are still in doubt; {text} compared") as told:
+        rows = last.select_uncertain(patches, NOTHING, images, search, range(4))
     assert len(rows) == (4 if affordable == 4 else 0)
     enough = int(re.search(r"everywhere = (\d+)", str(told[0].message)).group(1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        rows = last.in_doubt(patches, NOTHING, images, SearchConfig(everywhere=enough), range(4))
+        rows = last.select_uncertain(
+            patches, NOTHING, images, SearchConfig(exhaustive_budget=enough), range(4)
+        )
     assert rows.tolist() == list(range(6))
 
 
@@ -146,16 +148,16 @@ def test_of_far_too_many_only_some_are_looked_at(world, monkeypatch):
     monkeypatch.setattr(last, "SOME", 2)
     looked, seen = [], last._seen
     monkeypatch.setattr(last, "_seen", lambda p, rows, s: looked.extend(rows) or seen(p, rows, s))
-    with pytest.warns(DoubtWarning, match="^some 6 patches are still in doubt; none of them is"):
-        rows = last.in_doubt(clear, NOTHING, images, SearchConfig(everywhere=1), range(4))
+    with pytest.warns(SearchBudgetWarning, match="^some 6 patches are still in doubt; none of them is"):
+        rows = last.select_uncertain(clear, NOTHING, images, SearchConfig(exhaustive_budget=1), range(4))
     assert not len(rows) and sorted(looked) == [0, 3]
 
 
 def test_the_patches_that_show_most_come_first(world, monkeypatch):
     monkeypatch.setattr(last, "_affordable", lambda count, *_: min(count, 2))
     images, _, _, clouded = world
-    with pytest.warns(DoubtWarning, match="the 2 that show most"):
-        rows = last.in_doubt(clouded, NOTHING, images, SearchConfig(), range(4))
+    with pytest.warns(SearchBudgetWarning, match="the 2 that show most"):
+        rows = last.select_uncertain(clouded, NOTHING, images, SearchConfig(), range(4))
     shown = last._seen(clouded, np.arange(6), SearchConfig()).shown
     assert set(rows) == set(np.argsort(-shown, kind="stable")[:2])
 

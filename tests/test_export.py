@@ -42,7 +42,7 @@ def images():
 def index(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     built = build_index(ImageSource("dn", 3, images), folder / "index", encoder=small_encoder())
-    return built.store
+    return built.folder
 
 
 @pytest.fixture(scope="module", params=["fast", "ivf"])
@@ -52,7 +52,7 @@ def halved(request, tmp_path_factory):
     config = IndexConfig(kind=request.param, stride_px=2)
     return build_index(
         ImageSource("dn", 3, images), folder / "index", encoder=FakeEncoder(), config=config
-    ).store
+    ).folder
 
 
 def read(path):
@@ -210,7 +210,7 @@ def test_row_groups_are_of_one_size_and_bound_the_memory(halved, tmp_path, monke
 
 def test_without_a_crs_it_is_plain_parquet(tmp_path):
     built = build_index(np.stack([digital(texture(80, 80))]), tmp_path / "index", encoder=small_encoder())
-    report = export_vectors(built.store, tmp_path / "vectors.parquet")
+    report = export_vectors(built.folder, tmp_path / "vectors.parquet")
     schema = pq.read_schema(report.path)
     assert schema.names == ["image_id", "x", "y", "path", "date", "vector"]
     assert b"geo" not in pq.read_metadata(report.path).metadata

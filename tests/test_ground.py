@@ -6,8 +6,8 @@ from engine import texture
 
 import retrieval.matching.tensor_cache as ground_module
 import retrieval.matching.tensors as tensors
-from retrieval.matching.tensor_cache import Ground, Sites
-from retrieval.matching.tensors import LEVELS, Arrays, full_resolution, pyramid, side, squares, tensor_of
+from retrieval.matching.tensor_cache import Sites, TensorCache
+from retrieval.matching.tensors import LEVELS, Arrays, crop_windows, full_resolution, pyramid, side, tensor_of
 from tfrecords.schema import BANDS
 
 COLUMNS = (0, 1, 2, 3)
@@ -69,7 +69,7 @@ def test_levels_are_means_of_what_is_visible(images, image, tile, monkeypatch):
 @pytest.mark.parametrize("radius", [0, 2])
 def test_regions_against_one_after_the_other(images, level, radius):
     ids, at = asked(images, level)
-    got = Ground(images).regions(Sites(ids, at, COLUMNS, radius, level))
+    got = TensorCache(images).regions(Sites(ids, at, COLUMNS, radius, level))
     size, known = side(level) + 2 * radius, np.ones((len(ids), 1, 1, 1), bool)
     known = np.broadcast_to(known, (*got.stored.shape[:3], 1)) if got.known is None else got.known
     assert got.stored.shape == (len(ids), size, size, 3) and not known.all()
@@ -88,7 +88,7 @@ def test_regions_against_one_after_the_other(images, level, radius):
 
 def test_the_spread_is_that_of_what_lies_under_the_template(images):
     ids, at = asked(images, 1, 30)
-    got = Ground(images).regions(Sites(ids, at, COLUMNS, 0, 1))
+    got = TensorCache(images).regions(Sites(ids, at, COLUMNS, 0, 1))
     under = tensor_of(got.stored).astype(np.float64)
     centred = under - under.mean((1, 2), keepdims=True)
     np.testing.assert_allclose(got.spread[:, 0, 0], (centred**2).sum((1, 2, 3)), rtol=1e-4, atol=1e-3)
@@ -96,9 +96,9 @@ def test_the_spread_is_that_of_what_lies_under_the_template(images):
 
 def test_shelves_that_are_given_up_change_nothing(images, monkeypatch):
     ids, at = asked(images, 1)
-    whole = Ground(images).regions(Sites(ids, at, COLUMNS, 2, 1))
+    whole = TensorCache(images).regions(Sites(ids, at, COLUMNS, 2, 1))
     monkeypatch.setattr(ground_module, "KEPT_BYTES", 1)
-    small = Ground(images)
+    small = TensorCache(images)
     for _ in range(2):
         part = small.regions(Sites(ids, at, COLUMNS, 2, 1))
         np.testing.assert_allclose(part.stored, whole.stored, atol=1)
@@ -111,7 +111,7 @@ def test_images_of_one_size_share_shelves_and_none_is_made_twice(monkeypatch):
     many = Arrays({i: scene(i, 80, 80) for i in range(9)}, dict.fromkeys(range(9), BANDS))
     made = []
     monkeypatch.setattr(ground_module, "pyramid", lambda s: made.append(1) or pyramid(s))
-    ground = Ground(many)
+    ground = TensorCache(many)
     ids = np.arange(9)
     for _ in range(2):
         ground.regions(Sites(ids, np.zeros((9, 2), np.int64), COLUMNS, 0, 2))
@@ -125,7 +125,7 @@ def test_squares_of_several_pictures():
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 1000, (3, 9, 11, 2)).astype(np.int16)
     which, at = rng.integers(0, 3, 40), np.stack([rng.integers(0, 11, 40), rng.integers(0, 9, 40)], -1)
-    got = squares(pictures, which, at, 4, 1)
+    got = crop_windows(pictures, which, at, 4, 1)
     for n in range(40):
         rows, cols = (np.clip(at[n, k] - 1 + np.arange(4), 0, most) for k, most in ((1, 8), (0, 10)))
         np.testing.assert_array_equal(got[n], pictures[which[n]][np.ix_(rows, cols)])

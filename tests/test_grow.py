@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import retrieval.index.folder as store_room
 from retrieval.config import IndexConfig
 from retrieval.errors import IndexMismatchError
-from retrieval.index.folder import Store, write_index
+from retrieval.index.folder import IndexFolder, write_index
 from retrieval.index.update import Change, add_images, remove_images
 from retrieval.models.encoder import FakeEncoder
 from tfrecords.artifacts import MANIFEST
@@ -69,7 +69,7 @@ def assert_same(one, other):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
         assert pages[0]["files"][name] == pages[1]["files"][name]
     assert set(pages[0]["files"]) == {p.relative_to(one).as_posix() for p in one.rglob("*.*")} - {MANIFEST}
-    Store(one, encoder=FAKE)
+    IndexFolder(one, encoder=FAKE)
     assert not [p for p in one.parent.iterdir() if p.name.startswith(one.name + ".")]
 
 
@@ -110,7 +110,7 @@ def test_other_kinds_grow_within_their_recall(tmp_path, kind):
     add(images[4:], out)
     remove(out, 0)
     store, anew = (
-        Store(path, encoder=FAKE) for path in (out, write(images[1:], tmp_path / "a", kind, stride=4))
+        IndexFolder(path, encoder=FAKE) for path in (out, write(images[1:], tmp_path / "a", kind, stride=4))
     )
     assert store.vectors.kind == kind and store.manifest.counts == anew.manifest.counts
     ids, vectors = store.vectors.vectors()
@@ -126,11 +126,11 @@ def test_other_kinds_grow_within_their_recall(tmp_path, kind):
 def test_codes_are_learned_anew_where_an_index_has_outgrown_them(tmp_path):
     images = [replace(image_of(digital(texture(150, 160, seed=s))), image_id=s) for s in range(5)]
     out = write(images[:2], tmp_path / "i", "fast", stride=4)
-    learned = Store(out, encoder=FAKE).manifest.counts["windows"]
+    learned = IndexFolder(out, encoder=FAKE).manifest.counts["windows"]
     add(images[2:3], out)
-    assert Store(out, encoder=FAKE).manifest.extra["learned_from"] == learned
+    assert IndexFolder(out, encoder=FAKE).manifest.extra["learned_from"] == learned
     add(images[3:], out)
-    manifest = Store(out, encoder=FAKE).manifest
+    manifest = IndexFolder(out, encoder=FAKE).manifest
     assert manifest.extra["learned_from"] == manifest.counts["windows"] > 2 * learned
 
 
@@ -139,11 +139,11 @@ def test_an_index_grows_out_of_its_kind_and_keeps_its_codes_when_it_shrinks(tmp_
     config = IndexConfig(stride_px=4, exact_below=1200)
     images = [replace(image_of(digital(texture(150, 160, seed=s))), image_id=s) for s in range(3)]
     write_index(images[:2], tmp_path / "i", FAKE, config, source="test")
-    assert Store(tmp_path / "i", encoder=FAKE).vectors.kind == "exact"
+    assert IndexFolder(tmp_path / "i", encoder=FAKE).vectors.kind == "exact"
     add(images[2:], tmp_path / "i")
-    assert Store(tmp_path / "i", encoder=FAKE).vectors.kind == "fast"
+    assert IndexFolder(tmp_path / "i", encoder=FAKE).vectors.kind == "fast"
     remove(tmp_path / "i", 1, 2)
-    assert Store(tmp_path / "i", encoder=FAKE).vectors.kind == "fast"
+    assert IndexFolder(tmp_path / "i", encoder=FAKE).vectors.kind == "fast"
 
 
 # ---------------------------------------------------------------- ids and names
@@ -155,7 +155,7 @@ def test_images_without_ids_go_on_after_the_largest_ever_used(tmp_path):
     assert add(ranked, out, own_ids=False).added == (14, 15)
     remove(out, 15)
     assert add([replace(SCENES[4], image_id=0)], out, own_ids=False).added == (16,)
-    assert Store(out, encoder=FAKE).images[14].path == "scenes/2.tif"
+    assert IndexFolder(out, encoder=FAKE).images[14].path == "scenes/2.tif"
 
 
 def test_files_that_are_there_already_are_left_out_if_their_pixels_are_the_same(tmp_path):
@@ -207,7 +207,7 @@ def test_names_that_mean_no_image_or_several(tmp_path, name, reason):
     out = write([SCENES[0], *twins], tmp_path / "i")
     with pytest.raises(MissingInputError, match=reason):
         remove(out, name)
-    assert len(Store(out, encoder=FAKE).images) == 3
+    assert len(IndexFolder(out, encoder=FAKE).images) == 3
 
 
 def test_the_last_image_stays(tmp_path):
@@ -234,7 +234,7 @@ def test_a_stopped_change_leaves_the_index_and_goes_on(tmp_path, after):
     with pytest.raises(KeyboardInterrupt):
         add_images(stopping(SCENES[3:], after), out, source="more", encoder=FAKE)
     assert {p: p.read_bytes() for p in out.rglob("*.*")} == before
-    Store(out, encoder=FAKE)
+    IndexFolder(out, encoder=FAKE)
     add(SCENES[3:], out, encoder=Counting())
     assert Counting.calls == 3 - after
     assert_same(out, write(SCENES, tmp_path / "anew"))
@@ -249,7 +249,7 @@ def test_stopped_while_vectors_or_links_are_written(tmp_path, monkeypatch, step)
         else:
             patched.setattr("tfrecords.artifacts.folder._link", lambda *a: 1 / 0)
         remove(out, 13)
-    assert len(Store(out, encoder=FAKE).images) == 3
+    assert len(IndexFolder(out, encoder=FAKE).images) == 3
     remove(out, 13)
     assert_same(out, write([SCENES[0], SCENES[2]], tmp_path / "anew"))
 
@@ -293,4 +293,4 @@ def test_an_index_keeps_its_encoder(tmp_path):
     out = tmp_path / "i"
     write_index(SCENES[:1], out, learned_encoder(), IndexConfig(stride_px=16), source="test")
     add_images(source(SCENES[1:2]), out, source="more")
-    assert Store(out).encoder.fingerprint == learned_encoder().fingerprint
+    assert IndexFolder(out).encoder.fingerprint == learned_encoder().fingerprint

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tfrecords.read.patches as patches
-from retrieval.kernels.compiled import side_by_side
+from retrieval.kernels.compiled import parallel_map
 from tfrecords.errors import MissingInputError, RecordError
 from tfrecords.read import read_patches
 from tfrecords.read.held import File, HeldPixels
@@ -55,7 +55,7 @@ def test_it_looks_like_an_array_and_takes_no_memory(files):
     held = found.pixels
     assert isinstance(held, HeldPixels) and (held.shape, held.ndim, len(held)) == (pixels.shape, 4, 8)
     assert held.dtype == np.uint16 and found.patch_ids.tolist() == list(range(10**6, 10**6 + 8))
-    assert isinstance(found.some(slice(2, 4)).pixels, HeldPixels)
+    assert isinstance(found.select(slice(2, 4)).pixels, HeldPixels)
     np.testing.assert_array_equal(np.asarray(held[1:], np.float32), pixels[1:].astype(np.float32))
     np.testing.assert_array_equal(found.scaled([7, 0]), found.scaled()[[7, 0]])
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(held)), pixels)
@@ -64,7 +64,7 @@ def test_it_looks_like_an_array_and_takes_no_memory(files):
 def test_threads_read_beside_each_other(files):
     folder, pixels = files
     held = read_patches(f"{folder}/*.tfrecords").pixels
-    for row, one in enumerate(side_by_side(lambda i: np.asarray(held[i % 8 : i % 8 + 1]), range(400))):
+    for row, one in enumerate(parallel_map(lambda i: np.asarray(held[i % 8 : i % 8 + 1]), range(400))):
         assert (one == pixels[row % 8 : row % 8 + 1]).all()
 
 

@@ -132,7 +132,7 @@ def test_ids_survive_save_and_open(rng, tmp_path, config):
     vectors = vectors_of(rng, 700)
     index = build(ids, vectors, config)
     index.save(tmp_path / "v.faiss")
-    back = VectorIndex.open(tmp_path / "v.faiss", index.kind, config.ivf_probes)
+    back = VectorIndex.open(tmp_path / "v.faiss", index.kind, config.nprobe)
     assert (back.kind, len(back), back.dim) == (config.kind, 700, 16)
     for a, b in zip(back.search(vectors[:40], 9), index.search(vectors[:40], 9), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -345,7 +345,7 @@ def test_recall_against_exact_on_the_same_vectors(look_alikes, config, least):
 
 def test_cells_that_are_all_looked_into_find_what_no_cells_find(look_alikes):
     ids, vectors, asked = look_alikes
-    fast, ivf = (build(ids, vectors, IndexConfig(kind=k, ivf_probes=4096)) for k in ("fast", "ivf"))
+    fast, ivf = (build(ids, vectors, IndexConfig(kind=k, nprobe=4096)) for k in ("fast", "ivf"))
     quarter = build(ids, vectors, IVF)
     assert ivf.probes == ivf_cells(len(ids)) == 4 * quarter.probes and fast.probes == 0
     same = fast.search(asked, 20)[1] == ivf.search(asked, 20)[1]
@@ -354,7 +354,7 @@ def test_cells_that_are_all_looked_into_find_what_no_cells_find(look_alikes):
 
 def test_a_share_is_of_the_cells_and_of_the_candidates_that_are_ranked_anew(look_alikes):
     ids, vectors, asked = look_alikes
-    whole, part = (IndexConfig(kind="ivf", ivf_probes=p, fast_again=a) for p, a in ((64, 800), (16, 200)))
+    whole, part = (IndexConfig(kind="ivf", nprobe=p, rerank_k=a) for p, a in ((64, 800), (16, 200)))
     found, expected = (
         build(ids, vectors, whole).search(asked, 9, 0.25),
         build(ids, vectors, part).search(asked, 9),
@@ -368,7 +368,7 @@ def test_a_share_is_of_the_cells_and_of_the_candidates_that_are_ranked_anew(look
 @pytest.mark.parametrize("config", [FAST, IVF], ids=["fast", "ivf"])
 def test_ranking_more_of_them_anew_is_exact_in_the_end(look_alikes, config):
     ids, vectors, asked = look_alikes
-    every = IndexConfig(kind=config.kind, ivf_probes=4096, fast_again=len(ids))
+    every = IndexConfig(kind=config.kind, nprobe=4096, rerank_k=len(ids))
     (s, i), (t, j) = build(ids, vectors, every).search(asked, 9), build(ids, vectors).search(asked, 9)
     np.testing.assert_allclose(s, t, atol=1e-3)
     assert (i == j).mean() > 0.98  # half precision swaps near ties
@@ -479,7 +479,7 @@ def test_gpu_answers_as_the_cpu_does(rng, tmp_path, config):
     np.testing.assert_allclose(s, t, atol=5e-3)  # half precision
     assert np.mean([len(set(a) & set(b)) / 50 for a, b in zip(i, j, strict=True)]) > 0.97
     gpu.save(tmp_path / "v.faiss")
-    back = VectorIndex.open(tmp_path / "v.faiss", gpu.kind, config.ivf_probes)
+    back = VectorIndex.open(tmp_path / "v.faiss", gpu.kind, config.nprobe)
     np.testing.assert_array_equal(back.search(asked, 50)[1], i)
 
 
@@ -488,7 +488,7 @@ def test_a_restricted_view_finds_the_nearest_of_what_is_allowed(rng, kind):
     vectors = rng.normal(size=(3000, 16)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     ids = np.arange(3000) * 3
-    index = VectorIndex.build(lambda: [(ids, vectors)], 16, IndexConfig(kind=kind, ivf_probes=4))
+    index = VectorIndex.build(lambda: [(ids, vectors)], 16, IndexConfig(kind=kind, nprobe=4))
     for count in (1, 40, 1500):
         allowed = np.sort(rng.choice(ids, count, replace=False))
         similarity, got = index.restricted(np.append(allowed, 10**9)).search(vectors[:20], 30)

@@ -15,7 +15,7 @@ import retrieval.kernels as loops
 import retrieval.matching.surfaces as surfaces
 from retrieval.config import TensorConfig
 from retrieval.matching.ncc import FLAT, STEPS
-from retrieval.matching.tensor_cache import Ground, Sites
+from retrieval.matching.tensor_cache import Sites, TensorCache
 from retrieval.matching.tensors import Arrays, Templates, side
 from retrieval.models.structure_tensor import structure_tensor
 from tfrecords.schema import BANDS, Patches
@@ -24,20 +24,20 @@ from tfrecords.schema import BANDS, Patches
 def around(template, pictures, owner, which, corner, shifts, scale=1.0):
     """`ncc_around` of every position into a row of its own, the last first."""
     box = template.shape[1]
-    spread, rows = loops.spreads(pictures, box, scale), np.arange(len(owner))[::-1].copy()
+    spread, rows = loops.local_energy(pictures, box, scale), np.arange(len(owner))[::-1].copy()
     out = np.full((len(owner), shifts, shifts), np.nan, np.float32)
-    both, pictures = loops.centred(template, shifts), pictures.reshape(*pictures.shape[:2], -1)
+    both, pictures = loops.zero_mean(template, shifts), pictures.reshape(*pictures.shape[:2], -1)
     loops.ncc_around(*both, owner, pictures, spread, which, corner, scale, FLAT * box**2, STEPS, rows, out)
     return out[::-1]
 
 
 @given(st.integers(0, 10**6), st.integers(2, 9), st.integers(1, 12), st.booleans())
-def test_ncc_around_positions_against_a_slow_restatement(seed, box, shifts, coded):
+def test_ncc_around_positions_against_a_slow_restatement(seed, box, shifts, quantize_int16):
     rng = np.random.default_rng(seed)
     size = box + shifts - 1
     template = rng.normal(size=(3, box, box, 3)).astype(np.float32) + 5
     pictures = rng.normal(size=(2, size + 3, size + 6, 3)) * 1000 + 300
-    pictures = pictures.astype(np.int16 if coded else np.float32)
+    pictures = pictures.astype(np.int16 if quantize_int16 else np.float32)
     owner, which = rng.integers(0, 3, 5), rng.integers(0, 2, 5)
     corner = np.stack([rng.integers(0, 7, 5), rng.integers(0, 4, 5)], -1)
     got = around(template, pictures, owner, which, corner, shifts, 1e-3)
@@ -78,16 +78,17 @@ def test_copies_of_a_picture_get_the_same_numbers_wherever_they_lie():
     got = around(template, pictures, owner, which, np.array([[3, 12], [9, 9], [18, 6]]), 5)
     np.testing.assert_array_equal(got[0], got[2])
     np.testing.assert_array_equal(
-        loops.spreads(pictures, 15, 0.5)[0, 12:20, 3:10], loops.spreads(pictures, 15, 0.5)[2, 6:14, 18:25]
+        loops.local_energy(pictures, 15, 0.5)[0, 12:20, 3:10],
+        loops.local_energy(pictures, 15, 0.5)[2, 6:14, 18:25],
     )
 
 
 @given(st.integers(0, 10**6), st.integers(1, 8), st.integers(0, 5), st.integers(0, 6), st.booleans())
-def test_spreads_against_squares_one_by_one(seed, box, more_y, more_x, coded):
+def test_spreads_against_squares_one_by_one(seed, box, more_y, more_x, quantize_int16):
     rng = np.random.default_rng(seed)
     pictures = rng.normal(size=(2, box + more_y, box + more_x, 3)) * 3000 + 9000
-    pictures = pictures.clip(-32000, 32000).astype(np.int16 if coded else np.float32)
-    got = loops.spreads(pictures, box, 1e-3)
+    pictures = pictures.clip(-32000, 32000).astype(np.int16 if quantize_int16 else np.float32)
+    got = loops.local_energy(pictures, box, 1e-3)
     assert got.shape == (2, more_y + 1, more_x + 1)
     for p, y, x in np.ndindex(got.shape):
         under = pictures[p, y : y + box, x : x + box].astype(np.float64) * 1e-3
@@ -111,7 +112,7 @@ def test_halves_are_means_of_what_is_visible(seed, shape):
     rng = np.random.default_rng(seed)
     visible = rng.random((2, *shape, 1)) < 0.6
     tensor = np.where(visible, rng.normal(size=(2, *shape, 3)), 0).astype(np.float32)
-    got, seen = loops.halved(tensor, visible)
+    got, seen = loops.downsample2(tensor, visible)
     assert got.shape[:3] == seen.shape[:3] == (2, shape[0] // 2, shape[1] // 2)
     for n, y, x in np.ndindex(got.shape[:3]):
         there = visible[n, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2, 0]
@@ -122,7 +123,7 @@ def test_halves_are_means_of_what_is_visible(seed, shape):
 
 def test_codes_are_the_nearest_whole_numbers_and_stay_in_range():
     tensor = np.array([[-9.0, 0.1, 1.00013], [9, -0.1, 0]], np.float32)
-    assert loops.coded(tensor, 4096.0).tolist() == [[-32767, 410, 4097], [32767, -410, 0]]
+    assert loops.quantize_int16(tensor, 4096.0).tolist() == [[-32767, 410, 4097], [32767, -410, 0]]
 
 
 # ---------------------------------------------------------------- as refinement uses them
@@ -138,7 +139,7 @@ def ground_and_patches(hole):
         images[1][20:60, 30:70] = np.nan
         pixels[0, 5:20, 8:30] = np.nan
     patches = Patches(np.arange(3), pixels.astype(np.float32), "scaled", BANDS, float("nan"))
-    return Ground(Arrays(images, dict.fromkeys(images, BANDS))), patches
+    return TensorCache(Arrays(images, dict.fromkeys(images, BANDS))), patches
 
 
 @pytest.mark.parametrize("hole", [False, True])

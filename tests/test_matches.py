@@ -9,11 +9,11 @@ from engine import digital, image_of, texture
 
 from retrieval.config import IndexConfig
 from retrieval.errors import ConfigError
-from retrieval.index.folder import Store, write_index
+from retrieval.index.folder import IndexFolder, write_index
 from retrieval.models.encoder import FakeEncoder
 from retrieval.results.matches import Matches, check_outputs, patch_table_of, write_patch_table
 from retrieval.results.tables import write_table
-from retrieval.types import Refined
+from retrieval.types import RankedCandidates
 from tfrecords.errors import OutputExistsError
 from tfrecords.schema import Patches
 
@@ -29,7 +29,7 @@ def store(tmp_path_factory):
     ]
     out = tmp_path_factory.mktemp("matches") / "index"
     write_index(images, out, FakeEncoder(), IndexConfig(), source="test")
-    return Store(out, encoder=FakeEncoder())
+    return IndexFolder(out, encoder=FakeEncoder())
 
 
 def matches(store, paths=()):
@@ -37,7 +37,7 @@ def matches(store, paths=()):
     ids = np.array([[5, 9], [9, -1], [-1, -1]])
     x, y = np.array([[8, 16], [0, -1], [-1, -1]]), np.array([[0, 8], [16, -1], [-1, -1]])
     f32 = np.float32
-    refined = Refined(
+    refined = RankedCandidates(
         ids,
         x,
         y,

@@ -39,7 +39,7 @@ def seen(tmp_path_factory):
     it = world(folder)
     it.details["note"] = [f"{EVIL} {rank}" for rank in it.details["rank"]]
     it.details["geometry"] = [b"\x01<b>"] * len(it.details)
-    given = (it.store, it.patches, it.details)
+    given = (it.folder, it.patches, it.details)
     it.made = write_page(folder / "a.html", *given, answers=it.answers, title=f"Of {EVIL}", most=20)
     it.blind = write_page(folder / "b.html", *given, most=7)
     it.html, it.blind_html = (made.path.read_text(encoding="utf-8") for made in (it.made, it.blind))
@@ -119,7 +119,7 @@ def test_every_chart_has_its_numbers_as_a_table(seen):
 
 
 def test_the_same_input_gives_the_same_page(seen):
-    given = (seen.store, seen.patches, seen.details)
+    given = (seen.folder, seen.patches, seen.details)
     again = write_page(seen.folder / "again.html", *given, most=7)
     assert again.path.read_bytes() == seen.blind.path.read_bytes()
 
@@ -133,7 +133,7 @@ def test_it_says_what_it_made(seen):
 
 
 def test_what_is_there_is_kept_and_what_is_wrong_refused_before_the_work(seen, tmp_path):
-    given = (seen.store, seen.patches, seen.details)
+    given = (seen.folder, seen.patches, seen.details)
     path = tmp_path / "r.html"
     path.write_text("mine")
     with pytest.raises(OutputExistsError):
@@ -151,7 +151,7 @@ def test_what_is_there_is_kept_and_what_is_wrong_refused_before_the_work(seen, t
 
 def test_cards_agree_with_the_table_and_failures_come_first(seen):
     shown = cards(seen.outline)
-    table = results(seen.details, seen.patches.patch_ids, seen.store.images, seen.answers).best
+    table = results(seen.details, seen.patches.patch_ids, seen.folder.images, seen.answers).best
     table = table.set_index("patch_id")
     for n, card in enumerate(shown):
         at = table.loc[int(card["data-patch"])]
@@ -166,7 +166,7 @@ def test_cards_agree_with_the_table_and_failures_come_first(seen):
 
 
 def test_right_and_wrong_are_told_by_hand(seen):
-    table = results(seen.details, seen.patches.patch_ids, seen.store.images, seen.answers).best
+    table = results(seen.details, seen.patches.patch_ids, seen.folder.images, seen.answers).best
     for row, at in enumerate(table.itertuples()):
         right = seen.answers.image_ids[row], seen.answers.x[row], seen.answers.y[row]
         off = float(np.hypot(at.x - right[1], at.y - right[2]))
@@ -196,7 +196,7 @@ def test_the_score_is_the_one_of_the_scorer(seen):
 def test_without_answers_the_least_sure_come_first(seen):
     shown = cards(seen.blind_outline)
     sure = [float(card["data-confidence"]) for card in shown]
-    all_ = sorted(results(seen.details, seen.patches.patch_ids, seen.store.images).confidence)
+    all_ = sorted(results(seen.details, seen.patches.patch_ids, seen.folder.images).confidence)
     assert sure == sorted(sure) and sure[:4] == pytest.approx(all_[:4], abs=1e-6)
     assert sure[-1] == pytest.approx(all_[-1], abs=1e-6)
     assert {card["data-verdict"] for card in shown} == {"unknown"}
@@ -233,7 +233,7 @@ def test_infrared_is_there_where_there_are_the_bands_for_it(seen, tmp_path):
 
     assert seen.outline.all("input", name="colour", value="infrared")
     red = replace(seen.patches, pixels=seen.patches.pixels[..., :1], bands=("B04",))
-    made = write_page(tmp_path / "red.html", seen.store, red, seen.details, most=2)
+    made = write_page(tmp_path / "red.html", seen.folder, red, seen.details, most=2)
     outline = Outline(made.path.read_text(encoding="utf-8"))
     assert outline.problems == [] and not outline.all("input", name="colour")
 
@@ -269,7 +269,7 @@ def test_a_table_of_another_query_is_refused(seen, column, value, told):
     other = seen.details.copy()
     other.loc[0, column] = value
     with pytest.raises(ConfigError, match=told):
-        results(other, seen.patches.patch_ids, seen.store.images)
+        results(other, seen.patches.patch_ids, seen.folder.images)
 
 
 def test_answers_of_some_patches_leave_the_others_open_and_of_none_are_refused(seen):
@@ -277,11 +277,11 @@ def test_answers_of_some_patches_leave_the_others_open_and_of_none_are_refused(s
 
     a = seen.answers
     some = Submission(a.patch_ids[:5], a.image_ids[:5], a.x[:5], a.y[:5])
-    found = results(seen.details, seen.patches.patch_ids, seen.store.images, some)
+    found = results(seen.details, seen.patches.patch_ids, seen.folder.images, some)
     assert found.known.sum() == 5 and found.score.n == 5
     none = Submission(a.patch_ids + 1, a.image_ids, a.x, a.y, source="mine.csv")
     with pytest.raises(ConfigError, match="holds none of the 22 patches"):
-        results(seen.details, seen.patches.patch_ids, seen.store.images, none)
+        results(seen.details, seen.patches.patch_ids, seen.folder.images, none)
 
 
 @given(
@@ -512,9 +512,9 @@ def test_chips_of_any_size_and_bands_are_shown_as_large_as_they_are(seen, tmp_pa
     PIL.Image.fromarray(by_id[1][20:120, 30:150]).save(tmp_path / "wide.png")
     PIL.Image.fromarray(by_id[7][8:72, 40:104]).save(tmp_path / "small.png")
     chips = read_queries(str(tmp_path))
-    found = Index(seen.store).matches(chips)
+    found = Index(seen.folder).matches(chips)
     assert found.best()[0].tolist() == [7, 1]
-    made = write_page(tmp_path / "chips.html", seen.store, chips, found.details())
+    made = write_page(tmp_path / "chips.html", seen.folder, chips, found.details())
     outline = Outline(made.path.read_text(encoding="utf-8"))
     assert not outline.problems and made.shown == 2
     prints = [(a["x"], a["y"]) for a in outline.all("rect", width="120", height="100") if a["x"] != "64"]

@@ -58,7 +58,7 @@ def page(tmp_path_factory):
     """A page with answers."""
     folder = tmp_path_factory.mktemp("browser")
     it = world(folder)
-    return write_page(folder / "r.html", it.store, it.patches, it.details, answers=it.answers, most=12).path
+    return write_page(folder / "r.html", it.folder, it.patches, it.details, answers=it.answers, most=12).path
 
 
 @pytest.fixture(scope="module")

@@ -193,7 +193,7 @@ def test_other_kinds_answer_as_exact_does(tmp_path):
     for kind in ("exact", "fast", "ivf"):
         (tmp_path / kind).mkdir()
         index = built(tmp_path / kind, *(image_of(p, i) for i, p in enumerate(pixels)), kind=kind)
-        assert index.store.vectors.kind == kind
+        assert index.folder.vectors.kind == kind
         assert places_of(index.locate(asked)) == [[1, 3, 5], [1, 80, 70], [1, 41, 22]]
 
 
@@ -202,8 +202,8 @@ def test_more_candidates_than_places(tmp_path):
     index = built(tmp_path, image_of(pixels), encoder=small_encoder())
     found = index.matches(
         patches_of(pixels, [(9, 9)]),
-        search=SearchConfig(windows=2048, places=30, separation_px=1, kept=7, everywhere=0),
-        refinement=RefineConfig(finalists=2),
+        search=SearchConfig(top_k=2048, max_candidates=30, nms_radius_px=1, return_k=7, exhaustive_budget=0),
+        refinement=RefineConfig(verify_k=2),
     )
     assert found.candidates.image_ids.shape == (1, 7) and len(found.details()) == 7
     assert places_of(found.frame()) == [[0, 9, 9]]

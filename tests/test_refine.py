@@ -232,7 +232,7 @@ def test_offset_below_the_pixel(dx, dy):
 def test_the_right_image_wins_over_more_similar_ones():
     images = [texture(100, 100, seed=s) for s in range(3)]
     start = [[(2, 16, 16, 0.9), (1, 8, 8, 0.7), (0, 24, 0, 0.6)]]
-    got = refine(found(start), asked([cut(images[0], 20, 3)]), arrays(*images), RefineConfig(finalists=3))
+    got = refine(found(start), asked([cut(images[0], 20, 3)]), arrays(*images), RefineConfig(verify_k=3))
     assert (got.image_ids[0, 0], got.x[0, 0], got.y[0, 0]) == (0, 20, 3)
     assert sorted(got.image_ids[0]) == [0, 1, 2]
     assert got.similarity[0, 0] == np.float32(0.6)
@@ -241,7 +241,7 @@ def test_the_right_image_wins_over_more_similar_ones():
 def test_finalists_are_refined_the_rest_keeps_its_place_below():
     images = [texture(100, 100, seed=s) for s in range(6)]
     start = [[(i, 16, 16, 0.5) for i in range(6)]]
-    got = refine(found(start), asked([cut(images[4], 21, 19)]), arrays(*images), RefineConfig(finalists=2))
+    got = refine(found(start), asked([cut(images[4], 21, 19)]), arrays(*images), RefineConfig(verify_k=2))
     assert (got.image_ids[0, 0], got.x[0, 0], got.y[0, 0]) == (4, 21, 19)
     assert not got.dx[0, 2:].any() and not got.dy[0, 2:].any()
     assert (np.diff(got.ncc[0, 2:]) <= 0).all()
@@ -252,7 +252,7 @@ def test_order_of_candidates_decides_nothing_and_ties_go_to_the_smaller_id():
     images = arrays(image, image, image)
     rows = [(i, x, 16, 0.5) for i in (2, 0, 1) for x in (8, 24)]
     patch = asked([cut(image, 20, 16)])
-    config = RefineConfig(finalists=6)
+    config = RefineConfig(verify_k=6)
     got = refine(found([rows]), patch, images, config)
     other = refine(found([rows[::-1]]), patch, images, config)
     for name in ("image_ids", "x", "y", "ncc"):
@@ -338,7 +338,7 @@ def test_progress_counts_pairs():
         start,
         asked([cut(image, 20, 11)] * 3),
         arrays(image, image),
-        RefineConfig(finalists=1),
+        RefineConfig(verify_k=1),
         lambda *a: told.append(a),
     )
     half = [t for t in told if "half" in t[0]]
@@ -377,7 +377,7 @@ def crowded():
 
 def ranked_by(verifier, certain, **knobs):
     images, at, patches, start = crowded()
-    config = RefineConfig(semifinalists=30, finalists=10, finalist_lead=1000.0, **knobs)
+    config = RefineConfig(half_res_k=30, verify_k=10, verify_margin=1000.0, **knobs)
     got = rank(start, patches, arrays(*images), config, verifier=verifier, certain=certain)
     np.testing.assert_array_equal(np.stack([got.x[:, 0], got.y[:, 0]], -1), at)
     return got
@@ -399,10 +399,10 @@ def test_what_the_first_decide_is_not_looked_at_further():
 
 def test_several_are_found_at_full_resolution_as_each_is_alone():
     images, _, patches, start = crowded()
-    ranked = rank(start, patches, arrays(*images), RefineConfig(semifinalists=6), verifier=Told())
+    ranked = rank(start, patches, arrays(*images), RefineConfig(half_res_k=6), verifier=Told())
     both = finish(ranked, patches, arrays(*images), RefineConfig(), count=2)
     for n in range(2):
-        one = ranked.changed(lambda v, n=n: v[:, n : n + 1])
+        one = ranked.map(lambda v, n=n: v[:, n : n + 1])
         alone = finish(one, patches, arrays(*images), RefineConfig(), count=5)
         for name in ("x", "y", "dx", "dy", "ncc"):
             np.testing.assert_allclose(getattr(both, name)[:, n], getattr(alone, name)[:, 0], atol=1e-5)
@@ -414,6 +414,6 @@ def test_candidates_far_behind_the_best_are_not_verified_and_copies_are():
     copies = arrays(images[0], images[0])
     both = found([[(0, *at[0], 0.4), (1, *at[0], 0.4), (0, 8, 200, 0.4)]])
     verifier = Told()
-    got = rank(both, asked([cut(images[0], *at[0])]), copies, RefineConfig(finalists=3), verifier=verifier)
+    got = rank(both, asked([cut(images[0], *at[0])]), copies, RefineConfig(verify_k=3), verifier=verifier)
     assert verifier.asked == 2 and got.image_ids[0].tolist() == [0, 1, 0]
     assert got.logit[0, 0] == got.logit[0, 1] and np.isnan(got.logit[0, 2])

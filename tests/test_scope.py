@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from retrieval.config import IndexConfig
 from retrieval.errors import ConfigError
 from retrieval.geo.coordinates import lonlat
-from retrieval.geo.filters import read_area, scope_of
+from retrieval.geo.filters import read_area, read_filter
 from retrieval.pipeline import build_index
 from retrieval.types import StoredImage, unpack_ids
 from tfrecords.errors import MissingInputError
@@ -66,13 +66,13 @@ def written(path, content):
 )
 def test_images_of_the_dates_are_left(between, left):
     images = table(stored(1, "2019-07-23"), stored(2, "2021-06"), stored(3, "2022-01-01"), stored(4))
-    scope = scope_of(images, between)
+    scope = read_filter(images, between)
     assert sorted(scope.images) == left and scope.area is None
     assert "of 4 images (1 without a date left out)" in scope.note
 
 
 def test_nothing_restricts():
-    assert scope_of(table(stored(1))) is None
+    assert read_filter(table(stored(1))) is None
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_nothing_restricts():
 )
 def test_wrong_dates_are_one_sentence(between, told):
     with pytest.raises(ConfigError, match=told):
-        scope_of(table(stored(1, "2019-07-23")), between)
+        read_filter(table(stored(1, "2019-07-23")), between)
 
 
 # --- areas ----------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def test_a_missing_file_and_an_area_without_images(tmp_path):
         read_area(tmp_path / "none.geojson")
     far = {"type": "Polygon", "coordinates": [[[45, 3], [46, 3], [46, 4], [45, 3]]]}
     with pytest.raises(ConfigError, match=r"0 of 2 images \(1 without a CRS left out\): no.*longitude first"):
-        scope_of(table(stored(1), stored(2, crs=None)), within=written(tmp_path / "a.geojson", far))
+        read_filter(table(stored(1), stored(2, crs=None)), within=written(tmp_path / "a.geojson", far))
 
 
 def test_an_area_over_the_180th_meridian(tmp_path):
@@ -161,9 +161,9 @@ def test_an_area_over_the_180th_meridian(tmp_path):
         [[-180, -1], [-179, -1], [-179, 1], [-180, 1], [-180, -1]],
     ]
     area = {"type": "MultiPolygon", "coordinates": [[ring] for ring in halves]}
-    scope = scope_of(table(around), within=written(tmp_path / "a.geojson", area))
+    scope = read_filter(table(around), within=written(tmp_path / "a.geojson", area))
     x = np.array([0.0, 136.0])
-    assert scope.holds(np.array([1, 1]), x, np.array([60.0, 60.0])).all()
+    assert scope.contains(np.array([1, 1]), x, np.array([60.0, 60.0])).all()
     assert len(scope.windows(8, 12)) > 0
 
 
@@ -177,7 +177,7 @@ def test_windows_near_the_area_and_no_others(tmp_path, pixels, stride, reach):
     path = written(tmp_path / "a.geojson", polygon_of(*pixels))
     image = table(stored(3))
     try:
-        scope = scope_of(image, within=path)
+        scope = read_filter(image, within=path)
     except ConfigError:
         assert shapely.intersection(own, shapely.box(1, 1, 199, 199)).area < 1e-3
         return

@@ -563,7 +563,7 @@ def test_the_mask_changes_what_is_indexed(tiles, catalogue, out, tmp_path):
         catalogue.items = [tiles.items[-1]]
         run(out / name, catalogue)
         built = build_index(out / name, tmp_path / f"{name}.index", encoder=FakeEncoder())
-        counts.append(built.store.manifest.counts["windows"])
+        counts.append(built.folder.manifest.counts["windows"])
     assert 0 < counts[1] < counts[0]
 
 

@@ -15,8 +15,8 @@ import retrieval.index.builder as parts_room
 import retrieval.index.folder as store_room
 from retrieval.config import IndexConfig
 from retrieval.errors import IndexMismatchError
-from retrieval.index.builder import ImageParts, from_codes, load_vectors, to_codes
-from retrieval.index.folder import Store, write_index
+from retrieval.index.builder import ImageIndexer, from_codes, load_vectors, to_codes
+from retrieval.index.folder import IndexFolder, write_index
 from retrieval.models.encoder import FakeEncoder
 from retrieval.types import unpack_ids
 from tfrecords.artifacts import MANIFEST, writing_folder
@@ -45,7 +45,7 @@ def write(images, out, encoder=FAKE, config=None, **more):
 
 def answers(path, encoder=FAKE):
     """What the index says of its own windows: ids and similarities of their five nearest."""
-    store = Store(path, encoder=encoder)
+    store = IndexFolder(path, encoder=encoder)
     _, vectors = store.vectors.vectors()
     return store.vectors.search(vectors, 5)
 
@@ -97,7 +97,7 @@ def test_what_went_in_comes_out(tmp_path):
         date="2019-07-01",
     )
     other = image_of(digital(texture(64, 64, bands=1)), image_id=0)
-    store = Store(write([one, other], tmp_path / "i"), encoder=FAKE)
+    store = IndexFolder(write([one, other], tmp_path / "i"), encoder=FAKE)
     row, plain = store.images[2**31 - 1], store.images[0]
     assert (row.path, row.crs, row.transform, row.date) == (one.path, one.crs, transform, "2019-07-01")
     assert store.bands(row.image_id) == row.bands == one.bands and (row.width, row.height) == (100, 90)
@@ -129,7 +129,7 @@ def test_an_ordinary_table_reads_as_people_expect(written):
 
 
 def test_the_folder_is_self_contained_and_says_what_it_is(written):
-    store = Store(written)
+    store = IndexFolder(written)
     assert (store.encoder.name, store.encoder.fingerprint) == ("small", small_encoder().fingerprint)
     names = {p.relative_to(written).as_posix() for p in written.rglob("*") if p.is_file()}
     pixels = {f"pixels/{i}.npy" for i in (10, 13, 16)}
@@ -140,7 +140,7 @@ def test_the_folder_is_self_contained_and_says_what_it_is(written):
 
 
 def test_ids_are_image_row_and_column(written):
-    store = Store(written)
+    store = IndexFolder(written)
     image, x, y = unpack_ids(store.vectors.vectors()[0])
     places = set(zip(image.tolist(), x.tolist(), y.tolist(), strict=True))
     assert places == {(i, x, y) for i in (10, 13, 16) for x in (0, 16) for y in (0, 16, 32)}
@@ -155,22 +155,26 @@ def test_order_of_images_changes_nothing(tmp_path, written):
 def test_nodata_is_not_indexed(tmp_path):
     pixels = digital(texture(64, 200))
     pixels[:, 60:] = 0
-    store = Store(write([image_of(pixels)], tmp_path / "i", config=IndexConfig(stride_px=8)), encoder=FAKE)
+    store = IndexFolder(
+        write([image_of(pixels)], tmp_path / "i", config=IndexConfig(stride_px=8)), encoder=FAKE
+    )
     assert unpack_ids(store.vectors.vectors()[0])[1].max() == 24  # 36 columns of ground: more than half
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((70, 80, 4), np.uint16), np.full((64, 64, 1), 900, np.uint16)])
 @pytest.mark.parametrize("kind", ["exact", "ivf", "auto"])
 def test_an_index_without_a_window(tmp_path, pixels, kind):
-    store = Store(write([image_of(pixels)], tmp_path / "i", config=IndexConfig(kind=kind)), encoder=FAKE)
+    store = IndexFolder(
+        write([image_of(pixels)], tmp_path / "i", config=IndexConfig(kind=kind)), encoder=FAKE
+    )
     assert len(store.vectors) == 0 and store.images[0].windows == 0
 
 
 @pytest.mark.parametrize("kind", ["fast", "ivf"])
 def test_other_kinds_open_as_they_were_made(tmp_path, kind):
-    config = IndexConfig(stride_px=4, kind=kind, ivf_probes=3, fast_again=77)
+    config = IndexConfig(stride_px=4, kind=kind, nprobe=3, rerank_k=77)
     images = [image_of(digital(texture(160, 170, seed=s)), image_id=s) for s in range(2)]
-    store = Store(write(images, tmp_path / "i", config=config), encoder=FAKE)
+    store = IndexFolder(write(images, tmp_path / "i", config=config), encoder=FAKE)
     assert store.vectors.kind == kind == store.manifest.extra["kind"]
     assert (store.vectors.probes, store.vectors.again) == (3 if kind == "ivf" else 0, 77)
 
@@ -191,7 +195,7 @@ def test_a_finished_index_is_left_alone_without_overwrite(tmp_path):
         write(scenes(3), path)
     assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
     write(scenes(3), path, overwrite=True)
-    assert len(Store(path, encoder=FAKE).images) == 3
+    assert len(IndexFolder(path, encoder=FAKE).images) == 3
 
 
 def stopping(images, after, error=KeyboardInterrupt):
@@ -267,7 +271,7 @@ def test_an_unfinished_index_of_other_settings_is_refused_with_the_reason(tmp_pa
     with pytest.raises(UnfinishedOutputError, match=next(iter(other)).replace("config", "index")):
         write(scenes(), tmp_path / "i", **other)
     write(scenes(), tmp_path / "i", overwrite=True, **other)
-    assert len(Store(tmp_path / "i", encoder=other.get("encoder", FAKE)).images) == 4
+    assert len(IndexFolder(tmp_path / "i", encoder=other.get("encoder", FAKE)).images) == 4
 
 
 def test_a_part_that_was_damaged_in_between_is_made_again(tmp_path):
@@ -320,7 +324,7 @@ def test_halved_vectors_are_made_anew_where_so_many_are_exact(tmp_path, monkeypa
 
         def made(device):
             monkeypatch.setattr(Counting, "calls", 0)
-            list(ImageParts(folder, Counting(), config, device).add(many()))
+            list(ImageIndexer(folder, Counting(), config, device).add(many()))
             waiting = [load_vectors(folder.path / f"work/{i.image_id}.npy")[1].dtype for i in many()]
             return [str(d) for d in waiting], Counting.calls
 
@@ -331,8 +335,8 @@ def test_halved_vectors_are_made_anew_where_so_many_are_exact(tmp_path, monkeypa
 
 
 def test_recall_is_that_of_exact_search(tmp_path):
-    config = IndexConfig(stride_px=4, kind="ivf", ivf_probes=4096, fast_again=2000)
-    extra = Store(write(many(), tmp_path / "i", config=config), encoder=FAKE).manifest.extra
+    config = IndexConfig(stride_px=4, kind="ivf", nprobe=4096, rerank_k=2000)
+    extra = IndexFolder(write(many(), tmp_path / "i", config=config), encoder=FAKE).manifest.extra
     # All cells, and all ranked anew: but for what half precision turns round among windows this like.
     assert min(extra["recall"]["of_1"], extra["recall"]["of_20"]) > 0.98
     assert 0 < extra["recall"]["queries"] <= store_room.RECALL_QUERIES
@@ -343,33 +347,33 @@ def test_recall_is_that_of_exact_search(tmp_path):
 
 def test_another_encoder_is_refused(written):
     with pytest.raises(IndexMismatchError, match=r"made with encoder 'small'.*not with 'learned'"):
-        Store(written, encoder=learned_encoder())
+        IndexFolder(written, encoder=learned_encoder())
     with pytest.raises(IndexMismatchError, match="build the index again"):
-        Store(written, encoder=FAKE)
+        IndexFolder(written, encoder=FAKE)
 
 
 def test_an_encoder_that_is_not_in_the_folder_must_be_given(tmp_path):
     path = write(scenes(1), tmp_path / "i")
     with pytest.raises(IndexMismatchError, match="'fake', which it does not hold"):
-        Store(path)
+        IndexFolder(path)
     with pytest.raises(IndexMismatchError):
-        Store(path, encoder=FakeEncoder(2))
+        IndexFolder(path, encoder=FakeEncoder(2))
 
 
 def test_no_folder_and_a_folder_of_something_else(tmp_path):
     with pytest.raises(MissingInputError, match="no such folder"):
-        Store(tmp_path / "none")
+        IndexFolder(tmp_path / "none")
     with pytest.raises(ManifestError, match="no manifest"):
-        Store(tmp_path)
+        IndexFolder(tmp_path)
 
 
 def test_an_unfinished_index_is_never_taken_for_whole(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write(stopping(scenes(), 2), tmp_path / "i")
     with pytest.raises(MissingInputError, match="unfinished"):
-        Store(tmp_path / "i", encoder=FAKE)
+        IndexFolder(tmp_path / "i", encoder=FAKE)
     with pytest.raises(ManifestError):
-        Store(tmp_path / "i.partial", encoder=FAKE)
+        IndexFolder(tmp_path / "i.partial", encoder=FAKE)
 
 
 def test_another_format_version_says_what_to_do(written, tmp_path):
@@ -377,12 +381,12 @@ def test_another_format_version_says_what_to_do(written, tmp_path):
     page = json.loads((path / MANIFEST).read_text())
     (path / MANIFEST).write_text(json.dumps(page | {"version": 99}))
     with pytest.raises(FormatVersionError, match=r"version 99.*make the folder again"):
-        Store(path)
+        IndexFolder(path)
 
 
 def everything(path):
     """Open an index and read all of it."""
-    store = Store(path)
+    store = IndexFolder(path)
     return store.vectors.vectors(), [store.scaled(i) for i in store.images], store.images
 
 
@@ -446,6 +450,6 @@ def test_scaled_and_byte_images_keep_their_pixels(tmp_path):
         Image(0, scaled, "scaled", ("B04", "B03", "B02"), None),
         Image(1, np.rint((scaled + 1) * 127.5).astype(np.uint8), "byte", ("B04", "B03", "B02"), None),
     ]
-    store = Store(write(images, tmp_path / "i"), encoder=FAKE)
+    store = IndexFolder(write(images, tmp_path / "i"), encoder=FAKE)
     for image in images:
         np.testing.assert_allclose(store.scaled(image.image_id), image.scaled(), atol=0.51 / 2047.5)

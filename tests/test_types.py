@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 
 from retrieval.errors import ConfigError
 from retrieval.models.encoder import FakeEncoder
-from retrieval.types import ID_LIMIT, XY_LIMIT, Candidates, Encoder, Refined, pack_ids, silent, unpack_ids
+from retrieval.types import (
+    ID_LIMIT,
+    XY_LIMIT,
+    Candidates,
+    Encoder,
+    RankedCandidates,
+    pack_ids,
+    silent,
+    unpack_ids,
+)
 
 place = st.tuples(st.integers(0, ID_LIMIT - 1), st.integers(0, XY_LIMIT - 1), st.integers(0, XY_LIMIT - 1))
 
@@ -48,7 +57,7 @@ def test_out_of_range(image, x, y, what):
 
 def test_lengths_of_records_are_the_number_of_patches():
     k = np.zeros((3, 7), np.int64)
-    assert len(Candidates(k, k, k, k)) == len(Refined(k, k, k, k, k, k, k, k)) == 3
+    assert len(Candidates(k, k, k, k)) == len(RankedCandidates(k, k, k, k, k, k, k, k)) == 3
 
 
 def test_the_fake_fits_the_protocol():

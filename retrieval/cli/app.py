@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from retrieval.cli.guard import Commands
-from retrieval.kernels.compiled import share_cores
+from retrieval.kernels.compiled import limit_tf_threads
 from tfrecords.artifacts.manifest import created_by
 
 _SMALL_TALK = re.compile(r"WARNING: All log messages before absl|[IW]\d{4} ")
@@ -55,7 +55,7 @@ def retrieve(
     # TensorFlow reads it once, when it is first imported; 2 leaves its errors.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if context.invoked_subcommand not in OWN_THREADS:
-        share_cores()
+        limit_tf_threads()
 
 
 def import_tensorflow() -> None:

@@ -108,7 +108,7 @@ def _onnx(index: Path, encoder: str | None, out: Path, overwrite: bool) -> tuple
     from retrieval.models.encoder import load_encoder
     from retrieval.pipeline import open_index
 
-    made_by = load_encoder(encoder) if encoder else open_index(index, device="cpu").store.encoder
+    made_by = load_encoder(encoder) if encoder else open_index(index, device="cpu").folder.encoder
     text = "{out}: encoder {encoder}, vectors of {dim}, at most {largest_difference:.1g} from Keras's"
     return asdict(export_onnx(made_by, out, overwrite=overwrite)), text
 
@@ -130,6 +130,6 @@ def _vectors(
 ) -> tuple[dict[str, Any], str]:
     from retrieval.pipeline import open_index
 
-    store = open_index(index, device="cpu").store
+    store = open_index(index, device="cpu").folder
     report = asdict(write(store, out, overwrite=overwrite, progress=talk))
     return report, "{out}: {rows} windows" + (" of {items} images" if "items" in report else "")

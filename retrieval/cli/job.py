@@ -39,7 +39,7 @@ from tfrecords.challenge import ANSWERS, IMAGES, PATCHES
 from tfrecords.schema import Chips
 
 if TYPE_CHECKING:
-    from retrieval.geo.filters import Scope
+    from retrieval.geo.filters import SearchFilter
     from retrieval.results.matches import Matches
     from retrieval.types import StoredImage
     from tfrecords.read import ImageSource
@@ -127,8 +127,8 @@ def index(
     if change:
         tell_change(as_json, out, change, begun)
         return
-    vectors, manifest = made.store.vectors, made.store.manifest
-    result = {"index": str(out), **manifest.counts, "kind": vectors.kind, "encoder": made.store.encoder.name}
+    vectors, manifest = made.folder.vectors, made.folder.manifest
+    result = {"index": str(out), **manifest.counts, "kind": vectors.kind, "encoder": made.folder.encoder.name}
     recall = manifest.extra.get("recall")
     tell(
         as_json,
@@ -209,7 +209,7 @@ def query(
     knobs = {"search": SearchConfig, "refinement": RefineConfig, "chips": ChipConfig}
     made: dict[str, Any] = {name: settings.make(kind) for name, kind in knobs.items()}
     import_tensorflow()
-    from retrieval.geo.filters import scope_of
+    from retrieval.geo.filters import read_filter
     from retrieval.models.encoder import load_encoder
     from retrieval.pipeline import locate, open_and_read
     from retrieval.results.matches import patch_table_of
@@ -222,8 +222,8 @@ def query(
         opened, asked = open_and_read(
             index, patches, encoder=expected, bands=names, units=units, device=device
         )
-        scope = scope_of(opened.store.images, between, within)
-        for note in _notes(asked, scope.images if scope else opened.store.images, scope, details):
+        scope = read_filter(opened.folder.images, between, within)
+        for note in _notes(asked, scope.images if scope else opened.folder.images, scope, details):
             talk.note(note)
         found = locate(
             opened,
@@ -243,7 +243,7 @@ def query(
     written = {"patch_table": patch_table_of(out, asked), "details": details, "chips": chips}
     result: dict[str, Any] = {"submission": str(out)}
     result |= {k: str(v) if v else None for k, v in written.items()}
-    result |= {"patches": len(asked), "images": len(scope.images if scope else opened.store.images)}
+    result |= {"patches": len(asked), "images": len(scope.images if scope else opened.folder.images)}
     result |= _sureness(found, min_confidence, drop_unsure)
     text = "{submission}: {patches} patches, mean confidence {mean_confidence:.2f}"
     if min_confidence is not None:
@@ -271,7 +271,10 @@ def score(
 
 
 def _notes(
-    asked: Patches | Chips, images: Mapping[int, StoredImage], scope: Scope | None, details: Path | None
+    asked: Patches | Chips,
+    images: Mapping[int, StoredImage],
+    scope: SearchFilter | None,
+    details: Path | None,
 ) -> list[str]:
     """What is to be said before the work."""
     sets = set(asked.bands) if isinstance(asked, Chips) else {asked.bands}

@@ -100,7 +100,7 @@ def report(
         talk.note(asked.note)
         made = write_page(
             out,
-            opened.store,
+            opened.folder,
             asked,
             details,
             answers=right,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from retrieval.config.engine import PATCH_PX, Knobs, TensorConfig, one_of, within
+from retrieval.config.engine import PATCH_PX, Config, TensorConfig, check_choice, check_range
 
 Loss = Literal["triplet", "infonce", "multi-similarity"]
 Mining = Literal["hard", "semi-hard"]
@@ -16,7 +16,7 @@ Stem = Literal["fixed", "learnable"]
 
 
 @dataclass(frozen=True)
-class LearnedConfig(Knobs):
+class LearnedConfig(Config):
     """The learned half of the Siamese encoder."""
 
     width: int = 64
@@ -29,14 +29,14 @@ class LearnedConfig(Knobs):
     """Derivatives under the learned half: "fixed" differences, or 3 x 3 kernels begun at them."""
 
     def __post_init__(self) -> None:
-        one_of(self, "stem", ("fixed", "learnable"))
-        within(self, "width", 1, 1024)
-        within(self, "dim", 1, 4096)
-        within(self, "share", 0, 1)
+        check_choice(self, "stem", ("fixed", "learnable"))
+        check_range(self, "width", 1, 1024)
+        check_range(self, "dim", 1, 4096)
+        check_range(self, "share", 0, 1)
 
 
 @dataclass(frozen=True)
-class VerifierConfig(Knobs):
+class VerifierConfig(Config):
     """The recipe of the verifier, see `retrieval.training.verifier`."""
 
     width: int = 24
@@ -70,16 +70,16 @@ class VerifierConfig(Knobs):
 
     def __post_init__(self) -> None:
         for name in ("width", "rounds", "questions", "confusions", "least_places", "steps", "batch"):
-            within(self, name, 1, 10**7)
-        within(self, "shown", 2, self.confusions)
+            check_range(self, name, 1, 10**7)
+        check_range(self, "shown", 2, self.confusions)
         for name in ("clouds", "absent", "swapped", "weight_decay"):
-            within(self, name, 0, 1)
-        within(self, "learning_rate", 0, 10)
-        within(self, "seed", 0, 2**31 - 1)
+            check_range(self, name, 0, 1)
+        check_range(self, "learning_rate", 0, 10)
+        check_range(self, "seed", 0, 2**31 - 1)
 
 
 @dataclass(frozen=True)
-class CoveredConfig(Knobs):
+class CoveredConfig(Config):
     """The recipe of the two networks for patches under cloud, see `retrieval.training.cloud_networks`."""
 
     cloud_width: int = 16
@@ -113,19 +113,19 @@ class CoveredConfig(Knobs):
 
     def __post_init__(self) -> None:
         for name in ("cloud_width", "cloud_batch", "dim", "batch", "near", "least_places"):
-            within(self, name, 1, 10**5)
+            check_range(self, name, 1, 10**5)
         for name in ("cloud_steps", "steps"):
-            within(self, name, 1, 10**7)
-        within(self, "found_steps", 0, 10**7)
-        within(self, "region_px", PATCH_PX + 4, 1024, "px")
+            check_range(self, name, 1, 10**7)
+        check_range(self, "found_steps", 0, 10**7)
+        check_range(self, "region_px", PATCH_PX + 4, 1024, "px")
         for name in ("covered", "weight_decay"):
-            within(self, name, 0, 1)
-        within(self, "learning_rate", 0, 10)
-        within(self, "seed", 0, 2**31 - 1)
+            check_range(self, name, 0, 1)
+        check_range(self, "learning_rate", 0, 10)
+        check_range(self, "seed", 0, 2**31 - 1)
 
 
 @dataclass(frozen=True)
-class DemoConfig(Knobs):
+class DemoConfig(Config):
     """The challenge in small that the demo generates."""
 
     images: int = 24
@@ -138,14 +138,14 @@ class DemoConfig(Knobs):
     """Decides which places are generated, and on which days."""
 
     def __post_init__(self) -> None:
-        within(self, "images", 1, 10**5)
-        within(self, "patches", self.images, 10**7)
-        within(self, "size_px", PATCH_PX, 10980, "px")
-        within(self, "seed", 0, 2**31 - 1)
+        check_range(self, "images", 1, 10**5)
+        check_range(self, "patches", self.images, 10**7)
+        check_range(self, "size_px", PATCH_PX, 10980, "px")
+        check_range(self, "seed", 0, 2**31 - 1)
 
 
 @dataclass(frozen=True)
-class AugmentConfig(Knobs):
+class AugmentConfig(Config):
     """What is done to the pixels of training crops; probabilities are per crop unless a pair is named."""
 
     turn: bool = True
@@ -177,14 +177,14 @@ class AugmentConfig(Knobs):
 
     def __post_init__(self) -> None:
         for name in ("haze", "blur", "eight_bit", "bands", "cross_bands", "clouds", "cover", "masked"):
-            within(self, name, 0, 1)
+            check_range(self, name, 0, 1)
         for name in ("gain", "offset", "curve"):
-            within(self, name, 0, 2)
-        within(self, "noise_dn", 0, 1000, "DN")
+            check_range(self, name, 0, 2)
+        check_range(self, "noise_dn", 0, 1000, "DN")
 
 
 @dataclass(frozen=True)
-class TrainConfig(Knobs):
+class TrainConfig(Config):
     """A training recipe: the same one, with the same data, gives the same weights."""
 
     arch: Arch = "siamese"
@@ -264,12 +264,12 @@ class TrainConfig(Knobs):
         for name, kind in (("learned", LearnedConfig), ("tensor", TensorConfig), ("augment", AugmentConfig)):
             if isinstance(value := getattr(self, name), Mapping):
                 object.__setattr__(self, name, kind.from_mapping(value))  # type: ignore[attr-defined]
-        one_of(self, "arch", ("siamese", "plain"))
-        one_of(self, "loss", ("triplet", "infonce", "multi-similarity"))
-        one_of(self, "mining", ("hard", "semi-hard"))
-        one_of(self, "keep", ("best", "last"))
+        check_choice(self, "arch", ("siamese", "plain"))
+        check_choice(self, "loss", ("triplet", "infonce", "multi-similarity"))
+        check_choice(self, "mining", ("hard", "semi-hard"))
+        check_choice(self, "keep", ("best", "last"))
         for name, low, high in _TRAIN_RANGES:
-            within(self, name, low, high)
+            check_range(self, name, low, high)
 
 
 _TRAIN_RANGES = (

@@ -26,6 +26,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import retrieval.config as knobs
 from retrieval.config import engine, recipes
+from retrieval.config.engine import Config
 from retrieval.errors import ConfigError
 
 _MODULES = (engine, recipes)
@@ -96,17 +97,18 @@ def read_settings(path: str | Path | None = None) -> Settings:
         if name not in known or not isinstance(values, dict):
             what = f"section [{name}]" if isinstance(values, dict) else f"key {name!r} outside of a section"
             raise ConfigError(f"{path} has a {what}; expected {', '.join(f'[{s}]' for s in known)}")
-        _check(path, name, known[name], values)
+        given[name] = known[name].current_names(values)
+        _check(path, name, known[name], given[name])
     return Settings(path, given)
 
 
 @cache
-def sections() -> dict[str, type]:
+def sections() -> dict[str, type[Config]]:
     """The records that have a section of their own, by its name: those that are in no other record."""
     records = [
         c
         for _, c in inspect.getmembers(knobs, inspect.isclass)
-        if is_dataclass(c) and c.__module__ in [m.__name__ for m in _MODULES]
+        if issubclass(c, Config) and c.__module__ in [m.__name__ for m in _MODULES] and c is not Config
     ]
     inner = {kind for record in records for kind in _hints(record).values() if is_dataclass(kind)}
     outer = [record for record in records if record not in inner]
@@ -124,7 +126,8 @@ def section_of(kind: type) -> str:
 
 
 def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind, vars(knobs))
+    hints = get_type_hints(kind)
+    return {f.name: hints[f.name] for f in fields(kind)}
 
 
 def _check(path: Path, section: str, kind: Any, values: Mapping[str, Any]) -> None:

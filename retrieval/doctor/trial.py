@@ -44,7 +44,7 @@ def try_out(device: str = "auto") -> list[Finding]:
 
 def _job(device: Any, stages: dict[str, float]) -> float:
     """The share of right answers."""
-    from retrieval.index.folder import Store, write_index
+    from retrieval.index.folder import IndexFolder, write_index
     from retrieval.matching.rounds import find
     from retrieval.models.embed import embed_patches
     from retrieval.models.encoder import load_encoder
@@ -59,7 +59,7 @@ def _job(device: Any, stages: dict[str, float]) -> float:
         kept = [Image(i, pixels, "dn", BANDS, 0.0) for i, pixels in enumerate(images)]
         path = Path(folder) / "index"
         write_index(kept, path, encoder, IndexConfig(kind="exact"), source="doctor", device=device)
-        store = Store(path, encoder=encoder, device=device)
+        store = IndexFolder(path, encoder=encoder, device=device)
         clock("embed and index")
         patches = Patches(np.arange(ASKED), cut, "dn", BANDS, 0.0)
         vectors = embed_patches(encoder, patches.scaled())

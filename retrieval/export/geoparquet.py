@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from retrieval.config import PATCH_PX
 from retrieval.errors import ConfigError
 from retrieval.geo.footprints import boxes, rings, wkb
-from retrieval.index.folder import Store
+from retrieval.index.folder import IndexFolder
 from retrieval.types import Progress, StoredImage, silent, unpack_ids
 from tfrecords.artifacts import writing_file
 from tfrecords.artifacts.manifest import created_by
@@ -57,7 +57,7 @@ class VectorsReport:
 
 
 def export_vectors(
-    store: Store,
+    store: IndexFolder,
     out: str | Path,
     *,
     floats: Floats = "float32",
@@ -94,7 +94,7 @@ def export_vectors(
 
 
 def write_image(
-    store: Store, path: Path, image: StoredImage, found: Iterable[Piece], floats: Floats = "float32"
+    store: IndexFolder, path: Path, image: StoredImage, found: Iterable[Piece], floats: Floats = "float32"
 ) -> int:
     """Write the vectors of one image to a file of their own; returns how many there are."""
     rows = 0
@@ -105,7 +105,7 @@ def write_image(
     return rows
 
 
-def pieces(store: Store) -> Iterator[tuple[StoredImage, NDArray[np.int64], NDArray[np.float32]]]:
+def pieces(store: IndexFolder) -> Iterator[tuple[StoredImage, NDArray[np.int64], NDArray[np.float32]]]:
     """All vectors of an index in the order of their ids, cut between images and by row groups."""
     for ids, vectors in store.vectors.blocks(ROW_GROUP):
         owner = ids >> 32
@@ -113,13 +113,13 @@ def pieces(store: Store) -> Iterator[tuple[StoredImage, NDArray[np.int64], NDArr
             yield store.images[int(owner[part[0]])], ids[part], vectors[part]
 
 
-def by_image(store: Store) -> Iterator[tuple[StoredImage, Iterator[Piece]]]:
+def by_image(store: IndexFolder) -> Iterator[tuple[StoredImage, Iterator[Piece]]]:
     """The images that have vectors, in the order of their ids, each with its pieces."""
     for image, group in groupby(pieces(store), key=lambda piece: piece[0]):
         yield image, ((ids, vectors) for _, ids, vectors in group)
 
 
-def about(store: Store) -> dict[str, Any]:
+def about(store: IndexFolder) -> dict[str, Any]:
     """What a stranger must know of the vectors; the key `retrieve` of a file's metadata."""
     return {
         "encoder": store.encoder.name,
@@ -135,7 +135,7 @@ def about(store: Store) -> dict[str, Any]:
     }
 
 
-def quantization(store: Store) -> dict[str, str]:
+def quantization(store: IndexFolder) -> dict[str, str]:
     """How the index kept the vectors, in the words of the STAC embedding extension."""
     if store.vectors.kind == "exact":
         return {"method": "none", "original_dtype": "float32"}
@@ -146,7 +146,7 @@ def quantization(store: Store) -> dict[str, str]:
     }
 
 
-def notes(store: Store) -> tuple[str, ...]:
+def notes(store: IndexFolder) -> tuple[str, ...]:
     """What a user should know of an export."""
     without = sum(not image.crs for image in store.images.values())
     found = []
@@ -173,7 +173,7 @@ def day_of(image: StoredImage) -> date | None:
 class _File:
     """A Parquet file in the making, and what its metadata say in the end."""
 
-    def __init__(self, store: Store, path: Path, located: bool, floats: Floats) -> None:
+    def __init__(self, store: IndexFolder, path: Path, located: bool, floats: Floats) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -260,7 +260,7 @@ class _File:
 
 
 @contextmanager
-def _opened(store: Store, path: Path, located: bool, floats: Floats) -> Iterator[_File]:
+def _opened(store: IndexFolder, path: Path, located: bool, floats: Floats) -> Iterator[_File]:
     """A file that is closed also where something goes wrong, so that it can be removed."""
     file = _File(store, path, located, floats)
     try:

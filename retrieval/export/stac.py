@@ -31,7 +31,7 @@ from retrieval.errors import ConfigError
 from retrieval.export.geoparquet import Piece, about, by_image, day_of, notes, quantization, write_image
 from retrieval.geo.coordinates import pixel_m
 from retrieval.geo.footprints import boxes, geojson, rings
-from retrieval.index.folder import Store
+from retrieval.index.folder import IndexFolder
 from retrieval.types import Progress, StoredImage, silent
 from tfrecords.artifacts import PartialFolder, writing_folder
 from tfrecords.artifacts.manifest import created_by
@@ -64,7 +64,7 @@ class StacReport:
 
 
 def export_stac(
-    store: Store,
+    store: IndexFolder,
     out: str | Path,
     *,
     name: str = "windows",
@@ -104,7 +104,7 @@ def export_stac(
     return StacReport(Path(out), len(store.images), rows, (*notes(store), *_undated(store)))
 
 
-def _undated(store: Store) -> tuple[str, ...]:
+def _undated(store: IndexFolder) -> tuple[str, ...]:
     without = sum(day_of(image) is None for image in store.images.values())
     if not without:
         return ()
@@ -114,7 +114,9 @@ def _undated(store: Store) -> tuple[str, ...]:
 class _Catalogue:
     """Makes the pages of a catalogue."""
 
-    def __init__(self, store: Store, name: str, title: str, license: str, source_url: str | None) -> None:
+    def __init__(
+        self, store: IndexFolder, name: str, title: str, license: str, source_url: str | None
+    ) -> None:
         self._store, self._name, self._title, self._license = store, name, title, license
         self._source = source_url.rstrip("/") if source_url else None
         self.settings = {"index": store.manifest.fingerprint, "windows": len(store.vectors), "name": name}

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from retrieval.config import PATCH_PX
 from retrieval.errors import ConfigError
 from retrieval.geo.coordinates import lonlat
-from retrieval.types import NO_CANDIDATE, Refined, StoredImage, pack_ids
+from retrieval.types import NO_CANDIDATE, RankedCandidates, StoredImage, pack_ids
 from tfrecords.errors import MissingInputError
 from tfrecords.grid import map_to_pixel, pixel_to_map
 from tfrecords.schema import days_of
@@ -33,7 +33,7 @@ MARGIN_PX = 2.0
 
 
 @dataclass(frozen=True, eq=False)
-class Scope:
+class SearchFilter:
     """Which images, and which part of them, may be answered."""
 
     images: Mapping[int, StoredImage]
@@ -68,7 +68,7 @@ class Scope:
             x, y = x[inside], y[inside]
         return pack_ids(np.full(len(x), image.image_id), x, y)
 
-    def holds(
+    def contains(
         self,
         image_ids: NDArray,
         x: NDArray,
@@ -98,9 +98,9 @@ class Scope:
         return inside
 
 
-def scope_of(
+def read_filter(
     images: Mapping[int, StoredImage], between: str | None = None, within: str | Path | None = None
-) -> Scope | None:
+) -> SearchFilter | None:
     """Read what restricts the answers.
 
     Args:
@@ -134,7 +134,7 @@ def scope_of(
         raise ConfigError(
             f"{note}: no image is left to answer from; expected one at least: ask for more{swapped}"
         )
-    return Scope(left, area, note) if notes else None
+    return SearchFilter(left, area, note) if notes else None
 
 
 def _without(left_out: Sequence[int], what: str) -> str:
@@ -306,12 +306,14 @@ def _starts(length_px: int, stride_px: int) -> NDArray[np.int64]:
     return np.unique(np.append(np.arange(0, last + 1, stride_px), last))
 
 
-def kept_inside(found: Refined, scope: Scope) -> Refined:
+def keep_contained(found: RankedCandidates, scope: SearchFilter) -> RankedCandidates:
     """Candidates that may be answered, moved up in place of the others."""
     shape = found.image_ids.shape
-    inside = scope.holds(
+    inside = scope.contains(
         found.image_ids.ravel(), (found.x + found.dx).ravel(), (found.y + found.dy).ravel()
     ).reshape(shape)
     order = np.argsort(~inside, axis=1, kind="stable")
-    found, left = found.ordered(order), np.take_along_axis(inside, order, 1)
-    return Refined(*(np.where(left, v, v.dtype.type(NO_CANDIDATE.get(n, 0))) for n, v in vars(found).items()))
+    found, left = found.reorder(order), np.take_along_axis(inside, order, 1)
+    return RankedCandidates(
+        *(np.where(left, v, v.dtype.type(NO_CANDIDATE.get(n, 0))) for n, v in vars(found).items())
+    )

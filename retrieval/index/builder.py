@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import IndexConfig
 from retrieval.index.kinds import most_exact
-from retrieval.index.vector_file import halves
+from retrieval.index.vector_file import to_float16
 from retrieval.kernels.compiled import ahead
 from retrieval.models.embed import embed_image
 from retrieval.types import Encoder, StoredImage, WindowVectors, pack_ids
@@ -33,7 +33,7 @@ LEVELS = 4095
 """Largest code of a known pixel."""
 
 
-class ImageParts:
+class ImageIndexer:
     """Adds images: pixels and vectors, each a part that a later run need not make again."""
 
     def __init__(
@@ -79,7 +79,7 @@ class ImageParts:
             few = self._windows + len(ids) <= self._exact_to
             meta = {"windows": len(ids)} | ({} if few else {"exact_to": self._exact_to})
             with self._folder.part(vectors, meta) as path:
-                _save_vectors(path, ids, found.vectors if few else halves(found.vectors))
+                _save_vectors(path, ids, found.vectors if few else to_float16(found.vectors))
         windows = int(self._folder.meta(vectors)["windows"])
         self._windows += windows
         return _row(image, windows)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.index.device import load_faiss
-from retrieval.index.vector_file import singles
+from retrieval.index.vector_file import to_float32
 from retrieval.kernels.compiled import Compiled, ahead, threads
 
 CODED = 4096
@@ -72,7 +72,7 @@ def placed(
 
     def place(block: tuple[NDArray[np.int64], NDArray[Any]]) -> Placed:
         faiss.omp_set_num_threads(max(1, cores))  # of this thread alone
-        turned = rotation.apply(singles(block[1]))
+        turned = rotation.apply(to_float32(block[1]))
         cells = NO_CELLS if flat else inner.quantizer.assign(turned, 1)[:, 0]
         return cells, code(turned)
 
@@ -200,8 +200,8 @@ def _packed(codes: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         (blocks, bytes of a block).
     """
     assert size == 2 * len(TURNS), f"FAISS compares {size} vectors together; expected {2 * len(TURNS)}"
-    halves = codes.reshape(-1, 2, len(TURNS), codes.shape[1])[:, :, TURNS].transpose(1, 0, 3, 2)
-    both = np.empty((halves.shape[1], codes.shape[1], 2, len(TURNS)), np.uint8)
-    both[:, :, 0] = halves[0] & 0x0F | halves[1] << 4
-    both[:, :, 1] = halves[0] >> 4 | halves[1] & 0xF0
+    to_float16 = codes.reshape(-1, 2, len(TURNS), codes.shape[1])[:, :, TURNS].transpose(1, 0, 3, 2)
+    both = np.empty((to_float16.shape[1], codes.shape[1], 2, len(TURNS)), np.uint8)
+    both[:, :, 0] = to_float16[0] & 0x0F | to_float16[1] << 4
+    both[:, :, 1] = to_float16[0] >> 4 | to_float16[1] & 0xF0
     return both.reshape(len(both), codes.shape[1] * size)

@@ -16,16 +16,16 @@ from retrieval.index.codes import add_codes
 from retrieval.index.device import load_faiss, to_gpu
 from retrieval.index.kinds import (
     Blocks,
+    as_float16,
     choose_kind,
-    emptied,
-    empty_codes,
     joined,
     refined,
-    rounded,
     set_probes,
+    train_quantizer,
+    trained_copy,
 )
 from retrieval.index.spool import filled
-from retrieval.index.vector_file import half_precision, open_refined, singles, write_refined
+from retrieval.index.vector_file import half_precision, open_refined, to_float32, write_refined
 
 TIES = 16
 """Neighbours asked for beyond k: of those that tie with the k-th FAISS keeps any, we the smaller ids."""
@@ -46,7 +46,7 @@ class VectorIndex:
         kind: IndexKind,
         probes: int,
         device: str = "cpu",
-        again: int = IndexConfig.fast_again,
+        again: int = IndexConfig.rerank_k,
         named: tuple[NDArray[np.int64], Any] | None = None,
     ) -> None:
         """Wrap a FAISS index; use `build` or `open`.
@@ -116,32 +116,36 @@ class VectorIndex:
         if kind == "exact":
             exact = load_faiss().IndexIDMap2(load_faiss().IndexFlatIP(dim))
             for ids, vectors in joined(blocks()):
-                exact.add_with_ids(singles(vectors), ids)
-            index = cls(exact, kind, config.ivf_probes, device, config.fast_again)
+                exact.add_with_ids(to_float32(vectors), ids)
+            index = cls(exact, kind, config.nprobe, device, config.rerank_k)
             if path:
                 index.save(path)
             return index
         few, known = sample or (blocks, count)
-        blocks = rounded(blocks)  # codes are those of the vectors that are kept
-        codes = emptied(learned._cpu) if learned else empty_codes(kind, rounded(few), known, dim, count)
+        blocks = as_float16(blocks)  # codes are those of the vectors that are kept
+        codes = (
+            trained_copy(learned._cpu)
+            if learned
+            else train_quantizer(kind, as_float16(few), known, dim, count)
+        )
         if kind == "ivf":
-            set_probes(codes, config.ivf_probes)
+            set_probes(codes, config.nprobe)
         if path:
             with filled(codes, joined(blocks()), count, path.parent) as write:
                 if added:
                     added()
                 write_refined(path, codes, joined(blocks()), write)
             del codes, write
-            return cls.open(path, kind, config.ivf_probes, device, config.fast_again)
+            return cls.open(path, kind, config.nprobe, device, config.rerank_k)
         add_codes(codes, joined(blocks()), count)
         if added:
             added()
         half, parts = half_precision(dim), [np.zeros(0, np.int64)]
         for ids, vectors in joined(blocks()):
-            half.add(singles(vectors))
+            half.add(to_float32(vectors))
             parts.append(ids)
         both = load_faiss().IndexRefine(codes, half)
-        return cls(both, kind, config.ivf_probes, device, config.fast_again, (np.concatenate(parts), None))
+        return cls(both, kind, config.nprobe, device, config.rerank_k, (np.concatenate(parts), None))
 
     def search(
         self, vectors: NDArray[np.float32], k: int, share: float = 1.0
@@ -201,7 +205,7 @@ class VectorIndex:
         if self._refined is None or self.device == "gpu":
             return {}
         faiss, share = load_faiss(), share if self.kind == "ivf" else 1.0
-        depth = min(ranked_anew(take, round(share * self.again)), len(self))
+        depth = min(rerank(take, round(share * self.again)), len(self))
         cells = None
         if self.kind == "ivf":
             cells = faiss.SearchParametersPreTransform(
@@ -245,7 +249,7 @@ class VectorIndex:
                 yield ids[mine], vectors[mine]
 
         wanted = self.ids()[rows]
-        config = IndexConfig(kind="exact", ivf_probes=self.probes, fast_again=self.again)
+        config = IndexConfig(kind="exact", nprobe=self.probes, rerank_k=self.again)
         few = len(rows) <= config.exact_below
         return VectorIndex.build(blocks, self.dim, config, count=len(rows), learned=None if few else self)
 
@@ -263,7 +267,7 @@ class VectorIndex:
         kind: IndexKind,
         probes: int,
         device: str = "cpu",
-        again: int = IndexConfig.fast_again,
+        again: int = IndexConfig.rerank_k,
     ) -> VectorIndex:
         """Open a file written by `save`; ids and what is compared in full stay in it until they are needed.
 
@@ -373,7 +377,7 @@ class VectorIndex:
         return ids, held.reconstruct_n(start, len(ids))
 
 
-def ranked_anew(take: int, again: int) -> int:
+def rerank(take: int, again: int) -> int:
     """Candidates that are compared in full where so many neighbours are wanted, `again` of them at least."""
     return max(again, take + take // 4)
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, Device, IndexConfig
 from retrieval.errors import IndexFormatError, IndexMismatchError
-from retrieval.index.builder import ImageParts, from_codes, load_vectors, parts_of
+from retrieval.index.builder import ImageIndexer, from_codes, load_vectors, parts_of
 from retrieval.index.device import resolve_device
 from retrieval.index.faiss_index import VectorIndex
 from retrieval.index.kinds import Blocks, joined
@@ -80,10 +80,10 @@ def write_index(
     settings = {"source": source, "encoder": encoder.fingerprint, "index": config.to_dict()}
     with writing_folder(out, kind=KIND, config=settings, overwrite=overwrite) as folder:
         where = resolve_device(device)
-        parts = ImageParts(folder, encoder, config, where)
+        parts = ImageIndexer(folder, encoder, config, where)
         total = len(images) if isinstance(images, Sized) else None
         if total and isinstance(encoder, KerasEncoder):
-            encoder.expect(total)
+            encoder.warm_up(total)
         for number, _ in enumerate(parts.add(images)):
             progress("indexing images", number + 1, total)
         if hasattr(encoder, "model"):
@@ -248,7 +248,7 @@ def _off_the_grid(
 # --- reading --------------------------------------------------------------------------------------
 
 
-class Store:
+class IndexFolder:
     """An opened index folder: the table, the vectors, the encoder, and pixels on demand."""
 
     def __init__(
@@ -284,9 +284,9 @@ class Store:
         self.vectors = VectorIndex.open(
             path / "vectors.faiss",
             kind,
-            self.config.ivf_probes,
+            self.config.nprobe,
             resolve_device(device),
-            self.config.fast_again,
+            self.config.rerank_k,
         )
         if self.vectors.dim != self.encoder.dim or len(self.vectors) != self.manifest.counts["windows"]:
             raise IndexFormatError(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import IndexConfig, IndexKind
 from retrieval.index.device import load_faiss, one_thread
-from retrieval.index.vector_file import halves
+from retrieval.index.vector_file import to_float16
 from tfrecords.errors import DuplicateIdError
 
 Blocks = Callable[[], Iterable[tuple[NDArray[np.int64], NDArray[Any]]]]
@@ -72,9 +72,9 @@ def _larger(
         yield np.concatenate([ids for ids, _ in waiting]), np.concatenate([v for _, v in waiting])
 
 
-def rounded(blocks: Blocks) -> Blocks:
+def as_float16(blocks: Blocks) -> Blocks:
     """The same vectors, of half precision."""
-    return lambda: ((ids, halves(vectors)) for ids, vectors in blocks())
+    return lambda: ((ids, to_float16(vectors)) for ids, vectors in blocks())
 
 
 def most_exact(config: IndexConfig, device: str = "cpu") -> float:
@@ -115,7 +115,7 @@ def ivf_cells(count: int) -> int:
     return int(2 ** np.clip(np.round(np.log2(max(1.0, count**0.5))), 0, np.log2(MOST_CELLS)))
 
 
-def empty_codes(kind: IndexKind, sample: Blocks, known: int, dim: int, count: int) -> Any:
+def train_quantizer(kind: IndexKind, sample: Blocks, known: int, dim: int, count: int) -> Any:
     """The codes of "fast" or "ivf" without vectors.
 
     Args:
@@ -129,7 +129,7 @@ def empty_codes(kind: IndexKind, sample: Blocks, known: int, dim: int, count: in
     return _trained(dim, cells, _sample(sample, max(CODE_TRAINING, CELL_TRAINING * cells), known))
 
 
-def emptied(index: Any) -> Any:
+def trained_copy(index: Any) -> Any:
     """The codes of what an index that learns has learned, without its vectors."""
     codes = load_faiss().clone_index(index.base_index)
     codes.reset()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.index.kinds import Blocks
-from retrieval.index.vector_file import singles
+from retrieval.index.vector_file import to_float32
 
 if TYPE_CHECKING:
     from retrieval.index.faiss_index import VectorIndex
@@ -60,7 +60,7 @@ def exact_search(blocks: Blocks, queries: NDArray[np.float32], k: int) -> NDArra
             size = len(queries) * len(ids)
             if len(room) < size:
                 room, near = np.empty(size, np.float32), np.empty(size, bool)
-            similarity = np.matmul(queries, singles(vectors).T, out=room[:size].reshape(shape))
+            similarity = np.matmul(queries, to_float32(vectors).T, out=room[:size].reshape(shape))
             _take_in(best, found, similarity, ids, near[:size].reshape(shape))
     return found
 

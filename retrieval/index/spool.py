@@ -46,14 +46,14 @@ def filled(
         add_codes(codes, blocks, count)
         yield None
         return
-    with Spool(codes, count, folder) as spool:
+    with InvertedListSpool(codes, count, folder) as spool:
         for part in placed(codes, blocks, count):
             spool.add(part)
         spool.full()
         yield spool.write
 
 
-class Spool:
+class InvertedListSpool:
     """Rows, cells and codes of an index with cells, kept in files without a name until they are written."""
 
     def __init__(self, codes: Any, count: int, folder: Path) -> None:
@@ -75,7 +75,7 @@ class Spool:
         self._opened = ExitStack()
         self._files = [self._opened.enter_context(TemporaryFile(dir=folder)) for _ in range(ranges)]
 
-    def __enter__(self) -> Spool:
+    def __enter__(self) -> InvertedListSpool:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:

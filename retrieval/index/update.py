@@ -19,10 +19,10 @@ import numpy as np
 
 from retrieval.config import Device, IndexKind
 from retrieval.errors import IndexMismatchError
-from retrieval.index.builder import ImageParts, to_codes
+from retrieval.index.builder import ImageIndexer, to_codes
 from retrieval.index.device import resolve_device
 from retrieval.index.faiss_index import VectorIndex
-from retrieval.index.folder import KIND, Store, write_rest
+from retrieval.index.folder import KIND, IndexFolder, write_rest
 from retrieval.index.kinds import choose_kind
 from retrieval.types import Encoder, Progress, StoredImage, silent
 from tfrecords.artifacts import MANIFEST, PartialFolder, digest, recover, writing_folder
@@ -89,7 +89,7 @@ def add_images(
         return Change((), (), numbered.present)
     with _changing(base, {"added": source}, overwrite) as folder:
         _keep(folder, base, base.images)
-        parts = ImageParts(folder, base.encoder, base.config, resolve_device(device))
+        parts = ImageIndexer(folder, base.encoder, base.config, resolve_device(device))
         for number, _ in enumerate(parts.add(chain([first], new))):
             progress("indexing images", number + 1, None)
         _finish(folder, base, {**base.images, **parts.rows}, device, progress)
@@ -131,12 +131,12 @@ def remove_images(
     return Change((), tuple(sorted(gone)), 0)
 
 
-def _open(out: Path, encoder: Encoder | None) -> Store:
+def _open(out: Path, encoder: Encoder | None) -> IndexFolder:
     recover(out.absolute())
-    return Store(out, encoder=encoder, device="cpu")
+    return IndexFolder(out, encoder=encoder, device="cpu")
 
 
-def _check_same(base: Store, stride_px: int | None, kind: IndexKind | None) -> None:
+def _check_same(base: IndexFolder, stride_px: int | None, kind: IndexKind | None) -> None:
     """Refuse other settings than the index's; those that are not given are the index's."""
     for flag, asked, has in (
         ("--stride", stride_px, (base.config.stride_px,)),
@@ -149,7 +149,9 @@ def _check_same(base: Store, stride_px: int | None, kind: IndexKind | None) -> N
             )
 
 
-def _changing(base: Store, what: Mapping[str, Any], overwrite: bool) -> AbstractContextManager[PartialFolder]:
+def _changing(
+    base: IndexFolder, what: Mapping[str, Any], overwrite: bool
+) -> AbstractContextManager[PartialFolder]:
     """The new folder in the making; of another state of the index it is not gone on with."""
     settings = {
         **what,
@@ -160,7 +162,7 @@ def _changing(base: Store, what: Mapping[str, Any], overwrite: bool) -> Abstract
     return writing_folder(base.path, kind=KIND, config=settings, overwrite=overwrite or "finished")
 
 
-def _keep(folder: PartialFolder, base: Store, images: Iterable[int]) -> None:
+def _keep(folder: PartialFolder, base: IndexFolder, images: Iterable[int]) -> None:
     """Take the encoder and the pixels of images over."""
     names = ["encoder.keras", *(f"pixels/{i}.npy" for i in images)]
     folder.adopt(base.path, {n: base.manifest.files[n] for n in names if n in base.manifest.files})
@@ -168,7 +170,7 @@ def _keep(folder: PartialFolder, base: Store, images: Iterable[int]) -> None:
 
 def _finish(
     folder: PartialFolder,
-    base: Store,
+    base: IndexFolder,
     images: Mapping[int, StoredImage],
     device: Device,
     progress: Progress,
@@ -183,7 +185,7 @@ def _finish(
     folder.extra["largest_id"] = max(_largest_id(base), *images)
 
 
-def _still_good(base: Store, windows: int, device: str) -> VectorIndex | None:
+def _still_good(base: IndexFolder, windows: int, device: str) -> VectorIndex | None:
     """The index, where what it has learned fits so many windows too; None to learn anew.
 
     An exact index has learned nothing and is made as from the images. The others keep half-precision
@@ -197,18 +199,18 @@ def _still_good(base: Store, windows: int, device: str) -> VectorIndex | None:
     return base.vectors if near or kind == "exact" else None
 
 
-def _learned_from(base: Store) -> int:
+def _learned_from(base: IndexFolder) -> int:
     return int(base.manifest.extra.get("learned_from", base.manifest.counts["windows"]))
 
 
-def _largest_id(base: Store) -> int:
+def _largest_id(base: IndexFolder) -> int:
     return max(int(base.manifest.extra.get("largest_id", -1)), *base.images)
 
 
 class _Numbered:
     """Images under the ids that they get in an index; counts those that are in it already."""
 
-    def __init__(self, images: ImageSource, base: Store) -> None:
+    def __init__(self, images: ImageSource, base: IndexFolder) -> None:
         self._images, self._base, self.present = images, base, 0
         self._ids: dict[str, list[int]] = defaultdict(list)
         for image_id, row in sorted(base.images.items()):
@@ -247,7 +249,7 @@ class _Numbered:
         return bool(np.array_equal(known, to_codes(image.scaled())))
 
 
-def _named(name: str, base: Store) -> int:
+def _named(name: str, base: IndexFolder) -> int:
     """The id of the image that is meant."""
     if name.isdecimal() and int(name) in base.images:
         return int(name)

@@ -34,7 +34,7 @@ def half_precision(dim: int) -> Any:
     return faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
 
 
-def halves(vectors: NDArray[Any]) -> NDArray[np.float16]:
+def to_float16(vectors: NDArray[Any]) -> NDArray[np.float16]:
     """Vectors of half precision; FAISS converts in a quarter of NumPy's time.
 
     Args:
@@ -48,7 +48,7 @@ def halves(vectors: NDArray[Any]) -> NDArray[np.float16]:
     return found
 
 
-def singles(vectors: NDArray[Any]) -> NDArray[np.float32]:
+def to_float32(vectors: NDArray[Any]) -> NDArray[np.float32]:
     """Vectors of single precision, contiguous.
 
     Args:
@@ -81,7 +81,7 @@ def write_refined(
     with path.open("wb") as file, TemporaryFile(dir=path.parent) as waiting:
         after = begin_refined(file, codes, write)
         for part, vectors in blocks:
-            file.write(np.ascontiguousarray(halves(vectors)).data)
+            file.write(np.ascontiguousarray(to_float16(vectors)).data)
             waiting.write(np.ascontiguousarray(part, np.int64).data)
         count = waiting.tell() // 8
         waiting.seek(0)

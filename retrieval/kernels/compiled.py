@@ -44,7 +44,7 @@ class Compiled:
         self._fast: dict[tuple, Callable[..., Any]] = {}
         self._lock = Lock()
 
-    def expect(self, calls: int) -> None:
+    def warm_up(self, calls: int) -> None:
         """Hear how many calls are to come: if compiling is sure to pay, the first shapes don't wait."""
         self._at_once = calls >= 2 * self._after
 
@@ -129,7 +129,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def share_cores() -> None:
+def limit_tf_threads() -> None:
     """Let TensorFlow leave the cores to batches that are worked on side by side.
 
     Else it splits every step of every batch among all cores as well, and its threads and ours wait for each
@@ -140,7 +140,7 @@ def share_cores() -> None:
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores() // MOST_THREADS)))
 
 
-def side_by_side(work: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
+def parallel_map(work: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
     """Do a piece of work for each item, several at a time; results in the items' order.
 
     Args:

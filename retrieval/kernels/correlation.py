@@ -14,7 +14,7 @@ TOGETHER = 5
 
 
 @loop
-def centred(template: NDArray[np.float32], shifts: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def zero_mean(template: NDArray[np.float32], shifts: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Templates as `ncc_around` takes them.
 
     Args:
@@ -152,7 +152,7 @@ def _sums(template: NDArray[np.float32], region: NDArray[np.float32], out: NDArr
 
 
 @loop
-def spreads(pictures: NDArray[Any], box: int, scale: float) -> NDArray[np.float32]:
+def local_energy(pictures: NDArray[Any], box: int, scale: float) -> NDArray[np.float32]:
     """Sum of squares of the mean-free tensor in every box x box square of pictures.
 
     Args:

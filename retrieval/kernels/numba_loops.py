@@ -42,7 +42,7 @@ def _folder() -> str:
 
 
 @loop
-def thinned(
+def suppress_neighbours(
     image: NDArray[np.int32],
     x: NDArray[np.int32],
     y: NDArray[np.int32],

@@ -103,7 +103,7 @@ def _log(values: NDArray[np.float32]) -> None:
 
 
 @loop
-def halved(
+def downsample2(
     tensor: NDArray[np.float32], visible: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Means over 2 x 2 of what is visible; visible where at least half of it is.
@@ -136,7 +136,7 @@ def halved(
 
 
 @loop
-def coded(tensor: NDArray[np.float32], codes: float) -> NDArray[np.int16]:
+def quantize_int16(tensor: NDArray[np.float32], codes: float) -> NDArray[np.int16]:
     """A tensor in whole numbers, so many to one."""
     out = np.empty(tensor.shape, np.int16)
     values, whole = tensor.reshape(tensor.size), out.reshape(tensor.size)

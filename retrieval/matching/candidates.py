@@ -2,7 +2,7 @@
 
 The windows around a right answer overlap it and come up together; a list of the first twenty
 windows may hold two places only. Going down the list, a window is dropped where one of the same image
-that was kept lies nearer than `separation_px` in both x and y.
+that was kept lies nearer than `nms_radius_px` in both x and y.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import SearchConfig
 from retrieval.index.faiss_index import VectorIndex
-from retrieval.kernels.compiled import side_by_side
+from retrieval.kernels.compiled import parallel_map
 from retrieval.types import Candidates, unpack_ids
 
 BLOCK = 2048
@@ -40,10 +40,10 @@ def find_candidates(
     """
     parts = []
     for start in range(0, len(vectors), BLOCK):
-        similarity, ids = index.search(vectors[start : start + BLOCK], config.windows, share)
-        parts.append(distinct_places(similarity, ids, config))
+        similarity, ids = index.search(vectors[start : start + BLOCK], config.top_k, share)
+        parts.append(non_max_suppression(similarity, ids, config))
     if not parts:
-        none = np.zeros((0, config.places), np.int64)
+        none = np.zeros((0, config.max_candidates), np.int64)
         return Candidates(none, none, none, none.astype(np.float32))
     return joined(parts)
 
@@ -53,7 +53,7 @@ def joined(parts: Sequence[Candidates]) -> Candidates:
     return Candidates(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Candidates)))
 
 
-def distinct_places(
+def non_max_suppression(
     similarity: NDArray[np.float32], ids: NDArray[np.int64], config: SearchConfig
 ) -> Candidates:
     """Keep the best window of every place.
@@ -61,23 +61,23 @@ def distinct_places(
     Args:
         similarity: (n, k) descending.
         ids: (n, k) packed, -1 for none.
-        config: `places` and `separation_px` are used.
+        config: `places` and `nms_radius_px` are used.
 
     Returns:
         (n, places) candidates.
     """
     starts = range(0, max(1, len(ids)), ROWS)
     return joined(
-        list(side_by_side(lambda i: _distinct(similarity[i : i + ROWS], ids[i : i + ROWS], config), starts))
+        list(parallel_map(lambda i: _distinct(similarity[i : i + ROWS], ids[i : i + ROWS], config), starts))
     )
 
 
 def _distinct(similarity: NDArray[np.float32], ids: NDArray[np.int64], config: SearchConfig) -> Candidates:
-    """`distinct_places` of some patches."""
-    from retrieval.kernels.numba_loops import thinned
+    """`non_max_suppression` of some patches."""
+    from retrieval.kernels.numba_loops import suppress_neighbours
 
     image, x, y = (np.ascontiguousarray(v, np.int32) for v in unpack_ids(ids))
-    kept = thinned(image, x, y, config.places, config.separation_px)
+    kept = suppress_neighbours(image, x, y, config.max_candidates, config.nms_radius_px)
     rows, columns = np.nonzero(kept >= 0)
     taken = rows, kept[rows, columns]
     places = np.full((3, *kept.shape), -1, np.int64)

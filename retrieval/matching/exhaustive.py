@@ -3,7 +3,7 @@
 The vector of a whole window says too little under cloud, between snow and May, or after a clear-cut. Local
 descriptors (`retrieval.matching.local_search`) still agree with the right place. Exhaustive search costs a
 thousand times as much as an index. It serves few patches, those with the most visible texture first, and
-`SearchConfig.everywhere` bounds its work. Measurements: `docs/decisions/0014-under-cloud.md` and
+`SearchConfig.exhaustive_budget` bounds its work. Measurements: `docs/decisions/0014-under-cloud.md` and
 `docs/decisions/0016-in-doubt-everywhere.md`.
 """
 
@@ -19,19 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import RefineConfig, SearchConfig
-from retrieval.errors import DoubtWarning
+from retrieval.errors import SearchBudgetWarning
 from retrieval.kernels.compiled import Compiled
 from retrieval.matching.local_search import shipped_local_search
 from retrieval.matching.pyramid import align, finish
-from retrieval.matching.tensor_cache import Ground
+from retrieval.matching.tensor_cache import TensorCache
 from retrieval.matching.tensors import Pixels
-from retrieval.models.calibration import certain, margin
-from retrieval.models.cloud_mask import shipped_cloud_finder
+from retrieval.models.calibration import is_confident, logit_margin
+from retrieval.models.cloud_mask import shipped_cloud_mask
 from retrieval.models.local_descriptors import half_resolution
-from retrieval.types import Candidates, Progress, Refined, silent
+from retrieval.types import Candidates, Progress, RankedCandidates, silent
 from tfrecords.schema import Patches
 
-MISLED = 0.2
+MAX_HIDDEN_SHARE = 0.2
 """Share hidden from which on this comparison has the last word: what was found before saw cloud as ground."""
 COMPARED, CLOSE, CLOSEST = 256, 64, 32
 """Of the candidates of local descriptors so many are correlated at half resolution, described again there,
@@ -58,16 +58,16 @@ SOME = 400
 """Of more patches in doubt about so many tell how many of them show enough."""
 
 
-def look_everywhere(
-    found: Refined,
+def exhaustive_search(
+    found: RankedCandidates,
     patches: Patches,
     images: Pixels,
     everywhere: Sequence[int],
     search: SearchConfig,
     refinement: RefineConfig,
     progress: Progress = silent,
-    ground: Ground | None = None,
-) -> Refined:
+    ground: TensorCache | None = None,
+) -> RankedCandidates:
     """Compare what is still in doubt with every place, by what is seen of it.
 
     Args:
@@ -82,22 +82,24 @@ def look_everywhere(
         ground: tensors of the images, kept from an earlier call.
 
     Warns:
-        DoubtWarning: more patches are in doubt than `search.everywhere` allows for.
+        DoubtWarning: more patches are in doubt than `search.exhaustive_budget` allows for.
 
     Returns:
         The candidates, better ones for some patches.
     """
-    ground = ground or Ground(images)
-    rows = in_doubt(patches, found, images, search, everywhere)
+    ground = ground or TensorCache(images)
+    rows = select_uncertain(patches, found, images, search, everywhere)
     if not len(rows):
         return found
     shown = _seen(patches, rows, search).patches
     candidates = shipped_local_search().find(shown, everywhere, images, search, ground, progress)
     seen = _closest(candidates, shown, images, refinement, progress, ground)
-    seen = seen.wide(found.image_ids.shape[1])
-    better = (margin(seen) > margin(found.some(rows))) | (hidden_share(shown) >= MISLED)
-    found = found.wide(found.image_ids.shape[1])
-    found.put(rows[better], seen.some(better))
+    seen = seen.pad_to(found.image_ids.shape[1])
+    better = (logit_margin(seen) > logit_margin(found.select(rows))) | (
+        hidden_share(shown) >= MAX_HIDDEN_SHARE
+    )
+    found = found.pad_to(found.image_ids.shape[1])
+    found.update(rows[better], seen.select(better))
     return found
 
 
@@ -109,8 +111,8 @@ def hidden_share(patches: Patches) -> NDArray[np.float64]:
 # --- which patches --------------------------------------------------------------------------------
 
 
-def in_doubt(
-    patches: Patches, found: Refined, images: Pixels, search: SearchConfig, everywhere: Sequence[int]
+def select_uncertain(
+    patches: Patches, found: RankedCandidates, images: Pixels, search: SearchConfig, everywhere: Sequence[int]
 ) -> NDArray[np.intp]:
     """Rows of the patches that are compared everywhere: in doubt, with enough to see, and affordable.
 
@@ -118,14 +120,14 @@ def in_doubt(
         patches: what was asked.
         found: what was found so far.
         images: pixels of the index's images.
-        search: as for `look_everywhere`.
+        search: as for `exhaustive_search`.
         everywhere: images that patches would be compared with.
 
     Returns:
         Ascending rows.
     """
-    doubtful = np.flatnonzero(~certain(found, search))
-    if not len(everywhere) or not search.everywhere:
+    doubtful = np.flatnonzero(~is_confident(found, search))
+    if not len(everywhere) or not search.exhaustive_budget:
         return doubtful[:0]
     megapixels = sum(float(np.prod(images.size(i))) for i in everywhere) / 1e6
     some = doubtful[:: max(1, len(doubtful) // SOME)]
@@ -146,7 +148,7 @@ def _worth(patches: Patches, rows: NDArray[np.intp], search: SearchConfig) -> ND
     """Those of some rows that show enough, those first that show most."""
     blocks = [_seen(patches, rows[i : i + BLOCK], search).shown for i in range(0, len(rows), BLOCK)]
     shown = np.concatenate([np.zeros(0), *blocks])
-    return rows[np.argsort(-shown, kind="stable")[: int((shown >= search.least_shown).sum())]]
+    return rows[np.argsort(-shown, kind="stable")[: int((shown >= search.min_texture_share).sum())]]
 
 
 @dataclass(frozen=True)
@@ -160,8 +162,8 @@ class _Seen:
 def _seen(patches: Patches, rows: NDArray[np.intp], search: SearchConfig) -> _Seen:
     """Hide the cloud in patches; a little may be none."""
     scaled = np.asarray(patches.scaled(rows), np.float32)
-    cloud = shipped_cloud_finder()(scaled)
-    cloud &= (cloud.mean((1, 2)) >= search.least_cloud)[:, None, None]
+    cloud = shipped_cloud_mask()(scaled)
+    cloud &= (cloud.mean((1, 2)) >= search.min_cloud_share)[:, None, None]
     scaled[cloud] = np.nan
     shown = [_TEXTURED(scaled[i : i + BLOCK]) for i in range(0, len(rows), BLOCK)]
     hidden = Patches(patches.patch_ids[rows], scaled, "scaled", patches.bands, float("nan"))
@@ -190,7 +192,7 @@ def _work(count: int, megapixels: float) -> int:
 
 def _affordable(count: int, megapixels: float, search: SearchConfig) -> int:
     """How many of so many patches are compared with all images."""
-    most = bisect_right(range(1, count + 1), search.everywhere, key=lambda n: _work(n, megapixels))
+    most = bisect_right(range(1, count + 1), search.exhaustive_budget, key=lambda n: _work(n, megapixels))
     # Going through all images for the sake of a few of many would be time for nothing.
     return most if most >= FEW * count else 0
 
@@ -201,7 +203,7 @@ def _tell(count: int, most: int, megapixels: float, about: str = "") -> None:
     warnings.warn(
         f"{about}{count} patches are still in doubt; {some} compared with every place of all "
         f"{megapixels:.0f} megapixels: everywhere = {_work(count, megapixels)} is enough for all",
-        DoubtWarning,
+        SearchBudgetWarning,
         stacklevel=4,
     )
 
@@ -215,20 +217,20 @@ def _closest(
     images: Pixels,
     refinement: RefineConfig,
     progress: Progress,
-    ground: Ground,
-) -> Refined:
+    ground: TensorCache,
+) -> RankedCandidates:
     """The best candidates of local descriptors, by NCC at full resolution and cosine."""
     by_cosine = replace(refinement, similarity_weight=COSINE_WEIGHT)
     close = align(candidates, shown, images, by_cosine, ground=ground, keep=COMPARED)
-    close = close.wide(min(CLOSE, close.image_ids.shape[1]))
+    close = close.pad_to(min(CLOSE, close.image_ids.shape[1]))
     again = replace(close, similarity=shipped_local_search().again(close, shown, images, ground))
-    best = _by_score(again).wide(min(CLOSEST, again.image_ids.shape[1]))
+    best = _by_score(again).pad_to(min(CLOSEST, again.image_ids.shape[1]))
     return _by_score(finish(best, shown, images, refinement, progress, ground, CLOSEST))
 
 
-def _by_score(found: Refined) -> Refined:
+def _by_score(found: RankedCandidates) -> RankedCandidates:
     """Candidates in the order of NCC and cosine, their similarity; log-odds are those of this score."""
     score = np.round(found.ncc + COSINE_SHARE * found.similarity, 4)
     score = np.where((found.image_ids >= 0) & np.isfinite(score), score, -np.inf)
     odds = np.where(np.isfinite(score), SCORE_ODDS * (score - EVEN_SCORE), np.nan).astype(np.float32)
-    return replace(found, logit=odds).ordered(np.argsort(-score, axis=1, kind="stable"))
+    return replace(found, logit=odds).reorder(np.argsort(-score, axis=1, kind="stable"))

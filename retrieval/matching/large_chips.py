@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, ChipConfig, IndexConfig, RefineConfig, SearchConfig
 from retrieval.index.faiss_index import VectorIndex
-from retrieval.index.folder import Store
+from retrieval.index.folder import IndexFolder
 from retrieval.matching.candidates import joined
 from retrieval.matching.pyramid import measure
 from retrieval.matching.rounds import find
-from retrieval.matching.tensor_cache import Ground
-from retrieval.models.calibration import CHIP_TERMS, Calibration, ChipCalibration, evidence
+from retrieval.matching.tensor_cache import TensorCache
+from retrieval.models.calibration import CHIP_TERMS, Calibration, ChipCalibration, calibration_features
 from retrieval.models.embed import embed_patches, worth_indexing
-from retrieval.types import Candidates, Progress, Refined, silent
+from retrieval.types import Candidates, Progress, RankedCandidates, silent
 from tfrecords.schema import Chips, Patches
 
 
@@ -57,7 +57,7 @@ def cut_windows(scaled: NDArray[np.float32], bands: Sequence[str], config: ChipC
     if not seen.any():
         seen[len(seen) // 2] = True
     offsets = np.stack([x, y], -1)[seen]
-    chosen = _spread(offsets, config.windows)
+    chosen = _spread(offsets, config.max_windows)
     return Windows(offsets[chosen], cut[seen][chosen], tuple(bands))
 
 
@@ -93,12 +93,12 @@ def _spread(points: NDArray[np.int64], most: int) -> NDArray[np.intp]:
     return np.sort(np.array(chosen))
 
 
-SEPARATION_PX = SearchConfig.separation_px
+SEPARATION_PX = SearchConfig.nms_radius_px
 """Two places of an image nearer than this in both x and y are one."""
 
 
 @dataclass(frozen=True, eq=False)
-class Origins:
+class Placements:
     """Places of a chip's top-left pixel, best first; there may be none."""
 
     image_ids: NDArray[np.int64]
@@ -119,18 +119,18 @@ class Origins:
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def take(self, rows: NDArray) -> Origins:
+    def take(self, rows: NDArray) -> Placements:
         """Some of them, in the order of `rows`."""
-        return Origins(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+        return Placements(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 
-def corners(found: Refined, offsets: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
+def corners(found: RankedCandidates, offsets: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
     """Where the chip's corner lies by each candidate of each window, x and y, (w, k) float64."""
     x = found.x.astype(np.float64) + found.dx - offsets[:, 0, None]
     return x, found.y.astype(np.float64) + found.dy - offsets[:, 1, None]
 
 
-def vote(found: Refined, offsets: NDArray[np.int64], config: ChipConfig) -> Origins:
+def vote(found: RankedCandidates, offsets: NDArray[np.int64], config: ChipConfig) -> Placements:
     """The corners that most windows point to.
 
     Args:
@@ -154,7 +154,7 @@ def vote(found: Refined, offsets: NDArray[np.int64], config: ChipConfig) -> Orig
     score = np.where(some, votes.max(2).sum(1), -1.0)
     rows: list[int] = []
     for row in np.lexsort((x, y, image, -score)):
-        if score[row] <= 0 or len(rows) == config.origins:
+        if score[row] <= 0 or len(rows) == config.max_placements:
             break
         one_place = [
             image[r] == image[row] and max(abs(x[r] - x[row]), abs(y[r] - y[row])) < SEPARATION_PX
@@ -167,7 +167,7 @@ def vote(found: Refined, offsets: NDArray[np.int64], config: ChipConfig) -> Orig
 
 def _means(
     rows: list[int], best: NDArray, votes: NDArray, values: tuple[NDArray, ...], windows: int, k: int
-) -> Origins:
+) -> Placements:
     """Places as the weighted means of the candidates that stand for them."""
     image, x, y, similarity = values
     out = []
@@ -181,10 +181,12 @@ def _means(
         )
     columns = np.array(out, np.float64).reshape(-1, 7).T
     ids, agree = columns[0].astype(np.int64), columns[6].astype(np.int64)
-    return Origins(ids, columns[1], columns[2], columns[3], columns[4], columns[5], agree)
+    return Placements(ids, columns[1], columns[2], columns[3], columns[4], columns[5], agree)
 
 
-def agreed(origins: Origins, found: Refined, offsets: NDArray[np.int64], config: ChipConfig) -> Origins:
+def agreed(
+    origins: Placements, found: RankedCandidates, offsets: NDArray[np.int64], config: ChipConfig
+) -> Placements:
     """Count the windows that agree on each place, and put it where they say.
 
     Args:
@@ -209,12 +211,12 @@ def agreed(origins: Origins, found: Refined, offsets: NDArray[np.int64], config:
     count = (weight > 0).sum(0)
     summed = np.where(weight > 0, ncc, 0).sum(0)
     mean, score = summed / np.maximum(count, 1), summed / max(1, len(offsets))
-    counted = Origins(origins.image_ids, at_x, at_y, score, mean, origins.similarity, count)
+    counted = Placements(origins.image_ids, at_x, at_y, score, mean, origins.similarity, count)
     order = np.lexsort((at_x, at_y, origins.image_ids, -score))
     return counted.take(order[count[order] > 0])
 
 
-def chip_evidence(origins: Origins, windows: int) -> NDArray[np.float64]:
+def chip_evidence(origins: Placements, windows: int) -> NDArray[np.float64]:
     """What speaks for the best place of a chip, (4,) as `CHIP_TERMS`; zeros where there is none."""
     if not len(origins):
         return np.zeros(len(CHIP_TERMS))
@@ -238,7 +240,7 @@ Keep = Callable[[NDArray, NDArray, NDArray, NDArray, NDArray], NDArray[np.bool_]
 class Located:
     """Where chips are."""
 
-    found: Refined
+    found: RankedCandidates
     """(n, k) places of their top-left pixels, best first. NCC is the mean over the windows that agree,
     similarity that over those that proposed the place."""
     confidence: NDArray[np.float64]
@@ -255,9 +257,9 @@ class Located:
 class Locator:
     """An opened index, and how chips are located in it."""
 
-    store: Store
+    folder: IndexFolder
     """The index."""
-    ground: Ground
+    ground: TensorCache
     """Tensors of its images, kept from block to block."""
     vectors: VectorIndex
     """Its vectors, perhaps restricted."""
@@ -291,7 +293,7 @@ class Locator:
                 answers += self._block(waiting, sizes)
                 progress("locating chips", len(answers), len(chips))
                 waiting = []
-        return _stacked(answers, self.config.origins)
+        return _stacked(answers, self.config.max_placements)
 
     def _block(self, chips: Sequence[Windows], sizes: NDArray[np.int64]) -> list[_Answer]:
         """Locate some chips, those of one set of bands together."""
@@ -307,7 +309,7 @@ class Locator:
 class _Answer:
     """What was found for one chip."""
 
-    origins: Origins
+    origins: Placements
     windows: int
     evidence: NDArray[np.float64]
     confidence: float
@@ -320,17 +322,17 @@ class _Group:
         self._by, self._chips, self._sizes = locator, chips, sizes
         pixels = np.concatenate([chip.pixels for chip in chips])
         self._patches = Patches(np.arange(len(pixels)), pixels, "scaled", chips[0].bands, float("nan"))
-        self._vectors = embed_patches(locator.store.encoder, pixels)
+        self._vectors = embed_patches(locator.folder.encoder, pixels)
         self._starts = np.cumsum([0, *map(len, chips)])
 
     def answers(self) -> list[_Answer]:
         """Look quickly at all chips, and with all that search has at those that are still in doubt."""
         search = self._by.search
-        quick = replace(search, deep_places=search.places)
+        quick = replace(search, round2_max_candidates=search.max_candidates)
         several = [i for i, chip in enumerate(self._chips) if len(chip) > 1]
         done = self._look(several, quick)
-        doubtful = [i for i in several if not done[i].evidence[1] >= self._by.config.certain_lead]
-        done |= self._look(doubtful, search) if search.deep_places > search.places else {}
+        doubtful = [i for i in several if not done[i].evidence[1] >= self._by.config.confident_lead]
+        done |= self._look(doubtful, search) if search.round2_max_candidates > search.max_candidates else {}
         done |= self._look([i for i, chip in enumerate(self._chips) if len(chip) == 1], search)
         return [done[i] for i in range(len(self._chips))]
 
@@ -340,10 +342,10 @@ class _Group:
             return {}
         rows = [np.arange(self._starts[i], self._starts[i + 1]) for i in which]
         every = np.concatenate(rows)
-        patches = self._patches.some(every)
+        patches = self._patches.select(every)
         by = self._by
         found = find(
-            by.vectors, self._vectors[every], patches, by.store, search, by.refinement, ground=by.ground
+            by.vectors, self._vectors[every], patches, by.folder, search, by.refinement, ground=by.ground
         )
         parts = _split(found, [len(r) for r in rows])
         if len(rows[0]) == 1:
@@ -352,19 +354,21 @@ class _Group:
         peaks = _split(self._compare(which, votes, patches), [len(r) for r in rows])
         return {i: self._several(i, o, p) for i, o, p in zip(which, votes, peaks, strict=True)}
 
-    def _compare(self, which: Sequence[int], votes: Sequence[Origins], patches: Patches) -> Refined:
+    def _compare(
+        self, which: Sequence[int], votes: Sequence[Placements], patches: Patches
+    ) -> RankedCandidates:
         """The peak of every window near each place that its chip may have, in the order of the places."""
         at = joined([self._expected(self._chips[i], own) for i, own in zip(which, votes, strict=True)])
         config = replace(self._by.refinement, radius_px=RADIUS_PX)
-        return measure(at, patches, self._by.store, config, self._by.ground)
+        return measure(at, patches, self._by.folder, config, self._by.ground)
 
-    def _expected(self, chip: Windows, origins: Origins) -> Candidates:
+    def _expected(self, chip: Windows, origins: Placements) -> Candidates:
         """Where a chip's windows lie by each place; none where that is outside of the image."""
-        most, slack = self._by.config.origins, self._by.config.tolerance_px
+        most, slack = self._by.config.max_placements, self._by.config.tolerance_px
         ids = np.full((len(chip), most), -1, np.int64)
         x, y = np.full_like(ids, -1), np.full_like(ids, -1)
         for m, image_id in enumerate(origins.image_ids.tolist()):
-            image = self._by.store.images[image_id]
+            image = self._by.folder.images[image_id]
             limit = np.array([image.width, image.height]) - PATCH_PX
             at = np.rint(np.array([origins.x[m], origins.y[m]]) + chip.offsets).astype(np.int64)
             inside = ((at >= -slack) & (at <= limit + slack)).all(1)
@@ -372,33 +376,33 @@ class _Group:
             ids[inside, m], x[inside, m], y[inside, m] = image_id, at[:, 0], at[:, 1]
         return Candidates(ids, x, y, np.where(ids >= 0, 0, -np.inf).astype(np.float32))
 
-    def _several(self, row: int, origins: Origins, peaks: Refined) -> _Answer:
+    def _several(self, row: int, origins: Placements, peaks: RankedCandidates) -> _Answer:
         """The answer for a chip with several windows."""
         chip = self._chips[row]
-        left = self._kept(row, agreed(origins, peaks.wide(len(origins)), chip.offsets, self._by.config))
+        left = self._kept(row, agreed(origins, peaks.pad_to(len(origins)), chip.offsets, self._by.config))
         seen = chip_evidence(left, len(chip))
         return _Answer(left, len(chip), seen, float(self._by.several.probability(seen[None])[0]))
 
-    def _single(self, row: int, found: Refined) -> _Answer:
+    def _single(self, row: int, found: RankedCandidates) -> _Answer:
         """The answer for a chip with a single window: as for a patch."""
         offset = self._chips[row].offsets[0]
         some = found.image_ids[0] >= 0
         x, y = found.x[0] + found.dx[0].astype(np.float64), found.y[0] + found.dy[0].astype(np.float64)
         ncc, similarity = found.ncc[0].astype(np.float64), found.similarity[0].astype(np.float64)
         ones = np.ones(len(some), np.int64)
-        every = Origins(found.image_ids[0], x - offset[0], y - offset[1], ncc, ncc, similarity, ones)
+        every = Placements(found.image_ids[0], x - offset[0], y - offset[1], ncc, ncc, similarity, ones)
         kept = self._inside(row, every) & some
         order = np.argsort(~kept, kind="stable")
-        one = found.changed(lambda v: v[:, order])
+        one = found.map(lambda v: v[:, order])
         one = replace(one, image_ids=np.where(kept[order], one.image_ids, -1))
-        left = every.take(order[: min(int(kept.sum()), self._by.config.origins)])
-        confidence = float(self._by.single.probability(evidence(one))[0])
+        left = every.take(order[: min(int(kept.sum()), self._by.config.max_placements)])
+        confidence = float(self._by.single.probability(calibration_features(one))[0])
         return _Answer(left, 1, chip_evidence(left, 1), confidence)
 
-    def _kept(self, row: int, origins: Origins) -> Origins:
+    def _kept(self, row: int, origins: Placements) -> Placements:
         return origins.take(self._inside(row, origins))
 
-    def _inside(self, row: int, origins: Origins) -> NDArray[np.bool_]:
+    def _inside(self, row: int, origins: Placements) -> NDArray[np.bool_]:
         """Which places of a chip may be answered."""
         if self._by.keep is None:
             return np.ones(len(origins), bool)
@@ -406,10 +410,10 @@ class _Group:
         return self._by.keep(origins.image_ids, origins.x, origins.y, width, height)
 
 
-def _split(found: Refined, counts: Sequence[int]) -> list[Refined]:
+def _split(found: RankedCandidates, counts: Sequence[int]) -> list[RankedCandidates]:
     """The rows of each chip."""
     ends = np.cumsum(counts)
-    return [found.some(slice(end - count, end)) for end, count in zip(ends, counts, strict=True)]
+    return [found.select(slice(end - count, end)) for end, count in zip(ends, counts, strict=True)]
 
 
 def _stacked(answers: Sequence[_Answer], most: int) -> Located:
@@ -429,4 +433,6 @@ def _stacked(answers: Sequence[_Answer], most: int) -> Located:
     seen = np.array([a.evidence for a in answers]).reshape(len(answers), len(CHIP_TERMS))
     windows = np.array([a.windows for a in answers], np.int64)
     confidence = np.array([a.confidence for a in answers], np.float64)
-    return Located(Refined(ids, x, y, dx, dy, ncc, similarity, logit), confidence, windows, agree, seen)
+    return Located(
+        RankedCandidates(ids, x, y, dx, dy, ncc, similarity, logit), confidence, windows, agree, seen
+    )

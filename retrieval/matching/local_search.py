@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import SearchConfig
-from retrieval.kernels.compiled import Compiled, side_by_side
-from retrieval.matching.candidates import distinct_places, joined
-from retrieval.matching.tensor_cache import Block, Ground, Sites, blocks_at
-from retrieval.matching.tensors import Known, Pixels, Templates, shared_columns, squares, tile
+from retrieval.kernels.compiled import Compiled, parallel_map
+from retrieval.matching.candidates import joined, non_max_suppression
+from retrieval.matching.tensor_cache import Block, Sites, TensorCache, blocks_at
+from retrieval.matching.tensors import Known, Pixels, Templates, crop_windows, shared_columns, tile
 from retrieval.models.local_descriptors import SEEN, STEP_PX
-from retrieval.types import Candidates, Progress, Refined, pack_ids, silent, unpack_ids
+from retrieval.types import Candidates, Progress, RankedCandidates, pack_ids, silent, unpack_ids
 from tfrecords.schema import Patches
 
 CELL_PX = 32
@@ -116,7 +116,7 @@ def best_places(score: NDArray[np.float32], ids: NDArray[np.int64], config: Sear
     score, ids = np.take_along_axis(score, order, 1), np.take_along_axis(ids, order, 1)
     # Where patch or place shows nothing they agree in nothing.
     score, ids = np.where(score > 0, score, -np.inf), np.where(score > 0, ids, -1)
-    return distinct_places(score, ids, replace(config, places=config.deep_places))
+    return non_max_suppression(score, ids, replace(config, max_candidates=config.round2_max_candidates))
 
 
 WEIGHTS = "local.keras"
@@ -184,7 +184,7 @@ class LocalSearch:
         image_ids: Iterable[int],
         images: Pixels,
         config: SearchConfig,
-        ground: Ground,
+        ground: TensorCache,
         progress: Progress = silent,
     ) -> Candidates:
         """Compare patches with every place of some images.
@@ -193,13 +193,13 @@ class LocalSearch:
             patches: NaN where cloud or anything else hides them.
             image_ids: which images.
             images: their pixels.
-            config: `deep_places` and `separation_px` are used.
+            config: `round2_max_candidates` and `nms_radius_px` are used.
             ground: tensors of the images.
             progress: told of the blocks of images that are done.
 
         Returns:
-            (n, `config.deep_places`) distinct places, best first; their similarity is the cosine between the
-            patch's descriptors and those of the place, -1 to 1.
+            (n, `config.round2_max_candidates`) distinct places, best first. Their similarity is the cosine
+            between the descriptors of the patch and of the place, -1 to 1.
         """
         ids = sorted(image_ids) if len(patches) else []
         starts = range(0, max(1, len(patches)), PATCHES)
@@ -213,12 +213,12 @@ class LocalSearch:
         ids: list[int],
         images: Pixels,
         config: SearchConfig,
-        ground: Ground,
+        ground: TensorCache,
         progress: Progress,
     ) -> Candidates:
         """`find` for some rows."""
         columns = {i: shared_columns(patches.bands, images.bands(i)) for i in ids}
-        mine = patches.some(rows)
+        mine = patches.select(rows)
         own = {asked: self._kernel(mine, asked) for asked in {asked for asked, _ in columns.values()}}
         blocks = ground.blocks(ids)
         found = [(np.zeros((len(rows), 0), np.float32), np.zeros((len(rows), 0), np.int64))]
@@ -227,10 +227,10 @@ class LocalSearch:
             asked, stored = columns[block[0]]
             return self._compared(own[asked], block, stored, ground)
 
-        for number, peak in enumerate(side_by_side(compare, blocks), 1):
+        for number, peak in enumerate(parallel_map(compare, blocks), 1):
             found.append(peak)
             if len(found) > 64 or number == len(blocks):
-                found = [best_of(found, MOST * config.deep_places)]
+                found = [best_of(found, MOST * config.round2_max_candidates)]
             progress("comparing everywhere", number, len(blocks))
         score, packed = found[0]
         near = _by_block(packed)
@@ -240,12 +240,12 @@ class LocalSearch:
             asked, stored = columns[block[0]]
             self._look_nearby(score, packed, pairs, own[asked], block, stored, ground)
 
-        for number, _ in enumerate(side_by_side(look, range(len(near))), 1):
+        for number, _ in enumerate(parallel_map(look, range(len(near))), 1):
             progress("comparing more closely", number, len(near))
         return best_places(score, packed, config)
 
     def _compared(
-        self, kernel: NDArray[np.float32], block: Block, stored: tuple[int, ...], ground: Ground
+        self, kernel: NDArray[np.float32], block: Block, stored: tuple[int, ...], ground: TensorCache
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The best places of patches in every cell of a block: scores and packed ids."""
         x, y, tensor, known = ground.block(block, stored)
@@ -269,7 +269,7 @@ class LocalSearch:
         kernel: NDArray[np.float32],
         block: Block,
         stored: tuple[int, ...],
-        ground: Ground,
+        ground: TensorCache,
     ) -> None:
         """Move the places of a block by up to two pixels to where they agree best, in place.
 
@@ -321,8 +321,8 @@ class LocalSearch:
             which = np.arange(len(corner))
             corner = corner[np.minimum(np.arange(FEW if len(which) <= FEW else PAIRS), len(which) - 1)]
             first = np.zeros(len(corner), np.int64)
-            seen = None if known is None else squares(known[None], first, corner, size, 0)
-            field = self._everywhere(squares(tensor[None], first, corner, size, 0), seen)
+            seen = None if known is None else crop_windows(known[None], first, corner, size, 0)
+            field = self._everywhere(crop_windows(tensor[None], first, corner, size, 0), seen)
             return field, which, corner[: len(which)]
 
         return around
@@ -336,7 +336,9 @@ class LocalSearch:
         made = self._densely(np.pad(tensor, even), np.pad(shown, even))
         return np.asarray(made)[:, : tensor.shape[1] - SEEN + 1, : tensor.shape[2] - SEEN + 1]
 
-    def again(self, ranked: Refined, patches: Patches, images: Pixels, ground: Ground) -> NDArray[np.float32]:
+    def again(
+        self, ranked: RankedCandidates, patches: Patches, images: Pixels, ground: TensorCache
+    ) -> NDArray[np.float32]:
         """Compare patches with candidates where these were found, to two pixels instead of four.
 
         Args:
@@ -357,10 +359,10 @@ class LocalSearch:
             theirs = np.isin(ids, [i for i, of_image in columns.items() if of_image == (asked, stored)])
             for start in range(0, len(patches), PATCHES):
                 mine = pairs[theirs & (pairs[:, 0] >= start) & (pairs[:, 0] < start + PATCHES)]
-                kernel = self._kernel(patches.some(slice(start, start + PATCHES)), asked)
+                kernel = self._kernel(patches.select(slice(start, start + PATCHES)), asked)
                 batches = [mine[first : first + PATCHES] for first in range(0, len(mine), PATCHES)]
                 places = partial(self._places, ranked, stored, ground)
-                for pair, field in zip(batches, side_by_side(places, batches), strict=True):
+                for pair, field in zip(batches, parallel_map(places, batches), strict=True):
                     own = kernel[..., pair[:, 0] - start].transpose(3, 0, 1, 2)
                     similarity[tuple(pair.T)] = (field * own).sum((1, 2, 3))
         return similarity
@@ -370,7 +372,7 @@ class LocalSearch:
         return kernels(self.describe(*Templates(patches, asked).take(np.arange(len(patches)), 1)))
 
     def _places(
-        self, ranked: Refined, stored: tuple[int, ...], ground: Ground, pairs: NDArray[np.intp]
+        self, ranked: RankedCandidates, stored: tuple[int, ...], ground: TensorCache, pairs: NDArray[np.intp]
     ) -> NDArray[np.float32]:
         """Descriptors of candidates, those of each of unit length."""
         ids, x, y = (getattr(ranked, name)[tuple(pairs.T)] for name in ("image_ids", "x", "y"))

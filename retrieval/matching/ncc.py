@@ -75,9 +75,9 @@ def ncc_of(template: Any, region: Any, spread: Any) -> Any:
     from keras import ops
 
     count = float(template.shape[1] * template.shape[2])
-    centred = template - ops.mean(template, axis=(1, 2), keepdims=True)
-    energy = ops.sum(centred * centred, axis=(1, 2, 3))[:, None, None, None]
-    return _ratio(correlate(centred, region), energy, spread, count)
+    zero_mean = template - ops.mean(template, axis=(1, 2), keepdims=True)
+    energy = ops.sum(zero_mean * zero_mean, axis=(1, 2, 3))[:, None, None, None]
+    return _ratio(correlate(zero_mean, region), energy, spread, count)
 
 
 def _masked(template: Any, region: Any, weight: Any, known: Any) -> Any:
@@ -85,10 +85,10 @@ def _masked(template: Any, region: Any, weight: Any, known: Any) -> Any:
     from keras import ops
 
     template, region = _centred(template, weight), _centred(region, known)
-    squares = [ops.sum(x * x, -1, keepdims=True) for x in (template, region)]
+    crop_windows = [ops.sum(x * x, -1, keepdims=True) for x in (template, region)]
     # What the region's mask cuts out of the template, and the template's of the region.
-    of_template = _each(ops.concatenate([template, squares[0], weight], -1), known)
-    of_region = _each(weight, ops.concatenate([region, squares[1]], -1))
+    of_template = _each(ops.concatenate([template, crop_windows[0], weight], -1), known)
+    of_region = _each(weight, ops.concatenate([region, crop_windows[1]], -1))
     c = template.shape[-1]
     count = ops.maximum(of_template[..., c + 1], 1.0)
     mean = ops.sum(of_template[..., :c] * of_region[..., :c], -1) / count

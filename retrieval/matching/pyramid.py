@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, RefineConfig
 from retrieval.errors import BandsWarning
-from retrieval.kernels.compiled import side_by_side
+from retrieval.kernels.compiled import parallel_map
 from retrieval.matching.surfaces import Peaks, correlated, find_peaks
-from retrieval.matching.tensor_cache import BLOCK_PX, Ground, Sites
+from retrieval.matching.tensor_cache import BLOCK_PX, Sites, TensorCache
 from retrieval.matching.tensors import PatchPixels, Pixels, Templates, shared_columns
 from retrieval.models.verifier import Verifier, shipped_verifier
-from retrieval.types import Candidates, Progress, Refined, pack_ids, silent
+from retrieval.types import Candidates, Progress, RankedCandidates, pack_ids, silent
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ class ImageTable:
     """(images,) equal for images whose tensors can be kept at the same time."""
 
     @classmethod
-    def of(cls, ids: NDArray[np.int64], bands: Sequence[str], images: Pixels, ground: Ground) -> ImageTable:
+    def of(
+        cls, ids: NDArray[np.int64], bands: Sequence[str], images: Pixels, ground: TensorCache
+    ) -> ImageTable:
         """Describe images; -1, which stands for none, gets a row that nobody looks at."""
         real = [int(i) for i in ids if i >= 0]
         none = len(ids) - len(real)  # in front, since ids are sorted
@@ -93,7 +95,7 @@ class Job:
         images: Pixels,
         config: RefineConfig,
         progress: Progress,
-        ground: Ground,
+        ground: TensorCache,
         verifier: Verifier | None,
     ) -> None:
         self.verifier = verifier
@@ -156,19 +158,19 @@ class Job:
         """All candidates at quarter resolution."""
         self.correlate(np.argwhere(self.found.image_ids >= 0), -(-self.config.radius_px // 4), 2)
 
-    def decide(self, certain: Callable[[Refined], NDArray[np.bool_]] | None) -> None:
+    def decide(self, certain: Callable[[RankedCandidates], NDArray[np.bool_]] | None) -> None:
         """All candidates at quarter resolution, the best of them at half, the best of these verified."""
         self.coarse()
-        pairs = self.best(self.config.semifinalists)
+        pairs = self.best(self.config.half_res_k)
         _, start, count = np.unique(pairs[:, 0], return_index=True, return_counts=True)
         nth = np.arange(len(pairs)) - np.repeat(start, count)
-        ahead, first = (AHEAD, FIRST) if certain and self.config.semifinalists > AHEAD else (len(pairs),) * 2
+        ahead, first = (AHEAD, FIRST) if certain and self.config.half_res_k > AHEAD else (len(pairs),) * 2
         self.correlate(pairs[nth < ahead], HALF_RADIUS, 1)
-        self.verify(self.finalists(min(first, self.config.finalists)))
+        self.verify(self.finalists(min(first, self.config.verify_k)))
         if certain and (nth >= ahead).any():
-            doubtful = ~certain(self.ranked(self.config.semifinalists))
+            doubtful = ~certain(self.ranked(self.config.half_res_k))
             self.correlate(pairs[(nth >= ahead) & doubtful[pairs[:, 0]]], HALF_RADIUS, 1)
-            more = self.finalists(self.config.finalists)
+            more = self.finalists(self.config.verify_k)
             self.verify(more[doubtful[more[:, 0]]])
 
     def finalists(self, count: int) -> NDArray:
@@ -177,7 +179,7 @@ class Job:
         behind = self.weighted()
         behind = np.where(self.state["level"] == 1, behind, -np.inf).max(1, initial=-np.inf)[:, None] - behind
         rows, cols = pairs.T
-        near = behind[rows, cols] <= self.config.finalist_lead
+        near = behind[rows, cols] <= self.config.verify_margin
         return pairs[near & np.isnan(self.state["logit"][rows, cols])]
 
     def correlate(self, pairs: NDArray, radius: int, level: int) -> None:
@@ -219,7 +221,7 @@ class Job:
     ) -> None:
         """Do some work on all pairs, batch by batch; batches share no pair."""
         done = 0
-        for count in side_by_side(work, list(self._batches(pairs, size, by_image))):
+        for count in parallel_map(work, list(self._batches(pairs, size, by_image))):
             done += count
             self.progress(stage, done, len(pairs))
 
@@ -274,13 +276,13 @@ class Job:
             state[name][rows, cols], state[f"d{name}"][rows, cols] = pixel, (1 << level) * offset
         state["ncc"][rows, cols], state["level"][rows, cols] = peaks.ncc, level
 
-    def ranked(self, count: int) -> Refined:
+    def ranked(self, count: int) -> RankedCandidates:
         """The best of each patch: by how far they came, then by score."""
         # Of the best the level tells nothing: it alone went on to full resolution.
         order = self._order(self.score(), np.maximum(self.state["level"], 1))[:, :count]
-        return self.refined().ordered(order)
+        return self.refined().reorder(order)
 
-    def refined(self) -> Refined:
+    def refined(self) -> RankedCandidates:
         """All candidates as they came."""
         values = self.state | {"image_ids": self.found.image_ids, "similarity": self.found.similarity}
         coarse, limit = (self.state["level"] > 0) & (self.found.image_ids >= 0), self.table.limit[self.image]
@@ -290,7 +292,7 @@ class Job:
             nearest = np.clip(at + np.rint(offset).astype(np.int64), 0, limit[..., number])
             values[axis] = np.where(coarse, nearest, at)
             values[f"d{axis}"] = np.where(coarse, np.float32(0), offset)
-        return Refined(**{f.name: values[f.name] for f in fields(Refined)})
+        return RankedCandidates(**{f.name: values[f.name] for f in fields(RankedCandidates)})
 
 
 def refine(
@@ -299,16 +301,16 @@ def refine(
     images: Pixels,
     config: RefineConfig,
     progress: Progress = silent,
-    ground: Ground | None = None,
+    ground: TensorCache | None = None,
     verifier: Verifier | None = None,
-) -> Refined:
+) -> RankedCandidates:
     """Find each candidate's pixel and rank a patch's candidates anew: `rank`, then `finish`.
 
     Returns:
-        The best `config.semifinalists` candidates of each patch, best first; all but the first keep the
+        The best `config.half_res_k` candidates of each patch, best first; all but the first keep the
         half-resolution pixel, an offset of 0 and the half-resolution NCC.
     """
-    ground = ground or Ground(images)
+    ground = ground or TensorCache(images)
     ranked = rank(found, patches, images, config, progress, ground, verifier)
     return finish(ranked, patches, images, config, progress, ground)
 
@@ -319,10 +321,10 @@ def rank(
     images: Pixels,
     config: RefineConfig,
     progress: Progress = silent,
-    ground: Ground | None = None,
+    ground: TensorCache | None = None,
     verifier: Verifier | None = None,
-    certain: Callable[[Refined], NDArray[np.bool_]] | None = None,
-) -> Refined:
+    certain: Callable[[RankedCandidates], NDArray[np.bool_]] | None = None,
+) -> RankedCandidates:
     """Find candidates at quarter and half resolution, and let the verifier decide between the best.
 
     Args:
@@ -339,25 +341,31 @@ def rank(
         BandsWarning: images and patches have no band in common.
 
     Returns:
-        The best `config.semifinalists` candidates of each patch, best first, as half resolution knows them.
+        The best `config.half_res_k` candidates of each patch, best first, as half resolution knows them.
     """
     _tell_unshared(found, patches, images)
     job = Job(
-        found, patches, images, config, progress, ground or Ground(images), verifier or shipped_verifier()
+        found,
+        patches,
+        images,
+        config,
+        progress,
+        ground or TensorCache(images),
+        verifier or shipped_verifier(),
     )
     job.decide(certain)
-    return job.ranked(config.semifinalists)
+    return job.ranked(config.half_res_k)
 
 
 def finish(
-    ranked: Refined,
+    ranked: RankedCandidates,
     patches: PatchPixels,
     images: Pixels,
     config: RefineConfig,
     progress: Progress = silent,
-    ground: Ground | None = None,
+    ground: TensorCache | None = None,
     count: int = 1,
-) -> Refined:
+) -> RankedCandidates:
     """Find the best candidates of each patch at full resolution.
 
     Args:
@@ -373,8 +381,8 @@ def finish(
         The same; x, y, dx, dy and NCC of the first are those of full resolution.
     """
     count = min(count, ranked.image_ids.shape[1])
-    best = ranked.wide(count).places()
-    job = Job(best, patches, images, config, progress, ground or Ground(images), None)
+    best = ranked.pad_to(count).as_candidates()
+    job = Job(best, patches, images, config, progress, ground or TensorCache(images), None)
     job.correlate(job.best(count), FINE_RADIUS, 0)
     found, some = job.refined(), best.image_ids >= 0
     finer = {name: getattr(ranked, name).copy() for name in ("x", "y", "dx", "dy", "ncc")}
@@ -389,9 +397,9 @@ def align(
     images: Pixels,
     config: RefineConfig,
     *,
-    ground: Ground | None = None,
+    ground: TensorCache | None = None,
     keep: int,
-) -> Refined:
+) -> RankedCandidates:
     """Find candidates at quarter and half resolution and rank them by NCC, without asking the verifier.
 
     Args:
@@ -402,7 +410,7 @@ def align(
         ground: as for `rank`.
         keep: how many candidates of each patch go on to half resolution and come out.
     """
-    job = Job(found, patches, images, config, silent, ground or Ground(images), None)
+    job = Job(found, patches, images, config, silent, ground or TensorCache(images), None)
     job.align(keep)
     return job.ranked(keep)
 
@@ -412,8 +420,8 @@ def measure(
     patches: PatchPixels,
     images: Pixels,
     config: RefineConfig,
-    ground: Ground | None = None,
-) -> Refined:
+    ground: TensorCache | None = None,
+) -> RankedCandidates:
     """Find all candidates at full resolution, without asking the verifier and without ranking them.
 
     Args:
@@ -426,7 +434,7 @@ def measure(
     Returns:
         The candidates in the order in which they came.
     """
-    job = Job(found, patches, images, config, silent, ground or Ground(images), None)
+    job = Job(found, patches, images, config, silent, ground or TensorCache(images), None)
     every = found.image_ids.shape[1]
     job.align(every)
     job.correlate(job.best(every), FINE_RADIUS, 0)

@@ -1,8 +1,8 @@
-"""Search and refinement in rounds: a few candidates for all patches, many for those still in doubt.
+"""Search and matching in rounds: few candidates for all patches, many for the uncertain ones.
 
-The verifier nearly always knows the right place if it is among the candidates at all, and knows when it is
-not. So most patches are done after a handful of candidates, and the time saved goes to the rest:
-`SearchConfig.deep_places` of them. What is in doubt even then is for `retrieval.matching.exhaustive`.
+The verifier nearly always recognises the right place among the candidates, and knows when it is absent. So
+a handful of candidates decides most patches. The uncertain ones get `round2_max_candidates`, and those that
+remain uncertain go to `retrieval.matching.exhaustive`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from retrieval.config import RefineConfig, SearchConfig
 from retrieval.index.faiss_index import VectorIndex
 from retrieval.matching.candidates import find_candidates
 from retrieval.matching.pyramid import finish, rank
-from retrieval.matching.tensor_cache import Ground
+from retrieval.matching.tensor_cache import TensorCache
 from retrieval.matching.tensors import Pixels
-from retrieval.models.calibration import certain
-from retrieval.types import Progress, Refined, silent
+from retrieval.models.calibration import is_confident
+from retrieval.types import Progress, RankedCandidates, silent
 from tfrecords.schema import Patches
 
 
@@ -31,10 +31,10 @@ def find(
     search: SearchConfig,
     refinement: RefineConfig,
     progress: Progress = silent,
-    ground: Ground | None = None,
-) -> Refined:
+    ground: TensorCache | None = None,
+) -> RankedCandidates:
     """Find the places of patches to a part of a pixel: `look`, then `retrieval.matching.finish`."""
-    ground = ground or Ground(images)
+    ground = ground or TensorCache(images)
     found = look(index, vectors, patches, images, search, refinement, progress, ground)
     return finish(found, patches, images, refinement, progress, ground)
 
@@ -47,8 +47,8 @@ def look(
     search: SearchConfig,
     refinement: RefineConfig,
     progress: Progress = silent,
-    ground: Ground | None = None,
-) -> Refined:
+    ground: TensorCache | None = None,
+) -> RankedCandidates:
     """Find the places of patches, looking longer where the first look leaves a doubt.
 
     Args:
@@ -62,25 +62,25 @@ def look(
         ground: tensors of the images, kept from an earlier call.
 
     Returns:
-        (n, `search.kept`) candidates, best first, to the pixel of half resolution.
+        (n, `search.return_k`) candidates, best first, to the pixel of half resolution.
     """
-    ground = ground or Ground(images)
-    found, doubtful = Refined.none(len(patches), search.kept), np.arange(len(patches))
-    twice = search.deep_places > search.places
+    ground = ground or TensorCache(images)
+    found, doubtful = RankedCandidates.empty(len(patches), search.return_k), np.arange(len(patches))
+    twice = search.round2_max_candidates > search.max_candidates
 
-    def done(ranked: Refined) -> NDArray[np.bool_]:
-        return certain(ranked, search)
+    def done(ranked: RankedCandidates) -> NDArray[np.bool_]:
+        return is_confident(ranked, search)
 
-    rounds = [("searching", search.first_cells if twice else 1.0, search, refinement)]
+    rounds = [("searching", search.round1_probe_share if twice else 1.0, search, refinement)]
     rounds += [("searching deeper", 1.0, *_deeper(search, refinement))] if twice else []
     for stage, share, looked, refined in rounds:
         if stage != "searching" and not len(doubtful):
             break
         progress(stage, 0, len(doubtful))
-        asked = patches if len(doubtful) == len(patches) else patches.some(doubtful)
+        asked = patches if len(doubtful) == len(patches) else patches.select(doubtful)
         candidates = find_candidates(index, vectors[doubtful], looked, share)
         ranked = rank(candidates, asked, images, refined, progress, ground, None, done)
-        found.put(doubtful, ranked.wide(search.kept))
+        found.update(doubtful, ranked.pad_to(search.return_k))
         doubtful = doubtful[~done(ranked) & vectors[doubtful].any(1)]
     return found
 
@@ -88,6 +88,6 @@ def look(
 def _deeper(search: SearchConfig, refinement: RefineConfig) -> tuple[SearchConfig, RefineConfig]:
     """What the second round looks at."""
     return (
-        replace(search, windows=search.deep_windows, places=search.deep_places),
-        replace(refinement, semifinalists=search.deep_semifinalists, finalists=search.deep_finalists),
+        replace(search, top_k=search.round2_top_k, max_candidates=search.round2_max_candidates),
+        replace(refinement, half_res_k=search.round2_half_res_k, verify_k=search.round2_verify_k),
     )

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from retrieval.kernels.compiled import Compiled, accelerated
 from retrieval.matching.ncc import FLAT, STEPS, ncc, ncc_of
-from retrieval.matching.tensor_cache import Ground, Regions, Sites, Spots
-from retrieval.matching.tensors import CODES, Known, squares
+from retrieval.matching.tensor_cache import CachedSites, Regions, Sites, TensorCache
+from retrieval.matching.tensors import CODES, Known, crop_windows
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ WIDTHS = 8
 
 
 def correlated(
-    template: NDArray[np.float32], seen: Known, owner: NDArray[np.intp], ground: Ground, sites: Sites
+    template: NDArray[np.float32], seen: Known, owner: NDArray[np.intp], ground: TensorCache, sites: Sites
 ) -> NDArray[np.float32]:
     """NCC of templates with the ground around sites.
 
@@ -102,7 +102,7 @@ def correlated(
     if sites.level and not accelerated():
         rest = _where_they_lie(template, owner, whole, ground.spots(sites), sites.radius, out)
     if len(rest):
-        regions = ground.regions(sites.some(rest))
+        regions = ground.regions(sites.select(rest))
         out[rest] = _cut_out(template, seen, owner[rest], whole[rest], regions, sites.level)
     return out
 
@@ -111,20 +111,20 @@ def _where_they_lie(
     template: NDArray[np.float32],
     owner: NDArray[np.intp],
     whole: NDArray[np.bool_],
-    spots: list[Spots],
+    spots: list[CachedSites],
     radius: int,
     out: NDArray[np.float32],
 ) -> NDArray[np.intp]:
     """Write what of sites is wholly visible, and tell the rows of the others."""
-    from retrieval.kernels.correlation import centred, ncc_around
+    from retrieval.kernels.correlation import ncc_around, zero_mean
 
-    templates = centred(template, out.shape[1])
+    templates = zero_mean(template, out.shape[1])
     side, rest = template.shape[1], [np.zeros(0, np.intp)]
     for one in spots:
         visible = whole[one.rows]
         partly = np.flatnonzero(visible & one.hidden)
         if len(partly):
-            known = squares(one.known, one.which[partly], one.at[partly], side + 2 * radius, radius)
+            known = crop_windows(one.known, one.which[partly], one.at[partly], side + 2 * radius, radius)
             visible[partly] = known.all((1, 2, 3))
         rows, which, corner = one.rows[visible], one.which[visible], one.at[visible] - radius
         pictures, spread = _rows(one.pictures), one.spread[..., 0]
@@ -173,14 +173,14 @@ def _in_loops(
     out: NDArray[np.float32],
 ) -> None:
     """Write the NCC of templates with regions (k, S, S, 3), each in a row of `out`."""
-    from retrieval.kernels.correlation import centred, ncc_around, spreads
+    from retrieval.kernels.correlation import local_energy, ncc_around, zero_mean
 
     if not len(rows):
         return
     region = np.ascontiguousarray(region)
-    templates = centred(np.ascontiguousarray(template), out.shape[1])
+    templates = zero_mean(np.ascontiguousarray(template), out.shape[1])
     side, which = template.shape[1], np.arange(len(rows))
-    spread, corner, flat = spreads(region, side, 1.0), np.zeros((len(rows), 2), np.int64), FLAT * side**2
+    spread, corner, flat = local_energy(region, side, 1.0), np.zeros((len(rows), 2), np.int64), FLAT * side**2
     ncc_around(*templates, owner, _rows(region), spread, which, corner, 1.0, flat, STEPS, rows, out)
 
 

@@ -24,11 +24,11 @@ from retrieval.matching.tensors import (
     Known,
     Layer,
     Pixels,
+    crop_windows,
     full_resolution,
     in_bands,
     pyramid,
     side,
-    squares,
     tensor_of,
 )
 
@@ -62,13 +62,13 @@ class Sites:
     level: int
     """0, 1 or 2."""
 
-    def some(self, rows: NDArray[np.intp]) -> Sites:
+    def select(self, rows: NDArray[np.intp]) -> Sites:
         """Some of them."""
         return replace(self, image_ids=self.image_ids[rows], at=self.at[rows])
 
 
 @dataclass(frozen=True)
-class Spots:
+class CachedSites:
     """Those of some sites that lie in pictures of one size, on one shelf."""
 
     rows: NDArray[np.intp]
@@ -106,7 +106,7 @@ class Regions:
         return stored if self.spread is None else tensor_of(stored)
 
 
-class Shelf:
+class Slab:
     """Tensors of blocks of one size, behind each other; what is on it stays as it is."""
 
     def __init__(self, layers: dict[int, Layer], most: int) -> None:
@@ -133,15 +133,15 @@ class Shelf:
         return number
 
 
-class Ground:
+class TensorCache:
     """Regions of images at any level; tensors of the images looked at last are kept."""
 
     def __init__(self, images: Pixels) -> None:
         """Read from `images` when asked."""
         self._images = images
-        self._places: dict[tuple, tuple[Shelf, int]] = {}
-        self._shelves: OrderedDict[Shelf, list[tuple]] = OrderedDict()  # what is on them; used last is last
-        self._open: dict[tuple[int, ...], Shelf] = {}  # by size: those with room
+        self._places: dict[tuple, tuple[Slab, int]] = {}
+        self._shelves: OrderedDict[Slab, list[tuple]] = OrderedDict()  # what is on them; used last is last
+        self._open: dict[tuple[int, ...], Slab] = {}  # by size: those with room
         self._lock = Lock()
         self._begin = cycle(range(threads()))
 
@@ -161,15 +161,15 @@ class Ground:
         known: Known = None
         for spots in self.spots(sites):
             rows = spots.rows
-            codes[rows] = squares(spots.pictures, spots.which, spots.at, size, radius)
-            spread[rows] = squares(spots.spread, spots.which, spots.at, shifts, radius)
+            codes[rows] = crop_windows(spots.pictures, spots.which, spots.at, size, radius)
+            spread[rows] = crop_windows(spots.spread, spots.which, spots.at, shifts, radius)
             rows, which, here = (v[spots.hidden] for v in (rows, spots.which, spots.at))
             if len(rows):
                 known = np.ones((len(at), size, size, 1), bool) if known is None else known
-                known[rows] = squares(spots.known, which, here, size, radius)
+                known[rows] = crop_windows(spots.known, which, here, size, radius)
         return Regions(codes, None if known is None or known.all() else known, spread[..., 0])
 
-    def spots(self, sites: Sites) -> list[Spots]:
+    def spots(self, sites: Sites) -> list[CachedSites]:
         """Where sites of level 1 or 2 lie among the tensors that are kept."""
         level = sites.level
         blocks, block = blocks_at(sites.image_ids, sites.at, level)
@@ -183,7 +183,9 @@ class Ground:
         for shelf, n in shelves.items():
             rows = order[which[order] == n]
             stored = shelf.codes[level], shelf.spread[level], shelf.known[level]
-            found.append(Spots(rows, *stored, shelf.hidden[level][number[rows]], number[rows], here[rows]))
+            found.append(
+                CachedSites(rows, *stored, shelf.hidden[level][number[rows]], number[rows], here[rows])
+            )
         return found
 
     def blocks(self, image_ids: Iterable[int]) -> list[Block]:
@@ -223,7 +225,7 @@ class Ground:
         window = self._window(block)
         pixels = in_bands(self._images.scaled(block[0], window), columns)
         first = np.zeros(len(at), np.int64)
-        return squares(pixels[None], first, at - np.array(window[:2]), PATCH_PX + 2 * radius, radius)
+        return crop_windows(pixels[None], first, at - np.array(window[:2]), PATCH_PX + 2 * radius, radius)
 
     def _window(self, block: Block) -> tuple[int, int, int, int]:
         """Pixels that a block and its margin take, inside the image."""
@@ -233,14 +235,14 @@ class Ground:
         x1, y1 = ((n + 1) * BLOCK_PX + PATCH_PX + MARGIN_PX for n in (column, row))
         return x0, y0, min(x1, width) - x0, min(y1, height) - y0
 
-    def _all_placed(self, blocks: list[Block], columns: tuple[int, ...]) -> list[tuple[Shelf, int]]:
+    def _all_placed(self, blocks: list[Block], columns: tuple[int, ...]) -> list[tuple[Slab, int]]:
         """Where the tensors of blocks are."""
         # Batches side by side begin at different images, so that they don't make the same tensors at once.
         first = next(self._begin) * len(blocks) // threads()
         turned = [self._placed(block, columns) for block in blocks[first:] + blocks[:first]]
         return turned[len(blocks) - first :] + turned[: len(blocks) - first]
 
-    def _placed(self, block: Block, columns: tuple[int, ...]) -> tuple[Shelf, int]:
+    def _placed(self, block: Block, columns: tuple[int, ...]) -> tuple[Slab, int]:
         """Where the tensors of a block are; they are made anew unless they were kept."""
         key = (*block, columns)
         with self._lock:
@@ -256,13 +258,13 @@ class Ground:
                 self._shelves[shelf].append(key)
             return self._places[key]
 
-    def _with_room(self, layers: dict[int, Layer]) -> Shelf:
+    def _with_room(self, layers: dict[int, Layer]) -> Slab:
         """A shelf for one more block of a size; those that were used longest ago are given up for it."""
         size = layers[LEVELS[0]].codes.shape
         shelf = self._open.get(size)
         if shelf is None or shelf.count == shelf.room:
             # Images of a size of their own shall not take the room of many.
-            shelf = self._open[size] = Shelf(layers, 2 * shelf.room if shelf else 1)
+            shelf = self._open[size] = Slab(layers, 2 * shelf.room if shelf else 1)
             self._shelves[shelf] = []
             while sum(s.nbytes for s in self._shelves) > KEPT_BYTES and len(self._shelves) > 1:
                 # Whoever is reading from it keeps it until it is done.
@@ -275,9 +277,9 @@ class Ground:
 
 def _spread(codes: NDArray[np.int16], box: int) -> NDArray[np.float32]:
     """Sum of squares of the mean-free tensor in every box x box square of a picture (1, h, w, 3)."""
-    from retrieval.kernels.correlation import spreads
+    from retrieval.kernels.correlation import local_energy
 
-    return spreads(np.ascontiguousarray(codes), box, 1 / CODES)[0, ..., None]
+    return local_energy(np.ascontiguousarray(codes), box, 1 / CODES)[0, ..., None]
 
 
 def blocks_at(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, TensorConfig
-from retrieval.kernels.compiled import Compiled, accelerated, side_by_side
+from retrieval.kernels.compiled import Compiled, accelerated, parallel_map
 from retrieval.models.structure_tensor import structure_tensor
 
 
@@ -44,7 +44,7 @@ class Arrays:
         return self.arrays[image_id][y : y + height, x : x + width]
 
 
-def squares(
+def crop_windows(
     pictures: NDArray, which: NDArray[np.int64], at: NDArray[np.int64], size: int, radius: int
 ) -> NDArray:
     """Squares (m, size, size, c) of pictures (n, h, w, c) that begin `radius` before each position.
@@ -225,12 +225,12 @@ def _levels(scaled: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
     """`_coded_levels` of pictures: in loops on a CPU."""
     if accelerated():
         return _LEVELS(_few_sizes(scaled))  # type: ignore[no-any-return]
-    from retrieval.kernels.tensors import coded, halved
+    from retrieval.kernels.tensors import downsample2, quantize_int16
 
     level, out = _stem(scaled), list[NDArray[Any]]()
     for _ in LEVELS:
-        level = halved(*level)
-        out += [coded(level[0], CODES), level[1]]
+        level = downsample2(*level)
+        out += [quantize_int16(level[0], CODES), level[1]]
     return tuple(out)
 
 
@@ -296,7 +296,7 @@ class Templates:
         self._layers: dict[int, Layer] = {}
         if set(levels) & set(LEVELS):
             starts = range(0, max(1, len(patches)), PATCHES)
-            parts = list(side_by_side(lambda i: pyramid(self._scaled(slice(i, i + PATCHES))), starts))
+            parts = list(parallel_map(lambda i: pyramid(self._scaled(slice(i, i + PATCHES))), starts))
             self._layers = {level: _joined([part[level] for part in parts]) for level in LEVELS}
 
     def _scaled(self, rows: slice | NDArray[np.intp]) -> NDArray[np.float32]:

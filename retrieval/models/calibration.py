@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import SearchConfig
 from retrieval.errors import ConfigError
-from retrieval.types import Refined
+from retrieval.types import RankedCandidates
 
 RIGHT_PX = 5.0
 """An answer within this distance of the truth counts as right, in pixels."""
@@ -97,7 +97,7 @@ def calibration_of(fingerprint: str) -> Calibration:
     return own[0] if own else shipped[FALLBACK]
 
 
-def evidence(found: Refined) -> NDArray[np.float64]:
+def calibration_features(found: RankedCandidates) -> NDArray[np.float64]:
     """What speaks for the best candidate of each patch.
 
     Args:
@@ -109,18 +109,20 @@ def evidence(found: Refined) -> NDArray[np.float64]:
     if found.image_ids.shape[1] == 0:
         return np.full((len(found), len(TERMS)), -np.inf)
     some = found.image_ids[:, 0] >= 0
-    columns = [margin(found), *(getattr(found, name)[:, 0] for name in TERMS[1:])]
+    columns = [logit_margin(found), *(getattr(found, name)[:, 0] for name in TERMS[1:])]
     return np.where(some[:, None], np.stack(columns, 1).astype(np.float64), -np.inf)
 
 
-def certain(found: Refined, search: SearchConfig) -> NDArray[np.bool_]:
-    """Whether a patch's best candidate needs no further look, (n,): `certain_odds` and `certain_ncc`."""
+def is_confident(found: RankedCandidates, search: SearchConfig) -> NDArray[np.bool_]:
+    """Whether a patch's best candidate needs no further look, (n,): `confident_odds` and `confident_ncc`."""
     if found.image_ids.shape[1] == 0:
         return np.zeros(len(found), bool)
-    return np.asarray((margin(found) >= search.certain_odds) & (found.ncc[:, 0] >= search.certain_ncc))
+    return np.asarray(
+        (logit_margin(found) >= search.confident_odds) & (found.ncc[:, 0] >= search.confident_ncc)
+    )
 
 
-def margin(found: Refined) -> NDArray[np.float64]:
+def logit_margin(found: RankedCandidates) -> NDArray[np.float64]:
     """Log-odds of each patch's best candidate against all others that were verified, and against none.
 
     Returns:

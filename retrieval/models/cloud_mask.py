@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import TensorConfig
-from retrieval.kernels.compiled import Compiled, side_by_side
+from retrieval.kernels.compiled import Compiled, parallel_map
 from retrieval.models.structure_tensor import structure_tensor
 
 WEIGHTS = "clouds.keras"
 """Name of the shipped network in `retrieval.models.weights`."""
 DILATIONS = (1, 2, 4, 8)
 """Of its convolutions, one after the other."""
-HIDES = 1.0
+CLOUD_LOGIT = 1.0
 """Log-odds from which on a pixel counts as cloud: ground that is taken for cloud costs more than thin cloud
 that is taken for ground."""
 BATCH = 64
@@ -61,7 +61,7 @@ def cloud_model(width: int = 16) -> Any:
     return keras.Model(scaled, layers.Conv2D(1, 1, name="odds")(x)[..., 0], name="clouds")
 
 
-class CloudFinder:
+class CloudMask:
     """A trained network, ready to be asked."""
 
     def __init__(self, model: Any) -> None:
@@ -81,15 +81,15 @@ class CloudFinder:
         n, h, w = scaled.shape[:3]
         covered = np.zeros((n, h // 2, w // 2), bool)
         parts = [slice(start, start + BATCH) for start in range(0, n, BATCH)]
-        for part, odds in zip(parts, side_by_side(lambda part: self._call(scaled[part]), parts), strict=True):
-            covered[part] = odds > HIDES
+        for part, odds in zip(parts, parallel_map(lambda part: self._call(scaled[part]), parts), strict=True):
+            covered[part] = odds > CLOUD_LOGIT
         return covered.repeat(2, 1).repeat(2, 2) & ~np.isnan(scaled).all(-1)
 
 
 @lru_cache(maxsize=1)
-def shipped_cloud_finder() -> CloudFinder:
+def shipped_cloud_mask() -> CloudMask:
     """The network in the package."""
     import keras
 
     with resources.as_file(resources.files("retrieval.models.weights") / WEIGHTS) as path:
-        return CloudFinder(keras.saving.load_model(path, compile=False, safe_mode=True))
+        return CloudMask(keras.saving.load_model(path, compile=False, safe_mode=True))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, IndexConfig
 from retrieval.errors import ConfigError
-from retrieval.kernels.compiled import side_by_side
+from retrieval.kernels.compiled import parallel_map
 from retrieval.types import Encoder, Progress, WindowVectors, silent
 from tfrecords.grid import WindowGrid, valid_share
 from tfrecords.schema import Patches
@@ -113,7 +113,7 @@ def _fill(target: NDArray[np.float32], encoder: Encoder, scaled: NDArray[np.floa
         part[...] = encoder.embed(scaled[None, y : y + height, x : x + width])[0, ::take, ::take]
 
     rows, cols = (range(0, size, per_tile) for size in target.shape[:2])
-    for _ in side_by_side(embed, product(rows, cols)):
+    for _ in parallel_map(embed, product(rows, cols)):
         pass
 
 
@@ -156,7 +156,7 @@ def embed_patches(
 
     out = np.zeros((len(patches), encoder.dim), np.float32)
     starts = range(0, len(patches), PATCH_BATCH)
-    for start, vectors in zip(starts, side_by_side(embed, starts), strict=True):
+    for start, vectors in zip(starts, parallel_map(embed, starts), strict=True):
         out[start : start + len(vectors)] = vectors
         progress("embedding patches", start + len(vectors), len(patches))
     return out

@@ -113,9 +113,9 @@ class KerasEncoder:
         self._call = Compiled(lambda batch: model(batch, training=False), after=COMPILED_AFTER)
         self.dim, self.step_px = self._probe()
 
-    def expect(self, images: int) -> None:
+    def warm_up(self, images: int) -> None:
         """Hear how many images are to come: of many alike the first is compiled for."""
-        self._call.expect(images)
+        self._call.warm_up(images)
 
     def embed(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Embed every window of a batch; shapes as in `retrieval.types.Encoder.embed`.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX
 from retrieval.geo.coordinates import lonlat
-from retrieval.index.folder import Store
+from retrieval.index.folder import IndexFolder
 from retrieval.matching.tensors import shared_columns
 from retrieval.report.cuts import AROUND_PX, SHIFT_PX, Cuts, Request, correlations, cut, shifts_inside
 from retrieval.report.found import Results
@@ -72,7 +72,7 @@ class Card:
 def gather(
     found: Results,
     rows: Sequence[int],
-    store: Store,
+    store: IndexFolder,
     patches: Patches | Chips,
     overviews: Mapping[int, int],
     progress: Progress,
@@ -121,8 +121,8 @@ def gather(
 class _Windows:
     """What is to be cut for some patches."""
 
-    def __init__(self, found: Results, rows: Sequence[int], store: Store) -> None:
-        self.rows, self.store = rows, store
+    def __init__(self, found: Results, rows: Sequence[int], store: IndexFolder) -> None:
+        self.rows, self.folder = rows, store
         self.best = {row: at for row, at in zip(rows, found.best.iloc[list(rows)].itertuples(), strict=True)}
         table = found.candidates[found.candidates.patch_id.isin([at.patch_id for at in self.best.values()])]
         extra = [c for c in table if c not in found.best and c not in HIDDEN]
@@ -144,7 +144,7 @@ class _Windows:
     def truth(self, row: int) -> Request | None:
         """The right window, where another was found and the index holds it."""
         at = self.best[row]
-        if at.verdict not in ("shifted", "wrong") or int(at.right_image_id) not in self.store.images:
+        if at.verdict not in ("shifted", "wrong") or int(at.right_image_id) not in self.folder.images:
             return None
         side = int(at.width), int(at.height)
         return Request(int(at.right_image_id), int(at.right_x), int(at.right_y), 0, *side)
@@ -159,7 +159,7 @@ class _Windows:
         at = self.best[row]
         ids = np.array([at.image_id, at.right_image_id])
         x, y = np.array([at.x, at.right_x], float), np.array([at.y, at.right_y], float)
-        east, north = np.radians(lonlat(self.store.images, ids, x, y, at.width, at.height))
+        east, north = np.radians(lonlat(self.folder.images, ids, x, y, at.width, at.height))
         if not np.isfinite(east).all():
             return None
         half = (np.diff(north)[0] / 2, np.diff(east)[0] / 2)
@@ -188,7 +188,7 @@ def _surfaces(
     groups: dict[tuple[tuple[str, ...], ...], list[int]] = defaultdict(list)
     for n, row in enumerate(asked.rows):
         if around[n] is not None:
-            groups[bands[n], asked.store.bands(int(asked.best[row].image_id))].append(n)
+            groups[bands[n], asked.folder.bands(int(asked.best[row].image_id))].append(n)
     surfaces: dict[int, NDArray[np.float32]] = {}
     for (given, stored), members in groups.items():
         mine, theirs = map(list, shared_columns(given, stored))
@@ -214,6 +214,6 @@ def _begin(side: int) -> int:
 def asked_inside(asked: _Windows, row: int) -> NDArray[np.bool_]:
     """Which shifts of an answer leave the middle of the patch inside its image."""
     at = asked.best[row]
-    image = asked.store.images[int(at.image_id)]
+    image = asked.folder.images[int(at.image_id)]
     x, y = int(at.x) + _begin(int(at.width)), int(at.y) + _begin(int(at.height))
     return shifts_inside(image.width, image.height, x, y)

@@ -11,7 +11,7 @@ from typing import Any
 
 from retrieval.errors import ConfigError
 from retrieval.evaluation.submission import Submission
-from retrieval.index.folder import Store
+from retrieval.index.folder import IndexFolder
 from retrieval.report.cards import Words, card
 from retrieval.report.curve import TrainingCurve
 from retrieval.report.figures import probability_charts, score_section
@@ -51,7 +51,7 @@ class PageMade:
 
 def write_page(
     out: str | Path,
-    store: Store,
+    store: IndexFolder,
     patches: Patches | Chips,
     details: Any,
     *,
@@ -172,7 +172,7 @@ def page(title: str, about: str, sections: Sequence[tuple[str, str, Markup]]) ->
     )
 
 
-def _about(store: Store, patches: int) -> str:
+def _about(store: IndexFolder, patches: int) -> str:
     images = len(store.images)
     return (
         f"{patches} patch{'es' * (patches != 1)}, looked for in {images} image"

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from retrieval.errors import ConfigError
 from retrieval.geo.coordinates import DECIMALS, footprints, lonlat, offsets_m
-from retrieval.index.folder import Store
+from retrieval.index.folder import IndexFolder
 from retrieval.results.tables import FOOTPRINT, table_ending, write_table
-from retrieval.types import Refined
+from retrieval.types import RankedCandidates
 from tfrecords.artifacts import check_free, writing_file
 from tfrecords.errors import OutputExistsError
 from tfrecords.schema import Chips, Patches
@@ -30,11 +30,11 @@ class Matches:
 
     patch_ids: NDArray[np.int64]
     """(n,)."""
-    candidates: Refined
+    candidates: RankedCandidates
     """(n, k) refined candidates, best first; positions are of the patch's or chip's top-left pixel."""
     confidence: NDArray[np.float64]
     """(n,) probability that the best candidate is right, within 5 px."""
-    store: Store
+    folder: IndexFolder
     """The index that was asked."""
     patches: Patches | Chips
     """What was asked."""
@@ -57,7 +57,7 @@ class Matches:
 
         x and y of a chip that sticks out of its image may be negative.
         """
-        first = min(self.store.images, default=0)
+        first = min(self.folder.images, default=0)
         found = self.candidates.image_ids[:, 0]
         none = found < 0
         zero = np.zeros_like(found)
@@ -75,7 +75,7 @@ class Matches:
         columns |= {"similarity": np.maximum(c.similarity[:, 0], -1), "ncc": c.ncc[:, 0]}
         # Where nothing was found the answer is a stand-in: it has no place on the map.
         at = c.image_ids[:, 0], x + c.dx[:, 0], y + c.dy[:, 0], self.sizes[:, 1], self.sizes[:, 0]
-        columns["longitude"], columns["latitude"] = lonlat(self.store.images, *at)
+        columns["longitude"], columns["latitude"] = lonlat(self.folder.images, *at)
         return pd.DataFrame(columns)
 
     def unsure(self, min_confidence: float | None) -> NDArray[np.bool_]:
@@ -115,9 +115,9 @@ class Matches:
         columns["windows"] = np.ones(len(row), int) if self.windows is None else self.windows[row]
         columns["agree"] = np.ones(len(row), int) if self.agree is None else self.agree[row, rank]
         at = columns["image_id"], columns["x"] + columns["dx"], columns["y"] + columns["dy"], width, height
-        columns["longitude"], columns["latitude"] = lonlat(self.store.images, *at)
+        columns["longitude"], columns["latitude"] = lonlat(self.folder.images, *at)
         columns |= self._offsets(row, *at) | self._origin(*at)
-        columns[FOOTPRINT] = _texts(s and _wkt(s) for s in footprints(self.store.images, *at))
+        columns[FOOTPRINT] = _texts(s and _wkt(s) for s in footprints(self.folder.images, *at))
         return pd.DataFrame(columns)
 
     def _offsets(
@@ -126,14 +126,14 @@ class Matches:
         """How far from where the chips say that they lie."""
         said = self.patches.georeferences or (None,) * len(self.patch_ids)
         mine = [said[r] for r in row]
-        east, north = offsets_m(self.store.images, image_ids, x, y, mine, width, height)
+        east, north = offsets_m(self.folder.images, image_ids, x, y, mine, width, height)
         return {"off_east_m": east, "off_north_m": north, "off_m": np.hypot(east, north)}
 
     def _origin(
         self, image_ids: NDArray, x: NDArray, y: NDArray, width: NDArray, height: NDArray
     ) -> dict[str, Any]:
         """What is known of the images, and how much of each window is hidden in them."""
-        images = [self.store.images[i] for i in image_ids.tolist()]
+        images = [self.folder.images[i] for i in image_ids.tolist()]
         columns: dict[str, Any] = {
             f"image_{n}": _texts(getattr(i, n) for i in images) for n in ("path", "date")
         }
@@ -141,7 +141,7 @@ class Matches:
         cover = [i.cloud_cover for i in images]
         columns["cloud_cover"] = np.array([np.nan if v is None else v for v in cover], float)
         at = np.rint(x).astype(np.int64), np.rint(y).astype(np.int64)
-        columns["hidden_share"] = _hidden(self.store, image_ids, *at, width, height)
+        columns["hidden_share"] = _hidden(self.folder, image_ids, *at, width, height)
         return columns
 
 
@@ -162,7 +162,7 @@ def _wkt(shape: Any) -> str:
 
 
 def _hidden(
-    store: Store, image_ids: NDArray, x: NDArray, y: NDArray, width: NDArray, height: NDArray
+    store: IndexFolder, image_ids: NDArray, x: NDArray, y: NDArray, width: NDArray, height: NDArray
 ) -> NDArray[np.float64]:
     """Share of each window, 0 to 1, that is nodata in the index's pixels or outside of its image."""
     share = np.zeros(len(x))

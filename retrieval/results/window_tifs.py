@@ -18,7 +18,7 @@ from tfrecords.grid import padded_window, pixel_to_map
 KIND = "cutouts"
 
 
-def write_cutouts(
+def write_window_tifs(
     found: Matches,
     folder: Path,
     rows: NDArray[np.bool_] | None = None,
@@ -50,17 +50,17 @@ def write_cutouts(
     order = np.flatnonzero(wanted)
     order = order[np.argsort(image_ids[order], kind="stable")]  # an image's pixels are read once
     answers = [[int(v[row]) for v in (found.patch_ids, image_ids, x, y)] for row in sorted(order.tolist())]
-    settings = {"index": found.store.manifest.fingerprint, "answers": answers}
+    settings = {"index": found.folder.manifest.fingerprint, "answers": answers}
     with writing_folder(folder, kind=KIND, config=settings, overwrite=overwrite) as writing:
         last, scaled = -1, np.zeros((0, 0, 0), np.float32)
         for number, row in enumerate(order.tolist()):
             if image_ids[row] != last:
-                last, scaled = int(image_ids[row]), found.store.scaled(int(image_ids[row]))
+                last, scaled = int(image_ids[row]), found.folder.scaled(int(image_ids[row]))
             name = f"patch_{found.patch_ids[row]}.tif"
             if not writing.done(name):
                 with writing.part(name) as path:
                     place = int(x[row]), int(y[row]), *found.sizes[row].tolist()
-                    image = found.store.images[last]
+                    image = found.folder.images[last]
                     _write(path, window(scaled, *place), image, place[:2], tags_of(found, row, image))
             progress("writing what was found", number + 1, len(order))
         writing.counts = {"files": len(order)}

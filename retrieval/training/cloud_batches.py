@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, AugmentConfig, CoveredConfig
 from retrieval.errors import TrainingError
-from retrieval.models.cloud_mask import CloudFinder
+from retrieval.models.cloud_mask import CloudMask
 from retrieval.models.local_descriptors import STEP_PX
 from retrieval.training.augment import add_noise, blurred, change_light, in_bytes, turned_alike
 from retrieval.training.weather import add_haze, under_clouds
@@ -104,7 +104,7 @@ def _change(
 
 
 def draw_pairs(
-    sets: Draws, config: CoveredConfig, rng: np.random.Generator, finder: CloudFinder | None = None
+    sets: Draws, config: CoveredConfig, rng: np.random.Generator, finder: CloudMask | None = None
 ) -> tuple[NDArray, ...]:
     """A batch of patches, most under clouds that are hidden, and of regions of other dates.
 
@@ -170,7 +170,7 @@ def _weathered(
     patches: NDArray[np.float32],
     config: CoveredConfig,
     rng: np.random.Generator,
-    finder: CloudFinder | None,
+    finder: CloudMask | None,
 ) -> NDArray[np.float32]:
     """Another light, haze and blur on some; clouds on most, hidden as `draw_pairs` says."""
     change_light(patches, AugmentConfig(), rng)

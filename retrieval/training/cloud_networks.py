@@ -22,7 +22,7 @@ import numpy as np
 
 from retrieval.config import CoveredConfig
 from retrieval.errors import TrainingError
-from retrieval.models.cloud_mask import CloudFinder, cloud_model
+from retrieval.models.cloud_mask import CloudMask, cloud_model
 from retrieval.models.local_descriptors import STEP_PX, half_resolution, local_model
 from retrieval.training.checkpoint import folder_of, load_state
 from retrieval.training.cloud_batches import Draws, by_bands, draw_clouds, draw_pairs
@@ -80,7 +80,7 @@ def train_covered(
         describing = local_model(config.dim)
         figures |= _fit_local(describing, sets, config, stages[1], progress)
         if config.found_steps:
-            figures |= _fit_local(describing, sets, config, stages[2], progress, CloudFinder(finding))
+            figures |= _fit_local(describing, sets, config, stages[2], progress, CloudMask(finding))
         save_clouds(finding)
         save_local(describing)
     shutil.rmtree(folder_of(local))
@@ -151,7 +151,7 @@ def _fit_local(
     config: CoveredConfig,
     stage: Stage,
     progress: Progress,
-    finder: CloudFinder | None = None,
+    finder: CloudMask | None = None,
 ) -> dict[str, float]:
     """Cross-entropy of each patch's own place among all places of the batch."""
     import tensorflow as tf

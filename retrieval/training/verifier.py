@@ -20,7 +20,7 @@ from retrieval.errors import TrainingError
 from retrieval.index.faiss_index import VectorIndex
 from retrieval.matching.candidates import find_candidates
 from retrieval.matching.pyramid import align
-from retrieval.matching.tensor_cache import Ground, Sites
+from retrieval.matching.tensor_cache import Sites, TensorCache
 from retrieval.matching.tensors import Arrays, Templates
 from retrieval.models.embed import embed_image, embed_patches
 from retrieval.models.encoder import TRAINING_FREE, load_encoder
@@ -37,7 +37,7 @@ RIGHT_PX, NEAR_PX = 5, 16
 """A candidate this near is right; one up to the second distance is neither right nor wrong."""
 LEAST_KNOWN = 0.98
 """Share of a patch that must be known on both dates."""
-CANDIDATES = SearchConfig(windows=512, places=48)
+CANDIDATES = SearchConfig(top_k=512, max_candidates=48)
 """What search gives for a question, before NCC picks the worst confusions."""
 
 
@@ -179,7 +179,7 @@ def _paired(
     config: VerifierConfig,
 ) -> Pairs:
     """Align the right place and the candidates, and cut out the worst confusions."""
-    ground = Ground(images)
+    ground = TensorCache(images)
     truth = question.truth
     at_truth = Candidates(truth[:, :1], truth[:, 1:2], truth[:, 2:], np.zeros((len(truth), 1), np.float32))
     knobs = RefineConfig(similarity_weight=0)
@@ -203,7 +203,12 @@ def _paired(
 
 
 def _regions(
-    ground: Ground, columns: tuple[int, ...], ids: NDArray, x: NDArray, y: NDArray, usable: NDArray[np.bool_]
+    ground: TensorCache,
+    columns: tuple[int, ...],
+    ids: NDArray,
+    x: NDArray,
+    y: NDArray,
+    usable: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
     """Cut out what candidates show, those that are usable."""
     region = np.zeros((*ids.shape, SIDE, SIDE, 3), np.float16)

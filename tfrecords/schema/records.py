@@ -178,7 +178,7 @@ class Patches:
         """
         return to_scaled(np.asarray(self.pixels[rows]), self.units, self.nodata)
 
-    def some(self, rows: slice | NDArray[np.intp]) -> Patches:
+    def select(self, rows: slice | NDArray[np.intp]) -> Patches:
         """Some of them, without their files; a slice of a memory map stays one."""
         return replace(self, patch_ids=self.patch_ids[rows], pixels=self.pixels[rows], paths=())
 
