@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import re
+import subprocess
 import sys
 import tempfile
 from importlib.metadata import version
@@ -172,24 +173,33 @@ def real_answers(folder, data):
     }
 
 
-def everything(folder):
-    """All frozen values that this machine can compute."""
-    folder.mkdir(exist_ok=True)
-    out = {"machine": machine(), "generated": answers(folder / "generated")}
-    data = data_folder()
-    return out | ({"real": real_answers(folder / "real", data)} if data else {})
+def computed(part, folder):
+    """The frozen values of one part: "generated", or "real" where the imagery is at hand."""
+    return answers(folder) if part == "generated" else real_answers(folder, data_folder())
 
 
 def main():
-    """Write the golden file."""
+    """Write the golden file, or print one part as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", required=True)
-    parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        text = json.dumps(everything(Path(folder)), indent=1)
-    # A column of a table on a line.
-    flat = re.sub(r"\[[^][{}]*\]", lambda found: re.sub(r"\s+", " ", found[0]), text)
-    GOLDEN.write_text(flat + "\n")
+    parser.add_argument("--write", action="store_true", help="refreeze all parts")
+    parser.add_argument("--part", choices=["generated", "real"], help="print the values of one part")
+    args = parser.parse_args()
+    if args.part:
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(computed(args.part, Path(folder))))
+    if args.write:
+        parts = ["generated", "real"] if data_folder() else ["generated"]
+        each = {part: json.loads(in_fresh_process(part)) for part in parts}
+        text = json.dumps({"machine": machine()} | each, indent=1)
+        # A column of a table on a line.
+        flat = re.sub(r"\[[^][{}]*\]", lambda found: re.sub(r"\s+", " ", found[0]), text)
+        GOLDEN.write_text(flat + "\n")
+
+
+def in_fresh_process(part):
+    """What `--part` prints: what ran before decides which shapes are compiled, and so the last bits."""
+    script = [sys.executable, __file__, "--part", part]
+    return subprocess.run(script, capture_output=True, text=True, check=True).stdout
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ if "tensorflow" not in sys.argv[2]:
     sys.modules["tensorflow"] = None  # must do without
 import numpy as np
 import retrieval
-from retrieval.models import load_encoder
-from retrieval.matching import ncc
+from retrieval.models.encoder import load_encoder
+from retrieval.matching.ncc import ncc
 
 given = np.load(sys.argv[1] + "/given.npz", allow_pickle=False)
 out = {}

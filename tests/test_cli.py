@@ -305,7 +305,7 @@ def test_a_missing_package_is_named_with_what_installs_it(ground, tmp_path, modu
         ("retrieval.pipeline.build_index", ["index", "images.npy"], "goes on where it was"),
         ("retrieval.pipeline.locate", ["query", "patches.npy", "--index", "index"], "nothing was written"),
         ("retrieval.demo.run_demo", ["demo"], "goes on where it was"),
-        ("retrieval.training.train", ["train", "series"], "goes on where it was"),
+        ("retrieval.training.siamese.train", ["train", "series"], "goes on where it was"),
         (
             "retrieval.cli.catalogue.ingest_stac",
             ["ingest-stac", "--bbox", "1,2,3,4", "--dates", "2022", "--out", "places"],
@@ -558,18 +558,20 @@ def test_ingest_and_the_three_bare_commands(places, here, monkeypatch):
 
 
 def test_train_passes_its_flags_on(here, monkeypatch):
-    import retrieval.training
+    import retrieval.training.siamese
 
     seen = {}
 
     def fit(series, out, config, **more):
         seen.update(series=series, out=out, config=config, **more)
-        more["progress"](retrieval.training.Progress(0, 3, 1.0, 0.0, note="begun"))
+        more["progress"](retrieval.training.progress.Progress(0, 3, 1.0, 0.0, note="begun"))
         history = here / "history.csv"
         history.write_text("step,loss,learning_rate,seconds,recall_at_1,recall_at_20\n1,0.5,0.1,1,,\n")
-        return retrieval.training.TrainReport(out, history, 3, 1.0, 2, 0.5, 0.9, (0.25, 0.5), 8, 50, "f")
+        return retrieval.training.siamese.TrainReport(
+            out, history, 3, 1.0, 2, 0.5, 0.9, (0.25, 0.5), 8, 50, "f"
+        )
 
-    monkeypatch.setattr(retrieval.training, "train", fit)
+    monkeypatch.setattr(retrieval.training.siamese, "train", fit)
     (here / "recipe.json").write_text('{"steps": 9, "learning_rate": 0.01, "augment": {"haze": 0}}')
     done = run(
         "train", "series", "--recipe", "recipe.json", "--steps", 3, "--out", "mine.keras", "--overwrite"

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from frozen import GOLDEN, answers, data_folder, machine, real_answers
+from frozen import GOLDEN, data_folder, in_fresh_process, machine
 
 TOLERANCE = 1e-6
 """Largest difference of a number in a table, on the machine that froze them."""
@@ -51,13 +51,12 @@ def compare_all(got, expected, exact):
     compare(got, expected, TOLERANCE if exact else ELSEWHERE)
 
 
-def test_answers_on_generated_ground_are_the_frozen_ones(golden, tmp_path):
-    compare_all(answers(tmp_path), golden["generated"], same_machine(golden))
+def test_answers_on_generated_ground_are_the_frozen_ones(golden):
+    compare_all(json.loads(in_fresh_process("generated")), golden["generated"], same_machine(golden))
 
 
 @pytest.mark.data
-def test_answers_on_real_cities_are_the_frozen_ones(golden, tmp_path):
-    data = data_folder()
-    if data is None:
+def test_answers_on_real_cities_are_the_frozen_ones(golden):
+    if data_folder() is None:
         pytest.skip("no real imagery: RETRIEVE_DATA names no folder with s2/val/oscd")
-    compare_all(real_answers(tmp_path, data.resolve()), golden["real"], same_machine(golden))
+    compare_all(json.loads(in_fresh_process("real")), golden["real"], same_machine(golden))

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_refine import slow_ncc
 
-import retrieval.kernels as loops
+import retrieval.kernels
 import retrieval.matching.surfaces as surfaces
 from retrieval.config import TensorConfig
+from retrieval.kernels.correlation import local_energy, ncc_around, zero_mean
+from retrieval.kernels.tensors import downsample2, quantize_int16, tensors
 from retrieval.matching.ncc import FLAT, STEPS
 from retrieval.matching.tensor_cache import Sites, TensorCache
 from retrieval.matching.tensors import Arrays, Templates, side
@@ -24,10 +26,10 @@ from tfrecords.schema import BANDS, Patches
 def around(template, pictures, owner, which, corner, shifts, scale=1.0):
     """`ncc_around` of every position into a row of its own, the last first."""
     box = template.shape[1]
-    spread, rows = loops.local_energy(pictures, box, scale), np.arange(len(owner))[::-1].copy()
+    spread, rows = local_energy(pictures, box, scale), np.arange(len(owner))[::-1].copy()
     out = np.full((len(owner), shifts, shifts), np.nan, np.float32)
-    both, pictures = loops.zero_mean(template, shifts), pictures.reshape(*pictures.shape[:2], -1)
-    loops.ncc_around(*both, owner, pictures, spread, which, corner, scale, FLAT * box**2, STEPS, rows, out)
+    both, pictures = zero_mean(template, shifts), pictures.reshape(*pictures.shape[:2], -1)
+    ncc_around(*both, owner, pictures, spread, which, corner, scale, FLAT * box**2, STEPS, rows, out)
     return out[::-1]
 
 
@@ -78,8 +80,8 @@ def test_copies_of_a_picture_get_the_same_numbers_wherever_they_lie():
     got = around(template, pictures, owner, which, np.array([[3, 12], [9, 9], [18, 6]]), 5)
     np.testing.assert_array_equal(got[0], got[2])
     np.testing.assert_array_equal(
-        loops.local_energy(pictures, 15, 0.5)[0, 12:20, 3:10],
-        loops.local_energy(pictures, 15, 0.5)[2, 6:14, 18:25],
+        local_energy(pictures, 15, 0.5)[0, 12:20, 3:10],
+        local_energy(pictures, 15, 0.5)[2, 6:14, 18:25],
     )
 
 
@@ -88,7 +90,7 @@ def test_spreads_against_squares_one_by_one(seed, box, more_y, more_x, quantize_
     rng = np.random.default_rng(seed)
     pictures = rng.normal(size=(2, box + more_y, box + more_x, 3)) * 3000 + 9000
     pictures = pictures.clip(-32000, 32000).astype(np.int16 if quantize_int16 else np.float32)
-    got = loops.local_energy(pictures, box, 1e-3)
+    got = local_energy(pictures, box, 1e-3)
     assert got.shape == (2, more_y + 1, more_x + 1)
     for p, y, x in np.ndindex(got.shape):
         under = pictures[p, y : y + box, x : x + box].astype(np.float64) * 1e-3
@@ -101,7 +103,7 @@ def test_tensors_are_those_of_the_definition(seed, shape, bands, power):
     scaled = (10**power * rng.normal(size=(2, *shape, bands))).astype(np.float32)
     scaled[rng.random(scaled.shape) < 0.1] = np.nan
     scaled[0, : shape[0] // 2] = 0.25  # flat
-    got, seen = loops.tensors(scaled, TensorConfig.noise)
+    got, seen = tensors(scaled, TensorConfig.noise)
     expected, visible = (np.asarray(v) for v in structure_tensor(scaled, TensorConfig.noise))
     np.testing.assert_allclose(got, expected, atol=5e-6)
     np.testing.assert_array_equal(seen, visible > 0)
@@ -112,7 +114,7 @@ def test_halves_are_means_of_what_is_visible(seed, shape):
     rng = np.random.default_rng(seed)
     visible = rng.random((2, *shape, 1)) < 0.6
     tensor = np.where(visible, rng.normal(size=(2, *shape, 3)), 0).astype(np.float32)
-    got, seen = loops.downsample2(tensor, visible)
+    got, seen = downsample2(tensor, visible)
     assert got.shape[:3] == seen.shape[:3] == (2, shape[0] // 2, shape[1] // 2)
     for n, y, x in np.ndindex(got.shape[:3]):
         there = visible[n, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2, 0]
@@ -123,7 +125,7 @@ def test_halves_are_means_of_what_is_visible(seed, shape):
 
 def test_codes_are_the_nearest_whole_numbers_and_stay_in_range():
     tensor = np.array([[-9.0, 0.1, 1.00013], [9, -0.1, 0]], np.float32)
-    assert loops.quantize_int16(tensor, 4096.0).tolist() == [[-32767, 410, 4097], [32767, -410, 0]]
+    assert quantize_int16(tensor, 4096.0).tolist() == [[-32767, 410, 4097], [32767, -410, 0]]
 
 
 # ---------------------------------------------------------------- as refinement uses them
@@ -166,8 +168,8 @@ def test_loops_and_tables_give_the_same(level, hole, monkeypatch):
 
 WORK = """
 import numpy as np
-from retrieval import loops
-print(loops.coded(np.ones((1, 1, 1, 3), np.float32), 5.0).tolist())
+from retrieval.kernels.tensors import quantize_int16
+print(quantize_int16(np.ones((1, 1, 1, 3), np.float32), 5.0).tolist())
 """
 
 
@@ -176,10 +178,10 @@ def test_what_is_compiled_is_kept_in_the_users_cache_and_nowhere_else(folder, tm
     (tmp_path / "a file").touch()
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / folder)}
     environment.pop("NUMBA_CACHE_DIR", None)
-    before = set(Path(loops.__file__).parent.rglob("*.nb*"))
+    before = set(Path(retrieval.kernels.__file__).parent.rglob("*.nb*"))
     command = [sys.executable, "-c", WORK]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "[[[[5, 5, 5]]]]\n"
     kept = list((tmp_path / "cache" / "patch-retrieval").rglob("*.nbc"))
     assert bool(kept) == (folder == "cache")
-    assert set(Path(loops.__file__).parent.rglob("*.nb*")) == before
+    assert set(Path(retrieval.kernels.__file__).parent.rglob("*.nb*")) == before

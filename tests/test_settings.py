@@ -37,7 +37,7 @@ def test_flags_come_before_the_file_and_it_before_the_defaults(here):
     settings = read_settings()
     assert settings.make(IndexConfig) == IndexConfig(stride_px=16, min_visible=1)
     assert settings.make(IndexConfig, stride_px=4, kind=None) == IndexConfig(stride_px=4, min_visible=1)
-    assert settings.make(SearchConfig).places == 3
+    assert settings.make(SearchConfig).max_candidates == 3
     assert settings.make(RefineConfig) == RefineConfig()
     assert settings.note(IndexConfig) == "retrieve.toml: index.stride_px = 16, index.min_visible = 1"
     assert settings.note(DemoConfig) == ""

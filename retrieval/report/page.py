@@ -134,7 +134,7 @@ def page(title: str, about: str, sections: Sequence[tuple[str, str, Markup]]) ->
         about: a line under it.
         sections: anchor, short name and content of each.
     """
-    files = resources.files("retrieval.report.page")
+    files = resources.files("retrieval.report")
     style, script, frame = (
         (files / f"page.{end}").read_text(encoding="utf-8") for end in ("css", "js", "html")
     )
