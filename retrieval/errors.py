@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tfrecords.errors import RetrieveError
+from tfrecords.errors import RetrieveError, RetrieveWarning
 
 
 class EngineError(RetrieveError):
@@ -37,17 +37,17 @@ class TrainingError(EngineError):
     """Training cannot begin or go on: no pairs, non-finite loss, a checkpoint of another recipe."""
 
 
-class MissingPatchWarning(UserWarning):
+class MissingPatchWarning(RetrieveWarning):
     """A patch of the answers has no row in the submission: it is scored as wrong."""
 
 
-class BandsWarning(UserWarning):
+class BandsWarning(RetrieveWarning):
     """Patches and images have no band in common: they are compared in band-merged features."""
 
 
-class SearchBudgetWarning(UserWarning):
+class SearchBudgetWarning(RetrieveWarning):
     """More patches are in doubt than may be compared with every place: the rest stays so."""
 
 
-class UnitsWarning(UserWarning):
+class UnitsWarning(RetrieveWarning):
     """Units or bands were guessed and the guess is not sure."""

@@ -9,6 +9,7 @@ import os
 import resource
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from retrieval.cli.options import split_names
 from retrieval.cli.talk import Talk, clock, pace
 from retrieval.config import DemoConfig, IndexConfig, TrainConfig
 from retrieval.synthetic.scene import Scene
+from tfrecords.errors import RetrieveError, RetrieveWarning
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
@@ -413,11 +415,38 @@ def test_patches_from_files_get_a_table_of_them_and_coordinates(ground, here, wr
     assert float(best["off_m"]) < 2 and best["image_path"] == "scenes/a.tif"
 
 
-def test_patches_that_share_no_band_with_the_images_are_told_of(ground, here):
+def warnings_of(done) -> list[str]:
+    return [line for line in lines(done.stderr) if line.startswith("warning: ")]
+
+
+def test_patches_without_a_shared_band_print_a_warning(ground, here):
     np.save("one.npy", np.load(ground / "patches.npy")[..., 3:])
-    done = run("query", "one.npy", "--index", ground / "index", "--bands", "B11")
+    done = run("query", "one.npy", "--index", ground / "index", "--bands", "B11", "--quiet")
     assert done.exit_code == 0
-    assert "2 of 2 images share no band with the patches (B11)" in done.stderr
+    assert "share no band with the patches" in warnings_of(done)[0]
+
+
+def test_an_exhausted_search_budget_prints_a_warning(ground, here):
+    Path("retrieve.toml").write_text("[search]\nexhaustive_budget = 1\nconfident_odds = 100\n")
+    np.save("noise.npy", np.random.default_rng(0).integers(100, 4000, (8, 64, 64, 4)).astype(np.uint16))
+    done = run("query", "noise.npy", "--index", ground / "index", "--quiet")
+    assert done.exit_code == 0
+    assert "8 patches" in warnings_of(done)[0] and len(warnings_of(done)) == 1
+
+
+@pytest.mark.parametrize("category", RetrieveWarning.__subclasses__())
+def test_every_warning_of_the_product_is_printed_once_without_verbose(here, monkeypatch, category):
+    def warn(*_):
+        for _ in range(2):
+            warnings.warn("7 patches are unsure", category, stacklevel=1)
+        warnings.warn("a library's concern", UserWarning, stacklevel=1)
+        raise ScoreError
+
+    class ScoreError(RetrieveError):
+        pass
+
+    monkeypatch.setattr("retrieval.pipeline.evaluate", warn)
+    assert lines(run("score").stderr)[:-1] == ["warning: 7 patches are unsure"]
 
 
 def test_chips_scopes_tables_and_windows(ground, here, write_tif):

@@ -11,6 +11,10 @@ class RetrieveError(Exception):
     """Base of every error and refusal that a user can meet; its text is one clear sentence."""
 
 
+class RetrieveWarning(UserWarning):
+    """Base of every warning that a user must see; the command line always prints its sentence."""
+
+
 class StorageError(RetrieveError):
     """Base of what can go wrong between the disk and an array."""
 

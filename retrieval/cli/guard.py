@@ -15,8 +15,8 @@ from typer.core import TyperGroup
 
 from retrieval.cli.options import VERBOSE
 from retrieval.cli.talk import RED, YELLOW, coloured
-from retrieval.errors import DependencyError, MissingPatchWarning, UnitsWarning
-from tfrecords.errors import RetrieveError
+from retrieval.errors import DependencyError
+from tfrecords.errors import RetrieveError, RetrieveWarning
 
 GOES_ON = ("demo", "index", "ingest", "ingest-stac", "train")
 """Commands that keep what they finished when they are stopped."""
@@ -74,19 +74,20 @@ def _fail(sentence: str, context: typer.Context) -> NoReturn:
 
 @contextmanager
 def _warnings_told(context: typer.Context) -> Iterator[None]:
-    """Print our warnings as sentences; those of libraries with `--verbose` or Python's `-W`."""
-    former = warnings.showwarning
+    """Print our warnings as sentences, each once; those of libraries with `--verbose` or Python's `-W`."""
+    former, printed = warnings.showwarning, set[str]()
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if issubclass(category, (MissingPatchWarning, UnitsWarning)):
-            typer.echo(f"{coloured('warning:', YELLOW, sys.stderr)} {message}", err=True)
+        if issubclass(category, RetrieveWarning):
+            if str(message) not in printed:
+                printed.add(str(message))
+                typer.echo(f"{coloured('warning:', YELLOW, sys.stderr)} {message}", err=True)
         elif sys.warnoptions or (context.meta.get(VERBOSE) and not issubclass(category, DeprecationWarning)):
             former(message, category, *where, **more)
 
     with warnings.catch_warnings():
         if not sys.warnoptions:
             warnings.simplefilter("default")  # whether they are shown is known when they come
-        for category in (MissingPatchWarning, UnitsWarning):
-            warnings.simplefilter("always", category)
+        warnings.simplefilter("always", RetrieveWarning)
         warnings.showwarning = show
         yield

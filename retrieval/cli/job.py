@@ -36,14 +36,13 @@ from retrieval.cli.talk import Talk
 from retrieval.config import PATCH_PX, ChipConfig, IndexConfig, IndexKind, RefineConfig, SearchConfig
 from retrieval.config.settings import read_settings
 from tfrecords.challenge import ANSWERS, IMAGES, PATCHES
-from tfrecords.schema import Chips
 
 if TYPE_CHECKING:
     from retrieval.geo.filters import SearchFilter
     from retrieval.results.matches import Matches
     from retrieval.types import StoredImage
     from tfrecords.read import ImageSource
-    from tfrecords.schema import Patches
+    from tfrecords.schema import Chips, Patches
 
 
 @app.command(
@@ -277,23 +276,10 @@ def _notes(
     details: Path | None,
 ) -> list[str]:
     """What is to be said before the work."""
-    sets = set(asked.bands) if isinstance(asked, Chips) else {asked.bands}
     notes = [asked.note, scope.note if scope else ""]
-    notes += [_strangers(bands, [image.bands for image in images.values()]) for bands in sorted(sets)]
     if details and details.suffix.lower() != ".csv" and not any(image.crs for image in images.values()):
         notes.append(f"none of the images has a CRS: {details} holds pixels, and no footprints")
     return notes
-
-
-def _strangers(asked: Sequence[str], images: Sequence[Sequence[str]]) -> str:
-    """Say so where images share no band with the patches: they are compared by their merged edges."""
-    strange = sum(not set(asked) & set(bands) for bands in images)
-    if not strange:
-        return ""
-    return (
-        f"{strange} of {len(images)} images share no band with the patches ({' '.join(asked)}): compared by "
-        "the edges of all bands merged, which is less sure"
-    )
 
 
 def _sticking_out(found: Matches) -> str:
