@@ -203,7 +203,7 @@ def test_band_names_may_be_separated_by_commas_or_blanks():
         (["demo", "--encoder", "none"], "no encoder none"),
         (["demo", "--patches", "3"], "from 24"),
         (["index", "--config", "none.toml"], "none.toml: no such file"),
-        (["query", "--config", "wrong.toml"], "SearchConfig has no plases; it has windows, places"),
+        (["query", "--config", "wrong.toml"], "SearchConfig has no plases; it has top_k, max_candidates"),
         (["demo", "--config", "wrong.toml"], "[search]"),
         (["config", "--config", "wrong.toml"], "[search]"),
         (["export", "--as", "stac", "--out", "catalogue"], "index: no such folder"),
@@ -504,7 +504,7 @@ def test_settings_are_taken_from_the_working_folder_and_flags_come_first(ground,
     done = run("index", ground / "images.npy", "--stride", 16, "--json", "--overwrite", "--quiet")
     assert 40 < json.loads(done.stdout)["windows"] < 180
     done = run("query", ground / "patches.npy", "--details", "matches.csv")
-    assert "search.kept = 2, refine.radius_px = 9" in done.stderr
+    assert "search.return_k = 2, refine.radius_px = 9" in done.stderr
     table = np.genfromtxt("matches.csv", delimiter=",", names=True)
     assert table["rank"].max() == 1
 
