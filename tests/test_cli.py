@@ -233,7 +233,7 @@ def test_outputs_that_are_there_are_left_alone(ground, here):
     for more in ([], ["--out", "other.csv", "--details", "matches.parquet"]):
         done = run(*query, *more)
         assert done.exit_code == 1
-        assert "exists and was left as it is" in done.stderr and "--overwrite" in done.stderr
+        assert "exists and is kept" in done.stderr and "--overwrite" in done.stderr
         assert "refining" not in done.stderr  # refused before the work, not after it
     assert {p.name: p.read_text() for p in here.iterdir()} == {
         "submission.csv": "mine",
@@ -485,6 +485,7 @@ def test_chips_scopes_tables_and_windows(ground, here, write_tif):
 )
 def test_wrong_restrictions_are_one_sentence_and_leave_nothing(ground, here, arguments, told):
     (here / "there").mkdir()
+    (here / "there" / "mine").touch()
     (here / "list.geojson").write_text("[]")
     before = sorted(here.rglob("*"))
     done = run("query", ground / "patches.npy", "--index", ground / "index", *arguments, "--quiet")
@@ -629,7 +630,7 @@ def test_a_report_is_written_from_what_a_query_wrote(ground, here):
     assert told["bytes"] == (here / "report.html").stat().st_size
     assert "answers: answers.csv" in done.stderr and "<h1>Mine</h1>" in (here / "report.html").read_text()
     done = run("report", *asked)
-    assert done.exit_code == 1 and "report.html exists and was left as it is" in done.stderr
+    assert done.exit_code == 1 and "report.html exists and is kept" in done.stderr
     (here / "answers.csv").unlink()
     done = run("report", *asked, "--overwrite")
     assert done.exit_code == 0 and done.stdout.startswith("report.html: 5 of 5 patches; ")

@@ -128,6 +128,8 @@ def test_outputs_are_refused_before_the_work(tmp_path):
     with pytest.raises(ConfigError, match=r"'\.xls'"):
         check_outputs((), tmp_path / "b.xls")
     (tmp_path / "found").mkdir()
+    check_outputs((), None, folder=tmp_path / "found")  # empty
+    (tmp_path / "found/patch_0.tif").touch()
     check_outputs((), None, folder=tmp_path / "found", overwrite=True)
     with pytest.raises(OutputExistsError, match="found exists"):
         check_outputs((), None, folder=tmp_path / "found")

@@ -93,21 +93,25 @@ def exchange(one: Path, other: Path) -> bool:
     return renameat2(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
 
 
-def check_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Refuse to write a file where something is, before the work is done that it would hold.
+def check_free(path: str | os.PathLike[str], *, overwrite: bool = False, folder: bool = False) -> None:
+    """Refuse an output that exists, before the work starts.
 
     Args:
-        path: where the file shall be.
-        overwrite: a file that is there may be replaced.
+        path: the output to write.
+        overwrite: accept an existing output, which is then replaced.
+        folder: the output is a folder; an empty one counts as free.
 
     Raises:
-        OutputExistsError: a file is there and `overwrite` is not given, or a folder is.
+        OutputExistsError: the output exists and `overwrite` is false, or a file and a folder are mixed up.
     """
     path = Path(path)
-    if path.is_dir():
-        raise OutputExistsError(f"{path} is a folder; expected the name of a file to write")
-    if path.exists() and not overwrite:
-        raise OutputExistsError(f"{path} exists and was left as it is: name another, or give --overwrite")
+    if path.is_dir() and not folder:
+        raise OutputExistsError(f"{path} is a folder. Name a file to write.")
+    if path.is_file() and folder:
+        raise OutputExistsError(f"{path} is a file. Name a folder to write.")
+    empty = path.is_dir() and not any(path.iterdir())
+    if path.exists() and not empty and not overwrite:
+        raise OutputExistsError(f"{path} exists and is kept. Name another output, or pass --overwrite.")
 
 
 @contextmanager

@@ -16,9 +16,9 @@ from retrieval.ingest.places import Place, find_places
 from retrieval.ingest.series import write_as_series
 from retrieval.ingest.survey import Cut, Survey, plan_cuts, survey
 from retrieval.ingest.wanted import Wanted
-from tfrecords.artifacts import fingerprint
+from tfrecords.artifacts import check_free, fingerprint
 from tfrecords.challenge import Progress
-from tfrecords.errors import ArrayError, GridError, MissingInputError, OutputExistsError
+from tfrecords.errors import ArrayError, GridError, MissingInputError
 from tfrecords.grid import PATCH_PX
 from tfrecords.read.rasters import RESOLUTION_M
 
@@ -101,7 +101,7 @@ def ingest(
     if as_ == "images":
         got = fetch(source, out, wanted, bands, overwrite=overwrite, progress=reading)
         return IngestReport(out, got.places, len(got.paths), 0, got.notes)
-    _check_free(out, overwrite)
+    check_free(out, overwrite=overwrite, folder=True)
     job = _Records(as_, size_px, bands, units, max_nodata, patches_per_image, seed)
     if is_plain_folder(source) and wanted.everything:
         return _to_records(Path(source), out, job, overwrite, progress)
@@ -165,12 +165,6 @@ def _check(as_: str, size_px: int, max_nodata: float, patches_per_image: int, se
             f"Received squares of {size_px} px, nodata {max_nodata}, {patches_per_image} patches and seed "
             f"{seed}; expected at least {PATCH_PX} px, a share from 0 to 1, one patch and the seed 0."
         )
-
-
-def _check_free(out: Path, overwrite: bool) -> None:
-    """Refuse early what writing would refuse: looking at all files first may take long."""
-    if not overwrite and out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise OutputExistsError(f"{out} exists and was left as it is: name another, or give --overwrite")
 
 
 def _surveyed(

@@ -17,7 +17,6 @@ from retrieval.index.folder import IndexFolder
 from retrieval.results.tables import FOOTPRINT, table_ending, write_table
 from retrieval.types import RankedCandidates
 from tfrecords.artifacts import check_free, writing_file
-from tfrecords.errors import OutputExistsError
 from tfrecords.schema import Chips, Patches
 
 RASTERS = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
@@ -211,8 +210,7 @@ def _check_folder(folder: Path, files: Sequence[Path], *, overwrite: bool) -> No
         raise ConfigError(
             f"{inside[0]} would lie in {folder}, which is written whole; expected another place"
         )
-    if folder.exists() and not overwrite:
-        raise OutputExistsError(f"{folder} exists and was left as it is: name another, or give --overwrite")
+    check_free(folder, overwrite=overwrite, folder=True)
 
 
 def patch_table_of(submission: Path, patches: Patches | Chips) -> Path | None:

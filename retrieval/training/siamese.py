@@ -24,7 +24,7 @@ from retrieval.training.networks import blank_model, new_model
 from retrieval.training.progress import Progress, ProgressCallback, print_progress
 from retrieval.training.steps import check_backend, compiled_step, new_optimizer
 from retrieval.training.validate import Recall, ValidationSet, hold_out, recall
-from tfrecords.errors import OutputExistsError
+from tfrecords.artifacts import check_free
 from tfrecords.read import series_files
 
 _SMOOTH, _RECENT = 0.98, 0.95
@@ -113,8 +113,7 @@ def train(
 def _check_out(out: Path, overwrite: bool) -> None:
     if out.suffix != ".keras":
         raise EncoderError(f"{out}: expected a name that ends in .keras")
-    if out.exists() and not overwrite:
-        raise OutputExistsError(f"{out} exists and was left as it is: name another, or give --overwrite")
+    check_free(out, overwrite=overwrite)
 
 
 def _identity(series: Any, config: TrainConfig, validation: Any) -> dict[str, Any]:

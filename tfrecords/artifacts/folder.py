@@ -39,7 +39,7 @@ from tfrecords.artifacts.manifest import (
     plain,
 )
 from tfrecords.errors import ManifestError, OutputExistsError, UnfinishedOutputError
-from tfrecords.storage import exchange, naming_full_disk, partial_of, place, sync, writing_file
+from tfrecords.storage import check_free, exchange, naming_full_disk, partial_of, place, sync, writing_file
 
 JOURNAL = "journal.jsonl"
 """First line: kind and fingerprint; then one line for every finished part."""
@@ -220,9 +220,7 @@ def _check_goal(path: Path, kind: str, overwrite: bool) -> None:
             f"{path} is not a folder of kind {kind!r} written by this package, so --overwrite does not "
             f"touch it: name another, or remove it yourself"
         )
-    if path.is_dir():
-        raise OutputExistsError(f"{path} exists and was left as it is: name another, or give --overwrite")
-    raise OutputExistsError(f"{path} is a file; expected the name of a folder to write")
+    check_free(path, folder=True)
 
 
 def _lock(journal: IO[str], partial: Path) -> None:
