@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 from engine import digital, image_of, learned_encoder, small_encoder, texture
 
 from retrieval.config import IndexConfig
@@ -16,10 +16,10 @@ from retrieval.errors import ConfigError, EncoderError
 from retrieval.export.geoparquet import export_vectors
 from retrieval.export.onnx import export_onnx
 from retrieval.export.stac import export_stac
-from retrieval.geo.footprints import boxes, geojson, parts, rings, wkb
+from retrieval.geo.footprints import footprints
 from retrieval.models.encoder import FakeEncoder
 from retrieval.pipeline import build_index
-from retrieval.types import StoredImage, unpack_ids
+from retrieval.types import unpack_ids
 from tfrecords.artifacts import read_manifest
 from tfrecords.errors import OutputExistsError
 from tfrecords.read import ImageSource
@@ -63,54 +63,6 @@ def read(path):
     return columns, flat.reshape(len(table), -1)
 
 
-# --- footprints ---------------------------------------------------------------------------------
-
-
-def place(crs="EPSG:32631", transform=UTM, width=100, height=80):
-    return StoredImage(0, "", width, height, ("B04",), crs, transform, None, 0)
-
-
-def shoelace(ring):
-    x, y = np.asarray(ring).T
-    return ((x[:-1] * y[1:]) - (x[1:] * y[:-1])).sum() / 2
-
-
-@pytest.mark.parametrize("flip", [1, -1])
-def test_a_footprint_is_the_window_and_runs_counterclockwise(flip):
-    from rasterio.warp import transform
-
-    image = place(transform=(10, 0, 500_000, 0, -10 * flip, 5_600_000))
-    (ring,) = rings(image, np.array([20]), np.array([8]), 64, 64)
-    assert np.array_equal(ring[0], ring[-1]) and shoelace(ring) > 0
-    east, north = transform("EPSG:4326", "EPSG:32631", *ring[:4].T.tolist())
-    rows = sorted(5_600_000 - 10 * flip * y for y in (8, 72))
-    assert sorted(np.round(east, 3)) == [500_200, 500_200, 500_840, 500_840]
-    assert sorted(np.round(north, 3)) == sorted(rows * 2)
-
-
-def test_an_image_without_a_crs_has_no_footprint():
-    assert rings(place(crs=None), np.zeros(1), np.zeros(1), 64, 64) is None
-
-
-def test_what_crosses_the_antimeridian_is_cut_there():
-    image = place(crs="EPSG:32660", transform=(10, 0, 645_000, 0, -10, 7_000_000), width=2000, height=500)
-    (ring,) = rings(image, np.zeros(1), np.zeros(1), image.width, image.height)
-    assert np.ptp(ring[:, 0]) > 180
-    west, east = parts(ring)
-    assert west[:, 0].max() == 180 and west[:, 0].min() > 170
-    assert east[:, 0].min() == -180 and east[:, 0].max() < -170
-    unwrapped = ring.copy()
-    unwrapped[:, 0] %= 360
-    assert shoelace(west) + shoelace(east) == pytest.approx(shoelace(unwrapped))
-    (box,) = boxes(ring[None])
-    assert box[0] > 170 and box[2] < -170 and box[1] < box[3]
-    shape = geojson(ring)
-    assert shape["type"] == "MultiPolygon" and len(shape["coordinates"]) == 2
-    (raw,) = wkb(ring[None])
-    assert struct.unpack_from("<BII", raw) == (1, 6, 2)
-    assert len(raw) == 9 + sum(13 + 16 * len(part) for part in (west, east))
-
-
 # --- GeoParquet ---------------------------------------------------------------------------------
 
 
@@ -143,11 +95,10 @@ def test_the_file_is_geoparquet(index, tmp_path):
         if image_id == 9:
             assert raw is None and box is None
             continue
-        assert raw[:13] == struct.pack("<BIII", 1, 3, 1, 5)
-        ring = np.frombuffer(raw[13:]).reshape(5, 2)
-        (expected,) = rings(index.images[image_id], np.array([x]), np.array([y]), 64, 64)
-        assert np.array_equal(ring, expected)
-        assert (box["xmin"], box["ymax"]) == (ring[:, 0].min(), ring[:, 1].max())
+        shape = shapely.from_wkb(raw)
+        (expected,) = footprints(index.images, *(np.array([v]) for v in (image_id, x, y)), 64, 64)
+        assert shape.exterior.is_ccw and shapely.equals_identical(shape, expected)
+        assert (box["xmin"], box["ymin"], box["xmax"], box["ymax"]) == shape.bounds
         assert west <= box["xmin"] <= box["xmax"] <= east and south <= box["ymin"] <= box["ymax"] <= north
     about = json.loads(file.schema_arrow.metadata[b"retrieve"])
     assert about["encoder_fingerprint"] == index.encoder.fingerprint
@@ -200,9 +151,8 @@ def test_vectors_in_half_precision_are_said_to_be(halved, tmp_path):
     assert about["quantization"]["quantized_dtype"] == "float16"
 
 
-def test_row_groups_are_of_one_size_and_bound_the_memory(halved, tmp_path, monkeypatch):
-    monkeypatch.setattr("retrieval.export.geoparquet.ROW_GROUP", 64)
-    export_vectors(halved, tmp_path / "vectors.parquet")
+def test_row_groups_are_of_one_size_and_bound_the_memory(halved, tmp_path):
+    export_vectors(halved, tmp_path / "vectors.parquet", row_group=64)
     about = pq.ParquetFile(tmp_path / "vectors.parquet").metadata
     sizes = [about.row_group(n).num_rows for n in range(about.num_row_groups)]
     assert sum(sizes) == len(halved.vectors) and all(64 <= size < 128 for size in sizes[:-1])
@@ -221,7 +171,7 @@ def test_files_are_left_alone_and_endings_checked(index, tmp_path):
     (tmp_path / "vectors.parquet").write_text("mine")
     with pytest.raises(OutputExistsError):
         export_vectors(index, tmp_path / "vectors.parquet")
-    with pytest.raises(ConfigError, match=r"expected \.parquet"):
+    with pytest.raises(ConfigError, match=r"Expected \.parquet"):
         export_vectors(index, tmp_path / "vectors.csv")
     assert [p.name for p in tmp_path.iterdir()] == ["vectors.parquet"]
 
@@ -329,23 +279,20 @@ def test_items_link_to_images_whose_place_is_given(index, tmp_path):
     assert link["href"] == "https://example.org/scenes/b%20c.tif"
 
 
-def test_a_stopped_export_goes_on_and_a_finished_one_stays(index, tmp_path, monkeypatch):
-    from retrieval.export import stac
+def test_an_interrupted_export_resumes_and_a_finished_one_is_kept(index, tmp_path):
+    written = []
 
-    calls, write = [], stac.write_image
-
-    def failing(store, path, image, found):
-        calls.append(image.image_id)
-        if len(calls) == 2:
+    def stop_at_the_second_image(stage, done, total):
+        written.append((tmp_path / "out.partial/windows/2/2.parquet").stat().st_mtime_ns)
+        if done == 2:
             raise KeyboardInterrupt
-        return write(store, path, image, found)
 
-    monkeypatch.setattr(stac, "write_image", failing)
     with pytest.raises(KeyboardInterrupt):
-        export_stac(index, tmp_path / "out")
+        export_stac(index, tmp_path / "out", progress=stop_at_the_second_image)
     assert not (tmp_path / "out").exists()
     assert export_stac(index, tmp_path / "out").rows == len(index.vectors)
-    assert calls == [2, 5, 5, 9]
+    kept = (tmp_path / "out/windows/2/2.parquet").stat().st_mtime_ns
+    assert written == [kept, kept]
     with pytest.raises(OutputExistsError):
         export_stac(index, tmp_path / "out")
 

@@ -10,7 +10,8 @@ import pytest
 import shapely
 
 from retrieval.errors import ConfigError
-from retrieval.geo.coordinates import check_resolution, footprints, offsets_m
+from retrieval.geo.coordinates import check_resolution, offsets_m
+from retrieval.geo.footprints import footprints
 from retrieval.results.tables import write_table
 from retrieval.types import StoredImage
 from tfrecords.errors import GridError
@@ -36,28 +37,6 @@ def table(ids=(0, 1, 2)):
     columns["confidence"] = [0.9, *[np.nan] * (len(ids) - 1)]
     columns["source"] = pd.array(["S2A", *[None] * (len(ids) - 1)], dtype="string")
     return pd.DataFrame(columns | {"footprint": pd.array(shapes, dtype="string")})
-
-
-# --- footprints -----------------------------------------------------------------------------------
-
-
-def test_footprints_are_the_windows_counterclockwise():
-    square, none, cut, upside_down = outlines([0, 1, 2, 3], x=10, y=20, width=64, height=32)
-    assert none is None
-    for shape in (square, upside_down):
-        assert shape.exterior.is_ccw and len(shape.exterior.coords) == 5
-    back = geopandas.GeoSeries([square], crs="EPSG:4326").to_crs("EPSG:32631")[0]
-    wanted = shapely.box(500_100, 5_000_000 - 520, 500_740, 5_000_000 - 200)
-    assert shapely.hausdorff_distance(back, wanted) < 0.01
-    assert cut.geom_type == "Polygon" and cut.bounds[2] < 180
-
-
-def test_a_footprint_over_the_180th_meridian_is_cut_in_two():
-    (cut,) = outlines([2], x=80)
-    assert cut.geom_type == "MultiPolygon" and cut.is_valid
-    assert (cut.bounds[0], cut.bounds[2]) == (-180, 180)
-    assert cut.area == pytest.approx((64e-4) ** 2, rel=1e-6)
-    assert all(part.exterior.is_ccw for part in cut.geoms)
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -147,5 +126,5 @@ def test_chips_of_another_resolution_are_refused_with_the_way_out():
     degrees = Georeference("EPSG:4326", (0.01, 0, 3, 0, -0.01, 50))
     check_resolution(IMAGES, [fine, None, degrees], ["a", "b", "c"])
     check_resolution({1: IMAGES[1]}, [coarse], ["a"])
-    with pytest.raises(GridError, match=r"b\.tif: its pixels are of 20 m, .*of 10 m; .*gdalwarp -tr 10 10"):
+    with pytest.raises(GridError, match=r"b\.tif: its pixels are 20 m wide. .* 10 m. .*gdalwarp -tr 10 10"):
         check_resolution(IMAGES, [fine, coarse], ["a.tif", "b.tif"])

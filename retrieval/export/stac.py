@@ -1,4 +1,4 @@
-"""An index as a self-contained STAC catalogue: one collection, one item an image, vectors beside it.
+"""An index as a self-contained STAC catalogue: one collection, and one item with its vectors per image.
 
     DIR/
       catalog.json
@@ -6,10 +6,9 @@
       <collection>/collection.json   encoder.keras   images.csv
       <collection>/<image id>/<image id>.json        <image id>.parquet
 
-Written by the embedding extension 0.0.1, a proposal
-(https://github.com/geo-embeddings/embeddings-stac-specification). Its schema builds on STAC 1.0.0,
-so that is what is written; readers of 1.1 read it as well. All links are relative: the folder may be
-moved, or served as it is.
+It follows the embedding extension 0.0.1, a proposal
+(https://github.com/geo-embeddings/embeddings-stac-specification), whose schema needs STAC 1.0.0;
+readers of 1.1 read it as well. All links are relative: the folder can be moved, or served as it is.
 """
 
 from __future__ import annotations
@@ -25,46 +24,47 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX
 from retrieval.errors import ConfigError
-from retrieval.export.geoparquet import Piece, about, by_image, day_of, notes, quantization, write_image
+from retrieval.export.geoparquet import Block, by_image, day_of, describe, notes, quantization, write_image
 from retrieval.geo.coordinates import pixel_m
-from retrieval.geo.footprints import boxes, geojson, rings
+from retrieval.geo.footprints import bounding_boxes, footprints
 from retrieval.index.folder import IndexFolder
 from retrieval.types import Progress, StoredImage, silent
 from tfrecords.artifacts import PartialFolder, writing_folder
 from tfrecords.artifacts.manifest import created_by
 
 VERSION = "1.0.0"
-"""Of STAC; the embedding extension's schema asks for it."""
+"""STAC version that the embedding extension's schema needs."""
 EMBEDDING = "https://stac-extensions.github.io/embeddings/v0.0.1/schema.json"
 PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
 PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
 ITEM_ASSETS = "https://stac-extensions.github.io/item-assets/v1.0.0/schema.json"
 PARQUET = "application/vnd.apache.parquet"
 FIRST_DAY = date(2015, 6, 23)
-"""Sentinel-2's first launch: the earliest that an image of unknown date can be of."""
+"""First launch of Sentinel-2: the earliest date of an image whose date is unknown."""
 SCALED = {"format": "python", "expression": "numpy.clip(dn, 0, 4095) / 2047.5 - 1"}
 UNIT = {"format": "python", "expression": "vector / numpy.linalg.norm(vector)"}
 
 
 @dataclass(frozen=True)
 class StacReport:
-    """What `export_stac` wrote."""
+    """Result of `export_stac`."""
 
     path: Path
     """The folder."""
     items: int
-    """Images, one an item."""
+    """Number of images, one per item."""
     rows: int
-    """Windows, one a row of the items' Parquet files."""
+    """Number of windows, one per row of the items' Parquet files."""
     notes: tuple[str, ...] = ()
-    """What a user should know: half precision, images without a CRS or a date."""
+    """Remarks for the user: half precision, images without a CRS or a date."""
 
 
 def export_stac(
-    store: IndexFolder,
+    index: IndexFolder,
     out: str | Path,
     *,
     name: str = "windows",
@@ -77,81 +77,79 @@ def export_stac(
     """Write an index as a STAC catalogue.
 
     Args:
-        store: an opened index.
-        out: the folder; written whole, resumed if an earlier run was stopped.
+        index: an open index folder.
+        out: the folder; written as a whole. An interrupted run resumes.
         name: id of the collection: letters, digits, `-`, `_` and `.`.
-        title: of the collection, for people.
+        title: title of the collection.
         license: SPDX identifier of the vectors' licence; "other" where it is not stated.
-        source_url: where the images are: the collection links to it, and items to it and their path.
-        overwrite: replace a catalogue that is there.
-        progress: told after each image.
+        source_url: address of the images. The collection links to it, and each item to its image under it.
+        overwrite: replace an existing catalogue.
+        progress: called after each image.
 
     Returns:
-        What was written.
+        The folder, the numbers of items and rows, and notes.
 
     Raises:
-        ConfigError: a name that cannot be a folder's.
-        OutputExistsError: the folder is there and `overwrite` is not set.
+        ConfigError: the name cannot be that of a folder.
+        OutputExistsError: the folder exists and `overwrite` is not set.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ConfigError(f"collection {name!r}; expected letters, digits, '-', '_' and '.', such as windows")
-    catalogue = _Catalogue(
-        store, name, title or f"Windows embedded by {store.encoder.name}", license, source_url
-    )
+        raise ConfigError(f"collection {name!r}: not a valid id. Use letters, digits, '-', '_' and '.'.")
+    title = title or f"Windows embedded by {index.encoder.name}"
+    catalogue = _Catalogue(index, name, title, license, source_url)
     with writing_folder(out, kind="stac", config=catalogue.settings, overwrite=overwrite) as folder:
         rows = catalogue.write(folder, progress)
-        folder.counts = {"items": len(store.images), "rows": rows}
-    return StacReport(Path(out), len(store.images), rows, (*notes(store), *_undated(store)))
+        folder.counts = {"items": len(index.images), "rows": rows}
+    return StacReport(Path(out), len(index.images), rows, (*notes(index), *_undated(index)))
 
 
-def _undated(store: IndexFolder) -> tuple[str, ...]:
-    without = sum(day_of(image) is None for image in store.images.values())
-    if not without:
+def _undated(index: IndexFolder) -> tuple[str, ...]:
+    undated = sum(day_of(image) is None for image in index.images.values())
+    if not undated:
         return ()
-    return (f"{without} of {len(store.images)} images have no date: any since {FIRST_DAY} is stated",)
+    return (f"{undated} of {len(index.images)} images have no date: any since {FIRST_DAY} is stated",)
 
 
 class _Catalogue:
-    """Makes the pages of a catalogue."""
+    """The pages of a catalogue, and the order in which they are written."""
 
     def __init__(
-        self, store: IndexFolder, name: str, title: str, license: str, source_url: str | None
+        self, index: IndexFolder, name: str, title: str, license: str, source_url: str | None
     ) -> None:
-        self._store, self._name, self._title, self._license = store, name, title, license
+        self._index, self._name, self._title, self._license = index, name, title, license
         self._source = source_url.rstrip("/") if source_url else None
-        self.settings = {"index": store.manifest.fingerprint, "windows": len(store.vectors), "name": name}
+        self.settings = {"index": index.manifest.fingerprint, "windows": len(index.vectors), "name": name}
         self.settings |= {"title": title, "license": license, "source_url": source_url}
 
     def write(self, folder: PartialFolder, progress: Progress) -> int:
-        """Write all that is not there yet; returns the number of windows."""
-        rows = {image.image_id: 0 for image in self._store.images.values()}
-        for done, (image, found) in enumerate(by_image(self._store)):
-            rows[image.image_id] = self._vectors(folder, image, found)
+        """Write every file that is not there yet; return the number of windows."""
+        rows = {image.image_id: 0 for image in self._index.images.values()}
+        for done, (image, blocks) in enumerate(by_image(self._index)):
+            rows[image.image_id] = self._vectors(folder, image, blocks)
             progress("writing items", done + 1, len(rows))
-        for image in self._store.images.values():
+        for image in self._index.images.values():
             if not rows[image.image_id]:
                 self._vectors(folder, image, ())
-            page = self._item(image, rows[image.image_id])
-            _write(folder, f"{self._base(image)}.json", page)
-        for source in ("images.csv", "encoder.keras"):
-            if (self._store.path / source).exists():
-                with folder.part(f"{self._name}/{source}") as path:
-                    shutil.copyfile(self._store.path / source, path)
+            _write(folder, f"{self._base(image)}.json", self._item(image, rows[image.image_id]))
+        for name in ("images.csv", "encoder.keras"):
+            if (self._index.path / name).exists():
+                with folder.part(f"{self._name}/{name}") as path:
+                    shutil.copyfile(self._index.path / name, path)
         _write(folder, f"{self._name}/collection.json", self._collection())
         _write(folder, "catalog.json", self._root())
         return sum(rows.values())
 
     def _base(self, image: StoredImage) -> str:
-        """An item's files but for their endings."""
+        """Return the path of an item's files without their endings."""
         return f"{self._name}/{image.image_id}/{image.image_id}"
 
-    def _vectors(self, folder: PartialFolder, image: StoredImage, found: Iterable[Piece]) -> int:
+    def _vectors(self, folder: PartialFolder, image: StoredImage, blocks: Iterable[Block]) -> int:
         part = f"{self._base(image)}.parquet"
         if folder.done(part):
             return int(folder.meta(part)["rows"])
         meta: dict[str, int] = {}
         with folder.part(part, meta) as path:
-            meta["rows"] = write_image(self._store, path, image, found)
+            meta["rows"] = write_image(self._index, path, image, blocks)
         return meta["rows"]
 
     # --- pages ----------------------------------------------------------------------------------
@@ -170,8 +168,8 @@ class _Catalogue:
         }
 
     def _collection(self) -> dict[str, Any]:
-        images = list(self._store.images.values())
-        stride = self._store.config.stride_px
+        images = list(self._index.images.values())
+        stride = self._index.config.stride_px
         page = {
             "type": "Collection",
             "stac_version": VERSION,
@@ -185,7 +183,7 @@ class _Catalogue:
             "license": self._license,
             "extent": {"spatial": {"bbox": _extents(images)}, "temporal": {"interval": [_interval(images)]}},
             "emb:type": "chip",
-            "emb:dimensions": self._store.vectors.dim,
+            "emb:dimensions": self._index.vectors.dim,
             "data_type": "float32",
             "emb:chip_layout": {
                 "layout_type": "regular_grid",
@@ -195,7 +193,7 @@ class _Catalogue:
             "emb:temporal_resolution": "single_acquisition",
             "emb:fit_for_use": ["retrieval", "similarity_search"],
             "item_assets": {"embeddings": _asset()},
-            "summaries": {"emb:type": ["chip"], "emb:dimensions": [self._store.vectors.dim]},
+            "summaries": {"emb:type": ["chip"], "emb:dimensions": [self._index.vectors.dim]},
             "links": self._collection_links(images),
         }
         sizes = {_gsd(image) for image in images}
@@ -204,37 +202,32 @@ class _Catalogue:
         return page
 
     def _collection_links(self, images: list[StoredImage]) -> list[dict[str, Any]]:
-        held = "encoder.keras" if "encoder.keras" in self._store.manifest.files else "images.csv"
-        encoder = f"Encoder {self._store.encoder.name}, {self._store.encoder.fingerprint}"
+        model = "encoder.keras" if "encoder.keras" in self._index.manifest.files else "images.csv"
+        encoder = f"Encoder {self._index.encoder.name}, {self._index.encoder.fingerprint}"
         return [
             _link("root", "../catalog.json"),
             _link("parent", "../catalog.json"),
-            _link(
-                "emb:model",
-                f"./{held}",
-                "application/octet-stream",
-                encoder,
-            ),
+            _link("emb:model", f"./{model}", "application/octet-stream", encoder),
             self._source_link("./images.csv"),
             *(_link("item", f"./{i.image_id}/{i.image_id}.json", "application/geo+json") for i in images),
         ]
 
     def _source_link(self, table: str, image: StoredImage | None = None) -> dict[str, Any]:
-        """To the images where it is known where they are, else to the table of them."""
+        """Link to the image or images where their address is known, else to the image table."""
         if self._source is None:
             return _link("emb:source-data", table, "text/csv", "Images: file, size, bands, CRS, date")
         path = "" if image is None or not image.path else "/" + quote(PurePosixPath(image.path).as_posix())
         return _link("emb:source-data", self._source + path, None)
 
     def _item(self, image: StoredImage, rows: int) -> dict[str, Any]:
-        outlines = rings(image, np.zeros(1), np.zeros(1), image.width, image.height)
+        (outline,) = _outlines([image])
         page: dict[str, Any] = {
             "type": "Feature",
             "stac_version": VERSION,
             "stac_extensions": [EMBEDDING, PROJECTION, PROCESSING],
             "id": f"{self._name}-{image.image_id}",
             "collection": self._name,
-            "geometry": None if outlines is None else geojson(outlines[0]),
+            "geometry": None if outline is None else outline.__geo_interface__,
             "properties": self._properties(image, rows),
             "links": [
                 _link("root", "../../catalog.json"),
@@ -244,12 +237,12 @@ class _Catalogue:
             ],
             "assets": {"embeddings": {"href": f"./{image.image_id}.parquet", **_asset()}},
         }
-        if outlines is not None:
-            page["bbox"] = boxes(outlines)[0].round(7).tolist()
+        if outline is not None:
+            page["bbox"] = bounding_boxes(np.array([outline]))[0].tolist()
         return page
 
     def _properties(self, image: StoredImage, rows: int) -> dict[str, Any]:
-        facts = about(self._store)
+        facts = describe(self._index)
         parameters = {k: facts[k] for k in ("encoder", "encoder_fingerprint", "chip_size_px", "stride_px")}
         parameters |= {"min_visible": facts["min_visible"], "bands": list(image.bands), "windows": rows}
         name, _, version = created_by().replace(",", "").partition(" ")
@@ -261,7 +254,7 @@ class _Catalogue:
             "emb:runtime_parameters": parameters,
             "emb:preprocessing": SCALED,
             "emb:postprocessing": UNIT,
-            "emb:quantization": quantization(self._store),
+            "emb:quantization": quantization(self._index),
         }
 
 
@@ -275,11 +268,11 @@ def _link(rel: str, href: str, kind: str | None = "application/json", title: str
 
 
 def _asset() -> dict[str, Any]:
-    return {"type": PARQUET, "title": "A row a window: x, y, footprint, vector", "roles": ["data"]}
+    return {"type": PARQUET, "title": "One row per window: x, y, footprint, vector", "roles": ["data"]}
 
 
 def _times(day: date | None) -> dict[str, Any]:
-    """A day as STAC has it: its first moment, and from when to when; of an unknown one only the latter."""
+    """Return STAC's fields of a day: its first moment and its span; an unknown day has a span only."""
     first, last = (day, day) if day else (FIRST_DAY, datetime.now(UTC).date())
     return {
         "datetime": f"{day}T00:00:00Z" if day else None,
@@ -289,43 +282,47 @@ def _times(day: date | None) -> dict[str, Any]:
 
 
 def _interval(images: list[StoredImage]) -> list[str | None]:
-    """First and last day of all images; open where none is known."""
+    """Return the first and the last day of all images; an open interval where none is known."""
     days = [day for image in images if (day := day_of(image))]
     return [f"{min(days)}T00:00:00Z", f"{max(days)}T23:59:59Z"] if days else [f"{FIRST_DAY}T00:00:00Z", None]
 
 
+def _outlines(images: list[StoredImage]) -> NDArray[np.object_]:
+    """Return the footprint of each whole image, None where it has no CRS."""
+    ids = np.array([image.image_id for image in images])
+    width, height = np.array([(image.width, image.height) for image in images]).T
+    corner = np.zeros(len(images))
+    return footprints({image.image_id: image for image in images}, ids, corner, corner, width, height)
+
+
 def _extents(images: list[StoredImage]) -> list[list[float]]:
-    """One box around all images; the whole Earth where it is not known where they are."""
-    found = [
-        boxes(outlines)[0]
-        for i in images
-        if (outlines := rings(i, np.zeros(1), np.zeros(1), i.width, i.height)) is not None
-    ]
-    if not found:
+    """Return one box around all images; the whole Earth where no image has a CRS."""
+    boxes = bounding_boxes(_outlines(images))
+    boxes = boxes[np.isfinite(boxes).all(axis=1)]
+    if not len(boxes):
         return [[-180.0, -90.0, 180.0, 90.0]]
-    box = np.array(found)
-    crosses = (box[:, 0] > box[:, 2]).any()
-    west, east = (-180.0, 180.0) if crosses else (box[:, 0].min(), box[:, 2].max())
-    return [[round(float(v), 7) for v in (west, box[:, 1].min(), east, box[:, 3].max())]]
+    crosses = (boxes[:, 0] > boxes[:, 2]).any()
+    west, east = (-180.0, 180.0) if crosses else (boxes[:, 0].min(), boxes[:, 2].max())
+    return [[float(west), float(boxes[:, 1].min()), float(east), float(boxes[:, 3].max())]]
 
 
 def _projection(image: StoredImage) -> dict[str, Any]:
-    """Fields of the projection extension; the code is null where there is no CRS, or one without a code."""
-    found: dict[str, Any] = {"proj:code": None, "proj:shape": [image.height, image.width]}
+    """Return the projection extension's fields; the code is null without a CRS or for one without a code."""
+    fields: dict[str, Any] = {"proj:code": None, "proj:shape": [image.height, image.width]}
     if image.crs is None or image.transform is None:
-        return found
+        return fields
     from rasterio.crs import CRS
 
     crs = CRS.from_string(image.crs)
     if code := crs.to_authority():
-        found["proj:code"] = ":".join(code)
+        fields["proj:code"] = ":".join(code)
     else:
-        found["proj:wkt2"] = crs.to_wkt(version="WKT2_2019")
-    return found | {"proj:transform": list(image.transform)}
+        fields["proj:wkt2"] = crs.to_wkt(version="WKT2_2019")
+    return fields | {"proj:transform": list(image.transform)}
 
 
 def _gsd(image: StoredImage) -> float | None:
-    """Side of a pixel in metres, where the CRS counts in them."""
+    """Return the side of a pixel in metres; None where the CRS is not projected."""
     if image.crs is None or image.transform is None:
         return None
     return pixel_m(image.crs, image.transform)

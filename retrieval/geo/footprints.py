@@ -1,113 +1,146 @@
-"""Where windows and images lie on the Earth: rings of longitude and latitude, as GeoJSON and as WKB.
+"""Footprints of windows on the map, and the GeoParquet columns that hold them.
 
-What crosses the antimeridian is cut there into two parts, as RFC 7946 asks; its bounding box then
-has a west that is greater than its east.
+A footprint is a shapely polygon in longitude and latitude, WGS 84. One that crosses the 180th meridian
+is cut there into two polygons (RFC 7946, section 3.1.9).
 """
 
 from __future__ import annotations
 
-import struct
-from itertools import pairwise
+import json
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from retrieval.types import StoredImage
-from tfrecords.grid import pixel_to_map
+from retrieval.geo.coordinates import Images, to_lonlat
 
-_POLYGON = np.dtype(
-    [("order", "u1"), ("kind", "<u4"), ("rings", "<u4"), ("points", "<u4"), ("ring", "<f8", (5, 2))]
-)
-"""A polygon of one ring of four corners, in well-known binary."""
+DECIMALS = 8
+"""Decimals of a footprint's degrees: about 1 mm."""
+BOX = ("xmin", "ymin", "xmax", "ymax")
+"""Members of a bounding-box column."""
+MULTIPOLYGON = 6
+"""Shapely's type id of a multipolygon."""
 
 
-def rings(image: StoredImage, x: NDArray, y: NDArray, width: int, height: int) -> NDArray[np.float64] | None:
-    """Outlines of rectangles of an image.
+def footprints(
+    images: Images, image_ids: NDArray, x: NDArray, y: NDArray, width: ArrayLike, height: ArrayLike
+) -> NDArray[np.object_]:
+    """Return the outline of each window on the map.
 
     Args:
-        image: a row of the index's table.
-        x: (n,) columns of the top-left pixels.
-        y: (n,) rows.
-        width: columns of each rectangle.
-        height: rows.
+        images: the index's image table.
+        image_ids: (n,) image of each window; -1 for none.
+        x: (n,) columns of the top-left pixels, fractions allowed.
+        y: (n,) rows of the top-left pixels.
+        width: columns of each window, one number or (n,).
+        height: rows of each window, one number or (n,).
 
     Returns:
-        (n, 5, 2) longitude and latitude in degrees, WGS 84, counterclockwise and closed; None where
-        the image has no CRS.
+        (n,) shapely polygons, counterclockwise; a multipolygon of a western and an eastern part across
+        the 180th meridian; None where the image has no CRS.
     """
-    if image.crs is None or image.transform is None:
-        return None
-    from rasterio.warp import transform
+    import shapely
 
-    right, down = np.array([0, 0, 1, 1]) * width, np.array([0, 1, 1, 0]) * height
-    east, north = pixel_to_map(image.transform, np.asarray(x)[:, None] + right, np.asarray(y)[:, None] + down)
-    lon, lat = transform(image.crs, "EPSG:4326", east.ravel().tolist(), north.ravel().tolist())
-    corners = np.stack([lon, lat], axis=-1).reshape(-1, 4, 2)
-    near = corners.copy()
-    near[..., 0] = _unwrapped(corners[..., 0])
-    step = np.roll(near, -1, axis=1)
-    area = (near[..., 0] * step[..., 1] - step[..., 0] * near[..., 1]).sum(1)
-    corners[area < 0] = corners[area < 0, ::-1]  # rows may run northwards
-    return np.concatenate([corners, corners[:, :1]], axis=1)
-
-
-def _unwrapped(lon: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Longitudes without the jump from 180 to -180, along the last axis."""
-    crosses = np.ptp(lon, axis=-1, keepdims=True) > 180
-    return np.where(crosses & (lon < 0), lon + 360, lon)
+    width, height = np.asarray(width), np.asarray(height)
+    corners = [(0, 0), (0, 1), (1, 1), (1, 0), (0, 0)]
+    points = [to_lonlat(images, image_ids, x + i * width, y + j * height) for i, j in corners]
+    rings = np.round(np.moveaxis(np.array(points), -1, 0), DECIMALS)  # (n, 5, 2)
+    shapes = np.full(len(rings), None, object)
+    located = np.isfinite(rings).all((1, 2))
+    if located.any():
+        crosses = np.ptp(rings[..., 0], axis=1) > 180
+        rings[crosses, :, 0] %= 360
+        shapes[located] = shapely.orient_polygons(shapely.polygons(rings[located]))
+        for row in np.flatnonzero(located & crosses):
+            shapes[row] = _split_at_180(shapes[row])
+    return shapes
 
 
-def boxes(outlines: NDArray[np.float64]) -> NDArray[np.float64]:
-    """West, south, east and north of each outline, (n, 4); west is greater than east across 180 degrees."""
-    lon, lat = _unwrapped(outlines[..., 0]), outlines[..., 1]
-    east = lon.max(-1)
-    return np.stack([lon.min(-1), lat.min(-1), np.where(east > 180, east - 360, east), lat.max(-1)], axis=-1)
+def _split_at_180(shape: Any) -> Any:
+    """Cut a polygon with longitudes of 0 to 360 at 180; the parts have longitudes of -180 to 180."""
+    import shapely
+
+    west = shapely.intersection(shape, shapely.box(0, -90, 180, 90))
+    east = shapely.intersection(shape, shapely.box(180, -90, 360, 90))
+    east = shapely.transform(east, lambda xy: xy - [360, 0])
+    parts = [part for part in (west, east) if part.area > 0]
+    return shapely.orient_polygons(parts[0] if len(parts) == 1 else shapely.multipolygons(parts))
 
 
-def parts(outline: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """A ring (k, 2), or the two that it falls into at the antimeridian; none of no width."""
-    lon = _unwrapped(outline[:, 0])
-    if lon.max() <= 180:
-        return [outline]
-    whole = np.column_stack([lon, outline[:, 1]])
-    west, east = _cut(whole, 1), _cut(whole, -1) - np.array([360, 0])
-    return [part for part in (west, east) if np.ptp(part[:, 0]) > 0]
+def bounding_boxes(shapes: NDArray[np.object_]) -> NDArray[np.float64]:
+    """Return the west, south, east and north of each footprint.
+
+    Args:
+        shapes: (n,) from `footprints`.
+
+    Returns:
+        (n, 4) degrees. West is greater than east across the 180th meridian (RFC 7946, section 5.2); NaN
+        where there is no footprint.
+    """
+    import shapely
+
+    boxes = shapely.bounds(shapes).reshape(-1, 4)
+    for row in np.flatnonzero(shapely.get_type_id(shapes) == MULTIPOLYGON):
+        west, east = shapes[row].geoms
+        boxes[row, [0, 2]] = west.bounds[0], east.bounds[2]
+    return np.asarray(boxes)
 
 
-def _cut(ring: NDArray[np.float64], side: int) -> NDArray[np.float64]:
-    """The part of a closed ring with a longitude below 180 (side 1) or above (side -1)."""
-    found: list[NDArray[np.float64]] = []
-    for a, b in pairwise(ring):
-        inside, next_inside = side * (180 - a[0]) >= 0, side * (180 - b[0]) >= 0
-        if inside:
-            found.append(a)
-        if inside != next_inside:
-            found.append(np.array([180.0, a[1] + (b[1] - a[1]) * (180 - a[0]) / (b[0] - a[0])]))
-    return np.array([*found, found[0]])
+class GeometryColumn:
+    """The geometry column of a GeoParquet 1.1 file that is written in pieces.
 
+    Source: https://geoparquet.org/releases/v1.1.0/
 
-def geojson(outline: NDArray[np.float64]) -> dict[str, Any]:
-    """The geometry of one outline: a polygon, or two of them across the antimeridian."""
-    found = [part.round(7).tolist() for part in parts(outline)]
-    if len(found) == 1:
-        return {"type": "Polygon", "coordinates": found}
-    return {"type": "MultiPolygon", "coordinates": [[ring] for ring in found]}
+    Args:
+        name: name of the geometry column.
+        bbox: name of a column of bounding boxes; "" for none.
+    """
 
+    def __init__(self, name: str, bbox: str = "") -> None:
+        self.name, self.bbox = name, bbox
+        self.types: set[str] = set()
+        """Geometry types of the rows so far; empty where no row has a geometry."""
+        self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
 
-def wkb(outlines: NDArray[np.float64]) -> list[bytes]:
-    """Well-known binary of each outline of four corners, (n, 5, 2)."""
-    table = np.zeros(len(outlines), _POLYGON)
-    table["order"], table["kind"], table["rings"], table["points"] = 1, 3, 1, 5
-    table["ring"] = outlines
-    raw, size = table.tobytes(), _POLYGON.itemsize
-    found = [raw[start : start + size] for start in range(0, len(raw), size)]
-    for row in np.flatnonzero(np.ptp(outlines[..., 0], axis=1) > 180):
-        found[row] = _wkb_of(parts(outlines[row]))
-    return found
+    def fields(self) -> list[tuple[str, Any]]:
+        """Return the names and Arrow types of the columns."""
+        import pyarrow as pa
 
+        box = pa.struct([(side, pa.float64()) for side in BOX])
+        return [(self.name, pa.binary()), *([(self.bbox, box)] if self.bbox else [])]
 
-def _wkb_of(cut: list[NDArray[np.float64]]) -> bytes:
-    """Well-known binary of one part or several."""
-    polygons = [struct.pack("<BIII", 1, 3, 1, len(ring)) + ring.astype("<f8").tobytes() for ring in cut]
-    return polygons[0] if len(polygons) == 1 else struct.pack("<BII", 1, 6, len(cut)) + b"".join(polygons)
+    def arrays(self, shapes: NDArray[np.object_]) -> dict[str, Any]:
+        """Return the Arrow arrays of the next rows by column name, null where there is no geometry.
+
+        Args:
+            shapes: (n,) shapely geometries or None.
+        """
+        import pyarrow as pa
+        import shapely
+
+        known = shapes[~shapely.is_missing(shapes)]
+        self.types |= {shape.geom_type for shape in known}
+        if len(known):
+            bounds = shapely.bounds(known)
+            self._bounds[:2] = np.minimum(self._bounds[:2], bounds[:, :2].min(axis=0))
+            self._bounds[2:] = np.maximum(self._bounds[2:], bounds[:, 2:].max(axis=0))
+        columns = {self.name: pa.array(shapely.to_wkb(shapes), pa.binary())}
+        if self.bbox:
+            sides = [pa.array(side) for side in bounding_boxes(shapes).T]
+            missing = pa.array(shapely.is_missing(shapes))
+            columns[self.bbox] = pa.StructArray.from_arrays(sides, names=list(BOX), mask=missing)
+        return columns
+
+    def metadata(self) -> str:
+        """Return the value of the file's key `geo`; without a `crs` it is WGS 84."""
+        column: dict[str, Any] = {
+            "encoding": "WKB",
+            "geometry_types": sorted(self.types),
+            "orientation": "counterclockwise",
+            "edges": "planar",
+        }
+        if self.bbox:
+            column["covering"] = {"bbox": {side: [self.bbox, side] for side in BOX}}
+        if self.types:
+            column["bbox"] = self._bounds.tolist()
+        return json.dumps({"version": "1.1.0", "primary_column": self.name, "columns": {self.name: column}})

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import ConfigError
-from retrieval.geo.coordinates import DECIMALS, footprints, lonlat, offsets_m
+from retrieval.geo.coordinates import lonlat, offsets_m
+from retrieval.geo.footprints import DECIMALS, footprints
 from retrieval.index.folder import IndexFolder
 from retrieval.results.tables import FOOTPRINT, table_ending, write_table
 from retrieval.types import RankedCandidates

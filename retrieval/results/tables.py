@@ -10,7 +10,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from retrieval.errors import ConfigError
+from retrieval.geo.footprints import GeometryColumn
 from tfrecords.artifacts import writing_file
 
 ENDINGS = (".parquet", ".csv", ".geojson")
@@ -63,30 +67,12 @@ def _write_parquet(frame: Any, path: Path) -> None:
     if FOOTPRINT not in frame:
         frame.to_parquet(path, index=False)
         return
-    shapes = _shapes(frame)
+    geometry = GeometryColumn(FOOTPRINT)
     table = pa.Table.from_pandas(frame.drop(columns=FOOTPRINT), preserve_index=False)
-    wkb = [None if shape is None else shape.wkb for shape in shapes]
-    table = table.append_column(FOOTPRINT, pa.array(wkb, pa.binary()))
-    if any(wkb):
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"geo": _geo(shapes)})
+    table = table.append_column(FOOTPRINT, geometry.arrays(_shapes(frame))[FOOTPRINT])
+    if geometry.types:
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"geo": geometry.metadata()})
     pq.write_table(table, path)
-
-
-def _geo(shapes: list[Any]) -> bytes:
-    """The metadata of GeoParquet 1.1; without a `crs` it is longitude and latitude, WGS 84."""
-    known = [shape for shape in shapes if shape is not None]
-    bounds = [shape.bounds for shape in known]
-    low = [min(b[i] for b in bounds) for i in (0, 1)]
-    high = [max(b[i] for b in bounds) for i in (2, 3)]
-    column = {
-        "encoding": "WKB",
-        "geometry_types": sorted({shape.geom_type for shape in known}),
-        "orientation": "counterclockwise",
-        "edges": "planar",
-        "bbox": [*low, *high],
-    }
-    content = {"version": "1.1.0", "primary_column": FOOTPRINT, "columns": {FOOTPRINT: column}}
-    return json.dumps(content).encode()
 
 
 def _write_geojson(frame: Any, path: Path) -> None:
@@ -112,8 +98,9 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
     return {k: None if k in unknown else v.item() if hasattr(v, "item") else v for k, v in row.items()}
 
 
-def _shapes(frame: Any) -> list[Any]:
-    """Geometry of each row, None where there is none."""
+def _shapes(frame: Any) -> NDArray[np.object_]:
+    """Return the geometry of each row, None where there is none."""
     import shapely
 
-    return [shapely.from_wkt(text) if isinstance(text, str) and text else None for text in frame[FOOTPRINT]]
+    texts = [text if isinstance(text, str) and text else None for text in frame[FOOTPRINT]]
+    return np.asarray(shapely.from_wkt(np.array(texts, object)))
