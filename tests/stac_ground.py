@@ -14,17 +14,24 @@ PIXEL = 10.0
 CRS = "EPSG:32631"
 CORNERS = {"31TCJ": (399_960.0, 4_900_020.0), "31TDJ": (403_960.0, 4_900_020.0)}
 """Left and top of each tile; they overlap by 112 columns."""
+FAR = {"01KAB": ("EPSG:32701", 177_990.0, 8_118_000.0)}
+"""CRS, left and top of a tile that the antimeridian crosses in its column 256."""
 NAMES = {"B04": "red", "B03": "green", "B02": "blue", "B08": "nir"}
+
+
+def place_of(tile: str) -> tuple[str, float, float]:
+    """CRS, left and top of a tile."""
+    return FAR[tile] if tile in FAR else (CRS, *CORNERS[tile])
 
 
 def lonlat(tile: str, x0: int, y0: int, x1: int, y1: int) -> tuple[float, float, float, float]:
     """The largest box of degrees inside a rectangle of a tile's pixels, roughly."""
     from rasterio.warp import transform
 
-    left, top = CORNERS[tile]
+    crs, left, top = place_of(tile)
     xs = [left + PIXEL * x for x in (x0, x1, x1, x0)]
     ys = [top - PIXEL * y for y in (y0, y0, y1, y1)]
-    lon, lat = transform(CRS, "EPSG:4326", xs, ys)
+    lon, lat = transform(crs, "EPSG:4326", xs, ys)
     return max(lon[0], lon[3]), max(lat[2], lat[3]), min(lon[1], lon[2]), min(lat[0], lat[1])
 
 
@@ -33,7 +40,7 @@ def ground_of(tile: str, day: int = 0) -> np.ndarray:
     rng = np.random.default_rng(5)
     coarse = rng.uniform(300, 3000, (SIZE // 4, (SIZE + 400) // 4, 4))
     whole = coarse.repeat(4, 0).repeat(4, 1) * rng.uniform(0.9, 1.1, (SIZE, SIZE + 400, 4)) + 7 * day
-    at = round((CORNERS[tile][0] - CORNERS["31TCJ"][0]) / PIXEL)
+    at = 0 if tile in FAR else round((CORNERS[tile][0] - CORNERS["31TCJ"][0]) / PIXEL)
     whole[::32] = 60  # something dark everywhere
     return np.rint(whole[:, at : at + SIZE]).astype(np.uint16)
 
@@ -42,7 +49,7 @@ def write_cog(path: Path, pixels: np.ndarray, tile: str, pixel: float = PIXEL) -
     """Write one band, (h, w), as a COG of small blocks."""
     import rasterio
 
-    left, top = CORNERS[tile]
+    crs, left, top = place_of(tile)
     path.parent.mkdir(parents=True, exist_ok=True)
     with rasterio.open(
         path,
@@ -52,7 +59,7 @@ def write_cog(path: Path, pixels: np.ndarray, tile: str, pixel: float = PIXEL) -
         width=pixels.shape[1],
         count=1,
         dtype=pixels.dtype,
-        crs=CRS,
+        crs=crs,
         transform=rasterio.Affine(pixel, 0, left, 0, -pixel, top),
         nodata=0,
         blocksize=128,
@@ -114,7 +121,7 @@ class Tiles:
         box = lonlat(tile, 0, 0, SIZE, SIZE)
         west, south, east, north = box
         ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
-        left, top = CORNERS[tile]
+        crs, left, top = place_of(tile)
         grid = {"proj:shape": [SIZE, SIZE], "proj:transform": [PIXEL, 0, left, 0, -PIXEL, top]}
         properties: dict[str, Any] = {"datetime": when, "eo:cloud_cover": cloud}
         assets: dict[str, Any] = {}
@@ -128,10 +135,14 @@ class Tiles:
             else:
                 assets[band] = file | grid | {"eo:bands": [{"name": band, "common_name": common}]}
         if style == "earth-search":
-            properties |= {"proj:code": CRS, "grid:code": f"MGRS-{tile}", "s2:processing_baseline": baseline}
+            properties |= {"proj:code": crs, "grid:code": f"MGRS-{tile}", "s2:processing_baseline": baseline}
             properties["earthsearch:boa_offset_applied"] = False
         else:
-            properties |= {"proj:epsg": 32631, "s2:mgrs_tile": tile, "s2:processing_baseline": baseline}
+            properties |= {
+                "proj:epsg": int(crs[5:]),
+                "s2:mgrs_tile": tile,
+                "s2:processing_baseline": baseline,
+            }
         if scl:
             key = "scl" if style == "earth-search" else "SCL"
             assets[key] = {"href": f"{self.url}/{name}/SCL.tif", "type": "image/tiff"}

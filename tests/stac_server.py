@@ -109,8 +109,7 @@ class Catalogue:
         cover = item["properties"].get("eo:cloud_cover")
         return (
             item["collection"] in asked["collections"]
-            and w <= east
-            and e >= west
+            and (w <= east and e >= west if w <= e else w <= east or e >= west)
             and s <= north
             and n >= south
             and first <= when <= last

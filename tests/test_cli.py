@@ -474,7 +474,7 @@ def test_chips_scopes_tables_and_windows(ground, here, write_tif):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--between", "2021/2019"], "first date is after the last"),
+        (["--between", "2021/2019"], "FROM is after TO"),
         (["--between", "2021"], "no image is left"),
         (["--within", "none.geojson"], "none.geojson"),
         (["--within", "list.geojson"], "no GeoJSON"),

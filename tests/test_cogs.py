@@ -8,12 +8,13 @@ from rangeserver import serving
 from typer.testing import CliRunner
 
 from retrieval.cli import app
+from retrieval.errors import ConfigError
+from retrieval.geo.request import ImageFilter
 from retrieval.ingest import remote
 from retrieval.ingest.cogs import find_cogs
 from retrieval.ingest.product import write_date
 from retrieval.ingest.run import ingest
-from retrieval.ingest.wanted import Wanted
-from tfrecords.errors import ArrayError, GridError, MissingInputError, RemoteError, StorageError
+from tfrecords.errors import ArrayError, MissingInputError, RemoteError, StorageError
 from tfrecords.read import describe_raster, read_raster, read_series
 from tfrecords.schema.records import Provenance
 
@@ -71,12 +72,12 @@ def box_of(x0, y0, width, height):
     return f"{lon[0]},{lat[0]},{lon[1]},{lat[1]}"
 
 
-def wanted(**how):
-    return Wanted.parse(how.get("bbox"), how.get("dates"), how.get("max_cloud"))
+def filter_of(bbox=None, dates=None, max_cloud=None):
+    return ImageFilter.parse(bbox, dates, max_cloud)
 
 
 def images_of(source, out, **how):
-    return ingest(source, out, as_="images", wanted=wanted(**how))
+    return ingest(source, out, as_="images", image_filter=filter_of(**how))
 
 
 def test_only_the_windows_needed_are_read(web, listed, big, tmp_path):
@@ -98,7 +99,7 @@ def test_only_the_windows_needed_are_read(web, listed, big, tmp_path):
 
 
 def test_addresses_become_series_in_one_go(listed, big, tmp_path):
-    report = ingest(listed, tmp_path / "s", wanted=wanted(bbox=box_of(0, 0, 100, 100)))
+    report = ingest(listed, tmp_path / "s", image_filter=filter_of(bbox=box_of(0, 0, 100, 100)))
     series = next(iter(read_series(tmp_path / "s")))
     assert report.records == 1 and series.dates == tuple(big) and series.place == "31TCJ"
     height, width = series.pixels.shape[1:3]
@@ -205,9 +206,9 @@ def test_parts_of_local_places_keep_their_kind_of_pixel(write_tif, tmp_path, rng
     assert np.array_equal(found, pixels[: raster.height, x0 : x0 + raster.width], equal_nan=True)
     source = Provenance.from_tags(tags_of(tmp_path / "out/a/b/2019.tif")).source
     assert source.endswith("a/b/2019.tif")
-    with pytest.raises(MissingInputError, match="do not say where snow is"):
-        ingest(folder, tmp_path / "other", wanted=Wanted(hide_snow=True))
-    assert ingest(folder, tmp_path / "s", wanted=wanted(bbox=box_of(0, 0, 70, 70))).records == 1
+    with pytest.raises(ConfigError, match="do not mark snow"):
+        ingest(folder, tmp_path / "other", image_filter=ImageFilter(hide_snow=True))
+    assert ingest(folder, tmp_path / "s", image_filter=filter_of(bbox=box_of(0, 0, 70, 70))).records == 1
 
 
 def tags_of(path):
@@ -223,7 +224,7 @@ def test_images_without_a_reference_system(write_tif, tmp_path, rng):
         write_tif(f"places/p/{year}.tif", pixels)
     assert images_of(tmp_path / "places", tmp_path / "out").records == 2
     assert np.array_equal(read_raster(tmp_path / "out/p/2018.tif")[0], pixels)
-    with pytest.raises(MissingInputError, match="no reference system"):
+    with pytest.raises(MissingInputError, match="no CRS"):
         images_of(tmp_path / "places", tmp_path / "other", bbox="1,44,2,45")
 
 
@@ -285,5 +286,5 @@ def test_errors_of_local_files(tmp_path):
     with pytest.raises(ArrayError, match=r"2019\.tif: no such file|can't be read"):
         (tmp_path / "2019.tif").write_bytes(b"no")
         images_of(tmp_path / "2019.tif", tmp_path / "out")
-    with pytest.raises(GridError):
+    with pytest.raises(ConfigError, match="--bbox"):
         images_of(tmp_path / "2019.tif", tmp_path / "out", bbox="1,2")

@@ -15,20 +15,22 @@ import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
 from rangeserver import serving
-from stac_ground import CORNERS, CRS, SIZE, Tiles, clear, ground_of, lonlat
+from stac_ground import CORNERS, CRS, SIZE, Tiles, clear, ground_of, lonlat, place_of
 from stac_server import cataloguing
 from typer.testing import CliRunner
 
 import retrieval.ingest.stac.run as stac_run
 from retrieval.cli import app
+from retrieval.errors import ConfigError
+from retrieval.geo.request import BoundingBox, DateSpan
 from retrieval.ingest.run import ingest
-from retrieval.ingest.stac.asked import CATALOGUES, Patience, Search, parse_bbox, parse_dates
 from retrieval.ingest.stac.choose import thin
 from retrieval.ingest.stac.journal import read_rows
 from retrieval.ingest.stac.offset import baseline_of, goes_below_zero, odd_ones, offset_of
+from retrieval.ingest.stac.query import CATALOGUES, CatalogQuery, Patience
 from retrieval.ingest.stac.run import ingest_stac
 from retrieval.ingest.stac.scene import COMMON, scene_of
-from retrieval.ingest.stac.window import window_of
+from retrieval.ingest.stac.window import crop_to_box
 from tfrecords.errors import (
     BandsError,
     CatalogueError,
@@ -71,13 +73,12 @@ def out(tmp_path):
     return tmp_path / "places"
 
 
-def search(catalogue, **more):
-    asked = {"bbox": ASKED, "first": DAY(2020, 1, 1), "last": DAY(2023, 12, 31)}
-    return Search(catalogue.url, **(asked | more))
+def query_of(api, bbox=ASKED, dates="2020/2023", **more):
+    return CatalogQuery(api, BoundingBox(*bbox), DateSpan.parse(dates), **more)
 
 
 def run(out, catalogue, **more):
-    return ingest_stac(out, search(catalogue, **more), patience=QUICK)
+    return ingest_stac(out, query_of(catalogue.url, **more), patience=QUICK)
 
 
 def rows(out):
@@ -87,7 +88,7 @@ def rows(out):
 def truth(path, tile, ground):
     """What the ground looks like where a file lies."""
     with rasterio.open(path) as file:
-        left, top = CORNERS[tile]
+        _, left, top = place_of(tile)
         x, y = (file.transform.c - left) / 10, (top - file.transform.f) / 10
         assert (x % 1, y % 1, file.transform.a, file.transform.e) == (0, 0, 10, -10)
         return ground[int(y) : int(y) + file.height, int(x) : int(x) + file.width]
@@ -101,61 +102,28 @@ def pixels(path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("1,2,3", "expected west,south,east,north"),
-        ("a,2,3,4", "expected west,south,east,north"),
-        ("1,44,2,43", "south (44) not below its north (43)"),
-        ("1,43,1,44", "west (1) not below its east (1)"),
-        ("179,-17,-179,-16", "179,-17,180,-16 and -180,-17,-179,-16"),
-        ("-181,43,2,44", "off the Earth"),
-        ("1,43,2,91", "off the Earth"),
-        ("1,nan,2,44", "off the Earth"),
-    ],
-)
-def test_boxes_that_cannot_be_are_explained(text, told):
-    with pytest.raises(CatalogueError) as error:
-        parse_bbox(text)
-    assert told in str(error.value)
-
-
-def test_boxes_and_dates_are_read():
-    assert parse_bbox(" -1.5, 43, -1.25,44.5") == (-1.5, 43, -1.25, 44.5)
-    assert parse_dates("2020-02/2021") == (DAY(2020, 2, 1), DAY(2021, 12, 31))
-    assert parse_dates("2020-02") == (DAY(2020, 2, 1), DAY(2020, 2, 29))
-    assert parse_dates("2020-02-03/2020-02-03") == (DAY(2020, 2, 3), DAY(2020, 2, 3))
-
-
-@pytest.mark.parametrize("text", ["", "2020-13", "2020/2021/2022", "2020-02-30/2021", "soon", "2021/"])
-def test_dates_that_are_none_are_explained(text):
-    with pytest.raises(CatalogueError, match="expected FROM/TO"):
-        parse_dates(text)
-
-
-def test_dates_the_wrong_way_round_are_explained():
-    with pytest.raises(CatalogueError, match="turn them round"):
-        parse_dates("2021/2020")
-
-
-@pytest.mark.parametrize(
     ("more", "told"),
     [
-        ({"api": "earth.example"}, "no address"),
-        ({"api": "http://[1/"}, "no address"),
-        ({"max_cloud": 101}, "expected 0 to 100"),
+        ({"api": "earth.example"}, "--api 'earth.example': not the address"),
+        ({"api": "http://[1/"}, "not the address"),
+        ({"max_cloud": 101}, "--max-cloud 101: not a percentage. Expected 0 to 100"),
+        ({"max_hidden": -1}, "--max-hidden -1: not a percentage"),
         ({"dates_per_place": 0}, "1 or more"),
         ({"sign": "mine"}, "planetary-computer"),
+        ({"dates": "2021/.."}, "--dates 2021-01-01/..: the span is open. Expected a first and a last day"),
     ],
 )
-def test_searches_that_cannot_be_are_explained(more, told):
-    asked = {"api": "http://x", "bbox": ASKED, "first": DAY(2020, 1, 1), "last": DAY(2020, 1, 2)}
-    with pytest.raises(CatalogueError, match=told):
-        Search(**(asked | more))
+def test_invalid_queries_are_explained(more, told):
+    with pytest.raises(ConfigError, match=told):
+        query_of(**({"api": "http://x"} | more))
 
 
 def test_catalogues_have_short_names():
-    asked = Search("earth-search", ASKED, DAY(2020, 1, 1), DAY(2020, 1, 2))
-    assert asked.api == CATALOGUES["earth-search"] == "https://earth-search.aws.element84.com/v1"
+    assert (
+        query_of("earth-search").api
+        == CATALOGUES["earth-search"]
+        == "https://earth-search.aws.element84.com/v1"
+    )
 
 
 # --- offsets ------------------------------------------------------------------------------------
@@ -353,18 +321,18 @@ def test_the_window_holds_the_box_on_the_pixels_of_the_tile():
             **{"proj:shape": [SIZE, SIZE], "proj:transform": [10, 0, left, 0, -10, top, 0, 0, 1]},
         )
     ).grid
-    window = window_of([grid], ASKED)
+    window = crop_to_box([grid], BoundingBox(*ASKED))
     west, south, east, north = ASKED
     x, y = transform("EPSG:4326", CRS, [west, east, east, west], [south, south, north, north])
     wl, wb, wr, wt = window.bounds
     assert wl <= min(x) and wr >= max(x) and wb <= min(y) and wt >= max(y)
     assert min(x) - wl < 10 and wr - max(x) < 10 and ((wl - left) / 10) % 1 == 0
-    whole = window_of([grid], (-10, 40, 20, 50))
+    whole = crop_to_box([grid], BoundingBox(-10, 40, 20, 50))
     assert (whole.height, whole.width, whole.transform) == (SIZE, SIZE, (10, 0, left, 0, -10, top))
     with pytest.raises(GridError, match="0 x 0 px"):
-        window_of([grid], (10, 40, 20, 50))
-    with pytest.raises(GridError, match="expected 64 each way"):
-        window_of([grid], lonlat("31TCJ", 100, 100, 150, 300))
+        crop_to_box([grid], BoundingBox(10, 40, 20, 50))
+    with pytest.raises(GridError, match="expected at least 64 each way"):
+        crop_to_box([grid], BoundingBox(*lonlat("31TCJ", 100, 100, 150, 300)))
 
 
 # --- dates --------------------------------------------------------------------------------------
@@ -529,7 +497,7 @@ def test_dates_are_thinned_by_what_is_seen_of_the_ground(tiles, catalogue, files
         scl[: 90 + 3 * (month % 2), :] = 3
         tiles.put("31TCJ", f"2022-0{month}-01", scl=scl)
     files.served = 0
-    report = run(out, catalogue, first=DAY(2022, 1, 1), last=DAY(2022, 6, 30), dates_per_place=3)
+    report = run(out, catalogue, dates="2022-01/2022-06", dates_per_place=3)
     kept = sorted(path.stem for path in (out / "31TCJ").glob("*.tif"))
     assert kept == ["2022-02-01", "2022-04-01", "2022-06-01"]  # of each two months the clearer
     assert len(report.left_out) == 3 and "3 days were left out" in report.notes[0]
@@ -602,7 +570,7 @@ def test_items_that_say_little_are_read_from_their_files(tiles, catalogue, out):
         (lambda item: item.update(assets={}), "no red (B04)"),
         (lambda item: item.update(assets=None), "not those of an image"),
         (lambda item: item["assets"]["red"].update({"proj:shape": [1]}), "not those of an image"),
-        (lambda item: item["properties"].update({"proj:code": "EPSG:1"}), "is not known to PROJ"),
+        (lambda item: item["properties"].update({"proj:code": "EPSG:1"}), "PROJ cannot transform its CRS"),
         (
             lambda item: item["assets"]["red"].update({"proj:transform": [20, 0, 0, 0, -20, 0]}),
             "expected 10 m",
@@ -685,16 +653,15 @@ def test_a_catalogue_that_fails_is_one_sentence(tiles, catalogue, out, kind, pat
 
 
 def test_nobody_there_is_told(out):
-    asked = Search("http://127.0.0.1:9/v1", ASKED, DAY(2022, 1, 1), DAY(2022, 12, 31))
     with pytest.raises(CatalogueError, match=r"127.0.0.1:9/v1 can't be reached: connection refused"):
-        ingest_stac(out, asked, patience=QUICK)
+        ingest_stac(out, query_of("http://127.0.0.1:9/v1"), patience=QUICK)
 
 
 @pytest.mark.parametrize(
     ("more", "told"),
     [
         ({"collection": "sentinel-3"}, "no collection 'sentinel-3'; it has sentinel-2-l2a"),
-        ({"first": DAY(2001, 1, 1), "last": DAY(2001, 12, 31)}, "look at --bbox and --dates"),
+        ({"dates": "2001"}, "look at --bbox and --dates"),
         ({"bbox": (100.0, 10.0, 101.0, 11.0)}, "nothing of sentinel-2-l2a for 100,10,101,11"),
         ({"max_cloud": 10}, "the clearest of 2 items has 20.0 %: raise --max-cloud"),
     ],
@@ -776,10 +743,10 @@ def test_a_folder_of_another_search_is_left_alone(tiles, catalogue, out):
     run(out, catalogue)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     with pytest.raises(OutputExistsError, match=r"holds another search \(last 2023-12-31\)"):
-        run(out, catalogue, last=DAY(2022, 5, 31))
+        run(out, catalogue, dates="2020/2022-05")
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     (out / "31TCJ" / "mine.tif").write_bytes(b"mine")
-    report = ingest_stac(out, search(catalogue, last=DAY(2022, 5, 31)), overwrite=True, patience=QUICK)
+    report = ingest_stac(out, query_of(catalogue.url, dates="2020/2022-05"), overwrite=True, patience=QUICK)
     assert report.dates == 1
     assert sorted(path.name for path in out.rglob("*.tif")) == ["2022-05-01.tif", "mine.tif"]
 
@@ -808,7 +775,7 @@ def test_a_damaged_journal_is_named(tiles, catalogue, out):
 def test_the_missing_extra_is_named(out, monkeypatch):
     monkeypatch.setitem(sys.modules, "pystac_client", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'patch-retrieval\[stac\]'"):
-        ingest_stac(out, Search("earth-search", ASKED, DAY(2022, 1, 1), DAY(2022, 2, 1)))
+        ingest_stac(out, query_of("earth-search"))
 
 
 # --- the command --------------------------------------------------------------------------------
@@ -836,19 +803,33 @@ def test_the_command(tiles, catalogue, out):
         assert [row["file"] for row in csv.DictReader(file)] == ["31TCJ/2022-05-01.tif"]
 
 
+def test_a_box_across_the_antimeridian_is_searched_on_both_sides(tiles, catalogue, out):
+    tiles.put("01KAB", "2022-05-01", scl=clear())
+    box = lonlat("01KAB", 180, 200, 330, 300)
+    assert box[0] > 179.9 and box[2] < -179.9
+    done = call("--api", catalogue.url, "--bbox", ",".join(map(str, box)), "--dates", "2022", "--out", out)
+    assert done.stdout == f"{out}: 1 dates of 1 places, 1 of them new; 0 of 1 items left out\n", done.output
+    path = out / "01KAB" / "2022-05-01.tif"
+    found = pixels(path)
+    assert np.array_equal(found, truth(path, "01KAB", ground_of("01KAB")))
+    assert 98 <= found.shape[0] <= 106 and 148 <= found.shape[1] <= 156
+    asked = [query["bbox"] for _, where, query in catalogue.requests if where == "/search"]
+    assert [(west, east) for west, _, east, _ in asked] == [(box[0], 180), (-180, box[2])]
+
+
 def test_boxes_west_of_greenwich_are_no_flags(tmp_path):
     for box in (["--bbox", "-1.5,43,-1.2,42"], ["--bbox=-1.5,43,-1.2,42"]):
         done = call(*box, "--dates", "2022", "--out", tmp_path / "x")
-        assert done.exit_code == 1 and "-1.5,43,-1.2,42 has its south (43)" in done.stderr
+        assert done.exit_code == 1 and "-1.5,43,-1.2,42: south 43 is not below north 42" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--bbox", "1,2", "--dates", "2022"], "expected west,south,east,north"),
-        (["--bbox", "1,2,3,4", "--dates", "then"], "expected FROM/TO"),
-        (["--bbox", "1,2,3,4", "--dates", "2022", "--api", "there"], "no address of a catalogue"),
+        (["--bbox", "1,2", "--dates", "2022"], "Expected west,south,east,north"),
+        (["--bbox", "1,2,3,4", "--dates", "then"], "Expected FROM/TO"),
+        (["--bbox", "1,2,3,4", "--dates", "2022", "--api", "there"], "not the address of a catalogue"),
         (["--bbox", "1,2,3,4", "--dates", "2022", "--api", "http://127.0.0.1:9"], "connection refused"),
     ],
 )

@@ -11,7 +11,8 @@ import typer
 from retrieval.cli.app import app, since, tell
 from retrieval.cli.options import AsJson, Overwrite, Quiet, Verbose, examples
 from retrieval.cli.talk import Talk
-from retrieval.ingest.stac.asked import CATALOGUES, Search, parse_bbox, parse_dates
+from retrieval.geo.request import BoundingBox, DateSpan
+from retrieval.ingest.stac.query import CATALOGUES, CatalogQuery
 from retrieval.ingest.stac.run import ingest_stac
 
 
@@ -38,25 +39,25 @@ def ingest_from_stac(
     ] = "earth-search",
     collection: Annotated[
         str, typer.Option(metavar="ID", help="The collection of the catalogue.")
-    ] = Search.collection,
+    ] = CatalogQuery.collection,
     max_cloud: Annotated[
         float,
         typer.Option(
             metavar="PERCENT", min=0, max=100, help="Pass over items with more cloud over their whole tile."
         ),
-    ] = Search.max_cloud,
+    ] = CatalogQuery.max_cloud,
     max_hidden: Annotated[
         float,
         typer.Option(
             metavar="PERCENT", min=0, max=100, help="Leave out days with more of the ground wanted hidden."
         ),
-    ] = Search.max_hidden,
+    ] = CatalogQuery.max_hidden,
     hide_snow: Annotated[
         bool, typer.Option("--hide-snow", help="Hide snow as cloud and shadow are hidden.")
     ] = False,
     dates_per_place: Annotated[
         int, typer.Option(min=1, help="Keep so many dates of a place: spread over time, then the clearest.")
-    ] = Search.dates_per_place,
+    ] = CatalogQuery.dates_per_place,
     sign: Annotated[
         Literal["planetary-computer"] | None,
         typer.Option(help="Sign the addresses of files, with the package planetary-computer."),
@@ -71,12 +72,10 @@ def ingest_from_stac(
     Only the ground wanted is fetched; cloud, shadow and nodata are hidden. items.csv says what became of each
     item. A run that was stopped goes on where it was; items that could not be read are tried again.
     """
-    first, last = parse_dates(dates)
-    search = Search(
+    query = CatalogQuery(
         api,
-        parse_bbox(bbox),
-        first,
-        last,
+        BoundingBox.parse(bbox),
+        DateSpan.parse(dates),
         collection=collection,
         max_cloud=max_cloud,
         max_hidden=max_hidden,
@@ -86,7 +85,7 @@ def ingest_from_stac(
     )
     begun = time.monotonic()
     with Talk(quiet, verbose=verbose) as talk:
-        report = ingest_stac(out, search, overwrite=overwrite, progress=talk)
+        report = ingest_stac(out, query, overwrite=overwrite, progress=talk)
         for note in report.notes:
             talk.note(note)
     counts = {"places": report.places, "dates": report.dates, "new": report.new, "items": report.items}

@@ -34,8 +34,8 @@ from retrieval.cli.talk import Talk
 from retrieval.config import PATCH_PX, DemoConfig, Loss, TrainConfig
 from retrieval.config.settings import Settings, read_settings
 from retrieval.errors import ConfigError
+from retrieval.geo.request import ImageFilter
 from retrieval.ingest.run import ingest as ingest_folders
-from retrieval.ingest.wanted import Wanted
 
 _INGEST = {name: parameter.default for name, parameter in signature(ingest_folders).parameters.items()}
 
@@ -92,7 +92,7 @@ def ingest(
     file names, such as 2019-07-23.tif; dates on other grids are warped to the first.
     """
     names = split_names(bands)
-    wanted = Wanted.parse(bbox, dates, max_cloud, hide_snow=hide_snow)
+    image_filter = ImageFilter.parse(bbox, dates, max_cloud, hide_snow=hide_snow)
     if as_ != "images":
         import_tensorflow()
 
@@ -102,7 +102,7 @@ def ingest(
             source,
             out,
             as_=as_,
-            wanted=wanted,
+            image_filter=image_filter,
             size_px=size,
             max_nodata=max_nodata,
             patches_per_image=patches_per_image,

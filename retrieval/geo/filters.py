@@ -1,8 +1,8 @@
-"""Where an answer may lie: in images of some dates, and with its centre in an area of the map.
+"""Search filters: the dates of an image and the area on the map in which a match must lie.
 
-Search is restricted to the windows that could lead there, so that a patch still has all its
-candidates; what refinement moves out again is dropped at the end. So no answer is ever outside, and
-no place inside is missed because windows lie on a grid.
+Candidate search is restricted to the windows that can lead to a match inside, so every patch keeps its full
+number of candidates. Matches that refinement moves outside are dropped at the end. So no match lies outside,
+and no place inside is lost because windows lie on a grid.
 """
 
 from __future__ import annotations
@@ -19,52 +19,53 @@ from numpy.typing import ArrayLike, NDArray
 from retrieval.config import PATCH_PX
 from retrieval.errors import ConfigError
 from retrieval.geo.coordinates import lonlat
+from retrieval.geo.pixel_window import edge_points, transform_points
+from retrieval.geo.request import DateSpan
 from retrieval.types import NO_CANDIDATE, RankedCandidates, StoredImage, pack_ids
-from tfrecords.errors import MissingInputError
+from tfrecords.errors import GridError, MissingInputError
 from tfrecords.grid import map_to_pixel, pixel_to_map
 from tfrecords.schema import days_of
 
-EDGE_POINTS = 33
-"""Points on each edge of an image that tell its extent in degrees."""
 STEP_DEGREES = 0.02
-"""Edges of an area are cut into pieces no longer than this before they are projected: they bend."""
+"""Longest piece of an area's edge, degrees: edges are cut before they are projected, because they bend."""
 MARGIN_PX = 2.0
-"""Added to what may be searched for what those pieces still bend."""
+"""Added to the search radius for the bend that remains, pixels."""
+_AREA_RULE = "Expected GeoJSON (RFC 7946) with a Polygon or MultiPolygon"
 
 
 @dataclass(frozen=True, eq=False)
 class SearchFilter:
-    """Which images, and which part of them, may be answered."""
+    """The images, and the part of them, in which a match may lie."""
 
     images: Mapping[int, StoredImage]
-    """Those of the index that may be, by id; at least one."""
+    """Images of the index that remain, by id; at least one."""
     area: Any = None
-    """Shapely geometry in longitude and latitude, WGS 84; None for everywhere."""
+    """Shapely geometry in longitude and latitude, WGS 84; None = everywhere."""
     note: str = ""
-    """How many images are left out, and why; one sentence."""
+    """How many images the filter leaves out, and why; one sentence."""
 
     def windows(self, stride_px: int, reach_px: float) -> NDArray[np.int64]:
-        """Windows of the index that may lead to an answer inside.
+        """Return the index windows that can lead to a match inside.
 
         Args:
-            stride_px: the index's.
-            reach_px: how far an answer's centre may lie from the centre of a window that leads to it.
+            stride_px: stride of the index.
+            reach_px: largest distance between the centre of a match and that of the window leading to it.
 
         Returns:
-            (m,) packed ids, ascending; some may not be in the index, for want of something to see.
+            (m,) packed ids, ascending; some may be absent from the index (flat or empty windows).
         """
-        parts = [self._of_image(image, stride_px, reach_px + MARGIN_PX) for image in self.images.values()]
-        return np.sort(np.concatenate(parts))
+        ids = [self._windows_of(image, stride_px, reach_px + MARGIN_PX) for image in self.images.values()]
+        return np.sort(np.concatenate(ids))
 
-    def _of_image(self, image: StoredImage, stride_px: int, reach_px: float) -> NDArray[np.int64]:
+    def _windows_of(self, image: StoredImage, stride_px: int, reach_px: float) -> NDArray[np.int64]:
         import shapely
 
         starts = _starts(image.height, stride_px), _starts(image.width, stride_px)
         y, x = (v.ravel() for v in np.meshgrid(*starts, indexing="ij"))
         if self.area is not None:
-            wide = shapely.buffer(_in_pixels(self.area, image), reach_px * 2**0.5)
-            shapely.prepare(wide)
-            inside = shapely.contains_xy(wide, x + PATCH_PX / 2, y + PATCH_PX / 2)
+            reachable = shapely.buffer(_area_in_pixels(self.area, image), reach_px * 2**0.5)
+            shapely.prepare(reachable)
+            inside = shapely.contains_xy(reachable, x + PATCH_PX / 2, y + PATCH_PX / 2)
             x, y = x[inside], y[inside]
         return pack_ids(np.full(len(x), image.image_id), x, y)
 
@@ -76,24 +77,23 @@ class SearchFilter:
         width: ArrayLike = PATCH_PX,
         height: ArrayLike = PATCH_PX,
     ) -> NDArray[np.bool_]:
-        """Whether answers are inside.
+        """Return which matches lie inside.
 
         Args:
-            image_ids: (n,); -1 for none.
-            x: (n,) columns of the top-left pixels, fractions counted.
-            y: (n,) rows.
-            width: columns of each, one number or (n,).
-            height: rows, likewise.
+            image_ids: (n,); -1 = no match.
+            x: (n,) columns of the top-left pixels, fractions allowed.
+            y: (n,) rows of the top-left pixels.
+            width: columns of each match, one number or (n,).
+            height: rows of each match, one number or (n,).
 
         Returns:
-            (n,) bool: the image is one of `images`, and the centre is in the area.
+            (n,) bool: the image is one of `images`, and the centre lies in the area or on its edge.
         """
         import shapely
 
         inside = np.isin(image_ids, list(self.images))
         if self.area is not None:
             longitude, latitude = lonlat(self.images, image_ids, x, y, width, height)
-            # Points of the edge are inside, as GeoJSON's polygons are closed.
             inside &= shapely.intersects_xy(self.area, longitude, latitude)
         return inside
 
@@ -101,73 +101,40 @@ class SearchFilter:
 def read_filter(
     images: Mapping[int, StoredImage], between: str | None = None, within: str | Path | None = None
 ) -> SearchFilter | None:
-    """Read what restricts the answers.
+    """Read the filters of a query.
 
     Args:
-        images: the index's table.
-        between: two dates with a slash, either of them YYYY, YYYY-MM or YYYY-MM-DD, both inclusive; one
-            may be missing, or be `..`.
+        images: image table of the index.
+        between: FROM/TO, as `DateSpan.parse` reads it; an image remains if its whole date lies in the span.
         within: a GeoJSON file of polygons in longitude and latitude.
 
     Returns:
-        What is left, None where nothing restricts.
+        The filter; None where neither is given.
 
     Raises:
-        ConfigError: dates that are none or the wrong way round, a file that is no GeoJSON, holds no
-            polygon or is not in degrees; or no image is left.
-        MissingInputError: no such file.
+        ConfigError: the dates or the GeoJSON cannot be parsed, or no image remains.
+        MissingInputError: there is no such file.
     """
-    left, notes, area = dict(images), [], None
+    kept, notes, area = dict(images), [], None
     if between is not None:
-        first, last = _span(between)
-        undated = [i for i, image in left.items() if not days_of(image.date or "")]
-        left = {i: image for i, image in left.items() if _is_between(image.date, first, last)}
-        notes.append(f"--between {between}: {len(left)} of {len(images)} images{_without(undated, 'a date')}")
+        span = DateSpan.parse(between, "--between")
+        undated = [i for i, image in kept.items() if not days_of(image.date or "")]
+        kept = {i: image for i, image in kept.items() if span.contains(image.date or "")}
+        notes.append(f"--between {between}: {len(kept)} of {len(images)} images{_without(undated, 'a date')}")
     if within is not None:
-        area, before = read_area(within), len(left)
-        unplaced = [i for i, image in left.items() if image.crs is None or image.transform is None]
-        left = {i: image for i, image in left.items() if _reaches(area, image)}
-        notes.append(f"--within {within}: {len(left)} of {before} images{_without(unplaced, 'a CRS')}")
+        area, before = read_area(within), len(kept)
+        unplaced = [i for i, image in kept.items() if not _extent(image)]
+        kept = {i: image for i, image in kept.items() if _overlaps(area, image)}
+        notes.append(f"--within {within}: {len(kept)} of {before} images{_without(unplaced, 'a CRS')}")
     note = "; ".join(notes)
-    if notes and not left:
-        swapped = ", and of what is meant by the area: GeoJSON has the longitude first" if within else ""
-        raise ConfigError(
-            f"{note}: no image is left to answer from; expected one at least: ask for more{swapped}"
-        )
-    return SearchFilter(left, area, note) if notes else None
+    if notes and not kept:
+        order = ", and check that the GeoJSON has longitude before latitude" if within else ""
+        raise ConfigError(f"{note}: no image is left to search. Widen the filter{order}")
+    return SearchFilter(kept, area, note) if notes else None
 
 
-def _without(left_out: Sequence[int], what: str) -> str:
-    return f" ({len(left_out)} without {what} left out)" if left_out else ""
-
-
-# --- dates ----------------------------------------------------------------------------------------
-
-
-def _span(between: str) -> tuple[str, str]:
-    """First and last day that are asked for."""
-    ends = [end.strip() for end in between.split("/")]
-    ends = ends * 2 if len(ends) == 1 and ends[0] else ends
-    if len(ends) != 2 or all(end in ("", "..") for end in ends):
-        raise ConfigError(
-            f"--between {between}: expected two dates with a slash, such as 2019-01/2021-12 or 2019/.."
-        )
-    days = [("0000", "9999") if end in ("", "..") else days_of(end) for end in ends]
-    if days[0] is None or days[1] is None:
-        wrong = ends[0 if days[0] is None else 1]
-        raise ConfigError(f"--between {between}: {wrong!r} is no date; expected YYYY, YYYY-MM or YYYY-MM-DD")
-    first, last = days[0][0], days[1][1]
-    if first > last:
-        raise ConfigError(
-            f"--between {between}: the first date is after the last; expected {ends[1]}/{ends[0]}"
-        )
-    return first, last
-
-
-def _is_between(date: str | None, first: str, last: str) -> bool:
-    """Whether all days that a date may mean lie in a span."""
-    days = days_of(date or "")
-    return days is not None and first <= days[0] and days[1] <= last
+def _without(image_ids: Sequence[int], what: str) -> str:
+    return f" ({len(image_ids)} without {what} left out)" if image_ids else ""
 
 
 # --- areas ----------------------------------------------------------------------------------------
@@ -183,21 +150,19 @@ def read_area(path: str | Path) -> Any:
         Their union, a shapely geometry in longitude and latitude.
 
     Raises:
-        MissingInputError: no such file.
-        ConfigError: no GeoJSON, no polygon in it, a ring of fewer than three corners, or numbers that are no
-            degrees.
+        MissingInputError: there is no such file.
+        ConfigError: the file is not GeoJSON, has no polygon, a ring of fewer than three corners, or
+            coordinates that are not degrees.
     """
     import shapely
 
     content = _read_json(Path(path))
-    _refuse_other_crs(content, path)
-    found = list(_polygons(content))
-    if not found:
-        raise ConfigError(
-            f"{path}: there is no polygon in it; expected GeoJSON with a Polygon or MultiPolygon"
-        )
+    _check_crs(content, path)
+    polygons = list(_polygons(content))
+    if not polygons:
+        raise ConfigError(f"{path}: no polygon. {_AREA_RULE}")
     try:
-        shapes = [shapely.make_valid(shapely.geometry.shape(one)) for one in found]
+        shapes = [shapely.make_valid(shapely.geometry.shape(polygon)) for polygon in polygons]
     except (
         ValueError,
         TypeError,
@@ -207,15 +172,15 @@ def read_area(path: str | Path) -> Any:
         shapely.errors.ShapelyError,
     ) as error:
         raise ConfigError(
-            f"{path}: a polygon of it can't be read ({error}); expected closed rings of [lon, lat]"
+            f"{path}: a polygon cannot be read ({error}). Expected closed rings of [lon, lat]"
         ) from error
     area = shapely.union_all(shapes)
     west, south, east, north = area.bounds if not area.is_empty else (np.nan,) * 4
     if not (-180 <= west and east <= 180 and -90 <= south and north <= 90):
         raise ConfigError(
-            f"{path}: its coordinates span {west:g} to {east:g} and {south:g} to {north:g}; expected "
-            "longitude from -180 to 180 and then latitude from -90 to 90, in degrees: put them in this "
-            "order, or transform them to EPSG:4326"
+            f"{path}: coordinates from {west:g} to {east:g} and from {south:g} to {north:g} are not degrees. "
+            "Expected longitude (-180 to 180) before latitude (-90 to 90): swap them, or transform them to "
+            "EPSG:4326"
         )
     shapely.prepare(area)
     return area
@@ -225,95 +190,95 @@ def _read_json(path: Path) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}; expected a GeoJSON file of polygons") from error
+        raise MissingInputError(f"{path}: {error.strerror}. Expected a GeoJSON file of polygons") from error
     except ValueError as error:
-        raise ConfigError(
-            f"{path} is no GeoJSON ({error}); expected a text such as geojson.io gives"
-        ) from error
+        raise ConfigError(f"{path}: not JSON ({error}). {_AREA_RULE}") from error
     if not isinstance(content, dict) or "type" not in content:
-        raise ConfigError(
-            f"{path} is JSON, but no GeoJSON: it has no type; expected polygons in a FeatureCollection"
-        )
+        raise ConfigError(f"{path}: JSON without a type, so not GeoJSON. {_AREA_RULE}")
     return content
 
 
-def _refuse_other_crs(content: Mapping[str, Any], path: str | Path) -> None:
-    """Refuse the crs member of GeoJSON before RFC 7946, unless it names what the RFC has."""
-    named = json.dumps(content.get("crs") or "CRS84")
-    if not any(known in named for known in ("CRS84", "EPSG::4326", "EPSG:4326")):
+def _check_crs(content: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse a crs member (GeoJSON before RFC 7946) that is not longitude and latitude."""
+    crs = json.dumps(content.get("crs") or "CRS84")
+    if not any(known in crs for known in ("CRS84", "EPSG::4326", "EPSG:4326")):
         raise ConfigError(
-            f"{path}: its crs is {named}; expected longitude and latitude: transform it to EPSG:4326"
+            f"{path}: its crs is {crs}. Expected longitude and latitude: transform it to EPSG:4326"
         )
 
 
 def _polygons(content: Any) -> Iterator[Mapping[str, Any]]:
-    """Every polygon below a GeoJSON object."""
+    """Yield every polygon in a GeoJSON object."""
     if not isinstance(content, dict):
         return
     if content.get("type") in ("Polygon", "MultiPolygon"):
         yield content
     for name in ("features", "geometries"):
-        inner = content.get(name)
-        for one in inner if isinstance(inner, list) else ():
-            yield from _polygons(one)
+        members = content.get(name)
+        for member in members if isinstance(members, list) else ():
+            yield from _polygons(member)
     yield from _polygons(content.get("geometry"))
 
 
-def _reaches(area: Any, image: StoredImage) -> bool:
-    """Whether some of an area lies in an image."""
+def _overlaps(area: Any, image: StoredImage) -> bool:
     import shapely
 
-    return bool(shapely.intersects(_in_pixels(area, image), shapely.box(0, 0, image.width, image.height)))
+    frame = shapely.box(0, 0, image.width, image.height)
+    return bool(shapely.intersects(_area_in_pixels(area, image), frame))
 
 
-def _in_pixels(area: Any, image: StoredImage) -> Any:
-    """The part of an area near an image, in the image's pixels; empty where there is none."""
+def _area_in_pixels(area: Any, image: StoredImage) -> Any:
+    """Return the part of an area near an image in the image's pixels; empty where there is none."""
     import shapely
-    from rasterio.warp import transform
 
-    if image.crs is None or image.transform is None:
-        return shapely.Polygon()
     near = shapely.intersection(area, shapely.union_all(_extent(image)))
-    near = shapely.segmentize(near, STEP_DEGREES)
+    if near.is_empty:
+        return near
 
-    def to_pixels(lonlat: NDArray[np.float64]) -> NDArray[np.float64]:
-        east, north = transform("EPSG:4326", image.crs, *lonlat.T.tolist())
-        return np.stack(map_to_pixel(image.transform, east, north), -1)  # type: ignore[arg-type]
+    def to_pixels(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        x, y = transform_points("EPSG:4326", str(image.crs), (points[:, 0], points[:, 1]), _name(image))
+        return np.stack(map_to_pixel(image.transform, x, y), -1)  # type: ignore[arg-type]
 
-    return shapely.make_valid(shapely.transform(near, to_pixels)) if not near.is_empty else near
+    return shapely.make_valid(shapely.transform(shapely.segmentize(near, STEP_DEGREES), to_pixels))
+
+
+def _name(image: StoredImage) -> str:
+    return image.path or f"image {image.image_id}"
 
 
 def _extent(image: StoredImage) -> list[Any]:
-    """Boxes in degrees that hold an image: one, or two where it crosses the 180th meridian."""
+    """Return boxes in degrees that hold an image: two across the antimeridian, none without a usable CRS."""
     import shapely
-    from rasterio.warp import transform
 
-    along = np.linspace(0, 1, EDGE_POINTS)
-    x, y = (v.ravel() for v in np.meshgrid(along * image.width, along * image.height))
-    east, north = pixel_to_map(image.transform, x, y)  # type: ignore[arg-type]
-    lon, lat = (np.asarray(v) for v in transform(image.crs, "EPSG:4326", east.tolist(), north.tolist()))
-    pad = 0.1 * max(np.ptp(lat), 1e-3)
-    south, north_ = max(-90.0, lat.min() - pad), min(90.0, lat.max() + pad)
-    if np.ptp(lon) <= 180:
-        return [shapely.box(max(-180.0, lon.min() - pad), south, min(180.0, lon.max() + pad), north_)]
-    west = lon[lon > 0].min() - pad
-    return [shapely.box(west, south, 180, north_), shapely.box(-180, south, lon[lon < 0].max() + pad, north_)]
+    if image.crs is None or image.transform is None:
+        return []
+    corners = pixel_to_map(image.transform, *edge_points((0, image.height, image.width, 0)))
+    try:
+        longitude, latitude = transform_points(image.crs, "EPSG:4326", corners, _name(image))
+    except GridError:
+        return []
+    pad = 0.1 * max(np.ptp(latitude), 1e-3)
+    south, north = max(-90.0, latitude.min() - pad), min(90.0, latitude.max() + pad)
+    if np.ptp(longitude) <= 180:
+        west, east = max(-180.0, longitude.min() - pad), min(180.0, longitude.max() + pad)
+        return [shapely.box(west, south, east, north)]
+    west, east = longitude[longitude > 0].min() - pad, longitude[longitude < 0].max() + pad
+    return [shapely.box(west, south, 180, north), shapely.box(-180, south, east, north)]
 
 
 def _starts(length_px: int, stride_px: int) -> NDArray[np.int64]:
-    """Where windows of the index begin along an axis: on the stride, and at the last place."""
+    """Return where index windows start along an axis: on the stride, and at the last possible pixel."""
     last = length_px - PATCH_PX
     return np.unique(np.append(np.arange(0, last + 1, stride_px), last))
 
 
-def keep_contained(found: RankedCandidates, scope: SearchFilter) -> RankedCandidates:
-    """Candidates that may be answered, moved up in place of the others."""
-    shape = found.image_ids.shape
-    inside = scope.contains(
-        found.image_ids.ravel(), (found.x + found.dx).ravel(), (found.y + found.dy).ravel()
-    ).reshape(shape)
+def keep_contained(candidates: RankedCandidates, search_filter: SearchFilter) -> RankedCandidates:
+    """Return the candidates that lie inside the filter, moved up to replace the others."""
+    x, y = candidates.x + candidates.dx, candidates.y + candidates.dy
+    inside = search_filter.contains(candidates.image_ids.ravel(), x.ravel(), y.ravel())
+    inside = inside.reshape(candidates.image_ids.shape)
     order = np.argsort(~inside, axis=1, kind="stable")
-    found, left = found.reorder(order), np.take_along_axis(inside, order, 1)
+    ordered, kept = candidates.reorder(order), np.take_along_axis(inside, order, 1)
     return RankedCandidates(
-        *(np.where(left, v, v.dtype.type(NO_CANDIDATE.get(n, 0))) for n, v in vars(found).items())
+        *(np.where(kept, v, v.dtype.type(NO_CANDIDATE.get(n, 0))) for n, v in vars(ordered).items())
     )

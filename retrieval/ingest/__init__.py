@@ -2,16 +2,12 @@
 
 from retrieval.ingest.places import Dated, Place, find_places
 from retrieval.ingest.run import IngestReport, ingest
-from retrieval.ingest.wanted import Box, Dates, Wanted
 from tfrecords.schema.dates import date_of
 
 __all__ = [
-    "Box",
     "Dated",
-    "Dates",
     "IngestReport",
     "Place",
-    "Wanted",
     "date_of",
     "find_places",
     "ingest",

@@ -13,11 +13,12 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.geo.pixel_window import PixelWindow, window_of_box
+from retrieval.geo.request import ImageFilter
 from retrieval.ingest.ground import quiet_gdal
 from retrieval.ingest.images import Fetched, Job, Left, large_enough, recipe_of, write_jobs
 from retrieval.ingest.places import SUFFIXES, find_places
 from retrieval.ingest.remote import is_remote, retrying, shown, web_settings
-from retrieval.ingest.wanted import Part, Wanted, part_of
 from tfrecords.challenge import Progress
 from tfrecords.errors import ArrayError, BandsError, MissingInputError, StorageError
 from tfrecords.schema import band_names
@@ -111,7 +112,7 @@ def _cog(name: str) -> Cog:
 def fetch_cogs(
     source: str,
     out: Path,
-    wanted: Wanted,
+    image_filter: ImageFilter,
     bands: Sequence[str] | None = None,
     *,
     overwrite: bool = False,
@@ -124,7 +125,7 @@ def fetch_cogs(
     Args:
         source: see `find_cogs`.
         out: folder of the places; dates that are there, made of the same, are kept.
-        wanted: which of them, and which part.
+        image_filter: which of them, and which part.
         bands: names of the bands, if stated.
         overwrite: replace dates that were made of something else.
         progress: told how many windows of how many are read.
@@ -138,7 +139,7 @@ def fetch_cogs(
         DiskFullError: the disk is full.
     """
     left = Left()
-    jobs = [job for cog in find_cogs(source) if (job := _look(cog, wanted, bands, left))]
+    jobs = [job for cog in find_cogs(source) if (job := _look(cog, image_filter, bands, left))]
     if not jobs:
         raise left.error(source)
     paths = write_jobs(jobs, out, left, overwrite=overwrite, progress=progress)
@@ -147,29 +148,31 @@ def fetch_cogs(
     return Fetched(paths, tuple(left.notes()))
 
 
-def _look(cog: Cog, wanted: Wanted, bands: Sequence[str] | None, left: Left) -> Job | None:
-    """Look at a GeoTIFF; None where it is not wanted, or can't be used."""
+def _look(cog: Cog, image_filter: ImageFilter, bands: Sequence[str] | None, left: Left) -> Job | None:
+    """Look at a GeoTIFF; None where it is not image_filter, or can't be used."""
     name = shown(cog.at)
-    if reason := wanted.why_not(cog.date, None):
+    if reason := image_filter.reason_to_skip(cog.date, None):
         left.add(reason, name)
         return None
     try:
         with _Window(cog.at) as window:
-            return _job(cog, window, wanted, bands, left)
+            return _job(cog, window, image_filter, bands, left)
     except StorageError as error:
         left.errors.append(error)
     return None
 
 
-def _job(cog: Cog, window: _Window, wanted: Wanted, bands: Sequence[str] | None, left: Left) -> Job | None:
+def _job(
+    cog: Cog, window: _Window, image_filter: ImageFilter, bands: Sequence[str] | None, left: Left
+) -> Job | None:
     dataset, name = window.dataset(), shown(cog.at)
     known = Provenance.from_tags(dataset.tags())
-    if reason := wanted.why_not(cog.date, known.cloud_cover):
+    if reason := image_filter.reason_to_skip(cog.date, known.cloud_cover):
         left.add(reason, name)
         return None
     crs = dataset.crs.to_string() if dataset.crs else None
     transform = None if dataset.transform.is_identity else tuple(float(v) for v in dataset.transform[:6])
-    part = part_of(wanted.box, crs, transform, dataset.width, dataset.height, name)
+    part = window_of_box(image_filter.box, crs, transform, dataset.width, dataset.height, name)
     if not large_enough(part, name, left):
         return None
     assert part is not None
@@ -222,7 +225,7 @@ class _Window:
         """What the file says of itself, and where it is."""
         return self._known
 
-    def read(self, part: Part) -> NDArray[Any]:
+    def read(self, part: PixelWindow) -> NDArray[Any]:
         """Pixels (h, w, b) of a part."""
         from rasterio.windows import Window
 

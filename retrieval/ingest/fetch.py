@@ -7,14 +7,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from retrieval.errors import ConfigError
+from retrieval.geo.request import ImageFilter
 from retrieval.ingest.cogs import fetch_cogs, is_list
 from retrieval.ingest.images import Fetched, made_by_us
 from retrieval.ingest.products import fetch_products
 from retrieval.ingest.remote import shown
 from retrieval.ingest.safe.tree import holds_products
-from retrieval.ingest.wanted import Wanted
 from tfrecords.challenge import Progress
-from tfrecords.errors import ArrayError, MissingInputError
+from tfrecords.errors import OutputExistsError
 
 
 def is_plain_folder(source: str | os.PathLike[str]) -> bool:
@@ -25,7 +26,7 @@ def is_plain_folder(source: str | os.PathLike[str]) -> bool:
 def fetch(
     source: str | os.PathLike[str],
     out: Path,
-    wanted: Wanted,
+    image_filter: ImageFilter,
     bands: Sequence[str] | None = None,
     *,
     overwrite: bool = False,
@@ -36,7 +37,7 @@ def fetch(
     Args:
         source: see `ingest`.
         out: folder of the places; dates that are there, made of the same, are kept.
-        wanted: which dates, and which part of them.
+        image_filter: which dates, and which part of them.
         bands: names of the bands of GeoTIFFs, if stated; those of products are known.
         overwrite: replace dates that were made of something else.
         progress: told how many blocks of how many are read.
@@ -49,13 +50,13 @@ def fetch(
     """
     name = os.fspath(source)
     if not is_list(name) and holds_products(Path(name)):
-        return fetch_products(Path(name), out, wanted, overwrite=overwrite, progress=progress)
-    if wanted.hide_snow:
-        raise MissingInputError(
-            f"{shown(name)} are GeoTIFFs, which do not say where snow is; expected Sentinel-2 products of "
-            "Level-2A for --hide-snow: leave it out"
+        return fetch_products(Path(name), out, image_filter, overwrite=overwrite, progress=progress)
+    if image_filter.hide_snow:
+        raise ConfigError(
+            f"--hide-snow: {shown(name)} holds GeoTIFFs, which do not mark snow. Expected Sentinel-2 "
+            "Level-2A products. Omit --hide-snow"
         )
-    return fetch_cogs(name, out, wanted, bands, overwrite=overwrite, progress=progress)
+    return fetch_cogs(name, out, image_filter, bands, overwrite=overwrite, progress=progress)
 
 
 @contextmanager
@@ -73,7 +74,7 @@ def working_places(out: Path) -> Iterator[Path]:
     """
     work = out.with_name(f"{out.name}.places")
     if work.exists() and not work.is_dir():
-        raise ArrayError(f"{work} is in the way: it is where the images go meanwhile; rename it")
+        raise OutputExistsError(f"{work}: exists but is needed as a temporary folder. Rename or remove it")
     yield work
     keep_only(work, ())
 
@@ -91,9 +92,9 @@ def keep_only(work: Path, paths: Sequence[Path]) -> None:
     others = sorted({path for path in work.rglob("*.tif") if not path.name.startswith(".")} - set(paths))
     strange = [path for path in others if not made_by_us(path)]
     if strange:
-        raise MissingInputError(
-            f"{work} is where the images go meanwhile, and holds {strange[0].name}, which we did not write: "
-            "rename the folder, or name another --out"
+        raise OutputExistsError(
+            f"{work}: needed as a temporary folder, but {strange[0].name} in it was not written by this "
+            "command. Rename the folder, or choose another --out"
         )
     for path in others:
         path.unlink()

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.geo.pixel_window import PixelWindow
 from retrieval.ingest.ground import quiet_gdal
 from retrieval.ingest.product import writing_date
-from retrieval.ingest.wanted import Part
 from tfrecords.artifacts import fingerprint
 from tfrecords.challenge import Progress
 from tfrecords.errors import DiskFullError, GridError, MissingInputError, OutputExistsError, StorageError
@@ -32,7 +32,7 @@ SHOWN = 5
 class Reading(Protocol):
     """One date, opened."""
 
-    def read(self, part: Part) -> NDArray[Any]:
+    def read(self, part: PixelWindow) -> NDArray[Any]:
         """Pixels (h, w, b) of a part of it."""
 
     def provenance(self) -> Provenance:
@@ -49,7 +49,7 @@ class Job:
     """Stem of its file."""
     name: str
     """How messages call what it is made from."""
-    part: Part
+    part: PixelWindow
     """Pixels of it that are wanted."""
     crs: str | None
     """Reference system."""
@@ -72,7 +72,7 @@ class Job:
         """The file, in the folder of all places."""
         return out / self.place / f"{self.date}.tif"
 
-    def blocks(self) -> list[Part]:
+    def blocks(self) -> list[PixelWindow]:
         """The parts that it is read in."""
         return self.part.blocks(*self.block)
 
@@ -135,7 +135,7 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
-def recipe_of(sources: Sequence[str], part: Part, **options: Any) -> str:
+def recipe_of(sources: Sequence[str], part: PixelWindow, **options: Any) -> str:
     """Fingerprint of what decides the pixels of a date.
 
     Args:
@@ -149,7 +149,7 @@ def recipe_of(sources: Sequence[str], part: Part, **options: Any) -> str:
     return fingerprint({"version": 1, "sources": list(sources), "part": part, "options": options})[:16]
 
 
-def large_enough(part: Part | None, name: str, left: Left) -> bool:
+def large_enough(part: PixelWindow | None, name: str, left: Left) -> bool:
     """Whether a part holds a patch; if not, it is left out."""
     if part is None:
         left.add("outside of the box", name)

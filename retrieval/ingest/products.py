@@ -15,6 +15,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from retrieval.geo.pixel_window import PixelWindow, window_of_box
+from retrieval.geo.request import ImageFilter
 from retrieval.ingest.darkness import doubts
 from retrieval.ingest.images import (
     Fetched,
@@ -29,7 +31,6 @@ from retrieval.ingest.images import (
 from retrieval.ingest.safe.metadata import BANDS, Granule, Product, read_product
 from retrieval.ingest.safe.tile import BLOCK_PX, Tile, open_tile
 from retrieval.ingest.safe.tree import find_trees
-from retrieval.ingest.wanted import Part, Wanted, part_of
 from tfrecords.challenge import Progress
 from tfrecords.errors import StorageError
 from tfrecords.schema.records import Provenance
@@ -41,14 +42,19 @@ class _Seen:
 
     product: Product
     granule: Granule
-    part: Part
+    part: PixelWindow
     crs: str
     transform: tuple[float, ...]
     grid: tuple[Any, ...]
 
 
 def fetch_products(
-    source: Path, out: Path, wanted: Wanted, *, overwrite: bool = False, progress: Progress | None = None
+    source: Path,
+    out: Path,
+    image_filter: ImageFilter,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> Fetched:
     """Write the products of a folder as places.
 
@@ -57,7 +63,7 @@ def fetch_products(
     Args:
         source: a product, its zip, or a folder of some.
         out: folder of the places; dates that are there, made of the same, are kept.
-        wanted: which of them, and which part.
+        image_filter: which of them, and which part.
         overwrite: replace dates that were made of something else.
         progress: told how many blocks of how many are read.
 
@@ -73,8 +79,8 @@ def fetch_products(
     """
     left = Left()
     notes: list[str] = []
-    seen = _look(source, wanted, left, notes)
-    jobs = [_job(group, wanted) for group in _groups(seen, left, notes)]
+    seen = _look(source, image_filter, left, notes)
+    jobs = [_job(group, image_filter) for group in _groups(seen, left, notes)]
     if not jobs:
         raise left.error(source)
     check_same_grid(jobs, out)
@@ -84,7 +90,7 @@ def fetch_products(
     return Fetched(paths, (*notes, *left.notes(), *doubts(paths)))
 
 
-def _look(source: Path, wanted: Wanted, left: Left, notes: list[str]) -> list[_Seen]:
+def _look(source: Path, image_filter: ImageFilter, left: Left, notes: list[str]) -> list[_Seen]:
     """Look at all tiles of all products that are wanted."""
     trees, strange = find_trees(source)
     left.errors += strange
@@ -92,10 +98,10 @@ def _look(source: Path, wanted: Wanted, left: Left, notes: list[str]) -> list[_S
     for tree in trees:
         try:
             product = read_product(tree)
-            if reason := wanted.why_not(product.date, product.cloud_cover):
+            if reason := image_filter.reason_to_skip(product.date, product.cloud_cover):
                 left.add(reason, tree.name)
                 continue
-            own = [one for granule in product.granules if (one := _see(product, granule, wanted, left))]
+            own = [one for granule in product.granules if (one := _see(product, granule, image_filter, left))]
         except StorageError as error:
             left.errors.append(error)
             continue
@@ -107,10 +113,10 @@ def _look(source: Path, wanted: Wanted, left: Left, notes: list[str]) -> list[_S
     return seen
 
 
-def _see(product: Product, granule: Granule, wanted: Wanted, left: Left) -> _Seen | None:
+def _see(product: Product, granule: Granule, image_filter: ImageFilter, left: Left) -> _Seen | None:
     """Look at a tile; None where it is not wanted."""
     with open_tile(product, granule) as tile:
-        part = part_of(wanted.box, tile.crs, tile.transform, tile.width, tile.height, tile.name)
+        part = window_of_box(image_filter.box, tile.crs, tile.transform, tile.width, tile.height, tile.name)
         if not large_enough(part, tile.name, left):
             return None
         assert part is not None
@@ -138,16 +144,16 @@ def _groups(seen: Sequence[_Seen], left: Left, notes: list[str]) -> list[list[_S
     return groups
 
 
-def _job(group: Sequence[_Seen], wanted: Wanted) -> Job:
+def _job(group: Sequence[_Seen], image_filter: ImageFilter) -> Job:
     first = group[0]
     names = [one.product.tree.name for one in group]
-    recipe = recipe_of(names, first.part, hide_snow=wanted.hide_snow)
+    recipe = recipe_of(names, first.part, hide_snow=image_filter.hide_snow)
 
     @contextmanager
     def opened() -> Iterator[_Day]:
         with ExitStack() as stack:
             tiles = [stack.enter_context(open_tile(one.product, one.granule)) for one in group]
-            yield _Day(tiles, wanted.hide_snow, recipe)
+            yield _Day(tiles, image_filter.hide_snow, recipe)
 
     return Job(
         place=first.granule.tile,
@@ -172,7 +178,7 @@ class _Day:
         self._tiles, self._hide_snow, self._recipe = tiles, hide_snow, recipe
         self._used = {0}
 
-    def read(self, part: Part) -> NDArray[Any]:
+    def read(self, part: PixelWindow) -> NDArray[Any]:
         """Pixels of the first tile, filled from the others where it has none."""
         pixels, gone = self._tiles[0].read(part, hide_snow=self._hide_snow)
         for number, tile in enumerate(self._tiles[1:], start=1):

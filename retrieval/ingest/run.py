@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from retrieval.errors import ConfigError
+from retrieval.geo.request import ImageFilter
 from retrieval.ingest.challenge import write_as_challenge
 from retrieval.ingest.fetch import fetch, is_plain_folder, keep_only, working_places
 from retrieval.ingest.ground import overlapping, quiet_gdal
@@ -15,10 +17,9 @@ from retrieval.ingest.images import some
 from retrieval.ingest.places import Place, find_places
 from retrieval.ingest.series import write_as_series
 from retrieval.ingest.survey import Cut, Survey, plan_cuts, survey
-from retrieval.ingest.wanted import Wanted
 from tfrecords.artifacts import check_free, fingerprint
 from tfrecords.challenge import Progress
-from tfrecords.errors import ArrayError, GridError, MissingInputError
+from tfrecords.errors import MissingInputError
 from tfrecords.grid import PATCH_PX
 from tfrecords.read.rasters import RESOLUTION_M
 
@@ -44,7 +45,7 @@ def ingest(
     out: str | os.PathLike[str],
     *,
     as_: Literal["series", "challenge", "images"] = "series",
-    wanted: Wanted | None = None,
+    image_filter: ImageFilter | None = None,
     size_px: int = 512,
     bands: Sequence[str] | None = None,
     units: str | None = None,
@@ -68,7 +69,7 @@ def ingest(
         as_: "series": shards of training series. "challenge": the latest date of each place as images,
             patches of the other dates at seeded random pixels, and the answers. "images":
             `<place>/<date>.tif`, which is a source itself; more dates may be added to it.
-        wanted: Part of the ground, dates, cloud; None = all.
+        image_filter: Which dates, how much cloud, which part of the ground; None = all.
         size_px: Places larger than this are cut into squares of this side, at least 64.
         bands: Names of the bands in their order, for all files; else the files' descriptions, else by count.
         units: "dn", "reflectance", "scaled" or "byte", for all files; else told for each place from its
@@ -96,17 +97,17 @@ def ingest(
         DiskFullError: The disk is full.
     """
     _check(as_, size_px, max_nodata, patches_per_image, seed)
-    wanted = wanted or Wanted()
+    image_filter = image_filter or ImageFilter()
     out = Path(out)
     if as_ == "images":
-        got = fetch(source, out, wanted, bands, overwrite=overwrite, progress=reading)
+        got = fetch(source, out, image_filter, bands, overwrite=overwrite, progress=reading)
         return IngestReport(out, got.places, len(got.paths), 0, got.notes)
     check_free(out, overwrite=overwrite, folder=True)
     job = _Records(as_, size_px, bands, units, max_nodata, patches_per_image, seed)
-    if is_plain_folder(source) and wanted.everything:
+    if is_plain_folder(source) and image_filter.takes_all:
         return _to_records(Path(source), out, job, overwrite, progress)
     with working_places(out) as work:
-        got = fetch(source, work, wanted, bands, overwrite=overwrite, progress=reading)
+        got = fetch(source, work, image_filter, bands, overwrite=overwrite, progress=reading)
         keep_only(work, got.paths)
         report = _to_records(work, out, replace(job, bands=None), overwrite, progress)
     return replace(report, notes=(*got.notes, *report.notes))
@@ -159,11 +160,11 @@ def _to_records(
 
 def _check(as_: str, size_px: int, max_nodata: float, patches_per_image: int, seed: int) -> None:
     if as_ not in ("series", "challenge", "images"):
-        raise ArrayError(f"Received --as {as_!r}; expected series, challenge or images.")
+        raise ConfigError(f"--as {as_}: unknown output. Expected series, challenge or images")
     if size_px < PATCH_PX or not 0 <= max_nodata <= 1 or patches_per_image < 1 or seed < 0:
-        raise GridError(
-            f"Received squares of {size_px} px, nodata {max_nodata}, {patches_per_image} patches and seed "
-            f"{seed}; expected at least {PATCH_PX} px, a share from 0 to 1, one patch and the seed 0."
+        raise ConfigError(
+            f"size {size_px} px, max-nodata {max_nodata:g}, {patches_per_image} patches per image, seed "
+            f"{seed}: out of range. Expected at least {PATCH_PX} px, 0 to 1, 1 or more, and 0 or more"
         )
 
 

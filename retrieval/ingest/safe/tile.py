@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.geo.pixel_window import PixelWindow
 from retrieval.ingest.ground import quiet_gdal
 from retrieval.ingest.product import hidden_by, to_dn
 from retrieval.ingest.safe.metadata import BANDS, Granule, Product
 from retrieval.ingest.safe.tree import Tree
-from retrieval.ingest.wanted import Part
 from tfrecords.errors import GridError, ProductError
 from tfrecords.read.rasters import RESOLUTION_M
 
@@ -53,7 +53,7 @@ class Tile:
         """Equal for tiles whose pixels lie on each other."""
         return self.crs, self.transform, self.width, self.height
 
-    def read(self, part: Part, *, hide_snow: bool) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
+    def read(self, part: PixelWindow, *, hide_snow: bool) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
         """Read a part.
 
         Args:
@@ -78,18 +78,18 @@ class Tile:
         out[gone | self._hidden(part, hide_snow)] = 0
         return out, gone
 
-    def _hidden(self, part: Part, hide_snow: bool) -> NDArray[np.bool_]:
+    def _hidden(self, part: PixelWindow, hide_snow: bool) -> NDArray[np.bool_]:
         """What the scene classification says not to trust, each of its pixels for four."""
         if self.scene is None:
             return np.zeros((part.height, part.width), bool)
         left, top = part.x0 // 2, part.y0 // 2
         columns = np.arange(part.x0, part.x0 + part.width) // 2 - left
         rows = np.arange(part.y0, part.y0 + part.height) // 2 - top
-        coarse = Part(left, top, int(columns[-1]) + 1, int(rows[-1]) + 1)
+        coarse = PixelWindow(left, top, int(columns[-1]) + 1, int(rows[-1]) + 1)
         return hidden_by(read_part(self.scene, coarse, self.name), snow=hide_snow)[np.ix_(rows, columns)]
 
 
-def read_part(dataset: Any, part: Part, name: str) -> NDArray[np.generic]:
+def read_part(dataset: Any, part: PixelWindow, name: str) -> NDArray[np.generic]:
     """Read a part of a raster's first band, (h, w).
 
     One stored block at a time: where a read spans several, GDAL passes over what it can't decode.

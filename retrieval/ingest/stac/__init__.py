@@ -1,22 +1,20 @@
 """A search in a STAC catalogue into places: a folder a tile, a GeoTIFF a date, only the ground asked for.
 
-`asked` says what is looked for, `catalogue` asks, `scene` and `offset` read an item's metadata, `days` sorts
+`query` says what is looked for, `catalogue` asks, `scene` and `offset` read an item's metadata, `days` sorts
 items into places and days, `window` cuts the ground, `read` fetches pixels, `choose` thins the dates,
 `journal` remembers, `run` does it all.
 """
 
-from retrieval.ingest.stac.asked import CATALOGUES, Patience, Search, parse_bbox, parse_dates
 from retrieval.ingest.stac.journal import Row, read_rows
+from retrieval.ingest.stac.query import CATALOGUES, CatalogQuery, Patience
 from retrieval.ingest.stac.run import StacReport, ingest_stac
 
 __all__ = [
     "CATALOGUES",
+    "CatalogQuery",
     "Patience",
     "Row",
-    "Search",
     "StacReport",
     "ingest_stac",
-    "parse_bbox",
-    "parse_dates",
     "read_rows",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from retrieval.ingest.stac.asked import CATALOGUES, Patience, Search
+from retrieval.ingest.stac.query import CATALOGUES, CatalogQuery, Patience
 from tfrecords.errors import CatalogueError, MissingPackageError
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ def check_installed() -> None:
         ) from error
 
 
-def find_items(search: Search, patience: Patience, found: Found | None = None) -> list[Item]:
+def find_items(query: CatalogQuery, patience: Patience, found: Found | None = None) -> list[Item]:
     """Ask a catalogue for items.
 
     Args:
-        search: What is looked for.
+        query: What is looked for.
         patience: How often and how long it is tried.
         found: Told how many there are so far.
 
@@ -62,17 +62,17 @@ def find_items(search: Search, patience: Patience, found: Found | None = None) -
         CatalogueError: The catalogue can't be reached, does not answer as one, has no such collection, or
             nothing that was asked for.
     """
-    with _told_errors(search.api):
-        client = _open(search, patience)
-        _check_collection(client, search)
-        items = _items(client, search, cloudy=False, found=found)
-        return items or _explain_nothing(client, search)
+    with _told_errors(query.api):
+        client = _open(query, patience)
+        _check_collection(client, query)
+        items = _items(client, query, cloudy=False, found=found)
+        return items or _explain_nothing(client, query)
 
 
-def _open(search: Search, patience: Patience) -> Client:
+def _open(query: CatalogQuery, patience: Patience) -> Client:
     from pystac_client import Client
 
-    return Client.open(search.api, stac_io=_patient_io(patience))
+    return Client.open(query.api, stac_io=_patient_io(patience))
 
 
 def _patient_io(patience: Patience) -> StacApiIO:
@@ -112,11 +112,11 @@ def _patient_io(patience: Patience) -> StacApiIO:
     return PatientIO(timeout=patience.timeout_s, max_retries=again)
 
 
-def _check_collection(client: Client, search: Search) -> None:
+def _check_collection(client: Client, query: CatalogQuery) -> None:
     from pystac_client.exceptions import APIError
 
     try:
-        if client.get_collection(search.collection) is not None:
+        if client.get_collection(query.collection) is not None:
             return
     except APIError as error:
         if getattr(error, "status_code", None) not in (400, 404):
@@ -125,39 +125,49 @@ def _check_collection(client: Client, search: Search) -> None:
     likely = [name for name in names if "sentinel-2" in name.lower()] or names
     shown = ", ".join(likely[:NAMED]) + (" ..." if len(names) > min(NAMED, len(likely)) else "")
     raise CatalogueError(
-        f"{search.api} has no collection {search.collection!r}; it has {shown or 'none at all'}: name one "
+        f"{query.api} has no collection {query.collection!r}; it has {shown or 'none at all'}: name one "
         "with --collection"
     )
 
 
-def _items(client: Client, search: Search, *, cloudy: bool, found: Found | None = None) -> list[Item]:
+def _items(client: Client, query: CatalogQuery, *, cloudy: bool, found: Found | None = None) -> list[Item]:
     """All items of the ground and the days; those over `max_cloud` only where they are wanted."""
     more: dict[str, Any] = {}
-    if not cloudy and search.max_cloud < 100 and client.conforms_to("QUERY"):
-        more["query"] = {"eo:cloud_cover": {"lte": search.max_cloud}}
-    pages = client.search(
-        method=_method(client),
-        collections=[search.collection],
-        bbox=list(search.bbox),
-        datetime=f"{search.first}/{search.last}",
-        limit=PAGE,
-        **more,
-    ).pages_as_dicts()
+    if not cloudy and query.max_cloud < 100 and client.conforms_to("QUERY"):
+        more["query"] = {"eo:cloud_cover": {"lte": query.max_cloud}}
     items: dict[str, Item] = {}
+    # Not every catalogue understands a box across the antimeridian: each side is searched by itself.
+    for half in query.bbox.split():
+        pages = client.search(
+            method=_method(client),
+            collections=[query.collection],
+            bbox=list(half),
+            datetime=f"{query.first}/{query.last}",
+            limit=PAGE,
+            **more,
+        ).pages_as_dicts()
+        _collect(pages, items, query, found)
+    return sorted(items.values(), key=lambda item: (str(item["properties"].get("datetime")), item["id"]))
+
+
+def _collect(
+    pages: Iterator[dict[str, Any]], items: dict[str, Item], query: CatalogQuery, found: Found | None
+) -> None:
+    """Add the items of all pages, each once."""
+    seen: set[str] = set()
     for page in pages:
-        before = len(items)
+        ids = {str(item["id"]) for item in page["features"]}
         for item in page["features"]:
             items.setdefault(str(item["id"]), item)
         if found:
             found(len(items))
-        if len(items) == before:  # the same page again
+        if ids <= seen:  # the catalogue repeats a page
             break
+        seen |= ids
         if len(items) > MOST_ITEMS:
             raise CatalogueError(
-                f"{search.api} has more than {MOST_ITEMS} items for this search; expected fewer: ask for "
-                "less ground or fewer days at a time"
+                f"{query.api}: more than {MOST_ITEMS} items. Reduce --bbox or --dates, and run several times"
             )
-    return sorted(items.values(), key=lambda item: (str(item["properties"].get("datetime")), item["id"]))
 
 
 def _method(client: Client) -> str:
@@ -168,16 +178,16 @@ def _method(client: Client) -> str:
     return "GET" if ways == {"GET"} else "POST"
 
 
-def _explain_nothing(client: Client, search: Search) -> list[Item]:
+def _explain_nothing(client: Client, query: CatalogQuery) -> list[Item]:
     """Say why nothing was found; give those items that tell no cloud, which the catalogue held back."""
-    where = ",".join(f"{value:g}" for value in search.bbox)
-    told = f"{search.api} has nothing of {search.collection} for {where} from {search.first} to {search.last}"
-    items = _items(client, search, cloudy=True)
+    where = str(query.bbox)
+    told = f"{query.api} has nothing of {query.collection} for {where} from {query.first} to {query.last}"
+    items = _items(client, query, cloudy=True)
     if not items:
         raise CatalogueError(f"{told}; expected at least one item: look at --bbox and --dates")
     unknown = [item for item in items if cloud_cover(item) is None]
     if not unknown:
-        raise CatalogueError(f"{told} {under_cloud(items, search.max_cloud)}")
+        raise CatalogueError(f"{told} {under_cloud(items, query.max_cloud)}")
     return unknown
 
 

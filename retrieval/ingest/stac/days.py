@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from retrieval.ingest.stac.asked import Search
 from retrieval.ingest.stac.catalogue import Item, cloud_cover, under_cloud
 from retrieval.ingest.stac.journal import Row
+from retrieval.ingest.stac.query import CatalogQuery
 from retrieval.ingest.stac.scene import SCL, Grid, Scene, scene_of
-from retrieval.ingest.stac.window import repeated, window_of
+from retrieval.ingest.stac.window import crop_to_box, find_repeated
 from tfrecords.errors import BandsError, CatalogueError, GridError
 
 
@@ -63,13 +63,13 @@ def row_of(scene: Scene, date: str = "", **more: object) -> Row:
 
 
 def sorted_days(
-    items: Sequence[Item], search: Search, grounded: Callable[[Scene], Scene], left: Left
+    items: Sequence[Item], query: CatalogQuery, grounded: Callable[[Scene], Scene], left: Left
 ) -> list[Day]:
     """Sort items into places and days.
 
     Args:
         items: From the catalogue.
-        search: What is asked for.
+        query: What is asked for.
         grounded: Fills in where an item lies that doesn't say so itself.
         left: Takes what can't be used.
 
@@ -79,10 +79,10 @@ def sorted_days(
     Raises:
         CatalogueError: There is none.
     """
-    clear = _clear_enough(items, search, left)
+    clear = _clear_enough(items, query, left)
     scenes = _newest(_readable(clear, grounded, left), left)
-    places = _places(scenes, search, left)
-    longitude = (search.bbox[0] + search.bbox[2]) / 2
+    places = _places(scenes, query, left)
+    longitude = query.bbox.centre_longitude
     groups: dict[tuple[str, datetime.date], list[Scene]] = {}
     for scene in scenes:
         if scene.place in places:
@@ -109,17 +109,17 @@ def _in_order(scenes: Sequence[Scene]) -> tuple[Scene, ...]:
     )
 
 
-def _clear_enough(items: Sequence[Item], search: Search, left: Left) -> list[Item]:
+def _clear_enough(items: Sequence[Item], query: CatalogQuery, left: Left) -> list[Item]:
     """Those whose tile is clear enough, or doesn't say."""
-    cloudy = [item for item in items if (cloud_cover(item) or 0) > search.max_cloud]
+    cloudy = [item for item in items if (cloud_cover(item) or 0) > query.max_cloud]
     if items and len(cloudy) == len(items):
-        raise CatalogueError(f"{search.api} has nothing {under_cloud(cloudy, search.max_cloud)}")
+        raise CatalogueError(f"{query.api} has nothing {under_cloud(cloudy, query.max_cloud)}")
     rows = [
-        Row(str(one["id"]), cloud_cover=cloud_cover(one), left_out=f"more than {search.max_cloud:g} % cloud")
+        Row(str(one["id"]), cloud_cover=cloud_cover(one), left_out=f"more than {query.max_cloud:g} % cloud")
         for one in cloudy
     ]
     if rows:
-        left.out(rows, f"{len(rows)} items have more than {search.max_cloud:g} % cloud and were left out")
+        left.out(rows, f"{len(rows)} items have more than {query.max_cloud:g} % cloud and were left out")
     out = {row.item for row in rows}
     return [item for item in items if str(item["id"]) not in out]
 
@@ -154,7 +154,7 @@ def _newest(scenes: Sequence[Scene], left: Left) -> list[Scene]:
     return [scene for scene in scenes if id(scene) not in out]
 
 
-def _places(scenes: Sequence[Scene], search: Search, left: Left) -> dict[str, Grid]:
+def _places(scenes: Sequence[Scene], query: CatalogQuery, left: Left) -> dict[str, Grid]:
     """The window of each place that brings ground of its own."""
     groups: dict[str, list[Scene]] = {}
     for scene in scenes:
@@ -162,10 +162,10 @@ def _places(scenes: Sequence[Scene], search: Search, left: Left) -> dict[str, Gr
     windows: dict[str, Grid] = {}
     for place, own in groups.items():
         try:
-            windows[place] = window_of(_one_crs(place, own), search.bbox)
+            windows[place] = crop_to_box(_one_crs(place, own), query.bbox)
         except GridError as error:
             left.out([row_of(s, left_out=str(error)) for s in own], f"{place} was left out: {error}")
-    for place, other in repeated(windows, search.bbox).items():
+    for place, other in find_repeated(windows, query.bbox).items():
         del windows[place]
         why = f"its ground is in {other} too"
         left.out([row_of(s, left_out=why) for s in groups[place]], f"{place} was left out: {why}")

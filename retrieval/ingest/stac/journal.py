@@ -1,4 +1,4 @@
-"""What became of each item, in `items.csv` beside the places; and what was asked for, in `search.json`."""
+"""What became of each item, in `items.csv` beside the places; and what was asked for, in `query.json`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from retrieval.ingest.stac.asked import Search
+from retrieval.ingest.stac.query import CatalogQuery
 from tfrecords.artifacts import writing_file
 from tfrecords.errors import ManifestError, OutputExistsError
 
@@ -82,23 +82,23 @@ def read_rows(folder: Path) -> list[Row]:
 
 
 class Journal:
-    """Rows of one search, written whole after each change."""
+    """Rows of one query, written whole after each change."""
 
-    def __init__(self, folder: Path, search: Search, *, overwrite: bool) -> None:
+    def __init__(self, folder: Path, query: CatalogQuery, *, overwrite: bool) -> None:
         """Take over what an earlier run of the same search did.
 
         Args:
             folder: Where the places are.
-            search: What is asked for.
+            query: What is asked for.
             overwrite: Begin anew; the files of the earlier search are removed when this one begins to write.
 
         Raises:
-            OutputExistsError: the folder holds files of another search, and `overwrite` is not given.
+            OutputExistsError: the folder holds files of another query, and `overwrite` is not given.
             ManifestError: its journal is damaged.
         """
         if folder.exists() and not folder.is_dir():
             raise OutputExistsError(f"{folder} is a file; expected the name of a folder to write")
-        self.folder, self._asked = folder, {"format_version": VERSION, "kind": KIND, **search.plain()}
+        self.folder, self._asked = folder, {"format_version": VERSION, "kind": KIND, **query.to_json()}
         former = _former(folder, overwrite)
         if former not in (None, self._asked) and not overwrite and _files(folder):
             raise OutputExistsError(

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.ingest.product import hidden_by, to_dn
-from retrieval.ingest.stac.asked import Patience
 from retrieval.ingest.stac.offset import goes_below_zero
+from retrieval.ingest.stac.query import Patience
 from retrieval.ingest.stac.scene import COMMON, SCL, Grid, Scene, Source, place_of
 from tfrecords.errors import CatalogueError, DiskFullError, MissingPackageError
 

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from retrieval.ingest.images import provenance_of
 from retrieval.ingest.product import write_date
-from retrieval.ingest.stac.asked import Patience, Search
 from retrieval.ingest.stac.catalogue import check_installed, find_items
 from retrieval.ingest.stac.choose import thin
 from retrieval.ingest.stac.days import Day, Left, guesses, nothing, sorted_days
 from retrieval.ingest.stac.journal import Journal, Row
 from retrieval.ingest.stac.offset import dark_of, odd_ones
+from retrieval.ingest.stac.query import CatalogQuery, Patience
 from retrieval.ingest.stac.read import Reader, signer
 from retrieval.ingest.stac.scene import COMMON, Scene
 from tfrecords.errors import CatalogueError
@@ -55,7 +55,7 @@ class StacReport:
 
 def ingest_stac(
     out: str | os.PathLike[str],
-    search: Search,
+    query: CatalogQuery,
     *,
     overwrite: bool = False,
     patience: Patience | None = None,
@@ -69,7 +69,7 @@ def ingest_stac(
 
     Args:
         out: The folder.
-        search: What is looked for.
+        query: What is looked for.
         overwrite: Begin anew; the dates of the search that the folder holds are removed.
         patience: How often and how long the catalogue and its files are tried.
         progress: Told how far it is.
@@ -80,25 +80,25 @@ def ingest_stac(
     Raises:
         MissingPackageError: The extra `stac` is not installed.
         CatalogueError: The catalogue can't be asked or has nothing fitting; or nothing could be written.
-        OutputExistsError: The folder holds the dates of another search, and `overwrite` is not given.
+        OutputExistsError: The folder holds the dates of another query, and `overwrite` is not given.
         ManifestError: The folder's journal is damaged.
         DiskFullError: The disk is full; the dates that were written are whole.
     """
     check_installed()
     patience = patience or Patience()
     tell = progress or (lambda stage, done, total: None)
-    journal = Journal(Path(out), search, overwrite=overwrite)
-    reader = Reader(patience, signer(search.sign))
-    items = find_items(search, patience, lambda count: tell("searching", count, None))
+    journal = Journal(Path(out), query, overwrite=overwrite)
+    reader = Reader(patience, signer(query.sign))
+    items = find_items(query, patience, lambda count: tell("searching", count, None))
     left = Left()
-    days = sorted_days(items, search, reader.grounded, left)
+    days = sorted_days(items, query, reader.grounded, left)
     left.notes += guesses(days)
     journal.begin()
     journal.note(left.rows)
-    shares = _look(days, search, reader, journal, left, tell)
-    chosen = _choose(days, shares, search, journal, left)
+    shares = _look(days, query, reader, journal, left, tell)
+    chosen = _choose(days, shares, query, journal, left)
     journal.note(left.rows)
-    new = _write(chosen, search, reader, journal, left, tell)
+    new = _write(chosen, query, reader, journal, left, tell)
     return _report(journal, [str(item["id"]) for item in items], new, left)
 
 
@@ -106,7 +106,7 @@ def ingest_stac(
 
 
 def _look(
-    days: Sequence[Day], search: Search, reader: Reader, journal: Journal, left: Left, tell: Progress
+    days: Sequence[Day], query: CatalogQuery, reader: Reader, journal: Journal, left: Left, tell: Progress
 ) -> dict[str, float]:
     """Share of the ground that is hidden on each day, 0 to 1, by its file; what can't be read has none."""
     shares = {day.file: known for day in days if (known := _known_share(day, journal)) is not None}
@@ -115,7 +115,7 @@ def _look(
         tell("looking for cloud", 0, len(todo))
     pool = ThreadPoolExecutor(LOOKERS)
     try:
-        futures = {pool.submit(_hidden_share, day, search, reader): day for day in todo}
+        futures = {pool.submit(_hidden_share, day, query, reader): day for day in todo}
         for done, future in enumerate(as_completed(futures), start=1):
             day, (share, failed) = futures[future], future.result()
             _leave_failed(day, failed, journal, left)
@@ -141,13 +141,13 @@ def _known_share(day: Day, journal: Journal) -> float | None:
     return known[0] / 100 if len(known) == len(day.scenes) else None
 
 
-def _hidden_share(day: Day, search: Search, reader: Reader) -> tuple[float | None, dict[str, str]]:
+def _hidden_share(day: Day, query: CatalogQuery, reader: Reader) -> tuple[float | None, dict[str, str]]:
     """Share that all items of a day hide, None where none has a classification; and what can't be read."""
     mask: NDArray[np.bool_] | None = None
     failed: dict[str, str] = {}
     for scene in day.scenes:
         try:
-            own = reader.hidden(scene, day.window, snow=search.hide_snow)
+            own = reader.hidden(scene, day.window, snow=query.hide_snow)
         except CatalogueError as error:
             failed[scene.id] = str(error)
             continue
@@ -165,7 +165,7 @@ def _leave_failed(day: Day, failed: dict[str, str], journal: Journal, left: Left
 
 
 def _choose(
-    days: Sequence[Day], shares: dict[str, float], search: Search, journal: Journal, left: Left
+    days: Sequence[Day], shares: dict[str, float], query: CatalogQuery, journal: Journal, left: Left
 ) -> list[Day]:
     """The days that are kept, those that are there already among them; the others are left out."""
     chosen: list[Day] = []
@@ -178,9 +178,9 @@ def _choose(
         by_place.setdefault(day.place, []).append(kept)
     hidden = thinned = 0
     for own in by_place.values():
-        clear = {day.date: shares[day.file] for day in own if 100 * shares[day.file] <= search.max_hidden}
+        clear = {day.date: shares[day.file] for day in own if 100 * shares[day.file] <= query.max_hidden}
         there = [day.date for day in own if _is_there(day, journal)]
-        dates = thin(clear, search.first, search.last, search.dates_per_place, there)
+        dates = thin(clear, query.first, query.last, query.dates_per_place, there)
         for day in own:
             share = 100 * shares[day.file]
             if day.date in dates:
@@ -190,10 +190,10 @@ def _choose(
                 left.out(day.rows(hidden=share, left_out="clearer or better spread dates were kept"))
             else:
                 hidden += 1
-                left.out(day.rows(hidden=share, left_out=f"more than {search.max_hidden:g} % hidden"))
+                left.out(day.rows(hidden=share, left_out=f"more than {query.max_hidden:g} % hidden"))
     if hidden:
         left.notes.append(
-            f"{hidden} days have more than {search.max_hidden:g} % of the ground hidden and were left out"
+            f"{hidden} days have more than {query.max_hidden:g} % of the ground hidden and were left out"
         )
     if thinned:
         left.notes.append(f"{thinned} days were left out, clearer or better spread ones kept")
@@ -204,7 +204,7 @@ def _choose(
 
 
 def _write(
-    chosen: Sequence[Day], search: Search, reader: Reader, journal: Journal, left: Left, tell: Progress
+    chosen: Sequence[Day], query: CatalogQuery, reader: Reader, journal: Journal, left: Left, tell: Progress
 ) -> int:
     """Read and write the days that aren't there yet; says how many were written."""
     todo = [day for day in chosen if not _is_there(day, journal)]
@@ -212,7 +212,7 @@ def _write(
     if todo:
         tell("reading dates", 0, len(todo))
     for done, day in enumerate(todo, start=1):
-        new += _write_day(day, search, reader, journal, left)
+        new += _write_day(day, query, reader, journal, left)
         journal.save()
         tell("reading dates", done, len(todo))
     journal.save()
@@ -224,14 +224,14 @@ def _is_there(day: Day, journal: Journal) -> bool:
     return all(row and row.file == day.file for row in rows) and (journal.folder / day.file).is_file()
 
 
-def _write_day(day: Day, search: Search, reader: Reader, journal: Journal, left: Left) -> bool:
+def _write_day(day: Day, query: CatalogQuery, reader: Reader, journal: Journal, left: Left) -> bool:
     """Read one day and write it, if it can be read; whether it was written."""
     path = journal.folder / day.file
-    good, pixels = _merged(day, search, reader, journal, left)
+    good, pixels = _merged(day, query, reader, journal, left)
     if not good:
         return False
     hidden = 100 * float((pixels == 0).all(-1).mean())
-    reason = _unfit(path, good, hidden, search)
+    reason = _unfit(path, good, hidden, query)
     rows = replace(day, scenes=tuple(good)).rows(hidden=hidden, dark=dark_of(pixels))
     if reason:
         rows = [replace(row, left_out=reason) for row in rows]
@@ -247,14 +247,14 @@ def _write_day(day: Day, search: Search, reader: Reader, journal: Journal, left:
 
 
 def _merged(
-    day: Day, search: Search, reader: Reader, journal: Journal, left: Left
+    day: Day, query: CatalogQuery, reader: Reader, journal: Journal, left: Left
 ) -> tuple[list[Scene], NDArray[np.uint16]]:
     """All items of a day on one grid: where one has nothing to see, the next one fills in."""
     good: list[Scene] = []
     merged = np.zeros((0, 0, len(COMMON)), np.uint16)
     for scene in day.scenes:
         try:
-            pixels, below = reader.pixels(scene, day.window, snow=search.hide_snow)
+            pixels, below = reader.pixels(scene, day.window, snow=query.hide_snow)
         except CatalogueError as error:
             _leave_failed(day, {scene.id: str(error)}, journal, left)
             continue
@@ -273,9 +273,9 @@ def _merged(
     return good, merged
 
 
-def _unfit(path: Path, scenes: Sequence[Scene], hidden: float, search: Search) -> str:
+def _unfit(path: Path, scenes: Sequence[Scene], hidden: float, query: CatalogQuery) -> str:
     """Why a day that was read can't be kept; empty where it can."""
-    if hidden >= 100 or hidden > max(search.max_hidden, 0.01) + 0.01:
+    if hidden >= 100 or hidden > max(query.max_hidden, 0.01) + 0.01:
         return f"{hidden:.1f} % of it is hidden or without data"
     if path.exists() and provenance_of(path).source != _provenance(scenes).source:
         return "a file of that name is there that this search did not make"

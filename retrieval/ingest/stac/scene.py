@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+from retrieval.geo.pixel_window import PixelWindow
 from retrieval.ingest.stac.catalogue import Item, cloud_cover
 from retrieval.ingest.stac.offset import Offset, baseline_of, offset_of
 from tfrecords.errors import BandsError, CatalogueError
@@ -42,6 +43,12 @@ class Grid:
         """Left, bottom, right, top in map coordinates."""
         a, _, c, _, e, f = self.transform
         return c, f + e * self.height, c + a * self.width, f
+
+    def crop(self, window: PixelWindow) -> Grid:
+        """Return the grid of a window of these pixels."""
+        a, _, c, _, e, f = self.transform
+        corner = c + a * window.x0, f + e * window.y0
+        return Grid(self.crs, (a, 0.0, corner[0], 0.0, e, corner[1]), window.height, window.width)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which pixels of a tile are asked for, and which tiles would only bring the same ground again."""
+"""The pixels of each tile that a query needs, and the tiles that only repeat the ground of another tile."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from retrieval.ingest.stac.asked import Bbox
+import numpy as np
+
+from retrieval.geo.pixel_window import edge_points, transform_points, unwrap, window_of_box
+from retrieval.geo.request import BoundingBox
 from retrieval.ingest.stac.scene import Grid
 from tfrecords.errors import GridError
 from tfrecords.grid import PATCH_PX
@@ -15,99 +18,87 @@ from tfrecords.read.rasters import RESOLUTION_M
 if TYPE_CHECKING:
     from shapely import Polygon
 
-LONLAT = "EPSG:4326"
-SLACK_PX = 1e-3
-"""An edge this near to a pixel's is that pixel's: what rounding of coordinates does."""
+ROUNDING_PX = 1e-3
+"""Edges of two tiles this close to each other lie on the same pixel edge."""
 SAME_GROUND = 0.99
-"""A tile that has so much of its ground in another one is left out."""
+"""A tile is left out if another tile covers at least this share of its ground."""
 
 
-def window_of(grids: Sequence[Grid], bbox: Bbox) -> Grid:
-    """Cut the ground asked for out of a place, along the pixels of its tile.
+def crop_to_box(grids: Sequence[Grid], bbox: BoundingBox) -> Grid:
+    """Return the pixels of a tile that a box touches.
 
     Args:
-        grids: Pixels of the red band of its items, all of one reference system; the first one's pixels are
-            everybody's, and what all of them cover together is the tile.
-        bbox: West, south, east, north in degrees.
+        grids: red-band pixels of the tile's items, all in one CRS. The first grid sets the pixel lattice, and
+            their union is the tile.
+        bbox: the box.
 
     Returns:
-        The pixels that hold the box, as far as the tile goes.
+        The pixels inside the tile that hold the box.
 
     Raises:
-        GridError: The pixels are not of 10 m, or there is less than a patch of ground.
+        GridError: the pixels are not 10 m, or less than one patch lies in the box.
     """
     first = grids[0]
     size = abs(first.transform[0])
     if abs(size / RESOLUTION_M - 1) > 0.01 or abs(-first.transform[4] / size - 1) > 1e-6:
-        raise GridError(f"its pixels are of {size:g} in {first.crs}; expected {RESOLUTION_M:g} m")
-    parts = [grid.bounds for grid in grids]
-    tile = (*(min(p[i] for p in parts) for i in (0, 1)), *(max(p[i] for p in parts) for i in (2, 3)))
-    left, bottom, right, top = _inside(first.crs, tile, bbox)
-    a, _, c, _, e, f = first.transform
-    x0, x1 = math.floor((left - c) / a + SLACK_PX), math.ceil((right - c) / a - SLACK_PX)
-    y0, y1 = math.floor((top - f) / e + SLACK_PX), math.ceil((bottom - f) / e - SLACK_PX)
-    if min(x1 - x0, y1 - y0) < PATCH_PX:
+        raise GridError(f"pixels of {size:g} units in {first.crs}; expected {RESOLUTION_M:g} m")
+    tile = _union(grids)
+    window = window_of_box(bbox, tile.crs, tile.transform, tile.width, tile.height, f"CRS {tile.crs[:40]}")
+    width, height = (window.width, window.height) if window else (0, 0)
+    if window is None or min(width, height) < PATCH_PX:
         raise GridError(
-            f"{max(y1 - y0, 0)} x {max(x1 - x0, 0)} px (rows x columns) of it are asked for; expected "
-            f"{PATCH_PX} each way, {PATCH_PX * RESOLUTION_M:g} m"
+            f"{height} x {width} px (rows x columns) lie in the box; expected at least {PATCH_PX} each way, "
+            f"{PATCH_PX * RESOLUTION_M:g} m"
         )
+    return tile.crop(window)
+
+
+def _union(grids: Sequence[Grid]) -> Grid:
+    """Return the grid that covers all grids, on the lattice of the first."""
+    first = grids[0]
+    a, _, c, _, e, f = first.transform
+    bounds = [grid.bounds for grid in grids]
+    x0 = math.floor((min(left for left, *_ in bounds) - c) / a + ROUNDING_PX)
+    x1 = math.ceil((max(right for *_, right, _ in bounds) - c) / a - ROUNDING_PX)
+    y0 = math.floor((max(top for *_, top in bounds) - f) / e + ROUNDING_PX)
+    y1 = math.ceil((min(bottom for _, bottom, *_ in bounds) - f) / e - ROUNDING_PX)
     return Grid(first.crs, (a, 0.0, c + a * x0, 0.0, e, f + e * y0), y1 - y0, x1 - x0)
 
 
-def _inside(crs: str, tile: tuple[float, ...], bbox: Bbox) -> tuple[float, ...]:
-    """What a tile and a box of degrees have in common, as bounds in the tile's map coordinates."""
-    from rasterio.warp import transform_bounds
-
-    try:
-        west, south, east, north = transform_bounds(crs, LONLAT, *tile)
-    except Exception as error:  # rasterio lets GDAL's own errors through, which have no public names
-        raise GridError(f"its reference system {crs[:40]} is not known to PROJ") from error
-    if west < east:  # else it lies across the antimeridian; then the whole box is projected
-        bbox = max(bbox[0], west), max(bbox[1], south), min(bbox[2], east), min(bbox[3], north)
-    if bbox[0] >= bbox[2] or bbox[1] >= bbox[3]:
-        return tile[0], tile[1], tile[0], tile[1]
-    asked = transform_bounds(LONLAT, crs, *bbox)
-    low = (max(asked[0], tile[0]), max(asked[1], tile[1]))
-    return (*low, min(asked[2], tile[2]), min(asked[3], tile[3]))
-
-
-def repeated(windows: Mapping[str, Grid], bbox: Bbox) -> dict[str, str]:
-    """Find places whose ground another one has as well: tiles overlap by 10 km.
+def find_repeated(windows: Mapping[str, Grid], bbox: BoundingBox) -> dict[str, str]:
+    """Find places whose ground another place covers too: neighbouring tiles overlap by 10 km.
 
     Args:
-        windows: Pixels of each place.
-        bbox: What was asked for, degrees.
+        windows: pixels of each place.
+        bbox: the box of the query.
 
     Returns:
-        For each place that brings nothing new, the name of the one that has it. The place with the most of
-        the ground asked for stays; of equals the first by name.
+        For each repeated place the place that covers it. The place with the most ground in the box is
+        kept; of equals the first by name.
     """
-    ground = {name: _ground(window, bbox) for name, window in windows.items()}
+    ground = {name: _footprint(window, bbox) for name, window in windows.items()}
     order = sorted(ground, key=lambda name: (-round(ground[name].area, 9), name))
     kept: list[str] = []
-    twice: dict[str, str] = {}
+    repeated: dict[str, str] = {}
     for name in order:
-        own = ground[name]
+        footprint = ground[name]
         for other in kept:
-            if own.area > 0 and own.intersection(ground[other]).area >= SAME_GROUND * own.area:
-                twice[name] = other
+            shared = footprint.intersection(ground[other]).area
+            if footprint.area > 0 and shared >= SAME_GROUND * footprint.area:
+                repeated[name] = other
                 break
         else:
             kept.append(name)
-    return twice
+    return repeated
 
 
-def _ground(window: Grid, bbox: Bbox) -> Polygon:
-    """What of the box a window covers, in degrees; empty where it lies across the antimeridian."""
-    import numpy as np
-    from rasterio.warp import transform
+def _footprint(window: Grid, bbox: BoundingBox) -> Polygon:
+    """Return the part of the box that a window covers, in degrees east of the box's western edge."""
     from shapely import Polygon, box
 
-    left, bottom, right, top = window.bounds
-    along = np.linspace(0, 1, 21)
-    x = np.concatenate([left + along * (right - left), right + 0 * along, right + along * (left - right)])
-    y = np.concatenate([bottom + 0 * along, bottom + along * (top - bottom), top + 0 * along])
-    longitude, latitude = transform(window.crs, LONLAT, x, y)
-    if max(longitude) - min(longitude) > 180:
+    longitude, latitude = transform_points(window.crs, "EPSG:4326", edge_points(window.bounds), window.crs)
+    longitude = unwrap(longitude, bbox.west + bbox.width / 2)
+    if np.ptp(longitude) > 180:  # opposite of a box that goes around the globe
         return Polygon()
-    return Polygon(zip(longitude, latitude, strict=True)).intersection(box(*bbox))
+    ring = Polygon(np.stack([longitude, latitude], axis=1))
+    return ring.intersection(box(bbox.west, bbox.south, bbox.west + bbox.width, bbox.north))

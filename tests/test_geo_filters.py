@@ -1,4 +1,4 @@
-"""Answers lie where they may: dates and areas, never outside, and nothing inside is lost."""
+"""Search filters: no match lies outside of the dates and the area, and nothing inside is lost."""
 
 import json
 
@@ -64,32 +64,32 @@ def written(path, content):
         ("2021-06-02/2022", [3]),  # some day of that June may be before
     ],
 )
-def test_images_of_the_dates_are_left(between, left):
+def test_images_of_the_dates_remain(between, left):
     images = table(stored(1, "2019-07-23"), stored(2, "2021-06"), stored(3, "2022-01-01"), stored(4))
     scope = read_filter(images, between)
     assert sorted(scope.images) == left and scope.area is None
     assert "of 4 images (1 without a date left out)" in scope.note
 
 
-def test_nothing_restricts():
+def test_no_option_is_no_filter():
     assert read_filter(table(stored(1))) is None
 
 
 @pytest.mark.parametrize(
-    ("between", "told"),
+    ("between", "problem"),
     [
-        ("2021/2019", "first date is after the last; expected 2019/2021"),
-        ("2019-13/..", "'2019-13' is no date"),
-        ("../then", "'then' is no date"),
-        ("..", "expected two dates"),
-        ("/", "expected two dates"),
-        ("", "expected two dates"),
-        ("2019/2020/2021", "expected two dates"),
+        ("2021/2019", "FROM is after TO. Expected 2019/2021"),
+        ("2019-13/..", "'2019-13' is not a date"),
+        ("../then", "'then' is not a date"),
+        ("..", "not a span of dates"),
+        ("/", "not a span of dates"),
+        ("", "not a span of dates"),
+        ("2019/2020/2021", "not a span of dates"),
         ("2030/..", "no image is left"),
     ],
 )
-def test_wrong_dates_are_one_sentence(between, told):
-    with pytest.raises(ConfigError, match=told):
+def test_invalid_dates_are_explained(between, problem):
+    with pytest.raises(ConfigError, match=problem):
         read_filter(table(stored(1, "2019-07-23")), between)
 
 
@@ -113,19 +113,19 @@ def test_polygons_are_found_wherever_geojson_has_them(tmp_path, wrap):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "problem"),
     [
-        ("not json", "is no GeoJSON"),
-        ("[1, 2]", "it has no type"),
-        ({"a": 1}, "it has no type"),
-        ({"type": "FeatureCollection", "features": []}, "no polygon in it"),
-        ({"type": "Point", "coordinates": [1, 2]}, "no polygon in it"),
-        ({"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}, "can't be read"),
-        ({"type": "Polygon", "coordinates": "here"}, "can't be read"),
-        ({"type": "Polygon"}, "can't be read"),
+        ("not json", "not JSON"),
+        ("[1, 2]", "without a type"),
+        ({"a": 1}, "without a type"),
+        ({"type": "FeatureCollection", "features": []}, "no polygon"),
+        ({"type": "Point", "coordinates": [1, 2]}, "no polygon"),
+        ({"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}, "cannot be read"),
+        ({"type": "Polygon", "coordinates": "here"}, "cannot be read"),
+        ({"type": "Polygon"}, "cannot be read"),
         (
             {"type": "Polygon", "coordinates": [[[48, 110], [49, 110], [49, 111], [48, 110]]]},
-            "longitude from",
+            "longitude .-180 to 180. before latitude",
         ),
         ({"type": "Polygon", "coordinates": [[[5e5, 5e6], [6e5, 5e6], [6e5, 6e6], [5e5, 5e6]]]}, "EPSG:4326"),
         (
@@ -138,8 +138,8 @@ def test_polygons_are_found_wherever_geojson_has_them(tmp_path, wrap):
         ),
     ],
 )
-def test_what_is_no_area_is_one_sentence(tmp_path, content, told):
-    with pytest.raises(ConfigError, match=told):
+def test_invalid_areas_are_explained(tmp_path, content, problem):
+    with pytest.raises(ConfigError, match=problem):
         read_area(written(tmp_path / "a.geojson", content))
 
 
@@ -147,11 +147,13 @@ def test_a_missing_file_and_an_area_without_images(tmp_path):
     with pytest.raises(MissingInputError, match=r"none\.geojson"):
         read_area(tmp_path / "none.geojson")
     far = {"type": "Polygon", "coordinates": [[[45, 3], [46, 3], [46, 4], [45, 3]]]}
-    with pytest.raises(ConfigError, match=r"0 of 2 images \(1 without a CRS left out\): no.*longitude first"):
+    with pytest.raises(
+        ConfigError, match=r"0 of 2 images \(1 without a CRS left out\): no.* longitude before"
+    ):
         read_filter(table(stored(1), stored(2, crs=None)), within=written(tmp_path / "a.geojson", far))
 
 
-def test_an_area_over_the_180th_meridian(tmp_path):
+def test_an_area_across_the_antimeridian(tmp_path):
     """Cut in two, as RFC 7946 has it; an image lies on both."""
     around = StoredImage(
         1, "", 200, 200, ("B04",), "EPSG:3832", (10.0, 0, 3_338_000.0, 0, -10.0, 1000.0), None, 1
@@ -171,7 +173,7 @@ corner = st.integers(-80, 280)
 
 
 @given(st.lists(st.tuples(corner, corner), min_size=3, max_size=6), st.integers(1, 64), st.integers(0, 30))
-def test_windows_near_the_area_and_no_others(tmp_path, pixels, stride, reach):
+def test_windows_near_the_area_are_searched_and_no_others(tmp_path, pixels, stride, reach):
     """Against a slow restatement: the distance of each window's centre to the area, in pixels."""
     own = shapely.make_valid(shapely.Polygon(pixels))
     path = written(tmp_path / "a.geojson", polygon_of(*pixels))
@@ -218,7 +220,7 @@ def test_dates_decide_between_twins(index):
 
 @given(st.lists(st.tuples(corner, corner), min_size=3, max_size=5), st.integers(0, 2), st.booleans())
 @settings(max_examples=12)
-def test_no_answer_is_ever_outside(index, tmp_path, pixels, which, large):
+def test_no_match_lies_outside_of_the_area(index, tmp_path, pixels, which, large):
     made, ground = index
     path = written(tmp_path / "a.geojson", polygon_of(*pixels, east=EAST + 5000 * which))
     side = 100 if large else 64
@@ -244,7 +246,7 @@ def test_no_answer_is_ever_outside(index, tmp_path, pixels, which, large):
     assert found.windows is None or (found.windows == 4).all()
 
 
-def test_where_nothing_is_left_there_is_a_row_without_confidence(index, tmp_path):
+def test_a_patch_without_a_match_has_a_row_with_confidence_zero(index, tmp_path):
     made, pixels = index
     tiny = polygon_of((100, 100), (100.2, 100), (100.2, 100.2), (100, 100.2))
     path = written(tmp_path / "a.geojson", tiny)
@@ -253,7 +255,7 @@ def test_where_nothing_is_left_there_is_a_row_without_confidence(index, tmp_path
         assert frame.confidence.tolist() == [0] and len(frame) == 1
 
 
-def test_kinds_of_asking_are_restricted_alike(index, tmp_path):
+def test_every_kind_of_query_is_filtered_alike(index, tmp_path):
     made, pixels = index
     path = written(
         tmp_path / "a.geojson", polygon_of((0, 0), (200, 0), (200, 200), (0, 200), east=EAST + 5000)
