@@ -1,12 +1,14 @@
-# make demo   the main job in small: generate, index, query, score; leaves build/demo
-# make test   lint, types, import contract, documentation, tests
-# make lint   the first three of these;  make docs  the documentation, in build/site
+# make demo       generate, solve and score a small challenge, in build/demo
+# make test       check style, types, import contract and documentation, and run the tests
+# make lint       check style, types and import contract
+# make docs       build the documentation, in build/site
+# make coverage   run the tests and print the lines that they miss; XML in build/coverage.xml
+# make bench      run the short forms of all benchmarks, JSON in build/bench: ten minutes on two free cores
 #
-# Each makes its own environment, .venv, and installs into it; a second call finds all of it there.
-# make bench  the short forms of all benchmarks, JSON in build/bench: under ten minutes on two free cores
-#   make test PYTHON=/path/to/python3.12   with that Python, where .venv is still to be made
-#   make demo KIND=gpu                     with the GPU packages, in .venv-gpu beside it
-#   make test PYTEST="-k score -x"         some of the tests
+# Each target creates the environment .venv, or reuses it.
+#   make test PYTHON=/path/to/python3.12   create .venv with that Python
+#   make demo KIND=gpu                     use the GPU packages, in .venv-gpu
+#   make test PYTEST="-k score -x"         run some of the tests
 
 KIND   ?= cpu
 VENV   ?= $(if $(filter gpu,$(KIND)),.venv-gpu,.venv)
@@ -18,26 +20,25 @@ PACKAGE := setup.cfg pyproject.toml
 SOURCES := $(shell find retrieval tfrecords -type f ! -path '*/__pycache__/*' ! -path '* *')
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-# TensorFlow and CUDA say at start what they could do; only warnings that matter are let through.
+# Hide TensorFlow's start-up messages, but not its warnings.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PYTHONUNBUFFERED := 1
 export NO_MKDOCS_2_WARNING := 1
 
 CANDIDATES := $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python)
 
-# What a fit Python can do; Debian's comes without ensurepip, which `venv` needs.
+# Test a Python: a supported version with venv and ensurepip, which Debian packages separately.
 FIT := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
-# An environment knows its own folder: a copied or moved one would run the packages of the old place.
+# An environment holds absolute paths: recreate it after a copy or a move.
 ifneq ($(shell cat $(VENV)/.made 2>/dev/null),$(CURDIR))
 $(VENV)/.made: FORCE
 endif
 
-# There is one installation at a time: a plain one for the demo, or one that follows the sources for
-# the tests, with which the demo is content too.
+# The demo needs a plain installation, the tests an editable one. The demo also accepts the editable one.
 READY := $(if $(wildcard $(VENV)/.follows),$(VENV)/.follows,$(VENV)/.installed)
 
-.PHONY: demo test lint docs bench FORCE
+.PHONY: demo test lint docs coverage bench FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -46,6 +47,9 @@ demo: $(READY)
 
 test: lint docs
 	$(BIN)/python -m pytest $(PYTEST)
+
+coverage: $(VENV)/.follows
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-report=xml:build/coverage.xml $(PYTEST)
 
 lint: $(VENV)/.follows
 	$(BIN)/python -m ruff check .
@@ -56,7 +60,7 @@ lint: $(VENV)/.follows
 docs: $(VENV)/.follows
 	$(BIN)/python -m mkdocs build --strict --site-dir build/site
 
-# Each is the same script as the full one, with small numbers; a challenge and series are generated once.
+# The scripts are those of the full benchmarks, with small numbers.
 bench: $(VENV)/.follows
 	@mkdir -p build/bench
 	$(BIN)/python benchmarks/challenge.py --images 12 --patches 300 --size 256 --out build/bench/challenge \
@@ -89,7 +93,7 @@ $(VENV)/.made:
 	@rm -f $(VENV)/.installed $(VENV)/.follows
 	@printf '%s\n' "$(CURDIR)" > $@
 
-# A build folder of old is cleared, since files that are gone from the sources would live on in it.
+# Remove the old build folder, because it may hold files that the sources no longer have.
 $(VENV)/.installed: $(VENV)/.made $(PACKAGE) $(SOURCES)
 	@rm -rf build/lib build/bdist.*
 	@echo "Installing patch-retrieval[$(KIND)] into $(VENV): some minutes the first time"
