@@ -1,4 +1,4 @@
-"""What the README and the tutorial say can be typed: every block runs, in order, on tiny generated data.
+"""Every block of the README, the tutorial and two how-to pages runs, in order, on small generated data.
 
 A block after `<!-- parse only: why -->` needs hours, a GPU or a network: it is parsed, not run. Lines that
 begin with `retrieve` run in this process, all others in a shell.
@@ -28,7 +28,7 @@ _BLOCK = re.compile(
 )
 PAGES = ("README.md", "docs/tutorial.md", "docs/howto-ask.md", "docs/howto-report.md")
 SHORT = ["--recipe", "short.json"]
-"""Flags that are added to a training, so that it ends soon."""
+"""Flags added to a training so that it ends soon."""
 RECIPE = """{"steps": 2, "batch": 8, "per_place": 4, "pool": 16, "shuffle": 16, "projection_crops": 640,
 "crops_per_series": 32, "validation_queries": 8, "learned": {"width": 8, "dim": 8}, "workers": 1}"""
 
@@ -52,21 +52,21 @@ def blocks_of(page: str) -> list[Block]:
 
 
 def commands_of(block: Block) -> list[list[str]]:
-    """Lines of a shell block that call us, split as a shell does."""
+    """Return the lines of a shell block that call `retrieve`, split as a shell does."""
     lines = (shlex.split(line, comments=True) for line in block.text.splitlines())
     return [words for words in lines if words[:1] == ["retrieve"]]
 
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch) -> Path:
-    """An empty folder to work in."""
+    """Enter and return an empty folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def prepared(workplace, write_tif) -> Path:
-    """What the README's reader has: the challenge's files, scenes, chips, an array and dated places."""
+    """Write the files that a reader of the README has: a challenge, scenes, chips and an array."""
     make_challenge("challenge", images=2, patches=8, size_px=160, seed=1)
     for file in Path("challenge").iterdir():
         file.rename(file.name)
@@ -75,15 +75,12 @@ def prepared(workplace, write_tif) -> Path:
         place = {"crs": "EPSG:32631", "transform": (10, 0, 500_000 + 9_000 * number, 0, -10, 5_600_000)}
         write_tif(f"scenes/{number}.tif", pixels, **place)
         write_tif(f"chips/{number}.tif", pixels[30:94, 40:104], **place)
-        for year in (2018, 2019):
-            later = Scene(number + 7, 160, 160).render(100, year=year)
-            write_tif(f"places/{number}/{year}.tif", later, **place)
     np.save("more.npy", np.stack([pixels[5:69, 17:81] for pixels in images]))
     return workplace
 
 
 def run_page(page: str, monkeypatch) -> dict:
-    """Run all blocks of a page in order; returns the names that its Python made."""
+    """Run all blocks of a page in order; return the names that its Python defined."""
     names: dict = {}
     Path("short.json").write_text(RECIPE)
     here = Path.cwd()
@@ -111,7 +108,7 @@ def run_page(page: str, monkeypatch) -> dict:
 def test_every_block_parses(page, tmp_path):
     blocks = blocks_of(page)
     text = (ROOT / page).read_text(encoding="utf-8")
-    assert len(blocks) == text.count("```") // 2  # none in a language that is not looked at
+    assert len(blocks) == text.count("```") // 2  # no other language
     assert text.count("<!-- parse only") == sum(not block.runs for block in blocks)
     for block in blocks:
         if block.language == "python":
@@ -128,12 +125,11 @@ def test_the_readme_runs(prepared, monkeypatch):
     frame = names["frame"]
     assert frame[["image_id", "x", "y"]].to_numpy().tolist() == [[0, 17, 5], [1, 17, 5]]
     assert frame.longitude.notna().all()
-    assert np.allclose(np.linalg.norm(names["vectors"], axis=-1), 1, atol=1e-4)
     assert (prepared / "found" / "patches.csv").read_text().splitlines()[1:] == [
         "0,chips/0.tif",
         "1,chips/1.tif",
     ]
-    for name in ("submission.csv", "sure.csv", "found/matches.parquet", "encoder.keras", "mine.index"):
+    for name in ("submission.csv", "report.html", "found/matches.parquet", "found.html"):
         assert (prepared / name).exists(), name
 
 
@@ -141,10 +137,12 @@ def test_the_tutorial_runs(workplace, monkeypatch):
     names = run_page("docs/tutorial.md", monkeypatch)
     assert len(names["found"]) == 60
     assert (workplace / "demo" / "matches.png").stat().st_size > 10_000
-    assert (workplace / "job" / "mine.csv").exists()
+    assert np.allclose(np.linalg.norm(names["vectors"], axis=-1), 1, atol=1e-4)
+    for name in ("sure.csv", "mine.csv", "encoder.keras", "catalogue", "vectors.parquet"):
+        assert (workplace / "job" / name).exists(), name
 
 
-def test_placing_a_chip_runs(workplace, monkeypatch):
+def test_locating_a_chip_runs(workplace, monkeypatch):
     names = run_page("docs/howto-ask.md", monkeypatch)
     best = names["found"].details().query("rank == 0")
     assert best.image_id.tolist() == [0, 1] and best.agree.tolist() == best.windows.tolist()
@@ -153,14 +151,12 @@ def test_placing_a_chip_runs(workplace, monkeypatch):
         assert (workplace / name).exists(), name
 
 
-def test_what_the_pages_link_to_is_there():
-    # accuracy.md and performance.md are made from measurements, and may be missing in a tree that has none.
-    made = {"accuracy.md", "performance.md"}
+def test_links_of_the_pages_have_targets():
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
             path = (ROOT / page).parent / target
-            assert path.exists() or path.name in made, f"{page} links to {target}, which is not there"
+            assert path.exists(), f"{page} links to {target}, which is missing"
 
 
 def test_pictures_are_small():
@@ -169,13 +165,21 @@ def test_pictures_are_small():
 
 
 def test_the_two_commands_are_targets_of_the_makefile():
-    said = {
+    targets = {
         line.split()[1]
         for block in blocks_of("README.md")
         for line in block.text.splitlines()
         if line[:5] == "make "
     }
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert said == {"demo", "test"}
-    for target in said:
+    assert targets == {"demo", "test"}
+    for target in targets:
         assert re.search(rf"^{target}:", makefile, re.M)
+
+
+def test_the_architecture_page_lists_every_room_of_the_contract():
+    contract = (ROOT / "setup.cfg").read_text(encoding="utf-8")
+    layers = re.findall(r"^layers =\n((?:    .+\n)+)", contract, re.M)
+    rooms = {room for text in layers for room in re.findall(r"[\w()]+", text)}
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert [room for room in sorted(rooms) if f"`{room.strip('()')}`" not in page] == []
