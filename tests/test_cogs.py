@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from retrieval.cli import app
 from retrieval.errors import ConfigError
 from retrieval.geo.request import ImageFilter
-from retrieval.ingest import remote
 from retrieval.ingest.cogs import find_cogs
 from retrieval.ingest.product import write_date
+from retrieval.ingest.retry import RetryPolicy
 from retrieval.ingest.run import ingest
 from tfrecords.errors import ArrayError, MissingInputError, RemoteError, StorageError
 from tfrecords.read import describe_raster, read_raster, read_series
@@ -22,10 +22,12 @@ BANDS = ("B04", "B03", "B02", "B08")
 CORNER = (300000.0, 4900020.0)
 
 
+QUICK = RetryPolicy(pause_s=0.01)
+
+
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch):
-    """No pauses, and no proxy between us and the loopback."""
-    monkeypatch.setattr(remote, "PAUSE_S", 0.01)
+def no_proxy(monkeypatch):
+    """No proxy between the tests and the loopback."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
 
@@ -76,8 +78,8 @@ def filter_of(bbox=None, dates=None, max_cloud=None):
     return ImageFilter.parse(bbox, dates, max_cloud)
 
 
-def images_of(source, out, **how):
-    return ingest(source, out, as_="images", image_filter=filter_of(**how))
+def images_of(source, out, retry=QUICK, **how):
+    return ingest(source, out, as_="images", retry=retry, image_filter=filter_of(**how))
 
 
 def test_only_the_windows_needed_are_read(web, listed, big, tmp_path):
@@ -135,9 +137,9 @@ def test_troubles_that_pass(web, listed, big, tmp_path, trouble):
         (418, "status 418"),
         (429, "too many requests"),
         (500, "status 500"),
-        ("html", "a page rather than a GeoTIFF"),
+        ("html", "a web page instead of a GeoTIFF"),
         ("whole", "does not serve parts"),
-        ("cut", "can't be read"),
+        ("cut", "cannot be read"),
     ],
 )
 def test_troubles_that_stay(web, listed, big, tmp_path, trouble, said):
@@ -166,24 +168,24 @@ def test_a_connection_that_is_cut_in_the_midst_leaves_nothing_half(web, big, tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_a_server_that_asks_for_patience_is_given_some(web, big, tmp_path, monkeypatch):
+def test_a_pause_that_a_server_asks_for_is_kept_if_it_is_short(web, big, tmp_path):
     slept = []
-    monkeypatch.setattr(remote.time, "sleep", slept.append)
+    retry = RetryPolicy(sleep=slept.append)
     web.headers = {"Retry-After": "7"}
     web.fail(429, times=1)
-    images_of(web.of("31TCJ/2023-07-06.tif"), tmp_path / "out", bbox=box_of(0, 0, 100, 100))
+    images_of(web.of("31TCJ/2023-07-06.tif"), tmp_path / "out", retry, bbox=box_of(0, 0, 100, 100))
     assert slept == [7.0]
     web.headers = {"Retry-After": "3600"}
     web.fail(429)
     with pytest.raises(RemoteError, match="tried 1 times"):
-        images_of(web.of("31TCJ/2022-07-06.tif"), tmp_path / "out")
+        images_of(web.of("31TCJ/2022-07-06.tif"), tmp_path / "out", retry)
 
 
 def test_nobody_there_and_no_geotiff(web, tmp_path):
-    with pytest.raises(RemoteError, match="can't be reached"):
+    with pytest.raises(RemoteError, match="cannot be reached"):
         images_of("http://127.0.0.1:9/p/2023-07-06.tif", tmp_path / "out")
     (web.folder / "2023-07-06.tif").write_bytes(b"PK" + bytes(100))
-    with pytest.raises(RemoteError, match="is no GeoTIFF"):
+    with pytest.raises(RemoteError, match="not a GeoTIFF"):
         images_of(web.of("2023-07-06.tif"), tmp_path / "out")
     (web.folder / "2023-07-06.tif").write_bytes(b"")
     with pytest.raises(StorageError, match=r"2023-07-06\.tif"):
@@ -283,7 +285,7 @@ def test_the_command_takes_addresses(web, big, tmp_path, monkeypatch):
 
 
 def test_errors_of_local_files(tmp_path):
-    with pytest.raises(ArrayError, match=r"2019\.tif: no such file|can't be read"):
+    with pytest.raises(ArrayError, match=r"2019\.tif: no such file|cannot be read"):
         (tmp_path / "2019.tif").write_bytes(b"no")
         images_of(tmp_path / "2019.tif", tmp_path / "out")
     with pytest.raises(ConfigError, match="--bbox"):

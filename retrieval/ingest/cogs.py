@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,7 +18,8 @@ from retrieval.geo.request import ImageFilter
 from retrieval.ingest.ground import quiet_gdal
 from retrieval.ingest.images import Fetched, Job, Left, large_enough, recipe_of, write_jobs
 from retrieval.ingest.places import SUFFIXES, find_places
-from retrieval.ingest.remote import is_remote, retrying, shown, web_settings
+from retrieval.ingest.remote import is_remote, read_remote, redact
+from retrieval.ingest.retry import RetryPolicy
 from tfrecords.challenge import Progress
 from tfrecords.errors import ArrayError, BandsError, MissingInputError, StorageError
 from tfrecords.schema import band_names
@@ -35,8 +36,8 @@ _TILE = re.compile(r"(?<![A-Za-z0-9])T?(\d{2}[C-HJ-NP-X][A-HJ-NP-Z]{2})(?![A-Za-
 class Cog:
     """One GeoTIFF: one date of a place."""
 
-    at: str
-    """Its address, or its path."""
+    address: str
+    """Its address on the web, or its path."""
     place: str
     """Name of the place, with slashes."""
     date: str
@@ -74,8 +75,8 @@ def find_cogs(source: str) -> list[Cog]:
         other = found.setdefault((cog.place, cog.date), cog)
         if other is not cog:
             raise MissingInputError(
-                f"{shown(name)} and {shown(other.at)} are both {cog.place} of {cog.date}; expected one file "
-                "for each date of a place: leave one out"
+                f"{redact(name)} and {redact(other.address)} are both {cog.place} of {cog.date}. Expected "
+                "one file per date of a place. Leave one out"
             )
     return list(found.values())
 
@@ -101,8 +102,7 @@ def _cog(name: str) -> Cog:
     date = date_of(path.stem) or date_of(folder)
     if date is None:
         raise MissingInputError(
-            f"{shown(name)}: no date in its name; expected YYYY-MM-DD, YYYY-MM or YYYY in it, or in its "
-            "folder's"
+            f"{redact(name)}: no date in its name or its folder's. Expected YYYY-MM-DD, YYYY-MM or YYYY"
         )
     tile = _TILE.search(path.stem) or _TILE.search(folder)
     place = tile[1] if tile else re.sub(r"[^\w.-]", "_", folder).lstrip(".") or "place"
@@ -115,31 +115,33 @@ def fetch_cogs(
     image_filter: ImageFilter,
     bands: Sequence[str] | None = None,
     *,
+    retry: RetryPolicy,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Fetched:
-    """Copy the wanted part of GeoTIFFs into places.
+    """Copy the requested part of GeoTIFFs into places.
 
-    All are looked at before anything is written; one that can't be read is left out, with a note.
+    All files are opened before anything is written. A file that cannot be read is skipped, with a note.
 
     Args:
         source: see `find_cogs`.
-        out: folder of the places; dates that are there, made of the same, are kept.
-        image_filter: which of them, and which part.
-        bands: names of the bands, if stated.
-        overwrite: replace dates that were made of something else.
-        progress: told how many windows of how many are read.
+        out: folder of the places; existing dates made from the same input are kept.
+        image_filter: which files, and which part of them.
+        bands: band names, if stated.
+        retry: how often a read from the web is tried.
+        overwrite: replace dates that were made from other input.
+        progress: called with the number of windows read, and of all windows.
 
     Returns:
-        The files, `<place>/<date>.tif`, with the numbers as they are.
+        The files, `<place>/<date>.tif`, with the stored numbers unchanged.
 
     Raises:
-        MissingInputError: nothing of what was asked for is there; says why of each file.
-        OutputExistsError: a date is there that was made of something else.
+        MissingInputError: no file is left; the text says why for each.
+        OutputExistsError: a date exists that was made from other input.
         DiskFullError: the disk is full.
     """
     left = Left()
-    jobs = [job for cog in find_cogs(source) if (job := _look(cog, image_filter, bands, left))]
+    jobs = [job for cog in find_cogs(source) if (job := _plan(cog, image_filter, bands, retry, left))]
     if not jobs:
         raise left.error(source)
     paths = write_jobs(jobs, out, left, overwrite=overwrite, progress=progress)
@@ -148,26 +150,28 @@ def fetch_cogs(
     return Fetched(paths, tuple(left.notes()))
 
 
-def _look(cog: Cog, image_filter: ImageFilter, bands: Sequence[str] | None, left: Left) -> Job | None:
-    """Look at a GeoTIFF; None where it is not image_filter, or can't be used."""
-    name = shown(cog.at)
+def _plan(
+    cog: Cog, image_filter: ImageFilter, bands: Sequence[str] | None, retry: RetryPolicy, left: Left
+) -> Job | None:
+    """Open a GeoTIFF and plan its copy; None where it is skipped."""
+    name = redact(cog.address)
     if reason := image_filter.reason_to_skip(cog.date, None):
         left.add(reason, name)
         return None
     try:
-        with _Window(cog.at) as window:
-            return _job(cog, window, image_filter, bands, left)
+        with _CogReader(cog.address, retry) as reader:
+            return _job(cog, reader, image_filter, bands, left)
     except StorageError as error:
         left.errors.append(error)
     return None
 
 
 def _job(
-    cog: Cog, window: _Window, image_filter: ImageFilter, bands: Sequence[str] | None, left: Left
+    cog: Cog, reader: _CogReader, image_filter: ImageFilter, bands: Sequence[str] | None, left: Left
 ) -> Job | None:
-    dataset, name = window.dataset(), shown(cog.at)
-    known = Provenance.from_tags(dataset.tags())
-    if reason := image_filter.reason_to_skip(cog.date, known.cloud_cover):
+    dataset, name = reader.open(), redact(cog.address)
+    provenance = Provenance.from_tags(dataset.tags())
+    if reason := image_filter.reason_to_skip(cog.date, provenance.cloud_cover):
         left.add(reason, name)
         return None
     crs = dataset.crs.to_string() if dataset.crs else None
@@ -181,13 +185,7 @@ def _job(
     except BandsError as error:
         raise BandsError(f"{name}: {error}") from error
     recipe = recipe_of([name], part, bands=names, size=[dataset.height, dataset.width])
-    known = replace(known, source=known.source or name, recipe=recipe)
-
-    @contextmanager
-    def opened() -> Iterator[_Window]:
-        with _Window(cog.at, known) as again:
-            yield again
-
+    provenance = replace(provenance, source=provenance.source or name, recipe=recipe)
     return Job(
         place=cog.place,
         date=cog.date,
@@ -200,21 +198,26 @@ def _job(
         nodata=dataset.nodata,
         recipe=recipe,
         block=(BLOCK_PX, BLOCK_PX),
-        opened=opened,
+        opened=lambda: _CogReader(cog.address, reader.retry, provenance),
     )
 
 
-class _Window:
-    """A GeoTIFF that is opened when it is read, and again when that fails; use with `with`."""
+class _CogReader:
+    """Reads windows of a GeoTIFF; on the web it opens the file again after a failure. Use with `with`."""
 
-    def __init__(self, at: str, known: Provenance | None = None) -> None:
-        self._at, self._known, self._dataset = at, known or Provenance(), None
+    def __init__(self, address: str, retry: RetryPolicy, provenance: Provenance | None = None) -> None:
+        self._address, self.retry = address, retry
+        self._provenance, self._dataset = provenance or Provenance(), None
         self._stack = ExitStack()
 
-    def __enter__(self) -> _Window:
-        settings: AbstractContextManager[Any] = web_settings() if is_remote(self._at) else nullcontext()
+    def __enter__(self) -> _CogReader:
+        import rasterio
+
         self._stack.enter_context(quiet_gdal())
-        self._stack.enter_context(settings)
+        if is_remote(self._address):
+            self._stack.enter_context(
+                rasterio.Env(GDAL_INGESTED_BYTES_AT_OPEN="32768", **self.retry.gdal_options())
+            )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -222,64 +225,49 @@ class _Window:
         self._stack.close()
 
     def provenance(self) -> Provenance:
-        """What the file says of itself, and where it is."""
-        return self._known
+        """Return the tags for the copy."""
+        return self._provenance
 
     def read(self, part: PixelWindow) -> NDArray[Any]:
-        """Pixels (h, w, b) of a part."""
+        """Return the pixels (h, w, b) of a window."""
         from rasterio.windows import Window
 
         window = Window(part.x0, part.y0, part.width, part.height)
-        return np.moveaxis(self._tried(lambda dataset: dataset.read(window=window)), 0, -1)
+        return np.moveaxis(self._use(lambda dataset: dataset.read(window=window)), 0, -1)
 
-    def dataset(self) -> Any:
-        """The opened file."""
-        dataset = self._tried(lambda dataset: dataset)
+    def open(self) -> Any:
+        """Return the open file."""
+        dataset = self._use(lambda dataset: dataset)
         if len(set(dataset.dtypes)) > 1:
             raise ArrayError(
-                f"{shown(self._at)}: its bands have dtypes {dataset.dtypes}; expected one for all"
+                f"{redact(self._address)}: its bands have dtypes {dataset.dtypes}. Expected one dtype"
             )
         return dataset
 
-    def _tried(self, use: Any) -> Any:
-        """Use the opened file; on the web, more than once."""
+    def _use(self, use: Callable[[Any], Any]) -> Any:
+        """Call a function with the open file; retry it where the file is on the web."""
         from rasterio.errors import RasterioError
 
-        if is_remote(self._at):
-            return self._held(use) if self._dataset is None else self._again(use)
         try:
-            return use(self._open())
+            if not is_remote(self._address) or self._dataset is not None:
+                return use(self._dataset or self._reopen())
         except (RasterioError, OSError) as error:
-            if not Path(self._at).exists():
-                raise MissingInputError(f"{self._at}: no such file; expected a GeoTIFF") from error
-            raise ArrayError(
-                f"{self._at} can't be read ({error}): it is damaged or something else"
-            ) from error
+            if not is_remote(self._address):
+                self._fail(error)
+        return read_remote(self._address, lambda: use(self._reopen()), self.retry)
 
-    def _again(self, use: Any) -> Any:
-        """Use what is open; where that fails, from the beginning."""
-        from rasterio.errors import RasterioError
+    def _fail(self, error: Exception) -> None:
+        if not Path(self._address).exists():
+            raise MissingInputError(f"{self._address}: no such file. Expected a GeoTIFF") from error
+        raise ArrayError(f"{self._address}: it cannot be read ({error}); damaged or not a GeoTIFF") from error
 
-        try:
-            return use(self._dataset)
-        except (RasterioError, OSError):
-            self._close()
-            return self._held(use)
-
-    def _held(self, use: Any) -> Any:
-        def action() -> Any:
-            self._close()
-            return use(self._open())
-
-        return retrying(self._at, action)
-
-    def _open(self) -> Any:
+    def _reopen(self) -> Any:
         import rasterio
 
-        if self._dataset is None:
-            name = f"/vsicurl/{self._at}" if is_remote(self._at) else self._at
-            # By no other driver: what is named .tif might be a list of other files.
-            self._dataset = rasterio.open(name, driver="GTiff")
+        self._close()
+        name = f"/vsicurl/{self._address}" if is_remote(self._address) else self._address
+        # Only the GTiff driver: a file named .tif could be a list of other files.
+        self._dataset = rasterio.open(name, driver="GTiff")
         return self._dataset
 
     def _close(self) -> None:

@@ -12,7 +12,8 @@ from retrieval.geo.request import ImageFilter
 from retrieval.ingest.cogs import fetch_cogs, is_list
 from retrieval.ingest.images import Fetched, made_by_us
 from retrieval.ingest.products import fetch_products
-from retrieval.ingest.remote import shown
+from retrieval.ingest.remote import redact
+from retrieval.ingest.retry import RetryPolicy
 from retrieval.ingest.safe.tree import holds_products
 from tfrecords.challenge import Progress
 from tfrecords.errors import OutputExistsError
@@ -29,6 +30,7 @@ def fetch(
     image_filter: ImageFilter,
     bands: Sequence[str] | None = None,
     *,
+    retry: RetryPolicy | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Fetched:
@@ -39,6 +41,7 @@ def fetch(
         out: folder of the places; dates that are there, made of the same, are kept.
         image_filter: which dates, and which part of them.
         bands: names of the bands of GeoTIFFs, if stated; those of products are known.
+        retry: how often a read from the web is tried.
         overwrite: replace dates that were made of something else.
         progress: told how many blocks of how many are read.
 
@@ -53,10 +56,12 @@ def fetch(
         return fetch_products(Path(name), out, image_filter, overwrite=overwrite, progress=progress)
     if image_filter.hide_snow:
         raise ConfigError(
-            f"--hide-snow: {shown(name)} holds GeoTIFFs, which do not mark snow. Expected Sentinel-2 "
+            f"--hide-snow: {redact(name)} holds GeoTIFFs, which do not mark snow. Expected Sentinel-2 "
             "Level-2A products. Omit --hide-snow"
         )
-    return fetch_cogs(name, out, image_filter, bands, overwrite=overwrite, progress=progress)
+    return fetch_cogs(
+        name, out, image_filter, bands, retry=retry or RetryPolicy(), overwrite=overwrite, progress=progress
+    )
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from retrieval.ingest.fetch import fetch, is_plain_folder, keep_only, working_pl
 from retrieval.ingest.ground import overlapping, quiet_gdal
 from retrieval.ingest.images import some
 from retrieval.ingest.places import Place, find_places
+from retrieval.ingest.retry import RetryPolicy
 from retrieval.ingest.series import write_as_series
 from retrieval.ingest.survey import Cut, Survey, plan_cuts, survey
 from tfrecords.artifacts import check_free, fingerprint
@@ -52,6 +53,7 @@ def ingest(
     max_nodata: float = 0.9,
     patches_per_image: int = 64,
     seed: int = 0,
+    retry: RetryPolicy | None = None,
     overwrite: bool = False,
     reading: Progress | None = None,
     progress: Progress | None = None,
@@ -77,6 +79,7 @@ def ingest(
         max_nodata: A date is left out of a square of which it has no data in more than this share, 0 to 1.
         patches_per_image: Patches from each image of a challenge, at most.
         seed: Decides where they are cut.
+        retry: How often a read from the web is tried; None = four times.
         overwrite: Replace a finished output.
         reading: Told how many blocks of how many are read from products, or from parts of GeoTIFFs.
         progress: Told how many squares of how many are written.
@@ -100,14 +103,14 @@ def ingest(
     image_filter = image_filter or ImageFilter()
     out = Path(out)
     if as_ == "images":
-        got = fetch(source, out, image_filter, bands, overwrite=overwrite, progress=reading)
+        got = fetch(source, out, image_filter, bands, retry=retry, overwrite=overwrite, progress=reading)
         return IngestReport(out, got.places, len(got.paths), 0, got.notes)
     check_free(out, overwrite=overwrite, folder=True)
     job = _Records(as_, size_px, bands, units, max_nodata, patches_per_image, seed)
     if is_plain_folder(source) and image_filter.takes_all:
         return _to_records(Path(source), out, job, overwrite, progress)
     with working_places(out) as work:
-        got = fetch(source, work, image_filter, bands, overwrite=overwrite, progress=reading)
+        got = fetch(source, work, image_filter, bands, retry=retry, overwrite=overwrite, progress=reading)
         keep_only(work, got.paths)
         report = _to_records(work, out, replace(job, bands=None), overwrite, progress)
     return replace(report, notes=(*got.notes, *report.notes))

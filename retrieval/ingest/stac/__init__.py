@@ -6,13 +6,12 @@ items into places and days, `window` cuts the ground, `read` fetches pixels, `ch
 """
 
 from retrieval.ingest.stac.journal import Row, read_rows
-from retrieval.ingest.stac.query import CATALOGUES, CatalogQuery, Patience
+from retrieval.ingest.stac.query import CATALOGUES, CatalogQuery
 from retrieval.ingest.stac.run import StacReport, ingest_stac
 
 __all__ = [
     "CATALOGUES",
     "CatalogQuery",
-    "Patience",
     "Row",
     "StacReport",
     "ingest_stac",

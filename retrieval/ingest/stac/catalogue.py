@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from retrieval.ingest.stac.query import CATALOGUES, CatalogQuery, Patience
+from retrieval.ingest.retry import RetryPolicy, TransientError
+from retrieval.ingest.stac.query import CATALOGUES, CatalogQuery
 from tfrecords.errors import CatalogueError, MissingPackageError
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ PAGE = 100
 """Items asked for at a time."""
 MOST_ITEMS = 20_000
 """A search that finds more is refused: it is a mistake, or a catalogue that turns in a circle."""
-AGAIN = (408, 429, 500, 502, 503, 504)
-"""Answers after which it is worth asking again."""
 NAMED = 12
 """So many collections are named where another was asked for."""
 
@@ -46,12 +44,12 @@ def check_installed() -> None:
         ) from error
 
 
-def find_items(query: CatalogQuery, patience: Patience, found: Found | None = None) -> list[Item]:
+def find_items(query: CatalogQuery, retry: RetryPolicy, found: Found | None = None) -> list[Item]:
     """Ask a catalogue for items.
 
     Args:
         query: What is looked for.
-        patience: How often and how long it is tried.
+        retry: How often a request is made.
         found: Told how many there are so far.
 
     Returns:
@@ -63,53 +61,47 @@ def find_items(query: CatalogQuery, patience: Patience, found: Found | None = No
             nothing that was asked for.
     """
     with _told_errors(query.api):
-        client = _open(query, patience)
+        client = _open(query, retry)
         _check_collection(client, query)
         items = _items(client, query, cloudy=False, found=found)
         return items or _explain_nothing(client, query)
 
 
-def _open(query: CatalogQuery, patience: Patience) -> Client:
+def _open(query: CatalogQuery, retry: RetryPolicy) -> Client:
     from pystac_client import Client
 
-    return Client.open(query.api, stac_io=_patient_io(patience))
+    return Client.open(query.api, stac_io=_retrying_io(retry))
 
 
-def _patient_io(patience: Patience) -> StacApiIO:
-    """Requests that wait and ask again: for 429 and 5xx, honouring Retry-After, and for what is cut off."""
+def _retrying_io(retry: RetryPolicy) -> StacApiIO:
+    """Return a connection that repeats requests.
+
+    urllib3 repeats a request after a busy status or a lost connection, and honours Retry-After. It does not
+    repeat a request whose body ends too soon: `request` does.
+    """
     from pystac_client.exceptions import APIError
     from pystac_client.stac_api_io import StacApiIO
     from requests.exceptions import ChunkedEncodingError, ConnectionError
-    from urllib3 import Retry
 
-    class PatientIO(StacApiIO):
+    class RetryingIO(StacApiIO):
         def request(self, *args: Any, **named: Any) -> str:
-            for failures in range(1, patience.attempts):
+            fetch = super().request
+
+            def attempt() -> str:
                 try:
-                    return str(super().request(*args, **named))
+                    return str(fetch(*args, **named))
                 except APIError as error:
-                    # urllib3 asks again for answers, not for a body that ends too soon.
-                    if not isinstance(error.__context__, ChunkedEncodingError | ConnectionError):
-                        raise
-                    if "NewConnectionError" in str(error):
-                        raise
-                    time.sleep(patience.pause(failures))
-            return str(super().request(*args, **named))
+                    cut = isinstance(error.__context__, ChunkedEncodingError | ConnectionError)
+                    if cut and "Max retries exceeded" not in str(error):
+                        raise TransientError(str(error)) from error
+                    raise
 
-    class BoundedRetry(Retry):
-        def get_retry_after(self, response: Any) -> float | None:
-            asked = super().get_retry_after(response)
-            return None if asked is None else min(asked, patience.longest_pause_s)
+            try:
+                return retry.call(attempt)
+            except TransientError as error:
+                raise error.__cause__ or error from None
 
-    again = BoundedRetry(
-        total=patience.attempts - 1,
-        backoff_factor=patience.pause_s,
-        backoff_max=patience.longest_pause_s,
-        status_forcelist=AGAIN,
-        allowed_methods=None,  # a search is a POST, and changes nothing
-        raise_on_status=False,
-    )
-    return PatientIO(timeout=patience.timeout_s, max_retries=again)
+    return RetryingIO(timeout=retry.timeout_s, max_retries=retry.urllib3_retry())
 
 
 def _check_collection(client: Client, query: CatalogQuery) -> None:

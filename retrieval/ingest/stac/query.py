@@ -21,24 +21,6 @@ SIGNERS = ("planetary-computer",)
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How often and how long a catalogue and its files are tried."""
-
-    attempts: int = 4
-    """A request that fails is made so often in all; so is the reading of an item."""
-    pause_s: float = 1.0
-    """Seconds before the second attempt; twice as many before each later one. A Retry-After comes first."""
-    longest_pause_s: float = 120.0
-    """No pause is longer, whatever a server asks for."""
-    timeout_s: float = 60.0
-    """Seconds without an answer that are a failure."""
-
-    def pause(self, failures: int) -> float:
-        """Seconds to wait after so many failures, at least 1."""
-        return float(min(self.pause_s * 2 ** (failures - 1), self.longest_pause_s))
-
-
-@dataclass(frozen=True)
 class CatalogQuery:
     """A query to a STAC catalogue, and which of the items found are kept."""
 

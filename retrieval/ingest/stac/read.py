@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -11,13 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.ingest.product import hidden_by, to_dn
+from retrieval.ingest.retry import FINAL_STATUS, RetryPolicy, TransientError
 from retrieval.ingest.stac.offset import goes_below_zero
-from retrieval.ingest.stac.query import Patience
 from retrieval.ingest.stac.scene import COMMON, SCL, Grid, Scene, Source, place_of
 from tfrecords.errors import CatalogueError, DiskFullError, MissingPackageError
 
-NEVER = ("400", "401", "403", "404", "410")
-"""Answers after which a file is not asked for again."""
 STRIP_PX = 1024
 """So many rows are converted at a time: a whole tile in float64 would take gigabytes."""
 THREADS = 4
@@ -48,14 +45,14 @@ def signer(sign: str | None) -> Sign:
 class Reader:
     """Reads windows of scenes."""
 
-    def __init__(self, patience: Patience, sign: Sign = str) -> None:
-        """Read with patience.
+    def __init__(self, retry: RetryPolicy, sign: Sign = str) -> None:
+        """Create a reader.
 
         Args:
-            patience: How often and how long it is tried.
+            retry: How often a read is tried.
             sign: Called for each address just before it is read; what it gives may expire within the hour.
         """
-        self._patience, self._sign = patience, sign
+        self._retry, self._sign = retry, sign
 
     def grounded(self, scene: Scene) -> Scene:
         """Fill in what the item doesn't say of its ground, from the head of the red band's file.
@@ -64,7 +61,7 @@ class Reader:
             CatalogueError: it can't be read, or has no georeference.
         """
         if scene.grid is None:
-            grid = self._tried(lambda: self._head(scene.bands["B04"]))
+            grid = self._read(lambda: self._head(scene.bands["B04"]))
             scene = replace(scene, grid=grid, place=scene.place or place_of(grid))
         return scene
 
@@ -110,38 +107,32 @@ class Reader:
         return out, any(below)
 
     def _load(self, scene: Scene, names: Sequence[str], window: Grid) -> list[NDArray[Any]]:
-        return self._tried(lambda: self._fetch(scene, names, window))
+        return self._read(lambda: self._fetch(scene, names, window))
 
-    def _tried(self, read: Callable[[], T]) -> T:
-        """Read, and again where it fails."""
-        for failures in range(1, self._patience.attempts + 1):
+    def _read(self, read: Callable[[], T]) -> T:
+        """Call a function that reads files; repeat it while it fails.
+
+        Raises:
+            CatalogueError: every attempt failed, or the failure will not pass.
+        """
+        import rasterio
+
+        def attempt() -> T:
             try:
-                with self._environment():
+                with rasterio.Env(**self._retry.gdal_options()):
                     return read()
             except (MemoryError, DiskFullError, CatalogueError):
                 raise
             except Exception as error:  # GDAL's own errors have no public names
-                told = " ".join(str(error).split())[:160]
-                final = any(f"code: {status}" in told for status in NEVER)
-                if final or failures == self._patience.attempts:
-                    times = "" if final else f", tried {failures} times"
-                    raise CatalogueError(f"it can't be read ({told}{times})") from error
-                time.sleep(self._patience.pause(failures))
-        raise AssertionError("the last attempt returns or raises")
+                message = " ".join(str(error).split())[:160]
+                if any(f"code: {status}" in message for status in FINAL_STATUS):
+                    raise CatalogueError(f"it cannot be read ({message})") from error
+                raise TransientError(message) from error
 
-    def _environment(self) -> Any:
-        import rasterio
-
-        return rasterio.Env(
-            GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR",
-            GDAL_HTTP_MAX_RETRY=str(self._patience.attempts - 1),
-            GDAL_HTTP_RETRY_DELAY=str(self._patience.pause_s),
-            GDAL_HTTP_TIMEOUT=str(round(self._patience.timeout_s)),
-            GDAL_HTTP_CONNECTTIMEOUT=str(round(self._patience.timeout_s)),
-            GDAL_HTTP_MERGE_CONSECUTIVE_RANGES="YES",
-            # GDAL keeps a failure too: without this, a second attempt fails without asking.
-            CPL_VSIL_CURL_NON_CACHED="/vsicurl/:/vsis3/:/vsigs/:/vsiaz/",
-        )
+        try:
+            return self._retry.call(attempt)
+        except TransientError as error:
+            raise CatalogueError(f"it cannot be read ({error}, tried {error.attempts} times)") from error
 
     def _head(self, source: Source) -> Grid:
         import rasterio

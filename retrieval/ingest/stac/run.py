@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from retrieval.ingest.images import provenance_of
 from retrieval.ingest.product import write_date
+from retrieval.ingest.retry import RetryPolicy
 from retrieval.ingest.stac.catalogue import check_installed, find_items
 from retrieval.ingest.stac.choose import thin
 from retrieval.ingest.stac.days import Day, Left, guesses, nothing, sorted_days
 from retrieval.ingest.stac.journal import Journal, Row
 from retrieval.ingest.stac.offset import dark_of, odd_ones
-from retrieval.ingest.stac.query import CatalogQuery, Patience
+from retrieval.ingest.stac.query import CatalogQuery
 from retrieval.ingest.stac.read import Reader, signer
 from retrieval.ingest.stac.scene import COMMON, Scene
 from tfrecords.errors import CatalogueError
@@ -58,7 +59,7 @@ def ingest_stac(
     query: CatalogQuery,
     *,
     overwrite: bool = False,
-    patience: Patience | None = None,
+    retry: RetryPolicy | None = None,
     progress: Progress | None = None,
 ) -> StacReport:
     """Bring the dates of a search in a STAC catalogue into a folder of places.
@@ -71,7 +72,7 @@ def ingest_stac(
         out: The folder.
         query: What is looked for.
         overwrite: Begin anew; the dates of the search that the folder holds are removed.
-        patience: How often and how long the catalogue and its files are tried.
+        retry: How often the catalogue and its files are tried; None = four times.
         progress: Told how far it is.
 
     Returns:
@@ -85,11 +86,11 @@ def ingest_stac(
         DiskFullError: The disk is full; the dates that were written are whole.
     """
     check_installed()
-    patience = patience or Patience()
+    retry = retry or RetryPolicy()
     tell = progress or (lambda stage, done, total: None)
     journal = Journal(Path(out), query, overwrite=overwrite)
-    reader = Reader(patience, signer(query.sign))
-    items = find_items(query, patience, lambda count: tell("searching", count, None))
+    reader = Reader(retry, signer(query.sign))
+    items = find_items(query, retry, lambda count: tell("searching", count, None))
     left = Left()
     days = sorted_days(items, query, reader.grounded, left)
     left.notes += guesses(days)
