@@ -45,7 +45,6 @@ def index(folder: str, encoder: str | None, stride: int, kind: str, device: str)
     """Embed and index the images."""
     from retrieval.config import IndexConfig
     from retrieval.index import builder as image_parts
-    from retrieval.index import folder as store
     from retrieval.pipeline import build_index
 
     parts: dict[str, float] = {}
@@ -53,7 +52,7 @@ def index(folder: str, encoder: str | None, stride: int, kind: str, device: str)
     with clocked(
         parts,
         (image_parts, "embed_image", "embedding images, threads together"),
-        (store, "write_rest", "building the vector index"),
+        (image_parts, "finish_index", "building the vector index"),
     ):
         built = build_index(
             Path(folder) / "test_images.tfrecords",

@@ -16,19 +16,19 @@ from watching import cpu, own_mb, watched
 
 def hollow(made: Made, kind: str, path: str) -> dict[str, Any]:
     """Build an index whose codes are all there and whose full vectors are a hole in the file."""
-    from retrieval.index.kinds import joined, rounded, set_probes, train_quantizer
-    from retrieval.index.spool import filled
+    from retrieval.index.kinds import as_float16, regroup_blocks, set_nprobe, train_quantizer
+    from retrieval.index.spool import spooled_codes
     from retrieval.index.vector_file import begin_refined, end_refined, half_precision
 
     start, begun = cpu(), time.perf_counter()
     few, dim = Made(made.base, min(made.count, LEARNED)), made.dim
     with watched() as peak:
-        codes = train_quantizer(kind, rounded(few.blocks), few.count, dim, made.count)  # type: ignore[arg-type]
+        codes = train_quantizer(kind, as_float16(few.blocks), few.count, dim, made.count)  # type: ignore[arg-type]
         if kind == "ivf":
-            set_probes(codes, 0)
-        blocks, folder = told(joined(rounded(made.blocks)()), made.count), Path(path).parent
+            set_nprobe(codes, 0)
+        blocks, folder = told(regroup_blocks(as_float16(made.blocks)()), made.count), Path(path).parent
         with (
-            filled(codes, blocks, made.count, folder) as write,
+            spooled_codes(codes, blocks, made.count, folder) as write,
             Path(path).open("wb") as file,
             tempfile.TemporaryFile(dir=folder) as ids,
         ):

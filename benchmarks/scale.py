@@ -98,7 +98,7 @@ def ask(made: Made, kind: str, path: str, queries: int, right: str) -> dict[str,
     if right:
         expected = np.load(right, allow_pickle=False)
         figures |= {"recall_1": shared(expected[:, :1], found[:, :1]), "recall_20": shared(expected, found)}
-        index.again //= 10
+        index.rerank_k //= 10
         figures["recall_20_of_tenfold"] = shared(expected[:, :2], index.search(asked, 2)[1])
     return figures
 

@@ -48,8 +48,8 @@ def streamed(made: Made, kinds: list[str], queries: int, k: int = 20) -> dict[st
         For "exact" and each kind the ids of the nearest, (queries, k), best first.
     """
     from retrieval.index.codes import add_codes
-    from retrieval.index.kinds import joined
-    from retrieval.index.vector_file import halves
+    from retrieval.index.kinds import regroup_blocks
+    from retrieval.index.vector_file import to_float16
 
     asked, few = made.queries(queries), Made(made.base, min(made.count, LEARNED))
     codes = {kind: _learned(kind, few, made.count, asked.shape[1]) for kind in kinds}
@@ -63,14 +63,14 @@ def streamed(made: Made, kinds: list[str], queries: int, k: int = 20) -> dict[st
                 score = asked @ vectors.T
                 best = np.argpartition(-score, min(k, score.shape[1] - 1), axis=1)[:, :k]
                 exact.offer(np.take_along_axis(score, best, 1), ids[best])
-            yield ids, halves(vectors)
+            yield ids, to_float16(vectors)
 
     begin = time.monotonic()
     for first in range(0, made.count, PART):
         count = min(PART, made.count - first)
         for number, kind in enumerate(kinds):
             codes[kind].reset()
-            add_codes(codes[kind], joined(passing(first, number)), count)
+            add_codes(codes[kind], regroup_blocks(passing(first, number)), count)
             score, row = codes[kind].search(asked, min(depth, count))
             likely[kind].offer(np.where(row < 0, -np.inf, score), np.where(row < 0, -1, row + first))
         done = first + count
@@ -84,30 +84,30 @@ def streamed(made: Made, kinds: list[str], queries: int, k: int = 20) -> dict[st
 def _depth(k: int) -> int:
     """How many an index ranks anew for so many neighbours."""
     from retrieval.config import IndexConfig
-    from retrieval.index.faiss_index import TIES, rerank
+    from retrieval.index.faiss_index import TIES, rerank_depth
 
-    return rerank(k + TIES, IndexConfig().rerank_k)
+    return rerank_depth(k + TIES, IndexConfig().rerank_k)
 
 
 def _learned(kind: str, few: Made, count: int, dim: int) -> Any:
     """Codes of a kind without vectors, as an index of so many gets them."""
     from retrieval.config import IndexConfig
-    from retrieval.index.kinds import rounded, set_probes, train_quantizer
+    from retrieval.index.kinds import as_float16, set_nprobe, train_quantizer
 
-    codes = train_quantizer(kind, rounded(few.blocks), few.count, dim, count)  # type: ignore[arg-type]
+    codes = train_quantizer(kind, as_float16(few.blocks), few.count, dim, count)  # type: ignore[arg-type]
     if kind == "ivf":
-        set_probes(codes, IndexConfig().nprobe)
+        set_nprobe(codes, IndexConfig().nprobe)
     return codes
 
 
 def _compared(made: Made, asked: NDArray[np.float32], ids: NDArray[np.int64], k: int) -> NDArray[np.int64]:
     """The best of the likeliest, by their vectors of half precision."""
-    from retrieval.index.vector_file import halves, singles
+    from retrieval.index.vector_file import to_float16, to_float32
 
     best = Best(len(asked), k)
     for row, (query, own) in enumerate(zip(asked, ids, strict=True)):
         own = own[own >= 0]
-        score = singles(halves(made.vectors(own))) @ query
+        score = to_float32(to_float16(made.vectors(own))) @ query
         order = np.lexsort((own, -score))[:k]
         best.ids[row, : len(order)] = own[order]
     return best.ids

@@ -22,9 +22,10 @@ from retrieval.evaluation.scoring import score
 from retrieval.evaluation.submission import read_submission, write_submission
 from retrieval.geo.coordinates import check_resolution
 from retrieval.geo.filters import SearchFilter, keep_contained, read_filter
+from retrieval.index.builder import write_index
 from retrieval.index.device import on_device
 from retrieval.index.faiss_index import VectorIndex
-from retrieval.index.folder import KIND, IndexFolder, write_index
+from retrieval.index.folder import KIND, IndexFolder
 from retrieval.index.update import Change, add_images, remove_images
 from retrieval.matching.exhaustive import exhaustive_search
 from retrieval.matching.large_chips import Locator

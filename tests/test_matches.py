@@ -9,7 +9,8 @@ from engine import digital, image_of, texture
 
 from retrieval.config import IndexConfig
 from retrieval.errors import ConfigError
-from retrieval.index.folder import IndexFolder, write_index
+from retrieval.index.builder import write_index
+from retrieval.index.folder import IndexFolder
 from retrieval.models.encoder import FakeEncoder
 from retrieval.results.matches import Matches, check_outputs, patch_table_of, write_patch_table
 from retrieval.results.tables import write_table

@@ -36,14 +36,15 @@ def told_recall(recall: Mapping[str, Any] | None) -> str:
     """What a line for people says of the measured recall; nothing of exact search."""
     if recall is None:
         return ""
-    return f"; finds {recall['of_1']:.1%} of the nearest windows, {recall['of_20']:.1%} of the nearest 20"
+    at_1, at_20 = recall["recall_at_1"], recall["recall_at_20"]
+    return f"; finds {at_1:.1%} of the nearest windows, {at_20:.1%} of the nearest 20"
 
 
 def tell_change(as_json: bool, out: Path, change: Change, begun: float) -> None:
     """Print what became of the index."""
-    from tfrecords.artifacts import read_manifest
+    from retrieval.index.folder import read_index_manifest
 
-    manifest = read_manifest(out, "index", verify=False)
+    manifest = read_index_manifest(out, verify=False)
     told = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(change).items()}
     result: dict[str, Any] = {"index": str(out), **told, **manifest.counts}
     result["kind"] = manifest.extra["kind"]

@@ -44,7 +44,8 @@ def try_out(device: str = "auto") -> list[Finding]:
 
 def _job(device: Any, stages: dict[str, float]) -> float:
     """The share of right answers."""
-    from retrieval.index.folder import IndexFolder, write_index
+    from retrieval.index.builder import write_index
+    from retrieval.index.folder import IndexFolder
     from retrieval.matching.rounds import find
     from retrieval.models.embed import embed_patches
     from retrieval.models.encoder import load_encoder

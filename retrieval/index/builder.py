@@ -1,145 +1,229 @@
-"""What an index folder is made of, image by image: pixels and vectors, each a part that is written whole.
+"""Build an index folder: embed images one by one, then write what all of them share.
 
-Pixels are kept as the encoder saw them: `code = round((scaled + 1) * 2047.5)`, 0 to 4095, which is
-`clip(dn, 0, 4095)`, and 65535 for nodata. Vectors wait in files of their own until those of all images are
-put into one index: of half precision from where on there are too many for an exact one, which alone keeps
-more. That is half of what is written, and the disk may be what an index waits for.
+Each image becomes two parts of the unfinished folder: its pixels, and its vectors in a file of their own
+until all vectors go into one index. Vectors wait in half precision once there are too many for an exact
+index, the only kind that keeps more. That halves what is written, and the disk is often the bottleneck.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.config import IndexConfig
-from retrieval.index.kinds import most_exact
+from retrieval.config import PATCH_PX, Device, IndexConfig
+from retrieval.index.device import resolve_device
+from retrieval.index.faiss_index import VectorIndex
+from retrieval.index.folder import KIND, TABLE, from_codes, to_codes, write_table
+from retrieval.index.kinds import Block, max_exact_windows, regroup_blocks
+from retrieval.index.recall import RECALL_K, exact_search, measure_recall
 from retrieval.index.vector_file import to_float16
 from retrieval.kernels.compiled import ahead
-from retrieval.models.embed import embed_image
-from retrieval.types import Encoder, StoredImage, WindowVectors, pack_ids
-from tfrecords.artifacts import PartialFolder
+from retrieval.models.embed import embed_image, embed_patches
+from retrieval.models.encoder import KerasEncoder
+from retrieval.types import Encoder, Progress, StoredImage, WindowVectors, pack_ids, silent
+from tfrecords.artifacts import PartialFolder, writing_folder
 from tfrecords.errors import DuplicateIdError
 from tfrecords.schema import Image
 
-NODATA = np.uint16(65535)
-"""Code of a pixel that is not known."""
-AHEAD_PX = 1 << 22
-"""Pixels of images that are embedded side by side, about: a larger image is embedded alone."""
-LEVELS = 4095
-"""Largest code of a known pixel."""
+PREFETCH_PX = 1 << 22
+"""Pixels of images that are embedded in parallel, about; a larger image is embedded alone."""
+RECALL_QUERIES = 256
+"""Windows that measure the recall of an index."""
+TRAINING_WINDOWS = 1_000_000
+"""Windows that train codes and cells, at least: those of whole images."""
+
+
+def write_index(
+    images: Iterable[Image],
+    out: Path,
+    encoder: Encoder,
+    config: IndexConfig,
+    *,
+    source: str,
+    overwrite: bool = False,
+    device: Device = "auto",
+    progress: Progress = silent,
+) -> None:
+    """Write an index folder, whole or not at all; an interrupted run resumes.
+
+    Args:
+        images: the images to index, in any order; their ids are distinct.
+        out: the folder.
+        encoder: embeds the windows; saved in the folder if it is a Keras model.
+        config: stride, kind, visibility.
+        source: where the images come from; part of the fingerprint.
+        overwrite: replace a finished index.
+        device: where FAISS trains and adds.
+        progress: called after each image and at each later stage.
+
+    Raises:
+        DuplicateIdError: two images have the same id.
+        OutputExistsError: the folder exists and `overwrite` is false.
+    """
+    settings = {"source": source, "encoder": encoder.fingerprint, "index": config.to_dict()}
+    with writing_folder(out, kind=KIND, config=settings, overwrite=overwrite) as folder:
+        resolved = resolve_device(device)
+        indexer = ImageIndexer(folder, encoder, config, resolved)
+        total = len(images) if isinstance(images, Sized) else None
+        if total and isinstance(encoder, KerasEncoder):
+            encoder.warm_up(total)
+        for number, _ in enumerate(indexer.add(images)):
+            progress("indexing images", number + 1, total)
+        if hasattr(encoder, "model"):
+            with folder.part("encoder.keras") as path:
+                encoder.model.save(path)
+        finish_index(folder, indexer.rows, encoder, config, resolved, progress)
+
+
+# --- one image ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EmbedTask:
+    """One image to embed; it can be pickled if its encoder can."""
+
+    image: Image
+    """The image."""
+    encoder: Encoder
+    """The encoder."""
+    config: IndexConfig
+    """Stride and visibility."""
+    finished_pixels: Path | None = None
+    """Pixel codes that an interrupted run wrote together with their vectors, or None."""
+
+
+@dataclass(frozen=True)
+class EmbeddedImage:
+    """The result of an `EmbedTask`."""
+
+    row: StoredImage
+    """The image's row in the table; `windows` is 0 where there are no new vectors."""
+    codes: NDArray[np.uint16]
+    """(h, w, b) codes of its pixels."""
+    vectors: WindowVectors | None
+    """None if the interrupted run embedded the same pixels."""
+
+
+def embed_task(task: EmbedTask) -> EmbeddedImage:
+    """Embed one image: the unit of work of an index, wherever it runs."""
+    image = task.image
+    codes = to_codes(image.scaled())
+    if task.finished_pixels and np.array_equal(np.load(task.finished_pixels, allow_pickle=False), codes):
+        return EmbeddedImage(_row(image, 0), codes, None)
+    vectors = embed_image(task.encoder, from_codes(codes), task.config)
+    return EmbeddedImage(_row(image, len(vectors.xy)), codes, vectors)
+
+
+def _row(image: Image, windows: int) -> StoredImage:
+    names = ("image_id", "path", "width", "height", "bands", "crs", "transform", "date")
+    values = {name: getattr(image, name) for name in names}
+    for name in ("source", "datetime", "baseline", "cloud_cover"):
+        values[name] = getattr(image.provenance, name)
+    return StoredImage(**values, windows=windows)
 
 
 class ImageIndexer:
-    """Adds images: pixels and vectors, each a part that a later run need not make again."""
+    """Writes pixels and vectors of images as parts of a folder; a resumed run does not repeat them."""
 
     def __init__(
         self, folder: PartialFolder, encoder: Encoder, config: IndexConfig, device: str = "cpu"
     ) -> None:
-        """Begin.
+        """Begin without images.
 
         Args:
-            folder: holds the parts.
-            encoder: makes the vectors.
+            folder: gets the parts.
+            encoder: embeds the windows.
             config: stride, visibility, kind of index.
-            device: "cpu" or "gpu", which decides up to how many windows the index is exact.
+            device: "cpu" or "gpu"; it decides up to how many windows the index is exact.
         """
         self._folder, self._encoder, self._config = folder, encoder, config
-        self._exact_to, self._windows = most_exact(config, device), 0
+        self._max_exact, self._windows = max_exact_windows(config, device), 0
         self.rows: dict[int, StoredImage] = {}
 
     def add(self, images: Iterable[Image]) -> Iterator[StoredImage]:
-        """Write the pixels and vectors of images, unless an earlier run has, with the same pixels.
+        """Write pixels and vectors of images, except those that an interrupted run wrote.
 
-        Several are embedded side by side; they are read and written by the caller's thread alone.
+        Images are embedded in parallel; the caller's thread alone reads images and writes parts.
 
         Yields:
-            The row of each, once it is written.
+            The table row of each image, once its parts are written.
 
         Raises:
-            DuplicateIdError: an image id comes twice.
+            DuplicateIdError: two images have the same id.
         """
-        drawn = self._drawn(images)
-        for made in ahead(self._made, drawn, lambda d: d[0].width * d[0].height, AHEAD_PX):
-            row = self._written(*made)
-            del made  # before the next is read: it may be large
+
+        def pixels(task: EmbedTask) -> int:
+            return task.image.width * task.image.height
+
+        for embedded in ahead(embed_task, self._tasks(images), pixels, PREFETCH_PX):
+            row = self._write(embedded)
+            del embedded  # it may be large: free it before the next image is read
             self.rows[row.image_id] = row
             yield row
 
-    def _written(self, image: Image, codes: NDArray[np.uint16], found: WindowVectors | None) -> StoredImage:
-        """Write what was made of an image."""
-        pixels, vectors = parts_of(image.image_id)
-        if found:
-            with self._folder.part(pixels) as path:
-                np.save(path, codes, allow_pickle=False)
-            ids = pack_ids(np.full(len(found.xy), image.image_id), found.xy[:, 0], found.xy[:, 1])
-            few = self._windows + len(ids) <= self._exact_to
-            meta = {"windows": len(ids)} | ({} if few else {"exact_to": self._exact_to})
-            with self._folder.part(vectors, meta) as path:
-                _save_vectors(path, ids, found.vectors if few else to_float16(found.vectors))
-        windows = int(self._folder.meta(vectors)["windows"])
-        self._windows += windows
-        return _row(image, windows)
-
-    def _drawn(self, images: Iterable[Image]) -> Iterator[tuple[Image, bool]]:
-        """Images, and whether an earlier run has made the parts of each."""
-        seen = set[int]()
+    def _tasks(self, images: Iterable[Image]) -> Iterator[EmbedTask]:
+        known_ids = set[int]()
         for image in images:
-            if image.image_id in seen:
+            if image.image_id in known_ids:
                 raise DuplicateIdError(
                     f"image id {image.image_id} comes twice (again in {image.path or 'the array'}); expected "
                     "distinct ids"
                 )
-            seen.add(image.image_id)
-            yield image, self._done(image.image_id)
+            known_ids.add(image.image_id)
+            yield EmbedTask(image, self._encoder, self._config, self._finished_pixels(image.image_id))
 
-    def _done(self, image_id: int) -> bool:
-        """Whether an earlier run has made the parts of an image, and keeps what this one needs of vectors."""
-        pixels, vectors = parts_of(image_id)
+    def _finished_pixels(self, image_id: int) -> Path | None:
+        """Return the pixel file of an interrupted run if its vectors can be used, too."""
+        pixels, vectors = part_names(image_id)
         if not (self._folder.done(pixels) and self._folder.done(vectors)):
-            return False
-        # Of half precision where no index of so many was exact; a GPU has exact ones of more.
-        return bool(self._exact_to <= self._folder.meta(vectors).get("exact_to", np.inf))
+            return None
+        # Vectors in half precision do not serve an exact index; on a GPU the limit of exact is higher.
+        usable = self._max_exact <= self._folder.meta(vectors).get("exact_to", np.inf)
+        return self._folder.path / pixels if usable else None
 
-    def _made(self, drawn: tuple[Image, bool]) -> tuple[Image, NDArray[np.uint16], WindowVectors | None]:
-        """An image's codes and vectors; None where those of the earlier run are of the same pixels."""
-        image, done = drawn
-        codes = to_codes(image.scaled())
-        before = self._folder.path / parts_of(image.image_id)[0]
-        if done and np.array_equal(np.load(before, allow_pickle=False), codes):
-            return image, codes, None
-        return image, codes, embed_image(self._encoder, from_codes(codes), self._config)
+    def _write(self, embedded: EmbeddedImage) -> StoredImage:
+        row, vectors = embedded.row, embedded.vectors
+        pixel_name, vector_name = part_names(row.image_id)
+        if vectors:
+            with self._folder.part(pixel_name) as path:
+                np.save(path, embedded.codes, allow_pickle=False)
+            ids = pack_ids(np.full(row.windows, row.image_id), vectors.xy[:, 0], vectors.xy[:, 1])
+            exact = self._windows + row.windows <= self._max_exact
+            meta = {"windows": row.windows} | ({} if exact else {"exact_to": self._max_exact})
+            with self._folder.part(vector_name, meta) as path:
+                _save_vectors(path, ids, vectors.vectors if exact else to_float16(vectors.vectors))
+        else:
+            row = replace(row, windows=int(self._folder.meta(vector_name)["windows"]))
+        self._windows += row.windows
+        return row
 
 
-def parts_of(image_id: int) -> tuple[str, str]:
-    """Names of an image's parts: its pixels, its vectors."""
+def part_names(image_id: int) -> tuple[str, str]:
+    """Return the names of an image's parts: pixels, vectors."""
     return f"pixels/{image_id}.npy", f"work/{image_id}.npy"
 
 
-def _row(image: Image, windows: int) -> StoredImage:
-    known = {
-        f: getattr(image, f)
-        for f in ("image_id", "path", "width", "height", "bands", "crs", "transform", "date")
-    }
-    known |= {f: getattr(image.provenance, f) for f in ("source", "datetime", "baseline", "cloud_cover")}
-    return StoredImage(**known, windows=windows)
-
-
 def _save_vectors(path: Path, ids: NDArray[np.int64], vectors: NDArray[Any]) -> None:
-    """One file of two arrays: the vectors first, so that they can be mapped, their ids behind them."""
+    """Write two arrays to one file: the vectors first, so that they can be mapped, then their ids."""
     with path.open("wb") as file:
         np.save(file, vectors, allow_pickle=False)
         np.save(file, ids, allow_pickle=False)
 
 
-def load_vectors(path: Path) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Read what an image's part of vectors holds.
+def load_vectors(path: Path) -> Block:
+    """Read an image's part of vectors.
 
     Returns:
-        Ids (m,), and vectors (m, dim) of single or half precision, read from the file as they are used.
+        Ids (m,), and vectors (m, dim) of single or half precision, mapped from the file.
     """
     vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     with path.open("rb") as file:
@@ -147,18 +231,153 @@ def load_vectors(path: Path) -> tuple[NDArray[np.int64], NDArray[Any]]:
         return np.load(file, allow_pickle=False), np.asarray(vectors)
 
 
-def to_codes(scaled: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Scaled pixels as codes: [-1, 1] -> 0..4095, NaN -> 65535."""
-    codes = scaled + np.float32(1)
-    codes *= np.float32(LEVELS / 2)
-    np.rint(codes, out=codes)
-    np.copyto(codes, np.float32(NODATA), where=np.isnan(codes))
-    return codes.astype(np.uint16)
+# --- all images -----------------------------------------------------------------------------------
 
 
-def from_codes(codes: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Undo `to_codes`; what was rounded stays rounded."""
-    scaled: NDArray[np.float32] = np.divide(codes, np.float32(LEVELS / 2), dtype=np.float32)
-    scaled -= np.float32(1)
-    np.copyto(scaled, np.float32(np.nan), where=codes == NODATA)
-    return scaled
+def finish_index(
+    folder: PartialFolder,
+    images: Mapping[int, StoredImage],
+    encoder: Encoder,
+    config: IndexConfig,
+    device: str,
+    progress: Progress,
+    previous: VectorIndex | None = None,
+    trained: VectorIndex | None = None,
+) -> None:
+    """Write the table, the vectors, and the manifest's counts and extra entries.
+
+    Args:
+        folder: holds the pixels of all images, and the vectors of new ones.
+        images: the table, by id.
+        encoder: made the vectors.
+        config: kind of index.
+        device: as `resolve_device` returns it.
+        progress: called at each stage.
+        previous: holds the vectors of images that are not new.
+        trained: an index whose kind, codes and cells are reused; None trains anew.
+    """
+    rows = [images[image_id] for image_id in sorted(images)]
+    vectors = StoredVectors(folder.path, rows, previous)
+    with folder.part(TABLE) as path:
+        write_table(path, rows)
+    progress("building the vector index", 0, None)
+    kind = _write_vectors(folder, vectors, encoder, config, device, progress, trained)
+    folder.counts = {"images": len(rows), "windows": vectors.count}
+    folder.extra |= {
+        "kind": kind,
+        "encoder": encoder.name,
+        "encoder_fingerprint": encoder.fingerprint,
+        "dim": encoder.dim,
+        "metric": "inner product of unit vectors",
+        "pixels": "uint16 codes, 65535 = nodata",
+    }
+    shutil.rmtree(folder.path / "work", ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class StoredVectors:
+    """The vectors of images: new ones from their parts, the others from a previous index."""
+
+    folder: Path
+    """The unfinished folder, which holds the parts."""
+    rows: list[StoredImage]
+    """The images, in the order of their ids."""
+    previous: VectorIndex | None
+    """Holds the vectors of images without a part."""
+
+    @property
+    def count(self) -> int:
+        """Number of vectors."""
+        return sum(row.windows for row in self.rows)
+
+    @cached_property
+    def _previous_ids(self) -> NDArray[np.int64]:
+        return self.previous.ids() if self.previous else np.zeros(0, np.int64)
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield ids and vectors of each image."""
+        for row in self.rows:
+            part = self.folder / part_names(row.image_id)[1]
+            if part.exists():
+                yield load_vectors(part)
+            elif self.previous:
+                first, after = row.image_id << 32, row.image_id + 1 << 32
+                start, stop = np.searchsorted(self._previous_ids, [first, after])
+                yield self.previous.vectors(int(start), int(stop))
+
+    def training_sample(self, least: int = TRAINING_WINDOWS) -> StoredVectors:
+        """Return randomly drawn images with `least` vectors together, or all images if they have fewer."""
+        order = np.random.default_rng(0).permutation(len(self.rows))
+        windows = np.cumsum([self.rows[i].windows for i in order])
+        enough = int(np.searchsorted(windows, least)) + 1
+        return StoredVectors(self.folder, [self.rows[i] for i in sorted(order[:enough])], self.previous)
+
+
+def _write_vectors(
+    folder: PartialFolder,
+    vectors: StoredVectors,
+    encoder: Encoder,
+    config: IndexConfig,
+    device: str,
+    progress: Progress,
+    trained: VectorIndex | None,
+) -> str:
+    """Write `vectors.faiss`, measure its recall, and return its kind.
+
+    Recall needs exact search over all vectors. It runs on a second thread while the file is written, when
+    the disk is busy and the processor is not: `VectorIndex.build` calls `start_exact_search` at that moment.
+    It is not called for an exact index, whose recall is 1.
+    """
+    sample, meta = vectors.training_sample(), dict[str, str]()
+    pending: list[Future[tuple[NDArray[np.float32], NDArray[np.int64]]]] = []
+    with ThreadPoolExecutor(1) as second_thread:
+
+        def start_exact_search() -> None:
+            pending.append(second_thread.submit(_exact_neighbours, folder.path, vectors, encoder, config))
+
+        with folder.part("vectors.faiss", meta) as path:
+            index = VectorIndex.build(
+                vectors.blocks,
+                encoder.dim,
+                config,
+                device,
+                path=path,
+                count=vectors.count,
+                sample=(sample.blocks, sample.count),
+                trained=trained,
+                on_encoded=start_exact_search,
+            )
+            meta["kind"] = index.kind
+        if pending:
+            progress("measuring recall", 0, None)
+            queries, truth = pending[0].result()
+            if len(queries):
+                source = "windows of the indexed images, at random pixels"
+                folder.extra["recall"] = measure_recall(index, queries, truth, source).to_dict()
+    return index.kind
+
+
+def _exact_neighbours(
+    folder: Path, vectors: StoredVectors, encoder: Encoder, config: IndexConfig
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return query vectors for recall, and the ids that exact search finds for them."""
+    queries = _recall_queries(folder, vectors.rows, encoder, config)
+    k = min(RECALL_K, vectors.count)
+    return queries, exact_search(lambda: regroup_blocks(vectors.blocks()), queries, k)
+
+
+def _recall_queries(
+    folder: Path, rows: list[StoredImage], encoder: Encoder, config: IndexConfig
+) -> NDArray[np.float32]:
+    """Return vectors of windows at random pixels, off the stride's grid as the pixels of queries are."""
+    rng, windows = np.random.default_rng(0), defaultdict[int, list[NDArray[np.float32]]](list)
+    weights = np.array([row.windows for row in rows], float)
+    for rank in rng.choice(len(rows), RECALL_QUERIES, p=weights / weights.sum()):
+        codes = np.load(folder / part_names(rows[rank].image_id)[0], mmap_mode="r", allow_pickle=False)
+        y, x = (rng.integers(side - PATCH_PX + 1) for side in codes.shape[:2])
+        window = from_codes(np.asarray(codes[y : y + PATCH_PX, x : x + PATCH_PX]))
+        if np.isnan(window).all(-1).mean() <= 1 - config.min_visible:
+            windows[window.shape[-1]].append(window)  # a batch has one number of bands
+    batches = [embed_patches(encoder, np.stack(batch)) for batch in windows.values()]
+    queries = np.concatenate([np.zeros((0, encoder.dim), np.float32), *batches])
+    return queries[queries.any(1)]

@@ -1,8 +1,8 @@
-"""Vectors put into an index of codes: turned, assigned to cells, coded, blocks side by side, then packed.
+"""Encode vectors and append their codes to a FAISS index.
 
-FAISS does the same by `add`, which tests hold against this, byte for byte. Its coding of two numbers in 4
-bits takes a third of the time of all that adding is, one vector and one pair after the other; compiled for
-blocks of vectors it takes a twentieth.
+FAISS's own `add` does the same; tests compare the two byte for byte. It encodes one pair of numbers of one
+vector at a time, a third of the time of adding. Compiled for blocks of vectors, encoding takes a
+twentieth.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.index.device import load_faiss
+from retrieval.index.kinds import DEFAULT_SIZES, Block, BlockSizes
 from retrieval.index.vector_file import to_float32
 from retrieval.kernels.compiled import Compiled, ahead, threads
 
-CODED = 4096
-"""Vectors that are coded at a time, the last ones filled up: one shape, for which it is compiled."""
-WORTH = 100_000
-"""Vectors from which on compiling is worth its second."""
-PACKED = 262_144
-"""Vectors that are packed at a time, at least."""
-Placed = tuple[NDArray[np.int64], NDArray[np.uint8]]
-"""Cells of vectors, none in an index without, and their codes."""
+ENCODE_ROWS = 4096
+"""Vectors encoded at a time; the last group is padded, so that one compiled shape serves all."""
+COMPILE_FROM = 100_000
+"""Number of vectors from which compiling saves more than the second it takes."""
+Encoded = tuple[NDArray[np.int64], NDArray[np.uint8]]
+"""Cells (n,) of vectors, empty in an index without cells, and codes (n, bytes)."""
 NO_CELLS = np.zeros(0, np.int64)
-VALUES = 16
-"""Values of a code."""
-TURNS = [0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15]
-"""Order in which FAISS keeps each sixteen of the 32 vectors of a block, for registers' sake."""
+CODE_VALUES = 16
+"""Values of a code of 4 bits."""
+LANE_ORDER = [0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15]
+"""Order in which FAISS stores the vectors of half a block, so that a SIMD register reads them in place."""
 
 
-def add_codes(codes: Any, blocks: Iterable[tuple[NDArray[np.int64], NDArray[Any]]], count: int) -> None:
-    """Put vectors into an index of codes, in memory.
+def add_codes(codes: Any, blocks: Iterable[Block], count: int, sizes: BlockSizes = DEFAULT_SIZES) -> None:
+    """Encode vectors and append their codes in memory.
 
-    FAISS doubles the room for flat codes when it is full, and copies them: of 60,000 images that would be
-    all memory. So the room for all is made at once.
+    FAISS doubles the memory of flat codes when it is full and copies them. For 60,000 images that would
+    need all memory, so the memory for all codes is allocated at once.
 
     Args:
-        codes: empty, as `empty_codes` and `emptied` give it.
-        blocks: ids, which are left out, and vectors of single or half precision.
-        count: how many vectors there are.
+        codes: trained and empty, as `train_quantizer` and `trained_copy` return it.
+        blocks: ids, which are ignored, and vectors of single or half precision.
+        count: number of vectors.
+        sizes: vectors in memory at a time.
     """
     faiss = load_faiss()
     inner = faiss.downcast_index(codes.index)
@@ -49,159 +49,178 @@ def add_codes(codes: Any, blocks: Iterable[tuple[NDArray[np.int64], NDArray[Any]
     if flat:
         inner.codes.resize(-(-count // inner.bbs) * inner.get_block_stride())
     append = _append_flat if flat else _append_to_cells
-    waiting: list[Placed] = []
-    for part in placed(codes, blocks, count):
-        waiting.append(part)
-        if sum(len(c) for _, c in waiting) >= PACKED:
-            append(inner, waiting)
-            waiting = []
-    if waiting:
-        append(inner, waiting)
+    group: list[Encoded] = []
+    for encoded in encode_blocks(codes, blocks, count):
+        group.append(encoded)
+        if sum(len(rows) for _, rows in group) >= sizes.append:
+            append(inner, group)
+            group = []
+    if group:
+        append(inner, group)
     codes.ntotal = inner.ntotal
     assert codes.ntotal == count, f"{codes.ntotal} vectors came, {count} were announced"
 
 
-def placed(
-    codes: Any, blocks: Iterable[tuple[NDArray[np.int64], NDArray[Any]]], count: int
-) -> Iterator[Placed]:
-    """Cells and codes of vectors, a block at a time; the arguments are those of `add_codes`."""
+def encode_blocks(codes: Any, blocks: Iterable[Block], count: int) -> Iterator[Encoded]:
+    """Yield cells and codes of each block of vectors; the arguments are those of `add_codes`."""
     faiss = load_faiss()
     rotation, inner = faiss.downcast_VectorTransform(codes.chain.at(0)), faiss.downcast_index(codes.index)
     flat = isinstance(inner, faiss.IndexPQFastScan)
-    cores, code = faiss.omp_get_max_threads() // threads(), _coding(inner.pq, count)
+    faiss_threads = max(1, faiss.omp_get_max_threads() // threads())
+    encode_rows = _encoder(inner.pq, count)
 
-    def place(block: tuple[NDArray[np.int64], NDArray[Any]]) -> Placed:
-        faiss.omp_set_num_threads(max(1, cores))  # of this thread alone
-        turned = rotation.apply(to_float32(block[1]))
-        cells = NO_CELLS if flat else inner.quantizer.assign(turned, 1)[:, 0]
-        return cells, code(turned)
+    def encode(block: Block) -> Encoded:
+        faiss.omp_set_num_threads(faiss_threads)  # FAISS keeps this number per thread
+        rotated = rotation.apply(to_float32(block[1]))
+        cells = NO_CELLS if flat else inner.quantizer.assign(rotated, 1)[:, 0]
+        return cells, encode_rows(rotated)
 
-    return ahead(place, blocks)
+    return ahead(encode, blocks)
 
 
-def _coding(quantizer: Any, count: int) -> Callable[[NDArray[np.float32]], NDArray[np.uint8]]:
-    """What gives the codes of turned vectors (n, dim), of `count` in all: two in a byte, (n, bytes)."""
-    centroids = load_faiss().vector_to_array(quantizer.centroids).reshape(quantizer.M, VALUES, quantizer.dsub)
-    nearest = Compiled(_nearest(centroids), after=0 if count >= WORTH else count)
+def _encoder(quantizer: Any, count: int) -> Callable[[NDArray[np.float32]], NDArray[np.uint8]]:
+    """Return a function from rotated vectors (n, dim), `count` in all, to codes (n, bytes), two in a byte."""
+    centroids = load_faiss().vector_to_array(quantizer.centroids)
+    centroids = centroids.reshape(quantizer.M, CODE_VALUES, quantizer.dsub)
+    compiled = Compiled(_nearest_centroids(centroids), after=0 if count >= COMPILE_FROM else count)
 
-    def code(turned: NDArray[np.float32]) -> NDArray[np.uint8]:
+    def encode(rotated: NDArray[np.float32]) -> NDArray[np.uint8]:
         parts = []
-        for start in range(0, len(turned), CODED):
-            some = turned[start : start + CODED]
-            few = len(some)
-            if few < CODED:
-                some = np.concatenate([some, np.zeros((CODED - few, some.shape[1]), np.float32)])
-            parts.append(nearest(some)[:few])
+        for start in range(0, len(rotated), ENCODE_ROWS):
+            rows = rotated[start : start + ENCODE_ROWS]
+            padding = np.zeros((ENCODE_ROWS - len(rows), rows.shape[1]), np.float32)
+            padded = np.concatenate([rows, padding]) if len(padding) else rows
+            parts.append(compiled(padded)[: len(rows)])
         return np.concatenate(parts)
 
-    return code
+    return encode
 
 
-def _nearest(centroids: NDArray[np.float32]) -> Callable[[Any], Any]:
-    """Which of the 16 values is nearest to each few numbers of a vector.
+def _nearest_centroids(centroids: NDArray[np.float32]) -> Callable[[Any], Any]:
+    """Return a function that finds, for each group of numbers of a vector, the nearest of 16 centroids.
 
     Args:
-        centroids: (codes, 16, numbers of a code).
+        centroids: (codes, 16, numbers per code).
     """
     from keras import ops
 
-    number, _, length = centroids.shape
-    less = (centroids**2).sum(-1) / 2  # the nearest has the largest inner product less half its square
+    code_count, _, length = centroids.shape
+    half_square = (centroids**2).sum(-1) / 2  # nearest: largest inner product minus this
 
-    def nearest(turned: Any) -> Any:
-        numbers = [turned[:, s::length] for s in range(length)]
+    def nearest(rotated: Any) -> Any:
+        numbers = [rotated[:, place::length] for place in range(length)]
 
-        def likeness(value: int) -> Any:
-            return sum(n * centroids[:, value, s] for s, n in enumerate(numbers)) - less[:, value]
+        def closeness(value: int) -> Any:
+            product = sum(n * centroids[:, value, place] for place, n in enumerate(numbers))
+            return product - half_square[:, value]
 
-        best = likeness(0)
+        best = closeness(0)
         code = ops.zeros_like(best, dtype="int32")
-        for value in range(1, VALUES):
-            this = likeness(value)
-            code = ops.where(this > best, value, code)
-            best = ops.maximum(this, best)
-        if number % 2:
+        for value in range(1, CODE_VALUES):
+            candidate = closeness(value)
+            code = ops.where(candidate > best, value, code)
+            best = ops.maximum(candidate, best)
+        if code_count % 2:
             code = ops.pad(code, ((0, 0), (0, 1)))
-        return ops.cast(code[:, 0::2] + VALUES * code[:, 1::2], "uint8")
+        return ops.cast(code[:, 0::2] + CODE_VALUES * code[:, 1::2], "uint8")
 
     return nearest
 
 
-def _append_flat(flat: Any, parts: list[Placed]) -> None:
-    """Put codes behind those of an index without cells, in the room that is there."""
+# --- FAISS's layout of codes ----------------------------------------------------------------------
+#
+# FAISS compares a query with 32 vectors at once. It therefore stores codes in blocks of 32 vectors
+# (`bbs`), not vector by vector: `_pack` makes such blocks. New vectors continue the last block, so each
+# append computes blocks that begin with as many zeros as that block holds vectors, and ORs the first of
+# them into it (`_write_blocks`). An index with cells has one such list of blocks per cell:
+# `sort_into_cells` sorts the vectors of all cells at once, with every cell's blocks behind each other.
+#
+# HACK: FAISS offers no call to append codes that exist already, so both functions write into its memory
+# through raw pointers (`rev_swig_ptr`). Tests compare the result with FAISS's own `add` byte for byte.
+
+
+def _append_flat(flat: Any, group: list[Encoded]) -> None:
+    """Append codes to an index without cells; its memory is allocated already."""
     faiss = load_faiss()
-    codes, before = np.concatenate([c for _, c in parts]), int(flat.ntotal)
-    rows = np.zeros((-(-(before % flat.bbs + len(codes)) // flat.bbs) * flat.bbs, codes.shape[1]), np.uint8)
-    rows[before % flat.bbs :][: len(codes)] = codes
-    room = faiss.rev_swig_ptr(flat.codes.get(), flat.codes.size()).reshape(-1, flat.get_block_stride())
-    _put(room[before // flat.bbs :], _packed(rows, flat.bbs), bool(before % flat.bbs))
+    codes, before = np.concatenate([rows for _, rows in group]), int(flat.ntotal)
+    begun = before % flat.bbs
+    rows = np.zeros((-(-(begun + len(codes)) // flat.bbs) * flat.bbs, codes.shape[1]), np.uint8)
+    rows[begun:][: len(codes)] = codes
+    memory = faiss.rev_swig_ptr(flat.codes.get(), flat.codes.size()).reshape(-1, flat.get_block_stride())
+    _write_blocks(memory[before // flat.bbs :], _pack(rows, flat.bbs), bool(begun))
     flat.ntotal = before + len(codes)
     flat.ntotal2 = -(-flat.ntotal // flat.bbs) * flat.bbs
 
 
-def _append_to_cells(index: Any, parts: list[Placed]) -> None:
-    """Put codes behind those of their cells, under their rows."""
+def _append_to_cells(index: Any, group: list[Encoded]) -> None:
+    """Append codes and row numbers to the lists of their cells."""
     faiss = load_faiss()
-    lists, size = faiss.downcast_InvertedLists(index.invlists), index.bbs
-    cells, codes = (np.concatenate(some) for some in zip(*parts, strict=True))
-    before = np.array([lists.list_size(c) for c in range(index.nlist)])
-    for cell, (rows, blocks) in enumerate(by_cell(cells, codes, size, before % size)):
+    lists, block_rows = faiss.downcast_InvertedLists(index.invlists), index.bbs
+    cells, codes = (np.concatenate(column) for column in zip(*group, strict=True))
+    before = np.array([lists.list_size(cell) for cell in range(index.nlist)])
+    sorted_cells = sort_into_cells(cells, codes, block_rows, before % block_rows)
+    for cell, (rows, blocks) in enumerate(sorted_cells):
         if not len(rows):
             continue
-        was, now = int(before[cell]), int(before[cell]) + len(rows)
-        lists.resize(cell, now)
-        ids = faiss.rev_swig_ptr(lists.get_ids(cell), now)
-        ids[was:] = index.ntotal + rows
-        held = -(-now // size)
-        room = faiss.rev_swig_ptr(lists.get_codes(cell), held * blocks.shape[1]).reshape(held, -1)
-        _put(room[was // size :], blocks, bool(was % size))
+        start, stop = int(before[cell]), int(before[cell]) + len(rows)
+        lists.resize(cell, stop)
+        ids = faiss.rev_swig_ptr(lists.get_ids(cell), stop)
+        ids[start:] = index.ntotal + rows
+        block_count = -(-stop // block_rows)
+        memory = faiss.rev_swig_ptr(lists.get_codes(cell), block_count * blocks.shape[1])
+        memory = memory.reshape(block_count, -1)
+        _write_blocks(memory[start // block_rows :], blocks, bool(start % block_rows))
     index.ntotal += len(codes)
 
 
-def by_cell(
-    cells: NDArray[Any], codes: NDArray[np.uint8], size: int, begun: NDArray[np.int64]
+def sort_into_cells(
+    cells: NDArray[Any], codes: NDArray[np.uint8], block_rows: int, begun: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
-    """Vectors sorted by their cells, and their codes as FAISS compares them.
+    """Sort vectors by cell and yield their codes in FAISS's blocks.
 
     Args:
-        cells: (n,) of each vector, 0 to m - 1.
+        cells: (n,) cell of each vector, 0 to m - 1.
         codes: (n, bytes).
-        size: vectors in a block.
-        begun: (m,) how many the first block of each cell holds already, of which zeros come here.
+        block_rows: vectors in a block.
+        begun: (m,) vectors that the last block of each cell holds already; here they are zeros.
 
     Yields:
         For each of the m cells its rows in `cells`, ascending, and its blocks; both may be empty.
     """
     order, counts = np.argsort(cells, kind="stable"), np.bincount(cells, minlength=len(begun))
-    blocks = -(-(begun + counts) // size)
-    start, first = size * (np.cumsum(blocks) - blocks), np.cumsum(counts) - counts
-    rows = np.zeros((size * int(blocks.sum()), codes.shape[1]), np.uint8)
+    block_counts = -(-(begun + counts) // block_rows)
+    start = block_rows * (np.cumsum(block_counts) - block_counts)  # of each cell, in padded rows
+    first = np.cumsum(counts) - counts  # of each cell, in `order`
+    rows = np.zeros((block_rows * int(block_counts.sum()), codes.shape[1]), np.uint8)
     rows[np.arange(len(order)) + np.repeat(start + begun - first, counts)] = codes[order]
-    whole = _packed(rows, size)
+    blocks = _pack(rows, block_rows)
     for cell in range(len(begun)):
-        yield order[first[cell] :][: counts[cell]], whole[start[cell] // size :][: blocks[cell]]
+        cell_blocks = blocks[start[cell] // block_rows :][: block_counts[cell]]
+        yield order[first[cell] :][: counts[cell]], cell_blocks
 
 
-def _put(room: NDArray[np.uint8], blocks: NDArray[np.uint8], begun: bool) -> None:
-    """Write blocks, the first beside what is in it where it is begun."""
-    if begun:
-        room[0] |= blocks[0]
-    room[begun : len(blocks)] = blocks[begun:]
+def _write_blocks(memory: NDArray[np.uint8], blocks: NDArray[np.uint8], continues: bool) -> None:
+    """Write blocks; the first one `continues` a block that holds vectors already."""
+    if continues:
+        memory[0] |= blocks[0]
+    memory[continues : len(blocks)] = blocks[continues:]
 
 
-def _packed(codes: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Codes as FAISS compares them: blocks of 32 vectors, of which one byte holds the same of two.
+def _pack(codes: NDArray[np.uint8], block_rows: int) -> NDArray[np.uint8]:
+    """Return codes in blocks of 32 vectors; each byte holds the same code of two vectors, 16 apart.
 
     Args:
-        codes: (a multiple of 32, bytes); 0 where no vector is.
-        size: vectors in a block.
+        codes: (a multiple of 32, bytes); 0 where there is no vector.
+        block_rows: vectors in a block.
 
     Returns:
-        (blocks, bytes of a block).
+        (blocks, bytes per block).
     """
-    assert size == 2 * len(TURNS), f"FAISS compares {size} vectors together; expected {2 * len(TURNS)}"
-    to_float16 = codes.reshape(-1, 2, len(TURNS), codes.shape[1])[:, :, TURNS].transpose(1, 0, 3, 2)
-    both = np.empty((to_float16.shape[1], codes.shape[1], 2, len(TURNS)), np.uint8)
-    both[:, :, 0] = to_float16[0] & 0x0F | to_float16[1] << 4
-    both[:, :, 1] = to_float16[0] >> 4 | to_float16[1] & 0xF0
-    return both.reshape(len(both), codes.shape[1] * size)
+    half = len(LANE_ORDER)
+    assert block_rows == 2 * half, f"FAISS compares {block_rows} vectors together; expected {2 * half}"
+    # (2 halves, blocks, bytes, 16 lanes)
+    lanes = codes.reshape(-1, 2, half, codes.shape[1])[:, :, LANE_ORDER].transpose(1, 0, 3, 2)
+    packed = np.empty((lanes.shape[1], codes.shape[1], 2, half), np.uint8)
+    packed[:, :, 0] = lanes[0] & 0x0F | lanes[1] << 4
+    packed[:, :, 1] = lanes[0] >> 4 | lanes[1] & 0xF0
+    return packed.reshape(len(packed), codes.shape[1] * block_rows)

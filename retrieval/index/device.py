@@ -1,23 +1,60 @@
-"""Where FAISS computes: the library itself, and the first GPU where there is one."""
+"""FAISS itself, the parts of it that the product uses, and the device on which it computes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from retrieval.config import Device
 from retrieval.errors import DependencyError
 
 GPU_BLOCK = 1_000_000
-"""Vectors brought to a GPU at a time."""
+"""Vectors copied to a GPU at a time."""
+
+
+class FaissIndex(Protocol):
+    """The members that all FAISS indexes share and the product uses."""
+
+    d: int
+    """Length of a vector."""
+    ntotal: int
+    """Number of vectors."""
+    metric_type: int
+    """FAISS's number of the similarity."""
+
+    def search(
+        self, queries: NDArray[np.float32], k: int, **options: Any
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return similarities and ids (n, k); id -1 where there is no further vector."""
+        ...
+
+    def reconstruct_n(self, start: int, count: int) -> NDArray[np.float32]:
+        """Return `count` stored vectors from row `start`."""
+        ...
+
+    def reset(self) -> None:
+        """Remove all vectors and keep what was trained."""
+        ...
+
+
+class RefineIndex(FaissIndex, Protocol):
+    """An index that finds candidates by codes and re-ranks them by vectors of half precision."""
+
+    base_index: Any
+    """The codes."""
+    refine_index: FaissIndex
+    """The vectors of half precision."""
 
 
 def load_faiss() -> Any:
-    """The FAISS module.
+    """Import FAISS and return the module.
 
     Raises:
-        DependencyError: it is not installed.
+        DependencyError: FAISS is not installed.
     """
     try:
         import faiss
@@ -30,9 +67,10 @@ def load_faiss() -> Any:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """FAISS on one thread: of a hundred tiny clusterings each is over before a second thread has woken.
+    """Run FAISS on one thread inside the block.
 
-    On two cores that others use too, two threads took 6 to 20 s where one takes 0.6.
+    Training makes a hundred tiny clusterings; each ends before a second thread wakes. On two busy cores two
+    threads took 6 to 20 s, one thread 0.6 s.
     """
     faiss = load_faiss()
     threads = faiss.omp_get_max_threads()
@@ -44,31 +82,27 @@ def one_thread() -> Iterator[None]:
 
 
 def resolve_device(device: Device) -> str:
-    """Turn "auto" into "gpu" where FAISS has GPU code and sees a GPU, else into "cpu".
+    """Return "gpu" or "cpu"; "auto" is "gpu" where FAISS has GPU code and sees a GPU.
 
     Raises:
-        DependencyError: "gpu" was asked for and cannot be had; the text says what is missing.
+        DependencyError: "gpu" was requested and is not available; the text names what is missing.
     """
     if device == "cpu":
         return "cpu"
     faiss = load_faiss()
-    gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
-    if gpus:
+    has_gpu_code = hasattr(faiss, "StandardGpuResources")
+    if has_gpu_code and faiss.get_num_gpus():
         return "gpu"
     if device == "auto":
         return "cpu"
-    missing = (
-        "no GPU is visible to FAISS"
-        if hasattr(faiss, "StandardGpuResources")
-        else "this FAISS has no GPU code"
-    )
+    missing = "no GPU is visible to FAISS" if has_gpu_code else "this FAISS has no GPU code"
     raise DependencyError(
-        f"--device gpu: {missing}; install 'patch-retrieval[gpu]' in an environment of its own"
+        f"--device gpu: {missing}. Install 'patch-retrieval[gpu]' in a separate environment."
     )
 
 
 def on_device(device: Device) -> AbstractContextManager[Any]:
-    """Keras's arithmetic on the CPU where "cpu" is asked for; otherwise where the backend puts it."""
+    """Keep Keras on the CPU inside the block if `device` is "cpu"; else let the backend choose."""
     resolve_device(device)
     if device != "cpu":
         return nullcontext()
@@ -77,23 +111,25 @@ def on_device(device: Device) -> AbstractContextManager[Any]:
     return keras.device("cpu:0")  # type: ignore[no-any-return]
 
 
-def to_gpu(index: Any, exact_of: Any = None) -> Any:
-    """A copy on the first GPU, of half precision where it is flat.
+def to_gpu(index: FaissIndex, half_vectors: FaissIndex | None = None) -> FaissIndex:
+    """Copy an index to the first GPU, flat vectors in half precision.
 
     Args:
-        index: any that FAISS can copy, or one around `exact_of`.
-        exact_of: the half-precision vectors of a kind whose codes are for the CPU alone; on the GPU
-            they are compared one by one, which is exact and quick there. It knows them by their rows.
+        index: any index that FAISS can copy, or one that re-ranks by `half_vectors`.
+        half_vectors: vectors of an index whose codes exist for the CPU only. The GPU compares queries with
+            all of them, which is exact and fast there; it returns rows instead of ids.
     """
     faiss = load_faiss()
     resources = faiss.StandardGpuResources()
-    if exact_of is None:
+    if half_vectors is None:
         options = faiss.GpuClonerOptions()
         options.useFloat16 = True
-        return faiss.index_cpu_to_gpu(resources, 0, index, options)
+        copied: FaissIndex = faiss.index_cpu_to_gpu(resources, 0, index, options)
+        return copied
     config = faiss.GpuIndexFlatConfig()
     config.useFloat16 = True
     flat = faiss.GpuIndexFlatIP(resources, index.d, config)
-    for start in range(0, exact_of.ntotal, GPU_BLOCK):
-        flat.add(exact_of.reconstruct_n(start, min(GPU_BLOCK, exact_of.ntotal - start)))
-    return flat
+    for start in range(0, half_vectors.ntotal, GPU_BLOCK):
+        flat.add(half_vectors.reconstruct_n(start, min(GPU_BLOCK, half_vectors.ntotal - start)))
+    gpu: FaissIndex = flat
+    return gpu

@@ -1,8 +1,12 @@
-"""The vectors of all windows and their ids: build, add, save, open, merge, search."""
+"""The vectors of all windows and their ids: build, save, open, search.
+
+Similarity is the inner product of unit vectors, the cosine. Results are ordered by similarity; ties go to
+the smaller id.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -13,62 +17,65 @@ from numpy.typing import NDArray
 from retrieval.config import IndexConfig, IndexKind
 from retrieval.errors import ConfigError, IndexFormatError, IndexMismatchError
 from retrieval.index.codes import add_codes
-from retrieval.index.device import load_faiss, to_gpu
+from retrieval.index.device import FaissIndex, RefineIndex, load_faiss, to_gpu
 from retrieval.index.kinds import (
+    DEFAULT_SIZES,
+    Block,
     Blocks,
+    BlockSizes,
     as_float16,
     choose_kind,
-    joined,
-    refined,
-    set_probes,
+    regroup_blocks,
+    set_nprobe,
     train_quantizer,
     trained_copy,
 )
-from retrieval.index.spool import filled
+from retrieval.index.spool import spooled_codes
 from retrieval.index.vector_file import half_precision, open_refined, to_float32, write_refined
 
 TIES = 16
-"""Neighbours asked for beyond k: of those that tie with the k-th FAISS keeps any, we the smaller ids."""
+"""Neighbours requested beyond k: FAISS keeps any of those that tie with the k-th, we keep the smaller ids."""
 GPU_K = 2048
-"""Most neighbours that FAISS gives on a GPU."""
-ROWS = 100_000
-"""Vectors in memory at a time where an index is gone through."""
+"""Most neighbours that FAISS returns on a GPU."""
+READ_ROWS = 100_000
+"""Vectors in memory at a time while an index is read."""
 QUERY_BLOCK = 4096
 """Queries searched at a time: bounds the memory of results."""
 
 
 class VectorIndex:
-    """Vectors and ids; see the package's text for similarity and ties."""
+    """Vectors and their ids in a FAISS index of one kind."""
 
     def __init__(
         self,
-        index: Any,
+        index: FaissIndex,
         kind: IndexKind,
-        probes: int,
+        nprobe: int,
         device: str = "cpu",
-        again: int = IndexConfig.rerank_k,
-        named: tuple[NDArray[np.int64], Any] | None = None,
+        rerank_k: int = IndexConfig.rerank_k,
+        row_ids: NDArray[np.int64] | None = None,
+        mapping: NDArray[np.uint8] | None = None,
     ) -> None:
         """Wrap a FAISS index; use `build` or `open`.
 
         Args:
-            index: FAISS's.
-            kind: which it is.
-            probes: see `open`.
+            index: a FAISS index on the CPU.
+            kind: its kind.
+            nprobe: see `open`.
             device: see `open`.
-            again: see `open`.
-            named: where the index knows vectors by their rows, the ids of these, ascending, and what must
-                live as long as the index.
+            rerank_k: see `open`.
+            row_ids: id of each row, ascending, where `index` returns rows.
+            mapping: the mapped file from which `index` reads.
         """
-        self._cpu, self.kind, self.device, self.again = index, kind, device, again
-        self._refined, self._named = refined(index), named
-        # `extract_index_ivf` does not look behind a refinement.
-        self.probes = (
-            set_probes(self._refined.base_index if self._refined else index, probes) if kind == "ivf" else 0
-        )
-        self._index, self._only = index, None
+        self._cpu, self.kind, self.device, self.rerank_k = index, kind, device, rerank_k
+        self._refine: RefineIndex | None = _as_refine_index(index)
+        self._row_ids, self._mapping = row_ids, mapping
+        # `extract_index_ivf` does not look inside a refinement.
+        inner = self._refine.base_index if self._refine else index
+        self.nprobe = set_nprobe(inner, nprobe) if kind == "ivf" else 0
+        self._index, self._allowed = index, None
         if device == "gpu":
-            self._index = to_gpu(index, self._refined.refine_index if self._refined else None)
+            self._index = to_gpu(index, self._refine.refine_index if self._refine else None)
 
     def __len__(self) -> int:
         return int(self._cpu.ntotal)
@@ -89,80 +96,72 @@ class VectorIndex:
         path: Path | None = None,
         count: int | None = None,
         sample: tuple[Blocks, int] | None = None,
-        learned: VectorIndex | None = None,
-        added: Callable[[], object] | None = None,
+        trained: VectorIndex | None = None,
+        on_encoded: Callable[[], object] = lambda: None,
+        sizes: BlockSizes = DEFAULT_SIZES,
     ) -> VectorIndex:
         """Build an index.
 
         Args:
-            blocks: gives the blocks, ids ascending over all of them; called anew for each pass.
+            blocks: returns the blocks; ids ascend over all of them. It is called once per pass.
             dim: length of a vector.
             config: kind and its parameters.
-            device: "cpu" or "gpu", as `resolve_device` gives it.
-            path: file to write the index to. Half-precision vectors go there a block at a time and are never
-                in memory together. None builds in memory.
-            count: how many vectors they are, where that is known: the blocks are then not counted.
-            sample: some of the blocks, to learn codes and cells from, and how many vectors these are; None
-                learns from all.
-            learned: an index whose kind, codes and cells are taken over; nothing is learned then.
-            added: called when all vectors are in codes, before they are sorted and written: from then on the
-                disk has more to do than the processor. Not with the exact kind.
+            device: "cpu" or "gpu", as `resolve_device` returns it.
+            path: file to write the index to; half-precision vectors then pass through memory one block at
+                a time. None builds in memory.
+            count: number of vectors; None counts them in a pass of its own.
+            sample: blocks to train codes and cells with, and their number of vectors; None trains with all.
+            trained: an index whose kind, codes and cells are reused; nothing is trained then.
+            on_encoded: called when all vectors are encoded, before they are sorted and written. From then
+                on the disk is busier than the processor. Not called for the exact kind.
+            sizes: vectors in memory at a time.
 
         Raises:
-            DuplicateIdError: an id comes twice, or ids do not ascend.
+            DuplicateIdError: an id is doubled, or ids do not ascend.
         """
         count = sum(len(ids) for ids, _ in blocks()) if count is None else count
-        kind = learned.kind if learned else choose_kind(config.kind, count, config, device)
+        kind = trained.kind if trained else choose_kind(config.kind, count, config, device)
+        options = (kind, config.nprobe, device, config.rerank_k)
         if kind == "exact":
-            exact = load_faiss().IndexIDMap2(load_faiss().IndexFlatIP(dim))
-            for ids, vectors in joined(blocks()):
-                exact.add_with_ids(to_float32(vectors), ids)
-            index = cls(exact, kind, config.nprobe, device, config.rerank_k)
+            index = cls(_exact(regroup_blocks(blocks(), sizes.group), dim), *options)
             if path:
                 index.save(path)
             return index
-        few, known = sample or (blocks, count)
-        blocks = as_float16(blocks)  # codes are those of the vectors that are kept
-        codes = (
-            trained_copy(learned._cpu)
-            if learned
-            else train_quantizer(kind, as_float16(few), known, dim, count)
-        )
+        codes = _trained_codes(kind, sample or (blocks, count), dim, count, trained)
         if kind == "ivf":
-            set_probes(codes, config.nprobe)
+            set_nprobe(codes, config.nprobe)
+        halves = as_float16(blocks)  # codes describe the vectors that are kept
+
+        def passed() -> Iterator[Block]:
+            return regroup_blocks(halves(), sizes.group)
+
         if path:
-            with filled(codes, joined(blocks()), count, path.parent) as write:
-                if added:
-                    added()
-                write_refined(path, codes, joined(blocks()), write)
-            del codes, write
-            return cls.open(path, kind, config.nprobe, device, config.rerank_k)
-        add_codes(codes, joined(blocks()), count)
-        if added:
-            added()
-        half, parts = half_precision(dim), [np.zeros(0, np.int64)]
-        for ids, vectors in joined(blocks()):
-            half.add(to_float32(vectors))
-            parts.append(ids)
-        both = load_faiss().IndexRefine(codes, half)
-        return cls(both, kind, config.nprobe, device, config.rerank_k, (np.concatenate(parts), None))
+            with spooled_codes(codes, passed(), count, path.parent, sizes) as write_codes:
+                on_encoded()
+                write_refined(path, codes, passed(), write_codes)
+            del codes, write_codes  # frees their memory before the file is opened
+            return cls.open(path, *options)
+        add_codes(codes, passed(), count, sizes)
+        on_encoded()
+        half, row_ids = _half_vectors(passed(), dim)
+        return cls(load_faiss().IndexRefine(codes, half), *options, row_ids)
 
     def search(
-        self, vectors: NDArray[np.float32], k: int, share: float = 1.0
+        self, vectors: NDArray[np.float32], k: int, share: float = 1.0, *, query_block: int = QUERY_BLOCK
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The k most similar vectors to each query, best first.
+        """Return the k most similar vectors to each query, best first.
 
         Args:
             vectors: (n, dim) of unit length, or zero.
-            k: 1 to 2048; more than the index holds is answered with what there is.
-            share: of the cells that a query looks into otherwise, and of the candidates that are ranked anew,
-                above 0 to 1; counts with "ivf" on the CPU.
+            k: 1 to 2048; if the index holds fewer vectors, all of them are returned.
+            share: share of `nprobe` and `rerank_k` to use, above 0 to 1; applies to "ivf" on the CPU.
+            query_block: queries searched at a time.
 
         Returns:
-            similarity (n, k) float32 and ids (n, k) int64; -inf and -1 where there is nothing more.
+            similarity (n, k) float32 and ids (n, k) int64; -inf and -1 beyond the last vector.
 
         Raises:
-            IndexMismatchError: the vectors have another length than the index's.
+            IndexMismatchError: the queries have another length than the vectors of the index.
         """
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
             raise IndexMismatchError(
@@ -172,220 +171,235 @@ class VectorIndex:
         similarity = np.full((len(vectors), max(k, take)), -np.inf, np.float32)
         ids = np.full(similarity.shape, -1, np.int64)
         if len(self):
-            for start in range(0, len(vectors), QUERY_BLOCK):
-                block = np.ascontiguousarray(vectors[start : start + QUERY_BLOCK], np.float32)
-                s, i = self._index.search(block, take, **self._params(take, share))
+            options = self._search_options(take, share)
+            for start in range(0, len(vectors), query_block):
+                block = np.ascontiguousarray(vectors[start : start + query_block], np.float32)
+                s, i = self._index.search(block, take, **options)
                 similarity[start : start + len(block), : s.shape[1]] = np.where(i < 0, -np.inf, s)
-                ids[start : start + len(block), : i.shape[1]] = self._ids_at(i)
-            if self._refined is not None:
-                self._answer_nothing(vectors, similarity, ids, take)
-        return _ordered(similarity, ids, k)
+                ids[start : start + len(block), : i.shape[1]] = self._to_ids(i)
+            if self._refine is not None:
+                self._answer_zero_queries(vectors, similarity, ids, take)
+        return _break_ties(similarity, ids, k)
 
-    def _ids_at(self, found: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The ids of what FAISS found, -1 for nothing."""
-        if self._named is None:
-            return found
-        return np.where(found < 0, -1, self._named[0][np.maximum(found, 0)])
+    def _to_ids(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the ids of what FAISS returned, -1 for nothing."""
+        if self._row_ids is None:
+            return rows
+        return np.where(rows < 0, -1, self._row_ids[np.maximum(rows, 0)])
 
-    def _answer_nothing(
+    def _answer_zero_queries(
         self,
         vectors: NDArray[np.float32],
         similarity: NDArray[np.float32],
         ids: NDArray[np.int64],
         take: int,
     ) -> None:
-        """The zero vector is as like one window as another; codes make no number of it, exact search 0."""
-        nothing = ~vectors.any(1)
-        similarity[nothing, :take], ids[nothing, :take] = 0, self.ids(0, take)
+        """Give a zero query similarity 0 and the smallest ids, as exact search does; codes cannot."""
+        zero = ~vectors.any(1)
+        similarity[zero, :take], ids[zero, :take] = 0, self.ids(0, take)
 
-    def _params(self, take: int, share: float) -> dict[str, Any]:
-        """What FAISS is told beside the queries: which windows may be found, how many are ranked anew."""
-        if self._only is not None:
-            return {"params": self._only}
-        if self._refined is None or self.device == "gpu":
+    def _search_options(self, take: int, share: float) -> dict[str, Any]:
+        """Return FAISS's search parameters: allowed ids, number of cells, number of re-ranked candidates."""
+        if self._allowed is not None:
+            return {"params": self._allowed}
+        if self._refine is None or self.device == "gpu":
             return {}
         faiss, share = load_faiss(), share if self.kind == "ivf" else 1.0
-        depth = min(rerank(take, round(share * self.again)), len(self))
+        depth = min(rerank_depth(take, round(share * self.rerank_k)), len(self))
         cells = None
         if self.kind == "ivf":
             cells = faiss.SearchParametersPreTransform(
-                index_params=faiss.SearchParametersIVF(nprobe=max(1, round(share * self.probes)))
+                index_params=faiss.SearchParametersIVF(nprobe=max(1, round(share * self.nprobe)))
             )
-        # FAISS cuts k * k_factor to a whole number: half a candidate more makes it ours.
+        # FAISS rounds k * k_factor down to a whole number: half a candidate more gives exactly `depth`.
         factor = max(1.0, (depth + 0.5) / take)
         return {"params": faiss.IndexRefineSearchParameters(k_factor=factor, base_index_params=cells)}
 
     def restricted(self, ids: NDArray[np.int64]) -> VectorIndex:
-        """The same vectors, of which only some are ever found.
+        """Return an index that finds only some of the vectors.
 
         Args:
-            ids: (m,) those that may be found; others than the index's do no harm.
+            ids: (m,) ids that may be found; ids that are not in the index are ignored.
 
         Returns:
-            A view on the CPU, for FAISS's search on a GPU cannot be restricted. Neither can that of
-            codes: there it is an index of its own, of the same codes, or exact where the windows are few.
+            An index on the CPU, because FAISS cannot restrict a search on a GPU. It is a view of this one
+            where FAISS can restrict a search. It cannot with codes: then it is a copy, with the same codes,
+            or exact if the vectors are few.
         """
         faiss = load_faiss()
-        if self._refined is not None:
-            return self._part(np.flatnonzero(np.isin(self.ids(), ids)))
+        if self._refine is not None:
+            return self._subset(np.flatnonzero(np.isin(self.ids(), ids)))
         view = copy(self)
         view._index, view.device = self._cpu, "cpu"
         selector = faiss.IDSelectorBatch(np.ascontiguousarray(ids, np.int64))
         if self.kind == "ivf":
-            # The few that are left are spread over all cells: look into more, and scan as many vectors.
+            # The allowed vectors are spread over all cells: read more cells, to scan as many vectors.
             lists = faiss.extract_index_ivf(self._cpu)
-            probes = int(np.ceil(lists.nprobe * len(self) / max(1, len(ids))))
-            view._only = faiss.SearchParametersIVF(sel=selector, nprobe=min(probes, lists.nlist))
+            nprobe = int(np.ceil(lists.nprobe * len(self) / max(1, len(ids))))
+            view._allowed = faiss.SearchParametersIVF(sel=selector, nprobe=min(nprobe, lists.nlist))
         else:
-            view._only = faiss.SearchParameters(sel=selector)
+            view._allowed = faiss.SearchParameters(sel=selector)
         return view
 
-    def _part(self, rows: NDArray[np.intp]) -> VectorIndex:
-        """An index of some of the vectors."""
-
-        def blocks() -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-            for ids, vectors in self.blocks(ROWS):
-                mine = np.isin(ids, wanted, assume_unique=True)
-                yield ids[mine], vectors[mine]
-
+    def _subset(self, rows: NDArray[np.intp]) -> VectorIndex:
+        """Return an index of the vectors in some rows."""
         wanted = self.ids()[rows]
-        config = IndexConfig(kind="exact", nprobe=self.probes, rerank_k=self.again)
-        few = len(rows) <= config.exact_below
-        return VectorIndex.build(blocks, self.dim, config, count=len(rows), learned=None if few else self)
+
+        def blocks() -> Iterator[Block]:
+            for ids, vectors in self.blocks(READ_ROWS):
+                mask = np.isin(ids, wanted, assume_unique=True)
+                yield ids[mask], vectors[mask]
+
+        config = IndexConfig(kind="exact", nprobe=self.nprobe, rerank_k=self.rerank_k)
+        trained = None if len(rows) <= config.exact_below else self
+        return VectorIndex.build(blocks, self.dim, config, count=len(rows), trained=trained)
 
     def save(self, path: Path) -> None:
-        """Write one file that plain `faiss.read_index` opens (always the CPU form)."""
-        if self._named is None:
+        """Write one file that plain `faiss.read_index` opens; always the CPU form."""
+        if self._row_ids is None:
             load_faiss().write_index(self._cpu, str(path))
         else:
-            write_refined(path, self._refined.base_index, self.blocks(ROWS))
+            assert self._refine is not None
+            write_refined(path, self._refine.base_index, self.blocks(READ_ROWS))
 
     @classmethod
     def open(
         cls,
         path: Path,
         kind: IndexKind,
-        probes: int,
+        nprobe: int,
         device: str = "cpu",
-        again: int = IndexConfig.rerank_k,
+        rerank_k: int = IndexConfig.rerank_k,
     ) -> VectorIndex:
-        """Open a file written by `save`; ids and what is compared in full stay in it until they are needed.
+        """Open a file written by `save`; ids and vectors stay in the file until they are read.
 
         Args:
-            path: the file; it may be replaced by another meanwhile, but not changed.
-            kind: as it was built.
-            probes: cells that a query looks into, 0 for a quarter of them.
+            path: the file. It may be replaced by another file while it is open, but not changed.
+            kind: the kind it was built with.
+            nprobe: cells that a query reads, 0 for a quarter of them.
             device: "cpu" or "gpu".
-            again: candidates ranked anew, at least.
+            rerank_k: candidates that are re-ranked, at least.
 
         Raises:
             IndexFormatError: not a FAISS file, or not one of ours.
         """
         faiss = load_faiss()
         try:
-            known = open_refined(path)
-            index = known[0] if known else faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+            mapped = open_refined(path)
+            index = mapped.index if mapped else faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         except (RuntimeError, OSError) as e:
             raise IndexFormatError(
                 f"{path}: FAISS cannot read it: {str(e).splitlines()[0]}; build the index again"
             ) from e
         if index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise IndexFormatError(f"{path}: its metric is {index.metric_type}; expected inner product")
-        return cls(index, kind, probes, device, again, known[1:] if known else None)
-
-    @classmethod
-    def merge(cls, indexes: Sequence[VectorIndex], config: IndexConfig) -> VectorIndex:
-        """One index that answers as if it had been built from all vectors at once (exact kind).
-
-        Raises:
-            ConfigError: nothing to merge, or a kind that does not keep its vectors exactly.
-            IndexMismatchError: lengths of vectors differ.
-            DuplicateIdError: an id is in two of them.
-        """
-        if not indexes or any(i.kind != "exact" for i in indexes):
-            raise ConfigError(
-                "merge takes one or more exact indexes; build other kinds again from their images"
-            )
-        if len({i.dim for i in indexes}) > 1:
-            raise IndexMismatchError(
-                f"vectors of {sorted({i.dim for i in indexes})} cannot be merged: use one encoder"
-            )
-        parts = [i.vectors() for i in indexes]
-        ids = np.concatenate([p[0] for p in parts])
-        vectors = np.concatenate([p[1] for p in parts])
-        order = np.argsort(ids, kind="stable")
-        return cls.build(lambda: [(ids[order], vectors[order])], indexes[0].dim, config)
+        if mapped is None:
+            return cls(index, kind, nprobe, device, rerank_k)
+        return cls(index, kind, nprobe, device, rerank_k, mapped.ids, mapped.mapping)
 
     def ids(self, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:
-        """Ids (m,), ascending; of all kinds that this release builds.
+        """Return ids (m,), ascending.
 
         Args:
-            start: the first, in that order.
-            stop: the one behind the last; None for all.
+            start: position of the first id in that order.
+            stop: position behind the last id; None for all.
         """
-        if self._named:
-            return np.array(self._named[0][start:stop])
-        ids: NDArray[np.int64] = load_faiss().vector_to_array(self._cpu.id_map)[start:stop]
+        if self._row_ids is not None:
+            return np.array(self._row_ids[start:stop])
+        exact: Any = self._cpu
+        ids: NDArray[np.int64] = load_faiss().vector_to_array(exact.id_map)[start:stop]
         return ids
 
     def blocks(self, rows: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """All ids and vectors in the order of their ids, a block at a time, of any kind of index.
+        """Yield all ids and vectors in the order of ids, block by block, from any kind of index.
 
         Args:
             rows: length of a block, at least 1; the last may be shorter.
 
         Yields:
-            ids (m,) and vectors (m, dim) float32; of all kinds but "exact" what half precision kept.
+            ids (m,) and vectors (m, dim) float32; rounded to half precision in all kinds but "exact".
         """
-        if self._refined is not None or self.kind == "exact":
+        if self._refine is not None or self.kind == "exact":
             for start in range(0, len(self), rows):
                 yield self.vectors(start, start + rows)
             return
         faiss = load_faiss()
-        kept = faiss.extract_index_ivf(self._cpu)  # an IVF of release 0.1
-        ids = np.sort(_ids_of(kept.invlists, kept.nlist))
-        kept.set_direct_map_type(faiss.DirectMap.Hashtable)
+        cells = faiss.extract_index_ivf(self._cpu)  # an IVF of the first builds of 0.1.0
+        ids = np.sort(_ids_in_cells(cells.invlists, cells.nlist))
+        cells.set_direct_map_type(faiss.DirectMap.Hashtable)
         for start in range(0, len(ids), rows):
             part = slice(start, start + rows)
-            yield ids[part], kept.reconstruct_batch(ids[part])
+            yield ids[part], cells.reconstruct_batch(ids[part])
 
     def vectors(
         self, start: int = 0, stop: int | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Ids and vectors, in the order of their ids.
+        """Return ids and vectors in the order of ids.
 
         Args:
-            start: the first, in that order.
-            stop: the one behind the last; None for all.
+            start: position of the first vector in that order.
+            stop: position behind the last vector; None for all.
 
         Returns:
-            ids (m,) and vectors (m, dim) float32: as they were put in with the exact kind, in half
-            precision with the others.
+            ids (m,) and vectors (m, dim) float32; rounded to half precision in all kinds but "exact".
 
         Raises:
-            ConfigError: an IVF of release 0.1, which can't give them back.
+            ConfigError: an IVF of the first builds of 0.1.0, which cannot return vectors in this order.
         """
-        if self._refined is None and self.kind != "exact":
+        exact: Any = self._cpu
+        if self._refine is None and self.kind != "exact":
             raise ConfigError(
-                f"the index is of kind {self.kind!r} as release 0.1 made it, which does not give its vectors "
-                "back: build it again from its images"
+                f"the index: kind {self.kind!r} of the first builds of 0.1.0 does not return its "
+                "vectors. Build it again from its images."
             )
-        held = self._refined.refine_index if self._refined else self._cpu.index
+        stored: FaissIndex = self._refine.refine_index if self._refine else exact.index
         ids = self.ids(start, stop)
         if not len(ids):
             return ids, np.zeros((0, self.dim), np.float32)
-        return ids, held.reconstruct_n(start, len(ids))
+        return ids, stored.reconstruct_n(start, len(ids))
 
 
-def rerank(take: int, again: int) -> int:
-    """Candidates that are compared in full where so many neighbours are wanted, `again` of them at least."""
-    return max(again, take + take // 4)
+def rerank_depth(k: int, rerank_k: int) -> int:
+    """Return how many candidates are re-ranked to find k neighbours: a quarter more than k, or `rerank_k`."""
+    return max(rerank_k, k + k // 4)
 
 
-def _ordered(
+def _as_refine_index(index: Any) -> RefineIndex | None:
+    """Return the index itself if it re-ranks by half-precision vectors, or None."""
+    return index if isinstance(index, load_faiss().IndexRefine) else None
+
+
+def _exact(blocks: Iterator[Block], dim: int) -> Any:
+    """Return a FAISS index of float32 vectors under their ids."""
+    exact = load_faiss().IndexIDMap2(load_faiss().IndexFlatIP(dim))
+    for ids, vectors in blocks:
+        exact.add_with_ids(to_float32(vectors), ids)
+    return exact
+
+
+def _trained_codes(
+    kind: IndexKind, sample: tuple[Blocks, int], dim: int, count: int, trained: VectorIndex | None
+) -> Any:
+    """Return trained codes without vectors: a copy of `trained`'s, or new ones."""
+    if trained:
+        return trained_copy(trained._cpu)
+    blocks, sample_count = sample
+    return train_quantizer(kind, as_float16(blocks), sample_count, dim, count)
+
+
+def _half_vectors(blocks: Iterator[Block], dim: int) -> tuple[Any, NDArray[np.int64]]:
+    """Return a FAISS index of half-precision vectors, and the id of each row."""
+    half, ids_of_blocks = half_precision(dim), [np.zeros(0, np.int64)]
+    for ids, vectors in blocks:
+        half.add(to_float32(vectors))
+        ids_of_blocks.append(ids)
+    return half, np.concatenate(ids_of_blocks)
+
+
+def _break_ties(
     similarity: NDArray[np.float32], ids: NDArray[np.int64], k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The best k of each row, of those that tie the smaller ids first; FAISS has ordered all but the ties."""
+    """Return the best k of each row, ties by smaller id; FAISS has ordered everything but the ties."""
     s, i = (similarity[:, :-1], similarity[:, 1:]), (ids[:, :-1], ids[:, 1:])
     rows = np.flatnonzero(((s[0] < s[1]) | ((s[0] == s[1]) & (i[0] > i[1]))).any(1))
     order = np.lexsort((ids[rows], -similarity[rows]), axis=-1)
@@ -394,8 +408,8 @@ def _ordered(
     return similarity[:, :k], ids[:, :k]
 
 
-def _ids_of(lists: Any, count: int) -> NDArray[np.int64]:
-    """The ids in all cells of an IVF."""
+def _ids_in_cells(lists: Any, count: int) -> NDArray[np.int64]:
+    """Return the ids in all cells of an IVF."""
     faiss = load_faiss()
     sizes = [lists.list_size(cell) for cell in range(count)]
     parts = [faiss.rev_swig_ptr(lists.get_ids(c), n).copy() for c, n in enumerate(sizes) if n]

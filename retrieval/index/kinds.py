@@ -1,19 +1,19 @@
-"""The kinds of index, what each is made of in FAISS, and which one a number of windows gets.
+"""The kinds of index, their parts in FAISS, and the kind that a number of windows gets.
 
-    exact   float32 vectors, compared one by one
-    fast    a code of 2 bits a number, all compared in registers; the likeliest ranked anew by
-            half-precision vectors, which stay in the file and are read where they are needed
-    ivf     the same, in cells, a quarter of which a query looks into
+    exact   float32 vectors; a query is compared with all of them
+    fast    a code of 2 bits per number; a query is compared with all codes, and the nearest candidates are
+            re-ranked by vectors of half precision, which stay in the file until they are read
+    ivf     the same codes in cells; a query reads a quarter of the cells
 
 The codes are product quantization of pairs of numbers in 4 bits (fast-scan, André et al. 2017,
-https://arxiv.org/abs/1704.07355), after a random rotation that gives every pair a like share of what there is
-to tell. Measured in `docs/decisions/0009-index-kinds.md`.
+https://arxiv.org/abs/1704.07355). A random rotation comes first: it spreads the variance evenly over the
+pairs. Measurements are in `docs/decisions/0009-index-kinds.md`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,86 +24,100 @@ from retrieval.index.device import load_faiss, one_thread
 from retrieval.index.vector_file import to_float16
 from tfrecords.errors import DuplicateIdError
 
-Blocks = Callable[[], Iterable[tuple[NDArray[np.int64], NDArray[Any]]]]
-"""Gives blocks of (ids (m,), vectors (m, dim) of single or half precision) anew at each call: once to train,
-once to add."""
+Block = tuple[NDArray[np.int64], NDArray[Any]]
+"""Window ids (m,), ascending, and vectors (m, dim) of single or half precision."""
+Blocks = Callable[[], Iterable[Block]]
+"""Return the blocks of all vectors; each pass over them (train, add, write) calls it once more."""
 
 CODE_TRAINING = 16_384
-"""Vectors that the codes are learned from: a thousand for each of their 16 values."""
+"""Vectors that train the codes: a thousand for each of their 16 values."""
 CELL_TRAINING = 64
-"""Vectors per cell that cells are learned from; FAISS asks for 39 at least."""
-LEAST = 39 * 16
-"""Vectors below which nothing is learned and every kind is exact: FAISS would call it too few."""
-ADDED = 16_384
-"""Vectors that are added at a time, at least: 16 MB."""
-MOST_CELLS = 1024
-"""More cells cost more in the building than they save: a quarter of them is looked into in any case."""
+"""Vectors per cell that train the cells; FAISS asks for at least 39."""
+MIN_TRAINING = 39 * 16
+"""With fewer vectors every kind is exact: FAISS warns that it has too few to train."""
+MAX_CELLS = 1024
+"""More cells cost more to build than they save: a query reads a quarter of them in any case."""
 
 
-def joined(
-    blocks: Iterable[tuple[NDArray[np.int64], NDArray[Any]]],
-) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
-    """The same vectors in blocks of `ADDED` or more, of half precision where all of a block are.
+@dataclass(frozen=True)
+class BlockSizes:
+    """How many vectors each step of building holds in memory at a time; the result does not depend on it."""
+
+    group: int = 16_384
+    """Vectors that are encoded and written together, at least: 16 MB."""
+    append: int = 262_144
+    """Vectors whose codes are appended to an index in memory together, at least."""
+    sort: int = 500_000
+    """Vectors that are sorted into cells together, about: 170 MB."""
+
+
+DEFAULT_SIZES = BlockSizes()
+
+
+def regroup_blocks(blocks: Iterable[Block], size: int = BlockSizes.group) -> Iterator[Block]:
+    """Yield the same vectors in blocks of `size` or more, the last one perhaps smaller.
 
     Raises:
-        DuplicateIdError: an id comes twice, or ids do not ascend.
+        DuplicateIdError: an id is doubled, or ids do not ascend.
     """
-    last = -1
-    for ids, vectors in _larger(blocks):
+    last_id = -1
+    for ids, vectors in _grouped(blocks, size):
         if len(ids):
-            if ids[0] <= last or (np.diff(ids) <= 0).any():
+            if ids[0] <= last_id or (np.diff(ids) <= 0).any():
                 raise DuplicateIdError(
-                    "window ids must ascend over all blocks; one is doubled or out of order"
+                    "window ids: an id is doubled or out of order. Ids must ascend over all blocks."
                 )
-            last = int(ids[-1])
+            last_id = int(ids[-1])
             yield np.ascontiguousarray(ids, np.int64), np.ascontiguousarray(vectors)
 
 
-def _larger(
-    blocks: Iterable[tuple[NDArray[np.int64], NDArray[Any]]],
-) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
-    waiting: list[tuple[NDArray[np.int64], NDArray[Any]]] = []
+def _grouped(blocks: Iterable[Block], size: int) -> Iterator[Block]:
+    group: list[Block] = []
     for block in blocks:
-        waiting.append(block)
-        if sum(len(ids) for ids, _ in waiting) >= ADDED:
-            yield np.concatenate([ids for ids, _ in waiting]), np.concatenate([v for _, v in waiting])
-            waiting = []
-    if waiting:
-        yield np.concatenate([ids for ids, _ in waiting]), np.concatenate([v for _, v in waiting])
+        group.append(block)
+        if sum(len(ids) for ids, _ in group) >= size:
+            yield _concatenate(group)
+            group = []
+    if group:
+        yield _concatenate(group)
+
+
+def _concatenate(group: list[Block]) -> Block:
+    return np.concatenate([ids for ids, _ in group]), np.concatenate([vectors for _, vectors in group])
 
 
 def as_float16(blocks: Blocks) -> Blocks:
-    """The same vectors, of half precision."""
+    """Return the same blocks with vectors of half precision."""
     return lambda: ((ids, to_float16(vectors)) for ids, vectors in blocks())
 
 
-def most_exact(config: IndexConfig, device: str = "cpu") -> float:
-    """Vectors up to which an index of a configuration is exact.
+def max_exact_windows(config: IndexConfig, device: str = "cpu") -> float:
+    """Return the largest number of windows with which an index is exact.
 
     Args:
-        config: kind, and where "auto" changes.
+        config: kind, and the limits of "auto".
         device: "cpu" or "gpu".
     """
     if config.kind == "exact":
         return np.inf
     if config.kind != "auto":
-        return LEAST - 1
-    return max(LEAST - 1, config.exact_below_gpu if device == "gpu" else config.exact_below)
+        return MIN_TRAINING - 1
+    return max(MIN_TRAINING - 1, config.exact_below_gpu if device == "gpu" else config.exact_below)
 
 
 def choose_kind(kind: IndexKind, count: int, config: IndexConfig, device: str = "cpu") -> IndexKind:
-    """The kind that `count` vectors get.
+    """Return the kind that `count` vectors get.
 
     Args:
-        kind: as asked for; "auto" goes by number, on a GPU up to more vectors.
-        count: how many vectors.
-        config: where "auto" changes.
+        kind: the requested kind; "auto" depends on `count`, with a higher limit on a GPU.
+        count: number of vectors.
+        config: the limits of "auto".
         device: "cpu" or "gpu".
 
     Returns:
-        "exact", "fast" or "ivf". Of fewer than `LEAST` vectors it is always "exact".
+        "exact", "fast" or "ivf"; always "exact" with fewer than `MIN_TRAINING` vectors.
     """
-    if count <= most_exact(replace(config, kind=kind), device):
+    if count <= max_exact_windows(replace(config, kind=kind), device):
         return "exact"
     if kind != "auto":
         return kind
@@ -111,92 +125,78 @@ def choose_kind(kind: IndexKind, count: int, config: IndexConfig, device: str = 
 
 
 def ivf_cells(count: int) -> int:
-    """Cells of so many vectors: the power of two nearest their root, `MOST_CELLS` at most."""
-    return int(2 ** np.clip(np.round(np.log2(max(1.0, count**0.5))), 0, np.log2(MOST_CELLS)))
+    """Return the number of cells for `count` vectors: the power of two nearest to the root, at most 1024."""
+    return int(2 ** np.clip(np.round(np.log2(max(1.0, count**0.5))), 0, np.log2(MAX_CELLS)))
 
 
-def train_quantizer(kind: IndexKind, sample: Blocks, known: int, dim: int, count: int) -> Any:
-    """The codes of "fast" or "ivf" without vectors.
+def train_quantizer(kind: IndexKind, sample: Blocks, sample_count: int, dim: int, count: int) -> Any:
+    """Train the codes of "fast" or "ivf" and return them without vectors.
 
     Args:
         kind: "fast" or "ivf".
-        sample: vectors to learn from: all, or some.
-        known: how many these are.
-        dim: their length.
-        count: how many vectors the index gets.
+        sample: the vectors to train with: all, or a part.
+        sample_count: number of vectors in `sample`.
+        dim: length of a vector.
+        count: number of vectors that the index will hold.
     """
     cells = ivf_cells(count) if kind == "ivf" else 0
-    return _trained(dim, cells, _sample(sample, max(CODE_TRAINING, CELL_TRAINING * cells), known))
+    drawn = _draw(sample, max(CODE_TRAINING, CELL_TRAINING * cells), sample_count)
+    return _train(dim, cells, drawn)
 
 
 def trained_copy(index: Any) -> Any:
-    """The codes of what an index that learns has learned, without its vectors."""
+    """Return the trained codes of a "fast" or "ivf" index without its vectors."""
     codes = load_faiss().clone_index(index.base_index)
     codes.reset()
     return codes
 
 
-def refined(index: Any) -> Any:
-    """The index itself where it ranks anew by full vectors, or None where it does not."""
-    return index if isinstance(index, load_faiss().IndexRefine) else None
-
-
-def set_probes(index: Any, probes: int) -> int:
-    """Let queries look into so many cells of an index, into a quarter of them for 0.
-
-    Returns:
-        How many that is.
-    """
-    cells = load_faiss().extract_index_ivf(index)
-    cells.nprobe = min(probes or max(1, cells.nlist // 4), cells.nlist)
+def set_nprobe(codes: Any, nprobe: int) -> int:
+    """Set how many cells a query reads, 0 for a quarter of them, and return that number."""
+    cells = load_faiss().extract_index_ivf(codes)
+    cells.nprobe = min(nprobe or max(1, cells.nlist // 4), cells.nlist)
     return int(cells.nprobe)
 
 
-def _trained(dim: int, cells: int, sample: NDArray[np.float32]) -> Any:
-    """Rotation and codes, in cells if any are wanted."""
+def _train(dim: int, cells: int, sample: NDArray[np.float32]) -> Any:
+    """Train rotation, codes and, if there are any, cells."""
     faiss = load_faiss()
     rotation = faiss.RandomRotationMatrix(dim, dim)
     rotation.init(1)
-    turned = rotation.apply(sample)
+    rotated = rotation.apply(sample)
     pairs = dim // 2 if dim % 2 == 0 else dim
     if cells:
-        index = faiss.IndexIVFPQFastScan(
-            _centres(turned, cells), dim, cells, pairs, 4, faiss.METRIC_INNER_PRODUCT
-        )
-        index.by_residual = False  # one table of a query for all cells
+        centres = _train_centres(rotated, cells)
+        index = faiss.IndexIVFPQFastScan(centres, dim, cells, pairs, 4, faiss.METRIC_INNER_PRODUCT)
+        index.by_residual = False  # one lookup table of a query serves all cells
     else:
         index = faiss.IndexPQFastScan(dim, pairs, 4, faiss.METRIC_INNER_PRODUCT)
     index.pq.cp.min_points_per_centroid = 1
     with one_thread():
-        index.train(turned[:: max(1, len(turned) // CODE_TRAINING)])
-    whole = faiss.IndexPreTransform(rotation, index)
-    assert whole.is_trained
-    return whole
+        index.train(rotated[:: max(1, len(rotated) // CODE_TRAINING)])
+    codes = faiss.IndexPreTransform(rotation, index)
+    assert codes.is_trained
+    return codes
 
 
-def _centres(turned: NDArray[np.float32], cells: int) -> Any:
-    """An exact index of the cells' centres."""
+def _train_centres(rotated: NDArray[np.float32], cells: int) -> Any:
+    """Return an exact index of the cells' centres (spherical k-means, seeded)."""
     faiss = load_faiss()
-    dim = turned.shape[1]
+    dim = rotated.shape[1]
     clustering = faiss.Clustering(dim, cells)
-    clustering.seed, clustering.spherical, clustering.niter, clustering.min_points_per_centroid = (
-        1,
-        True,
-        10,
-        1,
-    )
+    clustering.seed, clustering.niter, clustering.min_points_per_centroid = 1, 10, 1
+    clustering.spherical = True
     centres = faiss.IndexFlatIP(dim)
-    clustering.train(turned, centres)
+    clustering.train(rotated, centres)
     return centres
 
 
-def _sample(blocks: Blocks, wanted: int, count: int) -> NDArray[np.float32]:
-    """So many of all `count` vectors, or all if they are fewer, evenly drawn, seeded."""
+def _draw(blocks: Blocks, wanted: int, count: int) -> NDArray[np.float32]:
+    """Return `wanted` of all `count` vectors, evenly drawn with a fixed seed, or all if there are fewer."""
     rng = np.random.default_rng(0)
-    picked = np.sort(rng.choice(count, min(wanted, count), replace=False))
+    rows = np.sort(rng.choice(count, min(wanted, count), replace=False))
     parts, start = [], 0
     for ids, vectors in blocks():
-        mine = picked[(picked >= start) & (picked < start + len(ids))] - start
-        parts.append(vectors[mine])
+        parts.append(vectors[rows[(rows >= start) & (rows < start + len(ids))] - start])
         start += len(ids)
     return np.concatenate(parts).astype(np.float32)

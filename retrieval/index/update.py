@@ -1,8 +1,8 @@
-"""An index that grows and shrinks: images put into a finished one and taken out, the others left as they are.
+"""Add images to a finished index, or remove images from it.
 
-The new folder is made beside the old one, as any other: pixels of images that stay are links to the same
-files, their vectors are read from the old index, and only new images are embedded. Old and new then change
-places in one step. Whatever stops it, the old index is there and whole, and the same call goes on.
+The new folder is made next to the old one. Pixels of images that stay are hard links to the same files, their
+vectors are read from the old index, and only new images are embedded. Then the two folders are exchanged in
+one step. If the change is interrupted, the old index is still whole, and the same call resumes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import numpy as np
 
 from retrieval.config import Device, IndexKind
 from retrieval.errors import IndexMismatchError
-from retrieval.index.builder import ImageIndexer, to_codes
+from retrieval.index.builder import ImageIndexer, finish_index, part_names
 from retrieval.index.device import resolve_device
 from retrieval.index.faiss_index import VectorIndex
-from retrieval.index.folder import KIND, IndexFolder, write_rest
+from retrieval.index.folder import KIND, TABLE, IndexFolder, to_codes
 from retrieval.index.kinds import choose_kind
 from retrieval.types import Encoder, Progress, StoredImage, silent
 from tfrecords.artifacts import MANIFEST, PartialFolder, digest, recover, writing_folder
@@ -30,20 +30,20 @@ from tfrecords.errors import DuplicateIdError, MissingInputError
 from tfrecords.read import ImageSource
 from tfrecords.schema import Image
 
-RELEARN = 2
-"""Codes and cells are learned anew when an index has so many times the windows they were learned from."""
+RETRAIN_FACTOR = 2
+"""Codes and cells are trained anew when the index has this many times the windows that trained them."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """What became of an index."""
+    """The result of a change."""
 
     added: tuple[int, ...]
-    """Ids of the images that were put in, ascending."""
+    """Ids of the images that were added, ascending."""
     removed: tuple[int, ...]
-    """Ids of those that were taken out, ascending."""
+    """Ids of the images that were removed, ascending."""
     present: int
-    """How many were to be put in and are in it already, with the same pixels: left out."""
+    """Number of images that were not added because the index holds them with the same pixels."""
 
 
 def add_images(
@@ -58,42 +58,41 @@ def add_images(
     device: Device = "auto",
     progress: Progress = silent,
 ) -> Change:
-    """Put images into a finished index.
+    """Add images to a finished index.
 
-    Images that bring ids of their own (records) keep them. Others get the numbers behind the largest that
-    the index ever used, in their order; one that is in it already, of the same file and with the same
-    pixels, is left out.
+    Images with ids of their records keep them. Others get the numbers after the largest id that the index
+    ever used, in their order. Such an image is skipped if the index holds the same file with the same pixels.
 
     Args:
-        images: what to put in.
+        images: the images to add.
         out: the index.
-        source: where the images come from, for the fingerprint.
-        encoder: refused if it is not the one that made the index; None takes that one.
-        stride_px: likewise.
-        kind: likewise.
-        overwrite: begin an unfinished change of other settings anew.
+        source: where the images come from; part of the fingerprint.
+        encoder: must be the encoder that made the index; None takes it from the index.
+        stride_px: must be the index's stride; None takes it from the index.
+        kind: must be the index's kind; None takes it from the index.
+        overwrite: discard an interrupted change with other settings.
         device: where FAISS trains and adds.
-        progress: told after each image.
+        progress: called after each image.
 
     Raises:
-        IndexMismatchError: another encoder, stride or kind than the index's.
-        DuplicateIdError: an image brings an id that is in the index.
-        UnfinishedOutputError: another change was stopped and is waiting.
+        IndexMismatchError: the index has another encoder, stride or kind.
+        DuplicateIdError: the index holds an image with the same id.
+        UnfinishedOutputError: another change of the index was interrupted.
     """
     base = _open(out, encoder)
     _check_same(base, stride_px, kind)
-    numbered = _Numbered(images, base)
-    new = iter(numbered)
-    first = next(new, None)
+    numbered = _NewImages(images, base)
+    new_images = iter(numbered)
+    first = next(new_images, None)
     if first is None:
         return Change((), (), numbered.present)
-    with _changing(base, {"added": source}, overwrite) as folder:
-        _keep(folder, base, base.images)
-        parts = ImageIndexer(folder, base.encoder, base.config, resolve_device(device))
-        for number, _ in enumerate(parts.add(chain([first], new))):
+    with _writing_change(base, {"added": source}, overwrite) as folder:
+        _adopt(folder, base, base.images)
+        indexer = ImageIndexer(folder, base.encoder, base.config, resolve_device(device))
+        for number, _ in enumerate(indexer.add(chain([first], new_images))):
             progress("indexing images", number + 1, None)
-        _finish(folder, base, {**base.images, **parts.rows}, device, progress)
-    return Change(tuple(sorted(parts.rows)), (), numbered.present)
+        _finish(folder, base, {**base.images, **indexer.rows}, device, progress)
+    return Change(tuple(sorted(indexer.rows)), (), numbered.present)
 
 
 def remove_images(
@@ -105,30 +104,30 @@ def remove_images(
     progress: Progress = silent,
     encoder: Encoder | None = None,
 ) -> Change:
-    """Take images out of a finished index.
+    """Remove images from a finished index.
 
     Args:
         out: the index.
-        names: each an image's id, its path as `images.csv` has it, or the end of that path, such as the
-            file's name, where only one image ends so.
-        overwrite: begin an unfinished change of other settings anew.
+        names: for each image its id, its path in `images.csv`, or the end of that path, such as the file's
+            name, if no other path ends with it.
+        overwrite: discard an interrupted change with other settings.
         device: where FAISS adds.
-        progress: told of the stages.
-        encoder: only for an index that was made with an encoder that is no Keras model.
+        progress: called at each stage.
+        encoder: needed only if the index does not hold its encoder.
 
     Raises:
-        MissingInputError: no image, or several, of such a name; or none would be left.
-        UnfinishedOutputError: another change was stopped and is waiting.
+        MissingInputError: a name fits no image or several, or no image would be left.
+        UnfinishedOutputError: another change of the index was interrupted.
     """
     base = _open(out, encoder)
-    gone = {_named(str(name), base) for name in names}
-    kept = {i: row for i, row in base.images.items() if i not in gone}
+    removed = {_find_image(str(name), base) for name in names}
+    kept = {image_id: row for image_id, row in base.images.items() if image_id not in removed}
     if not kept:
         raise MissingInputError(f"{out} would have no image left: remove the folder itself")
-    with _changing(base, {"removed": sorted(gone)}, overwrite) as folder:
-        _keep(folder, base, kept)
+    with _writing_change(base, {"removed": sorted(removed)}, overwrite) as folder:
+        _adopt(folder, base, kept)
         _finish(folder, base, kept, device, progress)
-    return Change((), tuple(sorted(gone)), 0)
+    return Change((), tuple(sorted(removed)), 0)
 
 
 def _open(out: Path, encoder: Encoder | None) -> IndexFolder:
@@ -137,24 +136,24 @@ def _open(out: Path, encoder: Encoder | None) -> IndexFolder:
 
 
 def _check_same(base: IndexFolder, stride_px: int | None, kind: IndexKind | None) -> None:
-    """Refuse other settings than the index's; those that are not given are the index's."""
-    for flag, asked, has in (
+    """Refuse a stride or kind that is not the index's."""
+    for flag, requested, accepted in (
         ("--stride", stride_px, (base.config.stride_px,)),
         ("--kind", kind, (base.config.kind, base.vectors.kind)),
     ):
-        if asked is not None and asked not in has:
+        if requested is not None and requested not in accepted:
             raise IndexMismatchError(
-                f"{base.path} was built with {flag} {has[0]}, not {asked}: leave {flag} out, or build the "
-                "index again from all images"
+                f"{base.path} was built with {flag} {accepted[0]}, not {requested}: leave {flag} out, or "
+                "build the index again from all images"
             )
 
 
-def _changing(
-    base: IndexFolder, what: Mapping[str, Any], overwrite: bool
+def _writing_change(
+    base: IndexFolder, change: Mapping[str, Any], overwrite: bool
 ) -> AbstractContextManager[PartialFolder]:
-    """The new folder in the making; of another state of the index it is not gone on with."""
+    """Return the unfinished folder; it resumes only the same change of the same state of the index."""
     settings = {
-        **what,
+        **change,
         "encoder": base.encoder.fingerprint,
         "index": base.config.to_dict(),
         "former": digest(base.path / MANIFEST),
@@ -162,9 +161,9 @@ def _changing(
     return writing_folder(base.path, kind=KIND, config=settings, overwrite=overwrite or "finished")
 
 
-def _keep(folder: PartialFolder, base: IndexFolder, images: Iterable[int]) -> None:
-    """Take the encoder and the pixels of images over."""
-    names = ["encoder.keras", *(f"pixels/{i}.npy" for i in images)]
+def _adopt(folder: PartialFolder, base: IndexFolder, image_ids: Iterable[int]) -> None:
+    """Take over the encoder and the pixels of images."""
+    names = ["encoder.keras", *(part_names(image_id)[0] for image_id in image_ids)]
     folder.adopt(base.path, {n: base.manifest.files[n] for n in names if n in base.manifest.files})
 
 
@@ -175,40 +174,40 @@ def _finish(
     device: Device,
     progress: Progress,
 ) -> None:
-    """Write table and vectors of all images, and what later changes have to know."""
-    where, windows = resolve_device(device), sum(r.windows for r in images.values())
-    learned = _still_good(base, windows, where)
-    write_rest(
-        folder, images, base.encoder, base.config, where, progress, former=base.vectors, learned=learned
-    )
-    folder.extra["learned_from"] = _learned_from(base) if learned else windows
+    """Write table and vectors of all images, and what later changes need."""
+    resolved, windows = resolve_device(device), sum(row.windows for row in images.values())
+    trained = _reusable_training(base, windows, resolved)
+    finish_index(folder, images, base.encoder, base.config, resolved, progress, base.vectors, trained)
+    folder.extra["learned_from"] = _training_windows(base) if trained else windows
     folder.extra["largest_id"] = max(_largest_id(base), *images)
 
 
-def _still_good(base: IndexFolder, windows: int, device: str) -> VectorIndex | None:
-    """The index, where what it has learned fits so many windows too; None to learn anew.
+def _reusable_training(base: IndexFolder, windows: int, device: str) -> VectorIndex | None:
+    """Return the index if its codes and cells suit this many windows; None trains anew.
 
-    An exact index has learned nothing and is made as from the images. The others keep half-precision
-    vectors, from which no exact one is made again when images are taken out.
+    An exact index has nothing trained. The other kinds keep vectors in half precision only, so they stay as
+    they are when "auto" would make a smaller index exact.
     """
     if base.vectors.kind == "exact":
         return None
     kind = choose_kind(base.config.kind, windows, base.config, device)
-    times = max(1, windows) / max(1, _learned_from(base))
-    near = 1 / RELEARN <= times <= RELEARN and kind == base.vectors.kind
-    return base.vectors if near or kind == "exact" else None
+    growth = max(1, windows) / max(1, _training_windows(base))
+    suits = 1 / RETRAIN_FACTOR <= growth <= RETRAIN_FACTOR and kind == base.vectors.kind
+    return base.vectors if suits or kind == "exact" else None
 
 
-def _learned_from(base: IndexFolder) -> int:
+def _training_windows(base: IndexFolder) -> int:
+    """Return the number of windows that the index had when its codes were trained."""
     return int(base.manifest.extra.get("learned_from", base.manifest.counts["windows"]))
 
 
 def _largest_id(base: IndexFolder) -> int:
+    """Return the largest id that an image of the index ever had."""
     return max(int(base.manifest.extra.get("largest_id", -1)), *base.images)
 
 
-class _Numbered:
-    """Images under the ids that they get in an index; counts those that are in it already."""
+class _NewImages:
+    """Iterates over images that an index does not hold, under their new ids; counts those it holds."""
 
     def __init__(self, images: ImageSource, base: IndexFolder) -> None:
         self._images, self._base, self.present = images, base, 0
@@ -217,51 +216,54 @@ class _Numbered:
             self._ids[row.path].append(image_id)
 
     def __iter__(self) -> Iterator[Image]:
-        following, seen = _largest_id(self._base) + 1, Counter[str]()
+        next_id, counts = _largest_id(self._base) + 1, Counter[str]()
         for image in self._images:
             if self._images.own_ids:
-                yield self._not_in_the_index(image)
+                yield self._check_id(image)
                 continue
-            rank = seen[image.path]
-            seen[image.path] += 1
+            rank = counts[image.path]
+            counts[image.path] += 1
             if self._is_present(image, rank):
                 self.present += 1
             else:
-                yield replace(image, image_id=following)
-                following += 1
+                yield replace(image, image_id=next_id)
+                next_id += 1
 
-    def _not_in_the_index(self, image: Image) -> Image:
+    def _check_id(self, image: Image) -> Image:
+        """Refuse an id that the index holds."""
         row = self._base.images.get(image.image_id)
         if row is not None:
             raise DuplicateIdError(
-                f"image id {image.image_id} of {image.path or 'the images to be added'} is that of "
-                f"{row.path or 'an image'} in {self._base.path}: give the new one another id, or take the "
-                f"old one out first with --remove {image.image_id}"
+                f"image id {image.image_id} of {image.path or 'the images to be added'} belongs to "
+                f"{row.path or 'an image'} in {self._base.path}: give the new image another id, or first "
+                f"remove the old one with --remove {image.image_id}"
             )
         return image
 
     def _is_present(self, image: Image, rank: int) -> bool:
-        """Whether the index has the image: the same file, as many images of it before, the same pixels."""
+        """Return whether the index holds the image: the same path, rank within that path, and pixels."""
         ids = self._ids.get(image.path, []) if image.path else []
         if rank >= len(ids):
             return False
-        known = np.load(self._base.path / f"pixels/{ids[rank]}.npy", mmap_mode="r", allow_pickle=False)
-        return bool(np.array_equal(known, to_codes(image.scaled())))
+        stored = np.load(self._base.path / part_names(ids[rank])[0], mmap_mode="r", allow_pickle=False)
+        return bool(np.array_equal(stored, to_codes(image.scaled())))
 
 
-def _named(name: str, base: IndexFolder) -> int:
-    """The id of the image that is meant."""
+def _find_image(name: str, base: IndexFolder) -> int:
+    """Return the id of the image that a name stands for; see `remove_images`."""
     if name.isdecimal() and int(name) in base.images:
         return int(name)
-    asked = PurePosixPath(name).parts
-    ends = [
-        i for i, r in base.images.items() if asked and PurePosixPath(r.path).parts[-len(asked) :] == asked
+    parts = PurePosixPath(name).parts
+    matches = [
+        image_id
+        for image_id, row in base.images.items()
+        if parts and PurePosixPath(row.path).parts[-len(parts) :] == parts
     ]
-    found = [i for i in ends if base.images[i].path == name] or ends
-    if len(found) != 1:
-        among = f"{len(found)} images, {', '.join(map(str, found[:5]))}," if found else "none"
+    matches = [image_id for image_id in matches if base.images[image_id].path == name] or matches
+    if len(matches) != 1:
+        found = f"{len(matches)} images, {', '.join(map(str, matches[:5]))}," if matches else "none"
         raise MissingInputError(
-            f"{name!r} names {among} of {len(base.images)} in {base.path}; expected an image_id or a path of "
-            f"{base.path / 'images.csv'}"
+            f"{name!r} names {found} of {len(base.images)} in {base.path}; expected an image_id or a path "
+            f"listed in {base.path / TABLE}"
         )
-    return found[0]
+    return matches[0]

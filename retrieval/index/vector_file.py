@@ -1,18 +1,19 @@
-"""The file of an index of codes: written and opened without its half-precision vectors in memory.
+"""The file of a "fast" or "ivf" index, written and opened without its vectors in memory.
 
-The file is what FAISS itself writes of `IndexIDMap(IndexRefine(codes, IndexScalarQuantizer))`, byte for byte:
+The file is byte for byte what FAISS writes of `IndexIDMap(IndexRefine(codes, IndexScalarQuantizer))`:
 
-    header of the map | header of the refinement | codes | half-precision vectors | factor | ids
+    header of the id map | header of the refinement | codes | half-precision vectors | factor | ids
 
-FAISS would hold all of it at once to write it, and to open it makes a table from ids to rows of the older
-`IndexIDMap2`, 40 bytes a window. Here vectors and ids go through a block at a time, and stay in the file,
-memory-mapped, when it is opened: codes are what is in memory.
+FAISS needs all of it in memory to write it; to open it, FAISS builds the id table of the older
+`IndexIDMap2`, 40 bytes per window. Here vectors and ids pass through memory one block at a time, and an
+opened file is memory-mapped: only the codes are in memory.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
@@ -20,151 +21,159 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.device import load_faiss, one_thread
+from retrieval.index.device import RefineIndex, load_faiss, one_thread
 
-HEADS = (b"IxMp", b"IxM2")
-"""How a file with a map of ids begins; the second is what release 0.1.0 wrote first."""
-REFINED = b"IxRF"
-"""How the refinement in it begins."""
+ID_MAP_TAGS = (b"IxMp", b"IxM2")
+"""First bytes of a file with an id map; the first builds of 0.1.0 wrote the second tag."""
+REFINE_TAG = b"IxRF"
+"""First bytes of the refinement inside it."""
+
+WriteCodes = Callable[[BinaryIO], None]
+"""Write the codes to a file as FAISS does."""
+
+
+@dataclass(frozen=True)
+class MappedIndex:
+    """An opened file."""
+
+    index: RefineIndex
+    """Returns rows instead of ids."""
+    ids: NDArray[np.int64]
+    """Id of each row, ascending, mapped from the file."""
+    mapping: NDArray[np.uint8]
+    """The whole file; it must live as long as `index`, which reads from it."""
 
 
 def half_precision(dim: int) -> Any:
-    """An empty FAISS index of half-precision vectors."""
+    """Return an empty FAISS index of half-precision vectors."""
     faiss = load_faiss()
     return faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
 
 
 def to_float16(vectors: NDArray[Any]) -> NDArray[np.float16]:
-    """Vectors of half precision; FAISS converts in a quarter of NumPy's time.
-
-    Args:
-        vectors: (m, dim) of single or half precision.
-    """
+    """Return vectors (m, dim) in half precision; FAISS converts four times as fast as NumPy."""
     if vectors.dtype == np.float16:
         return vectors
     with one_thread():
-        coded = half_precision(vectors.shape[1]).sa_encode(np.ascontiguousarray(vectors, np.float32))
-    found: NDArray[np.float16] = coded.view(np.float16)
-    return found
+        encoded = half_precision(vectors.shape[1]).sa_encode(np.ascontiguousarray(vectors, np.float32))
+    halves: NDArray[np.float16] = encoded.view(np.float16)
+    return halves
 
 
 def to_float32(vectors: NDArray[Any]) -> NDArray[np.float32]:
-    """Vectors of single precision, contiguous.
-
-    Args:
-        vectors: (m, dim) of single or half precision.
-    """
+    """Return vectors (m, dim) in single precision, contiguous."""
     if vectors.dtype != np.float16:
         return np.ascontiguousarray(vectors, np.float32)
     with one_thread():
-        found: NDArray[np.float32] = half_precision(vectors.shape[1]).sa_decode(
+        singles: NDArray[np.float32] = half_precision(vectors.shape[1]).sa_decode(
             np.ascontiguousarray(vectors).view(np.uint8)
         )
-    return found
+    return singles
 
 
 def write_refined(
     path: Path,
     codes: Any,
     blocks: Iterable[tuple[NDArray[np.int64], NDArray[Any]]],
-    write: Callable[[BinaryIO], None] | None = None,
+    write_codes: WriteCodes | None = None,
 ) -> None:
     """Write the file.
 
     Args:
         path: the file.
-        codes: FAISS index of the codes of all vectors.
+        codes: FAISS index with the codes of all vectors.
         blocks: ids, ascending, and the same vectors (m, dim) in the same order.
-        write: writes the codes, where they are not in memory; `codes` then knows their number.
+        write_codes: writes codes that are not in memory; `codes.ntotal` must hold their number.
     """
-    # Ids wait in a file: 1.6 GB of 60,000 images.
-    with path.open("wb") as file, TemporaryFile(dir=path.parent) as waiting:
-        after = begin_refined(file, codes, write)
-        for part, vectors in blocks:
+    # Ids come after all vectors. They wait in a file: 60,000 images have 1.6 GB of them.
+    with path.open("wb") as file, TemporaryFile(dir=path.parent) as id_file:
+        factor = begin_refined(file, codes, write_codes)
+        for ids, vectors in blocks:
             file.write(np.ascontiguousarray(to_float16(vectors)).data)
-            waiting.write(np.ascontiguousarray(part, np.int64).data)
-        count = waiting.tell() // 8
-        waiting.seek(0)
-        end_refined(file, after, count, waiting)
+            id_file.write(np.ascontiguousarray(ids, np.int64).data)
+        count = id_file.tell() // 8
+        id_file.seek(0)
+        end_refined(file, factor, count, id_file)
 
 
-def begin_refined(file: BinaryIO, codes: Any, write: Callable[[BinaryIO], None] | None = None) -> bytes:
-    """Write all that comes before the half-precision vectors, of which there are as many as codes.
+def begin_refined(file: BinaryIO, codes: Any, write_codes: WriteCodes | None = None) -> bytes:
+    """Write everything before the half-precision vectors; the caller then writes `codes.ntotal` vectors.
+
+    HACK: FAISS has no call that writes headers alone, so they are cut out of serialized empty indexes. This
+    relies on FAISS's layout: a header, the inner indexes, and at the end the lengths and data of vectors.
+    Tests compare the result with `faiss.write_index` byte for byte, so a new layout does not go unnoticed.
 
     Args:
-        file: where.
+        file: an empty file.
         codes: as for `write_refined`.
-        write: likewise.
+        write_codes: as for `write_refined`.
 
     Returns:
-        What comes behind them, before the ids.
+        The bytes that belong between the vectors and the ids: the refinement's factor.
     """
     faiss = load_faiss()
     flat, half = faiss.IndexFlatIP(codes.d), half_precision(codes.d)
-    plain, half_of_none = _bytes(flat), _bytes(half)
-    both, named = faiss.IndexRefine(flat, half), faiss.IndexIDMap(faiss.IndexFlatIP(codes.d))
-    factor = _bytes(both)[-4:]
-    for index in (half, both, named):
-        index.ntotal = codes.ntotal
-    file.write(header_of(named, len(plain) + 8))
-    file.write(header_of(both, len(plain) + len(half_of_none) + 4))
-    if write:
-        write(file)
+    flat_bytes, half_bytes = _serialized(flat), _serialized(half)
+    refinement, id_map = faiss.IndexRefine(flat, half), faiss.IndexIDMap(faiss.IndexFlatIP(codes.d))
+    factor = _serialized(refinement)[-4:]
+    for index in (half, refinement, id_map):
+        index.ntotal = codes.ntotal  # headers hold the number of vectors
+    file.write(header_of(id_map, len(flat_bytes) + 8))
+    file.write(header_of(refinement, len(flat_bytes) + len(half_bytes) + 4))
+    if write_codes:
+        write_codes(file)
     else:
         faiss.write_index(codes, faiss.PyCallbackIOWriter(file.write))
-    file.write(_bytes(half)[:-8] + length(codes.ntotal * half.code_size))
+    file.write(_serialized(half)[:-8] + length_bytes(codes.ntotal * half.code_size))
     return factor
 
 
-def end_refined(file: BinaryIO, after: bytes, count: int, ids: BinaryIO) -> None:
-    """Write what comes behind the half-precision vectors.
+def end_refined(file: BinaryIO, factor: bytes, count: int, id_file: BinaryIO) -> None:
+    """Write everything after the half-precision vectors.
 
     Args:
-        file: stands behind them.
-        after: as `begin_refined` gives it.
-        count: how many ids there are.
-        ids: a file of them, int64, from where it stands on.
+        file: positioned after the vectors.
+        factor: as `begin_refined` returns it.
+        count: number of ids.
+        id_file: int64 ids, read from its position to its end.
     """
-    file.write(after + length(count))
-    shutil.copyfileobj(ids, file, 1 << 20)
+    file.write(factor + length_bytes(count))
+    shutil.copyfileobj(id_file, file, 1 << 20)
 
 
-def open_refined(path: Path) -> tuple[Any, NDArray[np.int64], Any] | None:
-    """Open the file.
-
-    Returns:
-        The refinement, which knows vectors by their rows; the ids of the rows, ascending, in the file; and
-        what must live as long as the refinement. None where the file is of another kind.
+def open_refined(path: Path) -> MappedIndex | None:
+    """Open the file, or return None if it holds another kind of index.
 
     Raises:
-        RuntimeError: FAISS finds it damaged.
+        RuntimeError: the file is damaged.
     """
     faiss = load_faiss()
     flat = faiss.IndexFlatIP(1)
-    start = len(header_of(faiss.IndexIDMap(flat), len(_bytes(flat)) + 8))
+    start = len(header_of(faiss.IndexIDMap(flat), len(_serialized(flat)) + 8))
     with path.open("rb") as file:
-        begin = file.read(start + 4)
-    if begin[:4] not in HEADS or begin[start:] != REFINED:
+        head = file.read(start + 4)
+    if head[:4] not in ID_MAP_TAGS or head[start:] != REFINE_TAG:
         return None
-    whole = np.memmap(path, np.uint8, "r")
-    reader = faiss.ZeroCopyIOReader(faiss.swig_ptr(whole[start:]), whole.size - start)
+    mapping = np.memmap(path, np.uint8, "r")
+    reader = faiss.ZeroCopyIOReader(faiss.swig_ptr(mapping[start:]), mapping.size - start)
     index = faiss.read_index(reader)
-    count, at = int(index.ntotal), whole.size - 8 * int(index.ntotal)
-    if at < 8 or whole[at - 8 : at].tobytes() != length(count):
-        raise RuntimeError(f"its ids are not those of {count} vectors")
-    return index, np.memmap(path, np.int64, "r", at, (count,)), whole
+    count = int(index.ntotal)
+    ids_start = mapping.size - 8 * count
+    if ids_start < 8 or mapping[ids_start - 8 : ids_start].tobytes() != length_bytes(count):
+        raise RuntimeError(f"the file does not end with the ids of its {count} vectors")
+    return MappedIndex(index, np.memmap(path, np.int64, "r", ids_start, (count,)), mapping)
 
 
-def header_of(index: Any, behind: int) -> bytes:
-    """What FAISS writes of an index but the last `behind` bytes."""
-    return _bytes(index)[:-behind]
+def header_of(index: Any, tail: int) -> bytes:
+    """Return what FAISS writes of an index without the last `tail` bytes."""
+    return _serialized(index)[:-tail]
 
 
-def _bytes(index: Any) -> bytes:
+def _serialized(index: Any) -> bytes:
     data: bytes = load_faiss().serialize_index(index).tobytes()
     return data
 
 
-def length(count: int) -> bytes:
-    """A number of elements as FAISS writes it before them."""
+def length_bytes(count: int) -> bytes:
+    """Return a number of elements as FAISS writes it before them."""
     return count.to_bytes(8, "little")

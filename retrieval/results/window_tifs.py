@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.builder import NODATA, to_codes
+from retrieval.index.folder import NODATA, to_codes
 from retrieval.results.matches import Matches
 from retrieval.types import Progress, StoredImage, silent
 from tfrecords.artifacts import writing_folder

@@ -19,7 +19,7 @@ import numpy as np  # noqa: E402
 from engine import digital, projection, texture  # noqa: E402
 
 from retrieval.config import IndexConfig, TensorConfig  # noqa: E402
-from retrieval.index.folder import write_index  # noqa: E402
+from retrieval.index.builder import write_index  # noqa: E402
 from retrieval.models.encoder import KerasEncoder  # noqa: E402
 from retrieval.models.networks import tensor_model  # noqa: E402
 from retrieval.pipeline import open_index  # noqa: E402

@@ -1,4 +1,4 @@
-"""FAISS behind one class: exact search against plain NumPy, ids, ties, files, IVF against exact."""
+"""Vector indexes: exact search against NumPy, ids, ties, files, recall of codes and cells."""
 
 import faiss
 import numpy as np
@@ -6,16 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import retrieval.index.codes as adding_room
-import retrieval.index.faiss_index as index_room
-import retrieval.index.kinds as kinds_room
-import retrieval.index.spool as spool_room
 from retrieval.config import IndexConfig
-from retrieval.errors import ConfigError, DependencyError, IndexFormatError, IndexMismatchError
+from retrieval.errors import DependencyError, IndexFormatError, IndexMismatchError
 from retrieval.index.device import resolve_device
 from retrieval.index.faiss_index import VectorIndex
-from retrieval.index.kinds import choose_kind, ivf_cells
-from retrieval.index.recall import exact_search, measure_recall
+from retrieval.index.kinds import BlockSizes, choose_kind, ivf_cells
+from retrieval.index.recall import Recall, exact_search, measure_recall
 from tfrecords.errors import DuplicateIdError
 
 EXACT, FAST, IVF = (IndexConfig(kind=kind) for kind in ("exact", "fast", "ivf"))
@@ -28,7 +24,7 @@ def vectors_of(rng, n, dim=16):
 
 
 def clustered(rng, n, dim=32, clusters=40, spread=0.35):
-    """Like windows of images: some look alike, none are the same."""
+    """Vectors like those of images: some are similar, none are equal."""
     centres = vectors_of(rng, clusters, dim)
     v = (
         centres[rng.integers(0, clusters, n)]
@@ -37,8 +33,8 @@ def clustered(rng, n, dim=32, clusters=40, spread=0.35):
     return (v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float32)
 
 
-def halved(vectors):
-    """As half precision keeps them: codes are those of what is kept."""
+def rounded_to_half(vectors):
+    """Vectors as half precision stores them."""
     return vectors.astype(np.float16).astype(np.float32)
 
 
@@ -75,7 +71,7 @@ def test_exact_search_is_exhaustive(seed, n, queries, k):
 
 @pytest.mark.parametrize("queries", [1, 50])
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 8, 100, 150])
-def test_ties_go_to_the_smaller_id_also_at_the_end_of_the_list(rng, queries, k):
+def test_ties_go_to_the_smaller_id_even_at_the_end_of_the_list(rng, queries, k):
     one = vectors_of(rng, 50)
     vectors = np.concatenate([one, one, one])  # every vector three times
     ids = np.arange(150) * 7
@@ -85,27 +81,31 @@ def test_ties_go_to_the_smaller_id_also_at_the_end_of_the_list(rng, queries, k):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_a_zero_query_gets_the_smallest_ids(rng):
+def test_zero_query_gets_the_smallest_ids(rng):
     _, found = build(np.arange(500), vectors_of(rng, 500)).search(np.zeros((2, 16), np.float32), 5)
     assert found.tolist() == [[0, 1, 2, 3, 4]] * 2
 
 
-def test_blocks_of_queries_change_nothing(rng, monkeypatch):
+def test_size_of_query_blocks_does_not_change_results(rng):
     index = build(np.arange(300), vectors_of(rng, 300))
     asked = vectors_of(rng, 70)
     whole = index.search(asked, 20)
-    monkeypatch.setattr(index_room, "QUERY_BLOCK", 9)
-    for a, b in zip(index.search(asked, 20), whole, strict=True):
+    for a, b in zip(index.search(asked, 20, query_block=9), whole, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_an_empty_index_answers_with_nothing(tmp_path, rng):
+def test_empty_index_returns_nothing(tmp_path, rng):
     for config in (EXACT, FAST, IVF, IndexConfig()):
         index = VectorIndex.build(lambda: [], 16, config)
         index.save(tmp_path / "v.faiss")
-        for one in (index, VectorIndex.open(tmp_path / "v.faiss", index.kind, 8)):
-            similarity, found = one.search(vectors_of(rng, 3), 4)
-            assert len(one) == 0 and one.dim == 16 and (found == -1).all() and np.isneginf(similarity).all()
+        for opened in (index, VectorIndex.open(tmp_path / "v.faiss", index.kind, 8)):
+            similarity, found = opened.search(vectors_of(rng, 3), 4)
+            assert (
+                len(opened) == 0
+                and opened.dim == 16
+                and (found == -1).all()
+                and np.isneginf(similarity).all()
+            )
         assert index.vectors()[1].shape == (0, 16)
 
 
@@ -152,7 +152,7 @@ def test_plain_faiss_opens_the_file(rng, tmp_path, config):
 
 
 @pytest.mark.parametrize("config", [EXACT, FAST, IVF], ids=["exact", "fast", "ivf"])
-def test_vectors_give_back_what_was_put_in(rng, config):
+def test_vectors_are_returned_as_stored(rng, config):
     ids, vectors = np.arange(700) * 3, vectors_of(rng, 700)
     index, exact = build(ids, vectors, config), config is EXACT
     kept = vectors if exact else vectors.astype(np.float16).astype(np.float32)
@@ -167,7 +167,7 @@ def test_vectors_give_back_what_was_put_in(rng, config):
 
 @pytest.mark.parametrize("config", [EXACT, FAST, IVF], ids=["exact", "fast", "ivf"])
 @pytest.mark.parametrize("share", [0.0, 0.02, 1.0])
-def test_a_restricted_index_finds_only_those_and_all_of_those(rng, config, share):
+def test_restricted_index_finds_exactly_the_allowed_windows(rng, config, share):
     ids, vectors = np.arange(900) * 3, vectors_of(rng, 900)
     index = build(ids, vectors, config)
     allowed = ids[rng.random(900) < share]
@@ -192,8 +192,8 @@ def as_faiss_writes_it(path, ids, vectors, map_of_ids):
 
 
 @pytest.mark.parametrize("config", [FAST, IVF], ids=["fast", "ivf"])
-def test_the_file_is_what_faiss_writes_and_that_of_the_first_builds_opens(rng, tmp_path, config):
-    ids, vectors = np.arange(1500) * 3 + 2**40, halved(clustered(rng, 1500))
+def test_file_equals_that_of_faiss_and_older_files_open(rng, tmp_path, config):
+    ids, vectors = np.arange(1500) * 3 + 2**40, rounded_to_half(clustered(rng, 1500))
     ours, by_faiss, former = (tmp_path / name for name in ("ours", "faiss", "former"))
     index = build(ids, vectors, config)
     index.save(ours)
@@ -210,11 +210,10 @@ def test_the_file_is_what_faiss_writes_and_that_of_the_first_builds_opens(rng, t
 
 @pytest.mark.parametrize("config", [FAST, IVF], ids=["fast", "ivf"])
 @pytest.mark.parametrize("dim", [32, 7, 6])
-def test_vectors_are_added_as_faiss_adds_them(rng, tmp_path, monkeypatch, config, dim):
-    monkeypatch.setattr(kinds_room, "ADDED", 101)
-    monkeypatch.setattr(adding_room, "PACKED", 333)  # cells and blocks of 32 are gone on with
-    ids, vectors = np.arange(1777), halved(clustered(rng, 1777, dim))
-    build(ids, vectors, config, block=50).save(tmp_path / "ours")
+def test_codes_equal_those_of_faiss_add(rng, tmp_path, config, dim):
+    sizes = BlockSizes(group=101, append=333)  # later groups continue blocks of 32
+    ids, vectors = np.arange(1777), rounded_to_half(clustered(rng, 1777, dim))
+    build(ids, vectors, config, block=50, sizes=sizes).save(tmp_path / "ours")
     whole = as_faiss_writes_it(tmp_path / "ours", ids, vectors, faiss.IndexIDMap)
     faiss.write_index(whole, str(tmp_path / "faiss"))
     assert (tmp_path / "faiss").read_bytes() == (tmp_path / "ours").read_bytes()
@@ -222,37 +221,34 @@ def test_vectors_are_added_as_faiss_adds_them(rng, tmp_path, monkeypatch, config
 
 @pytest.mark.parametrize("config", [EXACT, FAST, IVF], ids=["exact", "fast", "ivf"])
 @pytest.mark.parametrize("block", [1, 97, 5000])
-def test_built_into_a_file_it_is_as_built_in_memory(rng, tmp_path, monkeypatch, config, block):
-    monkeypatch.setattr(kinds_room, "ADDED", 300)
-    monkeypatch.setattr(spool_room, "RANGE", 400)  # four ranges of cells
+def test_index_built_in_a_file_equals_one_built_in_memory(rng, tmp_path, config, block):
+    sizes = BlockSizes(group=300, sort=400)  # four ranges of cells
     ids, vectors = np.arange(1501) * 3, clustered(rng, 1501)
     memory = build(ids, vectors, config)
     memory.save(tmp_path / "memory")
-    filed = build(ids, vectors, config, block, path=tmp_path / "filed")
+    filed = build(ids, vectors, config, block, path=tmp_path / "filed", sizes=sizes)
     assert (tmp_path / "filed").read_bytes() == (tmp_path / "memory").read_bytes()
     for a, b in zip(filed.search(vectors[:40], 9), memory.search(vectors[:40], 9), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("number", [0, 1500])
-def test_cells_without_vectors_go_through_a_file_too(rng, tmp_path, monkeypatch, number):
-    monkeypatch.setattr(spool_room, "RANGE", 100)
-    learned = build(np.arange(3000), clustered(rng, 3000), IVF)
+def test_empty_cells_are_written_to_a_file(rng, tmp_path, number):
+    trained = build(np.arange(3000), clustered(rng, 3000), IVF)
     ids, same = np.arange(number), np.repeat(clustered(rng, 1), number, 0)  # all in one cell
     blocks, config = lambda: [(ids, same)] if number else [], IndexConfig(kind="ivf")
-    memory = VectorIndex.build(blocks, 32, config, count=number, learned=learned)
+    memory = VectorIndex.build(blocks, 32, config, count=number, trained=trained)
     memory.save(tmp_path / "memory")
-    filed = VectorIndex.build(blocks, 32, config, count=number, learned=learned, path=tmp_path / "filed")
+    options = {"count": number, "trained": trained, "path": tmp_path / "filed", "sizes": BlockSizes(sort=100)}
+    filed = VectorIndex.build(blocks, 32, config, **options)
     assert (tmp_path / "filed").read_bytes() == (tmp_path / "memory").read_bytes()
     np.testing.assert_array_equal(filed.search(same[:3], 2)[1], memory.search(same[:3], 2)[1])
 
 
 @pytest.mark.parametrize("config", [FAST, IVF], ids=["fast", "ivf"])
 @pytest.mark.parametrize("announced", [1499, 1501])
-def test_other_vectors_than_announced_are_noticed_before_the_file_is_written(
-    rng, tmp_path, config, announced
-):
-    vectors, late = clustered(rng, 1500), []
+def test_wrong_number_of_vectors_fails_before_the_file_is_written(rng, tmp_path, config, announced):
+    vectors, calls = clustered(rng, 1500), []
     with pytest.raises(AssertionError, match="1500 vectors came"):
         VectorIndex.build(
             lambda: [(np.arange(1500), vectors)],
@@ -260,20 +256,20 @@ def test_other_vectors_than_announced_are_noticed_before_the_file_is_written(
             config,
             count=announced,
             path=tmp_path / "v.faiss",
-            added=lambda: late.append(1),
+            on_encoded=lambda: calls.append(1),
         )
-    assert not late
+    assert not calls
 
 
 @pytest.mark.parametrize("config", [FAST, IVF], ids=["fast", "ivf"])
-def test_codes_learned_from_some_of_the_vectors_serve_all(rng, config):
+def test_codes_trained_with_a_sample_serve_all_vectors(rng, config):
     ids, vectors = np.arange(3000), clustered(rng, 3000)
     some = (lambda: [(ids[:1500:2], vectors[:1500:2])], 750)
     index = build(ids, vectors, config, sample=some)
     assert len(index) == 3000 and (index.search(vectors, 1)[1][:, 0] == ids).all()
 
 
-def test_files_that_are_no_index_of_ours(rng, tmp_path):
+def test_files_of_other_formats_are_refused(rng, tmp_path):
     path = tmp_path / "v.faiss"
     with pytest.raises(IndexFormatError):
         VectorIndex.open(path, "exact", 8)
@@ -294,31 +290,6 @@ def test_files_that_are_no_index_of_ours(rng, tmp_path):
         VectorIndex.open(path, "exact", 8)
 
 
-# ---------------------------------------------------------------- merge
-
-
-def test_merging_is_as_building_at_once(rng):
-    ids, vectors = np.sort(rng.choice(10**6, 90, replace=False)), vectors_of(rng, 90)
-    part = rng.integers(0, 3, 90)
-    parts = [build(ids[part == p], vectors[part == p]) for p in (2, 0, 1)]
-    merged, whole = VectorIndex.merge(parts, EXACT), build(ids, vectors)
-    asked = vectors_of(rng, 25)
-    for a, b in zip(merged.search(asked, 30), whole.search(asked, 30), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_what_cannot_be_merged(rng):
-    one = build(np.arange(20), vectors_of(rng, 20))
-    with pytest.raises(DuplicateIdError):
-        VectorIndex.merge([one, build(np.array([7]), vectors_of(rng, 1))], EXACT)
-    with pytest.raises(IndexMismatchError, match=r"\[8, 16\]"):
-        VectorIndex.merge([one, build(np.array([50]), vectors_of(rng, 1, 8))], EXACT)
-    with pytest.raises(ConfigError, match="exact"):
-        VectorIndex.merge([build(np.arange(700), vectors_of(rng, 700), IVF)], EXACT)
-    with pytest.raises(ConfigError):
-        VectorIndex.merge([], EXACT)
-
-
 # ---------------------------------------------------------------- fast and IVF
 
 
@@ -333,26 +304,35 @@ def look_alikes():
 def test_recall_against_exact_on_the_same_vectors(look_alikes, config, least):
     ids, vectors, asked = look_alikes
     index, exact = build(ids, vectors, config), build(ids, vectors)
-    assert index.kind == config.kind and index.again < len(vectors) / 10  # or there would be nothing to test
+    assert (
+        index.kind == config.kind and index.rerank_k < len(vectors) / 10
+    )  # or there would be nothing to test
     got, truth = index.search(asked, 20)[1], exact.search(asked, 20)[1]
     shares = [len(set(g) & set(t)) / 20 for g, t in zip(got, truth, strict=True)]
     first = (got[:, 0] == truth[:, 0]).mean()
     assert np.mean(shares) >= least and first >= least + 0.01
-    told = measure_recall(index, asked, exact_search(lambda: [(ids, vectors)], asked, 20), "other vectors")
-    assert (told.of_1, told.queries, told.how) == (first, 200, "other vectors")
-    assert told.of_20 == pytest.approx(np.mean(shares), abs=0.002) and f"{told.of_1:.1%}" in str(told)
+    exact_ids = exact_search(lambda: [(ids, vectors)], asked, 20)
+    recall = measure_recall(index, asked, exact_ids, "other vectors")
+    assert (recall.recall_at_1, recall.queries, recall.source) == (first, 200, "other vectors")
+    assert recall.recall_at_20 == pytest.approx(np.mean(shares), abs=0.002)
+    assert f"{recall.recall_at_1:.1%}" in str(recall)
 
 
-def test_cells_that_are_all_looked_into_find_what_no_cells_find(look_alikes):
+def test_recall_reads_the_names_of_0_1_0():
+    recall = Recall.from_mapping({"of_1": 0.9, "of_20": 0.8, "queries": 5, "how": "windows"})
+    assert recall == Recall(0.9, 0.8, 5, "windows") == Recall.from_mapping(recall.to_dict())
+
+
+def test_reading_all_cells_finds_what_codes_without_cells_find(look_alikes):
     ids, vectors, asked = look_alikes
     fast, ivf = (build(ids, vectors, IndexConfig(kind=k, nprobe=4096)) for k in ("fast", "ivf"))
     quarter = build(ids, vectors, IVF)
-    assert ivf.probes == ivf_cells(len(ids)) == 4 * quarter.probes and fast.probes == 0
+    assert ivf.nprobe == ivf_cells(len(ids)) == 4 * quarter.nprobe and fast.nprobe == 0
     same = fast.search(asked, 20)[1] == ivf.search(asked, 20)[1]
     assert same.mean() > 0.98  # codes are learned from other samples
 
 
-def test_a_share_is_of_the_cells_and_of_the_candidates_that_are_ranked_anew(look_alikes):
+def test_share_scales_cells_and_reranked_candidates(look_alikes):
     ids, vectors, asked = look_alikes
     whole, part = (IndexConfig(kind="ivf", nprobe=p, rerank_k=a) for p, a in ((64, 800), (16, 200)))
     found, expected = (
@@ -366,7 +346,7 @@ def test_a_share_is_of_the_cells_and_of_the_candidates_that_are_ranked_anew(look
 
 
 @pytest.mark.parametrize("config", [FAST, IVF], ids=["fast", "ivf"])
-def test_ranking_more_of_them_anew_is_exact_in_the_end(look_alikes, config):
+def test_reranking_all_candidates_is_exact(look_alikes, config):
     ids, vectors, asked = look_alikes
     every = IndexConfig(kind=config.kind, nprobe=4096, rerank_k=len(ids))
     (s, i), (t, j) = build(ids, vectors, every).search(asked, 9), build(ids, vectors).search(asked, 9)
@@ -375,7 +355,7 @@ def test_ranking_more_of_them_anew_is_exact_in_the_end(look_alikes, config):
 
 
 @pytest.mark.parametrize("config", [FAST, IVF], ids=["fast", "ivf"])
-def test_it_is_the_same_each_time_and_in_any_blocks(rng, config):
+def test_results_are_repeatable_in_any_blocks(rng, config):
     vectors = clustered(rng, 1500)
     one = build(np.arange(1500), vectors, config)
     other = build(np.arange(1500), vectors, config, block=123)
@@ -384,14 +364,14 @@ def test_it_is_the_same_each_time_and_in_any_blocks(rng, config):
 
 
 @pytest.mark.parametrize("config", [FAST, IVF], ids=["fast", "ivf"])
-def test_what_was_learned_serves_other_vectors(rng, config):
+def test_trained_codes_serve_other_vectors(rng, config):
     ids, vectors = np.arange(1500), clustered(rng, 1500)
     whole = build(ids, vectors, config)
-    again = build(ids[::2], vectors[::2], config, learned=build(ids, vectors, config))
+    again = build(ids[::2], vectors[::2], config, trained=build(ids, vectors, config))
     assert (again.kind, len(again), len(whole)) == (config.kind, 750, 1500)
     assert (again.search(vectors[::2], 1)[1][:, 0] == ids[::2]).all()
     half = vectors.astype(np.float16).astype(np.float32)  # what it gives back, put in again
-    once, twice = (build(ids, v, config, learned=whole) for v in (vectors, half))
+    once, twice = (build(ids, v, config, trained=whole) for v in (vectors, half))
     same = once.search(vectors[:50], 10)[1] == twice.search(vectors[:50], 10)[1]
     assert same.mean() > 0.98
 
@@ -399,7 +379,7 @@ def test_what_was_learned_serves_other_vectors(rng, config):
 @pytest.mark.parametrize("dim", [5, 16])
 @pytest.mark.parametrize("count", [1, 100, 623, 624, 1500])
 @pytest.mark.parametrize("config", [FAST, IVF], ids=["fast", "ivf"])
-def test_few_vectors_are_quiet_and_right(rng, capfd, config, count, dim):
+def test_few_vectors_are_searched_without_warnings(rng, capfd, config, count, dim):
     vectors = vectors_of(rng, count, dim)
     index = build(np.arange(count), vectors, config)
     assert index.kind == ("exact" if count < 624 else config.kind)
@@ -408,7 +388,7 @@ def test_few_vectors_are_quiet_and_right(rng, capfd, config, count, dim):
 
 
 @pytest.mark.parametrize("config", [FAST, IVF], ids=["fast", "ivf"])
-def test_a_zero_query_of_codes_gets_the_smallest_ids(rng, config):
+def test_zero_query_gets_the_smallest_ids_from_codes(rng, config):
     similarity, found = build(np.arange(700) + 9, vectors_of(rng, 700), config).search(
         np.zeros((2, 16), np.float32), 5
     )
@@ -416,7 +396,7 @@ def test_a_zero_query_of_codes_gets_the_smallest_ids(rng, config):
 
 
 @given(st.integers(0, 10**6), st.integers(1, 60), st.integers(1, 25))
-def test_the_oracle_of_blocks_is_exact(seed, n, k):
+def test_exact_search_in_blocks_is_exhaustive(seed, n, k):
     rng = np.random.default_rng(seed)
     ids = np.sort(rng.choice(2**40, n, replace=False))
     vectors, asked = vectors_of(rng, n), vectors_of(rng, 7)
@@ -427,7 +407,7 @@ def test_the_oracle_of_blocks_is_exact(seed, n, k):
 
 
 @given(st.integers(0, 10**6), st.integers(1, 90), st.integers(1, 25), st.integers(1, 40))
-def test_ties_of_the_oracle_go_to_the_smaller_id_in_any_blocks(seed, n, k, block):
+def test_ties_of_exact_search_go_to_the_smaller_id_in_any_blocks(seed, n, k, block):
     rng = np.random.default_rng(seed)
     ids = np.sort(rng.choice(2**40, n, replace=False))
     vectors, asked = (rng.integers(-1, 2, (m, 3)).astype(np.float32) for m in (n, 7))  # nearly all tie
@@ -437,12 +417,12 @@ def test_ties_of_the_oracle_go_to_the_smaller_id_in_any_blocks(seed, n, k, block
     assert (found[:, n:] == -1).all()
 
 
-def test_cells_grow_with_the_root():
+def test_number_of_cells_grows_with_the_root():
     counts = [0, 1, 38, 700, 10_000, 10**6, 2 * 10**6, 10**12]
     assert [ivf_cells(c) for c in counts] == [1, 1, 8, 32, 128, 1024, 1024, 1024]
 
 
-def test_auto_is_decided_by_the_number_of_vectors_and_the_device():
+def test_auto_depends_on_number_of_vectors_and_device():
     config = IndexConfig(exact_below=1000, fast_below=2000, exact_below_gpu=5000)
     counts = (0, 1000, 1001, 2000, 2001)
     assert [choose_kind("auto", n, config) for n in counts] == ["exact", "exact", "fast", "fast", "ivf"]
@@ -461,7 +441,7 @@ def test_devices():
             resolve_device("gpu")
 
 
-def test_without_faiss_the_error_says_what_to_install(monkeypatch):
+def test_missing_faiss_error_names_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
     with pytest.raises(DependencyError, match=r"\[cpu\].*\[gpu\]"):
         VectorIndex.build(lambda: [], 8, EXACT)
@@ -470,7 +450,7 @@ def test_without_faiss_the_error_says_what_to_install(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not HAS_GPU, reason="no GPU, or a FAISS without GPU code")
 @pytest.mark.parametrize("config", [EXACT, IVF], ids=["exact", "ivf"])
-def test_gpu_answers_as_the_cpu_does(rng, tmp_path, config):
+def test_gpu_and_cpu_agree(rng, tmp_path, config):
     vectors = clustered(rng, 20_000)
     asked = clustered(np.random.default_rng(5), 500)
     ids = np.arange(len(vectors)) * 3 + 2**40
@@ -484,7 +464,7 @@ def test_gpu_answers_as_the_cpu_does(rng, tmp_path, config):
 
 
 @pytest.mark.parametrize("kind", ["exact", "fast", "ivf"])
-def test_a_restricted_view_finds_the_nearest_of_what_is_allowed(rng, kind):
+def test_restricted_view_finds_the_nearest_allowed_windows(rng, kind):
     vectors = rng.normal(size=(3000, 16)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     ids = np.arange(3000) * 3

@@ -1,8 +1,9 @@
-"""An index that grows and shrinks answers as one that was built anew, and is whole at every moment."""
+"""Adding and removing images: the result equals a new index, and the index is whole at every moment."""
 
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from engine import digital, image_of, learned_encoder, texture
 from hypothesis import given
 from hypothesis import strategies as st
 
-import retrieval.index.folder as store_room
 from retrieval.config import IndexConfig
 from retrieval.errors import IndexMismatchError
-from retrieval.index.folder import IndexFolder, write_index
+from retrieval.index.builder import write_index
+from retrieval.index.faiss_index import VectorIndex
+from retrieval.index.folder import IndexFolder
 from retrieval.index.update import Change, add_images, remove_images
 from retrieval.models.encoder import FakeEncoder
 from tfrecords.artifacts import MANIFEST
@@ -77,22 +79,22 @@ def assert_same(one, other):
 
 
 @given(st.permutations(range(6)), st.integers(1, 5), st.sets(st.integers(0, 5), max_size=4))
-def test_adding_and_removing_is_as_building_anew(tmp_path_factory, order, first, gone):
+def test_added_and_removed_images_give_the_same_as_a_new_index(tmp_path_factory, order, first, removed):
     folder = tmp_path_factory.mktemp("grow")
     images = [SCENES[i] for i in order]
     out = write(images[:first], folder / "i")
     if first < 6:
         change = add(images[first:], out)
         assert change == Change(tuple(sorted(i.image_id for i in images[first:])), (), 0)
-    if gone:
-        assert remove(out, *(SCENES[g].image_id for g in gone)).removed == tuple(
-            10 + 3 * g for g in sorted(gone)
+    if removed:
+        assert remove(out, *(SCENES[g].image_id for g in removed)).removed == tuple(
+            10 + 3 * g for g in sorted(removed)
         )
-    assert_same(out, write([s for n, s in enumerate(SCENES) if n not in gone], folder / "anew"))
+    assert_same(out, write([s for n, s in enumerate(SCENES) if n not in removed], folder / "fresh"))
     shutil.rmtree(folder)
 
 
-def test_only_new_images_are_embedded_and_pixels_stay_the_same_files(tmp_path):
+def test_only_new_images_are_embedded_and_pixels_are_links(tmp_path):
     out = write(SCENES[:3], tmp_path / "i")
     inodes = {p.name: p.stat().st_ino for p in (out / "pixels").iterdir()}
     add(SCENES[3:5], out, encoder=Counting())
@@ -104,26 +106,26 @@ def test_only_new_images_are_embedded_and_pixels_stay_the_same_files(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["fast", "ivf"])
-def test_other_kinds_grow_within_their_recall(tmp_path, kind):
+def test_fast_and_ivf_keep_their_recall_when_they_grow(tmp_path, kind):
     images = [replace(image_of(digital(texture(150, 160, seed=s))), image_id=s) for s in range(6)]
     out = write(images[:4], tmp_path / "i", kind, stride=4)
     add(images[4:], out)
     remove(out, 0)
-    store, anew = (
+    store, fresh = (
         IndexFolder(path, encoder=FAKE) for path in (out, write(images[1:], tmp_path / "a", kind, stride=4))
     )
-    assert store.vectors.kind == kind and store.manifest.counts == anew.manifest.counts
+    assert store.vectors.kind == kind and store.manifest.counts == fresh.manifest.counts
     ids, vectors = store.vectors.vectors()
-    np.testing.assert_array_equal(ids, anew.vectors.ids())
-    np.testing.assert_array_equal(vectors, anew.vectors.vectors()[1])
-    told = store.manifest.extra["recall"]
-    assert 0 < told["queries"] <= 256 and "random pixels" in told["how"]
-    assert told["of_20"] >= anew.manifest.extra["recall"]["of_20"] - 0.05
+    np.testing.assert_array_equal(ids, fresh.vectors.ids())
+    np.testing.assert_array_equal(vectors, fresh.vectors.vectors()[1])
+    recall = store.manifest.extra["recall"]
+    assert 0 < recall["queries"] <= 256 and "random pixels" in recall["source"]
+    assert recall["recall_at_20"] >= fresh.manifest.extra["recall"]["recall_at_20"] - 0.05
     found = store.vectors.search(vectors[::7], 1)[0][:, 0]
     np.testing.assert_allclose(found, 1, atol=2e-3)
 
 
-def test_codes_are_learned_anew_where_an_index_has_outgrown_them(tmp_path):
+def test_codes_are_trained_again_once_the_index_has_doubled(tmp_path):
     images = [replace(image_of(digital(texture(150, 160, seed=s))), image_id=s) for s in range(5)]
     out = write(images[:2], tmp_path / "i", "fast", stride=4)
     learned = IndexFolder(out, encoder=FAKE).manifest.counts["windows"]
@@ -134,8 +136,7 @@ def test_codes_are_learned_anew_where_an_index_has_outgrown_them(tmp_path):
     assert manifest.extra["learned_from"] == manifest.counts["windows"] > 2 * learned
 
 
-def test_an_index_grows_out_of_its_kind_and_keeps_its_codes_when_it_shrinks(tmp_path, monkeypatch):
-    monkeypatch.setattr(IndexConfig, "exact_below", 1200)
+def test_growing_index_changes_its_kind_and_shrinking_keeps_it(tmp_path):
     config = IndexConfig(stride_px=4, exact_below=1200)
     images = [replace(image_of(digital(texture(150, 160, seed=s))), image_id=s) for s in range(3)]
     write_index(images[:2], tmp_path / "i", FAKE, config, source="test")
@@ -149,7 +150,7 @@ def test_an_index_grows_out_of_its_kind_and_keeps_its_codes_when_it_shrinks(tmp_
 # ---------------------------------------------------------------- ids and names
 
 
-def test_images_without_ids_go_on_after_the_largest_ever_used(tmp_path):
+def test_images_without_ids_are_numbered_after_the_largest_id_ever_used(tmp_path):
     out = write(SCENES[:2], tmp_path / "i")
     ranked = [replace(image, image_id=n) for n, image in enumerate(SCENES[2:4])]
     assert add(ranked, out, own_ids=False).added == (14, 15)
@@ -158,7 +159,7 @@ def test_images_without_ids_go_on_after_the_largest_ever_used(tmp_path):
     assert IndexFolder(out, encoder=FAKE).images[14].path == "scenes/2.tif"
 
 
-def test_files_that_are_there_already_are_left_out_if_their_pixels_are_the_same(tmp_path):
+def test_present_files_with_the_same_pixels_are_skipped(tmp_path):
     out = write(SCENES[:2], tmp_path / "i")
     changed = replace(SCENES[1], pixels=SCENES[1].pixels[::-1])
     before = (out / MANIFEST).read_bytes()
@@ -167,7 +168,7 @@ def test_files_that_are_there_already_are_left_out_if_their_pixels_are_the_same(
     assert add([SCENES[0], changed, SCENES[2]], out, own_ids=False) == Change((14, 15), (), 1)
 
 
-def test_rows_of_an_array_are_told_apart_by_their_place_in_it(tmp_path):
+def test_rows_of_an_array_are_identified_by_their_position(tmp_path):
     rows = [replace(image, path="a.npy", image_id=n) for n, image in enumerate(SCENES[:3])]
     out = write(rows[:2], tmp_path / "i")
     assert add(rows, out, own_ids=False) == Change((2,), (), 2)
@@ -175,7 +176,7 @@ def test_rows_of_an_array_are_told_apart_by_their_place_in_it(tmp_path):
     assert add(memory, out, own_ids=False).added == (3, 4)  # without a name nothing is known of them
 
 
-def test_an_id_that_is_taken_names_both_and_the_way_out(tmp_path):
+def test_error_of_a_doubled_id_names_both_images_and_the_fix(tmp_path):
     out = write(SCENES[:3], tmp_path / "i")
     before = (out / MANIFEST).read_bytes()
     clash = [SCENES[3], replace(SCENES[4], image_id=13)]
@@ -187,7 +188,7 @@ def test_an_id_that_is_taken_names_both_and_the_way_out(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["13", 13, "scenes/1.tif", "1.tif"])
-def test_names_of_an_image(tmp_path, name):
+def test_image_is_found_by_id_path_or_file_name(tmp_path, name):
     out = write(SCENES[:3], tmp_path / "i")
     assert remove(out, name).removed == (13,)
 
@@ -202,7 +203,7 @@ def test_names_of_an_image(tmp_path, name):
         ("same.tif", "2 images, 16, 99,"),
     ],
 )
-def test_names_that_mean_no_image_or_several(tmp_path, name, reason):
+def test_names_of_no_image_or_several_are_refused(tmp_path, name, reason):
     twins = [replace(SCENES[2], path="a/same.tif"), replace(SCENES[2], path="b/same.tif", image_id=99)]
     out = write([SCENES[0], *twins], tmp_path / "i")
     with pytest.raises(MissingInputError, match=reason):
@@ -210,7 +211,7 @@ def test_names_that_mean_no_image_or_several(tmp_path, name, reason):
     assert len(IndexFolder(out, encoder=FAKE).images) == 3
 
 
-def test_the_last_image_stays(tmp_path):
+def test_last_image_cannot_be_removed(tmp_path):
     out = write(SCENES[:2], tmp_path / "i")
     with pytest.raises(MissingInputError, match="no image left"):
         remove(out, 10, 13)
@@ -228,7 +229,7 @@ def stopping(images, after):
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])
-def test_a_stopped_change_leaves_the_index_and_goes_on(tmp_path, after):
+def test_interrupted_change_keeps_the_index_and_resumes(tmp_path, after):
     out = write(SCENES[:3], tmp_path / "i")
     before = {p: p.read_bytes() for p in out.rglob("*.*")}
     with pytest.raises(KeyboardInterrupt):
@@ -237,34 +238,34 @@ def test_a_stopped_change_leaves_the_index_and_goes_on(tmp_path, after):
     IndexFolder(out, encoder=FAKE)
     add(SCENES[3:], out, encoder=Counting())
     assert Counting.calls == 3 - after
-    assert_same(out, write(SCENES, tmp_path / "anew"))
+    assert_same(out, write(SCENES, tmp_path / "fresh"))
 
 
 @pytest.mark.parametrize("step", ["save", "links"])
-def test_stopped_while_vectors_or_links_are_written(tmp_path, monkeypatch, step):
+def test_change_interrupted_while_it_writes_resumes(tmp_path, monkeypatch, step):
     out = write(SCENES[:3], tmp_path / "i")
     with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
         if step == "save":
-            patched.setattr(store_room.VectorIndex, "save", lambda self, path: 1 / 0)
+            patched.setattr(VectorIndex, "save", lambda self, path: 1 / 0)
         else:
-            patched.setattr("tfrecords.artifacts.folder._link", lambda *a: 1 / 0)
+            patched.setattr(Path, "hardlink_to", lambda *a: 1 / 0)
         remove(out, 13)
     assert len(IndexFolder(out, encoder=FAKE).images) == 3
     remove(out, 13)
-    assert_same(out, write([SCENES[0], SCENES[2]], tmp_path / "anew"))
+    assert_same(out, write([SCENES[0], SCENES[2]], tmp_path / "fresh"))
 
 
-def test_another_change_waits_for_the_one_that_was_stopped(tmp_path):
+def test_another_change_is_refused_after_an_interrupted_one(tmp_path):
     out = write(SCENES[:3], tmp_path / "i")
     with pytest.raises(KeyboardInterrupt):
         add_images(stopping(SCENES[3:], 1), out, source="more", encoder=FAKE)
     with pytest.raises(UnfinishedOutputError, match=r"added was 'more'.*--overwrite"):
         remove(out, 10)
     assert remove(out, 10, overwrite=True).removed == (10,)
-    assert_same(out, write(SCENES[1:3], tmp_path / "anew"))
+    assert_same(out, write(SCENES[1:3], tmp_path / "fresh"))
 
 
-def test_a_change_of_another_state_of_the_index_is_not_gone_on_with(tmp_path):
+def test_interrupted_change_of_another_state_of_the_index_is_refused(tmp_path):
     out = write(SCENES[:3], tmp_path / "i")
     with pytest.raises(KeyboardInterrupt):
         add_images(stopping(SCENES[3:], 1), out, source="more", encoder=FAKE)
@@ -276,7 +277,7 @@ def test_a_change_of_another_state_of_the_index_is_not_gone_on_with(tmp_path):
         add(SCENES[3:], out)
 
 
-def test_other_settings_than_the_indexs_are_refused_with_the_reason(tmp_path):
+def test_settings_that_differ_from_the_index_are_refused(tmp_path):
     out = write(SCENES[:2], tmp_path / "i")
     with pytest.raises(IndexMismatchError, match=r"--stride 16, not 8: leave --stride out"):
         add(SCENES[2:], out, stride_px=8)

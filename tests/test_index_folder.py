@@ -1,8 +1,10 @@
-"""The index folder: what went in comes out, stopped runs go on, damage has a name."""
+"""The index folder: contents, interrupted runs, damaged files."""
 
 import csv
 import json
+import pickle
 import shutil
+from dataclasses import replace
 
 import faiss
 import numpy as np
@@ -11,15 +13,21 @@ from engine import digital, image_of, learned_encoder, small_encoder, texture
 from hypothesis import given
 from hypothesis import strategies as st
 
-import retrieval.index.builder as parts_room
-import retrieval.index.folder as store_room
 from retrieval.config import IndexConfig
 from retrieval.errors import IndexMismatchError
-from retrieval.index.builder import ImageIndexer, from_codes, load_vectors, to_codes
-from retrieval.index.folder import IndexFolder, write_index
+from retrieval.index.builder import (
+    RECALL_QUERIES,
+    EmbedTask,
+    ImageIndexer,
+    embed_task,
+    load_vectors,
+    write_index,
+)
+from retrieval.index.faiss_index import VectorIndex
+from retrieval.index.folder import IndexFolder, from_codes, read_index_manifest, to_codes
 from retrieval.models.encoder import FakeEncoder
 from retrieval.types import unpack_ids
-from tfrecords.artifacts import MANIFEST, writing_folder
+from tfrecords.artifacts import MANIFEST, read_manifest, writing_folder
 from tfrecords.errors import (
     DuplicateIdError,
     FormatVersionError,
@@ -65,12 +73,12 @@ def test_codes_are_exact_for_digital_numbers(seed):
     dn = rng.integers(0, 4096, (5, 6, 3)).astype(np.uint16)
     scaled = image_of(dn).scaled()
     codes = to_codes(scaled)
-    gone = (dn == 0).all(-1)
-    assert (codes[~gone] == dn[~gone]).all() and (codes[gone] == 65535).all()
+    nodata = (dn == 0).all(-1)
+    assert (codes[~nodata] == dn[~nodata]).all() and (codes[nodata] == 65535).all()
     np.testing.assert_allclose(from_codes(codes), scaled, atol=1e-6)
 
 
-def test_codes_hold_every_scaled_value_to_half_a_number():
+def test_codes_round_scaled_values_to_half_a_digital_number():
     scaled = np.random.default_rng(0).uniform(-1, 1, (50, 50, 4)).astype(np.float32)
     scaled[3, 4] = np.nan
     scaled[5, 6, 0] = np.nan  # one band only
@@ -83,7 +91,7 @@ def test_codes_hold_every_scaled_value_to_half_a_number():
 # ---------------------------------------------------------------- what is in the folder
 
 
-def test_what_went_in_comes_out(tmp_path):
+def test_images_are_stored_with_all_their_fields(tmp_path):
     pixels = digital(texture(90, 100, bands=2))
     pixels[:20, :30] = 0
     transform = (np.float64(10.0), 0.0, np.float64(399960.125), 0.0, -10.0, 5e6 + 1 / 3)
@@ -107,7 +115,7 @@ def test_what_went_in_comes_out(tmp_path):
     assert list(store.images) == [0, 2**31 - 1]
 
 
-def test_an_ordinary_table_reads_as_people_expect(written):
+def test_table_of_plain_images(written):
     with (written / "images.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [r["image_id"] for r in rows] == ["10", "13", "16"]
@@ -128,7 +136,7 @@ def test_an_ordinary_table_reads_as_people_expect(written):
     )
 
 
-def test_the_folder_is_self_contained_and_says_what_it_is(written):
+def test_folder_is_self_contained(written):
     store = IndexFolder(written)
     assert (store.encoder.name, store.encoder.fingerprint) == ("small", small_encoder().fingerprint)
     names = {p.relative_to(written).as_posix() for p in written.rglob("*") if p.is_file()}
@@ -146,7 +154,7 @@ def test_ids_are_image_row_and_column(written):
     assert places == {(i, x, y) for i in (10, 13, 16) for x in (0, 16) for y in (0, 16, 32)}
 
 
-def test_order_of_images_changes_nothing(tmp_path, written):
+def test_order_of_images_does_not_change_the_index(tmp_path, written):
     turned = write(scenes(3)[::-1], tmp_path / "turned", small_encoder())
     for name in ("vectors.faiss", "images.csv"):
         assert (turned / name).read_bytes() == (written / name).read_bytes()
@@ -163,7 +171,7 @@ def test_nodata_is_not_indexed(tmp_path):
 
 @pytest.mark.parametrize("pixels", [np.zeros((70, 80, 4), np.uint16), np.full((64, 64, 1), 900, np.uint16)])
 @pytest.mark.parametrize("kind", ["exact", "ivf", "auto"])
-def test_an_index_without_a_window(tmp_path, pixels, kind):
+def test_index_without_windows(tmp_path, pixels, kind):
     store = IndexFolder(
         write([image_of(pixels)], tmp_path / "i", config=IndexConfig(kind=kind)), encoder=FAKE
     )
@@ -171,24 +179,24 @@ def test_an_index_without_a_window(tmp_path, pixels, kind):
 
 
 @pytest.mark.parametrize("kind", ["fast", "ivf"])
-def test_other_kinds_open_as_they_were_made(tmp_path, kind):
+def test_fast_and_ivf_open_with_their_settings(tmp_path, kind):
     config = IndexConfig(stride_px=4, kind=kind, nprobe=3, rerank_k=77)
     images = [image_of(digital(texture(160, 170, seed=s)), image_id=s) for s in range(2)]
     store = IndexFolder(write(images, tmp_path / "i", config=config), encoder=FAKE)
     assert store.vectors.kind == kind == store.manifest.extra["kind"]
-    assert (store.vectors.probes, store.vectors.again) == (3 if kind == "ivf" else 0, 77)
+    assert (store.vectors.nprobe, store.vectors.rerank_k) == (3 if kind == "ivf" else 0, 77)
 
 
 # ---------------------------------------------------------------- overwrite, stop, go on
 
 
-def test_doubled_image_ids(tmp_path):
+def test_doubled_image_ids_are_refused(tmp_path):
     with pytest.raises(DuplicateIdError, match="image id 10 comes twice"):
         write([*scenes(2), scenes(1)[0]], tmp_path / "i")
     assert not (tmp_path / "i").exists()
 
 
-def test_a_finished_index_is_left_alone_without_overwrite(tmp_path):
+def test_finished_index_is_kept_without_overwrite(tmp_path):
     path = write(scenes(2), tmp_path / "i")
     before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
     with pytest.raises(OutputExistsError, match="--overwrite"):
@@ -217,7 +225,7 @@ class Counting(FakeEncoder):
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
-def test_a_stopped_build_goes_on_and_gives_the_same(tmp_path, after, monkeypatch):
+def test_interrupted_build_resumes_and_gives_the_same(tmp_path, after, monkeypatch):
     monkeypatch.setattr(Counting, "calls", 0)
     whole, out = write(scenes(), tmp_path / "whole"), tmp_path / "i"
     with pytest.raises(KeyboardInterrupt):
@@ -232,19 +240,17 @@ def test_a_stopped_build_goes_on_and_gives_the_same(tmp_path, after, monkeypatch
         np.testing.assert_array_equal(a, b)
 
 
-def test_stopped_while_vectors_are_written(tmp_path, monkeypatch):
+def test_interrupted_writing_of_vectors_resumes(tmp_path, monkeypatch):
     whole, out = write(scenes(2), tmp_path / "whole"), tmp_path / "i"
     with monkeypatch.context() as patched:
-        patched.setattr(
-            store_room.VectorIndex, "save", lambda self, path: path.write_bytes(b"half") and 1 / 0
-        )
+        patched.setattr(VectorIndex, "save", lambda self, path: path.write_bytes(b"half") and 1 / 0)
         with pytest.raises(ZeroDivisionError):
             write(scenes(2), out)
     write(scenes(2), out)
     assert (out / "vectors.faiss").read_bytes() == (whole / "vectors.faiss").read_bytes()
 
 
-def test_a_former_index_stays_while_the_new_one_is_stopped(tmp_path):
+def test_former_index_stays_if_the_new_one_is_interrupted(tmp_path):
     path = write(scenes(2), tmp_path / "i")
     before = answers(path)
     with pytest.raises(KeyboardInterrupt):
@@ -253,7 +259,7 @@ def test_a_former_index_stays_while_the_new_one_is_stopped(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_pixels_that_changed_in_between_are_embedded_anew(tmp_path):
+def test_changed_pixels_are_embedded_again(tmp_path):
     first, others = scenes(4), [image_of(i.pixels[::-1], image_id=i.image_id) for i in scenes(4)]
     with pytest.raises(KeyboardInterrupt):
         write(stopping(first, 3), tmp_path / "i")
@@ -265,7 +271,7 @@ def test_pixels_that_changed_in_between_are_embedded_anew(tmp_path):
 @pytest.mark.parametrize(
     "other", [{"config": IndexConfig(stride_px=8)}, {"encoder": FakeEncoder(2)}], ids=["stride", "encoder"]
 )
-def test_an_unfinished_index_of_other_settings_is_refused_with_the_reason(tmp_path, other):
+def test_unfinished_index_with_other_settings_is_refused_with_the_reason(tmp_path, other):
     with pytest.raises(KeyboardInterrupt):
         write(stopping(scenes(), 2), tmp_path / "i")
     with pytest.raises(UnfinishedOutputError, match=next(iter(other)).replace("config", "index")):
@@ -274,7 +280,7 @@ def test_an_unfinished_index_of_other_settings_is_refused_with_the_reason(tmp_pa
     assert len(IndexFolder(tmp_path / "i", encoder=other.get("encoder", FAKE)).images) == 4
 
 
-def test_a_part_that_was_damaged_in_between_is_made_again(tmp_path):
+def test_damaged_part_is_made_again(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write(stopping(scenes(), 2), tmp_path / "i")
     for part in (tmp_path / "i.partial").rglob("*.np?"):
@@ -286,7 +292,7 @@ def test_a_part_that_was_damaged_in_between_is_made_again(tmp_path):
     assert (tmp_path / "i/vectors.faiss").read_bytes() == (tmp_path / "whole/vectors.faiss").read_bytes()
 
 
-def test_vectors_that_an_earlier_release_left_are_made_again(tmp_path):
+def test_unfinished_vectors_of_an_earlier_release_are_made_again(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write(stopping(scenes(), 2), tmp_path / "i")
     partial = tmp_path / "i.partial"
@@ -306,19 +312,23 @@ def many(count=4):
 
 
 @pytest.mark.parametrize("kind", ["fast", "ivf"])
-def test_vectors_wait_in_half_precision_where_no_exact_index_needs_them(tmp_path, monkeypatch, kind):
-    config, kept, save = IndexConfig(stride_px=4, kind=kind), [], parts_room._save_vectors
-    monkeypatch.setattr(
-        parts_room, "_save_vectors", lambda *a: kept.append((a[0].name, str(a[2].dtype))) or save(*a)
-    )
-    up, down = write(many(), tmp_path / "up", config=config), tmp_path / "down"
-    write(many()[::-1], down, config=config)
-    assert [d for _, d in kept] == ["float32", "float32", "float16", "float16"] * 2
-    # Which came first, and waited in single precision, is all the same in the end.
+def test_vectors_wait_in_half_precision_unless_an_exact_index_needs_them(tmp_path, kind):
+    config, up, down = IndexConfig(stride_px=4, kind=kind), tmp_path / "up", tmp_path / "down"
+    for out, images in ((up, many()), (down, many()[::-1])):
+        kinds = []
+
+        def progress(stage, done, total, out=out, images=images, kinds=kinds):
+            if stage == "building the vector index":
+                parts = (out.with_name(f"{out.name}.partial") / f"work/{i.image_id}.npy" for i in images)
+                kinds.extend(str(load_vectors(part)[1].dtype) for part in parts)
+
+        write(images, out, config=config, progress=progress)
+        assert kinds == ["float32", "float32", "float16", "float16"]
+    # The result does not depend on which vectors waited in single precision.
     assert (up / "vectors.faiss").read_bytes() == (down / "vectors.faiss").read_bytes()
 
 
-def test_halved_vectors_are_made_anew_where_so_many_are_exact(tmp_path, monkeypatch):
+def test_half_precision_vectors_are_made_again_for_an_exact_index(tmp_path, monkeypatch):
     config = IndexConfig(stride_px=4, exact_below=700)
     with writing_folder(tmp_path / "i", kind="index", config={}) as folder:
 
@@ -334,12 +344,43 @@ def test_halved_vectors_are_made_anew_where_so_many_are_exact(tmp_path, monkeypa
         assert made("cpu") == (["float32"] * 4, 0)  # more than is needed is as good
 
 
-def test_recall_is_that_of_exact_search(tmp_path):
+def test_recall_is_measured_against_exact_search(tmp_path):
     config = IndexConfig(stride_px=4, kind="ivf", nprobe=4096, rerank_k=2000)
     extra = IndexFolder(write(many(), tmp_path / "i", config=config), encoder=FAKE).manifest.extra
     # All cells, and all ranked anew: but for what half precision turns round among windows this like.
-    assert min(extra["recall"]["of_1"], extra["recall"]["of_20"]) > 0.98
-    assert 0 < extra["recall"]["queries"] <= store_room.RECALL_QUERIES
+    assert min(extra["recall"]["recall_at_1"], extra["recall"]["recall_at_20"]) > 0.98
+    assert 0 < extra["recall"]["queries"] <= RECALL_QUERIES
+
+
+def test_manifest_with_the_names_of_0_1_0_is_migrated(tmp_path):
+    out = write(many(), tmp_path / "i", config=IndexConfig(stride_px=4, kind="fast"))
+    manifest = read_manifest(out, "index")
+    recall = manifest.extra["recall"]
+    old = {"of_1": recall["recall_at_1"], "of_20": recall["recall_at_20"]}
+    old |= {"queries": recall["queries"], "how": recall["source"]}
+    config = manifest.config | {"index": manifest.config["index"] | {"fast_again": 77, "ivf_probes": 3}}
+    for name in ("rerank_k", "nprobe"):
+        del config["index"][name]
+    former = replace(manifest, extra=manifest.extra | {"recall": old}, config=config)
+    (out / MANIFEST).write_text(former.text())
+    store = IndexFolder(out, encoder=FAKE)
+    assert store.manifest.extra["recall"] == recall == read_index_manifest(out).extra["recall"]
+    assert (store.config.rerank_k, store.config.nprobe) == (77, 3)
+
+
+def test_unit_of_work_can_be_pickled_and_gives_the_same(tmp_path):
+    image = scenes(1)[0]
+    task = EmbedTask(image, FAKE, IndexConfig(stride_px=16))
+    here, elsewhere = (
+        embed_task(task),
+        pickle.loads(pickle.dumps(embed_task(pickle.loads(pickle.dumps(task))))),
+    )
+    assert here.row == elsewhere.row and here.row.windows == len(here.vectors.xy) == 6
+    np.testing.assert_array_equal(here.codes, elsewhere.codes)
+    np.testing.assert_array_equal(here.vectors.vectors, elsewhere.vectors.vectors)
+    np.save(tmp_path / "same.npy", here.codes)
+    repeated = embed_task(replace(task, finished_pixels=tmp_path / "same.npy"))
+    assert repeated.vectors is None and repeated.row.windows == 0
 
 
 # ---------------------------------------------------------------- opening what is not right
@@ -352,7 +393,7 @@ def test_another_encoder_is_refused(written):
         IndexFolder(written, encoder=FAKE)
 
 
-def test_an_encoder_that_is_not_in_the_folder_must_be_given(tmp_path):
+def test_encoder_must_be_given_if_the_folder_lacks_it(tmp_path):
     path = write(scenes(1), tmp_path / "i")
     with pytest.raises(IndexMismatchError, match="'fake', which it does not hold"):
         IndexFolder(path)
@@ -360,14 +401,14 @@ def test_an_encoder_that_is_not_in_the_folder_must_be_given(tmp_path):
         IndexFolder(path, encoder=FakeEncoder(2))
 
 
-def test_no_folder_and_a_folder_of_something_else(tmp_path):
+def test_missing_folder_and_folder_of_another_kind(tmp_path):
     with pytest.raises(MissingInputError, match="no such folder"):
         IndexFolder(tmp_path / "none")
     with pytest.raises(ManifestError, match="no manifest"):
         IndexFolder(tmp_path)
 
 
-def test_an_unfinished_index_is_never_taken_for_whole(tmp_path):
+def test_unfinished_index_does_not_open(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write(stopping(scenes(), 2), tmp_path / "i")
     with pytest.raises(MissingInputError, match="unfinished"):
@@ -376,7 +417,7 @@ def test_an_unfinished_index_is_never_taken_for_whole(tmp_path):
         IndexFolder(tmp_path / "i.partial", encoder=FAKE)
 
 
-def test_another_format_version_says_what_to_do(written, tmp_path):
+def test_error_of_another_format_version_names_the_fix(written, tmp_path):
     path = shutil.copytree(written, tmp_path / "i")
     page = json.loads((path / MANIFEST).read_text())
     (path / MANIFEST).write_text(json.dumps(page | {"version": 99}))
@@ -394,7 +435,7 @@ FILES = [MANIFEST, "encoder.keras", "images.csv", "vectors.faiss", "pixels/13.np
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_flipped_bytes_have_a_name_or_change_nothing(written, tmp_path, name, rng):
+def test_flipped_bytes_give_a_named_error_or_the_same_result(written, tmp_path, name, rng):
     path = shutil.copytree(written, tmp_path / "i")
     whole = (path / name).read_bytes()
     (ids, vectors), pixels, images = everything(path)
@@ -414,7 +455,7 @@ def test_flipped_bytes_have_a_name_or_change_nothing(written, tmp_path, name, rn
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_any_prefix_and_a_missing_file_have_a_name(written, tmp_path, name, rng):
+def test_cut_and_missing_files_give_a_named_error(written, tmp_path, name, rng):
     path = shutil.copytree(written, tmp_path / "i")
     whole = (path / name).read_bytes()
     for length in [0, 1, len(whole) // 2, len(whole) - 1, *rng.integers(0, len(whole), 4).tolist()]:
@@ -428,20 +469,20 @@ def test_any_prefix_and_a_missing_file_have_a_name(written, tmp_path, name, rng)
         everything(path)
 
 
-def test_progress_is_told_of_each_image(tmp_path):
-    told = []
-    write(scenes(2), tmp_path / "i", progress=lambda *a: told.append(a))
-    assert told == [
+def test_progress_is_called_for_each_image(tmp_path):
+    calls = []
+    write(scenes(2), tmp_path / "i", progress=lambda *a: calls.append(a))
+    assert calls == [
         ("indexing images", 1, 2),
         ("indexing images", 2, 2),
         ("building the vector index", 0, None),
     ]
 
 
-def test_images_that_come_one_by_one(tmp_path):
-    told = []
-    write(iter(scenes(2)), tmp_path / "i", progress=lambda *a: told.append(a))
-    assert told[0] == ("indexing images", 1, None)
+def test_progress_of_an_unknown_number_of_images(tmp_path):
+    calls = []
+    write(iter(scenes(2)), tmp_path / "i", progress=lambda *a: calls.append(a))
+    assert calls[0] == ("indexing images", 1, None)
 
 
 def test_scaled_and_byte_images_keep_their_pixels(tmp_path):
