@@ -1,4 +1,4 @@
-"""A hook of MkDocs: each notebook in docs/ becomes a page of the same name, with the outputs in it."""
+"""MkDocs hook: turn each notebook in docs/ into a page of the same name, with its outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mkdocs.structure.files import File, Files
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add the pages and their pictures; the notebooks stay, to be downloaded."""
+    """Add the pages and their pictures; keep the notebooks for download."""
     for file in list(files):
         if file.src_uri.endswith(".ipynb"):
             notebook = json.loads(Path(file.abs_src_path or "").read_text(encoding="utf-8"))
@@ -25,7 +25,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def page(notebook: dict[str, Any], stem: str) -> tuple[str, dict[str, bytes]]:
-    """A notebook as Markdown, and its pictures by their names."""
+    """Return a notebook as Markdown, and its pictures by name."""
     parts: list[str] = []
     pictures: dict[str, bytes] = {}
     for cell in notebook["cells"]:
@@ -39,8 +39,8 @@ def page(notebook: dict[str, Any], stem: str) -> tuple[str, dict[str, bytes]]:
             if "image/png" in data:
                 name = f"images/{stem}-{len(pictures) + 1}.png"
                 pictures[name] = base64.b64decode(data["image/png"])
-                parts.append(f"![What the cell above draws]({name})")
+                parts.append(f"![Figure drawn by the cell above]({name})")
             else:
                 parts.append(f"```text\n{''.join(output.get('text') or data['text/plain'])}\n```")
-    parts.insert(1, f"This page is a notebook: [download it]({stem}.ipynb), and run it anywhere.")
+    parts.insert(1, f"This page is a notebook: [download it]({stem}.ipynb) to run it.")
     return "\n\n".join(parts) + "\n", pictures

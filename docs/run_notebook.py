@@ -1,9 +1,9 @@
-"""Run the notebooks in docs/ and keep what they show.
+"""Run the notebooks in docs/ and store their outputs.
 
-python docs/run_notebook.py
+    python docs/run_notebook.py
 
-It takes no Jupyter: code cells run one after the other in one namespace, in an empty folder. What they
-print, the value of their last line and the figures that they leave become the cells' outputs.
+Jupyter is not needed. The code cells run in order in one namespace, in an empty folder. Printed text, the
+value of the last line and open figures become the outputs of a cell.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 HERE = Path(__file__).parent
 NAMES = ("from-geotiffs-to-a-map.ipynb",)
 DPI = 72
-"""Of figures: a page's pictures together stay below 300 kB."""
+"""Resolution of figures; keeps the pictures of a page below 300 kB."""
 
 
 def run(path: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -30,10 +30,10 @@ def run(path: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Args:
         path: the notebook.
-        folder: where its cells work; expected empty.
+        folder: an empty folder, in which the cells run.
 
     Returns:
-        The notebook with its outputs anew, and the names that its cells made.
+        The notebook with its new outputs, and the names that its cells defined.
     """
     import matplotlib
 
@@ -52,31 +52,31 @@ def run(path: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _outputs(source: str, where: str, names: dict[str, Any], number: int) -> list[dict[str, Any]]:
-    """Run one cell; what it prints, shows and draws."""
+    """Run one cell; return what it prints, shows and draws."""
     import matplotlib.pyplot as plt
 
     tree = ast.parse(source, where)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    said, value = io.StringIO(), None
-    with contextlib.redirect_stdout(said):
+    printed, value = io.StringIO(), None
+    with contextlib.redirect_stdout(printed):
         exec(compile(tree, where, "exec"), names)
         if last is not None:
             value = eval(compile(ast.Expression(last.value), where, "eval"), names)
-    found: list[dict[str, Any]] = []
-    if said.getvalue():
-        found.append({"output_type": "stream", "name": "stdout", "text": _lines(said.getvalue())})
+    outputs: list[dict[str, Any]] = []
+    if printed.getvalue():
+        outputs.append({"output_type": "stream", "name": "stdout", "text": _lines(printed.getvalue())})
     if value is not None and not source.rstrip().endswith(";"):
         data = {"text/plain": _lines(str(value))}
-        found.append(
+        outputs.append(
             {"output_type": "execute_result", "execution_count": number, "data": data, "metadata": {}}
         )
     for figure in map(plt.figure, plt.get_fignums()):
         picture = io.BytesIO()
         figure.savefig(picture, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None})
         data = {"image/png": base64.b64encode(picture.getvalue()).decode(), "text/plain": ["<Figure>"]}
-        found.append({"output_type": "display_data", "data": data, "metadata": {}})
+        outputs.append({"output_type": "display_data", "data": data, "metadata": {}})
     plt.close("all")
-    return found
+    return outputs
 
 
 def _lines(text: str) -> list[str]:
@@ -84,7 +84,7 @@ def _lines(text: str) -> list[str]:
 
 
 def main() -> None:
-    """Run all of them and write them back."""
+    """Run all notebooks and write them back."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in NAMES:
         with tempfile.TemporaryDirectory() as folder:
