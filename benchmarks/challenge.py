@@ -18,7 +18,7 @@ from typing import Any
 
 from context import Stage, arguments, clocked, context, stage, table, write_json
 
-from retrieval.kernels.compiled import limit_tf_threads
+from retrieval.kernels.executors import limit_tf_threads
 
 LOST = 0.8
 """Share of a patch under cloud, shadow or open water above which nobody could find it."""
@@ -71,32 +71,28 @@ def index(folder: str, encoder: str | None, stride: int, kind: str, device: str)
 def query(folder: str, device: str) -> dict[str, Any]:
     """Answer the patches and write the submission."""
     from retrieval import pipeline
-    from retrieval import pipeline as opening
-    from retrieval.matching import exhaustive as everywhere
-    from retrieval.matching import rounds as answer
+    from retrieval.matching import exhaustive, rounds, session
     from retrieval.matching.local_search import LocalSearch
+    from retrieval.results.outputs import QueryOutputs
 
     parts: dict[str, float] = {}
     places = (
-        (opening, "open_and_read", "opening the index, reading patches"),
-        (pipeline, "embed_patches", "embedding patches"),
-        (answer, "find_candidates", "searching"),
-        (answer, "rank", "correlating and verifying"),
-        (pipeline, "finish", "full resolution"),
-        (everywhere, "in_doubt", "finding what shows enough"),
-        (LocalSearch, "find", "comparing everywhere"),
+        (session, "open_index_and_queries", "opening the index, reading patches"),
+        (rounds, "embed_patches", "embedding patches"),
+        (rounds, "find_candidates", "searching"),
+        (rounds, "match_and_verify", "correlating and verifying"),
+        (pipeline, "refine_full_resolution", "full resolution"),
+        (exhaustive, "select_uncertain", "measuring texture"),
+        (LocalSearch, "search_images", "comparing everywhere"),
     )
     with clocked(parts, *places):
-        found = pipeline.locate(
-            *opening.open_and_read(
-                Path(folder) / "index",
-                Path(folder) / "test_patches.tfrecords",
-                device=device,  # type: ignore[arg-type]
-            ),
-            Path(folder) / "submission.csv",
-            overwrite=True,
-            progress=tell,
+        opened, queries = session.open_index_and_queries(
+            Path(folder) / "index",
+            Path(folder) / "test_patches.tfrecords",
+            device=device,  # type: ignore[arg-type]
         )
+        found = pipeline.locate(pipeline.Index(opened, device), queries, progress=tell)  # type: ignore[arg-type]
+        QueryOutputs(Path(folder) / "submission.csv", overwrite=True).write(found)
     return {"parts": parts, "mean_confidence": float(found.confidence.mean())}
 
 

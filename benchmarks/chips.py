@@ -19,9 +19,9 @@ import numpy as np
 from context import context, write_json
 from numpy.typing import NDArray
 
-from retrieval.config import ChipConfig, IndexConfig, RefineConfig, SearchConfig
-from retrieval.matching.large_chips import Locator
-from retrieval.matching.tensor_cache import TensorCache
+from retrieval.config import IndexConfig
+from retrieval.matching.large_chips import ChipCalibrations, locate_chips
+from retrieval.matching.session import Session
 from retrieval.models.calibration import (
     CHIP_TERMS,
     RIGHT_PX,
@@ -137,32 +137,23 @@ def main() -> None:
         ).folder
         single = calibration_of(store.encoder.fingerprint)
         several = ChipCalibration((0.0,) * len(CHIP_TERMS), 0.0)
-        locator = Locator(
-            store,
-            TensorCache(store),
-            store.vectors,
-            SearchConfig(),
-            RefineConfig(),
-            single,
-            several,
-            ChipConfig(),
-        )
-        at = locator.locate(chips, lambda *told: print(*told, flush=True))
+        session = Session.open(store, chips, progress=lambda *stage: print(*stage, flush=True))
+        at = locate_chips(session, chips, ChipCalibrations(single, several))
     found = at.found
     off = distance(series, truth, found)
     right = off <= RIGHT_PX
     use = at.windows > 1
     places = np.array([g.split(",")[0] for g in groups])
     probability = np.where(use, 0.0, at.confidence)
-    probability[use] = left_out(at.evidence[use], right[use], places[use])
+    probability[use] = left_out(at.features[use], right[use], places[use])
     result = figures(probability, right, groups) | {"median_off_px": float(np.median(off[right]))}
-    weights = fit(at.evidence[use], right[use])
+    weights = fit(at.features[use], right[use])
     print(result, weights, sep="\n")
     write_json(args.out, context(chips=len(chips), images=len(series)) | {"figures": result})
     if args.weights:
         on = f"{int(use.sum())} chips of {len(series)} images: {', '.join(sorted(set(groups)))}"
         ChipCalibration(weights.weights, weights.bias, on).save(args.weights)
-        seen = {"evidence": at.evidence, "off": off, "windows": at.windows, "groups": np.array(groups)}
+        seen = {"evidence": at.features, "off": off, "windows": at.windows, "groups": np.array(groups)}
         np.savez(args.weights.with_suffix(".npz"), **seen)
 
 

@@ -22,8 +22,9 @@ from context import arguments, context, table, write_json
 from numpy.typing import NDArray
 from protocol import FEATURELESS_SHARE, GROUPS, Group, dates, edge_share, opened, places, target_date
 
-from retrieval.config import PATCH_PX, RefineConfig
-from retrieval.matching.pyramid import refine
+from retrieval.config import PATCH_PX
+from retrieval.matching.pyramid import match_and_verify, refine_full_resolution
+from retrieval.matching.session import Session
 from retrieval.matching.tensors import Arrays
 from retrieval.types import Candidates, RankedCandidates
 from tfrecords.schema import Patches
@@ -101,7 +102,8 @@ def asked(pairs: Pairs, pixels: NDArray[np.float32]) -> tuple[NDArray[np.float64
     corner = np.minimum(corner, size - PATCH_PX)
     one = np.ones((len(pixels), 1), np.float32)
     found = Candidates(pairs.where[:, :1], corner[:, :1], corner[:, 1:], one)
-    refined = refine(found, patches, pairs.images, RefineConfig())
+    session = Session(pairs.images, patches)
+    refined = refine_full_resolution(session, match_and_verify(session, found))
     x, y = refined.x[:, 0] + refined.dx[:, 0], refined.y[:, 0] + refined.dy[:, 0]
     return np.stack([x, y], 1).astype(np.float64), refined
 

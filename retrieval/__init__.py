@@ -13,28 +13,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from retrieval.index.update import add_to_index, remove_from_index
     from retrieval.models.encoder import load_encoder
-    from retrieval.pipeline import (
-        Index,
-        add_to_index,
-        build_index,
-        evaluate,
-        locate,
-        open_index,
-        remove_from_index,
-    )
+    from retrieval.pipeline import Index, build_index, evaluate, locate, open_index
     from retrieval.results.matches import Matches
 
 _HOME = {
     "Index": "retrieval.pipeline",
     "Matches": "retrieval.results.matches",
-    "add_to_index": "retrieval.pipeline",
+    "add_to_index": "retrieval.index.update",
     "build_index": "retrieval.pipeline",
     "evaluate": "retrieval.pipeline",
     "load_encoder": "retrieval.models.encoder",
     "locate": "retrieval.pipeline",
     "open_index": "retrieval.pipeline",
-    "remove_from_index": "retrieval.pipeline",
+    "remove_from_index": "retrieval.index.update",
 }
 
 __all__ = [

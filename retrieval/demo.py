@@ -36,6 +36,7 @@ from retrieval.pipeline import Index, build_index, evaluate, locate, open_index
 from retrieval.report.match_picture import MatchPicture, draw_matches
 from retrieval.report.page import write_page
 from retrieval.results.matches import Matches
+from retrieval.results.outputs import QueryOutputs
 from retrieval.results.tables import write_table
 from retrieval.synthetic.sets import make_challenge
 from retrieval.types import Encoder, Progress, silent
@@ -131,19 +132,14 @@ def run_demo(
         EncoderError: there is no such encoder.
     """
     config, out = config or DemoConfig(), Path(out)
-    made_by = load_encoder(encoder) if encoder is None or isinstance(encoder, (str, Path)) else encoder
+    made_by = load_encoder(encoder)
     settings = config.to_dict() | {"encoder": made_by.fingerprint}
     with writing_folder(out, kind="demo", config=settings, overwrite=overwrite) as folder:
         _generate(folder, config, progress)
         index = _indexed(folder, out, made_by, device, progress)
-        found = locate(
-            index,
-            replace(read_patches(folder.path / PATCHES), paths=()),
-            folder.path / SUBMISSION,
-            details=folder.path / CANDIDATES,
-            overwrite=True,
-            progress=progress,
-        )
+        patches = replace(read_patches(folder.path / PATCHES), paths=())
+        found = locate(index, patches, progress=progress)
+        QueryOutputs(folder.path / SUBMISSION, folder.path / CANDIDATES, overwrite=True).write(found)
         answers = read_submission(folder.path / ANSWERS)
         table = beside_answers(found, answers)
         write_table(table, folder.path / MATCHES, overwrite=True)

@@ -7,9 +7,9 @@ Positions are `(x, y)`: column and row, 0-based, of the top-left pixel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,18 @@ Progress = Callable[[str, int, int | None], None]
 
 def silent(stage: str, done: int, total: int | None) -> None:
     """A `Progress` that says nothing."""
+
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+class Executor(Protocol):
+    """Where independent tasks run: in this process (`retrieval.kernels.executors`) or on a cluster."""
+
+    def map(self, function: Callable[[_In], _Out], tasks: Iterable[_In], /) -> Iterator[_Out]:
+        """Yield the result of each task, in order."""
+        ...
 
 
 ID_LIMIT = 2**31
@@ -90,6 +102,41 @@ class Encoder(Protocol):
             (n, 1 + (h - 64) // step_px, 1 + (w - 64) // step_px, dim) float32 of unit length;
             the zero vector for a window without anything to see.
         """
+        ...
+
+
+class Pixels(Protocol):
+    """Source of image pixels: an index folder, or arrays in memory."""
+
+    def bands(self, image_id: int) -> tuple[str, ...]:
+        """Return the names of an image's bands, in order."""
+        ...
+
+    def size(self, image_id: int) -> tuple[int, int]:
+        """Return height and width of an image."""
+        ...
+
+    def scaled(self, image_id: int, window: tuple[int, int, int, int] | None = None) -> NDArray[np.float32]:
+        """Return an image or a window (x, y, width, height) of it, (h, w, b) scaled, NaN = nodata."""
+        ...
+
+
+class PatchPixels(Protocol):
+    """Query patches; `tfrecords.schema.Patches` implements it."""
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands, in order."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def scaled(self, rows: Any) -> NDArray[np.float32]:
+        """Return the patches of a slice or of rows, (n, 64, 64, b) scaled, NaN = nodata."""
+        ...
+
+    def select(self, rows: Any) -> Self:
+        """Return the patches of a slice or of rows."""
         ...
 
 

@@ -75,6 +75,21 @@ def learned_encoder(share=0.5):
     return KerasEncoder(model, "learned")
 
 
+def located(index, queries, submission, *, min_confidence=None, drop_unsure=False, **outputs):
+    """Answer queries and write the outputs, as `retrieve query` does."""
+    from retrieval.pipeline import locate
+    from retrieval.results.outputs import QueryOutputs
+    from tfrecords.read import read_queries
+    from tfrecords.schema import Chips, Patches
+
+    queries = queries if isinstance(queries, (Patches, Chips)) else read_queries(queries)
+    files = QueryOutputs(submission, **outputs)
+    files.check(queries)
+    matches = locate(index, queries)
+    files.write(matches, min_confidence, drop_unsure)
+    return matches
+
+
 def refined(image_ids, x, y, logit, similarity):
     """Candidates of one or more patches."""
     shape = np.shape(image_ids)

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from engine import digital, patches_of, small_encoder, texture
 
-import retrieval.matching.rounds as answer
-from retrieval.config import IndexConfig, RefineConfig, SearchConfig
+from retrieval.config import IndexConfig, SearchConfig
 from retrieval.index.faiss_index import VectorIndex
+from retrieval.matching.pyramid import refine_full_resolution
+from retrieval.matching.rounds import search_vectors
+from retrieval.matching.session import Session
 from retrieval.matching.tensors import Arrays
 from retrieval.models.embed import embed_image, embed_patches
 from retrieval.types import pack_ids
@@ -39,7 +41,8 @@ def world():
 
 def found_by(world, search, progress=lambda *a: None):
     index, images, patches, vectors = world
-    return answer.find(index, vectors, patches, images, search, RefineConfig(), progress)
+    session = Session(images, patches, index, search=search, progress=progress)
+    return refine_full_resolution(session, search_vectors(session, vectors))
 
 
 def test_patches_are_found_and_the_width_is_as_asked(world):
@@ -55,14 +58,11 @@ def test_fewer_candidates_than_kept_are_filled_with_none(world):
     assert not found.ncc[:, 1:].any()
 
 
-def test_only_doubtful_patches_are_looked_for_again(world, monkeypatch):
-    asked = []
-    rank = answer.rank
-    monkeypatch.setattr(
-        answer, "rank", lambda f, p, *a: asked.append((p.patch_ids.tolist(), f.x.shape[1])) or rank(f, p, *a)
-    )
-    found_by(world, SearchConfig())
-    assert asked == [(list(range(8)), 8), ([6], 500)]  # a flat patch has nothing to be looked for
+def test_only_uncertain_patches_are_searched_again(world):
+    stages = []
+    found_by(world, SearchConfig(), lambda *a: stages.append(a))
+    searches = [(stage, total) for stage, _, total in stages if stage.startswith("searching")]
+    assert searches == [("searching", 8), ("searching deeper", 1)]  # a flat patch shows nothing to search for
 
 
 def test_looking_longer_finds_what_the_first_round_missed(world):
@@ -76,7 +76,7 @@ def test_looking_longer_finds_what_the_first_round_missed(world):
         search = SearchConfig(
             top_k=4, max_candidates=1, confident_odds=99.0, round2_max_candidates=deep_places
         )
-        found = answer.find(index, vectors, mixed, images, search, RefineConfig())
+        found = found_by((index, images, mixed, vectors), search)
         right.append(int(((found.image_ids[:, 0] == [0, 0, 1, 1, 2, 2]) & (found.ncc[:, 0] > 0.3)).sum()))
     assert right[0] < 5 <= right[1], right
 
@@ -84,9 +84,9 @@ def test_looking_longer_finds_what_the_first_round_missed(world):
 def test_no_patches_and_no_windows(world):
     index, images, patches, vectors = world
     none = Patches(patches.patch_ids[:0], patches.pixels[:0], "dn", BANDS, 0.0)
-    assert len(answer.find(index, vectors[:0], none, images, SearchConfig(), RefineConfig())) == 0
+    assert len(found_by((index, images, none, vectors[:0]), SearchConfig())) == 0
     empty = VectorIndex.build(lambda: [], index.dim, IndexConfig())
-    found = answer.find(empty, vectors, patches, images, SearchConfig(), RefineConfig())
+    found = found_by((empty, images, patches, vectors), SearchConfig())
     assert (found.image_ids == -1).all() and found.image_ids.shape == (8, SearchConfig.return_k)
 
 

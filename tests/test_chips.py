@@ -6,12 +6,21 @@ from engine import digital, image_of, small_encoder, texture
 from hypothesis import given
 from hypothesis import strategies as st
 
-import retrieval.matching.large_chips as locate
 from retrieval.config import ChipConfig, IndexConfig
 from retrieval.errors import ConfigError
-from retrieval.matching.large_chips import Placements, agreed, chip_evidence, cut_windows, starts, vote
+from retrieval.matching.large_chips import (
+    Placements,
+    chip_features,
+    count_agreement,
+    cut_windows,
+    locate_chips,
+    starts,
+    vote,
+)
+from retrieval.matching.session import Session
 from retrieval.models.calibration import ChipCalibration
 from retrieval.pipeline import build_index
+from retrieval.results.matches import Matches
 from retrieval.types import RankedCandidates
 from tfrecords.read import ImageSource
 from tfrecords.schema import BANDS, Chips, Image
@@ -132,13 +141,13 @@ def test_the_place_at_which_most_windows_agree_is_the_best():
     peaks.x[1:, 0] += 9  # three windows see the first place elsewhere
     peaks.image_ids[3, 1] = -1  # one lies outside of the image at the second
     peaks.dx[:, 1] = 0.25
-    got = agreed(origins([100, 300], [50, 70]), peaks, offsets, ChipConfig())
+    got = count_agreement(origins([100, 300], [50, 70]), peaks, offsets, ChipConfig())
     assert got.agree.tolist() == [3, 1] and got.x.tolist() == [300.25, 100] and got.y.tolist() == [70, 50]
     assert got.score == pytest.approx([0.375, 0.125]) and got.ncc == pytest.approx([0.5, 0.5])
-    assert chip_evidence(got, 4) == pytest.approx([0.5, 0.25, 0.75, np.log2(3)])
+    assert chip_features(got, 4) == pytest.approx([0.5, 0.25, 0.75, np.log2(3)])
     peaks.ncc[:] = -1
-    assert len(agreed(origins([100, 300], [50, 70]), peaks, offsets, ChipConfig())) == 0
-    assert not chip_evidence(got.take(np.zeros(0, int)), 4).any()
+    assert len(count_agreement(origins([100, 300], [50, 70]), peaks, offsets, ChipConfig())) == 0
+    assert not chip_features(got.take(np.zeros(0, int)), 4).any()
 
 
 # --- confidence -----------------------------------------------------------------------------------
@@ -247,13 +256,14 @@ def test_a_chip_is_found_where_most_of_its_windows_are_clouded(world, rng):
     assert places_of(index.locate(chips_of(chip))) == [[6, 20, 10]]
 
 
-def test_blocks_and_company_change_nothing(world, monkeypatch):
+def test_blocks_and_company_change_nothing(world):
     index, pixels = world
     cuts = [(0, 0, 100, 130), (1, 40, 150, 96), (0, 7, 64, 200), (1, 90, 128, 128)]
     chips = [pixels[i][a : a + h, a : a + w] for i, a, h, w in cuts]
     together = index.locate(chips_of(*chips))
-    monkeypatch.setattr(locate, "BLOCK", 3)
-    apart = index.locate(chips_of(*chips))
+    queries = chips_of(*chips)
+    session = Session.open(index.folder, queries)
+    apart = Matches.of_chips(index.folder, queries, locate_chips(session, queries, block=3)).frame()
     for name in ("image_id", "x", "y", "dx", "dy", "ncc", "confidence"):
         np.testing.assert_allclose(apart[name], together[name], atol=1e-4)
     alone = index.locate(chips_of(chips[1]))

@@ -8,7 +8,8 @@ import pytest
 from engine import small_encoder
 
 from retrieval.kernels import compiled
-from retrieval.kernels.compiled import Compiled, ahead, parallel_map
+from retrieval.kernels.compiled import Compiled
+from retrieval.kernels.executors import parallel_map, prefetch_map
 from retrieval.models.encoder import COMPILED_AFTER
 
 
@@ -43,7 +44,7 @@ def test_many_shapes_are_no_reason_to_warn(fused, caplog, capfd):
     one = Compiled(lambda a: a * 2.0, fused=fused, after=0)
     for n in range(1, 30):
         assert one(np.ones(n, np.float32)).tolist() == [2.0] * n
-    assert len(one._fast) == compiled.MOST_SHAPES  # compiled code is never freed
+    assert len(one._fast) == compiled.MAX_SHAPES  # compiled code is never freed
     assert "retracing" not in caplog.text + capfd.readouterr().err
 
 
@@ -108,16 +109,16 @@ def test_ahead_keeps_the_order_and_what_was_made_before_a_failure(monkeypatch, c
     def work(item):
         return 6 // (3 - item)
 
-    assert list(ahead(str, range(9))) == list("012345678")
+    assert list(prefetch_map(str, range(9))) == list("012345678")
     for stop in (KeyboardInterrupt, ValueError):
         made = []
         with pytest.raises(stop):
-            for each in ahead(str, drawn(stop)):
+            for each in prefetch_map(str, drawn(stop)):
                 made.append(each)
         assert made == list("01234")
     made = []
     with pytest.raises(ZeroDivisionError):
-        for each in ahead(work, range(9)):
+        for each in prefetch_map(work, range(9)):
             made.append(each)
     assert made == [2, 3, 6]
 
@@ -131,10 +132,10 @@ def test_ahead_draws_few_and_large_ones_alone(monkeypatch):
             drawn.append(size)
             yield size
 
-    for number, _ in enumerate(ahead(lambda s: s, items([1] * 9), lambda s: s, 100)):
+    for number, _ in enumerate(prefetch_map(lambda s: s, items([1] * 9), lambda s: s, 100)):
         assert len(drawn) <= number + 3  # as many as threads, and one
     drawn.clear()
-    for _ in ahead(lambda s: s, items([1, 100, 1, 100, 100]), lambda s: s, 100):
+    for _ in prefetch_map(lambda s: s, items([1, 100, 1, 100, 100]), lambda s: s, 100):
         seen.append(len(drawn))
     assert seen == [2, 2, 4, 4, 5]
 

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 from engine import digital, refined, texture
 
-import retrieval.matching.local_search as local
 import retrieval.training.steps as steps
 from retrieval.config import CoveredConfig, SearchConfig
 from retrieval.errors import ConfigError, TrainingError
 from retrieval.matching.local_search import (
     CELL_PX,
+    FEW_PAIRS,
     LocalSearch,
     agreement,
+    best_of_cells,
     cosines,
     kernels,
-    peaks,
     shipped_local_search,
 )
-from retrieval.matching.tensor_cache import TensorCache
+from retrieval.matching.session import Session
 from retrieval.matching.tensors import Arrays
 from retrieval.models.cloud_mask import CloudMask, cloud_model, shipped_cloud_mask
 from retrieval.models.local_descriptors import half_resolution, local_model
@@ -126,7 +126,7 @@ def test_agreement_against_loops():
 def test_the_best_place_of_every_cell():
     rng = np.random.default_rng(0)
     agreement = rng.normal(size=(11, 17, 3)).astype(np.float32)
-    score, ids = peaks(agreement, 5, 128, 256)
+    score, ids = best_of_cells(agreement, 5, 128, 256)
     image, x, y = unpack_ids(ids)
     assert (image == 5).all() and score.shape == (3, 2 * 3)
     row, col = (y - 256) // 4, (x - 128) // 4
@@ -152,7 +152,7 @@ def test_cosines_against_loops():
 def test_descriptors_of_every_pixel_are_those_of_every_fourth_moved():
     search = LocalSearch(local_model(4))
     tensor, visible = (np.asarray(v) for v in half_resolution(ground(0, 96, 105)[None]))
-    every = search._everywhere(tensor, visible > 0)
+    every = search.describe_all_pixels(tensor, visible > 0)
     assert every.shape == (1, tensor.shape[1] - 8, tensor.shape[2] - 8, 4)
     for dy, dx in np.ndindex(2, 2):
         part = search.describe(tensor[:, dy:, dx:], visible[:, dy:, dx:] > 0)
@@ -160,7 +160,7 @@ def test_descriptors_of_every_pixel_are_those_of_every_fourth_moved():
 
 
 @pytest.mark.parametrize(("height", "width"), [(200, 230), (66, 131), (64, 64)])
-def test_tiles_of_a_picture_change_nothing(monkeypatch, height, width):
+def test_tiles_of_a_picture_change_nothing(height, width):
     search = LocalSearch(local_model(4))
     tensor, visible = (np.array(v) for v in half_resolution(ground(0, height, width)[None]))
     visible[:, 20:60, 10:30] = 0
@@ -169,9 +169,9 @@ def test_tiles_of_a_picture_change_nothing(monkeypatch, height, width):
     for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
         dense[:, dy::2, dx::2] = search.model([tensor[:, dy:, dx:], visible[:, dy:, dx:]])
     for tile in (128, 16):
-        monkeypatch.setattr(local, "TILE", tile)
+        search = LocalSearch(search.model, tile)
         np.testing.assert_allclose(search.describe(tensor, visible > 0), whole, atol=1e-6)
-        np.testing.assert_allclose(search._everywhere(tensor, visible > 0), dense, atol=1e-6)
+        np.testing.assert_allclose(search.describe_all_pixels(tensor, visible > 0), dense, atol=1e-6)
 
 
 def test_around_a_few_places_the_descriptors_are_those_of_the_whole_block():
@@ -180,12 +180,12 @@ def test_around_a_few_places_the_descriptors_are_those_of_the_whole_block():
     visible = visible > 0
     visible[20:60, 30:50] = False
     at = np.array([[0, 0], [40, 13], [tensor.shape[1] - 31, tensor.shape[0] - 31]])
-    field, which, corner = search._fields(tensor, visible, at, 12)(slice(None))
-    whole = search._everywhere(tensor[None], visible[None])[0]
-    assert len(field) == local.FEW and which.tolist() == [0, 1, 2] and (np.abs(at - 1 - corner) <= 1).all()
+    field, which, corner = search.fields_at(tensor, visible, at, 12)(slice(None))
+    whole = search.describe_all_pixels(tensor[None], visible[None])[0]
+    assert len(field) == FEW_PAIRS and which.tolist() == [0, 1, 2] and (np.abs(at - 1 - corner) <= 1).all()
     for part, (x, y) in zip(field[which], corner, strict=True):
         np.testing.assert_allclose(part, whole[y : y + 25, x : x + 25], atol=1e-5)
-    field, which, corner = search._fields(tensor, visible, np.tile(at, (9, 1)), 12)(slice(3, 5))
+    field, which, corner = search.fields_at(tensor, visible, np.tile(at, (9, 1)), 12)(slice(3, 5))
     assert len(field) == 1 and not which.any() and not corner.any() and len(which) == 2
 
 
@@ -200,17 +200,27 @@ def world():
     return images, np.array(at), made.pixels, hidden
 
 
+def searched(patches, image_ids, images, config):
+    """What exhaustive local search finds in some images."""
+    return shipped_local_search().search_images(Session(images, patches, search=config, image_ids=image_ids))
+
+
+def rescored(ranked, patches, images):
+    """Candidates compared at their own pixel."""
+    return shipped_local_search().rescore(Session(images, patches), ranked)
+
+
 def test_covered_patches_are_found_by_what_is_seen_of_them(world):
     images, at, _, hidden = world
     patches = Patches(np.arange(6), hidden, "scaled", BANDS, np.nan)
     config = SearchConfig(round2_max_candidates=20)
-    found = shipped_local_search().find(patches, [3, 1, 0, 2], images, config, TensorCache(images))
+    found = searched(patches, [3, 1, 0, 2], images, config)
     assert found.image_ids.shape == (6, 20) and (np.diff(found.similarity, axis=1) <= 0).all()
     right = (found.image_ids[:, 0] == at[:, 0]) & (
         np.hypot(found.x[:, 0] - at[:, 1], found.y[:, 0] - at[:, 2]) <= 4
     )
     assert right.sum() >= 5, found.image_ids[:, 0]
-    some = shipped_local_search().find(patches, [0, 2], images, config, TensorCache(images))
+    some = searched(patches, [0, 2], images, config)
     assert set(np.unique(some.image_ids)) <= {-1, 0, 2}
 
 
@@ -218,51 +228,48 @@ def test_places_are_looked_at_again_beside_where_they_were_found(world):
     """As `again` at the places that come out, and no worse than at those on the grid."""
     images, _, _, hidden = world
     patches = Patches(np.arange(6), hidden, "scaled", BANDS, np.nan)
-    found = shipped_local_search().find(
-        patches, range(4), images, SearchConfig(round2_max_candidates=20), TensorCache(images)
-    )
+    found = searched(patches, range(4), images, SearchConfig(round2_max_candidates=20))
     assert (found.x % 4 == 2).any() and (found.x % 2 == 0).all() and (found.y % 2 == 0).all()
     none = np.zeros(found.x.shape)
     at = refined(found.image_ids, found.x, found.y, none, found.similarity)
-    again = shipped_local_search().again(at, patches, images, TensorCache(images))
+    again = rescored(at, patches, images)
     np.testing.assert_allclose(again, found.similarity, atol=1e-4)
     beside = refined(found.image_ids, np.maximum(found.x - 2, 0), found.y, none, found.similarity)
-    first = shipped_local_search().again(beside, patches, images, TensorCache(images))[:, 0]
+    first = rescored(beside, patches, images)[:, 0]
     assert (first <= found.similarity[:, 0] + 1e-4).all()
 
 
 def test_candidates_are_compared_again_where_they_were_found(world):
     images, at, _, hidden = world
     patches = Patches(np.arange(6), hidden, "scaled", BANDS, np.nan)
-    search, ground = shipped_local_search(), TensorCache(images)
     image, x, y = at.T
     stay, away = x, np.where(x >= 20, x - 20, x + 20)
     ids = np.stack([image, image, image, np.full(6, -1)], 1)
     logit = np.tile([0.0, 0.0, np.nan, np.nan], (6, 1))
     columns = np.stack([stay, away, stay, stay], 1)
     ranked = refined(ids, columns, np.tile(y[:, None], 4), logit, np.full((6, 4), 0.5))
-    got = search.again(ranked, patches, images, ground)
+    got = rescored(ranked, patches, images)
     assert (got[:, 0] > got[:, 1] + 0.05).all()
     np.testing.assert_allclose(got[:, 2], got[:, 0], atol=1e-5)
     assert (got[:, 3] == 0.5).all()  # there is none
     # On the grid of the search it is what the search said.
-    first = search.find(patches, [0], images, SearchConfig(round2_max_candidates=1), ground)
+    first = searched(patches, [0], images, SearchConfig(round2_max_candidates=1))
     assert (first.x[0, 0], first.y[0, 0]) == (12, 20)
     np.testing.assert_allclose(got[0, 0], first.similarity[0, 0], atol=1e-4)
     none = patches.select(slice(0, 0))
-    assert search.again(refined(*[np.zeros((0, 3))] * 5), none, images, ground).shape == (0, 3)
+    assert rescored(refined(*[np.zeros((0, 3))] * 5), none, images).shape == (0, 3)
 
 
 def test_no_patches_and_no_images(world):
     images, _, _, hidden = world
     patches = Patches(np.arange(6), hidden, "scaled", BANDS, np.nan)
-    found = shipped_local_search().find(patches, [], images, SearchConfig(), TensorCache(images))
+    found = searched(patches, [], images, SearchConfig())
     assert (found.image_ids == -1).all() and found.image_ids.shape == (6, SearchConfig.round2_max_candidates)
     nothing = Patches(np.arange(1), np.full((1, 64, 64, 4), np.nan, np.float32), "scaled", BANDS, np.nan)
-    found = shipped_local_search().find(nothing, [0], images, SearchConfig(), TensorCache(images))
+    found = searched(nothing, [0], images, SearchConfig())
     assert (found.image_ids == -1).all() and np.isneginf(found.similarity).all()
     none = Patches(patches.patch_ids[:0], hidden[:0], "scaled", BANDS, np.nan)
-    assert len(shipped_local_search().find(none, [0], images, SearchConfig(), TensorCache(images))) == 0
+    assert len(searched(none, [0], images, SearchConfig())) == 0
 
 
 # ---------------------------------------------------------------- training

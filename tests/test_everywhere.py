@@ -8,11 +8,21 @@ import numpy as np
 import pytest
 from engine import refined, small_encoder, texture
 
-import retrieval.matching.exhaustive as last
-import retrieval.matching.rounds as answer
-from retrieval.config import IndexConfig, RefineConfig, SearchConfig
+from retrieval.config import IndexConfig, SearchConfig
 from retrieval.errors import SearchBudgetWarning
 from retrieval.index.faiss_index import VectorIndex
+from retrieval.matching.exhaustive import (
+    ScoreFit,
+    affordable_patches,
+    exhaustive_search,
+    hide_cloud,
+    rank_by_score,
+    search_cost,
+    select_uncertain,
+)
+from retrieval.matching.pyramid import refine_full_resolution
+from retrieval.matching.rounds import search_vectors
+from retrieval.matching.session import Session
 from retrieval.matching.tensors import Arrays
 from retrieval.models.calibration import logit_margin
 from retrieval.models.embed import embed_image, embed_patches
@@ -51,8 +61,19 @@ def found_by(images, patches, search):
         found = embed_image(small_encoder(), scaled, IndexConfig())
         parts.append((pack_ids(np.full(len(found.xy), i), *found.xy.T), found.vectors))
     index = VectorIndex.build(lambda: parts, small_encoder().dim, IndexConfig())
+    session = Session(images, patches, index, search=search)
     vectors = embed_patches(small_encoder(), patches.scaled())
-    return answer.find(index, vectors, patches, images, search, RefineConfig())
+    return refine_full_resolution(session, search_vectors(session, vectors))
+
+
+def exhaustively(found, patches, images, search, image_ids=range(4)):
+    """Exhaustive search after what two rounds found."""
+    return exhaustive_search(Session(images, patches, search=search, image_ids=image_ids), found)
+
+
+def uncertain_rows(patches, images, search, **more):
+    """Patches that exhaustive search takes where nothing was found."""
+    return select_uncertain(Session(images, patches, search=search, image_ids=range(4)), NOTHING, **more)
 
 
 def rightly(found, at):
@@ -66,38 +87,35 @@ def test_what_stays_in_doubt_is_compared_everywhere(world, cloudy):
     patches = clouded if cloudy else clear
     # Of clear patches one place of another image is all that search gives.
     found = found_by(Arrays({0: images.arrays[0]}, {0: BANDS}), patches, SHALLOW)
-    search = replace(SHALLOW, deep_places=20)
-    better = last.exhaustive_search(found, patches, images, range(4), search, RefineConfig())
+    search = replace(SHALLOW, round2_max_candidates=20)
+    better = exhaustively(found, patches, images, search)
     assert rightly(better, at).sum() >= 5 > rightly(found, at).sum() + 1
     assert (np.abs(better.dx) <= 0.5).all() and better.image_ids.shape == found.image_ids.shape
 
 
 def test_an_answer_with_better_odds_is_kept_where_little_is_hidden(world):
     images, _, clear, _ = world
-    found = found_by(images, clear, replace(SHALLOW, windows=48, places=8))
+    found = found_by(images, clear, replace(SHALLOW, top_k=48, max_candidates=8))
     sure = replace(found, logit=np.where(np.arange(20) > 0, found.logit, np.float32(90)))
-    search = replace(SHALLOW, deep_places=20, certain_odds=100)
-    better = last.exhaustive_search(sure, clear, images, range(4), search, RefineConfig())
+    search = replace(SHALLOW, round2_max_candidates=20, confident_odds=100)
+    better = exhaustively(sure, clear, images, search)
     for name, value in vars(sure).items():
         np.testing.assert_array_equal(getattr(better, name), value)
     unsure = replace(found, logit=np.where(np.arange(20) > 0, found.logit, np.float32(-9)))
-    better = last.exhaustive_search(unsure, clear, images, range(4), search, RefineConfig())
+    better = exhaustively(unsure, clear, images, search)
     assert (logit_margin(better) > logit_margin(unsure)).all()
 
 
-def test_what_is_certain_or_shows_nothing_is_left_alone(world, monkeypatch):
+def test_certain_and_flat_patches_keep_their_candidates(world):
     images, _, clear, _ = world
-    monkeypatch.setattr(last, "shipped_local_search", lambda: pytest.fail("nothing is worth it"))
-    one = RankedCandidates.empty(6, 20)
-    one.image_ids[:], one.logit[:, 0], one.ncc[:] = 0, 5, 0.3
-    look = images, range(4), SearchConfig(), RefineConfig()
-    assert last.exhaustive_search(one, clear, *look) is one
+    certain = RankedCandidates.empty(6, 20)
+    certain.image_ids[:], certain.logit[:, 0], certain.ncc[:] = 0, 5, 0.3
+    assert exhaustively(certain, clear, images, SearchConfig()) is certain
     water = np.full((6, 64, 64, 4), -0.8, np.float32)
     water += np.random.default_rng(0).normal(0, 0.005, water.shape)
-    assert last.exhaustive_search(NOTHING, asked(water), *look) is NOTHING
-    assert last.exhaustive_search(NOTHING, clear, images, (), SearchConfig(), RefineConfig()) is NOTHING
-    off = SearchConfig(exhaustive_budget=0)
-    assert last.exhaustive_search(NOTHING, clear, images, range(4), off, RefineConfig()) is NOTHING
+    assert exhaustively(NOTHING, asked(water), images, SearchConfig()) is NOTHING
+    assert exhaustively(NOTHING, clear, images, SearchConfig(), ()) is NOTHING
+    assert exhaustively(NOTHING, clear, images, SearchConfig(exhaustive_budget=0)) is NOTHING
 
 
 def test_what_is_shown_leaves_cloud_and_flat_ground_out(world):
@@ -105,19 +123,19 @@ def test_what_is_shown_leaves_cloud_and_flat_ground_out(world):
     half = clear.pixels.copy()
     half[:, :, 32:] = -0.5
     search = SearchConfig()
-    shown = [last._seen(p, np.arange(6), search).shown for p in (clear, asked(half), clouded)]
+    shown = [hide_cloud(p, np.arange(6), search).texture for p in (clear, asked(half), clouded)]
     assert (shown[0] > 0.4).all()
     np.testing.assert_allclose(shown[1], shown[0] / 2, atol=0.08)
-    seen = last._seen(clouded, np.arange(6), search)
+    seen = hide_cloud(clouded, np.arange(6), search)
     hidden = np.isnan(seen.patches.pixels).all(-1).mean((1, 2))
-    assert (hidden > 0.3).all() and (seen.shown < shown[0] * (1 - hidden) + 0.1).all()
-    untouched = last._seen(clouded, np.arange(6), replace(search, min_cloud_share=0.99))
+    assert (hidden > 0.3).all() and (seen.texture < shown[0] * (1 - hidden) + 0.1).all()
+    untouched = hide_cloud(clouded, np.arange(6), replace(search, min_cloud_share=0.99))
     np.testing.assert_array_equal(untouched.patches.pixels, clouded.pixels)
 
 
 @pytest.mark.parametrize(("affordable", "compared"), [(100, 8), (8, 8), (7, 7), (2, 2), (1, 0)])
 def test_the_work_is_bounded(affordable, compared):
-    assert last._affordable(8, 3.0, SearchConfig(exhaustive_budget=last._work(affordable, 3.0))) == compared
+    assert affordable_patches(8, 3.0, search_cost(affordable, 3.0)) == compared
 
 
 class Megapixels:
@@ -127,47 +145,62 @@ class Megapixels:
         return 1000, 1000
 
 
-@pytest.mark.parametrize(("affordable", "text"), [(4, "the 4 that show most are"), (1, "none of them is")])
-def test_it_is_said_how_many_are_compared(world, affordable, text):
+@pytest.mark.parametrize(
+    ("affordable", "text"), [(4, "only the 4 with the most texture were"), (1, "none was")]
+)
+def test_the_warning_tells_how_many_are_searched_and_the_budget_for_all(world, affordable, text):
     patches, images = world[2], Megapixels()
-    search = SearchConfig(exhaustive_budget=last._work(affordable, 4.0))
-    with pytest.warns(SearchBudgetWarning, match=f"^6 patches are still in doubt; {text} compared") as told:
-        rows = last.select_uncertain(patches, NOTHING, images, search, range(4))
+    search = SearchConfig(exhaustive_budget=search_cost(affordable, 4.0))
+    with pytest.warns(SearchBudgetWarning, match=f"^6 patches are uncertain, and {text} searched") as warned:
+        rows = uncertain_rows(patches, images, search)
     assert len(rows) == (4 if affordable == 4 else 0)
-    enough = int(re.search(r"everywhere = (\d+)", str(told[0].message)).group(1))
+    enough = int(re.search(r"exhaustive_budget = (\d+)", str(warned[0].message)).group(1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        rows = last.select_uncertain(
-            patches, NOTHING, images, SearchConfig(exhaustive_budget=enough), range(4)
-        )
+        rows = uncertain_rows(patches, images, SearchConfig(exhaustive_budget=enough))
     assert rows.tolist() == list(range(6))
 
 
-def test_of_far_too_many_only_some_are_looked_at(world, monkeypatch):
+class CountingPatches:
+    """Patches that note which rows are read."""
+
+    def __init__(self, patches):
+        self.patches, self.bands, self.rows = patches, patches.bands, []
+
+    def __len__(self):
+        return len(self.patches)
+
+    def scaled(self, rows):
+        self.rows.extend(np.atleast_1d(rows).tolist())
+        return self.patches.scaled(rows)
+
+
+def test_a_sample_decides_where_far_too_many_are_uncertain(world):
     images, _, clear, _ = world
-    monkeypatch.setattr(last, "SOME", 2)
-    looked, seen = [], last._seen
-    monkeypatch.setattr(last, "_seen", lambda p, rows, s: looked.extend(rows) or seen(p, rows, s))
-    with pytest.warns(SearchBudgetWarning, match="^some 6 patches are still in doubt; none of them is"):
-        rows = last.select_uncertain(clear, NOTHING, images, SearchConfig(exhaustive_budget=1), range(4))
-    assert not len(rows) and sorted(looked) == [0, 3]
+    counting = CountingPatches(clear)
+    with pytest.warns(SearchBudgetWarning, match="^about 6 patches are uncertain, and none was"):
+        rows = uncertain_rows(counting, images, SearchConfig(exhaustive_budget=1), sample=2)
+    assert not len(rows) and sorted(counting.rows) == [0, 3]
 
 
-def test_the_patches_that_show_most_come_first(world, monkeypatch):
-    monkeypatch.setattr(last, "_affordable", lambda count, *_: min(count, 2))
+def test_the_patches_with_the_most_texture_come_first(world):
     images, _, _, clouded = world
-    with pytest.warns(SearchBudgetWarning, match="the 2 that show most"):
-        rows = last.select_uncertain(clouded, NOTHING, images, SearchConfig(), range(4))
-    shown = last._seen(clouded, np.arange(6), SearchConfig()).shown
-    assert set(rows) == set(np.argsort(-shown, kind="stable")[:2])
+    megapixels = sum(np.prod(images.size(i)) for i in range(4)) / 1e6
+    search = SearchConfig(exhaustive_budget=search_cost(2, megapixels))
+    with pytest.warns(SearchBudgetWarning, match="the 2 with the most texture"):
+        rows = uncertain_rows(clouded, images, search)
+    texture_share = hide_cloud(clouded, np.arange(6), SearchConfig()).texture
+    assert set(rows) == set(np.argsort(-texture_share, kind="stable")[:2])
 
 
 def test_correlation_and_cosine_rank_together_and_tell_how_sure_that_is():
     nan = np.nan
     found = refined([[1, 2, 3, -1]], [[0] * 4], [[0] * 4], [[nan] * 4], [[0.1, 0.2, 0.1, 0.0]])
-    got = last._by_score(replace(found, ncc=np.full((1, 4), 0.3, np.float32)))
+    got = rank_by_score(replace(found, ncc=np.full((1, 4), 0.3, np.float32)))
     assert got.image_ids.tolist() == [[2, 1, 3, -1]] and np.isnan(got.logit[0, 3])
-    expected = last.SCORE_ODDS * (0.3 + last.COSINE_SHARE * np.array([0.2, 0.1, 0.1]) - last.EVEN_SCORE)
+    fit = ScoreFit.shipped()
+    score = 0.3 + fit.cosine_weight * np.array([0.2, 0.1, 0.1])
+    expected = fit.logit_slope * (score - fit.even_score)
     np.testing.assert_allclose(got.logit[0, :3], expected, rtol=1e-4)
     ncc = np.array([[0.1, 0.1, 0.9, 0.9]], np.float32)
-    assert last._by_score(replace(found, ncc=ncc)).image_ids.tolist() == [[3, 2, 1, -1]]
+    assert rank_by_score(replace(found, ncc=ncc)).image_ids.tolist() == [[3, 2, 1, -1]]

@@ -1,9 +1,10 @@
 """What ships, encoder and verifier together, on a small fixed part of the generated scenes."""
 
 import pytest
+from engine import located
 
 from retrieval.models.encoder import shipped
-from retrieval.pipeline import build_index, evaluate, locate
+from retrieval.pipeline import build_index, evaluate
 from retrieval.synthetic.sets import make_challenge
 
 FLOORS = {"siamese": 0.85, "structure-tensor": 0.80}
@@ -25,7 +26,7 @@ def test_every_shipped_encoder_has_a_floor():
 @pytest.mark.parametrize("encoder", list(FLOORS))
 def test_what_ships_reaches_its_floor(challenge, encoder, tmp_path):
     index = build_index(challenge / "test_images.tfrecords", tmp_path / "index", encoder=encoder)
-    found = locate(index, challenge / "test_patches.tfrecords", tmp_path / "submission.csv")
+    found = located(index, challenge / "test_patches.tfrecords", tmp_path / "submission.csv")
     score = evaluate(tmp_path / "submission.csv", challenge / "answers.csv")
     assert score.sc.value >= FLOORS[encoder]
     # And it knows: the surer half is right.

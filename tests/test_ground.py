@@ -4,10 +4,16 @@ import numpy as np
 import pytest
 from engine import texture
 
-import retrieval.matching.tensor_cache as ground_module
-import retrieval.matching.tensors as tensors
 from retrieval.matching.tensor_cache import Sites, TensorCache
-from retrieval.matching.tensors import LEVELS, Arrays, crop_windows, full_resolution, pyramid, side, tensor_of
+from retrieval.matching.tensors import (
+    LEVELS,
+    Arrays,
+    crop_windows,
+    full_resolution,
+    pyramid,
+    template_side,
+    tensor_of,
+)
 from tfrecords.schema import BANDS
 
 COLUMNS = (0, 1, 2, 3)
@@ -52,12 +58,11 @@ def mean_of_blocks(tensor, visible):
 
 @pytest.mark.parametrize("image", [1, 3])
 @pytest.mark.parametrize("tile", [512, 32])
-def test_levels_are_means_of_what_is_visible(images, image, tile, monkeypatch):
-    monkeypatch.setattr(tensors, "TILE_PX", tile)
+def test_levels_are_means_of_the_visible_pixels(images, image, tile):
     scaled = images.scaled(image)
     tensor, known = full_resolution(scaled[None])
     tensor, known = tensor[0], np.ones((*tensor.shape[1:3], 1), bool) if known is None else known[0]
-    layers = pyramid(scaled[None])
+    layers = pyramid(scaled[None], tile)
     for level in LEVELS:
         tensor, known = mean_of_blocks(tensor, known)
         got = layers[level]
@@ -70,7 +75,7 @@ def test_levels_are_means_of_what_is_visible(images, image, tile, monkeypatch):
 def test_regions_against_one_after_the_other(images, level, radius):
     ids, at = asked(images, level)
     got = TensorCache(images).regions(Sites(ids, at, COLUMNS, radius, level))
-    size, known = side(level) + 2 * radius, np.ones((len(ids), 1, 1, 1), bool)
+    size, known = template_side(level) + 2 * radius, np.ones((len(ids), 1, 1, 1), bool)
     known = np.broadcast_to(known, (*got.stored.shape[:3], 1)) if got.known is None else got.known
     assert got.stored.shape == (len(ids), size, size, 3) and not known.all()
     for n, (image, (x, y)) in enumerate(zip(ids, at, strict=True)):
@@ -91,34 +96,38 @@ def test_the_spread_is_that_of_what_lies_under_the_template(images):
     got = TensorCache(images).regions(Sites(ids, at, COLUMNS, 0, 1))
     under = tensor_of(got.stored).astype(np.float64)
     centred = under - under.mean((1, 2), keepdims=True)
-    np.testing.assert_allclose(got.spread[:, 0, 0], (centred**2).sum((1, 2, 3)), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(got.energy[:, 0, 0], (centred**2).sum((1, 2, 3)), rtol=1e-4, atol=1e-3)
 
 
-def test_shelves_that_are_given_up_change_nothing(images, monkeypatch):
+def test_slabs_that_are_dropped_change_nothing(images):
     ids, at = asked(images, 1)
     whole = TensorCache(images).regions(Sites(ids, at, COLUMNS, 2, 1))
-    monkeypatch.setattr(ground_module, "KEPT_BYTES", 1)
-    small = TensorCache(images)
+    small = TensorCache(images, cache_bytes=1)
     for _ in range(2):
         part = small.regions(Sites(ids, at, COLUMNS, 2, 1))
         np.testing.assert_allclose(part.stored, whole.stored, atol=1)
-        np.testing.assert_allclose(part.spread, whole.spread, rtol=1e-3)
+        np.testing.assert_allclose(part.energy, whole.energy, rtol=1e-3)
         np.testing.assert_array_equal(part.known, whole.known)
-    assert len(small._shelves) == len(small._places) == 1
+    assert [count for _, count in small.slabs] == [1]
 
 
-def test_images_of_one_size_share_shelves_and_none_is_made_twice(monkeypatch):
-    many = Arrays({i: scene(i, 80, 80) for i in range(9)}, dict.fromkeys(range(9), BANDS))
-    made = []
-    monkeypatch.setattr(ground_module, "pyramid", lambda s: made.append(1) or pyramid(s))
-    ground = TensorCache(many)
+class CountingImages(Arrays):
+    """Images that note which are read."""
+
+    def scaled(self, image_id, window=None):
+        self.names.setdefault("read", []).append(image_id)
+        return super().scaled(image_id, window)
+
+
+def test_images_of_one_size_share_slabs_and_none_is_read_twice():
+    many = CountingImages({i: scene(i, 80, 80) for i in range(9)}, dict.fromkeys(range(9), BANDS))
+    cache = TensorCache(many)
     ids = np.arange(9)
     for _ in range(2):
-        ground.regions(Sites(ids, np.zeros((9, 2), np.int64), COLUMNS, 0, 2))
-    assert len(made) == 9
-    # Room for one, then for twice as many as before.
-    assert sorted(shelf.room for shelf in ground._shelves) == [1, 2, 4, 8]
-    assert sorted(shelf.count for shelf in ground._shelves) == [1, 2, 2, 4]
+        cache.regions(Sites(ids, np.zeros((9, 2), np.int64), COLUMNS, 0, 2))
+    assert sorted(many.names["read"]) == list(range(9))
+    # Room for one block, then for twice as many as before.
+    assert sorted(cache.slabs) == [(1, 1), (2, 2), (4, 4), (8, 2)]
 
 
 def test_squares_of_several_pictures():

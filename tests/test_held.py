@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tfrecords.read.patches as patches
-from retrieval.kernels.compiled import parallel_map
+from retrieval.kernels.executors import parallel_map
 from tfrecords.errors import MissingInputError, RecordError
 from tfrecords.read import read_patches
 from tfrecords.read.held import File, HeldPixels

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from test_refine import slow_ncc
 
 import retrieval.kernels
-import retrieval.matching.surfaces as surfaces
 from retrieval.config import TensorConfig
 from retrieval.kernels.correlation import local_energy, ncc_around, zero_mean
 from retrieval.kernels.tensors import downsample2, quantize_int16, tensors
 from retrieval.matching.ncc import FLAT, STEPS
+from retrieval.matching.surfaces import correlate_sites
 from retrieval.matching.tensor_cache import Sites, TensorCache
-from retrieval.matching.tensors import Arrays, Templates, side
+from retrieval.matching.tensors import Arrays, Templates, template_side
 from retrieval.models.structure_tensor import structure_tensor
 from tfrecords.schema import BANDS, Patches
 
@@ -146,18 +146,17 @@ def ground_and_patches(hole):
 
 @pytest.mark.parametrize("hole", [False, True])
 @pytest.mark.parametrize("level", [0, 1, 2])
-def test_loops_and_tables_give_the_same(level, hole, monkeypatch):
+def test_loops_and_tables_give_the_same(level, hole):
     ground, patches = ground_and_patches(hole)
     template, seen = Templates(patches, (0, 1, 2, 3)).take(np.arange(3), level)
-    assert template.shape[1] == side(level)
+    assert template.shape[1] == template_side(level)
     rng = np.random.default_rng(level)
     owner, ids = rng.integers(0, 3, 60), rng.integers(0, 3, 60)
     at = rng.integers(0, 26 >> level, (60, 2))
     owner[:3], ids[:3], at[:3] = np.arange(3), np.arange(3), np.array([17, 9]) >> level  # where they are
     sites, shown = Sites(ids, at, (0, 1, 2, 3), 2, level), []
-    for accelerated in (False, True):
-        monkeypatch.setattr(surfaces, "accelerated", lambda there=accelerated: there)
-        shown.append(surfaces.correlated(template, seen, owner, ground, sites))
+    for in_loops in (True, False):
+        shown.append(correlate_sites(template, seen, owner, ground, sites, in_loops=in_loops))
     most = np.array([[86, 66], [86, 66], [36, 26]])[ids] >> level  # beyond it no patch lies
     position = at[:, None] + np.arange(-2, 3)[None, :, None]
     inside = (position >= 0) & (position <= most[:, None])

@@ -12,11 +12,12 @@ from retrieval.errors import ConfigError
 from retrieval.index.builder import write_index
 from retrieval.index.folder import IndexFolder
 from retrieval.models.encoder import FakeEncoder
-from retrieval.results.matches import Matches, check_outputs, patch_table_of, write_patch_table
+from retrieval.results.matches import Matches
+from retrieval.results.outputs import QueryOutputs, write_patch_table
 from retrieval.results.tables import write_table
 from retrieval.types import RankedCandidates
 from tfrecords.errors import OutputExistsError
-from tfrecords.schema import Patches
+from tfrecords.schema import BANDS, Patches
 
 
 @pytest.fixture(scope="module")
@@ -120,32 +121,35 @@ def test_tables_come_back(store, tmp_path, ending):
 
 
 def test_outputs_are_refused_before_the_work(tmp_path):
-    there = tmp_path / "there.csv"
+    one = Patches(np.arange(1), np.ones((1, 64, 64, 4), np.uint16), "dn", BANDS, 0.0)
+    there, submission, windows = tmp_path / "there.csv", tmp_path / "a.csv", tmp_path / "found"
     there.write_text("x")
-    check_outputs((tmp_path / "a.csv", None), tmp_path / "b.parquet")
-    check_outputs((there,), None, overwrite=True)
+    QueryOutputs(submission, tmp_path / "b.parquet").check(one)
+    QueryOutputs(there, overwrite=True).check(one)
     with pytest.raises(OutputExistsError, match="there"):
-        check_outputs((None, there), None)
+        QueryOutputs(there).check(one)
     with pytest.raises(ConfigError, match=r"'\.xls'"):
-        check_outputs((), tmp_path / "b.xls")
-    (tmp_path / "found").mkdir()
-    check_outputs((), None, folder=tmp_path / "found")  # empty
-    (tmp_path / "found/patch_0.tif").touch()
-    check_outputs((), None, folder=tmp_path / "found", overwrite=True)
+        QueryOutputs(submission, tmp_path / "b.xls").check(one)
+    with pytest.raises(ConfigError, match="two outputs have this name"):
+        QueryOutputs(submission, submission).check(one)
+    windows.mkdir()
+    QueryOutputs(submission, windows=windows).check(one)  # empty
+    (windows / "patch_0.tif").touch()
+    QueryOutputs(submission, windows=windows, overwrite=True).check(one)
     with pytest.raises(OutputExistsError, match="found exists"):
-        check_outputs((), None, folder=tmp_path / "found")
+        QueryOutputs(submission, windows=windows).check(one)
     for inside in ("new", "new/a.csv"):
-        with pytest.raises(ConfigError, match="would lie in"):
-            check_outputs((tmp_path / inside,), None, folder=tmp_path / "new")
+        with pytest.raises(ConfigError, match="replaced as a whole"):
+            QueryOutputs(tmp_path / inside, windows=tmp_path / "new").check(one)
 
 
 def test_patches_from_files_of_their_own_get_a_table_of_them(store, tmp_path):
     submission = tmp_path / "submission.csv"
     paths = ("a/1.tif", "a/2.TIFF", 'b,"3".png')
     found = matches(store, paths)
-    assert patch_table_of(submission, found.patches) == tmp_path / "patches.csv"
-    assert patch_table_of(submission, matches(store).patches) is None
-    assert patch_table_of(submission, matches(store, ("all.npy",)).patches) is None
+    assert QueryOutputs(submission).patch_table(found.patches) == tmp_path / "patches.csv"
+    assert QueryOutputs(submission).patch_table(matches(store).patches) is None
+    assert QueryOutputs(submission).patch_table(matches(store, ("all.npy",)).patches) is None
     write_patch_table(tmp_path / "patches.csv", found.patches)
     with (tmp_path / "patches.csv").open(newline="") as file:
         rows = list(csv.reader(file))

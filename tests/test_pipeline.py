@@ -6,17 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine import digital, image_of, learned_encoder, patches_of, small_encoder, texture
+from engine import digital, image_of, learned_encoder, located, patches_of, small_encoder, texture
 from golden import make_index
 
 import retrieval
-import retrieval.models.embed as embed
-import retrieval.pipeline as pipeline
 from retrieval.config import IndexConfig, RefineConfig, SearchConfig
 from retrieval.errors import BandsWarning, DependencyError
 from retrieval.index.device import resolve_device
+from retrieval.kernels.executors import SerialExecutor, ThreadExecutor
+from retrieval.matching.exhaustive import exhaustive_search
+from retrieval.matching.pyramid import refine_full_resolution
+from retrieval.matching.rounds import search_in_rounds
+from retrieval.matching.session import Session
 from retrieval.models.encoder import TRAINING_FREE, FakeEncoder
-from retrieval.pipeline import Index, build_index, evaluate, locate, open_index
+from retrieval.pipeline import build_index, evaluate, locate, open_index
+from retrieval.results.matches import Matches
 from tfrecords.errors import MissingInputError, OutputExistsError
 from tfrecords.read import ImageSource
 from tfrecords.schema import Patches
@@ -166,7 +170,7 @@ def test_nodata_in_image_and_patch(tmp_path):
 # ---------------------------------------------------------------- order, blocks, ties
 
 
-def test_order_of_images_and_size_of_blocks_change_no_answer(tmp_path, rng, monkeypatch):
+def test_order_of_images_and_size_of_blocks_change_no_answer(tmp_path, rng):
     pixels = {i: digital(texture(110, 120, seed=i)) for i in (3, 8, 11)}
     pixels[20] = pixels[8]  # the same picture under another id: a tie
     xy = [(int(rng.integers(56)), int(rng.integers(46))) for _ in range(4)]
@@ -177,14 +181,27 @@ def test_order_of_images_and_size_of_blocks_change_no_answer(tmp_path, rng, monk
         (tmp_path / name).mkdir()
         index = built(tmp_path / name, *(image_of(pixels[i], i) for i in order))
         frames.append(index.locate(asked))
-    monkeypatch.setattr(pipeline, "BLOCK", 5)
-    monkeypatch.setattr(embed, "PATCH_BATCH", 2)
-    frames.append(index.locate(asked))
+    session = Session.open(index.folder, asked)
+    ranked = refine_full_resolution(session, search_in_rounds(session, block=5))
+    frames.append(Matches.of_patches(index.folder, asked, exhaustive_search(session, ranked)).frame())
     assert places_of(frames[0]) == places_of(frames[1])
     np.testing.assert_allclose(frames[0], frames[1], atol=1e-4)  # what is compiled rounds otherwise
     assert places_of(frames[0]) == places_of(frames[2])
     assert frames[0].image_id.tolist() == [3] * 4 + [8] * 4 + [11] * 4 + [8] * 4
     assert (frames[0].confidence[4:8] < frames[0].confidence[:4].min()).all()  # either could be it
+
+
+def test_serial_and_threaded_runs_give_the_same_bytes(tmp_path):
+    pixels = [digital(texture(150, 160, seed=s)) for s in (1, 2)]
+    index = built(tmp_path, *(image_of(p, i) for i, p in enumerate(pixels)))
+    queries = patches_of(pixels[1], [(3, 5), (80, 70), (41, 22), (0, 0)])
+    for _ in range(4):  # the first calls run uncompiled and round otherwise
+        locate(index, queries)
+    serial, threaded = (
+        vars(locate(index, queries, executor=executor).candidates)
+        for executor in (SerialExecutor(), ThreadExecutor(3))
+    )
+    assert all(serial[name].tobytes() == threaded[name].tobytes() for name in serial)
 
 
 def test_other_kinds_answer_as_exact_does(tmp_path):
@@ -247,32 +264,26 @@ def test_from_index_to_score(tmp_path):
         tmp_path / "images.npy", tmp_path / "index", encoder=TRAINING_FREE, progress=lambda *a: told.append(a)
     )
     index, out = open_index(tmp_path / "index"), tmp_path / "submission.csv"
-    locate(
-        index,
-        tmp_path / "patches.npy",
-        out,
-        details=tmp_path / "m.parquet",
-        progress=lambda *a: told.append(a),
-    )
+    located(index, tmp_path / "patches.npy", out, details=tmp_path / "m.parquet")
+    locate(index, tmp_path / "patches.npy", progress=lambda *a: told.append(a))
     assert out.read_text() == "Patch ID,Result\n" + "".join(
         f"{i},{i} {x} {y}\n" for i, (x, y) in enumerate(xy)
     )
     assert evaluate(out, out).sc.value == 1
     before = out.read_bytes()
     with pytest.raises(OutputExistsError):
-        locate(index, tmp_path / "patches.npy", out)
+        located(index, tmp_path / "patches.npy", out)
     assert out.read_bytes() == before
     assert {"indexing images", "embedding patches", "searching", "refining at half resolution"} <= {
         t[0] for t in told
     }
 
 
-def test_an_existing_output_is_refused_before_the_work(tmp_path, monkeypatch):
+def test_an_existing_output_is_refused_before_the_work(tmp_path):
     index = built(tmp_path, image_of(digital(texture(80, 80))), encoder=small_encoder())
-    (tmp_path / "m.csv").write_text("mine")
-    monkeypatch.setattr(Index, "matches", lambda *a, **k: pytest.fail("worked first"))
+    (tmp_path / "m.csv").write_text("existing")
     with pytest.raises(OutputExistsError, match=r"m\.csv"):
-        locate(index, np.ones((1, 64, 64, 4), np.uint16), tmp_path / "s.csv", details=tmp_path / "m.csv")
+        located(index, np.ones((1, 64, 64, 4), np.uint16), tmp_path / "s.csv", details=tmp_path / "m.csv")
     assert not (tmp_path / "s.csv").exists()
 
 

@@ -6,12 +6,11 @@ from engine import texture
 from hypothesis import given
 from hypothesis import strategies as st
 
-import retrieval.matching.pyramid as job
-import retrieval.matching.surfaces as surfaces
 from retrieval.config import RefineConfig
 from retrieval.errors import BandsWarning
 from retrieval.matching.ncc import FLAT, ncc
-from retrieval.matching.pyramid import finish, rank, refine
+from retrieval.matching.pyramid import FIRST_VERIFY_K, match_and_verify, refine_full_resolution
+from retrieval.matching.session import Session
 from retrieval.matching.tensors import Arrays
 from retrieval.types import Candidates
 from tfrecords.schema import BANDS
@@ -159,6 +158,12 @@ def asked(patches, bands=None):
     return one
 
 
+def refine(candidates, patches, images, refinement, **more):
+    """Match, verify and refine."""
+    session = Session(images, patches, refinement=refinement, **more)
+    return refine_full_resolution(session, match_and_verify(session, candidates))
+
+
 def found(rows):
     """Candidates from rows of (image, x, y, similarity)."""
     table = np.array(rows, np.float64)
@@ -293,15 +298,14 @@ def test_nodata_in_both_is_found_as_itself():
     assert (got.x[0, 0], got.y[0, 0]) == (30, 21) and got.ncc[0, 0] > 0.99
 
 
-def test_batches_change_nothing(monkeypatch):
+def test_batches_change_nothing():
     images = [texture(100, 110, seed=s) for s in range(2)]
     rng = np.random.default_rng(0)
     patches = asked([cut(images[i % 2], *rng.integers(0, 36, 2)) for i in range(7)])
     start = found([[(i % 2, 16, 16, 0.5), (1 - i % 2, 8, 0, 0.4), (-1, -1, -1, -np.inf)] for i in range(7)])
     whole = refine(start, patches, arrays(*images), RefineConfig())
-    monkeypatch.setattr(job, "TAKEN", {0: 2, 1: 2, 2: 2})
-    monkeypatch.setattr(surfaces, "CORRELATED", {0: 1, 1: 1, 2: 1})
-    parts = refine(start, patches, arrays(*images), RefineConfig())
+    small = {0: 2, 1: 2, 2: 2}
+    parts = refine(start, patches, arrays(*images), RefineConfig(), batch_pairs=small)
     np.testing.assert_array_equal(parts.x, whole.x)
     np.testing.assert_allclose(parts.ncc, whole.ncc, atol=1e-5)
 
@@ -339,7 +343,7 @@ def test_progress_counts_pairs():
         asked([cut(image, 20, 11)] * 3),
         arrays(image, image),
         RefineConfig(verify_k=1),
-        lambda *a: told.append(a),
+        progress=lambda *a: told.append(a),
     )
     half = [t for t in told if "half" in t[0]]
     assert [t[1:] for t in half] == [(6, 6)]
@@ -378,7 +382,8 @@ def crowded():
 def ranked_by(verifier, certain, **knobs):
     images, at, patches, start = crowded()
     config = RefineConfig(half_res_k=30, verify_k=10, verify_margin=1000.0, **knobs)
-    got = rank(start, patches, arrays(*images), config, verifier=verifier, certain=certain)
+    session = Session(arrays(*images), patches, refinement=config, verifier=verifier)
+    got = match_and_verify(session, start, certain)
     np.testing.assert_array_equal(np.stack([got.x[:, 0], got.y[:, 0]], -1), at)
     return got
 
@@ -392,18 +397,19 @@ def test_what_the_first_decide_is_not_looked_at_further():
     np.testing.assert_array_equal(doubted.x, whole.x)
     np.testing.assert_allclose(doubted.logit, whole.logit, atol=1e-4)
     decided = ranked_by(some, lambda found: np.array([True, False, True]))
-    assert some.asked == 10 + 2 * job.FIRST
-    assert (~np.isnan(decided.logit)).sum(1).tolist() == [job.FIRST, 10, job.FIRST]
+    assert some.asked == 10 + 2 * FIRST_VERIFY_K
+    assert (~np.isnan(decided.logit)).sum(1).tolist() == [FIRST_VERIFY_K, 10, FIRST_VERIFY_K]
     np.testing.assert_array_equal(decided.x[1], whole.x[1])
 
 
 def test_several_are_found_at_full_resolution_as_each_is_alone():
     images, _, patches, start = crowded()
-    ranked = rank(start, patches, arrays(*images), RefineConfig(half_res_k=6), verifier=Told())
-    both = finish(ranked, patches, arrays(*images), RefineConfig(), count=2)
+    session = Session(arrays(*images), patches, refinement=RefineConfig(half_res_k=6), verifier=Told())
+    ranked = match_and_verify(session, start)
+    both = refine_full_resolution(session, ranked, 2)
     for n in range(2):
         one = ranked.map(lambda v, n=n: v[:, n : n + 1])
-        alone = finish(one, patches, arrays(*images), RefineConfig(), count=5)
+        alone = refine_full_resolution(session, one, 5)
         for name in ("x", "y", "dx", "dy", "ncc"):
             np.testing.assert_allclose(getattr(both, name)[:, n], getattr(alone, name)[:, 0], atol=1e-5)
     np.testing.assert_array_equal(both.ncc[:, 2:], ranked.ncc[:, 2:])
@@ -414,6 +420,8 @@ def test_candidates_far_behind_the_best_are_not_verified_and_copies_are():
     copies = arrays(images[0], images[0])
     both = found([[(0, *at[0], 0.4), (1, *at[0], 0.4), (0, 8, 200, 0.4)]])
     verifier = Told()
-    got = rank(both, asked([cut(images[0], *at[0])]), copies, RefineConfig(verify_k=3), verifier=verifier)
+    patches = asked([cut(images[0], *at[0])])
+    session = Session(copies, patches, refinement=RefineConfig(verify_k=3), verifier=verifier)
+    got = match_and_verify(session, both)
     assert verifier.asked == 2 and got.image_ids[0].tolist() == [0, 1, 0]
     assert got.logit[0, 0] == got.logit[0, 1] and np.isnan(got.logit[0, 2])

@@ -16,12 +16,12 @@ def slow_places(similarity, ids, config):
     kept = []
     for s, packed in zip(similarity.tolist(), ids.tolist(), strict=True):
         image, y, x = packed >> 32, packed >> 16 & 0xFFFF, packed & 0xFFFF
-        if packed < 0 or len(kept) == config.places:
+        if packed < 0 or len(kept) == config.max_candidates:
             continue
         gap = config.nms_radius_px
         if all(i != image or abs(x - kx) >= gap or abs(y - ky) >= gap for i, kx, ky, _ in kept):
             kept.append((image, x, y, s))
-    return kept + [(-1, -1, -1, -np.inf)] * (config.places - len(kept))
+    return kept + [(-1, -1, -1, -np.inf)] * (config.max_candidates - len(kept))
 
 
 @given(

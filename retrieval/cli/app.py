@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from retrieval.cli.guard import Commands
-from retrieval.kernels.compiled import limit_tf_threads
+from retrieval.kernels.executors import limit_tf_threads
 from tfrecords.artifacts.manifest import created_by
 
 _SMALL_TALK = re.compile(r"WARNING: All log messages before absl|[IW]\d{4} ")

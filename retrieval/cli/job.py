@@ -103,7 +103,8 @@ def index(
     names = split_names(bands)
     settings = read_settings(config)
     import_tensorflow()
-    from retrieval.pipeline import add_to_index, build_index, remove_from_index
+    from retrieval.index.update import add_to_index, remove_from_index
+    from retrieval.pipeline import build_index
 
     begun, change = time.monotonic(), None
     with Talk(quiet, verbose=verbose) as talk:
@@ -209,40 +210,32 @@ def query(
     made: dict[str, Any] = {name: settings.make(kind) for name, kind in knobs.items()}
     import_tensorflow()
     from retrieval.geo.filters import read_filter
+    from retrieval.matching.session import open_index_and_queries
     from retrieval.models.encoder import load_encoder
-    from retrieval.pipeline import locate, open_and_read
-    from retrieval.results.matches import patch_table_of
+    from retrieval.pipeline import Index, locate
+    from retrieval.results.outputs import QueryOutputs
 
     begun = time.monotonic()
     with Talk(quiet, verbose=verbose) as talk:
         talk.note(settings.note(*knobs.values()))
         talk.detail("; ".join(f"{name}: {knob.to_dict()}" for name, knob in made.items()))
         expected = load_encoder(encoder) if encoder else None
-        opened, asked = open_and_read(
+        folder, asked = open_index_and_queries(
             index, patches, encoder=expected, bands=names, units=units, device=device
         )
-        scope = read_filter(opened.folder.images, between, within)
-        for note in _notes(asked, scope.images if scope else opened.folder.images, scope, details):
+        scope = read_filter(folder.images, between, within)
+        images = scope.images if scope else folder.images
+        for note in _notes(asked, images, scope, details):
             talk.note(note)
-        found = locate(
-            opened,
-            asked,
-            out,
-            details=details,
-            cutouts=chips,
-            between=between,
-            within=within,
-            min_confidence=min_confidence,
-            drop_unsure=drop_unsure,
-            **made,
-            overwrite=overwrite,
-            progress=talk,
-        )
+        outputs = QueryOutputs(out, details, chips, overwrite)
+        outputs.check(asked)
+        found = locate(Index(folder, device), asked, search_filter=scope, **made, progress=talk)
+        outputs.write(found, min_confidence, drop_unsure, talk)
         talk.note(_sticking_out(found))
-    written = {"patch_table": patch_table_of(out, asked), "details": details, "chips": chips}
+    written = {"patch_table": outputs.patch_table(asked), "details": details, "chips": chips}
     result: dict[str, Any] = {"submission": str(out)}
     result |= {k: str(v) if v else None for k, v in written.items()}
-    result |= {"patches": len(asked), "images": len(scope.images if scope else opened.folder.images)}
+    result |= {"patches": len(asked), "images": len(images)}
     result |= _sureness(found, min_confidence, drop_unsure)
     text = "{submission}: {patches} patches, mean confidence {mean_confidence:.2f}"
     if min_confidence is not None:

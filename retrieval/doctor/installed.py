@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.doctor.report import Finding
-from retrieval.kernels.compiled import cores
+from retrieval.kernels.executors import cores
 
 NEEDED = ("numpy", "numba", "keras", "pandas", "pyarrow", "rasterio", "typer", "matplotlib")
 """Modules that every installation has."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.config import PATCH_PX, IndexConfig, RefineConfig, SearchConfig
+from retrieval.config import PATCH_PX, IndexConfig
 from retrieval.doctor.report import Finding
 from retrieval.index.device import on_device, resolve_device
 from tfrecords.errors import RetrieveError
@@ -46,7 +46,9 @@ def _job(device: Any, stages: dict[str, float]) -> float:
     """The share of right answers."""
     from retrieval.index.builder import write_index
     from retrieval.index.folder import IndexFolder
-    from retrieval.matching.rounds import find
+    from retrieval.matching.pyramid import refine_full_resolution
+    from retrieval.matching.rounds import search_vectors
+    from retrieval.matching.session import Session
     from retrieval.models.embed import embed_patches
     from retrieval.models.encoder import load_encoder
     from tfrecords.schema import BANDS, Image, Patches
@@ -65,7 +67,8 @@ def _job(device: Any, stages: dict[str, float]) -> float:
         patches = Patches(np.arange(ASKED), cut, "dn", BANDS, 0.0)
         vectors = embed_patches(encoder, patches.scaled())
         clock("embed patches")
-        found = find(store.vectors, vectors, patches, store, SearchConfig(), RefineConfig())
+        session = Session(images=store, queries=patches, vectors=store.vectors)
+        found = refine_full_resolution(session, search_vectors(session, vectors))
         clock("search and refine")
     near = np.hypot(found.x[:, 0] - truth[:, 1], found.y[:, 0] - truth[:, 2]) <= RIGHT_PX
     return float(((found.image_ids[:, 0] == truth[:, 0]) & near).mean())

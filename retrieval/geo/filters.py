@@ -272,13 +272,14 @@ def _starts(length_px: int, stride_px: int) -> NDArray[np.int64]:
     return np.unique(np.append(np.arange(0, last + 1, stride_px), last))
 
 
-def keep_contained(candidates: RankedCandidates, search_filter: SearchFilter) -> RankedCandidates:
-    """Return the candidates that lie inside the filter, moved up to replace the others."""
-    x, y = candidates.x + candidates.dx, candidates.y + candidates.dy
-    inside = search_filter.contains(candidates.image_ids.ravel(), x.ravel(), y.ravel())
-    inside = inside.reshape(candidates.image_ids.shape)
-    order = np.argsort(~inside, axis=1, kind="stable")
-    ordered, kept = candidates.reorder(order), np.take_along_axis(inside, order, 1)
+def keep_contained(ranked: RankedCandidates, search_filter: SearchFilter | None) -> RankedCandidates:
+    """Drop the candidates that a filter excludes; the others move up. None keeps all."""
+    if search_filter is None:
+        return ranked
+    x, y = (ranked.x + ranked.dx).ravel(), (ranked.y + ranked.dy).ravel()
+    contained = search_filter.contains(ranked.image_ids.ravel(), x, y).reshape(ranked.image_ids.shape)
+    order = np.argsort(~contained, axis=1, kind="stable")
+    ranked, valid = ranked.reorder(order), np.take_along_axis(contained, order, 1)
     return RankedCandidates(
-        *(np.where(kept, v, v.dtype.type(NO_CANDIDATE.get(n, 0))) for n, v in vars(ordered).items())
+        *(np.where(valid, v, v.dtype.type(NO_CANDIDATE.get(n, 0))) for n, v in vars(ranked).items())
     )

@@ -26,7 +26,7 @@ from retrieval.index.folder import KIND, TABLE, from_codes, to_codes, write_tabl
 from retrieval.index.kinds import Block, max_exact_windows, regroup_blocks
 from retrieval.index.recall import RECALL_K, exact_search, measure_recall
 from retrieval.index.vector_file import to_float16
-from retrieval.kernels.compiled import ahead
+from retrieval.kernels.executors import prefetch_map
 from retrieval.models.embed import embed_image, embed_patches
 from retrieval.models.encoder import KerasEncoder
 from retrieval.types import Encoder, Progress, StoredImage, WindowVectors, pack_ids, silent
@@ -164,7 +164,7 @@ class ImageIndexer:
         def pixels(task: EmbedTask) -> int:
             return task.image.width * task.image.height
 
-        for embedded in ahead(embed_task, self._tasks(images), pixels, PREFETCH_PX):
+        for embedded in prefetch_map(embed_task, self._tasks(images), pixels, PREFETCH_PX):
             row = self._write(embedded)
             del embedded  # it may be large: free it before the next image is read
             self.rows[row.image_id] = row

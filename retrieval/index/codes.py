@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from retrieval.index.device import load_faiss
 from retrieval.index.kinds import DEFAULT_SIZES, Block, BlockSizes
 from retrieval.index.vector_file import to_float32
-from retrieval.kernels.compiled import Compiled, ahead, threads
+from retrieval.kernels.compiled import Compiled
+from retrieval.kernels.executors import prefetch_map, threads
 
 ENCODE_ROWS = 4096
 """Vectors encoded at a time; the last group is padded, so that one compiled shape serves all."""
@@ -75,7 +76,7 @@ def encode_blocks(codes: Any, blocks: Iterable[Block], count: int) -> Iterator[E
         cells = NO_CELLS if flat else inner.quantizer.assign(rotated, 1)[:, 0]
         return cells, encode_rows(rotated)
 
-    return ahead(encode, blocks)
+    return prefetch_map(encode, blocks)
 
 
 def _encoder(quantizer: Any, count: int) -> Callable[[NDArray[np.float32]], NDArray[np.uint8]]:

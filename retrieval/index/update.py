@@ -16,18 +16,20 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retrieval.config import Device, IndexKind
 from retrieval.errors import IndexMismatchError
 from retrieval.index.builder import ImageIndexer, finish_index, part_names
-from retrieval.index.device import resolve_device
+from retrieval.index.device import on_device, resolve_device
 from retrieval.index.faiss_index import VectorIndex
 from retrieval.index.folder import KIND, TABLE, IndexFolder, to_codes
 from retrieval.index.kinds import choose_kind
+from retrieval.models.encoder import load_encoder
 from retrieval.types import Encoder, Progress, StoredImage, silent
 from tfrecords.artifacts import MANIFEST, PartialFolder, digest, recover, writing_folder
 from tfrecords.errors import DuplicateIdError, MissingInputError
-from tfrecords.read import ImageSource
+from tfrecords.read import ImageSource, read_images
 from tfrecords.schema import Image
 
 RETRAIN_FACTOR = 2
@@ -128,6 +130,68 @@ def remove_images(
         _adopt(folder, base, kept)
         _finish(folder, base, kept, device, progress)
     return Change((), tuple(sorted(removed)), 0)
+
+
+def add_to_index(
+    images: str | Path | NDArray[Any] | ImageSource,
+    out: str | Path,
+    *,
+    encoder: str | Path | Encoder | None = None,
+    stride_px: int | None = None,
+    kind: IndexKind | None = None,
+    bands: Sequence[str] | None = None,
+    units: str | None = None,
+    device: Device = "auto",
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Change:
+    """Add images to a finished index: only they are embedded.
+
+    Args:
+        images: as for `retrieval.pipeline.build_index`; see `add_images` for their ids.
+        out: the index.
+        encoder: refused if it is not the index's; None takes the index's.
+        stride_px: the same.
+        kind: the same.
+        bands: names of the bands; None reads them from the file.
+        units: "dn", "reflectance", "scaled" or "byte"; None infers them from the values.
+        device: "auto", "cpu" or "gpu".
+        overwrite: discard an unfinished change with other settings.
+        progress: hears of each image.
+
+    Raises:
+        RetrieveError: one of its kinds; the index is then unchanged.
+    """
+    source = images if isinstance(images, ImageSource) else read_images(images, bands=bands, units=units)
+    chosen = None if encoder is None else load_encoder(encoder)
+    with on_device(device):
+        return add_images(
+            source,
+            Path(out),
+            source=source.note,
+            encoder=chosen,
+            stride_px=stride_px,
+            kind=kind,
+            overwrite=overwrite,
+            device=device,
+            progress=progress,
+        )
+
+
+def remove_from_index(
+    out: str | Path,
+    names: Sequence[str | int],
+    *,
+    encoder: Encoder | None = None,
+    device: Device = "auto",
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Change:
+    """Remove images from a finished index, see `remove_images`; nothing is embedded."""
+    with on_device(device):
+        return remove_images(
+            Path(out), names, encoder=encoder, device=device, overwrite=overwrite, progress=progress
+        )
 
 
 def _open(out: Path, encoder: Encoder | None) -> IndexFolder:

@@ -1,30 +1,23 @@
-"""Functions of arrays, compiled where that pays: for shapes that come again and again.
+"""Functions of arrays, compiled for shapes that recur.
 
-Compiling takes a second, running what was compiled a fifth of the time of its steps one by one. So the
-first calls with a shape run as they are, and a job of many batches is compiled by itself.
+Compilation takes a second; compiled code takes a fifth of the time of separate steps. So the first calls with
+a shape run uncompiled, and a job of many batches gets compiled code.
 """
 
 from __future__ import annotations
 
-import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable
 from functools import cache
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
-
-MOST_THREADS = 4
-"""Threads that work side by side, at most: each holds a batch in memory."""
-MOST_SHAPES = 12
-"""Shapes that a function is compiled for, at most: compiled code stays in memory, some 5 MB each."""
+MAX_SHAPES = 12
+"""Most shapes that a function is compiled for: compiled code stays in memory, about 5 MB each."""
 AFTER = 3
-"""Calls with the same shapes before a function is compiled for them, if nothing else is said."""
+"""Calls with the same shapes before a function is compiled for them, by default."""
 
 
 class Compiled:
@@ -45,7 +38,7 @@ class Compiled:
         self._lock = Lock()
 
     def warm_up(self, calls: int) -> None:
-        """Hear how many calls are to come: if compiling is sure to pay, the first shapes don't wait."""
+        """Announce the number of calls: with many, the first shapes are compiled at once."""
         self._at_once = calls >= 2 * self._after
 
     def __call__(self, *arrays: np.ndarray) -> Any:
@@ -56,7 +49,7 @@ class Compiled:
         """
         shapes = tuple((a.shape, str(a.dtype)) for a in arrays)
         self._seen[shapes] += 1
-        full = len(self._fast) >= MOST_SHAPES and shapes not in self._fast
+        full = len(self._fast) >= MAX_SHAPES and shapes not in self._fast
         at_once = self._at_once and (not self._fast or shapes in self._fast)
         if full or (self._seen[shapes] <= self._after and not at_once):
             return _numpy(self._function(*arrays))
@@ -116,88 +109,3 @@ def accelerated() -> bool:
     import torch
 
     return torch.cuda.is_available()  # type: ignore[no-any-return]
-
-
-@cache
-def threads() -> int:
-    """Threads that pay: one for a core, and one alone where an accelerator does the arithmetic."""
-    return 1 if accelerated() else min(MOST_THREADS, cores())
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def limit_tf_threads() -> None:
-    """Let TensorFlow leave the cores to batches that are worked on side by side.
-
-    Else it splits every step of every batch among all cores as well, and its threads and ours wait for each
-    other: on two cores a query takes a third longer. To be called before TensorFlow starts, in a process that
-    indexes and queries; training, one batch at a time, is better off without. `TF_NUM_INTRAOP_THREADS` is
-    left alone where it is set.
-    """
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores() // MOST_THREADS)))
-
-
-def parallel_map(work: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
-    """Do a piece of work for each item, several at a time; results in the items' order.
-
-    Args:
-        work: what it writes is its own.
-        items: all of them are taken at once; a single one is worked on by the caller's own thread.
-    """
-    count, every = threads(), list(items)
-    if count == 1 or len(every) == 1:
-        yield from map(work, every)
-        return
-    with ThreadPoolExecutor(count) as pool:
-        yield from pool.map(work, every)
-
-
-def ahead(
-    work: Callable[[_In], _Out],
-    items: Iterable[_In],
-    size: Callable[[_In], int] = lambda _: 0,
-    room: int = 1,
-) -> Iterator[_Out]:
-    """Do a piece of work for each item while the caller takes what was made of those before.
-
-    Items are drawn by the caller's own thread, a few at a time. If drawing one fails, what was made of those
-    before it still comes; if a piece of work does, what was made before it.
-
-    Args:
-        work: what it writes is its own.
-        items: at most one more than there are threads is under way.
-        size: of an item.
-        room: no further item is drawn while those under way have this size together: so a large one is alone.
-
-    Yields:
-        The results, in the items' order.
-    """
-    count = threads()
-    if count == 1:
-        yield from map(work, items)
-        return
-    waiting: deque[tuple[Future[_Out], int]] = deque()
-    drawn = iter(items)
-    with ThreadPoolExecutor(count) as pool:
-        try:
-            while True:
-                while len(waiting) > count or (waiting and sum(s for _, s in waiting) >= room):
-                    yield waiting.popleft()[0].result()
-                try:
-                    item = next(drawn)
-                except StopIteration:
-                    break
-                except BaseException as e:  # comes in its turn
-                    failed: Future[_Out] = Future()
-                    failed.set_exception(e)
-                    waiting.append((failed, 0))
-                    break
-                waiting.append((pool.submit(work, item), size(item)))
-            while waiting:
-                yield waiting.popleft()[0].result()
-        finally:
-            for future, _ in waiting:
-                future.cancel()

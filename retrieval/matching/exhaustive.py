@@ -9,200 +9,203 @@ thousand times as much as an index. It serves few patches, those with the most v
 
 from __future__ import annotations
 
+import json
 import warnings
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cache
+from importlib import resources
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.config import RefineConfig, SearchConfig
+from retrieval.config import SearchConfig
 from retrieval.errors import SearchBudgetWarning
 from retrieval.kernels.compiled import Compiled
 from retrieval.matching.local_search import shipped_local_search
-from retrieval.matching.pyramid import align, finish
-from retrieval.matching.tensor_cache import TensorCache
-from retrieval.matching.tensors import Pixels
+from retrieval.matching.pyramid import match_half_resolution, refine_full_resolution
+from retrieval.matching.session import Session
 from retrieval.models.calibration import is_confident, logit_margin
 from retrieval.models.cloud_mask import shipped_cloud_mask
 from retrieval.models.local_descriptors import half_resolution
-from retrieval.types import Candidates, Progress, RankedCandidates, silent
+from retrieval.types import Candidates, PatchPixels, RankedCandidates, silent
 from tfrecords.schema import Patches
 
 MAX_HIDDEN_SHARE = 0.2
-"""Share hidden from which on this comparison has the last word: what was found before saw cloud as ground."""
-COMPARED, CLOSE, CLOSEST = 256, 64, 32
-"""Of the candidates of local descriptors so many are correlated at half resolution, described again there,
-and correlated at full resolution."""
-COSINE_WEIGHT = 10.0
-"""Weight of their cosines at half resolution: these differ by little and tell much."""
-COSINE_SHARE = 0.4
-"""NCC + so much of the cosine decides between them, and tells how sure that is: the verifier, trained on
-whole patches, tells less where much is hidden."""
-SCORE_ODDS, EVEN_SCORE = 60.0, 0.28
-"""Log-odds of such a score are so many times what it is above this one; fitted to cities under cloud."""
-SLOPE = 2.7
-"""Log-magnitude of the structure tensor above which there is something to see: a slope of 150 DN."""
-DESCRIBED = 45
-"""Describing a megapixel takes as long as comparing so many patches with it."""
-CLOSELY, AROUND = 16, 9
-"""Looking at the best places of a patch again takes as long as comparing it with so many megapixels, and
-describing what lies around them as describing so many, but never more than all, four times."""
-FEW = 0.25
-"""Share of the patches in doubt that must be affordable for any to be compared everywhere."""
+"""Share of hidden pixels above which this search decides alone: the earlier stages took cloud for ground."""
+MATCHED_K, RESCORED_K, REFINED_K = 256, 64, 32
+"""Candidates of local descriptors that are correlated at half resolution, described again, and correlated at
+full resolution."""
+MIN_LOG_GRADIENT = 2.7
+"""Log-magnitude of the structure tensor above which a pixel has texture: a gradient of 150 DN."""
+DESCRIBE_COST = 45
+"""Work to describe a megapixel, in patches compared with a megapixel."""
+RESCORE_COST, RESCORE_AREA = 16, 9
+"""Work to rescore the candidates of a patch: megapixels compared, and megapixels described around them. The
+latter is at most four times all images."""
+MIN_AFFORDABLE_SHARE = 0.25
+"""Share of the uncertain patches below which none is searched: reading all images for a few does not pay."""
 BLOCK = 256
-"""Patches that are looked at at a time."""
-SOME = 400
-"""Of more patches in doubt about so many tell how many of them show enough."""
+"""Patches whose texture is measured at a time."""
+SAMPLE = 400
+"""Uncertain patches that estimate how many of them have enough texture."""
 
 
-def exhaustive_search(
-    found: RankedCandidates,
-    patches: Patches,
-    images: Pixels,
-    everywhere: Sequence[int],
-    search: SearchConfig,
-    refinement: RefineConfig,
-    progress: Progress = silent,
-    ground: TensorCache | None = None,
-) -> RankedCandidates:
-    """Compare what is still in doubt with every place, by what is seen of it.
+@dataclass(frozen=True)
+class ScoreFit:
+    """Score of a candidate of local descriptors, and its log-odds; fitted to cities under cloud."""
+
+    cosine_weight_half_res: float
+    """Weight of the cosine beside NCC at half resolution: cosines differ little and tell much."""
+    cosine_weight: float
+    """Weight of the cosine beside NCC at full resolution."""
+    logit_slope: float
+    """Log-odds per unit of score."""
+    even_score: float
+    """Score of even odds."""
+
+    @classmethod
+    @cache
+    def shipped(cls) -> Self:
+        """Read the constants that belong to the shipped local descriptors."""
+        file = resources.files("retrieval.models.weights") / "local.score.json"
+        return cls(**json.loads(file.read_text())["score"])
+
+
+def exhaustive_search(session: Session, ranked: RankedCandidates) -> RankedCandidates:
+    """Compare the uncertain patches with every place of the session's images.
 
     Args:
-        found: from `retrieval.matching.rounds.find`, all patches together: reading all images is half of
-            the work.
-        patches: their pixels, in the same order.
-        images: pixels of the index's images.
-        everywhere: images that patches are compared with.
-        search: the odds below which a patch is in doubt, what it must show, and how much work this may be.
-        refinement: as for `retrieval.matching.rounds.find`.
-        progress: told of each stage.
-        ground: tensors of the images, kept from an earlier call.
+        session: queries, images and settings.
+        ranked: candidates of all queries; one call serves all, since reading the images is half of the work.
 
     Warns:
-        DoubtWarning: more patches are in doubt than `search.exhaustive_budget` allows for.
+        SearchBudgetWarning: more patches are uncertain than `search.exhaustive_budget` allows for.
 
     Returns:
-        The candidates, better ones for some patches.
+        The candidates, replaced for the patches where this search found better ones.
     """
-    ground = ground or TensorCache(images)
-    rows = select_uncertain(patches, found, images, search, everywhere)
+    rows = select_uncertain(session, ranked)
     if not len(rows):
-        return found
-    shown = _seen(patches, rows, search).patches
-    candidates = shipped_local_search().find(shown, everywhere, images, search, ground, progress)
-    seen = _closest(candidates, shown, images, refinement, progress, ground)
-    seen = seen.pad_to(found.image_ids.shape[1])
-    better = (logit_margin(seen) > logit_margin(found.select(rows))) | (
-        hidden_share(shown) >= MAX_HIDDEN_SHARE
-    )
-    found = found.pad_to(found.image_ids.shape[1])
-    found.update(rows[better], seen.select(better))
-    return found
+        return ranked
+    visible = hide_cloud(session.queries, rows, session.search)
+    candidates = _closest(session.with_queries(visible.patches))
+    ranked = ranked.pad_to(ranked.image_ids.shape[1])
+    candidates = candidates.pad_to(ranked.image_ids.shape[1])
+    better = logit_margin(candidates) > logit_margin(ranked.select(rows))
+    better |= hidden_share(visible.patches) >= MAX_HIDDEN_SHARE
+    ranked.update(rows[better], candidates.select(better))
+    return ranked
 
 
-def hidden_share(patches: Patches) -> NDArray[np.float64]:
-    """Share of each patch of which nothing is known, (n,)."""
-    return np.asarray(np.isnan(patches.scaled()).all(-1).mean((1, 2)))
+def hidden_share(patches: PatchPixels) -> NDArray[np.float64]:
+    """Return the share of nodata pixels of each patch, (n,)."""
+    return np.asarray(np.isnan(patches.scaled(slice(None))).all(-1).mean((1, 2)))
 
 
 # --- which patches --------------------------------------------------------------------------------
 
 
 def select_uncertain(
-    patches: Patches, found: RankedCandidates, images: Pixels, search: SearchConfig, everywhere: Sequence[int]
+    session: Session, ranked: RankedCandidates, sample: int = SAMPLE, block: int = BLOCK
 ) -> NDArray[np.intp]:
-    """Rows of the patches that are compared everywhere: in doubt, with enough to see, and affordable.
+    """Select the patches to search exhaustively: uncertain, with enough texture, and affordable.
 
     Args:
-        patches: what was asked.
-        found: what was found so far.
-        images: pixels of the index's images.
-        search: as for `exhaustive_search`.
-        everywhere: images that patches would be compared with.
+        session: queries, images and settings.
+        ranked: candidates so far.
+        sample: uncertain patches that estimate how many have enough texture.
+        block: patches whose texture is measured at a time.
 
     Returns:
         Ascending rows.
     """
-    doubtful = np.flatnonzero(~is_confident(found, search))
-    if not len(everywhere) or not search.exhaustive_budget:
-        return doubtful[:0]
-    megapixels = sum(float(np.prod(images.size(i))) for i in everywhere) / 1e6
-    some = doubtful[:: max(1, len(doubtful) // SOME)]
-    if len(some) < len(doubtful):
-        # Some of them tell how many there are: where that is far too many, the others need no look.
-        about = round(len(_worth(patches, some, search)) * len(doubtful) / len(some))
-        if not _affordable(about // 2, megapixels, search):
-            _tell(about, 0, megapixels, "some ")
-            return doubtful[:0]
-    rows = _worth(patches, doubtful, search)
-    most = _affordable(len(rows), megapixels, search)
-    if most < len(rows):
-        _tell(len(rows), most, megapixels)
-    return np.sort(rows[:most])
+    search, queries = session.search, session.queries
+    uncertain = np.flatnonzero(~is_confident(ranked, search))
+    if not len(session.image_ids) or not search.exhaustive_budget:
+        return uncertain[:0]
+    megapixels = sum(float(np.prod(session.images.size(i))) for i in session.image_ids) / 1e6
+    subset = uncertain[:: max(1, len(uncertain) // sample)]
+    if len(subset) < len(uncertain):
+        # A sample tells how many there are. Where that is far too many, the others are not measured.
+        share = len(_with_texture(queries, subset, search, block)) / len(subset)
+        estimate = round(share * len(uncertain))
+        if not affordable_patches(estimate // 2, megapixels, search.exhaustive_budget):
+            _warn_of_budget(estimate, 0, megapixels, "about ")
+            return uncertain[:0]
+    rows = _with_texture(queries, uncertain, search, block)
+    count = affordable_patches(len(rows), megapixels, search.exhaustive_budget)
+    if count < len(rows):
+        _warn_of_budget(len(rows), count, megapixels)
+    return np.sort(rows[:count])
 
 
-def _worth(patches: Patches, rows: NDArray[np.intp], search: SearchConfig) -> NDArray[np.intp]:
-    """Those of some rows that show enough, those first that show most."""
-    blocks = [_seen(patches, rows[i : i + BLOCK], search).shown for i in range(0, len(rows), BLOCK)]
-    shown = np.concatenate([np.zeros(0), *blocks])
-    return rows[np.argsort(-shown, kind="stable")[: int((shown >= search.min_texture_share).sum())]]
+def _with_texture(
+    queries: PatchPixels, rows: NDArray[np.intp], search: SearchConfig, block: int
+) -> NDArray[np.intp]:
+    """Rows of patches with enough visible texture, most texture first."""
+    parts = [rows[i : i + block] for i in range(0, len(rows), block)]
+    texture = np.concatenate([np.zeros(0), *(hide_cloud(queries, p, search).texture for p in parts)])
+    return rows[np.argsort(-texture, kind="stable")[: int((texture >= search.min_texture_share).sum())]]
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What is seen of some patches."""
+class VisiblePatches:
+    """Patches without their cloud."""
 
-    patches: Patches  # cloud hidden
-    shown: NDArray[np.float64]  # (n,) share in which there is something to see
+    patches: Patches
+    """NaN where cloud hides the ground."""
+    texture: NDArray[np.float64]
+    """(n,) share of pixels with visible texture."""
 
 
-def _seen(patches: Patches, rows: NDArray[np.intp], search: SearchConfig) -> _Seen:
-    """Hide the cloud in patches; a little may be none."""
-    scaled = np.asarray(patches.scaled(rows), np.float32)
+def hide_cloud(queries: PatchPixels, rows: NDArray[np.intp], search: SearchConfig) -> VisiblePatches:
+    """Hide the cloud in patches; less than `search.min_cloud_share` of it counts as ground."""
+    scaled = np.asarray(queries.scaled(rows), np.float32)
     cloud = shipped_cloud_mask()(scaled)
     cloud &= (cloud.mean((1, 2)) >= search.min_cloud_share)[:, None, None]
     scaled[cloud] = np.nan
-    shown = [_TEXTURED(scaled[i : i + BLOCK]) for i in range(0, len(rows), BLOCK)]
-    hidden = Patches(patches.patch_ids[rows], scaled, "scaled", patches.bands, float("nan"))
-    return _Seen(hidden, np.concatenate([np.zeros(0), *shown]))
+    texture = [_TEXTURE_SHARE(scaled[i : i + BLOCK]) for i in range(0, len(rows), BLOCK)]
+    patches = Patches(np.arange(len(rows)), scaled, "scaled", queries.bands, float("nan"))
+    return VisiblePatches(patches, np.concatenate([np.zeros(0), *texture]))
 
 
-def _textured(scaled: Any) -> Any:
-    """Share of pictures (n, h, w, b), at half resolution, that is known and has a slope: (n,)."""
+def _texture_share(scaled: Any) -> Any:
+    """Share of the pixels of pictures (n, h, w, b), at half resolution, that have texture: (n,)."""
     from keras import ops
 
     tensor, _ = half_resolution(scaled)
-    return ops.mean(ops.cast(tensor[..., 0] > SLOPE, "float32"), (1, 2))
+    return ops.mean(ops.cast(tensor[..., 0] > MIN_LOG_GRADIENT, "float32"), (1, 2))
 
 
-_TEXTURED = Compiled(_textured)
+_TEXTURE_SHARE = Compiled(_texture_share)
 
 
-# --- how many -------------------------------------------------------------------------------------
+# --- the budget -----------------------------------------------------------------------------------
 
 
-def _work(count: int, megapixels: float) -> int:
-    """What comparing so many patches with all images takes, in patches times megapixels."""
-    around = 4 * min(megapixels, AROUND * count)
-    return int(count * (megapixels + CLOSELY) + DESCRIBED * (megapixels + around)) + 1
+def search_cost(count: int, megapixels: float) -> int:
+    """Return the work of comparing `count` patches with all images, in patches x megapixels."""
+    described = 4 * min(megapixels, RESCORE_AREA * count)
+    return int(count * (megapixels + RESCORE_COST) + DESCRIBE_COST * (megapixels + described)) + 1
 
 
-def _affordable(count: int, megapixels: float, search: SearchConfig) -> int:
-    """How many of so many patches are compared with all images."""
-    most = bisect_right(range(1, count + 1), search.exhaustive_budget, key=lambda n: _work(n, megapixels))
-    # Going through all images for the sake of a few of many would be time for nothing.
-    return most if most >= FEW * count else 0
+def affordable_patches(count: int, megapixels: float, budget: float) -> int:
+    """Return how many of `count` patches the budget covers; 0 below `MIN_AFFORDABLE_SHARE` of them."""
+    cost: Callable[[int], int] = lambda n: search_cost(n, megapixels)  # noqa: E731
+    most = bisect_right(range(1, count + 1), budget, key=cost)
+    return most if most >= MIN_AFFORDABLE_SHARE * count else 0
 
 
-def _tell(count: int, most: int, megapixels: float, about: str = "") -> None:
-    """Say that of so many patches not all are compared with all images."""
-    some = f"the {most} that show most are" if most else "none of them is"
+def _warn_of_budget(count: int, searched: int, megapixels: float, about: str = "") -> None:
+    """Warn that the budget does not cover all uncertain patches."""
+    which = f"only the {searched} with the most texture were" if searched else "none was"
     warnings.warn(
-        f"{about}{count} patches are still in doubt; {some} compared with every place of all "
-        f"{megapixels:.0f} megapixels: everywhere = {_work(count, megapixels)} is enough for all",
+        f"{about}{count} patches are uncertain, and {which} searched exhaustively over {megapixels:.0f} "
+        f"megapixels: the budget is too small. To search all, set [search] exhaustive_budget = "
+        f"{search_cost(count, megapixels)}.",
         SearchBudgetWarning,
         stacklevel=4,
     )
@@ -211,26 +214,25 @@ def _tell(count: int, most: int, megapixels: float, about: str = "") -> None:
 # --- which place ----------------------------------------------------------------------------------
 
 
-def _closest(
-    candidates: Candidates,
-    shown: Patches,
-    images: Pixels,
-    refinement: RefineConfig,
-    progress: Progress,
-    ground: TensorCache,
-) -> RankedCandidates:
-    """The best candidates of local descriptors, by NCC at full resolution and cosine."""
-    by_cosine = replace(refinement, similarity_weight=COSINE_WEIGHT)
-    close = align(candidates, shown, images, by_cosine, ground=ground, keep=COMPARED)
-    close = close.pad_to(min(CLOSE, close.image_ids.shape[1]))
-    again = replace(close, similarity=shipped_local_search().again(close, shown, images, ground))
-    best = _by_score(again).pad_to(min(CLOSEST, again.image_ids.shape[1]))
-    return _by_score(finish(best, shown, images, refinement, progress, ground, CLOSEST))
+def _closest(session: Session) -> RankedCandidates:
+    """The best candidates of local descriptors, ranked by NCC at full resolution and cosine."""
+    local, fit = shipped_local_search(), ScoreFit.shipped()
+    candidates: Candidates = local.search_images(session)
+    by_cosine = replace(session.refinement, similarity_weight=fit.cosine_weight_half_res)
+    close = match_half_resolution(
+        replace(session.with_settings(refinement=by_cosine), progress=silent), candidates, MATCHED_K
+    )
+    close = close.pad_to(min(RESCORED_K, close.image_ids.shape[1]))
+    rescored = rank_by_score(replace(close, similarity=local.rescore(session, close)))
+    best = rescored.pad_to(min(REFINED_K, rescored.image_ids.shape[1]))
+    return rank_by_score(refine_full_resolution(session, best, REFINED_K))
 
 
-def _by_score(found: RankedCandidates) -> RankedCandidates:
-    """Candidates in the order of NCC and cosine, their similarity; log-odds are those of this score."""
-    score = np.round(found.ncc + COSINE_SHARE * found.similarity, 4)
+def rank_by_score(found: RankedCandidates) -> RankedCandidates:
+    """Rank candidates by NCC and cosine, their similarity; the log-odds are those of this score."""
+    fit = ScoreFit.shipped()
+    score = np.round(found.ncc + fit.cosine_weight * found.similarity, 4)
     score = np.where((found.image_ids >= 0) & np.isfinite(score), score, -np.inf)
-    odds = np.where(np.isfinite(score), SCORE_ODDS * (score - EVEN_SCORE), np.nan).astype(np.float32)
+    finite = np.isfinite(score)
+    odds = np.where(finite, fit.logit_slope * (score - fit.even_score), np.nan).astype(np.float32)
     return replace(found, logit=odds).reorder(np.argsort(-score, axis=1, kind="stable"))

@@ -13,81 +13,70 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import RefineConfig, SearchConfig
-from retrieval.index.faiss_index import VectorIndex
 from retrieval.matching.candidates import find_candidates
-from retrieval.matching.pyramid import finish, rank
-from retrieval.matching.tensor_cache import TensorCache
-from retrieval.matching.tensors import Pixels
+from retrieval.matching.pyramid import match_and_verify
+from retrieval.matching.session import Session
 from retrieval.models.calibration import is_confident
-from retrieval.types import Progress, RankedCandidates, silent
-from tfrecords.schema import Patches
+from retrieval.models.embed import embed_patches
+from retrieval.types import RankedCandidates
+
+BLOCK = 10_240
+"""Patches matched at a time: bounds memory at any number of them."""
 
 
-def find(
-    index: VectorIndex,
-    vectors: NDArray[np.float32],
-    patches: Patches,
-    images: Pixels,
-    search: SearchConfig,
-    refinement: RefineConfig,
-    progress: Progress = silent,
-    ground: TensorCache | None = None,
-) -> RankedCandidates:
-    """Find the places of patches to a part of a pixel: `look`, then `retrieval.matching.finish`."""
-    ground = ground or TensorCache(images)
-    found = look(index, vectors, patches, images, search, refinement, progress, ground)
-    return finish(found, patches, images, refinement, progress, ground)
-
-
-def look(
-    index: VectorIndex,
-    vectors: NDArray[np.float32],
-    patches: Patches,
-    images: Pixels,
-    search: SearchConfig,
-    refinement: RefineConfig,
-    progress: Progress = silent,
-    ground: TensorCache | None = None,
-) -> RankedCandidates:
-    """Find the places of patches, looking longer where the first look leaves a doubt.
+def search_in_rounds(session: Session, block: int = BLOCK) -> RankedCandidates:
+    """Embed the queries, search the index and match the candidates.
 
     Args:
-        index: the vectors of all windows.
-        vectors: (n, dim) of the patches.
-        patches: their pixels, in the same order.
-        images: pixels of the index's images.
-        search: candidates of the first round, of the second, and the odds that make it unnecessary.
-        refinement: as for `retrieval.matching.refine`.
-        progress: told of each stage.
-        ground: tensors of the images, kept from an earlier call.
+        session: queries, index and settings.
+        block: patches at a time.
 
     Returns:
         (n, `search.return_k`) candidates, best first, to the pixel of half resolution.
     """
-    ground = ground or TensorCache(images)
-    found, doubtful = RankedCandidates.empty(len(patches), search.return_k), np.arange(len(patches))
-    twice = search.round2_max_candidates > search.max_candidates
+    assert session.encoder is not None
+    ranked = []
+    for start in range(0, max(1, len(session.queries)), block):
+        part = session.select(slice(start, start + block))
+        ranked.append(search_vectors(part, embed_patches(session.encoder, part.queries, session.progress)))
+    return RankedCandidates.concatenate(ranked)
 
-    def done(ranked: RankedCandidates) -> NDArray[np.bool_]:
-        return is_confident(ranked, search)
 
-    rounds = [("searching", search.round1_probe_share if twice else 1.0, search, refinement)]
-    rounds += [("searching deeper", 1.0, *_deeper(search, refinement))] if twice else []
-    for stage, share, looked, refined in rounds:
-        if stage != "searching" and not len(doubtful):
+def search_vectors(session: Session, vectors: NDArray[np.float32]) -> RankedCandidates:
+    """Search the index for the vectors of the queries, and again with more effort for the uncertain ones.
+
+    Args:
+        session: queries, index and settings.
+        vectors: (n, dim) of the queries.
+
+    Returns:
+        As `search_in_rounds`.
+    """
+    assert session.vectors is not None
+    search = session.search
+    ranked, uncertain = RankedCandidates.empty(len(vectors), search.return_k), np.arange(len(vectors))
+    for stage, probe_share, settings in _rounds(search, session.refinement):
+        if stage != "searching" and not len(uncertain):
             break
-        progress(stage, 0, len(doubtful))
-        asked = patches if len(doubtful) == len(patches) else patches.select(doubtful)
-        candidates = find_candidates(index, vectors[doubtful], looked, share)
-        ranked = rank(candidates, asked, images, refined, progress, ground, None, done)
-        found.update(doubtful, ranked.pad_to(search.return_k))
-        doubtful = doubtful[~done(ranked) & vectors[doubtful].any(1)]
-    return found
+        session.progress(stage, 0, len(uncertain))
+        part = session if len(uncertain) == len(vectors) else session.select(uncertain)
+        part = part.with_settings(*settings)
+        candidates = find_candidates(session.vectors, vectors[uncertain], part.search, probe_share)
+        best = match_and_verify(part, candidates, lambda found: is_confident(found, search))
+        ranked.update(uncertain, best.pad_to(search.return_k))
+        uncertain = uncertain[~is_confident(best, search) & vectors[uncertain].any(1)]
+    return ranked
 
 
-def _deeper(search: SearchConfig, refinement: RefineConfig) -> tuple[SearchConfig, RefineConfig]:
-    """What the second round looks at."""
-    return (
-        replace(search, top_k=search.round2_top_k, max_candidates=search.round2_max_candidates),
-        replace(refinement, half_res_k=search.round2_half_res_k, verify_k=search.round2_verify_k),
-    )
+def _rounds(
+    search: SearchConfig, refinement: RefineConfig
+) -> list[tuple[str, float, tuple[SearchConfig, RefineConfig]]]:
+    """Stage, share of the index's cells, and settings of each round."""
+    if search.round2_max_candidates <= search.max_candidates:
+        return [("searching", 1.0, (search, refinement))]
+    more = replace(search, top_k=search.round2_top_k, max_candidates=search.round2_max_candidates)
+    finer = replace(refinement, half_res_k=search.round2_half_res_k, verify_k=search.round2_verify_k)
+    return [
+        ("searching", search.round1_probe_share, (search, refinement)),
+        ("searching deeper", 1.0, (more, finer)),
+    ]

@@ -1,8 +1,13 @@
-"""NCC of pairs of templates and ground: in loops on a CPU, in tables of few shapes on an accelerator."""
+"""Correlation surfaces: NCC of templates with image regions, and the peak of each surface.
+
+Strategy. On a CPU, Numba loops read the cached tensors in place: nothing is cut out or copied. On an
+accelerator, and where pixels are hidden, regions are cut out and the backend correlates them in tables of few
+shapes, since each shape is compiled. Both ways agree within rounding, which tests hold against each other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +19,17 @@ from retrieval.matching.ncc import FLAT, STEPS, ncc, ncc_of
 from retrieval.matching.tensor_cache import CachedSites, Regions, Sites, TensorCache
 from retrieval.matching.tensors import CODES, Known, crop_windows
 
+TABLE_PAIRS = {2: 2048, 1: 512, 0: 64}
+"""Pairs in one table, by level: as many as fit into a processor's caches."""
+MAX_TABLE_WIDTH = 64
+"""Most regions correlated with one template at a time."""
+WIDTH_STEP = 8
+"""Wider tables have a width that is a multiple of this."""
+
 
 @dataclass(frozen=True)
 class Peaks:
-    """Where the correlation peaked, in whole pixels of the full resolution."""
+    """Peaks of correlation surfaces, in whole pixels of the full resolution."""
 
     x: NDArray[np.int64]
     """(m,) column, in the image."""
@@ -26,18 +38,187 @@ class Peaks:
     dx: NDArray[np.float32]
     """(m,) sub-pixel offset to add to x, in pixels of the level, in [-0.5, 0.5]."""
     dy: NDArray[np.float32]
-    """(m,) likewise for y."""
+    """(m,) the same for y."""
     ncc: NDArray[np.float32]
     """(m,) height of the peak, in [-1, 1]."""
 
 
+def correlate_sites(
+    template: NDArray[np.float32],
+    mask: Known,
+    owner: NDArray[np.intp],
+    cache: TensorCache,
+    sites: Sites,
+    table_pairs: Mapping[int, int] = TABLE_PAIRS,
+    in_loops: bool | None = None,
+) -> NDArray[np.float32]:
+    """Correlate templates with the images around sites.
+
+    Args:
+        template: (n, s, s, 3) at the sites' level.
+        mask: (n, s, s, 1) visible pixels of the templates; None where all are visible.
+        owner: (m,) the template of each site.
+        cache: tensors of the images.
+        sites: m positions.
+        table_pairs: pairs in one table, by level.
+        in_loops: Numba loops instead of the backend; None where no accelerator computes.
+
+    Returns:
+        (m, 2 radius + 1, 2 radius + 1) NCC in [-1, 1].
+    """
+    in_loops = not accelerated() if in_loops is None else in_loops
+    shifts = 2 * sites.radius + 1
+    out, remaining = np.empty((len(owner), shifts, shifts), np.float32), np.arange(len(owner))
+    fully_visible = _fully_visible(mask, len(template))[owner]
+    if sites.level and in_loops:
+        cached = cache.cached_sites(sites)
+        remaining = _correlate_in_place(template, owner, fully_visible, cached, sites.radius, out)
+    if len(remaining):
+        regions = cache.regions(sites.select(remaining))
+        visible = fully_visible[remaining]
+        size = table_pairs[sites.level]
+        out[remaining] = _correlate_regions(
+            template, mask, owner[remaining], visible, regions, size, in_loops
+        )
+    return out
+
+
+def _correlate_in_place(
+    template: NDArray[np.float32],
+    owner: NDArray[np.intp],
+    fully_visible: NDArray[np.bool_],
+    cached: list[CachedSites],
+    radius: int,
+    out: NDArray[np.float32],
+) -> NDArray[np.intp]:
+    """Write the NCC of fully visible sites into `out`; return the rows of the others."""
+    from retrieval.kernels.correlation import ncc_around, zero_mean
+
+    templates, side = zero_mean(template, out.shape[1]), template.shape[1]
+    partly_hidden = [np.zeros(0, np.intp)]
+    for group in cached:
+        visible = fully_visible[group.rows]
+        doubtful = np.flatnonzero(visible & group.hidden)
+        if len(doubtful):
+            window = side + 2 * radius
+            known = crop_windows(group.known, group.picture[doubtful], group.at[doubtful], window, radius)
+            visible[doubtful] = known.all((1, 2, 3))
+        rows, picture = group.rows[visible], group.picture[visible]
+        corner, flat = group.at[visible] - radius, FLAT * side**2
+        pictures, energy = _joined_channels(group.pictures), group.energy[..., 0]
+        ncc_around(
+            *templates, owner[rows], pictures, energy, picture, corner, 1 / CODES, flat, STEPS, rows, out
+        )
+        partly_hidden.append(group.rows[~visible])
+    return np.concatenate(partly_hidden)
+
+
+def _correlate_regions(
+    template: NDArray[np.float32],
+    mask: Known,
+    owner: NDArray[np.intp],
+    fully_visible: NDArray[np.bool_],
+    regions: Regions,
+    table_pairs: int,
+    in_loops: bool,
+) -> NDArray[np.float32]:
+    """NCC of templates with regions that were cut out for them."""
+    visible = fully_visible & _fully_visible(regions.known, len(owner))
+    shifts = regions.stored.shape[1] - template.shape[1] + 1
+    out = np.empty((len(owner), shifts, shifts), np.float32)
+    pairs = np.flatnonzero(visible)
+    if in_loops:
+        _correlate_in_loops(template, owner[pairs], regions.tensor(pairs), pairs, out)
+    else:
+        for rows, table in _tables(owner, pairs, table_pairs):
+            args = template[rows], regions.stored[table]
+            out[table] = _NCC(*args) if regions.energy is None else _NCC_OF(*args, regions.energy[table])
+    for rows, table in _tables(owner, np.flatnonzero(~visible), table_pairs):
+        region = regions.tensor(table)
+        masks = [
+            np.ones((*picture.shape[:-1], 1), np.float32) if m is None else m[index].astype(np.float32)
+            for m, index, picture in ((mask, rows, template[rows]), (regions.known, table, region))
+        ]
+        out[table] = _NCC(template[rows], region, *masks)
+    return out
+
+
+def _correlate_in_loops(
+    template: NDArray[np.float32],
+    owner: NDArray[np.intp],
+    region: NDArray[np.float32],
+    rows: NDArray[np.intp],
+    out: NDArray[np.float32],
+) -> None:
+    """Write the NCC of templates with regions (k, S, S, 3), each into a row of `out`."""
+    from retrieval.kernels.correlation import local_energy, ncc_around, zero_mean
+
+    if not len(rows):
+        return
+    region = np.ascontiguousarray(region)
+    templates = zero_mean(np.ascontiguousarray(template), out.shape[1])
+    side, picture = template.shape[1], np.arange(len(rows))
+    energy, corner = local_energy(region, side, 1.0), np.zeros((len(rows), 2), np.int64)
+    pictures, flat = _joined_channels(region), FLAT * side**2
+    ncc_around(*templates, owner, pictures, energy, picture, corner, 1.0, flat, STEPS, rows, out)
+
+
+def _joined_channels(pictures: NDArray[Any]) -> NDArray[Any]:
+    """Pictures (p, h, w, 3) in the layout of the loops: (p, h, 3 w)."""
+    return pictures.reshape(*pictures.shape[:2], -1)
+
+
+def _fully_visible(mask: Known, count: int) -> NDArray[np.bool_]:
+    """Which pictures are visible all over, (count,)."""
+    return np.ones(count, bool) if mask is None else np.asarray(mask.all((1, 2, 3)))
+
+
+def _ncc_of_codes(template: Any, codes: Any, energy: Any) -> Any:
+    from keras import ops
+
+    return ncc_of(template, ops.cast(codes, "float32") * (1 / CODES), energy)
+
+
+_NCC = Compiled(ncc)
+_NCC_OF = Compiled(_ncc_of_codes)
+
+
+def _tables(
+    owner: NDArray[np.intp], pairs: NDArray[np.intp], size: int
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Yield pairs as tables, a row for each owner: owners (n,) and pairs (n, k), n k at most about `size`.
+
+    Few shapes occur, since each is compiled. A row repeats its last pair, and the last table its last row,
+    to fill a shape. Owners with many pairs take several rows.
+    """
+    if not len(pairs):
+        return
+    pairs = pairs[np.argsort(owner[pairs], kind="stable")]
+    _, first, count = np.unique(owner[pairs], return_index=True, return_counts=True)
+    width = _table_width(int(count.max()))
+    rows = -(-count // width)  # of each owner
+    row_of_owner = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
+    begin, last = np.repeat(first, rows) + row_of_owner * width, np.repeat(first + count - 1, rows)
+    slots = pairs[np.minimum(begin[:, None] + np.arange(width), last[:, None])]
+    height = min(max(1, size // width), 1 << int(len(slots) - 1).bit_length())
+    for start in range(0, len(slots), height):
+        part = slots[np.minimum(np.arange(start, start + height), len(slots) - 1)]
+        yield owner[part[:, 0]], part
+
+
+def _table_width(most: int) -> int:
+    """Width of a table whose owners have at most `most` pairs: a power of two where that is small."""
+    even = -(-most // -(-most // MAX_TABLE_WIDTH))  # the same for all rows of an owner
+    return 1 << (even - 1).bit_length() if even <= WIDTH_STEP else -(-even // WIDTH_STEP) * WIDTH_STEP
+
+
 def find_peaks(surface: NDArray[np.float32], at: NDArray, level: int, limit: NDArray) -> Peaks:
-    """Highest point of each surface whose patch lies inside the image, and the parabola's offset.
+    """Find the highest point of each surface inside the image, and the parabola's offset below the pixel.
 
     Args:
         surface: (m, 2 radius + 1, 2 radius + 1) NCC around each position.
-        at: (m, 2) x and y that the middle stands for, in the level's pixels.
-        level: 0 is full resolution, each further one half of that before.
+        at: (m, 2) x and y of the middle, in pixels of the level.
+        level: 0 is full resolution; each further level halves it.
         limit: (m, 2) largest x and y of a patch, in full-resolution pixels.
     """
     n, side = surface.shape[:2]
@@ -46,7 +227,7 @@ def find_peaks(surface: NDArray[np.float32], at: NDArray, level: int, limit: NDA
     position = at[:, None, :] + shift[None, :, None]  # (m, side, 2)
     inside = (position >= 0) & (position <= (limit >> level)[:, None, :])
     allowed = np.where(inside[:, :, None, 1] & inside[:, None, :, 0], surface, -2.0)
-    # Where nothing stands out (a flat patch) the answer is the candidate's own window, not a corner.
+    # Where nothing stands out (a flat patch) the peak is the candidate's window, not a corner.
     allowed[:, radius, radius] += 1e-6
     iy, ix = np.divmod(allowed.reshape(n, -1).argmax(1), side)
     i = np.arange(n)
@@ -68,166 +249,3 @@ def _parabola(before: NDArray, peak: NDArray, after: NDArray) -> NDArray:
     bend = before - 2 * peak + after
     top = (before - after) / np.where(bend < -1e-9, 2 * bend, 1)
     return np.where(bend < -1e-9, np.clip(top, -0.5, 0.5), 0)
-
-
-CORRELATED = {2: 2048, 1: 512, 0: 64}
-"""Pairs that are correlated at a time in tables, by level: what of them fits a processor's caches."""
-WIDEST = 64
-"""Regions correlated with one template at a time, at most."""
-WIDTHS = 8
-"""Wider tables than this are a multiple of it wide."""
-
-
-def correlated(
-    template: NDArray[np.float32], seen: Known, owner: NDArray[np.intp], ground: TensorCache, sites: Sites
-) -> NDArray[np.float32]:
-    """NCC of templates with the ground around sites.
-
-    On a CPU, where all is visible, loops read the tensors where they lie. Where something is hidden, and on
-    an accelerator, regions are cut out and the backend correlates them in tables.
-
-    Args:
-        template: (n, s, s, 3) at the sites' level.
-        seen: (n, s, s, 1) what is visible of them, or None.
-        owner: (m,) the template of each site.
-        ground: what they are compared with.
-        sites: m of them.
-
-    Returns:
-        (m, 2 radius + 1, 2 radius + 1).
-    """
-    shifts = 2 * sites.radius + 1
-    out, rest = np.empty((len(owner), shifts, shifts), np.float32), np.arange(len(owner))
-    whole = _whole(seen, len(template))[owner]
-    if sites.level and not accelerated():
-        rest = _where_they_lie(template, owner, whole, ground.spots(sites), sites.radius, out)
-    if len(rest):
-        regions = ground.regions(sites.select(rest))
-        out[rest] = _cut_out(template, seen, owner[rest], whole[rest], regions, sites.level)
-    return out
-
-
-def _where_they_lie(
-    template: NDArray[np.float32],
-    owner: NDArray[np.intp],
-    whole: NDArray[np.bool_],
-    spots: list[CachedSites],
-    radius: int,
-    out: NDArray[np.float32],
-) -> NDArray[np.intp]:
-    """Write what of sites is wholly visible, and tell the rows of the others."""
-    from retrieval.kernels.correlation import ncc_around, zero_mean
-
-    templates = zero_mean(template, out.shape[1])
-    side, rest = template.shape[1], [np.zeros(0, np.intp)]
-    for one in spots:
-        visible = whole[one.rows]
-        partly = np.flatnonzero(visible & one.hidden)
-        if len(partly):
-            known = crop_windows(one.known, one.which[partly], one.at[partly], side + 2 * radius, radius)
-            visible[partly] = known.all((1, 2, 3))
-        rows, which, corner = one.rows[visible], one.which[visible], one.at[visible] - radius
-        pictures, spread = _rows(one.pictures), one.spread[..., 0]
-        flat = FLAT * side**2
-        ncc_around(
-            *templates, owner[rows], pictures, spread, which, corner, 1 / CODES, flat, STEPS, rows, out
-        )
-        rest.append(one.rows[~visible])
-    return np.concatenate(rest)
-
-
-def _cut_out(
-    template: NDArray[np.float32],
-    seen: Known,
-    owner: NDArray[np.intp],
-    whole: NDArray[np.bool_],
-    regions: Regions,
-    level: int,
-) -> NDArray[np.float32]:
-    """NCC of templates with regions that were cut out for them."""
-    visible = whole & _whole(regions.known, len(owner))
-    shifts = regions.stored.shape[1] - template.shape[1] + 1
-    out = np.empty((len(owner), shifts, shifts), np.float32)
-    slots = np.flatnonzero(visible)
-    if not accelerated():
-        _in_loops(template, owner[slots], regions.tensor(slots), slots, out)
-    else:
-        for rows, table in _tables(owner, slots, CORRELATED[level]):
-            args = template[rows], regions.stored[table]
-            out[table] = _NCC(*args) if regions.spread is None else _NCC_OF(*args, regions.spread[table])
-    for rows, table in _tables(owner, np.flatnonzero(~visible), CORRELATED[level]):
-        region = regions.tensor(table)
-        shown = [
-            np.ones((*picture.shape[:-1], 1), np.float32) if mask is None else mask[which].astype(np.float32)
-            for mask, which, picture in ((seen, rows, template[rows]), (regions.known, table, region))
-        ]
-        out[table] = _NCC(template[rows], region, *shown)
-    return out
-
-
-def _in_loops(
-    template: NDArray[np.float32],
-    owner: NDArray[np.intp],
-    region: NDArray[np.float32],
-    rows: NDArray[np.intp],
-    out: NDArray[np.float32],
-) -> None:
-    """Write the NCC of templates with regions (k, S, S, 3), each in a row of `out`."""
-    from retrieval.kernels.correlation import local_energy, ncc_around, zero_mean
-
-    if not len(rows):
-        return
-    region = np.ascontiguousarray(region)
-    templates = zero_mean(np.ascontiguousarray(template), out.shape[1])
-    side, which = template.shape[1], np.arange(len(rows))
-    spread, corner, flat = local_energy(region, side, 1.0), np.zeros((len(rows), 2), np.int64), FLAT * side**2
-    ncc_around(*templates, owner, _rows(region), spread, which, corner, 1.0, flat, STEPS, rows, out)
-
-
-def _rows(pictures: NDArray[Any]) -> NDArray[Any]:
-    """Pictures (p, h, w, 3) as the loops take them: (p, h, 3 w)."""
-    return pictures.reshape(*pictures.shape[:2], -1)
-
-
-def _whole(mask: Known, count: int) -> NDArray[np.bool_]:
-    """Which of so many pictures are visible all over."""
-    return np.ones(count, bool) if mask is None else np.asarray(mask.all((1, 2, 3)))
-
-
-def _ncc_of_codes(template: Any, codes: Any, spread: Any) -> Any:
-    from keras import ops
-
-    return ncc_of(template, ops.cast(codes, "float32") * (1 / CODES), spread)
-
-
-_NCC = Compiled(ncc)
-_NCC_OF = Compiled(_ncc_of_codes)
-
-
-def _tables(
-    owner: NDArray[np.intp], pairs: NDArray[np.intp], size: int
-) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Pairs as tables, a row for each owner: (owners (n,), pairs (n, k)), n k about `size` at most.
-
-    Few shapes occur: a row has its last pair, the last table its last row more than once, and owners with
-    many pairs have several rows.
-    """
-    if not len(pairs):
-        return
-    pairs = pairs[np.argsort(owner[pairs], kind="stable")]
-    _, first, count = np.unique(owner[pairs], return_index=True, return_counts=True)
-    width = _width(int(count.max()))
-    rows = -(-count // width)  # of each owner
-    nth = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
-    begin, last = np.repeat(first, rows) + nth * width, np.repeat(first + count - 1, rows)
-    slots = pairs[np.minimum(begin[:, None] + np.arange(width), last[:, None])]
-    high = min(max(1, size // width), 1 << int(len(slots) - 1).bit_length())
-    for start in range(0, len(slots), high):
-        part = slots[np.minimum(np.arange(start, start + high), len(slots) - 1)]
-        yield owner[part[:, 0]], part
-
-
-def _width(most: int) -> int:
-    """Pairs in a row of a table, where an owner has so many at the most: a power of two if there are few."""
-    even = -(-most // -(-most // WIDEST))  # the same for all rows of that owner
-    return 1 << (even - 1).bit_length() if even <= WIDTHS else -(-even // WIDTHS) * WIDTHS

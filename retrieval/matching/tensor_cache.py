@@ -1,7 +1,9 @@
-"""Tensors of images, kept for the next look, and the regions around positions in them.
+"""Structure tensors of images, cached between stages, and the regions around positions in them.
 
-Large images are taken block by block. Blocks of the same size lie on one shelf, an array, so that the
-regions of many pairs in many images are cut out at once.
+Strategy. Large images are taken in blocks of 2048 pixels with a margin. Blocks of one size share a slab, one
+array of many blocks, so that one indexing operation cuts the regions of many pairs in many images. The cache
+gives up whole slabs, the least recently used first. Threads that work on batches at the same time start at
+different blocks (`_locate_all`), so that they do not compute the same tensors at once.
 """
 
 from __future__ import annotations
@@ -17,179 +19,192 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX
-from retrieval.kernels.compiled import threads
+from retrieval.kernels.executors import threads
 from retrieval.matching.tensors import (
     CODES,
     LEVELS,
     Known,
     Layer,
-    Pixels,
     crop_windows,
     full_resolution,
-    in_bands,
     pyramid,
-    side,
+    select_bands,
+    template_side,
     tensor_of,
 )
+from retrieval.types import Pixels
 
 BLOCK_PX = 2048
-"""Side of the blocks that images are taken in; a multiple of every level's step."""
+"""Side of a block of an image; a multiple of every level's step."""
 MARGIN_PX = 128
-"""What a block sees beyond its end on each side, besides a patch: more than any radius."""
-KEPT_BYTES = 512 << 20
-"""Tensors of images that are kept for the next look."""
-SHELF_BYTES = 32 << 20
-"""Of these so much on one shelf, or a single block: a shelf is given up as a whole."""
-BYTES_A_PIXEL = 3
-"""What is kept of an image takes this much for each of its pixels."""
+"""Margin of a block on each side, beyond a patch: more than any search radius."""
+CACHE_BYTES = 512 << 20
+"""Size of the cache."""
+SLAB_BYTES = 32 << 20
+"""Size of a slab, or of a single block if that is larger."""
+BYTES_PER_PIXEL = 3
+"""Cache that an image takes for each of its pixels."""
 
 Block = tuple[int, int, int]
-"""Image id, and the column and row of a block of the image."""
+"""Image id, and column and row of a block of the image."""
 
 
 @dataclass(frozen=True)
 class Sites:
-    """Where templates are compared."""
+    """Positions where templates are compared with images."""
 
     image_ids: NDArray[np.int64]
-    """(m,); fastest where those in one block are behind each other."""
+    """(m,); fastest where sites of one block are neighbours."""
     at: NDArray[np.int64]
-    """(m, 2) x and y in the level's pixels, of a template's corner."""
+    """(m, 2) x and y of a template's corner, in pixels of the level."""
     columns: tuple[int, ...]
-    """Bands that count."""
+    """Columns of the bands that count."""
     radius: int
-    """How far a template is moved, in the level's pixels."""
+    """Search radius, in pixels of the level."""
     level: int
     """0, 1 or 2."""
 
     def select(self, rows: NDArray[np.intp]) -> Sites:
-        """Some of them."""
+        """Return the sites of these rows."""
         return replace(self, image_ids=self.image_ids[rows], at=self.at[rows])
 
 
 @dataclass(frozen=True)
 class CachedSites:
-    """Those of some sites that lie in pictures of one size, on one shelf."""
+    """The sites that lie in pictures of one slab."""
 
     rows: NDArray[np.intp]
-    """(k,) which of the sites; those in one picture are behind each other."""
+    """(k,) rows of the sites; sites of one picture are neighbours."""
     pictures: NDArray[np.int16]
     """(p, h, w, 3) codes."""
-    spread: NDArray[np.float32]
-    """(p, h - s + 1, w - s + 1, 1) of every square as large as a template, s."""
+    energy: NDArray[np.float32]
+    """(p, h - s + 1, w - s + 1, 1) local energy of every square of a template's side s."""
     known: NDArray[np.bool_]
-    """(p, h, w, 1), where `hidden`."""
+    """(p, h, w, 1) visible pixels, valid where `hidden`."""
     hidden: NDArray[np.bool_]
-    """(k,) whether some of the picture is not visible."""
-    which: NDArray[np.int64]
-    """(k,) picture of each."""
+    """(k,) whether some of the picture is hidden."""
+    picture: NDArray[np.int64]
+    """(k,) picture of each site."""
     at: NDArray[np.int64]
-    """(k, 2) x and y in it, of a template's corner."""
+    """(k, 2) x and y of a template's corner, in the picture."""
 
 
 @dataclass(frozen=True)
 class Regions:
-    """What lies around positions, for templates to be moved in."""
+    """Image regions in which templates are moved."""
 
     stored: NDArray[Any]
-    """(m, s + 2 radius, s + 2 radius, 3), s the template's side: int16 codes, or at full resolution float32.
-    What lies beyond the image's edge is arbitrary: no patch lies there."""
+    """(m, s + 2 radius, s + 2 radius, 3), s the template's side: int16 codes, or float32 at full resolution.
+    Values beyond the image's edge are arbitrary: no patch lies there."""
     known: Known
-    """(m, s + 2 radius, s + 2 radius, 1), or None."""
-    spread: NDArray[np.float32] | None
-    """(m, 2 radius + 1, 2 radius + 1) sum of squares of the mean-free tensor under the template; None at full
+    """(m, s + 2 radius, s + 2 radius, 1) visible pixels, or None for all."""
+    energy: NDArray[np.float32] | None
+    """(m, 2 radius + 1, 2 radius + 1) sum of squares of the zero-mean tensor under the template; None at full
     resolution."""
 
     def tensor(self, rows: Any = slice(None)) -> NDArray[np.float32]:
-        """The tensor of some of them, float32."""
+        """Return the tensor of some regions, float32."""
         stored = self.stored[rows]
-        return stored if self.spread is None else tensor_of(stored)
+        return stored if self.energy is None else tensor_of(stored)
 
 
 class Slab:
-    """Tensors of blocks of one size, behind each other; what is on it stays as it is."""
+    """Tensors of blocks of one size in one array; a stored block never changes."""
 
-    def __init__(self, layers: dict[int, Layer], most: int) -> None:
-        """Make room for blocks like this one, `most` at the most."""
-        boxes = {level: np.add(one.codes.shape[1:3], 1 - side(level)) for level, one in layers.items()}
-        each = sum(one.codes.nbytes + 4 * int(np.prod(boxes[level])) for level, one in layers.items())
-        self.room = max(1, min(SHELF_BYTES // each, most))
-        self.nbytes = self.room * each
+    def __init__(self, layers: dict[int, Layer], max_blocks: int) -> None:
+        """Allocate room for blocks of this size, at most `max_blocks`."""
+        squares = {k: np.add(layer.codes.shape[1:3], 1 - template_side(k)) for k, layer in layers.items()}
+        block_bytes = sum(v.codes.nbytes + 4 * int(np.prod(squares[k])) for k, v in layers.items())
+        self.room = max(1, min(SLAB_BYTES // block_bytes, max_blocks))
+        self.nbytes = self.room * block_bytes
         self.count = 0
-        # Memory that nothing was written to takes none.
-        self.codes = {k: np.empty((self.room, *one.codes.shape[1:]), np.int16) for k, one in layers.items()}
-        self.spread = {k: np.empty((self.room, *boxes[k], 1), np.float32) for k in layers}
-        self.known = {k: np.empty((self.room, *one.codes.shape[1:3], 1), bool) for k, one in layers.items()}
-        self.hidden = {k: np.zeros(self.room, bool) for k in layers}  # where `known` says something
+        # Pages that nothing was written to take no memory.
+        shape = {k: (self.room, *layer.codes.shape[1:]) for k, layer in layers.items()}
+        self.codes = {k: np.empty(shape[k], np.int16) for k in layers}
+        self.energy = {k: np.empty((self.room, *squares[k], 1), np.float32) for k in layers}
+        self.known = {k: np.empty((*shape[k][:3], 1), bool) for k in layers}
+        self.hidden = {k: np.zeros(self.room, bool) for k in layers}  # where `known` is valid
 
-    def put(self, layers: dict[int, Layer], spread: dict[int, NDArray[np.float32]]) -> int:
-        """Put a block on it; its number."""
+    def add(self, layers: dict[int, Layer], energy: dict[int, NDArray[np.float32]]) -> int:
+        """Store a block and return its number."""
         number = self.count
-        for level, one in layers.items():
-            self.codes[level][number], self.spread[level][number] = one.codes[0], spread[level]
-            if one.known is not None:
-                self.known[level][number], self.hidden[level][number] = one.known[0], True
+        for level, layer in layers.items():
+            self.codes[level][number], self.energy[level][number] = layer.codes[0], energy[level]
+            if layer.known is not None:
+                self.known[level][number], self.hidden[level][number] = layer.known[0], True
         self.count += 1
         return number
 
 
 class TensorCache:
-    """Regions of images at any level; tensors of the images looked at last are kept."""
+    """Regions of images at any level, cut from cached tensors."""
 
-    def __init__(self, images: Pixels) -> None:
-        """Read from `images` when asked."""
-        self._images = images
-        self._places: dict[tuple, tuple[Slab, int]] = {}
-        self._shelves: OrderedDict[Slab, list[tuple]] = OrderedDict()  # what is on them; used last is last
-        self._open: dict[tuple[int, ...], Slab] = {}  # by size: those with room
+    def __init__(self, images: Pixels, cache_bytes: int = CACHE_BYTES) -> None:
+        """Start empty; pixels are read from `images` when they are needed."""
+        self._images, self._cache_bytes = images, cache_bytes
+        self._blocks: dict[tuple, tuple[Slab, int]] = {}
+        self._slabs: OrderedDict[Slab, list[tuple]] = OrderedDict()  # keys of their blocks; last used is last
+        self._open: dict[tuple[int, ...], Slab] = {}  # slabs with room, by block size
         self._lock = Lock()
-        self._begin = cycle(range(threads()))
+        self._first_block = cycle(range(threads()))
+
+    @property
+    def slabs(self) -> list[tuple[int, int]]:
+        """Room and number of blocks of each slab, least recently used first."""
+        return [(slab.room, slab.count) for slab in self._slabs]
 
     def regions(self, sites: Sites) -> Regions:
-        """What lies around positions, cut out."""
-        ids, at, radius, level = sites.image_ids, sites.at, sites.radius, sites.level
-        if level == 0:
-            blocks, block = blocks_at(ids, at, level)
-            pixels = np.empty((len(at), *[PATCH_PX + 2 * radius] * 2, len(sites.columns)), np.float32)
-            order, count = np.argsort(block, kind="stable"), np.bincount(block, minlength=len(blocks))
-            for one, rows in zip(blocks, np.split(order, np.cumsum(count)[:-1]), strict=True):
-                pixels[rows] = self._pixels(one, at[rows], sites.columns, radius)
-            return Regions(*full_resolution(pixels), None)
-        size, shifts = side(level) + 2 * radius, 2 * radius + 1
-        codes = np.empty((len(at), size, size, 3), np.int16)
-        spread = np.empty((len(at), shifts, shifts, 1), np.float32)
+        """Cut the regions around sites."""
+        if sites.level == 0:
+            return self._full_resolution(sites)
+        radius, count = sites.radius, len(sites.at)
+        size, shifts = template_side(sites.level) + 2 * radius, 2 * radius + 1
+        codes = np.empty((count, size, size, 3), np.int16)
+        energy = np.empty((count, shifts, shifts, 1), np.float32)
         known: Known = None
-        for spots in self.spots(sites):
-            rows = spots.rows
-            codes[rows] = crop_windows(spots.pictures, spots.which, spots.at, size, radius)
-            spread[rows] = crop_windows(spots.spread, spots.which, spots.at, shifts, radius)
-            rows, which, here = (v[spots.hidden] for v in (rows, spots.which, spots.at))
+        for group in self.cached_sites(sites):
+            codes[group.rows] = crop_windows(group.pictures, group.picture, group.at, size, radius)
+            energy[group.rows] = crop_windows(group.energy, group.picture, group.at, shifts, radius)
+            rows, picture, at = (v[group.hidden] for v in (group.rows, group.picture, group.at))
             if len(rows):
-                known = np.ones((len(at), size, size, 1), bool) if known is None else known
-                known[rows] = crop_windows(spots.known, which, here, size, radius)
-        return Regions(codes, None if known is None or known.all() else known, spread[..., 0])
+                known = np.ones((count, size, size, 1), bool) if known is None else known
+                known[rows] = crop_windows(group.known, picture, at, size, radius)
+        return Regions(codes, None if known is None or known.all() else known, energy[..., 0])
 
-    def spots(self, sites: Sites) -> list[CachedSites]:
-        """Where sites of level 1 or 2 lie among the tensors that are kept."""
+    def _full_resolution(self, sites: Sites) -> Regions:
+        """Regions at full resolution: nothing of that size is cached."""
+        size = PATCH_PX + 2 * sites.radius
+        blocks, block = blocks_at(sites.image_ids, sites.at, 0)
+        pixels = np.empty((len(sites.at), size, size, len(sites.columns)), np.float32)
+        order, count = np.argsort(block, kind="stable"), np.bincount(block, minlength=len(blocks))
+        for key, rows in zip(blocks, np.split(order, np.cumsum(count)[:-1]), strict=True):
+            window = self._window(key)
+            picture = select_bands(self._images.scaled(key[0], window), sites.columns)[None]
+            at, first = sites.at[rows] - np.array(window[:2]), np.zeros(len(rows), np.int64)
+            pixels[rows] = crop_windows(picture, first, at, size, sites.radius)
+        return Regions(*full_resolution(pixels), None)
+
+    def cached_sites(self, sites: Sites) -> list[CachedSites]:
+        """Locate sites of level 1 or 2 among the cached tensors, a group for each slab."""
         level = sites.level
         blocks, block = blocks_at(sites.image_ids, sites.at, level)
-        places, corners = self._all_placed(blocks, sites.columns), [self._window(b)[:2] for b in blocks]
-        here = sites.at - (np.array(corners, np.int64).reshape(-1, 2) >> level)[block]
-        shelves = {shelf: n for n, shelf in enumerate(dict.fromkeys(shelf for shelf, _ in places))}
-        of_block = np.array([(shelves[shelf], number) for shelf, number in places], np.int64).reshape(-1, 2)
-        which, number = of_block[block].T
-        order = np.argsort(block, kind="stable")  # what lies in one block stays in the processor's cache
-        found = []
-        for shelf, n in shelves.items():
-            rows = order[which[order] == n]
-            stored = shelf.codes[level], shelf.spread[level], shelf.known[level]
-            found.append(
-                CachedSites(rows, *stored, shelf.hidden[level][number[rows]], number[rows], here[rows])
+        stored, corners = self._locate_all(blocks, sites.columns), [self._window(b)[:2] for b in blocks]
+        at = sites.at - (np.array(corners, np.int64).reshape(-1, 2) >> level)[block]
+        slabs = {slab: n for n, slab in enumerate(dict.fromkeys(slab for slab, _ in stored))}
+        of_block = np.array([(slabs[slab], number) for slab, number in stored], np.int64).reshape(-1, 2)
+        slab_of_site, number = of_block[block].T
+        order = np.argsort(block, kind="stable")  # sites of one block stay in the processor's cache
+        groups = []
+        for slab, n in slabs.items():
+            rows = order[slab_of_site[order] == n]
+            arrays = slab.codes[level], slab.energy[level], slab.known[level]
+            groups.append(
+                CachedSites(rows, *arrays, slab.hidden[level][number[rows]], number[rows], at[rows])
             )
-        return found
+        return groups
 
     def blocks(self, image_ids: Iterable[int]) -> list[Block]:
-        """The blocks of images. Each reaches further than a patch and `MARGIN_PX` into the next ones."""
+        """Return the blocks of images. Each extends a patch and `MARGIN_PX` into its neighbours."""
         sizes = ((i, *self._images.size(i)) for i in image_ids)
         return [
             (i, column, row)
@@ -199,84 +214,75 @@ class TensorCache:
         ]
 
     def block(self, block: Block, columns: tuple[int, ...]) -> tuple[int, int, NDArray[np.float32], Known]:
-        """Half-resolution tensor of a block.
+        """Return the half-resolution tensor of a block.
 
         Args:
-            block: of `blocks`.
-            columns: bands that count.
+            block: from `blocks`.
+            columns: columns of the bands that count.
 
         Returns:
-            x and y of the block's corner in the image, its tensor (h, w, 3), and what is visible of it.
+            x and y of the block's corner in the image, its tensor (h, w, 3), and its visible pixels.
         """
         x, y = self._window(block)[:2]
-        shelf, number = self._placed(block, columns)
-        known = shelf.known[1][number] if shelf.hidden[1][number] else None
-        return x, y, tensor_of(shelf.codes[1][number]), known
+        slab, number = self._locate(block, columns)
+        known = slab.known[1][number] if slab.hidden[1][number] else None
+        return x, y, tensor_of(slab.codes[1][number]), known
 
     def group(self, image_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """For each of some images a number, equal for those whose tensors can be kept at the same time."""
+        """Return a number for each image, equal for images whose tensors fit into the cache together."""
         pixels = np.array([np.prod(self._images.size(int(i))) for i in image_ids], np.float64)
-        return ((np.cumsum(pixels) - pixels) * (2 * BYTES_A_PIXEL) // KEPT_BYTES).astype(np.int64)
-
-    def _pixels(
-        self, block: Block, at: NDArray[np.int64], columns: tuple[int, ...], radius: int
-    ) -> NDArray[np.float32]:
-        """Pixels of regions in one block."""
-        window = self._window(block)
-        pixels = in_bands(self._images.scaled(block[0], window), columns)
-        first = np.zeros(len(at), np.int64)
-        return crop_windows(pixels[None], first, at - np.array(window[:2]), PATCH_PX + 2 * radius, radius)
+        return ((np.cumsum(pixels) - pixels) * (2 * BYTES_PER_PIXEL) // CACHE_BYTES).astype(np.int64)
 
     def _window(self, block: Block) -> tuple[int, int, int, int]:
-        """Pixels that a block and its margin take, inside the image."""
+        """x, y, width and height of a block with its margin, inside the image."""
         image_id, column, row = block
         height, width = self._images.size(image_id)
         x0, y0 = (max(0, n * BLOCK_PX - MARGIN_PX) for n in (column, row))
         x1, y1 = ((n + 1) * BLOCK_PX + PATCH_PX + MARGIN_PX for n in (column, row))
         return x0, y0, min(x1, width) - x0, min(y1, height) - y0
 
-    def _all_placed(self, blocks: list[Block], columns: tuple[int, ...]) -> list[tuple[Slab, int]]:
-        """Where the tensors of blocks are."""
-        # Batches side by side begin at different images, so that they don't make the same tensors at once.
-        first = next(self._begin) * len(blocks) // threads()
-        turned = [self._placed(block, columns) for block in blocks[first:] + blocks[:first]]
-        return turned[len(blocks) - first :] + turned[: len(blocks) - first]
+    def _locate_all(self, blocks: list[Block], columns: tuple[int, ...]) -> list[tuple[Slab, int]]:
+        """Slab and number of each block."""
+        # Each thread starts at another block, so that no two compute the same tensors at once.
+        first = next(self._first_block) * len(blocks) // threads()
+        rotated = [self._locate(block, columns) for block in blocks[first:] + blocks[:first]]
+        return rotated[len(blocks) - first :] + rotated[: len(blocks) - first]
 
-    def _placed(self, block: Block, columns: tuple[int, ...]) -> tuple[Slab, int]:
-        """Where the tensors of a block are; they are made anew unless they were kept."""
+    def _locate(self, block: Block, columns: tuple[int, ...]) -> tuple[Slab, int]:
+        """Slab and number of a block; its tensors are computed unless they are cached."""
         key = (*block, columns)
         with self._lock:
-            if key in self._places:
-                self._shelves.move_to_end(self._places[key][0])
-                return self._places[key]
-        layers = pyramid(in_bands(self._images.scaled(block[0], self._window(block)), columns)[None])
-        spread = {k: _spread(one.codes, side(k)) for k, one in layers.items()}
+            if key in self._blocks:
+                self._slabs.move_to_end(self._blocks[key][0])
+                return self._blocks[key]
+        layers = pyramid(select_bands(self._images.scaled(block[0], self._window(block)), columns)[None])
+        energy = {k: _energy(layer.codes, template_side(k)) for k, layer in layers.items()}
         with self._lock:
-            if key not in self._places:
-                shelf = self._with_room(layers)
-                self._places[key] = shelf, shelf.put(layers, spread)
-                self._shelves[shelf].append(key)
-            return self._places[key]
+            if key not in self._blocks:
+                slab = self._slab_with_room(layers)
+                self._blocks[key] = slab, slab.add(layers, energy)
+                self._slabs[slab].append(key)
+            return self._blocks[key]
 
-    def _with_room(self, layers: dict[int, Layer]) -> Slab:
-        """A shelf for one more block of a size; those that were used longest ago are given up for it."""
+    def _slab_with_room(self, layers: dict[int, Layer]) -> Slab:
+        """A slab with room for a block of this size; the least recently used slabs make place for it."""
         size = layers[LEVELS[0]].codes.shape
-        shelf = self._open.get(size)
-        if shelf is None or shelf.count == shelf.room:
-            # Images of a size of their own shall not take the room of many.
-            shelf = self._open[size] = Slab(layers, 2 * shelf.room if shelf else 1)
-            self._shelves[shelf] = []
-            while sum(s.nbytes for s in self._shelves) > KEPT_BYTES and len(self._shelves) > 1:
-                # Whoever is reading from it keeps it until it is done.
-                gone, keys = self._shelves.popitem(last=False)
+        slab = self._open.get(size)
+        if slab is None or slab.count == slab.room:
+            # A size that occurs once does not take the room of many blocks.
+            slab = self._open[size] = Slab(layers, 2 * slab.room if slab else 1)
+            self._slabs[slab] = []
+            while sum(s.nbytes for s in self._slabs) > self._cache_bytes and len(self._slabs) > 1:
+                # A thread that still reads from the dropped slab keeps it alive.
+                dropped, keys = self._slabs.popitem(last=False)
                 for key in keys:
-                    del self._places[key]
-                self._open = {k: s for k, s in self._open.items() if s is not gone}
-        return shelf
+                    del self._blocks[key]
+                self._open = {k: s for k, s in self._open.items() if s is not dropped}
+        return slab
 
 
-def _spread(codes: NDArray[np.int16], box: int) -> NDArray[np.float32]:
-    """Sum of squares of the mean-free tensor in every box x box square of a picture (1, h, w, 3)."""
+def _energy(codes: NDArray[np.int16], box: int) -> NDArray[np.float32]:
+    """Sum of squares of the zero-mean tensor in every box x box square of a picture (1, h, w, 3)."""
     from retrieval.kernels.correlation import local_energy
 
     return local_energy(np.ascontiguousarray(codes), box, 1 / CODES)[0, ..., None]
@@ -285,17 +291,17 @@ def _spread(codes: NDArray[np.int16], box: int) -> NDArray[np.float32]:
 def blocks_at(
     image_ids: NDArray[np.int64], at: NDArray[np.int64], level: int
 ) -> tuple[list[Block], NDArray[np.int64]]:
-    """The blocks that positions lie in, and which of these each lies in.
+    """Return the distinct blocks of positions, and the block of each position.
 
     Args:
         image_ids: (m,).
-        at: (m, 2) x and y in the level's pixels.
+        at: (m, 2) x and y, in pixels of the level.
         level: 0, 1 or 2.
     """
     column, row = (at // (BLOCK_PX >> level)).T
-    many = np.array([image_ids, column, row])
-    span = many.max(1, initial=0) + 1
-    _, first, which = np.unique(
-        (many[0] * span[1] + many[1]) * span[2] + many[2], return_index=True, return_inverse=True
+    keys = np.array([image_ids, column, row])
+    span = keys.max(1, initial=0) + 1
+    _, first, block = np.unique(
+        (keys[0] * span[1] + keys[1]) * span[2] + keys[2], return_index=True, return_inverse=True
     )
-    return [(int(i), int(c), int(r)) for i, c, r in many[:, first].T], which
+    return [(int(i), int(c), int(r)) for i, c, r in keys[:, first].T], block

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import TensorConfig
-from retrieval.kernels.compiled import Compiled, parallel_map
+from retrieval.kernels.compiled import Compiled
+from retrieval.kernels.executors import parallel_map
 from retrieval.models.structure_tensor import structure_tensor
 
 WEIGHTS = "clouds.keras"

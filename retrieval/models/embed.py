@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, IndexConfig
 from retrieval.errors import ConfigError
-from retrieval.kernels.compiled import parallel_map
-from retrieval.types import Encoder, Progress, WindowVectors, silent
+from retrieval.kernels.executors import parallel_map
+from retrieval.types import Encoder, PatchPixels, Progress, WindowVectors, silent
 from tfrecords.grid import WindowGrid, valid_share
-from tfrecords.schema import Patches
 
 TILE_PX = 768
 """Larger images are embedded tile by tile, so that memory does not grow with them."""
@@ -136,7 +135,7 @@ def worth_indexing(scaled: NDArray[np.float32], config: IndexConfig) -> NDArray[
 
 
 def embed_patches(
-    encoder: Encoder, patches: NDArray[np.float32] | Patches, progress: Progress = silent
+    encoder: Encoder, patches: NDArray[np.float32] | PatchPixels, progress: Progress = silent
 ) -> NDArray[np.float32]:
     """Embed patches, some batches side by side.
 
@@ -151,7 +150,7 @@ def embed_patches(
 
     def embed(start: int) -> NDArray[np.float32]:
         rows = slice(start, start + PATCH_BATCH)
-        scaled = patches.scaled(rows) if isinstance(patches, Patches) else patches[rows]
+        scaled = patches[rows] if isinstance(patches, np.ndarray) else patches.scaled(rows)
         return encoder.embed(scaled)[:, 0, 0]
 
     out = np.zeros((len(patches), encoder.dim), np.float32)

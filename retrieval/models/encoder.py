@@ -187,16 +187,18 @@ def save_encoder(model: Any, path: Path | str, *, overwrite: bool = False) -> No
         model.save(temporary)
 
 
-def load_encoder(source: Path | str | None = None) -> Encoder:
+def load_encoder(source: Path | str | Encoder | None = None) -> Encoder:
     """Open an encoder.
 
     Args:
-        source: a `.keras` file, the name of a shipped encoder ("structure-tensor", "siamese"), or
-            None for the default one.
+        source: a `.keras` file, the name of a shipped encoder ("structure-tensor", "siamese"), None for the
+            default one, or an encoder, which is returned as it is.
 
     Raises:
         EncoderError: no such file or name, unsafe or damaged, or not an encoder.
     """
+    if source is not None and not isinstance(source, (str, Path)):
+        return source
     name = str(source or default_name())
     if name in shipped():
         with resources.as_file(resources.files(SHIPPED) / f"{name}.keras") as path:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from typing import Any
 
 from retrieval.config import TensorConfig
 from retrieval.models.structure_tensor import structure_tensor
 
+WEIGHTS = "local.keras"
+"""Name of the shipped network in `retrieval.models.weights`."""
 STEP_PX = 4
 """Distance between descriptors, in pixels."""
-SEEN = 9
-"""Side of what a descriptor sees, in half-resolution pixels."""
+FIELD_PX = 9
+"""Side of the field of view of a descriptor, in half-resolution pixels."""
 
 
 def half_resolution(scaled: Any) -> tuple[Any, Any]:
@@ -49,8 +52,16 @@ def local_model(dim: int = 24) -> Any:
     x = layers.Conv2D(32, 3, activation="gelu", name="conv1")(x)
     x = layers.Conv2D(64, 3, strides=2, activation="gelu", name="conv2")(x)
     x = layers.Conv2D(96, 3, activation="gelu", name="conv3")(x)
-    share = layers.AveragePooling2D(SEEN, 2)(visible)
+    share = layers.AveragePooling2D(FIELD_PX, 2)(visible)
     y = layers.Conv2D(dim, 1, name="direction")(x)
     weight = layers.Conv2D(1, 1, activation="softplus", name="weight")(x)
     y = y * ops.rsqrt(ops.sum(y * y, -1, keepdims=True) + 1e-3) * weight * share
     return keras.Model([tensor, visible], y, name="local")
+
+
+def load_shipped_model() -> Any:
+    """Load the network in the package."""
+    import keras
+
+    with resources.as_file(resources.files("retrieval.models.weights") / WEIGHTS) as path:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)

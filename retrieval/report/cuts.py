@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, TensorConfig
-from retrieval.matching.tensors import Pixels
 from retrieval.report.pictures import Overview, overview
-from retrieval.types import Progress
+from retrieval.types import Pixels, Progress
 from tfrecords.grid import padded_window
 
 SHIFT_PX = 16

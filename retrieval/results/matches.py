@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +13,11 @@ from retrieval.errors import ConfigError
 from retrieval.geo.coordinates import lonlat, offsets_m
 from retrieval.geo.footprints import DECIMALS, footprints
 from retrieval.index.folder import IndexFolder
-from retrieval.results.tables import FOOTPRINT, table_ending, write_table
+from retrieval.matching.large_chips import LocatedChips
+from retrieval.models.calibration import calibration_features, calibration_of
+from retrieval.results.tables import FOOTPRINT
 from retrieval.types import RankedCandidates
-from tfrecords.artifacts import check_free, writing_file
 from tfrecords.schema import Chips, Patches
-
-RASTERS = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
-"""Endings of files that hold one patch each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +38,19 @@ class Matches:
     """(n,) windows of each chip that were looked for; None where patches are their own window."""
     agree: NDArray[np.int64] | None = None
     """(n, k) how many of them agree on a candidate; None likewise."""
+
+    @classmethod
+    def of_patches(cls, folder: IndexFolder, patches: Patches, ranked: RankedCandidates) -> Self:
+        """Return the answers of patches, with the confidence that the encoder's calibration gives."""
+        calibration = calibration_of(folder.encoder.fingerprint)
+        confidence = calibration.probability(calibration_features(ranked))
+        return cls(patches.patch_ids, ranked, confidence, folder, patches)
+
+    @classmethod
+    def of_chips(cls, folder: IndexFolder, chips: Chips, located: LocatedChips) -> Self:
+        """Return the answers of chips."""
+        ids, found, confidence = chips.patch_ids, located.found, located.confidence
+        return cls(ids, found, confidence, folder, chips, located.windows, located.agree)
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -172,61 +181,3 @@ def _hidden(
             part = known[max(0, y[row]) : y[row] + height[row], max(0, x[row]) : x[row] + width[row]]
             share[row] = 1 - part.sum() / (width[row] * height[row])
     return share
-
-
-def check_outputs(
-    files: Sequence[str | Path | None],
-    table: str | Path | None,
-    *,
-    folder: str | Path | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Refuse outputs that could not be written, before the work that they would hold.
-
-    Args:
-        files: to be made; None for those that are not.
-        table: to be made by `write_table`, or None.
-        folder: to be made by `retrieval.results.window_tifs.write_cutouts`, or None.
-        overwrite: replace what is there.
-
-    Raises:
-        ConfigError: `table` has an ending that `write_table` doesn't know, or two of them are one file.
-        OutputExistsError: one is there and `overwrite` is not set.
-    """
-    if table is not None:
-        table_ending(table)
-    named = [Path(path).absolute() for path in (*files, table) if path is not None]
-    for number, path in enumerate(named):
-        if path in named[:number]:
-            raise ConfigError(f"two outputs would be written to {path}; expected a name of its own for each")
-        check_free(path, overwrite=overwrite)
-    if folder is not None:
-        _check_folder(Path(folder).absolute(), named, overwrite=overwrite)
-
-
-def _check_folder(folder: Path, files: Sequence[Path], *, overwrite: bool) -> None:
-    """Refuse a folder that is there, and one that would hold, or replace, another output."""
-    inside = [file for file in files if folder in (file, *file.parents)]
-    if inside:
-        raise ConfigError(
-            f"{inside[0]} would lie in {folder}, which is written whole; expected another place"
-        )
-    check_free(folder, overwrite=overwrite, folder=True)
-
-
-def patch_table_of(submission: Path, patches: Patches | Chips) -> Path | None:
-    """`patches.csv` beside the submission where each patch came from a file of its own, else None."""
-    files = len(patches.paths) == len(patches) and patches.paths[0].lower().endswith(RASTERS)
-    return submission.with_name("patches.csv") if files else None
-
-
-def write_patch_table(path: Path, patches: Patches | Chips, *, overwrite: bool = False) -> None:
-    """Write which file each patch came from: `Patch ID,path`."""
-    with writing_file(path, overwrite=overwrite) as temporary:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("Patch ID", "path"))
-            writer.writerows(zip(patches.patch_ids.tolist(), patches.paths, strict=True))
-
-
-__all__ = ["Matches", "check_outputs", "patch_table_of", "write_patch_table", "write_table"]

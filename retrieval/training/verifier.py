@@ -19,7 +19,8 @@ from retrieval.config import PATCH_PX, AugmentConfig, IndexConfig, RefineConfig,
 from retrieval.errors import TrainingError
 from retrieval.index.faiss_index import VectorIndex
 from retrieval.matching.candidates import find_candidates
-from retrieval.matching.pyramid import align
+from retrieval.matching.pyramid import match_half_resolution
+from retrieval.matching.session import Session
 from retrieval.matching.tensor_cache import Sites, TensorCache
 from retrieval.matching.tensors import Arrays, Templates
 from retrieval.models.embed import embed_image, embed_patches
@@ -179,12 +180,11 @@ def _paired(
     config: VerifierConfig,
 ) -> Pairs:
     """Align the right place and the candidates, and cut out the worst confusions."""
-    ground = TensorCache(images)
+    session = Session(images, patches, refinement=RefineConfig(similarity_weight=0))
     truth = question.truth
     at_truth = Candidates(truth[:, :1], truth[:, 1:2], truth[:, 2:], np.zeros((len(truth), 1), np.float32))
-    knobs = RefineConfig(similarity_weight=0)
-    right = align(at_truth, patches, images, knobs, ground=ground, keep=1)
-    wrong = align(found, patches, images, knobs, ground=ground, keep=found.image_ids.shape[1])
+    right = match_half_resolution(session, at_truth, 1)
+    wrong = match_half_resolution(session, found, found.image_ids.shape[1])
     own = (wrong.image_ids >= 0) & (groups[wrong.image_ids] == question.group[:, None])
     off = np.hypot(wrong.x - truth[:, 1:2], wrong.y - truth[:, 2:3])
     same = wrong.image_ids == truth[:, :1]
@@ -197,7 +197,7 @@ def _paired(
         for f in ("image_ids", "x", "y")
     )
     template, shown = Templates(patches, range(len(patches.bands))).take(np.arange(len(patches)), 1)
-    region, known = _regions(ground, tuple(range(len(patches.bands))), ids, x, y, usable)
+    region, known = _regions(session.tensors, tuple(range(len(patches.bands))), ids, x, y, usable)
     visible = np.ones((*template.shape[:3], 1), bool) if shown is None else shown
     return Pairs(template.astype(np.float16), visible, region, known, usable)
 

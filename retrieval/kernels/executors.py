@@ -1,0 +1,129 @@
+"""Parallel execution: executors, and maps over threads.
+
+An `Executor` (`retrieval.types`) maps a function over independent tasks and keeps their order.
+`SerialExecutor` and `ThreadExecutor` run in this process. NumPy, Numba and the backend release Python's lock
+while they compute, so threads share memory and use all cores.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import TypeVar
+
+from retrieval.kernels.compiled import accelerated
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+MAX_THREADS = 4
+"""Most threads that run at the same time: each holds a batch in memory."""
+
+
+@dataclass(frozen=True)
+class SerialExecutor:
+    """Runs one task after the other in the caller's thread."""
+
+    def map(self, function: Callable[[_In], _Out], tasks: Iterable[_In]) -> Iterator[_Out]:
+        """Yield the result of each task, in order."""
+        return map(function, tasks)
+
+
+@dataclass(frozen=True)
+class ThreadExecutor:
+    """Runs tasks on threads of this process."""
+
+    count: int | None = None
+    """Threads; None for one a core, and a single one where an accelerator computes."""
+
+    def map(self, function: Callable[[_In], _Out], tasks: Iterable[_In]) -> Iterator[_Out]:
+        """Yield the result of each task, in order; a single task runs in the caller's thread."""
+        return parallel_map(function, tasks, self.count)
+
+
+@cache
+def threads() -> int:
+    """Return the useful number of threads: one a core, and a single one where an accelerator computes."""
+    return 1 if accelerated() else min(MAX_THREADS, cores())
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def limit_tf_threads() -> None:
+    """Keep TensorFlow from splitting each step over all cores while several batches run at the same time.
+
+    Otherwise its threads and ours wait for each other: on two cores a query takes a third longer. Call it
+    before TensorFlow starts, in a process that indexes or queries. Training runs one batch at a time and is
+    faster without. `TF_NUM_INTRAOP_THREADS` stays as it is where it is set.
+    """
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores() // MAX_THREADS)))
+
+
+def parallel_map(
+    function: Callable[[_In], _Out], tasks: Iterable[_In], count: int | None = None
+) -> Iterator[_Out]:
+    """Yield the result of each task, in order; several tasks run at the same time.
+
+    Args:
+        function: tasks share no memory that it writes to.
+        tasks: all are drawn at once; a single one runs in the caller's thread.
+        count: threads; None for `threads()`.
+    """
+    count, batch = count or threads(), list(tasks)
+    if count == 1 or len(batch) == 1:
+        yield from map(function, batch)
+        return
+    with ThreadPoolExecutor(count) as pool:
+        yield from pool.map(function, batch)
+
+
+def prefetch_map(
+    function: Callable[[_In], _Out],
+    tasks: Iterable[_In],
+    size: Callable[[_In], int] = lambda _: 0,
+    room: int = 1,
+) -> Iterator[_Out]:
+    """Yield the result of each task, in order, while later tasks already run.
+
+    The caller's thread draws the tasks, a few ahead. Where drawing a task or running it fails, the results of
+    earlier tasks still come first.
+
+    Args:
+        function: tasks share no memory that it writes to.
+        tasks: at most one more than there are threads is in progress.
+        size: of a task.
+        room: no task is drawn while those in progress reach this size together: a large one runs alone.
+    """
+    count = threads()
+    if count == 1:
+        yield from map(function, tasks)
+        return
+    pending: deque[tuple[Future[_Out], int]] = deque()
+    source = iter(tasks)
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            while True:
+                while len(pending) > count or (pending and sum(s for _, s in pending) >= room):
+                    yield pending.popleft()[0].result()
+                try:
+                    task = next(source)
+                except StopIteration:
+                    break
+                except BaseException as error:  # raised in its turn
+                    failed: Future[_Out] = Future()
+                    failed.set_exception(error)
+                    pending.append((failed, 0))
+                    break
+                pending.append((pool.submit(function, task), size(task)))
+            while pending:
+                yield pending.popleft()[0].result()
+        finally:
+            for future, _ in pending:
+                future.cancel()
