@@ -22,7 +22,7 @@ from protocol import GROUPS, slug
 
 from retrieval.models.calibration import RIGHT_PX, calibration_features, expected_calibration_error, fit
 from retrieval.models.encoder import load_encoder
-from retrieval.report.canvas import BLUE, INK, QUIET, drawing, save
+from retrieval.report.plots import BLUE, INK, QUIET, drawing, save
 from retrieval.types import RankedCandidates
 
 Measured = dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]

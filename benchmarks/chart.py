@@ -15,7 +15,7 @@ from typing import Any
 
 from protocol import TRAINING_FREE
 
-from retrieval.report.canvas import BLUE, INK, QUIET, drawing, save
+from retrieval.report.plots import BLUE, INK, QUIET, drawing, save
 
 SHIPPED = "siamese"
 ROWS = (

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from protocol import NEAR_PX, Question, is_right
 
-from retrieval.report.canvas import stretch
+from retrieval.report.pictures import stretch
 from retrieval.results.matches import Matches
 
 STYLE = """

@@ -33,8 +33,8 @@ from retrieval.evaluation.submission import Submission, read_submission
 from retrieval.models.calibration import RIGHT_PX, expected_calibration_error
 from retrieval.models.encoder import load_encoder
 from retrieval.pipeline import Index, build_index, evaluate, locate, open_index
-from retrieval.report.match_picture import MatchPicture, draw_matches
 from retrieval.report.page import write_page
+from retrieval.report.plots import MatchPicture, draw_matches
 from retrieval.results.matches import Matches
 from retrieval.results.outputs import QueryOutputs
 from retrieval.results.tables import write_table
@@ -302,7 +302,7 @@ def _picture(
     return MatchPicture(
         patch_id=int(at.patch_id),
         query=nothing if images is None else found.query(row),
-        found=window(*place),
+        match=window(*place),
         image_id=place[0],
         x=place[1],
         y=place[2],

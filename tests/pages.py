@@ -1,4 +1,4 @@
-"""A small index, what was found in it, and pages of that: for the tests of the report."""
+"""A small index, queries and their matches, and a parser of pages, for the tests of the report."""
 
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ VOID = {"br", "img", "input", "link", "meta"}
 
 
 def ground():
-    """Four images: two beside each other, a second date of the first, one without a place on the map."""
+    """Four images: two neighbours, a second date of the first, one without a CRS."""
     pixels = [digital(texture(SIDE, SIDE, seed=seed)) for seed in (1, 2, 3)]
     noise = np.random.default_rng(0).integers(-60, 60, pixels[0].shape)
     again = np.clip(pixels[0] * 0.8 + 300 + noise, 1, 4095).astype(np.uint16)
@@ -55,7 +55,7 @@ def world(folder):
     patches, answers = asked(images)
     found = index.matches(patches)
     return SimpleNamespace(
-        folder=index.folder, patches=patches, answers=answers, details=found.details(), images=images
+        index=index.folder, patches=patches, answers=answers, details=found.details(), images=images
     )
 
 

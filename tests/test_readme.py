@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 _BLOCK = re.compile(
     r"(?P<mark><!-- parse only: [^\n]+ -->\n)?^```(?P<language>sh|python)\n(?P<text>.*?)^```$", re.M | re.S
 )
-PAGES = ("README.md", "docs/tutorial.md", "docs/howto-ask.md", "docs/howto-report.md")
+PAGES = ("README.md", "docs/tutorial.md", "docs/how-to/place-a-chip.md", "docs/how-to/report.md")
 SHORT = ["--recipe", "short.json"]
 """Flags added to a training so that it ends soon."""
 RECIPE = """{"steps": 2, "batch": 8, "per_place": 4, "pool": 16, "shuffle": 16, "projection_crops": 640,
@@ -143,8 +143,8 @@ def test_the_tutorial_runs(workplace, monkeypatch):
 
 
 def test_locating_a_chip_runs(workplace, monkeypatch):
-    names = run_page("docs/howto-ask.md", monkeypatch)
-    best = names["found"].details().query("rank == 0")
+    names = run_page("docs/how-to/place-a-chip.md", monkeypatch)
+    best = names["matches"].details().query("rank == 0")
     assert best.image_id.tolist() == [0, 1] and best.agree.tolist() == best.windows.tolist()
     assert (best.off_m < 30).all()
     for name in ("found/windows/patch_1.tif", "picture/matches.geojson", "here/submission.csv"):

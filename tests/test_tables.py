@@ -1,4 +1,4 @@
-"""Tables as files: what other tools read is what was written."""
+"""Tables as files, read back by other tools."""
 
 import json
 

@@ -60,14 +60,6 @@ def report(
     ),
     most: Annotated[int, typer.Option(min=1, max=500, help="Patches to show one by one, at most.")] = 60,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "What was found",
-    history: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="Also show how a training went: OUT.training, or its history.csv."),
-    ] = None,
-    benchmark: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="Also show a benchmark's JSON; may be given several times."),
-    ] = None,
     bands: Bands = None,
     units: UnitsOption = None,
     overwrite: Overwrite = False,
@@ -84,16 +76,13 @@ def report(
     names = split_names(bands)
     import_tensorflow()
     from retrieval.pipeline import open_index
-    from retrieval.report.found import read_details
     from retrieval.report.page import write_page
-    from retrieval.report.runs import read_benchmark, read_training
+    from retrieval.report.patch_results import read_details
     from tfrecords.read import read_queries
 
     begun = time.monotonic()
     with Talk(quiet, verbose=verbose) as talk:
         details = read_details(matches)
-        curve = None if history is None else read_training(history)
-        measured = {path.name: read_benchmark(path) for path in benchmark or ()}
         right = _answers(answers, talk)
         opened = open_index(index, device="cpu")
         asked = read_queries(patches, bands=names, units=units)
@@ -104,10 +93,8 @@ def report(
             asked,
             details,
             answers=right,
-            curve=curve,
-            benchmarks=measured,
             title=title,
-            most=most,
+            limit=most,
             overwrite=overwrite,
             progress=talk,
         )

@@ -178,7 +178,7 @@ def train(
     config = _recipe(settings, recipe, steps=steps, batch=batch, loss=loss, seed=seed)
     import_tensorflow()
     from retrieval.index.device import on_device
-    from retrieval.report.curve import draw_curve, read_history
+    from retrieval.report.plots import draw_curve, read_history
     from retrieval.training.siamese import train as fit
 
     with Talk(quiet, verbose=verbose) as talk, on_device(device):

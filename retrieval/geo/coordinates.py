@@ -58,7 +58,7 @@ def to_lonlat(images: Images, image_ids: NDArray, x: NDArray, y: NDArray) -> Poi
         y: (n,) rows.
 
     Returns:
-        longitude in [-180, 180] and latitude, (n,) each; NaN where the image has no CRS or there is none.
+        longitude in [-180, 180] and latitude, (n,) each; NaN without an image or its CRS.
     """
     longitude, latitude = np.full(len(x), np.nan), np.full(len(x), np.nan)
     for image, rows in _by_image(images, image_ids):
@@ -90,8 +90,8 @@ def offsets_m(
         height: (n,) rows of each chip.
 
     Returns:
-        metres to the east and to the north, (n,) each, along the axes of the image's projection (along
-        the meridian and its normal where the CRS is in degrees); NaN where image or chip has no CRS.
+        metres to the east and to the north, (n,) each, along the axes of the image's projection. A CRS
+        in degrees gives them along the meridian and its normal. NaN where image or chip has no CRS.
     """
     east, north = np.full(len(x), np.nan), np.full(len(x), np.nan)
     for image, image_rows in _by_image(images, image_ids):
@@ -107,7 +107,7 @@ def offsets_m(
 def check_resolution(images: Images, chips: Sequence[Georeference | None], names: Sequence[str]) -> None:
     """Refuse chips whose pixel size differs from that of every image.
 
-    The check covers projected systems only; it knows no pixel size in metres of others.
+    The check covers projected systems only; the pixel size of others is unknown.
 
     Args:
         images: the index's image table.
@@ -115,7 +115,7 @@ def check_resolution(images: Images, chips: Sequence[Georeference | None], names
         names: file of each chip.
 
     Raises:
-        GridError: the pixels of a chip are more than 5 % larger or smaller than those of every image.
+        GridError: a chip's pixels are more than 5 % larger or smaller than the pixels of every image.
     """
     sides = {pixel_m(i.crs, i.transform) for i in images.values() if i.crs and i.transform}
     image_sides = sorted(side for side in sides if side)
@@ -124,7 +124,7 @@ def check_resolution(images: Images, chips: Sequence[Georeference | None], names
         if side and image_sides and all(abs(side / s - 1) > MAX_PIXEL_DIFFERENCE for s in image_sides):
             nearest = min(image_sides, key=lambda s: abs(s - side))
             raise GridError(
-                f"{name}: its pixels are {side:g} m wide. Expected those of the images, "
+                f"{name}: its pixels are {side:g} m wide. Expected the images' pixel size, "
                 f"{', '.join(f'{s:g}' for s in image_sides)} m. Resample it with "
                 f"gdalwarp -tr {nearest:g} {nearest:g} -r average"
             )

@@ -1,277 +1,270 @@
-"""The map: sheets of image overviews, with the footprints of what was found on them."""
+"""The map: sheets of image overviews, with the footprints of the matches on them."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from retrieval.config import PATCH_PX
-from retrieval.report.cards import SIGNS, probability
-from retrieval.report.found import Results
-from retrieval.report.markup import Markup, join, tag
+from retrieval.report.cards import SIGNS, WORDS, confidence_text
+from retrieval.report.layout import Affine, Layout, Placed, Sheet, metres, scale_bar
+from retrieval.report.patch_results import PatchResults
 from retrieval.report.pictures import Overview
-from retrieval.report.places import Affine, Layout, Placed, Sheet, metres, scale_bar
 
-MOST_SHEETS = 120
-"""Sheets on the page, at most; those with shown patches and with most matches are kept."""
-MOST_FOOTPRINTS = 4000
-"""Footprints on the page, at most: more can't be told apart, and browsers grow slow."""
+MAX_SHEETS = 120
+"""Largest number of sheets; those with patches on the page and with most matches are kept."""
+MAX_FOOTPRINTS = 4000
+"""Largest number of footprints: more overlap too much, and slow browsers down."""
 SHEET_UNITS = 1000.0
-"""Longest side of a sheet in units of its picture."""
+"""Longest side of a sheet in SVG units."""
 SHEET_PX = 240.0
-"""Width at which most sheets are shown, about: smaller footprints than 6 px are dots."""
+"""Typical width of a sheet on screen; footprints below 6 px are drawn as dots."""
 PICTURE_BUDGET = 2_500_000
 """Pixels of all overviews together."""
 SIDES_PX = (48, 480)
-"""Least and most pixels of an overview's side."""
-KINDS = {
-    "right": "right",
-    "shifted": "right image, another place",
-    "wrong": "wrong image",
-    "sure": "probability 0.9 or more",
+"""Smallest and largest side of an overview."""
+KINDS = {k: WORDS[k] for k in ("right", "shifted", "wrong")} | {
+    "sure": "confidence 0.9 or more",
     "middling": "0.5 to 0.9",
     "unsure": "below 0.5",
 }
-"""Classes of footprints, and what they mean."""
+"""Classes of footprints: by verdict, or by confidence without an answer."""
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """What the map shows."""
+class MapPlan:
+    """The sheets and footprints to draw."""
 
     layout: Layout
-    """Where all images lie."""
+    """The sheets of all images."""
     sheets: tuple[Sheet, ...]
-    """The sheets that are shown."""
+    """The sheets to draw."""
     rows: tuple[int, ...]
-    """Rows of `Results.best` whose footprints are drawn, those that matter most last: on top."""
+    """Rows of `PatchResults.best` whose footprints are drawn; the most important come last, on top."""
 
     @property
     def overviews(self) -> dict[int, int]:
-        """Image ids of what is shown, each with the side of its overview in pixels."""
+        """Ids of the images on the sheets, each with the side of its overview in pixels."""
         ids = [placed.image.image_id for sheet in self.sheets for placed in sheet.images]
         side = int(np.clip(np.sqrt(PICTURE_BUDGET / max(len(ids), 1)), *SIDES_PX))
         return dict.fromkeys(ids, side)
 
 
-def plan(layout: Layout, found: Results, chosen: Sequence[int]) -> Plan:
-    """Choose sheets and footprints.
+@dataclass(frozen=True)
+class Footprint:
+    """One match on the map."""
+
+    patch_id: int
+    image_id: int
+    place: int
+    """Number of the place."""
+    kind: str
+    """Class of `KINDS`."""
+    verdict: str
+    confidence: float
+    label: str
+    """Description for the reader."""
+    x: int
+    """Column of the top-left pixel in the image."""
+    y: int
+    """Row."""
+    width: int
+    height: int
+    has_card: bool
+    """Whether it links to a card."""
+
+
+@dataclass(frozen=True)
+class RightPlace:
+    """The right place of a patch with a wrong match; visible while its footprint is selected."""
+
+    patch_id: int
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class ImageView:
+    """An image on a sheet, drawn in its own pixels."""
+
+    placed: Placed
+    overview: Overview
+    matrix: str
+    """SVG transform from its pixels to the sheet."""
+    is_small: bool
+    """Whether footprints are too small for outlines."""
+    footprints: Sequence[Footprint]
+    right_places: Sequence[RightPlace]
+
+
+@dataclass(frozen=True)
+class SheetView:
+    """A sheet of the map."""
+
+    name: str
+    place: int
+    images: Sequence[ImageView]
+    view_box: str
+    date: str
+    """Date of its images, where they share one that is not in the name."""
+    count: str
+    """Number of matches and failures as text."""
+    scale: tuple[str, float] | None
+    """Length of the scale bar on the ground, and its share of the width in percent."""
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether the sheet takes two columns."""
+        return len(self.images) > 3
+
+
+@dataclass(frozen=True)
+class MapView:
+    """The map section of the page."""
+
+    sheets: Sequence[SheetView]
+    kinds: Sequence[tuple[str, str]]
+    """Classes of the footprints, and their meanings."""
+    notes: str
+
+    @property
+    def size(self) -> str:
+        """Size class of the sheets: the fewer, the larger."""
+        count = len(self.sheets)
+        return "few" if count <= 8 else "medium" if count <= 40 else "many"
+
+
+def plan_map(layout: Layout, results: PatchResults, rows: Sequence[int]) -> MapPlan:
+    """Choose the sheets and footprints to draw.
 
     Args:
-        layout: where all images lie.
-        found: what was found.
-        chosen: rows of the patches that have a card.
+        layout: the sheets of all images.
+        results: the results of the query.
+        rows: rows of the patches that have a card.
     """
-    best = found.best
+    best = results.best
     matches = best[best.image_id >= 0]
     count = matches.image_id.value_counts().to_dict()
-    shown = set(best.image_id.iloc[list(chosen)]) | set(best.right_image_id.iloc[list(chosen)])
-    worth = [
-        (sum((p.image.image_id in shown) * 10**9 + count.get(p.image.image_id, 0) for p in sheet.images), -n)
-        for n, sheet in enumerate(layout.sheets)
-    ]
-    kept = sorted(sorted(range(len(worth)), key=lambda n: worth[n], reverse=True)[:MOST_SHEETS])
-    others = np.setdiff1d(np.flatnonzero(best.image_id >= 0), chosen)
-    room = max(MOST_FOOTPRINTS - len(chosen), 0)
+    with_card = set(best.image_id.iloc[list(rows)]) | set(best.right_image_id.iloc[list(rows)])
+    weights = []
+    for n, sheet in enumerate(layout.sheets):
+        ids = [placed.image.image_id for placed in sheet.images]
+        weights.append((sum((i in with_card) * 10**9 + count.get(i, 0) for i in ids), -n))
+    heaviest = sorted(range(len(weights)), key=lambda n: weights[n], reverse=True)[:MAX_SHEETS]
+    others = np.setdiff1d(np.flatnonzero(best.image_id >= 0), rows)
+    room = max(MAX_FOOTPRINTS - len(rows), 0)
     if len(others) > room:
         others = others[np.linspace(0, len(others) - 1, room).round().astype(int)]
     failed = np.asarray(best.verdict.isin(("shifted", "wrong")))
-    order = [*others[np.argsort(failed[others], kind="stable")], *(row for row in reversed(chosen))]
-    return Plan(layout, tuple(layout.sheets[n] for n in kept), tuple(int(row) for row in order))
+    order = [*others[np.argsort(failed[others], kind="stable")], *reversed(rows)]
+    sheets = tuple(layout.sheets[n] for n in sorted(heaviest))
+    return MapPlan(layout, sheets, tuple(int(row) for row in order))
 
 
-def map_section(
-    plan: Plan, found: Results, overviews: Mapping[int, Overview], chosen: Sequence[int]
-) -> Markup:
-    """The map.
+def draw_map(
+    plan: MapPlan, results: PatchResults, overviews: Mapping[int, Overview], rows: Sequence[int]
+) -> MapView:
+    """Draw the map.
 
     Args:
-        plan: from `plan`.
-        found: what was found.
-        overviews: by image id.
-        chosen: rows of the patches that have a card, to which their footprints lead.
+        plan: from `plan_map`.
+        results: the results of the query.
+        overviews: pictures of the images by id.
+        rows: rows of the patches that have a card; their footprints link to it.
     """
-    by_image: dict[int, list[Markup]] = defaultdict(list)
-    cards, kinds = set(chosen), set()
-    for row, at in zip(plan.rows, found.best.iloc[list(plan.rows)].itertuples(), strict=True):
-        kind = _kind(at)
-        kinds.add(kind)
-        by_image[int(at.image_id)].append(_footprint(at, kind, plan.layout, row in cards))
+    footprints: dict[int, list[Footprint]] = defaultdict(list)
+    right_places: dict[int, list[RightPlace]] = defaultdict(list)
+    cards = set(rows)
+    for row, at in zip(plan.rows, results.best.iloc[list(plan.rows)].itertuples(), strict=True):
+        footprints[int(at.image_id)].append(_footprint(at, plan.layout, row in cards))
         if row in cards and at.verdict in ("shifted", "wrong"):
-            by_image[int(at.right_image_id)].append(_truth(at))
-    sheets = [_sheet(sheet, plan.layout, overviews, by_image, found) for sheet in plan.sheets]
-    total, drawn = int((found.best.image_id >= 0).sum()), len(plan.rows)
-    notes = [f"All {total} matches." if drawn == total else f"{drawn} of {total} matches, a spread of them."]
+            place = int(at.right_x), int(at.right_y), int(at.width), int(at.height)
+            right_places[int(at.right_image_id)].append(RightPlace(int(at.patch_id), *place))
+    sheets = [_sheet(sheet, overviews, footprints, right_places, results) for sheet in plan.sheets]
+    kinds = {footprint.kind for members in footprints.values() for footprint in members}
+    return MapView(sheets, [(k, text) for k, text in KINDS.items() if k in kinds], _notes(plan, results))
+
+
+def _notes(plan: MapPlan, results: PatchResults) -> str:
+    total, drawn = int((results.best.image_id >= 0).sum()), len(plan.rows)
+    notes = [
+        f"All {total} matches." if drawn == total else f"An even selection of {drawn} of {total} matches."
+    ]
     if len(plan.sheets) < len(plan.layout.sheets):
-        notes.append(
-            f"{len(plan.sheets)} of {len(plan.layout.sheets)} sheets are shown, those with most matches."
-        )
+        notes.append(f"{len(plan.sheets)} of {len(plan.layout.sheets)} sheets, those with most matches.")
     if any(sheet.unit_m for sheet in plan.sheets):
         notes.append("North is up where an image has a coordinate reference system.")
-    return tag(
-        "section",
-        tag("h2", "Map of the index", id="map"),
-        tag("p", " ".join(notes), class_="quiet"),
-        _legend([kind for kind in KINDS if kind in kinds]),
-        tag("a", "Skip the map", href="#patches", class_="skip inline"),
-        tag(
-            "p",
-            "Point at a footprint, or go there with Tab: here is told what it is.",
-            id="readout",
-            class_="readout",
-        ),
-        tag("div", *sheets, class_=f"sheets {_size(len(plan.sheets))}"),
-        aria_labelledby="map",
-    )
+    return " ".join(notes)
 
 
-def _size(sheets: int) -> str:
-    """How large sheets are: few of them have room."""
-    return "few" if sheets <= 8 else "some" if sheets <= 40 else "many"
-
-
-def _kind(at: Any) -> str:
-    if at.verdict != "unknown":
-        return str(at.verdict)
-    return "sure" if at.confidence >= 0.9 else "middling" if at.confidence >= 0.5 else "unsure"
-
-
-def _legend(kinds: Iterable[str]) -> Markup:
-    told = [
-        tag(
-            "li",
-            tag(
-                "svg",
-                tag("rect", x=2, y=2, width=20, height=14, class_=f"print {kind}"),
-                viewBox="0 0 24 18",
-                aria_hidden="true",
-            ),
-            KINDS[kind],
-        )
-        for kind in kinds
-    ]
-    return tag("ul", *told, class_="legend")
-
-
-# --- footprints -----------------------------------------------------------------------------------
-
-
-def _footprint(at: Any, kind: str, layout: Layout, has_card: bool) -> Markup:
-    """One match: a square on its image, which leads to its card where it has one."""
-    number, image_id = int(at.patch_id), int(at.image_id)
-    verdict = f"{SIGNS[at.verdict]} {KINDS[kind]}, " if at.verdict != "unknown" else ""
+def _footprint(at: Any, layout: Layout, has_card: bool) -> Footprint:
+    patch_id, image_id, verdict = int(at.patch_id), int(at.image_id), str(at.verdict)
+    kind = verdict
+    if verdict == "unknown":
+        kind = "sure" if at.confidence >= 0.9 else "middling" if at.confidence >= 0.5 else "unsure"
+    judged = f"{SIGNS[verdict]} {KINDS[kind]}, " if verdict != "unknown" else ""
     place = f"{layout.labels[image_id]}, x {at.x}, y {at.y}"
-    told = f"Patch {number}: {verdict}{place}, probability {probability(at.confidence)}"
-    width, height = int(at.width), int(at.height)
-    square = tag("rect", x=int(at.x), y=int(at.y), width=width, height=height)
-    middle = tag("path", d=f"M{int(at.x) + width // 2} {int(at.y) + height // 2}h0", class_="middle")
-    about = {
-        "class_": f"print {kind}",
-        "data_patch": number,
-        "data_confidence": f"{at.confidence:.6f}",
-        "data_verdict": at.verdict,
-        "data_image": image_id,
-        "data_place": layout.place_of[image_id],
-        "data_told": told,
-    }
-    if has_card:
-        return tag("a", square, middle, href=f"#patch-{number}", aria_label=told, **about)
-    return tag("g", square, middle, **about)
-
-
-def _truth(at: Any) -> Markup:
-    """Where a patch with a wrong answer belongs; seen while that is pointed at."""
-    side = {"width": int(at.width), "height": int(at.height)}
-    return tag(
-        "rect", x=int(at.right_x), y=int(at.right_y), **side, class_="belongs", data_patch=int(at.patch_id)
+    return Footprint(
+        patch_id=patch_id,
+        image_id=image_id,
+        place=layout.place_of[image_id],
+        kind=kind,
+        verdict=verdict,
+        confidence=float(at.confidence),
+        label=f"Patch {patch_id}: {judged}{place}, confidence {confidence_text(at.confidence)}",
+        x=int(at.x),
+        y=int(at.y),
+        width=int(at.width),
+        height=int(at.height),
+        has_card=has_card,
     )
-
-
-# --- sheets ---------------------------------------------------------------------------------------
 
 
 def _sheet(
     sheet: Sheet,
-    layout: Layout,
     overviews: Mapping[int, Overview],
-    by_image: Mapping[int, list[Markup]],
-    found: Results,
-) -> Markup:
+    footprints: Mapping[int, list[Footprint]],
+    right_places: Mapping[int, list[RightPlace]],
+    results: PatchResults,
+) -> SheetView:
     left, top, right, bottom = sheet.box()
     unit = SHEET_UNITS / max(right - left, bottom - top)
-    groups = [_image(placed, (left, top, unit), overviews, by_image) for placed in sheet.images]
     ids = [placed.image.image_id for placed in sheet.images]
-    mine = found.best[found.best.image_id.isin(ids)]
-    failed = int(mine.verdict.isin(("shifted", "wrong")).sum())
-    count = f"{len(mine)} match{'es' * (len(mine) != 1)}" + (f", {failed} failed" if failed else "")
-    room = [(SHEET_UNITS - side * unit) / 2 for side in (right - left, bottom - top)]  # to the square's edges
+    images = []
+    for placed, i in zip(sheet.images, ids, strict=True):
+        a, b, c, d, e, f = _in_sheet_units(placed.affine, left, top, unit)
+        is_small = PATCH_PX * float(np.hypot(a, d)) * SHEET_PX / SHEET_UNITS < 6
+        matrix = f"matrix({a:.8g} {d:.8g} {b:.8g} {e:.8g} {c:.8g} {f:.8g})"
+        marks = footprints.get(i, ()), right_places.get(i, ())
+        images.append(ImageView(placed, overviews[i], matrix, is_small, *marks))
+    members = results.best[results.best.image_id.isin(ids)]
+    failed = int(members.verdict.isin(("shifted", "wrong")).sum())
+    count = f"{len(members)} match{'es' * (len(members) != 1)}" + (f", {failed} failed" if failed else "")
+    border = [
+        (SHEET_UNITS - side * unit) / 2 for side in (right - left, bottom - top)
+    ]  # the picture is square
+    view_box = f"{-border[0]:.1f} {-border[1]:.1f} {SHEET_UNITS:g} {SHEET_UNITS:g}"
     dates = sorted({placed.image.date for placed in sheet.images if placed.image.date})
-    date = dates[0] if len(dates) == 1 and dates[0] not in sheet.name else None
-    return tag(
-        "figure",
-        tag(
-            "svg",
-            *groups,
-            viewBox=f"{-room[0]:.1f} {-room[1]:.1f} {SHEET_UNITS:g} {SHEET_UNITS:g}",
-            role="group",
-            aria_label=f"{sheet.name}: {count}",
-            class_="sheet",
-        ),
-        _bar(sheet, SHEET_UNITS / unit) if sheet.unit_m else None,
-        tag("figcaption", tag("b", sheet.name), tag("span", join((date, count), ", "), class_="quiet")),
-        class_="panel wide" if len(sheet.images) > 3 else "panel",
-        data_place=sheet.place,
-    )
+    date = dates[0] if len(dates) == 1 and dates[0] not in sheet.name else ""
+    scale = _scale(sheet.unit_m, SHEET_UNITS / unit)
+    return SheetView(sheet.name, sheet.place, images, view_box, date, count, scale)
 
 
-def _image(
-    placed: Placed,
-    corner: tuple[float, float, float],
-    overviews: Mapping[int, Overview],
-    by_image: Mapping[int, list[Markup]],
-) -> Markup:
-    """One image with its footprints, drawn in its own pixels."""
-    image, picture = placed.image, overviews[placed.image.image_id]
-    affine = _moved(placed.affine, *corner)
-    a, b, c, d, e, f = affine
-    small = PATCH_PX * float(np.hypot(a, d)) * SHEET_PX / SHEET_UNITS < 6
-    return tag(
-        "g",
-        tag(
-            "image",
-            href=picture.uri,
-            width=picture.width,
-            height=picture.height,
-            preserveAspectRatio="none",
-            aria_hidden="true",
-        ),
-        tag("rect", tag("title", placed.label), width=image.width, height=image.height, class_="edge"),
-        *by_image.get(image.image_id, ()),
-        transform=f"matrix({a:.8g} {d:.8g} {b:.8g} {e:.8g} {c:.8g} {f:.8g})",
-        class_="image small" if small else "image",
-    )
-
-
-def _moved(affine: Affine, left: float, top: float, unit: float) -> Affine:
-    """The same affine, seen from the corner of the sheet, in the units of its picture."""
+def _in_sheet_units(affine: Affine, left: float, top: float, unit: float) -> Affine:
+    """Return an affine relative to the corner of the sheet, in SVG units."""
     a, b, c, d, e, f = affine
     return a * unit, b * unit, (c - left) * unit, d * unit, e * unit, (f - top) * unit
 
 
-def _bar(sheet: Sheet, width: float) -> Markup:
-    """A bar that says how long a length on the ground is."""
-    assert sheet.unit_m is not None
-    length = scale_bar(width * sheet.unit_m)
-    share = 100 * length / (width * sheet.unit_m)
-    return tag(
-        "svg",
-        tag("rect", x="0%", y=3, width=f"{share:.2f}%", height=4, class_="scale"),
-        tag("text", metres(length), x=f"{share:.2f}%", y=9, dx=6),
-        class_="bar-of-scale",
-        role="img",
-        aria_label=f"scale: the bar is {metres(length)}",
-    )
+def _scale(unit_m: float | None, width: float) -> tuple[str, float] | None:
+    """Return the length and the share of the width of a scale bar; None where the size is unknown."""
+    if not unit_m:
+        return None
+    length = scale_bar(width * unit_m)
+    return metres(length), 100 * length / (width * unit_m)

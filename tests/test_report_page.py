@@ -1,9 +1,8 @@
-"""The HTML report: what it tells, that it is whole and safe, and the arithmetic under it."""
+"""The HTML report: its content, its safety, and its arithmetic."""
 
 import re
 import warnings
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,20 +15,17 @@ from pages import EVIL, SIDE, Outline, cards, world
 
 from retrieval.errors import ConfigError
 from retrieval.pipeline import Index
-from retrieval.report.charts import Chart, ticks
-from retrieval.report.cuts import SHIFT_PX, Request, correlations, shifts_inside, window
-from retrieval.report.figures import coverage, reliability, wilson
-from retrieval.report.found import Results, choose, read_details, results
-from retrieval.report.markup import Markup, digest, join, number, tag
-from retrieval.report.page import write_page
+from retrieval.report.cards import Filters
+from retrieval.report.charts import Chart, Figure, Table, coverage, number, reliability, round_ticks, wilson
+from retrieval.report.image_crops import SHIFT_PX, Window, correlations, crop_window, shifts_inside
+from retrieval.report.layout import lay_out, metres, scale_bar
+from retrieval.report.map import MapView
+from retrieval.report.page import PageView, digest, render, write_page
+from retrieval.report.patch_results import PatchResults, choose, judge, read_details
 from retrieval.report.pictures import infrared, natural, overview
-from retrieval.report.places import lay_out, metres, scale_bar
-from retrieval.report.runs import benchmark_panels, read_benchmark, read_training, training_charts
 from retrieval.types import StoredImage
 from tfrecords.errors import MissingInputError, OutputExistsError
 from tfrecords.read import read_queries
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +35,9 @@ def seen(tmp_path_factory):
     it = world(folder)
     it.details["note"] = [f"{EVIL} {rank}" for rank in it.details["rank"]]
     it.details["geometry"] = [b"\x01<b>"] * len(it.details)
-    given = (it.folder, it.patches, it.details)
-    it.made = write_page(folder / "a.html", *given, answers=it.answers, title=f"Of {EVIL}", most=20)
-    it.blind = write_page(folder / "b.html", *given, most=7)
+    given = (it.index, it.patches, it.details)
+    it.made = write_page(folder / "a.html", *given, answers=it.answers, title=f"Of {EVIL}", limit=20)
+    it.blind = write_page(folder / "b.html", *given, limit=7)
     it.html, it.blind_html = (made.path.read_text(encoding="utf-8") for made in (it.made, it.blind))
     it.outline, it.blind_outline = Outline(it.html), Outline(it.blind_html)
     it.folder = folder
@@ -64,7 +60,7 @@ def test_the_page_is_well_formed_and_its_links_lead_somewhere(seen, which):
             assert attributes["href"][1:] in ids
 
 
-def test_the_page_asks_nobody_for_anything(seen):
+def test_the_page_loads_nothing_from_a_network(seen):
     for _, attributes, _ in seen.outline.elements:
         for name in ("src", "href", "srcset", "action", "data", "poster", "xlink:href"):
             value = attributes.get(name)
@@ -119,12 +115,12 @@ def test_every_chart_has_its_numbers_as_a_table(seen):
 
 
 def test_the_same_input_gives_the_same_page(seen):
-    given = (seen.folder, seen.patches, seen.details)
-    again = write_page(seen.folder / "again.html", *given, most=7)
+    given = (seen.index, seen.patches, seen.details)
+    again = write_page(seen.folder / "again.html", *given, limit=7)
     assert again.path.read_bytes() == seen.blind.path.read_bytes()
 
 
-def test_it_says_what_it_made(seen):
+def test_the_report_has_the_numbers_of_the_page(seen):
     assert (seen.made.patches, seen.made.shown) == (22, 20)
     assert seen.made.bytes < 2_000_000 and seen.made.bytes == len(seen.made.path.read_bytes())
     verdicts = [card["data-verdict"] for card in cards(seen.outline)]
@@ -132,17 +128,17 @@ def test_it_says_what_it_made(seen):
     assert seen.blind.failures == 0 and seen.blind.shown == 7
 
 
-def test_what_is_there_is_kept_and_what_is_wrong_refused_before_the_work(seen, tmp_path):
-    given = (seen.folder, seen.patches, seen.details)
+def test_existing_files_are_kept_and_bad_arguments_refused(seen, tmp_path):
+    given = (seen.index, seen.patches, seen.details)
     path = tmp_path / "r.html"
     path.write_text("mine")
     with pytest.raises(OutputExistsError):
         write_page(path, *given)
-    with pytest.raises(ConfigError, match=r"ending '.pdf' for a page; expected .html"):
+    with pytest.raises(ConfigError, match=r"the ending is '.pdf'. Expected .html"):
         write_page(tmp_path / "r.pdf", *given)
-    for most in (0, 501):
-        with pytest.raises(ConfigError, match=f"received {most} patches to show; expected 1 to 500"):
-            write_page(tmp_path / "s.html", *given, most=most)
+    for limit in (0, 501):
+        with pytest.raises(ConfigError, match=f"{limit} patches to show: out of range. Expected 1 to 500"):
+            write_page(tmp_path / "s.html", *given, limit=limit)
     assert path.read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
 
 
@@ -151,7 +147,7 @@ def test_what_is_there_is_kept_and_what_is_wrong_refused_before_the_work(seen, t
 
 def test_cards_agree_with_the_table_and_failures_come_first(seen):
     shown = cards(seen.outline)
-    table = results(seen.details, seen.patches.patch_ids, seen.folder.images, seen.answers).best
+    table = judge(seen.details, seen.patches.patch_ids, seen.index.images, seen.answers).best
     table = table.set_index("patch_id")
     for n, card in enumerate(shown):
         at = table.loc[int(card["data-patch"])]
@@ -165,8 +161,8 @@ def test_cards_agree_with_the_table_and_failures_come_first(seen):
     assert sure[:failed] == sorted(sure[:failed], reverse=True) and sure[failed:] == sorted(sure[failed:])
 
 
-def test_right_and_wrong_are_told_by_hand(seen):
-    table = results(seen.details, seen.patches.patch_ids, seen.folder.images, seen.answers).best
+def test_verdicts_follow_from_distance_and_image(seen):
+    table = judge(seen.details, seen.patches.patch_ids, seen.index.images, seen.answers).best
     for row, at in enumerate(table.itertuples()):
         right = seen.answers.image_ids[row], seen.answers.x[row], seen.answers.y[row]
         off = float(np.hypot(at.x - right[1], at.y - right[2]))
@@ -178,7 +174,7 @@ def test_right_and_wrong_are_told_by_hand(seen):
     assert (table.verdict[:18] == "right").all() and (table.verdict[18:] != "right").all()
 
 
-def test_the_score_is_the_one_of_the_scorer(seen):
+def test_the_score_equals_the_scorers(seen):
     from retrieval.evaluation.scoring import score
     from retrieval.evaluation.submission import Submission
 
@@ -193,10 +189,10 @@ def test_the_score_is_the_one_of_the_scorer(seen):
     assert "SC_img" not in seen.blind_outline.text
 
 
-def test_without_answers_the_least_sure_come_first(seen):
+def test_without_answers_the_least_confident_come_first(seen):
     shown = cards(seen.blind_outline)
     sure = [float(card["data-confidence"]) for card in shown]
-    all_ = sorted(results(seen.details, seen.patches.patch_ids, seen.folder.images).confidence)
+    all_ = sorted(judge(seen.details, seen.patches.patch_ids, seen.index.images).confidence)
     assert sure == sorted(sure) and sure[:4] == pytest.approx(all_[:4], abs=1e-6)
     assert sure[-1] == pytest.approx(all_[-1], abs=1e-6)
     assert {card["data-verdict"] for card in shown} == {"unknown"}
@@ -206,17 +202,17 @@ def test_without_answers_the_least_sure_come_first(seen):
 def test_a_flat_patch_has_a_card_without_a_match(seen):
     (flat,) = [card for card in cards(seen.outline) if card["data-patch"] == "64"]
     if flat["data-image"] == "-1":
-        assert "Nothing was found" in seen.outline.text
+        assert "No match" in seen.outline.text
     assert float(flat["data-confidence"]) < 0.1
 
 
-def test_footprints_lie_where_the_table_says(seen):
-    prints = [a for _, a, _ in seen.outline.elements if "data-told" in a]
+def test_footprints_have_the_positions_of_the_table(seen):
+    prints = [a for _, a, _ in seen.outline.elements if "data-label" in a]
     best = seen.details[seen.details["rank"] == 0].set_index("patch_id")
     assert {int(a["data-patch"]) for a in prints} == set(best.index)
     linked = {int(a["data-patch"]) for a in prints if "href" in a}
     assert linked == {int(card["data-patch"]) for card in cards(seen.outline) if card["data-image"] != "-1"}
-    for match in re.finditer(r'data-patch="(\d+)"[^>]*data-told[^>]*><rect x="(\d+)" y="(\d+)"', seen.html):
+    for match in re.finditer(r'data-patch="(\d+)"[^>]*data-label[^>]*><rect x="(\d+)" y="(\d+)"', seen.html):
         at = best.loc[int(match[1])]
         assert (int(match[2]), int(match[3])) == (at.x, at.y)
 
@@ -233,7 +229,7 @@ def test_infrared_is_there_where_there_are_the_bands_for_it(seen, tmp_path):
 
     assert seen.outline.all("input", name="colour", value="infrared")
     red = replace(seen.patches, pixels=seen.patches.pixels[..., :1], bands=("B04",))
-    made = write_page(tmp_path / "red.html", seen.folder, red, seen.details, most=2)
+    made = write_page(tmp_path / "red.html", seen.index, red, seen.details, limit=2)
     outline = Outline(made.path.read_text(encoding="utf-8"))
     assert outline.problems == [] and not outline.all("input", name="colour")
 
@@ -254,10 +250,10 @@ def test_tables_of_both_kinds_are_read_and_others_refused(seen, tmp_path):
     with pytest.raises(ConfigError, match="can't be read as a table"):
         read_details(tmp_path / "torn.parquet")
     plain.drop(columns=["ncc", "x"]).to_csv(tmp_path / "few.csv", index=False)
-    with pytest.raises(ConfigError, match="has no column x, ncc"):
+    with pytest.raises(ConfigError, match="no column x, ncc"):
         read_details(tmp_path / "few.csv")
     plain.astype({"x": str}).assign(x="here").to_csv(tmp_path / "words.csv", index=False)
-    with pytest.raises(ConfigError, match="column x is of"):
+    with pytest.raises(ConfigError, match="column x has the type"):
         read_details(tmp_path / "words.csv")
 
 
@@ -269,7 +265,7 @@ def test_a_table_of_another_query_is_refused(seen, column, value, told):
     other = seen.details.copy()
     other.loc[0, column] = value
     with pytest.raises(ConfigError, match=told):
-        results(other, seen.patches.patch_ids, seen.folder.images)
+        judge(other, seen.patches.patch_ids, seen.index.images)
 
 
 def test_answers_of_some_patches_leave_the_others_open_and_of_none_are_refused(seen):
@@ -277,11 +273,11 @@ def test_answers_of_some_patches_leave_the_others_open_and_of_none_are_refused(s
 
     a = seen.answers
     some = Submission(a.patch_ids[:5], a.image_ids[:5], a.x[:5], a.y[:5])
-    found = results(seen.details, seen.patches.patch_ids, seen.folder.images, some)
-    assert found.known.sum() == 5 and found.score.n == 5
+    found = judge(seen.details, seen.patches.patch_ids, seen.index.images, some)
+    assert found.has_answer.sum() == 5 and found.score.n == 5
     none = Submission(a.patch_ids + 1, a.image_ids, a.x, a.y, source="mine.csv")
-    with pytest.raises(ConfigError, match="holds none of the 22 patches"):
-        results(seen.details, seen.patches.patch_ids, seen.folder.images, none)
+    with pytest.raises(ConfigError, match="it holds none of the 22 patches"):
+        judge(seen.details, seen.patches.patch_ids, seen.index.images, none)
 
 
 @given(
@@ -291,10 +287,10 @@ def test_answers_of_some_patches_leave_the_others_open_and_of_none_are_refused(s
     st.integers(1, 40),
     st.booleans(),
 )
-def test_what_is_chosen(rows, most, answered):
+def test_choice_of_patches(rows, most, answered):
     verdicts = [verdict if answered else "unknown" for verdict, _ in rows]
     best = pd.DataFrame({"verdict": verdicts, "confidence": [sure for _, sure in rows]})
-    chosen = choose(Results(best, None, object() if answered else None), most)
+    chosen = choose(PatchResults(best, None, object() if answered else None), most)
     assert len(chosen) == len(set(chosen)) and len(chosen) <= most
     failures = sum(verdict not in ("right", "unknown") for verdict in verdicts)
     if answered:
@@ -318,7 +314,7 @@ def test_a_window_is_that_of_the_padded_image(rng):
         for x, y in ((0, 0), (16, 26), (79, 89), (5, 3)):
             side = 64 + 2 * margin
             top, left = 200 + y - margin, 200 + x - margin
-            cut = window(image, Request(0, x, y, margin))
+            cut = crop_window(image, Window(0, x, y, margin))
             np.testing.assert_array_equal(cut, padded[top : top + side, left : left + side])
 
 
@@ -327,7 +323,7 @@ def test_the_surface_peaks_where_the_patch_lies(dx, dy):
     image = texture(200, 200, seed=4)
     x, y = 60, 70
     patch = image[y : y + 64, x : x + 64]
-    region = window(image, Request(0, x - dx, y - dy, SHIFT_PX))
+    region = crop_window(image, Window(0, x - dx, y - dy, SHIFT_PX))
     inside = shifts_inside(200, 200, x - dx, y - dy)
     (surface,) = correlations(patch[None], region[None], inside[None])
     row, col = np.unravel_index(surface.argmax(), surface.shape)
@@ -417,7 +413,7 @@ def test_a_scale_is_round_and_fits(extent):
 
 @given(st.floats(-1e4, 1e4), st.floats(0.01, 1e5), st.integers(3, 8))
 def test_ticks_are_round_and_within(low, span, about):
-    made = ticks(low, low + span, about)
+    made = round_ticks(low, low + span, about)
     assert 1 <= len(made) <= 2 * about + 2
     assert low - span * 1e-6 <= made[0] and made[-1] <= low + span * (1 + 1e-6)
 
@@ -434,72 +430,35 @@ def test_wilson_by_hand():
     assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
 
 
-def test_coverage_and_reliability_tell_the_counted_numbers(rng):
-    sure = rng.random(400)
-    right = rng.random(400) < sure
-    told = Outline(coverage(sure, right)).text
-    kept = sure >= 0.9
-    assert f"0.9: {kept.mean():.1%} answered, {right[kept].mean():.1%} right" in told
-    told = Outline(reliability(sure, right)).text
-    mine = (sure >= 0.3) & (sure < 0.4)
-    assert f"{mine.sum()} {sure[mine].mean():.3f} {right[mine].mean():.3f}" in told
+def test_coverage_and_reliability_hold_the_counted_numbers(rng):
+    confidence = rng.random(400)
+    is_right = rng.random(400) < confidence
+    kept = confidence >= 0.9
+    text = f"0.9: {kept.mean():.1%} kept, {is_right[kept].mean():.1%} right"
+    assert text in coverage(confidence, is_right).caption
+    tenth = (confidence >= 0.3) & (confidence < 0.4)
+    row = ["0.3 to 0.4", tenth.sum(), f"{confidence[tenth].mean():.3f}", f"{is_right[tenth].mean():.3f}"]
+    assert row in [list(r[:4]) for r in reliability(confidence, is_right).table.rows]
 
 
 @given(st.text(), st.text())
-def test_whatever_is_given_comes_back_as_text(inner, value):
-    clean = "".join(c for c in inner if c not in "\r\x00" and not "\ud800" <= c <= "\udfff")
-    outline = Outline(tag("p", clean, title=value))
-    assert outline.problems == [] and [t for t, _, _ in outline.elements] == ["p"]
-    assert "".join(outline.words) == clean
-
-
-def test_markup_is_escaped_once():
-    assert tag("p", "<", None, Markup("<br>"), class_="a&b", hidden=True, id=None) == (
-        '<p class="a&amp;b" hidden>&lt;<br></p>'
+def test_every_text_and_attribute_of_the_page_is_escaped(text, attribute):
+    clean, name = (
+        "".join(c for c in t if c not in "\r\x00" and not "\ud800" <= c <= "\udfff")
+        for t in (text, attribute)
     )
-    assert join(["a", "b"], ", ") == "a, b" and isinstance(join(["<"]), Markup)
+    figure = Figure(clean, Chart((0, 1), (0, 1), name), "", Table(name, [clean], [[name, clean]]))
+    html = render(
+        PageView(clean, name, None, [figure], MapView([], [], ""), [], "", Filters((), (), (), False))
+    )
+    outline = Outline(html)
+    assert outline.problems == [] and len(outline.all("script")) == 1
+    assert outline.words.count(clean) >= 4 or not clean.strip()
+    assert outline.all("svg", **{"class": "chart"})[0]["aria-label"] == f"{name}. "
+
+
+def test_numbers_in_a_chart_are_short():
     assert [number(v) for v in (1.0, 0.5, -0.001, 12.345)] == ["1", "0.5", "0", "12.35"]
-
-
-# --- trainings and benchmarks ---------------------------------------------------------------------
-
-
-def test_a_history_is_drawn_and_something_else_refused(tmp_path):
-    with pytest.raises(MissingInputError, match=r"history.csv"):
-        read_training(tmp_path)
-    path = tmp_path / "history.csv"
-    path.write_text("a,b\n1,2\n")
-    with pytest.raises(ConfigError, match="no history of a training"):
-        read_training(path)
-    rows = [f"{s},{1 / (s + 1):.4f},0,0,{'' if s % 50 else 0.9},{'' if s % 50 else 1}" for s in range(101)]
-    path.write_text("\n".join(["step,loss,learning_rate,seconds,recall_at_1,recall_at_20", *rows]) + "\n")
-    loss, recall = map(Outline, training_charts(read_training(tmp_path)))
-    assert "0.010 at the last step" in loss.text and "0.900 at best" in recall.text
-    assert loss.problems == recall.problems == []
-
-
-def test_the_shipped_benchmarks_can_be_shown():
-    shown = 0
-    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
-        try:
-            content = read_benchmark(path)
-        except ConfigError as error:
-            assert "holds neither scores" in str(error)
-            continue
-        panels = benchmark_panels(path.name, content)
-        outline = Outline(join(panels))
-        assert panels and outline.problems == [] and "minus" not in outline.text
-        shown += 1
-    assert shown >= 2
-
-
-def test_a_benchmark_that_is_none_is_refused(tmp_path):
-    with pytest.raises(MissingInputError):
-        read_benchmark(tmp_path / "none.json")
-    for content, told in (("{", "is no JSON"), ("[]", "neither scores"), ('{"a": 1}', "neither scores")):
-        (tmp_path / "b.json").write_text(content)
-        with pytest.raises(ConfigError, match=told):
-            read_benchmark(tmp_path / "b.json")
 
 
 # --- chips ----------------------------------------------------------------------------------------
@@ -512,9 +471,9 @@ def test_chips_of_any_size_and_bands_are_shown_as_large_as_they_are(seen, tmp_pa
     PIL.Image.fromarray(by_id[1][20:120, 30:150]).save(tmp_path / "wide.png")
     PIL.Image.fromarray(by_id[7][8:72, 40:104]).save(tmp_path / "small.png")
     chips = read_queries(str(tmp_path))
-    found = Index(seen.folder).matches(chips)
+    found = Index(seen.index).matches(chips)
     assert found.best()[0].tolist() == [7, 1]
-    made = write_page(tmp_path / "chips.html", seen.folder, chips, found.details())
+    made = write_page(tmp_path / "chips.html", seen.index, chips, found.details())
     outline = Outline(made.path.read_text(encoding="utf-8"))
     assert not outline.problems and made.shown == 2
     prints = [(a["x"], a["y"]) for a in outline.all("rect", width="120", height="100") if a["x"] != "64"]
@@ -529,7 +488,7 @@ def test_a_chip_may_stick_out_of_its_image_and_no_further(x, fits):
     row |= dict.fromkeys(("dx", "dy", "similarity", "ncc", "confidence"), 0.5)
     given = pd.DataFrame([row]), np.array([3]), {0: stored(0)}
     if fits:
-        assert results(*given, sizes=np.array([[80, 150]])).best.width.tolist() == [150]
+        assert judge(*given, sizes=np.array([[80, 150]])).best.width.tolist() == [150]
         return
     with pytest.raises(ConfigError, match="puts patch 3 at"):
-        results(*given, sizes=np.array([[80, 150]]))
+        judge(*given, sizes=np.array([[80, 150]]))

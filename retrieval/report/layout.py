@@ -1,8 +1,7 @@
-"""Where the images of an index lie: by their position on the ground, or one beside the other.
+"""The layout of the map: which images form a place, and where they lie on its sheets.
 
-Images that lie near each other are one place. A place is drawn on sheets to scale; where its images
-cover each other, as dates of one ground do, each date comes onto a sheet of its own. An image without
-a coordinate reference system is a place by itself.
+Images near each other form one place, drawn to scale on sheets. Images that overlap, such as two dates of
+one area, go on separate sheets. An image without a CRS is a separate place.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from numpy.typing import NDArray
 from retrieval.types import StoredImage
 
 NEAR = 0.5
-"""Images are one place where the gap between them is at most this share of the larger one's side."""
+"""Largest gap between images of one place, as a share of the larger image's side."""
 OVERLAP = 0.2
-"""Images come onto one sheet where they share less than this of the smaller one's area."""
+"""Largest overlap of images on one sheet, as a share of the smaller image's area."""
 DEGREE_M = 111_320.0
-"""Metres in a degree of latitude, about: for the bar of a scale."""
+"""Approximate metres in a degree of latitude, for the scale bar."""
 
 Affine = tuple[float, float, float, float, float, float]
 
@@ -34,12 +33,12 @@ class Placed:
     image: StoredImage
     """The image."""
     label: str
-    """What to call it."""
+    """Name of the image."""
     affine: Affine
-    """(a, b, c, d, e, f) from its pixels to the sheet: X = a x + b y + c, Y = d x + e y + f, down."""
+    """(a, b, c, d, e, f) from pixels to the sheet: X = a x + b y + c, Y = d x + e y + f, Y downwards."""
 
     def box(self) -> tuple[float, float, float, float]:
-        """Left, top, right, bottom on the sheet."""
+        """Return left, top, right, bottom on the sheet."""
         a, b, c, d, e, f = self.affine
         w, h = self.image.width, self.image.height
         xs, ys = [c, c + a * w, c + b * h, c + a * w + b * h], [f, f + d * w, f + e * h, f + d * w + e * h]
@@ -48,19 +47,19 @@ class Placed:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A part of the map."""
+    """A part of the map: images that do not overlap."""
 
     images: tuple[Placed, ...]
-    """What lies on it."""
+    """Its images."""
     place: int
     """Number of the place, from 0."""
     name: str
-    """What to call it."""
+    """Name of the sheet."""
     unit_m: float | None
-    """Metres in a unit of the sheet; None where it is a pixel of unknown size."""
+    """Metres per unit of the sheet; None for a pixel of unknown size."""
 
     def box(self) -> tuple[float, float, float, float]:
-        """Left, top, right, bottom."""
+        """Return left, top, right, bottom."""
         boxes = np.array([placed.box() for placed in self.images])
         left, top = boxes[:, :2].min(axis=0)
         right, bottom = boxes[:, 2:].max(axis=0)
@@ -69,23 +68,23 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where all images lie."""
+    """The sheets of all images."""
 
     sheets: tuple[Sheet, ...]
     """In the order of their places."""
     places: tuple[str, ...]
     """Names of the places."""
     labels: dict[int, str]
-    """What to call an image, by its id."""
+    """Name of each image, by its id."""
     place_of: dict[int, int]
-    """Number of the place of an image, by its id."""
+    """Number of each image's place, by the image's id."""
 
 
 def lay_out(images: Sequence[StoredImage]) -> Layout:
-    """Put images onto sheets.
+    """Place images on sheets.
 
     Args:
-        images: the index's table.
+        images: rows of the index's image table.
     """
     labels = _labels(images)
     groups = _groups(images)
@@ -93,7 +92,7 @@ def lay_out(images: Sequence[StoredImage]) -> Layout:
     names = []
     for number, (members, unit_m) in enumerate(groups):
         placed = [Placed(image, labels[image.image_id], affine) for image, affine in members]
-        names.append(_name([one.label for one in placed]))
+        names.append(_place_name([item.label for item in placed]))
         layers = _layers(placed)
         sheets += [
             Sheet(tuple(layer), number, _sheet_name(names[-1], layer, len(layers)), unit_m)
@@ -107,7 +106,7 @@ def lay_out(images: Sequence[StoredImage]) -> Layout:
 
 
 def _labels(images: Sequence[StoredImage]) -> dict[int, str]:
-    """Name images by their files, without what all paths share; by number where a file holds many."""
+    """Name images by their path without the folders that all share; by id where a file holds several."""
     times = Counter(image.path for image in images)
     paths = {i.image_id: PurePosixPath(i.path) for i in images if i.path and times[i.path] == 1}
     parents = [path.parent.parts for path in paths.values()]
@@ -118,8 +117,8 @@ def _labels(images: Sequence[StoredImage]) -> dict[int, str]:
     return {image.image_id: named.get(image.image_id) or f"image {image.image_id}" for image in images}
 
 
-def _name(labels: Sequence[str]) -> str:
-    """Name a place by the folder that its images share, or by the first of them."""
+def _place_name(labels: Sequence[str]) -> str:
+    """Name a place by the folder of its images, or by its first image."""
     if len(labels) == 1:
         return labels[0]
     folders = {label.rpartition("/")[0] for label in labels}
@@ -129,19 +128,21 @@ def _name(labels: Sequence[str]) -> str:
 
 
 def _sheet_name(place: str, layer: Sequence[Placed], layers: int) -> str:
-    """Name a sheet by its place, and by the date or the image where the place has several."""
+    """Name a sheet by its place, and by its date or image where the place has several sheets."""
     if layers == 1:
         return place
-    dates = sorted({one.image.date for one in layer if one.image.date})
-    told = f"{dates[0]} to {dates[-1]}" if len(dates) > 1 else "".join(dates)
-    return f"{place}, {told}" if told and told not in place else _name([one.label for one in layer])
+    dates = sorted({item.image.date for item in layer if item.image.date})
+    period = f"{dates[0]} to {dates[-1]}" if len(dates) > 1 else "".join(dates)
+    if period and period not in place:
+        return f"{place}, {period}"
+    return _place_name([item.label for item in layer])
 
 
-# --- where they lie -------------------------------------------------------------------------------
+# --- positions ------------------------------------------------------------------------------------
 
 
 def _groups(images: Sequence[StoredImage]) -> list[tuple[list[tuple[StoredImage, Affine]], float | None]]:
-    """Images that are one place, with their positions on its sheets and the size of a unit."""
+    """Return the images of each place with their position on its sheets, and the size of a unit."""
     by_crs: dict[str, list[StoredImage]] = defaultdict(list)
     groups: list[tuple[list[tuple[StoredImage, Affine]], float | None]] = []
     for image in images:
@@ -160,7 +161,7 @@ def _groups(images: Sequence[StoredImage]) -> list[tuple[list[tuple[StoredImage,
 
 
 def _unit(crs: str) -> tuple[float | None, bool]:
-    """Metres in a unit of a coordinate reference system, and whether it counts in degrees."""
+    """Return the metres per unit of a CRS, and whether the unit is a degree."""
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
 
@@ -172,7 +173,7 @@ def _unit(crs: str) -> tuple[float | None, bool]:
 
 
 def _map_box(image: StoredImage) -> tuple[float, float, float, float]:
-    """Smallest and largest map coordinates: left, low, right, high."""
+    """Return the smallest and largest map coordinates: left, low, right, high."""
     assert image.transform is not None
     a, b, c, d, e, f = image.transform
     x, y = np.array([0, image.width, 0, image.width]), np.array([0, 0, image.height, image.height])
@@ -181,27 +182,28 @@ def _map_box(image: StoredImage) -> tuple[float, float, float, float]:
 
 
 def _connected(boxes: NDArray[np.float64]) -> list[list[int]]:
-    """Rows of boxes (n, 4) that are near each other, directly or through others."""
-    left = set(range(len(boxes)))
+    """Group rows of boxes (n, 4) that are near each other, directly or through others."""
+    remaining = set(range(len(boxes)))
     groups = []
     side = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
-    while left:
-        group, open_ = [], [min(left)]
-        left.discard(open_[0])
-        while open_:
-            row = open_.pop()
+    while remaining:
+        group: list[int] = []
+        queue = [min(remaining)]
+        remaining.discard(queue[0])
+        while queue:
+            row = queue.pop()
             group.append(row)
             reach = NEAR * np.maximum(side, side[row])
-            apart = np.maximum(boxes[:, :2] - boxes[row, 2:], boxes[row, :2] - boxes[:, 2:]).max(axis=1)
-            near = [other for other in np.flatnonzero(apart <= reach).tolist() if other in left]
-            left.difference_update(near)
-            open_ += near
+            gap = np.maximum(boxes[:, :2] - boxes[row, 2:], boxes[row, :2] - boxes[:, 2:]).max(axis=1)
+            near = [other for other in np.flatnonzero(gap <= reach).tolist() if other in remaining]
+            remaining.difference_update(near)
+            queue += near
         groups.append(sorted(group))
     return groups
 
 
 def _on_sheet(image: StoredImage, boxes: NDArray[np.float64], geographic: bool) -> Affine:
-    """From an image's pixels to its place's sheet: north is up, degrees of longitude are shortened."""
+    """Return the affine from pixels to the sheet: north is up, degrees of longitude are shortened."""
     assert image.transform is not None
     a, b, c, d, e, f = image.transform
     west, north = boxes[:, 0].min(), boxes[:, 3].max()
@@ -211,31 +213,31 @@ def _on_sheet(image: StoredImage, boxes: NDArray[np.float64], geographic: bool) 
 
 
 def _layers(placed: Sequence[Placed]) -> list[list[Placed]]:
-    """Images that do not cover each other, by date."""
+    """Divide images into layers without overlap, in the order of their dates."""
     layers: list[list[Placed]] = []
-    for one in sorted(placed, key=lambda p: (p.image.date or "", p.image.image_id)):
-        fit = next((layer for layer in layers if not any(_covers(one, other) for other in layer)), None)
+    for item in sorted(placed, key=lambda p: (p.image.date or "", p.image.image_id)):
+        fit = next((layer for layer in layers if not any(_overlap(item, other) for other in layer)), None)
         if fit is None:
-            layers.append([one])
+            layers.append([item])
         else:
-            fit.append(one)
+            fit.append(item)
     return layers
 
 
-def _covers(one: Placed, other: Placed) -> bool:
-    a, b = one.box(), other.box()
+def _overlap(first: Placed, second: Placed) -> bool:
+    a, b = first.box(), second.box()
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
     return width > 0 and height > 0 and width * height > OVERLAP * min(areas)
 
 
 def scale_bar(extent_m: float) -> float:
-    """A round length in metres, a quarter of an extent or less: 1, 2 or 5 times a power of ten."""
+    """Return a round length of at most a quarter of an extent: 1, 2 or 5 times a power of ten."""
     goal = max(extent_m / 4, 1e-9)
     power = 10.0 ** np.floor(np.log10(goal))
     return float(max(step * power for step in (1, 2, 5) if step * power <= goal))
 
 
 def metres(value: float) -> str:
-    """A length for people."""
+    """Return a length as text, in metres or kilometres."""
     return f"{value / 1000:,.4g} km" if value >= 1000 else f"{value:.3g} m"

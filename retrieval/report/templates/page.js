@@ -5,47 +5,47 @@
   const form = document.getElementById("filters");
   if (!form) return;
   const all = (selector, from = document) => [...from.querySelectorAll(selector)];
-  const one = (id) => document.getElementById(id);
+  const byId = (id) => document.getElementById(id);
   const cards = all(".card");
   const prints = all(".print[data-patch]");
-  const section = one("cards");
+  const section = byId("cards");
   const still = matchMedia("(prefers-reduced-motion: reduce)");
   const BLINK_MS = 1000; // a change a second at most: faster could harm
 
   // ---- choosing and sorting
 
-  function wanted() {
+  function choices() {
     const data = new FormData(form);
     return {
       verdicts: form.elements.verdict ? data.getAll("verdict") : null,
-      least: Number(data.get("least")),
-      largest: Number(data.get("largest")),
+      min: Number(data.get("min")),
+      max: Number(data.get("max")),
       place: data.get("place") || "",
       image: data.get("image") || "",
     };
   }
 
-  function fits(is, want) {
-    const sure = Number(is.confidence);
+  function fits(item, want) {
+    const confidence = Number(item.confidence);
     return (
-      (!want.verdicts || want.verdicts.includes(is.verdict)) &&
-      sure >= want.least &&
-      (sure <= want.largest || want.largest >= 1) &&
-      (!want.place || is.place === want.place) &&
-      (!want.image || is.image === want.image)
+      (!want.verdicts || want.verdicts.includes(item.verdict)) &&
+      confidence >= want.min &&
+      (confidence <= want.max || want.max >= 1) &&
+      (!want.place || item.place === want.place) &&
+      (!want.image || item.image === want.image)
     );
   }
 
   function choose() {
-    const want = wanted();
+    const want = choices();
     for (const card of cards) card.hidden = !fits(card.dataset, want);
     for (const print of prints) print.classList.toggle("off", !fits(print.dataset, want));
     const shown = cards.filter((card) => !card.hidden).length;
-    const told = `${shown} of ${cards.length} patches`;
-    if (one("count").textContent !== told) one("count").textContent = told;
-    one("nothing").hidden = shown > 0;
-    for (const name of ["least", "largest"]) {
-      one(`${name}-told`).textContent = Number(form.elements[name].value).toFixed(2);
+    const text = `${shown} of ${cards.length} patches`;
+    if (byId("count").textContent !== text) byId("count").textContent = text;
+    byId("nothing").hidden = shown > 0;
+    for (const name of ["min", "max"]) {
+      byId(`${name}-value`).textContent = Number(form.elements[name].value).toFixed(2);
     }
   }
 
@@ -59,20 +59,20 @@
     section.append(...cards);
   }
 
-  // ---- the two dates
+  // ---- comparing the two dates
 
-  function dress() {
+  function setView() {
     const data = new FormData(form);
     section.dataset.view = data.get("view");
     section.dataset.colour = data.get("colour") || "natural";
     if (data.get("view") !== "blink") stop();
-    one("blink").disabled = data.get("view") !== "blink" || still.matches;
-    one("blink").title = still.matches ? "Off, since your system asks for less motion" : "";
+    byId("blink").disabled = data.get("view") !== "blink" || still.matches;
+    byId("blink").title = still.matches ? "Off, because your system is set to reduce motion" : "";
   }
 
-  function flip(card, toFound = !card.classList.contains("flipped")) {
-    card.classList.toggle("flipped", toFound);
-    card.querySelector(".flip").textContent = `Showing ${toFound ? "what was found" : "the query"}: flip`;
+  function flip(card, toMatch = !card.classList.contains("flipped")) {
+    card.classList.toggle("flipped", toMatch);
+    card.querySelector(".flip").textContent = `Showing ${toMatch ? "the match" : "the query"}: flip`;
   }
 
   function cut(card, percent) {
@@ -85,17 +85,17 @@
   function stop() {
     clearInterval(clock);
     clock = 0;
-    one("blink").setAttribute("aria-pressed", "false");
-    one("blink").textContent = "Blink each second";
+    byId("blink").setAttribute("aria-pressed", "false");
+    byId("blink").textContent = "Blink each second";
   }
   function start() {
-    let found = false;
+    let showMatch = false;
     clock = setInterval(() => {
-      found = !found;
-      for (const card of cards) if (!card.hidden && card.querySelector(".flip")) flip(card, found);
+      showMatch = !showMatch;
+      for (const card of cards) if (!card.hidden && card.querySelector(".flip")) flip(card, showMatch);
     }, BLINK_MS);
-    one("blink").setAttribute("aria-pressed", "true");
-    one("blink").textContent = "Stop blinking";
+    byId("blink").setAttribute("aria-pressed", "true");
+    byId("blink").textContent = "Stop blinking";
   }
 
   for (const card of cards) {
@@ -120,10 +120,10 @@
     const here = shown.findIndex((card) => card.contains(document.activeElement));
     const current = here >= 0 ? here : shown.findIndex((card) => card.classList.contains("current"));
     const next = current < 0 ? (step > 0 ? 0 : shown.length - 1) : current + step;
-    reach(shown[Math.min(shown.length - 1, Math.max(0, next))]);
+    focusCard(shown[Math.min(shown.length - 1, Math.max(0, next))]);
   }
 
-  function reach(card) {
+  function focusCard(card) {
     for (const other of cards) other.classList.toggle("current", other === card);
     card.focus({ preventScroll: true });
     card.scrollIntoView({ block: "start", behavior: still.matches ? "auto" : "smooth" });
@@ -141,35 +141,35 @@
 
   // ---- the map
 
-  const readout = one("readout");
-  const lit = (patch, on) => {
+  const readout = byId("readout");
+  const highlight = (patch, on) => {
     for (const mark of all(`[data-patch="${Number(patch)}"]`)) mark.classList.toggle("lit", on);
   };
-  const told = (event) => event.target.closest(".print[data-patch]");
+  const printOf = (event) => event.target.closest(".print[data-patch]");
   const begin = (event) => {
-    const print = told(event);
+    const print = printOf(event);
     if (!print) return;
-    lit(print.dataset.patch, true);
-    readout.textContent = print.dataset.told;
+    highlight(print.dataset.patch, true);
+    readout.textContent = print.dataset.label;
   };
-  const end = (event) => told(event) && lit(told(event).dataset.patch, false);
+  const end = (event) => printOf(event) && highlight(printOf(event).dataset.patch, false);
   for (const [kind, act] of [["pointerover", begin], ["focusin", begin], ["pointerout", end], ["focusout", end]]) {
-    one("map").parentElement.addEventListener(kind, act);
+    byId("map").parentElement.addEventListener(kind, act);
   }
-  one("map").parentElement.addEventListener("click", (event) => {
+  byId("map").parentElement.addEventListener("click", (event) => {
     const link = event.target.closest("a.print");
-    const card = link && one(`patch-${Number(link.dataset.patch)}`);
+    const card = link && byId(`patch-${Number(link.dataset.patch)}`);
     if (!card) return;
     event.preventDefault();
-    if (card.hidden) form.reset(); // what was chosen hides it
-    setTimeout(() => reach(card));
+    if (card.hidden) form.reset(); // the filters hide it
+    setTimeout(() => focusCard(card));
   });
 
-  // ---- everything together
+  // ---- the form
 
   function refresh() {
     choose();
-    dress();
+    setView();
   }
   for (const kind of ["input", "change"]) {
     form.addEventListener(kind, (event) => {
@@ -179,10 +179,10 @@
   }
   form.addEventListener("reset", () => setTimeout(() => { sort(); refresh(); }));
   form.addEventListener("submit", (event) => event.preventDefault());
-  one("next").addEventListener("click", () => go(1));
-  one("previous").addEventListener("click", () => go(-1));
-  one("blink").addEventListener("click", () => (clock ? stop() : start()));
-  still.addEventListener("change", () => { stop(); dress(); });
-  form.reset(); // a browser that goes back keeps old choices; the page begins anew
+  byId("next").addEventListener("click", () => go(1));
+  byId("previous").addEventListener("click", () => go(-1));
+  byId("blink").addEventListener("click", () => (clock ? stop() : start()));
+  still.addEventListener("change", () => { stop(); setView(); });
+  form.reset(); // a browser keeps old choices when it goes back
   refresh();
 })();

@@ -1,4 +1,4 @@
-"""Pictures: what the stretch does, what is written on the page, and that drawing leaves no trace."""
+"""Matplotlib pictures: contrast stretch, texts, repeatability."""
 
 import sys
 
@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 
 from retrieval.errors import ConfigError
-from retrieval.report.canvas import AMBER, GREEN, QUIET, RED, stretch
-from retrieval.report.curve import TrainingCurve, draw_curve
-from retrieval.report.match_picture import MatchPicture, _legend, _shown, _verdict_text, draw_matches
+from retrieval.report.pictures import stretch
+from retrieval.report.plots import (
+    AMBER,
+    GREEN,
+    QUIET,
+    RED,
+    MatchPicture,
+    TrainingCurve,
+    draw_curve,
+    draw_matches,
+    read_history,
+)
 from tfrecords.errors import OutputExistsError
 
 
@@ -19,7 +28,7 @@ def ground():
 
 
 def picture(ground, **changes):
-    given = {"query": ground, "found": ground, "image_id": 3, "x": 10, "y": 20, "confidence": 0.9}
+    given = {"query": ground, "match": ground, "image_id": 3, "x": 10, "y": 20, "confidence": 0.9}
     answer = {"right": ground, "right_image_id": 3, "right_x": 10, "right_y": 20}
     return MatchPicture(7, **{**given, **answer, **changes})
 
@@ -82,9 +91,9 @@ def test_a_flat_patch_is_mid_grey():
 
 def test_verdicts_and_distances(ground):
     assert picture(ground).verdict == "right" and picture(ground).distance_px == 0
-    near = picture(ground, x=16, y=28)
-    assert (near.verdict, near.distance_px) == ("right", 10.0)
-    assert picture(ground, x=21).verdict == "shifted"
+    near = picture(ground, x=13, y=24)
+    assert (near.verdict, near.distance_px) == ("right", 5.0)
+    assert picture(ground, x=16).verdict == "shifted"
     wrong = picture(ground, image_id=4)
     assert (wrong.verdict, wrong.distance_px) == ("wrong", None)
     unknown = picture(ground, right=None, right_image_id=None, right_x=None, right_y=None)
@@ -92,19 +101,18 @@ def test_verdicts_and_distances(ground):
 
 
 def test_the_answer_is_shown_only_where_another_place_was_found(ground):
-    labels = {v.verdict: [s[0] for s in _shown(v)] for v in (picture(ground), picture(ground, image_id=4))}
-    assert labels == {"right": ["patch", "found"], "wrong": ["patch", "found", "answer"]}
-    assert _shown(picture(ground, image_id=4))[1][1] == "image 4, x 10, y 20"
+    right, wrong = picture(ground), picture(ground, image_id=4)
+    assert [label for label, _, _ in right.panels] == ["patch", "match"]
+    assert [label for label, _, _ in wrong.panels] == ["patch", "match", "answer"]
+    assert wrong.panels[1][1] == "image 4, x 10, y 20"
 
 
 def test_records_refuse_what_is_no_picture(ground):
-    with pytest.raises(
-        ConfigError, match=r"patch 7: received found of shape \(64, 64\); expected \(h, w, b\)"
-    ):
-        picture(ground, found=ground[..., 0])
-    with pytest.raises(ConfigError, match="expected all or none"):
+    with pytest.raises(ConfigError, match=r"patch 7: match has the shape \(64, 64\). Expected \(h, w, b\)"):
+        picture(ground, match=ground[..., 0])
+    with pytest.raises(ConfigError, match="Give all three or none"):
         picture(ground, right_x=None)
-    with pytest.raises(ConfigError, match="2 values of recall at 1 steps"):
+    with pytest.raises(ConfigError, match="recall: received 2 values at 1 steps"):
         TrainingCurve([1], [1], [1], [0.1, 0.2])
 
 
@@ -131,12 +139,13 @@ def test_right_and_wrong_are_told_by_more_than_colour(ground, tmp_path):
     assert svg.count("stroke-dasharray") == 2 * 4  # the sides of the frames of what is shifted and wrong
 
 
-def test_words_of_a_card(ground):
-    row = picture(ground, x=13, y=24)
-    mark = type("Mark", (), {"word": "right"})
-    assert _verdict_text(mark, row) == "right, 5.0 px off   confidence 0.90"
-    assert "64 × 64 px, 640 × 640 m, " in _legend([row], 10.0)
-    assert "64 × 64 px, stretched" in _legend([row], None)
+@pytest.mark.parametrize(
+    ("pixel_m", "size"), [(10.0, "64 × 64 px, 640 × 640 m, stretched"), (None, "64 × 64 px, stretched")]
+)
+def test_words_of_a_card_and_of_the_legend(ground, tmp_path, pixel_m, size):
+    svg = draw_matches([picture(ground, x=13, y=24)], tmp_path / "m.svg", pixel_m=pixel_m).read_text()
+    assert "<!-- right, 5.0 px off   confidence 0.90 -->" in svg
+    assert f"<!-- Each image {size}" in svg and "<!-- image 3, x 13, y 24 -->" in svg
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])
@@ -181,11 +190,11 @@ def test_what_is_there_is_kept(ground, tmp_path):
 
 
 def test_too_few_too_many_and_other_endings_are_refused(ground, tmp_path):
-    with pytest.raises(ConfigError, match="received 0 matches to draw; expected 1 to 60"):
+    with pytest.raises(ConfigError, match=r"0 matches to draw: out of range. Choose 1 to 60"):
         draw_matches([], tmp_path / "m.png")
-    with pytest.raises(ConfigError, match="received 61 matches"):
+    with pytest.raises(ConfigError, match="61 matches"):
         draw_matches([picture(ground)] * 61, tmp_path / "m.png")
-    with pytest.raises(ConfigError, match=r"ending '.gif'; expected one of .png, .svg, .pdf"):
+    with pytest.raises(ConfigError, match=r"ending is '.gif'. Expected one of .png, .svg, .pdf"):
         draw_matches([picture(ground)], tmp_path / "m.gif")
     assert not list(tmp_path.iterdir())
 
@@ -202,3 +211,12 @@ def test_curves_of_every_length(tmp_path):
         path = draw_curve(curve, tmp_path / f"{name}.svg", title="t")
         assert ("right place first" in path.read_text()) == (name == "long")
     assert "training-free 0.700" in (tmp_path / "long.svg").read_text()
+
+
+def test_a_history_becomes_a_curve(tmp_path):
+    path = tmp_path / "history.csv"
+    head = "step,loss,learning_rate,seconds,recall_at_1,recall_at_20"
+    path.write_text(f"{head}\n0,1.5,0,0,,\n50,0.5,0,0,0.75,1\n")
+    curve = read_history(path, 0.25)
+    assert (curve.steps, curve.loss) == ([0, 50], [1.5, 0.5])
+    assert (curve.recall_steps, curve.recall, curve.baseline) == ([50], [0.75], 0.25)
