@@ -1,4 +1,4 @@
-"""Named situations of the engine; storage's own live in `tfrecords.errors`."""
+"""Errors and warnings of the engine; those of the file formats are in `tfrecords.errors`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tfrecords.errors import RetrieveError, RetrieveWarning
 
 
 class EngineError(RetrieveError):
-    """Base of what can go wrong between an array and an answer."""
+    """Base of the errors of the engine."""
 
 
 class ConfigError(EngineError):
@@ -14,15 +14,15 @@ class ConfigError(EngineError):
 
 
 class DependencyError(EngineError):
-    """A package or device that this step needs is missing; the text says what to install."""
+    """A required package or device is missing; the message names what to install."""
 
 
 class EncoderError(EngineError):
-    """A model file is not an encoder: wrong input, output, norm or stride, or not safe to load."""
+    """A model file is not an encoder: wrong input, output, norm or stride, or unsafe to load."""
 
 
 class IndexMismatchError(EngineError):
-    """An index was made with another encoder, stride or dimension than is asked for."""
+    """An index has another encoder, stride or dimension than requested."""
 
 
 class IndexFormatError(EngineError):
@@ -34,20 +34,20 @@ class SubmissionError(EngineError):
 
 
 class TrainingError(EngineError):
-    """Training cannot begin or go on: no pairs, non-finite loss, a checkpoint of another recipe."""
+    """Training cannot start or resume: no pairs, a non-finite loss, or a checkpoint of another recipe."""
 
 
 class MissingPatchWarning(RetrieveWarning):
-    """A patch of the answers has no row in the submission: it is scored as wrong."""
+    """A patch of the answers has no row in the submission and counts as wrong."""
 
 
 class BandsWarning(RetrieveWarning):
-    """Patches and images have no band in common: they are compared in band-merged features."""
+    """Patches and images share no band: the edges of all bands merged are compared."""
 
 
 class SearchBudgetWarning(RetrieveWarning):
-    """More patches are in doubt than may be compared with every place: the rest stays so."""
+    """More patches are uncertain than the budget of exhaustive search covers."""
 
 
 class UnitsWarning(RetrieveWarning):
-    """Units or bands were guessed and the guess is not sure."""
+    """Units or bands were guessed, and the guess is uncertain."""

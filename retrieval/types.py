@@ -1,8 +1,8 @@
-"""The frozen records that the stages of the engine hand to each other.
+"""The frozen records and protocols that cross from one room to another.
 
-A *window* is a 64-pixel square of an indexed image, a *patch* one that is asked about. A
-*candidate* is a window that search proposes for a patch; a *match* is the answer after refinement.
-Positions are `(x, y)`: column and row, 0-based, of the top-left pixel.
+A *window* is a 64-pixel square of an indexed image, a *patch* a 64-pixel query. A *candidate* is a window
+that search proposes for a patch; a *match* is the answer after refinement. Positions are `(x, y)`: column and
+row, 0-based, of the top-left pixel.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from retrieval.errors import ConfigError
 
 Progress = Callable[[str, int, int | None], None]
-"""Called with a stage's name, how many are done, and how many there are (None = not known)."""
+"""Called with the name of a stage, the number done and the total (None = unknown)."""
 
 
 def silent(stage: str, done: int, total: int | None) -> None:
-    """A `Progress` that says nothing."""
+    """Report nothing: the `Progress` of a caller that shows none."""
 
 
 _In = TypeVar("_In")
@@ -37,19 +37,19 @@ class Executor(Protocol):
 
 
 ID_LIMIT = 2**31
-"""Image and patch ids are whole numbers in [0, ID_LIMIT)."""
+"""Image and patch ids are integers in [0, ID_LIMIT)."""
 XY_LIMIT = 2**16
-"""A window's x and y are below this; a Sentinel-2 tile is 10980 pixels wide."""
+"""x and y of a window are below this; a Sentinel-2 tile is 10980 pixels wide."""
 
 
 def pack_ids(image_ids: NDArray, x: NDArray, y: NDArray) -> NDArray[np.int64]:
-    """Make the one number under which FAISS knows a window: `image_id << 32 | y << 16 | x`.
+    """Pack the id of a window in FAISS: `image_id << 32 | y << 16 | x`.
 
-    The order of packed ids is that of (image_id, y, x), so that a tie that goes to the smaller id
-    goes to the smaller image id, then to the upper left.
+    Packed ids sort as (image_id, y, x). So a tie that goes to the smaller id goes to the smaller image id,
+    then to the upper left.
 
     Args:
-        image_ids: whole numbers in [0, 2**31), any shape.
+        image_ids: integers in [0, 2**31), any shape.
         x: columns in [0, 65536), same shape.
         y: rows in [0, 65536), same shape.
 
@@ -62,45 +62,47 @@ def pack_ids(image_ids: NDArray, x: NDArray, y: NDArray) -> NDArray[np.int64]:
     image_ids, x, y = (np.asarray(a, dtype=np.int64) for a in (image_ids, x, y))
     if image_ids.size and not (0 <= image_ids.min() and image_ids.max() < ID_LIMIT):
         raise ConfigError(
-            f"image ids span {image_ids.min()}..{image_ids.max()}; expected whole numbers from 0 to "
-            f"{ID_LIMIT - 1}: renumber the images"
+            f"image ids: they span {image_ids.min()} to {image_ids.max()}. Expected integers from 0 to "
+            f"{ID_LIMIT - 1}. Renumber the images."
         )
     for name, v in (("x", x), ("y", y)):
         if v.size and not (0 <= v.min() and v.max() < XY_LIMIT):
-            raise ConfigError(f"{name} spans {v.min()}..{v.max()}; expected 0..{XY_LIMIT - 1}: cut the image")
+            raise ConfigError(
+                f"{name}: it spans {v.min()} to {v.max()}. Expected 0 to {XY_LIMIT - 1}. Split the image."
+            )
     return image_ids << 32 | y << 16 | x
 
 
 def unpack_ids(ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Undo `pack_ids`: image ids, x, y; all are -1 where the id is -1 (FAISS's "nothing found")."""
+    """Unpack image ids, x and y; all are -1 where the id is -1 (FAISS's "nothing found")."""
     ids = np.asarray(ids, dtype=np.int64)
-    none = ids < 0
-    return tuple(np.where(none, -1, v) for v in (ids >> 32, ids & 0xFFFF, ids >> 16 & 0xFFFF))  # type: ignore[return-value]
+    missing = ids < 0
+    return tuple(np.where(missing, -1, v) for v in (ids >> 32, ids & 0xFFFF, ids >> 16 & 0xFFFF))  # type: ignore[return-value]
 
 
 class Encoder(Protocol):
-    """What turns pixels into vectors; see `retrieval.models` for ours and for a fake."""
+    """Maps pixels to vectors; `retrieval.models.encoder` has ours and a fake."""
 
     name: str
-    """Short name for people: "structure-tensor", or the file's stem."""
+    """Short name for people: "structure-tensor", or the stem of the file."""
     dim: int
     """Length of a vector."""
     step_px: int
-    """Distance in pixels between neighbouring windows of one call."""
+    """Distance in pixels between neighbouring windows of a call."""
     fingerprint: str
-    """sha256 over weights and architecture: vectors of two fingerprints are never compared."""
+    """sha256 over weights and architecture; vectors of different fingerprints are never compared."""
 
     def embed(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Embed every window of every image of a batch.
 
-        An index is built on several threads, where no accelerator does the arithmetic: they all call this.
+        Several threads call this at the same time when an index is built on a CPU.
 
         Args:
-            batch: (n, h, w, b) scaled, h and w at least 64, NaN = nodata or not to be trusted.
+            batch: (n, h, w, b) scaled, h and w at least 64, NaN = nodata or hidden.
 
         Returns:
             (n, 1 + (h - 64) // step_px, 1 + (w - 64) // step_px, dim) float32 of unit length;
-            the zero vector for a window without anything to see.
+            the zero vector for a window without texture.
         """
         ...
 
@@ -142,21 +144,21 @@ class PatchPixels(Protocol):
 
 @dataclass(frozen=True)
 class WindowVectors:
-    """The vectors of the windows of one image that are worth indexing."""
+    """Vectors of the windows of an image that have texture."""
 
     xy: NDArray[np.int32]
     """(m, 2) top-left pixels, row-major order."""
     vectors: NDArray[np.float32]
     """(m, dim) of unit length."""
     windows: int
-    """How many windows the image has, the ones left out counted in."""
+    """Number of windows of the image, with those without texture."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """For each patch the distinct places that search proposes, best first.
+    """Distinct places that search proposes for each patch, best first.
 
-    Where fewer than k were found the rest has image id -1 and similarity -inf.
+    Missing candidates have image id -1 and similarity -inf.
     """
 
     image_ids: NDArray[np.int64]
@@ -173,13 +175,13 @@ class Candidates:
 
 
 NO_CANDIDATE = {"image_ids": -1, "similarity": -np.inf, "logit": np.nan}
-"""What the columns of `RankedCandidates` hold where there is no candidate; 0 in those not named."""
-_WHOLE = ("image_ids", "x", "y")
+"""Values of `RankedCandidates` where there is no candidate; 0 in the other fields."""
+_INTEGERS = ("image_ids", "x", "y")
 
 
 @dataclass(frozen=True)
 class RankedCandidates:
-    """Candidates after refinement, re-ranked, best first; the layout is that of `Candidates`."""
+    """Candidates after matching, best first; the layout is that of `Candidates`."""
 
     image_ids: NDArray[np.int64]
     """(n, k); -1 where there is no candidate."""
@@ -188,44 +190,44 @@ class RankedCandidates:
     y: NDArray[np.int64]
     """(n, k) whole-pixel row of the peak."""
     dx: NDArray[np.float32]
-    """(n, k) sub-pixel offset to add to x, in [-0.5, 0.5]; 0 where it was not measured."""
+    """(n, k) sub-pixel offset to add to x, in [-0.5, 0.5]; 0 where not measured."""
     dy: NDArray[np.float32]
-    """(n, k) likewise for y."""
+    """(n, k) the same for y."""
     ncc: NDArray[np.float32]
     """(n, k) normalized cross-correlation at the peak, in [-1, 1]; 0 for a flat patch."""
     similarity: NDArray[np.float32]
-    """(n, k) as search gave it."""
+    """(n, k) cosine similarity of the vectors, from search."""
     logit: NDArray[np.float32]
-    """(n, k) log-odds that this is the place: the verifier's or, under cloud, those of NCC and cosine."""
+    """(n, k) log-odds that this is the place, by the verifier or exhaustive search; NaN for neither."""
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     @classmethod
     def empty(cls, count: int, width: int) -> Self:
-        """No candidates for so many patches, in arrays of their own."""
-        empty = {f.name: np.int64 if f.name in _WHOLE else np.float32 for f in fields(cls)}
+        """Return `count` patches without candidates, in new arrays."""
+        empty = {f.name: np.int64 if f.name in _INTEGERS else np.float32 for f in fields(cls)}
         return cls(**{name: np.zeros((count, 0), kind) for name, kind in empty.items()}).pad_to(width)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
-        """Candidates of some patches and of others, behind each other."""
+        """Return the candidates of several groups of patches as one."""
         return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
     def map(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Self:
-        """The same change of every array."""
+        """Return the candidates with every array changed in the same way."""
         return type(self)(*(change(getattr(self, f.name)) for f in fields(self)))
 
     def select(self, rows: Any) -> Self:
-        """Those of some patches."""
+        """Return the candidates of some patches."""
         return self.map(lambda v: v[rows])
 
     def reorder(self, order: NDArray[np.intp]) -> Self:
-        """Each patch's in an order of its own, (n, k)."""
+        """Return the candidates of each patch in the order (n, k)."""
         return self.map(lambda v: np.take_along_axis(v, order, 1))
 
     def pad_to(self, width: int) -> Self:
-        """The first `width` of each patch, in arrays of their own; "none" where there are fewer."""
+        """Return the first `width` candidates of each patch in new arrays, padded with "no candidate"."""
         values = {}
         for f in fields(self):
             value = getattr(self, f.name)[:, :width]
@@ -234,29 +236,29 @@ class RankedCandidates:
         return type(self)(**values)
 
     def update(self, rows: NDArray[np.intp], better: Self) -> None:
-        """Replace those of some patches, in place: of arrays that `none` or `wide` made."""
+        """Replace the candidates of some patches, in place; only for the arrays of `empty` or `pad_to`."""
         for f in fields(self):
             getattr(self, f.name)[rows] = getattr(better, f.name)
 
     def as_candidates(self) -> Candidates:
-        """Where they are, to be looked at again."""
+        """Return them as candidates of a further stage."""
         return Candidates(self.image_ids, self.x, self.y, self.similarity)
 
 
 @dataclass(frozen=True)
 class StoredImage:
-    """A row of the index's table of images."""
+    """A row of the image table of an index."""
 
     image_id: int
-    """The image's own id."""
+    """Id of the image."""
     path: str
-    """File it came from; empty for an array in memory."""
+    """Source file; "" for an array in memory."""
     width: int
     """Columns."""
     height: int
     """Rows."""
     bands: tuple[str, ...]
-    """Names of its bands, in their order."""
+    """Names of the bands, in order."""
     crs: str | None
     """Coordinate reference system, or None."""
     transform: tuple[float, ...] | None
@@ -264,12 +266,12 @@ class StoredImage:
     date: str | None
     """ISO day, or None."""
     windows: int
-    """How many windows of it are indexed."""
+    """Number of indexed windows."""
     source: str = ""
-    """Name of the product or item that it came from; empty where it is not known, as the next two."""
+    """Name of the source product or item; "" if unknown, as for the next two."""
     datetime: str = ""
-    """When it was taken, ISO 8601."""
+    """Acquisition time, ISO 8601."""
     baseline: str = ""
     """Processing baseline."""
     cloud_cover: float | None = None
-    """Percent of the product under cloud, 0 to 100, or None."""
+    """Cloud cover of the product in percent, 0 to 100, or None."""

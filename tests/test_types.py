@@ -48,7 +48,12 @@ def test_nothing_found_stays_nothing():
 
 @pytest.mark.parametrize(
     ("image", "x", "y", "what"),
-    [(-1, 0, 0, "image ids"), (2**31, 0, 0, "image ids"), (0, -1, 0, "x spans"), (0, 0, 65536, "y spans")],
+    [
+        (-1, 0, 0, "image ids"),
+        (2**31, 0, 0, "image ids"),
+        (0, -1, 0, "^x: it spans"),
+        (0, 0, 65536, "^y: it spans"),
+    ],
 )
 def test_out_of_range(image, x, y, what):
     with pytest.raises(ConfigError, match=what):

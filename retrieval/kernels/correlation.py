@@ -1,4 +1,8 @@
-"""Normalized cross-correlation of templates with pictures that lie somewhere in memory."""
+"""Normalized cross-correlation of templates with pictures, read in place, for the CPU.
+
+Strategy. A template is padded to the row length of a region, so that a shift along x is a single sum over
+contiguous memory. Five shifts are summed in one pass, since one read of the template serves all.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +13,20 @@ from numpy.typing import NDArray
 
 from retrieval.kernels.numba_loops import CHANNELS, loop
 
-TOGETHER = 5
-"""Shifts along x that are summed in one pass: what is read of the template serves all."""
+SHIFTS_PER_PASS = 5
+"""Shifts along x that one pass over the template sums."""
 
 
 @loop
 def zero_mean(template: NDArray[np.float32], shifts: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Templates as `ncc_around` takes them.
+    """Prepare templates for `ncc_around`: remove the mean of each channel and pad the rows.
 
     Args:
         template: (n, s, s, 3).
-        shifts: that each is tried at, along a side.
+        shifts: along a side.
 
     Returns:
-        (n, s, 3 (s + shifts - 1)) less each channel's mean, in rows as long as those of a region, with zeros
-        behind: so a shift is a single sum. And their sums of squares (n,).
+        Zero-mean templates (n, s, 3 (s + shifts - 1)), zeros after each row, and their sums of squares (n,).
     """
     n, side = template.shape[:2]
     length, width = side * CHANNELS, (side + shifts - 1) * CHANNELS
@@ -56,8 +59,8 @@ def ncc_around(
     energy: NDArray[np.float32],
     owner: NDArray[np.int64],
     pictures: NDArray[Any],
-    spread: NDArray[np.float32],
-    which: NDArray[np.int64],
+    local: NDArray[np.float32],
+    picture: NDArray[np.int64],
     corner: NDArray[np.int64],
     scale: float,
     flat: float,
@@ -65,20 +68,20 @@ def ncc_around(
     rows: NDArray[np.int64],
     out: NDArray[np.float32],
 ) -> None:
-    """NCC of templates with what lies around positions of pictures, where all is visible.
+    """Write the NCC of templates with the surroundings of positions, where all pixels are visible.
 
     Args:
-        padded: (n, s, 3 (s + shifts - 1)) templates from `centred`.
-        energy: (n,) likewise.
-        owner: (m,) template of each position; fastest where the same ones are behind each other.
-        pictures: (p, h, 3 w) tensors, whole numbers or float32.
-        spread: (p, h - s + 1, w - s + 1) of `spreads`.
-        which: (m,) picture of each position.
-        corner: (m, 2) x and y where the first shift has the template's corner; beyond the picture's edge its
-            last pixels are repeated.
-        scale: what a number of the pictures stands for.
-        flat: sum of squares of a mean-free tensor up to which it counts as flat: NCC is 0 then.
-        steps: NCC is given in so many steps between 0 and 1.
+        padded: (n, s, 3 (s + shifts - 1)) templates from `zero_mean`.
+        energy: (n,) their sums of squares.
+        owner: (m,) template of each position; fastest where positions of one template are neighbours.
+        pictures: (p, h, 3 w) tensors, int16 or float32.
+        local: (p, h - s + 1, w - s + 1) from `local_energy`.
+        picture: (m,) picture of each position.
+        corner: (m, 2) x and y of the template's corner at the first shift; beyond the picture's edge its last
+            pixels repeat.
+        scale: value of one unit of the pictures.
+        flat: sum of squares of a zero-mean tensor up to which it counts as flat, with an NCC of 0.
+        steps: NCC is rounded to this many steps between 0 and 1.
         rows: (m,) row of `out` for each position.
         out: (l, shifts, shifts) NCC in [-1, 1], [..., dy, dx]; written to.
     """
@@ -86,27 +89,28 @@ def ncc_around(
     templates = padded.reshape(len(padded), side * width)
     region = np.zeros((side + shifts - 1) * width + CHANNELS * shifts, np.float32)
     for n in range(len(owner)):
-        picture, x, y = pictures[which[n]], corner[n, 0], corner[n, 1]
-        _copied(picture, x, y, side + shifts - 1, region)
-        here, own = out[rows[n]], energy[owner[n]]
+        x, y = corner[n, 0], corner[n, 1]
+        _copy_square(pictures[picture[n]], x, y, side + shifts - 1, region)
+        surface, of_template = out[rows[n]], energy[owner[n]]
         for dy in range(shifts):
-            _sums(templates[owner[n]], region[dy * width :], here[dy])
-        high, wide = spread.shape[1] - 1, spread.shape[2] - 1
+            _sum_products(templates[owner[n]], region[dy * width :], surface[dy])
+        last_y, last_x = local.shape[1] - 1, local.shape[2] - 1
         for dy in range(shifts):
-            row = spread[which[n], min(max(y + dy, 0), high)]
+            row = local[picture[n], min(max(y + dy, 0), last_y)]
             for dx in range(shifts):
-                under = row[min(max(x + dx, 0), wide)]
-                if own > flat and under > flat:
-                    ratio = here[dy, dx] * np.float32(scale / np.sqrt(np.float64(own) * np.float64(under)))
+                of_region = row[min(max(x + dx, 0), last_x)]
+                if of_template > flat and of_region > flat:
+                    product = np.float64(of_template) * np.float64(of_region)
+                    ratio = surface[dy, dx] * np.float32(scale / np.sqrt(product))
                     ratio = min(max(ratio, np.float32(-1)), np.float32(1))
-                    here[dy, dx] = np.rint(ratio * np.float32(steps)) / np.float32(steps)
+                    surface[dy, dx] = np.rint(ratio * np.float32(steps)) / np.float32(steps)
                 else:
-                    here[dy, dx] = 0
+                    surface[dy, dx] = 0
 
 
 @loop
-def _copied(picture: NDArray[Any], x: int, y: int, size: int, region: NDArray[np.float32]) -> None:
-    """A square of a picture as float32, row behind row; beyond the edge the last pixels are repeated."""
+def _copy_square(picture: NDArray[Any], x: int, y: int, size: int, region: NDArray[np.float32]) -> None:
+    """Copy a square of a picture as float32, row by row; beyond the edge the last pixels repeat."""
     height, width = picture.shape[0], picture.shape[1] // CHANNELS
     length, inside = size * CHANNELS, x >= 0 and x + size <= width
     for row in range(size):
@@ -123,10 +127,12 @@ def _copied(picture: NDArray[Any], x: int, y: int, size: int, region: NDArray[np
 
 
 @loop
-def _sums(template: NDArray[np.float32], region: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-    """Products of a padded template with a region, summed, at every shift along x."""
+def _sum_products(
+    template: NDArray[np.float32], region: NDArray[np.float32], out: NDArray[np.float32]
+) -> None:
+    """Sum the products of a padded template with a region, at every shift along x."""
     first = 0
-    while first + TOGETHER <= len(out):
+    while first + SHIFTS_PER_PASS <= len(out):
         r0, r1, r2, r3, r4 = (
             region[CHANNELS * first :],
             region[CHANNELS * (first + 1) :],
@@ -143,7 +149,7 @@ def _sums(template: NDArray[np.float32], region: NDArray[np.float32], out: NDArr
             s3 += value * r3[k]
             s4 += value * r4[k]
         out[first], out[first + 1], out[first + 2], out[first + 3], out[first + 4] = s0, s1, s2, s3, s4
-        first += TOGETHER
+        first += SHIFTS_PER_PASS
     for dx in range(first, len(out)):
         shifted, total = region[CHANNELS * dx :], np.float32(0)
         for k in range(len(template)):
@@ -153,15 +159,15 @@ def _sums(template: NDArray[np.float32], region: NDArray[np.float32], out: NDArr
 
 @loop
 def local_energy(pictures: NDArray[Any], box: int, scale: float) -> NDArray[np.float32]:
-    """Sum of squares of the mean-free tensor in every box x box square of pictures.
+    """Return the sum of squares of the zero-mean tensor in every box x box square of pictures.
 
     Args:
-        pictures: (p, h, w, 3), whole numbers or float32.
+        pictures: (p, h, w, 3), int16 or float32.
         box: side of a square, at most h and w.
-        scale: what a number of the pictures stands for.
+        scale: value of one unit of the pictures.
 
     Returns:
-        (p, h - box + 1, w - box + 1). Sums are in float64: those of whole numbers are exact.
+        (p, h - box + 1, w - box + 1). Sums run in float64: exact for integers.
     """
     count, height, width = pictures.shape[:3]
     out = np.empty((count, height - box + 1, width - box + 1), np.float32)
@@ -173,7 +179,7 @@ def local_energy(pictures: NDArray[Any], box: int, scale: float) -> NDArray[np.f
             if y >= box:
                 _add_row(pictures[p, y - box].reshape(width * CHANNELS), -1.0, total, square)
             if y >= box - 1:
-                _along(total, square, box, scale, out[p, y - box + 1])
+                _slide_box(total, square, box, scale, out[p, y - box + 1])
     return out
 
 
@@ -186,14 +192,14 @@ def _add_row(row: NDArray[Any], sign: float, total: NDArray[np.float64], square:
 
 
 @loop
-def _along(
+def _slide_box(
     total: NDArray[np.float64],
     square: NDArray[np.float64],
     box: int,
     scale: float,
     out: NDArray[np.float32],
 ) -> None:
-    """From sums over columns to those over squares, moved along a row."""
+    """Turn sums over columns into sums over squares, moving a box along a row."""
     a = b = c = energy = 0.0
     for x in range(len(total) // CHANNELS):
         k = CHANNELS * x

@@ -1,4 +1,4 @@
-"""How loops are compiled, and where they are kept."""
+"""Numba: how loops are compiled and cached; and non-maximum suppression."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from numpy.typing import NDArray
 
 _Loop = TypeVar("_Loop", bound=Callable[..., Any])
 CHANNELS = 3
-"""Of a structure tensor."""
+"""Channels of a structure tensor."""
 
 
 def loop(function: _Loop) -> _Loop:
-    """Compile a function when it is first called; sums may be split among the lanes of a vector."""
-    before = numba.config.CACHE_DIR
-    kept = (
-        before or _folder()
-    )  # Numba's own choice is beside the module: what pip does not know of would stay
-    numba.config.CACHE_DIR = kept
+    """Compile a function at its first call; sums may be split over the lanes of a SIMD register."""
+    configured = numba.config.CACHE_DIR
+    # HACK: Numba reads its cache folder from a global while it decorates. Its default is beside the module,
+    # where files would remain after pip uninstalls the package.
+    folder = configured or _cache_folder()
+    numba.config.CACHE_DIR = folder
     try:
         options = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
-        made = numba.njit(cache=bool(kept), **options)(function)
+        compiled = numba.njit(cache=bool(folder), **options)(function)
     finally:
-        numba.config.CACHE_DIR = before
-    return made  # type: ignore[no-any-return]
+        numba.config.CACHE_DIR = configured
+    return compiled  # type: ignore[no-any-return]
 
 
-def _folder() -> str:
-    """Where compiled code is kept for the next process; empty where it can't be: each compiles for itself."""
+def _cache_folder() -> str:
+    """Folder of compiled code for the next process; "" where none is writable, then each process compiles."""
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "patch-retrieval"
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,38 +46,37 @@ def suppress_neighbours(
     image: NDArray[np.int32],
     x: NDArray[np.int32],
     y: NDArray[np.int32],
-    places: int,
-    separation: int,
+    max_kept: int,
+    radius: int,
 ) -> NDArray[np.int64]:
-    """Columns of the windows that are kept, going down the list of each patch; -1 behind the last.
+    """Return the columns of the windows that non-maximum suppression keeps, best first.
 
     Args:
-        image: (n, k) ids, -1 for no window.
-        x: (n, k), below 2**30 as y.
-        y: (n, k).
-        places: kept of a patch, at most.
-        separation: a window nearer than this, in both x and y, to one of its image that was kept is dropped.
+        image: (n, k) ids, best window first, -1 for no window.
+        x: (n, k), below 2**30.
+        y: (n, k), below 2**30.
+        max_kept: most windows kept of a patch.
+        radius: a window closer than this, in both x and y, to a kept window of its image is dropped.
 
     Returns:
-        (n, places).
+        (n, max_kept), -1 after the last.
     """
-    out = np.full((len(image), places), -1, np.int64)
-    kept = np.empty((3, places), np.int32)
+    out = np.full((len(image), max_kept), -1, np.int64)
+    kept = np.empty((3, max_kept), np.int32)
     for row in range(len(image)):
         count = 0
         for rank in range(image.shape[1]):
             i, px, py = image[row, rank], x[row, rank], y[row, rank]
             if i < 0:
                 continue
-            near = 0
+            suppressed = 0
             for k in range(count):
-                same = kept[0, k] == i
-                beside = abs(kept[1, k] - px) < separation and abs(kept[2, k] - py) < separation
-                near |= same and beside
-            if not near:
+                close = abs(kept[1, k] - px) < radius and abs(kept[2, k] - py) < radius
+                suppressed |= kept[0, k] == i and close
+            if not suppressed:
                 kept[0, count], kept[1, count], kept[2, count] = i, px, py
                 out[row, count] = rank
                 count += 1
-                if count == places:
+                if count == max_kept:
                     break
     return out
