@@ -20,7 +20,12 @@ from context import write_json
 from numpy.typing import NDArray
 from protocol import GROUPS, slug
 
-from retrieval.models.calibration import RIGHT_PX, calibration_features, expected_calibration_error, fit
+from retrieval.evaluation.calibration_fit import (
+    expected_calibration_error,
+    fit_calibration,
+    held_out_probability,
+)
+from retrieval.models.calibration import RIGHT_PX, calibration_features
 from retrieval.models.encoder import load_encoder
 from retrieval.report.plots import BLUE, INK, QUIET, drawing, save
 from retrieval.types import RankedCandidates
@@ -50,13 +55,11 @@ def families() -> dict[str, str]:
 
 def left_out(groups: Measured) -> dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]:
     """Probability of every answer by a calibration that has not seen its group, and whether it is right."""
-    family = families()
-    stated = {}
-    for name, (seen, right) in groups.items():
-        others = [v for k, v in groups.items() if family.get(k, k) != family.get(name, name)]
-        model = fit(*(np.concatenate([v[i] for v in others]) for i in (0, 1)), fitted_on="")
-        stated[name] = model.probability(seen), right
-    return stated
+    family, sizes = families(), [len(right) for _, right in groups.values()]
+    features, right = (np.concatenate([v[i] for v in groups.values()]) for i in (0, 1))
+    labels = np.repeat([family.get(name, name) for name in groups], sizes)
+    stated = np.split(held_out_probability(features, right, labels), np.cumsum(sizes)[:-1])
+    return {name: (p, groups[name][1]) for name, p in zip(groups, stated, strict=True)}
 
 
 def reliability(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> list[dict[str, float]]:
@@ -182,8 +185,8 @@ def main() -> None:
     if args.out:
         what = f"{len(right)} answers of {len(groups)} groups of val: {', '.join(groups)}"
         seen, ok = (np.concatenate([v[i] for v in groups.values()]) for i in (0, 1))
-        model = fit(seen, ok, fitted_on=what, encoder=load_encoder(args.encoder).fingerprint)
-        model.save(args.out)
+        fingerprint = load_encoder(args.encoder).fingerprint
+        fit_calibration(seen, ok, fitted_on=what, encoder=fingerprint).save(args.out, overwrite=True)
 
 
 if __name__ == "__main__":

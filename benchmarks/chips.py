@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,19 @@ from context import context, write_json
 from numpy.typing import NDArray
 
 from retrieval.config import IndexConfig
+from retrieval.evaluation.calibration_fit import (
+    expected_calibration_error,
+    fit_calibration,
+    held_out_probability,
+)
 from retrieval.matching.large_chips import ChipCalibrations, locate_chips
 from retrieval.matching.session import Session
 from retrieval.models.calibration import (
     CHIP_TERMS,
     RIGHT_PX,
-    ChipCalibration,
+    UNCALIBRATED_CHIPS,
+    Calibration,
     calibration_of,
-    expected_calibration_error,
-    logistic,
 )
 from retrieval.pipeline import build_index
 from retrieval.training.weather import paste_clouds
@@ -36,6 +41,8 @@ from retrieval.types import RankedCandidates
 from tfrecords.read import ImageSource, read_series
 from tfrecords.schema import Chips, Image, Series, to_scaled
 
+PENALTY = 1.0
+"""Keeps weights small where data are separable."""
 SIDES_PX = (80, 257)
 """Sides of chips, the last left out."""
 
@@ -87,19 +94,11 @@ def distance(series: list[Series], truth: NDArray[np.int64], found: RankedCandid
     return np.where(same, np.hypot(x - truth[:, 1], y - truth[:, 2]), np.inf)
 
 
-def fit(seen: NDArray[np.float64], right: NDArray[np.bool_]) -> ChipCalibration:
-    """A logistic regression; the penalty keeps weights small where data are separable."""
-    *weights, bias = np.round(logistic(seen, right, 1.0), 4).tolist()
-    return ChipCalibration(tuple(weights), bias)
-
-
-def left_out(seen: NDArray, right: NDArray[np.bool_], places: NDArray[np.str_]) -> NDArray[np.float64]:
-    """Probability of each chip by weights that have not seen its group of places."""
-    probability = np.zeros(len(right))
-    for name in np.unique(places):
-        others = places != name
-        probability[~others] = fit(seen[others], right[others]).probability(seen[~others])
-    return probability
+def fit(seen: NDArray[np.float64], right: NDArray[np.bool_], on: str) -> Calibration:
+    """A calibration with rounded weights."""
+    fitted = fit_calibration(seen, right, terms=CHIP_TERMS, penalty=PENALTY, fitted_on=on)
+    weights = tuple(round(weight, 4) for weight in fitted.weights)
+    return replace(fitted, weights=weights, bias=round(fitted.bias, 4))
 
 
 def figures(probability: NDArray, right: NDArray[np.bool_], groups: list[str]) -> dict[str, Any]:
@@ -135,24 +134,24 @@ def main() -> None:
         store = build_index(
             images_of(series), Path(folder) / "index", encoder=args.encoder, config=IndexConfig()
         ).folder
-        single = calibration_of(store.encoder.fingerprint)
-        several = ChipCalibration((0.0,) * len(CHIP_TERMS), 0.0)
         session = Session.open(store, chips, progress=lambda *stage: print(*stage, flush=True))
-        at = locate_chips(session, chips, ChipCalibrations(single, several))
+        at = locate_chips(session, chips, ChipCalibrations(calibration_of(store.encoder), UNCALIBRATED_CHIPS))
     found = at.found
     off = distance(series, truth, found)
     right = off <= RIGHT_PX
     use = at.windows > 1
     places = np.array([g.split(",")[0] for g in groups])
     probability = np.where(use, 0.0, at.confidence)
-    probability[use] = left_out(at.features[use], right[use], places[use])
+    probability[use] = held_out_probability(
+        at.features[use], right[use], places[use], terms=CHIP_TERMS, penalty=PENALTY
+    )
     result = figures(probability, right, groups) | {"median_off_px": float(np.median(off[right]))}
-    weights = fit(at.features[use], right[use])
+    on = f"{int(use.sum())} chips of {len(series)} images: {', '.join(sorted(set(groups)))}"
+    weights = fit(at.features[use], right[use], on)
     print(result, weights, sep="\n")
     write_json(args.out, context(chips=len(chips), images=len(series)) | {"figures": result})
     if args.weights:
-        on = f"{int(use.sum())} chips of {len(series)} images: {', '.join(sorted(set(groups)))}"
-        ChipCalibration(weights.weights, weights.bias, on).save(args.weights)
+        weights.save(args.weights, overwrite=True)
         seen = {"evidence": at.features, "off": off, "windows": at.windows, "groups": np.array(groups)}
         np.savez(args.weights.with_suffix(".npz"), **seen)
 

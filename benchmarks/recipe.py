@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 from context import arguments, context, write_json
 
-from retrieval.config.engine import Knobs
+from retrieval.config.engine import Config
 from retrieval.errors import ConfigError
 from tfrecords.errors import RetrieveError
 
-Recipe = TypeVar("Recipe", bound=Knobs)
+Recipe = TypeVar("Recipe", bound=Config)
 
 
 def read_recipe(path: Path | None, kind: type[Recipe]) -> Recipe:

@@ -28,9 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, DemoConfig, Device
+from retrieval.evaluation.calibration_fit import expected_calibration_error
 from retrieval.evaluation.figures import Score
 from retrieval.evaluation.submission import Submission, read_submission
-from retrieval.models.calibration import RIGHT_PX, expected_calibration_error
+from retrieval.models.calibration import RIGHT_PX
 from retrieval.models.encoder import load_encoder
 from retrieval.pipeline import Index, build_index, evaluate, locate, open_index
 from retrieval.report.page import write_page

@@ -45,6 +45,10 @@ class BandsWarning(RetrieveWarning):
     """Patches and images share no band: the edges of all bands merged are compared."""
 
 
+class UncalibratedWarning(RetrieveWarning):
+    """The index has no calibration for its encoder: confidence is empty."""
+
+
 class SearchBudgetWarning(RetrieveWarning):
     """More patches are uncertain than the budget of exhaustive search covers."""
 

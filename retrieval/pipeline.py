@@ -5,6 +5,7 @@ A stranger reads the product here: `build_index`, `locate` and `evaluate`. Each 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from retrieval.config import ChipConfig, Device, IndexConfig, RefineConfig, SearchConfig
+from retrieval.errors import UncalibratedWarning
 from retrieval.evaluation.figures import Score
 from retrieval.evaluation.scoring import score
 from retrieval.evaluation.submission import read_submission
@@ -27,6 +29,7 @@ from retrieval.matching.pyramid import refine_full_resolution
 from retrieval.matching.rounds import search_in_rounds
 from retrieval.matching.session import Session
 from retrieval.models.encoder import load_encoder
+from retrieval.results.calibrate import CalibrationReport, calibrate_from
 from retrieval.results.matches import Matches
 from retrieval.types import Encoder, Executor, Progress, silent
 from tfrecords.read import ImageSource, read_images, read_queries
@@ -140,6 +143,24 @@ def locate(
         candidates = exhaustive_search(session, candidates)
         candidates = keep_contained(candidates, search_filter)
         return Matches.of_patches(index.folder, queries, candidates)
+
+
+def calibrate(
+    index: Index,
+    queries: Queries,
+    answers: str | Path,
+    out: Path | None = None,
+    *,
+    bands: Sequence[str] | None = None,
+    units: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> CalibrationReport:
+    """Fit the confidence of an index to queries with known answers; see `calibrate_from`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UncalibratedWarning)
+        matches = locate(index, queries, bands=bands, units=units, progress=progress)
+    return calibrate_from(matches, read_submission(answers), out, overwrite=overwrite)
 
 
 def evaluate(submission: str | Path, answers: str | Path) -> Score:

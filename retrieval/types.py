@@ -91,6 +91,8 @@ class Encoder(Protocol):
     """Distance in pixels between neighbouring windows of a call."""
     fingerprint: str
     """sha256 over weights and architecture; vectors of different fingerprints are never compared."""
+    calibrations: tuple[Any, ...]
+    """Its `retrieval.models.calibration.Calibration` records; there may be none."""
 
     def embed(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Embed every window of every image of a batch.

@@ -1,11 +1,13 @@
 """Pictures and encoders for the tests of the engine: seeded, small, made once in a session."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 
 from retrieval.config import LearnedConfig, TensorConfig
-from retrieval.models.encoder import KerasEncoder
+from retrieval.models.calibration import CHIP_TERMS, TERMS, calibration_of
+from retrieval.models.encoder import TRAINING_FREE, KerasEncoder, load_encoder
 from retrieval.models.networks import cells_model, fit_projection, learned_model, tensor_model
 from retrieval.types import RankedCandidates
 from tfrecords.schema import BANDS, Image, Patches
@@ -56,10 +58,17 @@ def projection(dim):
     return fit_projection(np.moveaxis(windows, 2, -1).reshape(-1, 7, 7, 3), config)
 
 
+def calibrated(encoder):
+    """An encoder with the training-free encoder's calibrations, as if they were fitted to its answers."""
+    shipped = [calibration_of(load_encoder(TRAINING_FREE), terms) for terms in (TERMS, CHIP_TERMS)]
+    encoder.calibrations = tuple(replace(c, encoder=encoder.fingerprint) for c in shipped)
+    return encoder
+
+
 @cache
 def small_encoder():
-    """The training-free encoder with a short vector."""
-    return KerasEncoder(tensor_model(projection(SMALL.dim), SMALL), "small")
+    """The training-free encoder with a short vector, calibrated."""
+    return calibrated(KerasEncoder(tensor_model(projection(SMALL.dim), SMALL), "small"))
 
 
 @cache
@@ -72,7 +81,7 @@ def learned_encoder(share=0.5):
     for layer in model.layers:
         if getattr(layer, "bias", None) is not None:
             layer.bias.assign(keras.random.normal(layer.bias.shape, seed=5))
-    return KerasEncoder(model, "learned")
+    return calibrated(KerasEncoder(model, "learned"))
 
 
 def located(index, queries, submission, *, min_confidence=None, drop_unsure=False, **outputs):

@@ -15,6 +15,7 @@ from engine import texture
 
 from retrieval.config import CoveredConfig, IndexConfig, TrainConfig, VerifierConfig
 from retrieval.errors import ConfigError
+from retrieval.evaluation.calibration_fit import fit_calibration
 from retrieval.evaluation.submission import Submission
 from retrieval.index.faiss_index import VectorIndex
 from retrieval.index.recall import exact_search
@@ -315,9 +316,7 @@ def test_calibration_leaves_a_group_and_its_forms_out(tmp_path):
     assert sorted(groups) == ["cities", "cities-RGB-only", "flood", "venice"]
     stated = calibrate.left_out(groups)
     # Without its twin the fit to the others is the same for both.
-    others = calibrate.fit(
-        *(np.concatenate([groups[k][i] for k in ("flood", "venice")]) for i in (0, 1)), fitted_on=""
-    )
+    others = fit_calibration(*(np.concatenate([groups[k][i] for k in ("flood", "venice")]) for i in (0, 1)))
     for name in ("cities", "cities-RGB-only"):
         np.testing.assert_allclose(stated[name][0], others.probability(groups[name][0]))
     summary, probability, right = calibrate.summary(stated)

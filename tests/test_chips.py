@@ -18,7 +18,8 @@ from retrieval.matching.large_chips import (
     vote,
 )
 from retrieval.matching.session import Session
-from retrieval.models.calibration import ChipCalibration
+from retrieval.models.calibration import CHIP_TERMS, Calibration, calibration_of
+from retrieval.models.encoder import load_encoder
 from retrieval.pipeline import build_index
 from retrieval.results.matches import Matches
 from retrieval.types import RankedCandidates
@@ -154,7 +155,7 @@ def test_the_place_at_which_most_windows_agree_is_the_best():
 
 
 def test_more_agreement_is_surer_with_the_shipped_weights():
-    shipped = ChipCalibration.load()
+    shipped = calibration_of(load_encoder(), CHIP_TERMS)
     weak = np.array([0.2, 0.02, 0.3, 1.0])
     for term in range(4):
         strong = weak + 0.4 * np.eye(4)[term]
@@ -164,13 +165,14 @@ def test_more_agreement_is_surer_with_the_shipped_weights():
 
 
 def test_weights_come_back_and_others_are_refused(tmp_path):
-    made, path = ChipCalibration((1.0, 2.0, 3.0, 4.0), -1.0, "a test"), tmp_path / "w.json"
+    made = Calibration((1.0, 2.0, 3.0, 4.0), -1.0, "a test", "somebody's", CHIP_TERMS)
+    path = tmp_path / "w.json"
     made.save(path)
-    assert ChipCalibration.load(path) == made
+    assert Calibration.load(path) == made
     for text in ("{", "{}", path.read_text().replace("lead", "other")):
         path.write_text(text)
-        with pytest.raises(ConfigError, match="not a calibration of chips"):
-            ChipCalibration.load(path)
+        with pytest.raises(ConfigError, match="not a calibration"):
+            Calibration.load(path)
 
 
 # --- located --------------------------------------------------------------------------------------

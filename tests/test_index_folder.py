@@ -141,7 +141,8 @@ def test_folder_is_self_contained(written):
     assert (store.encoder.name, store.encoder.fingerprint) == ("small", small_encoder().fingerprint)
     names = {p.relative_to(written).as_posix() for p in written.rglob("*") if p.is_file()}
     pixels = {f"pixels/{i}.npy" for i in (10, 13, 16)}
-    assert names == {MANIFEST, "encoder.keras", "images.csv", "vectors.faiss"} | pixels
+    encoder = {"encoder.keras", "encoder.calibration.json", "encoder.chips.calibration.json"}
+    assert names == {MANIFEST, "images.csv", "vectors.faiss"} | encoder | pixels
     assert set(store.manifest.files) == names - {MANIFEST}
     assert store.manifest.config["index"]["stride_px"] == 16 and store.manifest.extra["kind"] == "exact"
     assert faiss.read_index(str(written / "vectors.faiss")).ntotal == store.manifest.counts["windows"]

@@ -211,9 +211,12 @@ def query(
     import_tensorflow()
     from retrieval.geo.filters import read_filter
     from retrieval.matching.session import open_index_and_queries
+    from retrieval.models.calibration import CHIP_TERMS, TERMS, calibration_of
     from retrieval.models.encoder import load_encoder
     from retrieval.pipeline import Index, locate
+    from retrieval.results.matches import check_confidence_limit
     from retrieval.results.outputs import QueryOutputs
+    from tfrecords.schema import Chips
 
     begun = time.monotonic()
     with Talk(quiet, verbose=verbose) as talk:
@@ -229,6 +232,8 @@ def query(
             talk.note(note)
         outputs = QueryOutputs(out, details, chips, overwrite)
         outputs.check(asked)
+        terms = CHIP_TERMS if isinstance(asked, Chips) else TERMS
+        check_confidence_limit(min_confidence, folder, calibration_of(folder.encoder, terms).is_fitted)
         found = locate(Index(folder, device), asked, search_filter=scope, **made, progress=talk)
         outputs.write(found, min_confidence, drop_unsure, talk)
         talk.note(_sticking_out(found))
@@ -237,7 +242,9 @@ def query(
     result |= {k: str(v) if v else None for k, v in written.items()}
     result |= {"patches": len(asked), "images": len(images)}
     result |= _sureness(found, min_confidence, drop_unsure)
-    text = "{submission}: {patches} patches, mean confidence {mean_confidence:.2f}"
+    text = "{submission}: {patches} patches, confidence not calibrated"
+    if result["mean_confidence"] is not None:
+        text = "{submission}: {patches} patches, mean confidence {mean_confidence:.2f}"
     if min_confidence is not None:
         text += "; {unsure} unsure, below {min_confidence:g}" + (" and left out" if drop_unsure else "")
     tell(as_json, result | {"seconds": since(begun)}, text)
@@ -290,7 +297,7 @@ def _sureness(found: Matches, min_confidence: float | None, drop_unsure: bool) -
     """How sure the answers are, for the result."""
     unsure = int(found.unsure(min_confidence).sum())
     return {
-        "mean_confidence": round(float(found.confidence.mean()), 4),
+        "mean_confidence": round(float(found.confidence.mean()), 4) if found.calibrated.all() else None,
         "min_confidence": min_confidence,
         "unsure": None if min_confidence is None else unsure,
         "dropped": unsure if drop_unsure else 0,

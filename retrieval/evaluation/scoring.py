@@ -149,7 +149,7 @@ def _measured(
             f"received resamples {resamples} and seed {seed}; expected at least {_LEAST_RESAMPLES} "
             f"(by default {RESAMPLES}) and at least 0"
         )
-    block, value = _block_of(answers), credit.mean(axis=0)
+    block, value = ground_blocks(answers), credit.mean(axis=0)
     low, high = (np.full(len(FIGURES), limit) for limit in limits)  # one block says nothing about another
     if block.max() > 0:
         low, high = _bootstrap(credit, block, resamples, seed)
@@ -164,8 +164,8 @@ def _measured(
     }
 
 
-def _block_of(answers: Submission) -> NDArray[np.int64]:
-    """Number the blocks of ground from 0: (n,) the one that holds the centre of each answer's patch."""
+def ground_blocks(answers: Submission) -> NDArray[np.int64]:
+    """Return the number, from 0, of the block that holds the centre of each answer's patch, (n,)."""
     column, row = ((corner + PATCH_PX // 2) // BLOCK_PX for corner in (answers.x, answers.y))
     keys = np.stack([answers.image_ids, row, column], axis=1)
     return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)

@@ -27,6 +27,7 @@ from retrieval.index.kinds import Block, max_exact_windows, regroup_blocks
 from retrieval.index.recall import RECALL_K, exact_search, measure_recall
 from retrieval.index.vector_file import to_float16
 from retrieval.kernels.executors import prefetch_map
+from retrieval.models.calibration import SUFFIXES, shipped_calibrations
 from retrieval.models.embed import embed_image, embed_patches
 from retrieval.models.encoder import KerasEncoder
 from retrieval.types import Encoder, Progress, StoredImage, WindowVectors, pack_ids, silent
@@ -272,6 +273,9 @@ def finish_index(
         "pixels": "uint16 codes, 65535 = nodata",
     }
     shutil.rmtree(folder.path / "work", ignore_errors=True)
+    for calibration in getattr(encoder, "calibrations", ()):
+        if calibration not in shipped_calibrations() and calibration.encoder == encoder.fingerprint:
+            calibration.save(folder.path / f"encoder{SUFFIXES[calibration.terms]}", overwrite=True)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
     index/
       manifest.json     configuration, fingerprints, counts, checksums
       encoder.keras     the encoder, so that a query needs only this folder
+      encoder.calibration.json, encoder.chips.calibration.json
+                        its calibrations, unless they are the shipped ones
       images.csv        image_id, path, width, height, bands, crs, transform, date, windows,
                         source, datetime, baseline, cloud_cover
       vectors.faiss     opens with plain `faiss.read_index`
@@ -30,6 +32,7 @@ from retrieval.errors import IndexFormatError, IndexMismatchError
 from retrieval.index.device import resolve_device
 from retrieval.index.faiss_index import VectorIndex
 from retrieval.index.recall import Recall
+from retrieval.models.calibration import calibrations_beside
 from retrieval.models.encoder import load_encoder
 from retrieval.types import Encoder, StoredImage
 from tfrecords.artifacts import Manifest, check_file, read_manifest
@@ -103,6 +106,8 @@ class IndexFolder:
                 f"{self.path} was made with encoder {name!r} ({made_by[:12]}), not with {encoder.name!r} "
                 f"({encoder.fingerprint[:12]}): use the former, or build the index again"
             )
+        if calibrations := tuple(calibrations_beside(self.path / "encoder.keras")):
+            encoder.calibrations = calibrations
         return encoder
 
     def bands(self, image_id: int) -> tuple[str, ...]:

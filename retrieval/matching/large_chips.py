@@ -21,7 +21,6 @@ from retrieval.matching.session import Session
 from retrieval.models.calibration import (
     CHIP_TERMS,
     Calibration,
-    ChipCalibration,
     calibration_features,
     calibration_of,
 )
@@ -263,14 +262,14 @@ class ChipCalibrations:
 
     single: Calibration
     """For chips with a single window: the calibration of patches."""
-    several: ChipCalibration
+    several: Calibration
     """For chips with several windows."""
 
     @classmethod
     def of_encoder(cls, encoder: Encoder | None) -> Self:
-        """Return the shipped calibrations of an encoder."""
+        """Return the calibrations of an encoder."""
         assert encoder is not None
-        return cls(calibration_of(encoder.fingerprint), ChipCalibration.load())
+        return cls(calibration_of(encoder), calibration_of(encoder, CHIP_TERMS))
 
 
 def locate_chips(
@@ -281,7 +280,7 @@ def locate_chips(
     Args:
         session: index and settings.
         chips: of any sizes and bands.
-        calibrations: of the index's encoder; None for the shipped ones.
+        calibrations: None for those that belong to the index's encoder.
         block: windows at a time.
     """
     calibrations = calibrations or ChipCalibrations.of_encoder(session.encoder)

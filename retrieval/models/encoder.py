@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from retrieval.config import PATCH_PX
 from retrieval.errors import EncoderError
 from retrieval.kernels.compiled import Compiled
+from retrieval.models.calibration import Calibration, calibrations_beside
 from retrieval.types import Encoder
 from tfrecords.artifacts import writing_file
 
@@ -74,6 +75,7 @@ class FakeEncoder:
     def __init__(self, cells: int = 4) -> None:
         """Make one with `cells` x `cells` cells in a window; cells divides 8."""
         self.cells, self.dim, self.fingerprint = cells, cells * cells, f"fake-{cells}"
+        self.calibrations: tuple[Calibration, ...] = ()
 
     def embed(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Embed as `retrieval.types.Encoder.embed` says."""
@@ -109,6 +111,7 @@ class KerasEncoder:
         """
         self.model, self.name = model, name
         self.fingerprint = fingerprint(model)
+        self.calibrations: tuple[Calibration, ...] = ()
         self._bands: int | None = None
         self._call = Compiled(lambda batch: model(batch, training=False), after=COMPILED_AFTER)
         self.dim, self.step_px = self._probe()
@@ -216,7 +219,9 @@ def _load(path: Path, name: str) -> Encoder:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as e:
         raise EncoderError(f"{path}: cannot be opened as a Keras model in safe mode: {e}") from e
-    return KerasEncoder(model, name)
+    encoder = KerasEncoder(model, name)
+    encoder.calibrations = tuple(calibrations_beside(path))
+    return encoder
 
 
 def shipped() -> list[str]:

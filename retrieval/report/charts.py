@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.evaluation.calibration_fit import expected_calibration_error
 from retrieval.evaluation.figures import CONFIDENCE, Score
-from retrieval.models.calibration import RIGHT_PX, expected_calibration_error
+from retrieval.models.calibration import RIGHT_PX
 from retrieval.report.patch_results import PatchResults
 
 WIDTH, HEIGHT = 360.0, 244.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -9,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import ConfigError
+from retrieval.errors import ConfigError, UncalibratedWarning
 from retrieval.geo.coordinates import lonlat, offsets_m
 from retrieval.geo.footprints import DECIMALS, footprints
 from retrieval.index.folder import IndexFolder
@@ -18,6 +19,9 @@ from retrieval.models.calibration import calibration_features, calibration_of
 from retrieval.results.tables import FOOTPRINT
 from retrieval.types import RankedCandidates
 from tfrecords.schema import Chips, Patches
+
+CALIBRATE = "retrieve calibrate PATCHES ANSWERS"
+"""Command that messages name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +33,7 @@ class Matches:
     candidates: RankedCandidates
     """(n, k) refined candidates, best first; positions are of the patch's or chip's top-left pixel."""
     confidence: NDArray[np.float64]
-    """(n,) probability that the best candidate is right, within 5 px."""
+    """(n,) probability that the best candidate is right, within 5 px; NaN without a calibration."""
     folder: IndexFolder
     """The index that was asked."""
     patches: Patches | Chips
@@ -38,19 +42,30 @@ class Matches:
     """(n,) windows of each chip that were looked for; None where patches are their own window."""
     agree: NDArray[np.int64] | None = None
     """(n, k) how many of them agree on a candidate; None likewise."""
+    features: NDArray[np.float64] | None = None
+    """(n, 4) what the confidence follows from: `TERMS` of patches, `CHIP_TERMS` of chips."""
 
     @classmethod
     def of_patches(cls, folder: IndexFolder, patches: Patches, ranked: RankedCandidates) -> Self:
         """Return the answers of patches, with the confidence that the encoder's calibration gives."""
-        calibration = calibration_of(folder.encoder.fingerprint)
-        confidence = calibration.probability(calibration_features(ranked))
-        return cls(patches.patch_ids, ranked, confidence, folder, patches)
+        features = calibration_features(ranked)
+        confidence = calibration_of(folder.encoder).probability(features)
+        matches = cls(patches.patch_ids, ranked, confidence, folder, patches, features=features)
+        warn_uncalibrated(matches)
+        return matches
 
     @classmethod
     def of_chips(cls, folder: IndexFolder, chips: Chips, located: LocatedChips) -> Self:
         """Return the answers of chips."""
         ids, found, confidence = chips.patch_ids, located.found, located.confidence
-        return cls(ids, found, confidence, folder, chips, located.windows, located.agree)
+        matches = cls(ids, found, confidence, folder, chips, located.windows, located.agree, located.features)
+        warn_uncalibrated(matches)
+        return matches
+
+    @property
+    def calibrated(self) -> NDArray[np.bool_]:
+        """(n,) whether a calibration of the encoder gave the confidence."""
+        return ~np.isnan(self.confidence)
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -88,13 +103,12 @@ class Matches:
         return pd.DataFrame(columns)
 
     def unsure(self, min_confidence: float | None) -> NDArray[np.bool_]:
-        """Which answers have a confidence below a limit, (n,); none where the limit is None.
+        """Return which answers have a confidence below a limit, (n,); none where the limit is None.
 
         Raises:
-            ConfigError: the limit is not in [0, 1].
+            ConfigError: the limit is not in [0, 1], or the index has no calibration for its encoder.
         """
-        if min_confidence is not None and not 0 <= min_confidence <= 1:
-            raise ConfigError(f"a least confidence of {min_confidence}; expected a probability, 0 to 1")
+        check_confidence_limit(min_confidence, self.folder, bool(self.calibrated.all()))
         return self.confidence < (0.0 if min_confidence is None else min_confidence)
 
     def details(self, min_confidence: float | None = None) -> Any:
@@ -105,8 +119,8 @@ class Matches:
 
         Returns:
             A `pandas.DataFrame`: patch_id, rank (0 is the answer), image_id, x, y, dx, dy, width, height,
-            similarity, ncc, confidence (rank 0), unsure, windows, agree, longitude, latitude, off_east_m,
-            off_north_m, off_m, image_path, image_date, source, datetime, baseline, cloud_cover,
+            similarity, ncc, confidence (rank 0), calibrated, unsure, windows, agree, longitude, latitude,
+            off_east_m, off_north_m, off_m, image_path, image_date, source, datetime, baseline, cloud_cover,
             hidden_share, footprint (WKT, longitude and latitude); see `docs/formats.md`.
         """
         import pandas as pd
@@ -119,6 +133,7 @@ class Matches:
         columns |= {"width": width, "height": height}
         columns |= {"similarity": c.similarity[row, rank], "ncc": c.ncc[row, rank]}
         columns["confidence"] = np.where(rank == 0, self.confidence[row], np.nan)
+        columns["calibrated"] = self.calibrated[row]
         if min_confidence is not None:
             columns["unsure"] = self.unsure(min_confidence)[row]
         columns["windows"] = np.ones(len(row), int) if self.windows is None else self.windows[row]
@@ -181,3 +196,36 @@ def _hidden(
             part = known[max(0, y[row]) : y[row] + height[row], max(0, x[row]) : x[row] + width[row]]
             share[row] = 1 - part.sum() / (width[row] * height[row])
     return share
+
+
+def warn_uncalibrated(matches: Matches) -> None:
+    """Warn where matches have no confidence.
+
+    Warns:
+        UncalibratedWarning: the index has no calibration for its encoder.
+    """
+    if not matches.calibrated.all():
+        folder = matches.folder
+        warnings.warn(
+            f"{folder.path}: the confidence is empty, because the encoder {folder.encoder.name!r} has no "
+            f"calibration. Run `{CALIBRATE} --index {folder.path}`.",
+            UncalibratedWarning,
+            stacklevel=4,
+        )
+
+
+def check_confidence_limit(limit: float | None, folder: IndexFolder, is_calibrated: bool) -> None:
+    """Refuse a least confidence that no answer can be compared with.
+
+    Raises:
+        ConfigError: the limit is not in [0, 1], or the index has no calibration for its encoder.
+    """
+    if limit is None:
+        return
+    if not 0 <= limit <= 1:
+        raise ConfigError(f"a least confidence of {limit}; expected a probability, 0 to 1")
+    if not is_calibrated:
+        raise ConfigError(
+            f"{folder.path}: a least confidence of {limit} needs a calibration. The encoder "
+            f"{folder.encoder.name!r} has none. Run `{CALIBRATE} --index {folder.path}`."
+        )
