@@ -1,6 +1,6 @@
-"""Write docs/cli.md and docs/settings.md from what the commands and the records of knobs declare.
+"""Write docs/cli.md and docs/settings.md from the commands and the settings records.
 
-With --check, only say whether they are up to date.
+With --check, only report whether they are up to date.
 
 python docs/generate_cli.py
 python docs/generate_cli.py --check
@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from typer.models import ArgumentInfo, CommandInfo, OptionInfo
 
-from retrieval.cli import app
+from retrieval.cli import all_commands, app
 from retrieval.config.settings import Settings
 from retrieval.config.settings import page as settings_page
 
@@ -25,15 +25,21 @@ SETTINGS = """# Settings
 
 <!-- Made by docs/generate_cli.py from retrieval/config: change it there, then run the script. -->
 
-Every knob can be set in a file. `retrieve index`, `query`, `train` and `demo` read `retrieve.toml` in the
-working folder, or the file that `--config` or the variable `RETRIEVE_CONFIG` names, and say which knobs they
-took from it: `index` those of `[index]`, `query` those of `[search]` and `[refine]`, `train` and `demo` their
-own. A flag on the command line comes before the file, the file before the defaults. A section, a key or a
-value that cannot be is refused, with what can.
+`retrieve index`, `query`, `train` and `demo` read `retrieve.toml` in the working folder, or the file that
+`--config` or the variable `RETRIEVE_CONFIG` names. They print the settings that they take from it. A flag
+overrides the file, and the file overrides the defaults. An unknown section or key, or a value out of range,
+is an error that lists what is allowed.
+
+| command | sections that it reads |
+|---|---|
+| `retrieve index` | `[index]` |
+| `retrieve query` | `[search]`, `[refine]`, `[chip]` |
+| `retrieve train` | `[train]` |
+| `retrieve demo` | `[demo]` |
 
 ```sh
-retrieve config --defaults > retrieve.toml   # all knobs: delete what shall stay as it is
-retrieve config                              # what holds here; --json for programs
+retrieve config --defaults > retrieve.toml   # all settings: delete those that keep their default
+retrieve config                              # the settings in use here; --json for programs
 ```
 
 From Python, `retrieval.config.settings.read_settings("retrieve.toml").make(IndexConfig)` returns the record
@@ -49,35 +55,31 @@ HEAD = """# Command line
 {intro}
 
 Exit codes: 0 done, 1 failed (one sentence on standard error says why), 2 wrong usage, 130 interrupted.
-A finished output is left alone without `--overwrite`; an unfinished one is gone on with by the same command.
+Finished outputs are kept unless you pass `--overwrite`. Run the same command again to resume an unfinished
+output.
 
-`retrieve --install-completion` teaches the shell to complete commands and flags. Progress goes to standard
-error: a bar with rate and time left on a terminal, lines in a file; `--quiet` leaves it out, `--verbose` adds
-to it, and `NO_COLOR` takes the colours away. `--json` prints one object on standard output. Knobs without a
-flag are set in [`retrieve.toml`](settings.md).
+`retrieve --install-completion` enables shell completion. Progress goes to standard error: a bar with rate and
+time left on a terminal, lines in a file. `--quiet` hides it, `--verbose` adds details, `NO_COLOR` turns
+colours off. `--json` prints one object on standard output. Warnings are always printed. Settings without a
+flag are in [`retrieve.toml`](settings.md).
 
-| command | from what to what |
+| command | purpose |
 |---|---|
 """
 
 
 def page() -> str:
-    """The page's whole text."""
+    """Return the text of docs/cli.md."""
     intro = inspect.getdoc(app.registered_callback.callback)  # type: ignore[union-attr,arg-type]
-    rows = [
-        f"| [`retrieve {_name(c)}`](#retrieve-{_name(c)}) | {c.short_help} |" for c in app.registered_commands
-    ]
-    sections = ["\n".join(_section(command)) for command in app.registered_commands]
+    commands = all_commands()
+    rows = [f"| [`retrieve {c.name}`](#retrieve-{c.name}) | {c.short_help} |" for c in commands]
+    sections = ["\n".join(_section(command)) for command in commands]
     return HEAD.format(intro=intro) + "\n".join(rows) + "\n\n" + "\n\n".join(sections) + "\n"
 
 
-def _name(command: CommandInfo) -> str:
-    return command.name or command.callback.__name__.rstrip("_")  # type: ignore[union-attr]
-
-
 def _section(command: CommandInfo) -> Iterator[str]:
-    """Lines of one command."""
-    yield f"## retrieve {_name(command)}"
+    """Yield the lines of one command."""
+    yield f"## retrieve {command.name}"
     yield ""
     yield inspect.getdoc(command.callback) or ""
     yield ""
@@ -95,32 +97,31 @@ def _section(command: CommandInfo) -> Iterator[str]:
 
 
 def _row(name: str, kind: Any, info: ArgumentInfo | OptionInfo, default: Any) -> str:
-    """One argument or flag."""
+    """Return the table row of one argument or flag."""
     if isinstance(info, ArgumentInfo):
-        told = f"`{info.metavar}`"
+        text = f"`{info.metavar}`"
     else:
         value = "" if kind is bool else f" {_value(kind, info)}"
         # In an annotation Typer takes the first flag for the default, and mends that later.
         flags = [flag for flag in (info.default, *(info.param_decls or ())) if isinstance(flag, str)]
-        told = ", ".join(f"`{flag}{value}`" for flag in flags or [f"--{name.replace('_', '-')}"])
+        text = ", ".join(f"`{flag}{value}`" for flag in flags or [f"--{name.replace('_', '-')}"])
     meaning = (info.help or "") + _range(info)
-    return f"| {told} | {_default(kind, info, default)} | {meaning} |".replace(" |  |", " | |")
+    return f"| {text} | {_default(kind, info, default)} | {meaning} |".replace(" |  |", " | |")
 
 
 def _value(kind: Any, info: OptionInfo) -> str:
-    """What a flag takes."""
-    kinds = (
-        [one for one in (get_args(kind) or (kind,)) if one is not type(None)] if not _choices(kind) else []
-    )
+    """Return the kind of value that a flag takes."""
+    if info.metavar or _choices(kind):
+        return (info.metavar or "").replace("|", "/") or "/".join(_choices(kind))
     words = {int: "NUMBER", float: "NUMBER", Path: "PATH", str: "TEXT"}
-    return (info.metavar or "").replace("|", "/") or "/".join(_choices(kind)) or words[kinds[0]]
+    return next(words[part] for part in (get_args(kind) or (kind,)) if part in words)
 
 
 def _choices(kind: Any) -> tuple[str, ...]:
-    """The words of a Literal, also of one that may be None."""
+    """Return the words of a Literal, optional or not."""
     if get_origin(kind) is Literal:
         return get_args(kind)
-    return next((get_args(one) for one in get_args(kind) if get_origin(one) is Literal), ())
+    return next((get_args(part) for part in get_args(kind) if get_origin(part) is Literal), ())
 
 
 def _range(info: ArgumentInfo | OptionInfo) -> str:
@@ -138,14 +139,14 @@ def _default(kind: Any, info: ArgumentInfo | OptionInfo, default: Any) -> str:
 
 
 def main() -> int:
-    """Write or check the page; 0 if it is as it should be."""
+    """Write or check the pages; return 0 if they are up to date."""
     pages = {"cli.md": page(), "settings.md": SETTINGS.format(text=settings_page(Settings()))}
     for name, text in pages.items():
         path = HERE / name
         if sys.argv[1:] != ["--check"]:
             path.write_text(text, encoding="utf-8")
         elif not path.is_file() or path.read_text(encoding="utf-8") != text:
-            print(f"{path} is not what the code declares: run python docs/generate_cli.py", file=sys.stderr)
+            print(f"{path} is out of date. Run python docs/generate_cli.py.", file=sys.stderr)
             return 1
     return 0
 

@@ -30,7 +30,7 @@ def test_an_index_that_grows_and_shrinks(ground, tmp_path):
     told = json.loads(done.stdout)
     assert (told["added"], told["present"], told["images"], told["windows"]) == ([1], 0, 2, 50)
     again = run("index", ground / "2.npy", "--out", out, "--add")
-    assert again.stdout == f"{out}: 1 there already; now 2 images, 50 windows, exact search\n"
+    assert again.stdout == f"{out}: 1 already present; now 2 images, 50 windows, exact search\n"
     gone = run("index", "--out", out, "--remove", "1.npy", "--remove", 1, "--quiet")
     assert gone.exit_code == 1 and "no image left" in gone.stderr
     gone = run("index", "--out", out, "--remove", "1.npy")
@@ -43,13 +43,34 @@ def test_an_index_that_grows_and_shrinks(ground, tmp_path):
         ["--add", "--remove", "1"],
         ["images.npy", "--remove", "1"],
         ["--remove", "1", "--stride", "8"],
+        ["--remove", "1", "--overwrite"],
+        ["--add", "--overwrite"],
+        ["--restart"],
     ],
     ids=" ".join,
 )
-def test_what_does_not_go_together(tmp_path, monkeypatch, arguments):
+def test_flags_that_exclude_each_other_are_refused(tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     done = run("index", *arguments)
     assert done.exit_code == 2 and "--remove" in done.stderr and not list(tmp_path.iterdir())
+
+
+def test_an_unfinished_change_needs_restart_for_another_one(ground, tmp_path, monkeypatch):
+    out = tmp_path / "index"
+    run("index", ground / "1.npy", "--out", out, "--encoder", "structure-tensor", "--stride", "16")
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("retrieval.index.faiss_index.VectorIndex.build", interrupted)
+        done = run("index", ground / "2.npy", "--out", out, "--add")
+        assert done.exit_code == 130 and "to resume" in done.stderr
+    np.save(tmp_path / "3.npy", Scene(3, 128, 128).render(150)[None])
+    done = run("index", tmp_path / "3.npy", "--out", out, "--add")
+    assert done.exit_code == 1 and "--restart" in done.stderr and "--overwrite" not in done.stderr
+    done = run("index", tmp_path / "3.npy", "--out", out, "--add", "--restart", "--json", "--quiet")
+    assert done.exit_code == 0 and json.loads(done.stdout)["images"] == 2
 
 
 def test_settings_of_another_index_and_no_index(ground, tmp_path):

@@ -259,7 +259,7 @@ def test_another_change_is_refused_after_an_interrupted_one(tmp_path):
     out = write(SCENES[:3], tmp_path / "i")
     with pytest.raises(KeyboardInterrupt):
         add_images(stopping(SCENES[3:], 1), out, source="more", encoder=FAKE)
-    with pytest.raises(UnfinishedOutputError, match=r"added was 'more'.*--overwrite"):
+    with pytest.raises(UnfinishedOutputError, match=r"added was 'more'.*--restart"):
         remove(out, 10)
     assert remove(out, 10, overwrite=True).removed == (10,)
     assert_same(out, write(SCENES[1:3], tmp_path / "fresh"))

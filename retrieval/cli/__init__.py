@@ -1,21 +1,15 @@
 """The command line: parse, one call, print.
 
-`job`, `calibrate`, `look`, `make`, `catalogue`, `give` and `check` hold the commands, `app` what they hang
-on, `options` the flags that they share; `change` is what `index` does to a finished index, `guard` turns
-what goes wrong into one sentence and an exit code, `talk` says on standard error how far things are. Nothing
-here decides anything; what takes long to import is imported inside the commands, so that `--help` is instant.
+One file holds one command; `query` also holds `score`, and `doctor` holds `config`. `app` lists the commands
+and prints results. `options` holds the shared flags. `error_handling` turns errors into one sentence and an
+exit code. `console` prints notes and progress on standard error.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
 
-# In the order of the help.
-# isort: off
-from retrieval.cli import job, look, make, calibrate, catalogue, give, check  # noqa: F401 - they enter their commands
-
-# isort: on
-from retrieval.cli.app import app
+from retrieval.cli.app import all_commands, app
 
 
 def main() -> None:
@@ -23,4 +17,4 @@ def main() -> None:
     app(prog_name="retrieve")
 
 
-__all__ = ["app", "main"]
+__all__ = ["all_commands", "app", "main"]

@@ -1,4 +1,7 @@
-"""The program itself: its name, its version, its flags before a command; and how a result is printed."""
+"""The program: its commands, the flags before a command, and how a command prints its result.
+
+A command's module is imported when the command is used, so that `retrieve --help` imports Typer alone.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,72 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command_from_info
+from typer.models import CommandInfo
 
-from retrieval.cli.guard import Commands
-from retrieval.kernels.executors import limit_tf_threads
-from tfrecords.artifacts.manifest import created_by
+from retrieval.cli.error_handling import error_handling
 
-_SMALL_TALK = re.compile(r"WARNING: All log messages before absl|[IW]\d{4} ")
-"""Lines of TensorFlow's log that are neither errors nor anybody else's."""
-OWN_THREADS = ("doctor", "train")
-"""Commands that leave TensorFlow's threads as they find them."""
+COMMANDS = {
+    "index": ("index", "Index the windows of images"),
+    "query": ("query", "Locate patches in an index"),
+    "score": ("query", "Score a submission against the answers"),
+    "report": ("report", "Write an HTML report of the matches"),
+    "ingest": ("ingest", "Turn Sentinel-2 products or GeoTIFFs into images, series or a challenge"),
+    "ingest-stac": ("ingest_stac", "Download dated GeoTIFFs from a STAC catalogue"),
+    "train": ("train", "Train an encoder on time series"),
+    "calibrate": ("calibrate", "Fit the confidence of an index to known answers"),
+    "export": ("export", "Write an index or an encoder in other tools' formats"),
+    "demo": ("demo", "Run a small generated challenge"),
+    "config": ("doctor", "Print all settings as a retrieve.toml"),
+    "doctor": ("doctor", "Check the installation"),
+}
+"""Module and summary of each command, in the order of the help."""
+_TENSORFLOW_CHATTER = re.compile(r"WARNING: All log messages before absl|[IW]\d{4} ")
+"""Lines of TensorFlow's log that report no error."""
+KEEPS_TENSORFLOW_THREADS = ("doctor", "train")
+"""Commands that do not limit TensorFlow's threads."""
+
+
+class Commands(TyperGroup):
+    """The group of all commands; it imports a command's module on first use."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """Return the names of all commands, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
+        """Return a command, or None where the name is unknown."""
+        if cmd_name in COMMANDS and cmd_name not in self.commands:
+            info = _command_info(cmd_name)
+            self.commands[cmd_name] = get_command_from_info(
+                info, pretty_exceptions_short=False, rich_markup_mode=None
+            )
+        return self.commands.get(cmd_name)
+
+    def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:  # type: ignore[override]
+        """Return the command that the arguments name; an unknown name lists similar ones."""
+        if args[0] not in COMMANDS:
+            for name in COMMANDS:
+                self.get_command(ctx, name)
+        return super().resolve_command(ctx, args)  # type: ignore[arg-type]
+
+    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        """Write the table of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Run a command and translate its errors."""
+        with error_handling(ctx):
+            return super().invoke(ctx)  # type: ignore[arg-type]
+
 
 app = typer.Typer(
     cls=Commands,
@@ -33,8 +88,32 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def command(name: str, *examples: str, **settings: Any) -> Callable[[Callable], Callable]:
+    """Register a function as a command.
+
+    Args:
+        name: a key of `COMMANDS`.
+        examples: at least two command lines for the end of the help.
+        settings: further arguments of `typer.Typer.command`.
+    """
+    epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)
+    return app.command(name, short_help=COMMANDS[name][1], epilog=epilog, **settings)
+
+
+def _command_info(name: str) -> CommandInfo:
+    import_module(f"retrieval.cli.{COMMANDS[name][0]}")
+    return next(info for info in app.registered_commands if info.name == name)
+
+
+def all_commands() -> list[CommandInfo]:
+    """Import every command and return what each declares, in the order of the help."""
+    return [_command_info(name) for name in COMMANDS]
+
+
+def _show_version(requested: bool) -> None:
+    if requested:
+        from tfrecords.artifacts.manifest import created_by
+
         typer.echo(created_by())
         raise typer.Exit
 
@@ -44,53 +123,55 @@ def retrieve(
     context: typer.Context,
     version: Annotated[
         bool,
-        typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version and stop."),
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """This patch of Earth, seen on some day: in which image is it, and where?
+    """Find where a Sentinel-2 patch comes from: in which image, and at which pixel.
 
-    With no arguments, index, query and score take the challenge's file names in the working folder.
+    Without arguments, index, query and score use the challenge's file names in the working folder.
     Results go to files and standard output, progress and notes to standard error.
     """
     # TensorFlow reads it once, when it is first imported; 2 leaves its errors.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if context.invoked_subcommand not in OWN_THREADS:
+    if context.invoked_subcommand not in KEEPS_TENSORFLOW_THREADS:
+        from retrieval.kernels.executors import limit_tf_threads
+
         limit_tf_threads()
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow without what it says of itself meanwhile, which no setting of its own prevents.
+    """Import TensorFlow without its start-up log, which none of its own settings prevents.
 
-    Where Keras is set to another backend, or there is no TensorFlow, nothing happens: who needs it, says so.
+    Nothing happens where Keras uses another backend or TensorFlow is missing; later steps report that.
     """
     if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
         return
-    with tempfile.TemporaryFile() as said, suppress(ModuleNotFoundError):
+    with tempfile.TemporaryFile() as log, suppress(ModuleNotFoundError):
         sys.stderr.flush()
         terminal = os.dup(2)
-        os.dup2(said.fileno(), 2)
+        os.dup2(log.fileno(), 2)
         try:
             import tensorflow  # noqa: F401
         finally:
             sys.stderr.flush()
             os.dup2(terminal, 2)
             os.close(terminal)
-            said.seek(0)
-            text = said.read().decode(errors="replace")
-            sys.stderr.write("".join(line for line in text.splitlines(True) if not _SMALL_TALK.match(line)))
+            log.seek(0)
+            lines = log.read().decode(errors="replace").splitlines(keepends=True)
+            sys.stderr.write("".join(line for line in lines if not _TENSORFLOW_CHATTER.match(line)))
 
 
-def since(begun: float) -> float:
-    """Seconds since a moment of `time.monotonic`, to a tenth."""
-    return round(time.monotonic() - begun, 1)
+def elapsed_s(start: float) -> float:
+    """Return the seconds since a moment of `time.monotonic`, to a tenth."""
+    return round(time.monotonic() - start, 1)
 
 
-def tell(as_json: bool, result: Mapping[str, Any], text: str) -> None:
-    """Print a result.
+def print_result(as_json: bool, result: Mapping[str, Any], template: str) -> None:
+    """Print a command's result on standard output.
 
     Args:
-        as_json: all of it, for programs.
-        result: what there is to say.
-        text: a line for people, with the names of `result` in braces.
+        as_json: print the whole mapping as one JSON object.
+        result: values by name.
+        template: a line for people, with names of `result` in braces.
     """
-    typer.echo(json.dumps(result) if as_json else text.format(**result))
+    typer.echo(json.dumps(result) if as_json else template.format(**result))

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from retrieval.cli.app import app, import_tensorflow, since, tell
+from retrieval.cli.app import command, elapsed_s, import_tensorflow, print_result
+from retrieval.cli.console import ConsoleProgress
 from retrieval.cli.options import (
     INDEX,
     AsJson,
@@ -20,22 +21,18 @@ from retrieval.cli.options import (
     Quiet,
     UnitsOption,
     Verbose,
-    examples,
     split_names,
 )
-from retrieval.cli.talk import Talk
 
 
-@app.command(
-    short_help="Patches with known answers to a calibrated confidence",
-    epilog=examples(
-        "retrieve calibrate patches.npy answers.csv --index scenes.index",
-        "retrieve calibrate patches.npy answers.csv --index scenes.index --out encoder.calibration.json",
-    ),
+@command(
+    "calibrate",
+    "retrieve calibrate patches.npy answers.csv --index scenes.index",
+    "retrieve calibrate patches.npy answers.csv --index scenes.index --out encoder.calibration.json",
 )
 def calibrate(
     patches: PatchesArgument,
-    answers: Annotated[Path, typer.Argument(metavar="ANSWERS", help="CSV of their true images and pixels.")],
+    answers: Annotated[Path, typer.Argument(metavar="ANSWERS", help="CSV of the true positions.")],
     index: IndexFolder = INDEX,
     out: Annotated[
         Path | None,
@@ -43,8 +40,8 @@ def calibrate(
             "--out",
             "-o",
             metavar="FILE",
-            help="Also write the calibration here. Beside ENCODER.keras, as ENCODER.calibration.json, new "
-            "indexes take it.",
+            help="Also write the calibration here. New indexes use it as ENCODER.calibration.json next to "
+            "ENCODER.keras.",
         ),
     ] = None,
     bands: Bands = None,
@@ -57,17 +54,16 @@ def calibrate(
 ) -> None:
     """Fit the confidence of an index to patches with known answers.
 
-    The index of an encoder of your own has no confidence until you run this. Use 20 patches or more, of
-    places that the encoder has not learned from. Chips larger than 64 x 64 pixels have a calibration of
-    their own.
+    The index of your own encoder has no confidence until you run this. Use 20 patches or more, of places that
+    the encoder has not learned from. Chips larger than 64 x 64 pixels need a separate calibration.
     """
     names = split_names(bands)
     import_tensorflow()
     from retrieval.pipeline import calibrate as fit
     from retrieval.pipeline import open_index
 
-    begun = time.monotonic()
-    with Talk(quiet, verbose=verbose) as talk:
+    start = time.monotonic()
+    with ConsoleProgress(quiet, verbose=verbose) as console:
         report = fit(
             open_index(index, device=device),
             patches,
@@ -76,9 +72,9 @@ def calibrate(
             bands=names,
             units=units,
             overwrite=overwrite,
-            progress=talk,
+            progress=console,
         )
-    text = "{files[0]}: {answers} answers, {right:.1%} of them right"
+    template = "{files[0]}: {answers} answers, {right:.1%} right"
     if report.calibration_error is not None:
-        text += ", calibration error {calibration_error:.3f} on held-out ground"
-    tell(as_json, report.to_dict() | {"seconds": since(begun)}, text)
+        template += ", calibration error {calibration_error:.3f} on held-out ground"
+    print_result(as_json, report.to_dict() | {"seconds": elapsed_s(start)}, template)

@@ -1,4 +1,4 @@
-"""The flags that commands share, spelled once."""
+"""The flags that commands share, declared once."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
+from retrieval.cli.error_handling import VERBOSE
 from retrieval.config import Device
-from tfrecords.challenge import ANSWERS, IMAGES, PATCHES
 from tfrecords.schema import Units
 
 INDEX = Path("index")
-"""Folder that `retrieve index` writes and `retrieve query` opens where none is named."""
+"""Index folder of commands that name none."""
 SUBMISSION = Path("submission.csv")
-"""File that `retrieve query` writes and `retrieve score` reads where none is named."""
+"""Submission of commands that name none."""
 
 ImagesArgument = Annotated[
     str,
@@ -29,8 +29,8 @@ PatchesArgument = Annotated[
     str,
     typer.Argument(
         metavar="PATCHES",
-        help="A .tfrecords file, an .npy array (n, h, w, bands), a chip as GeoTIFF, PNG or JPEG of 64 x 64 "
-        "pixels or more, a folder of chips, or a quoted pattern such as 'chips/*.tif'.",
+        help="A .tfrecords file, an .npy array (n, h, w, bands), a chip, a folder of chips, or a quoted "
+        "pattern such as 'chips/*.tif'. A chip is a GeoTIFF, PNG or JPEG of 64 x 64 pixels or more.",
     ),
 ]
 Bands = Annotated[
@@ -38,24 +38,24 @@ Bands = Annotated[
     typer.Option(
         metavar="NAMES",
         show_default="the file's names, else by count",
-        help="Names of the bands in their order, separated by commas: B04,B03,B02.",
+        help="Band names in the order of the file, separated by commas: B04,B03,B02.",
     ),
 ]
 UnitsOption = Annotated[
     Units | None,
-    typer.Option("--units", show_default="told from the file", help="What pixel values mean."),
+    typer.Option("--units", show_default="inferred from the file", help="Units of the pixel values."),
 ]
-IndexFolder = Annotated[Path, typer.Option("--index", "-i", help="Folder that `retrieve index` wrote.")]
+IndexFolder = Annotated[Path, typer.Option("--index", "-i", help="Index folder that `retrieve index` wrote.")]
 Encoder = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|FILE",
-        show_default="the shipped one",
-        help="A shipped encoder, such as structure-tensor, or a .keras file.",
+        show_default="siamese",
+        help="A shipped encoder, siamese or structure-tensor, or a .keras file.",
     ),
 ]
 DeviceOption = Annotated[
-    Device, typer.Option("--device", help="Where to compute; auto takes a GPU where there is one.")
+    Device, typer.Option("--device", help="Device to compute on; auto uses a GPU if there is one.")
 ]
 ConfigFile = Annotated[
     Path | None,
@@ -64,19 +64,19 @@ ConfigFile = Annotated[
         metavar="FILE",
         envvar="RETRIEVE_CONFIG",
         show_envvar=False,
-        show_default="retrieve.toml, where there is one",
-        help="Knobs in TOML, as `retrieve config` prints them; flags come first. Also RETRIEVE_CONFIG.",
+        show_default="retrieve.toml, if it exists",
+        help="Settings in TOML, as `retrieve config` prints them. Flags override them. Also RETRIEVE_CONFIG.",
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")]
-Seed = Annotated[int, typer.Option(min=0, help="Decides all that is drawn; the same seed, the same output.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same output.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Box = Annotated[
     str | None,
     typer.Option(
         "--bbox",
         metavar="W,S,E,N",
-        help="Only this part: degrees of longitude and latitude.",
+        help="Bounding box in degrees: west, south, east, north.",
         show_default="all",
     ),
 ]
@@ -85,7 +85,7 @@ Dates = Annotated[
     typer.Option(
         "--dates",
         metavar="FROM/TO",
-        help="Only these days, both in it: 2019-03/2019-09-15, 2021/, 2019-07.",
+        help="Date range, inclusive: 2019-03/2019-09-15, 2021/ or 2019-07.",
         show_default="all",
     ),
 ]
@@ -96,21 +96,17 @@ MaxCloud = Annotated[
         metavar="PERCENT",
         min=0,
         max=100,
-        help="Leave out what has more cloud by its metadata, over its whole tile.",
-        show_default="take all",
+        help="Skip products with more cloud over the whole tile, by their metadata.",
+        show_default="no limit",
     ),
 ]
-HideSnow = Annotated[
-    bool, typer.Option("--hide-snow", help="Hide snow and ice too, as cloud and its shadow are.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors and warnings.")]
-VERBOSE = "retrieval.verbose"
-"""Key under which a command's context tells the guard that `--verbose` was given."""
+HideSnow = Annotated[bool, typer.Option("--hide-snow", help="Mask snow and ice as well as cloud and shadow.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and warnings only.")]
 
 
-def _verbose(context: typer.Context, wanted: bool) -> bool:
-    context.meta[VERBOSE] = wanted
-    return wanted
+def _verbose(context: typer.Context, requested: bool) -> bool:
+    context.meta[VERBOSE] = requested
+    return requested
 
 
 Verbose = Annotated[
@@ -119,45 +115,37 @@ Verbose = Annotated[
         "--verbose",
         "-v",
         callback=_verbose,
-        help="Say also which knobs are taken, what libraries warn of, and where an error arose.",
+        help="Also print the settings in use, warnings of libraries, and the traceback of an error.",
     ),
 ]
 
 
 ONE_SOURCE = {"allow_extra_args": True}
-"""Settings of a command that calls `check_one`."""
+"""Context settings of a command that calls `check_one`."""
 
 
 def split_names(names: str | None) -> tuple[str, ...] | None:
-    """The names in "B04,B03 B02"; None where none are given.
+    """Return the names in "B04,B03 B02", or None where none are given.
 
     Raises:
-        typer.BadParameter: there are only separators.
+        typer.BadParameter: the text holds only separators.
     """
     if names is None:
         return None
-    found = tuple(name for name in re.split(r"[,\s]+", names) if name)
-    if not found:
-        raise typer.BadParameter(f"no name in {names!r}; expected names such as B04,B03,B02")
-    return found
+    split = tuple(name for name in re.split(r"[,\s]+", names) if name)
+    if not split:
+        raise typer.BadParameter(f"no band name in {names!r}. Expected names such as B04,B03,B02.")
+    return split
 
 
 def check_one(context: typer.Context) -> None:
-    """Refuse several inputs, which is what a command gets where the shell has replaced a pattern by names.
+    """Refuse several inputs, which a command receives where the shell has expanded a pattern.
 
     Raises:
-        typer.BadParameter: there are several.
+        typer.BadParameter: there is more than one input.
     """
     if context.args:
         raise typer.BadParameter(
-            f"{1 + len(context.args)} inputs, the second {context.args[0]}; expected one: name their folder, "
-            "or put the pattern in quotes so that the shell leaves it alone"
+            f"received {1 + len(context.args)} inputs, the second {context.args[0]}; expected one. Name "
+            "their folder, or quote the pattern so that the shell does not expand it."
         )
-
-
-def examples(*lines: str) -> str:
-    """The end of a command's help."""
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
-
-
-__all__ = ["ANSWERS", "IMAGES", "INDEX", "PATCHES", "SUBMISSION"]

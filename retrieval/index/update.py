@@ -222,7 +222,13 @@ def _writing_change(
         "index": base.config.to_dict(),
         "former": digest(base.path / MANIFEST),
     }
-    return writing_folder(base.path, kind=KIND, config=settings, overwrite=overwrite or "finished")
+    return writing_folder(
+        base.path,
+        kind=KIND,
+        config=settings,
+        overwrite=overwrite or "finished",
+        discard_flag="--restart",
+    )
 
 
 def _adopt(folder: PartialFolder, base: IndexFolder, image_ids: Iterable[int]) -> None:

@@ -242,7 +242,9 @@ def _lock(journal: IO[str], partial: Path) -> None:
 
 
 @contextmanager
-def _opened(partial: Path, kind: str, config: Mapping[str, Any], overwrite: bool) -> Iterator[PartialFolder]:
+def _opened(
+    partial: Path, kind: str, config: Mapping[str, Any], overwrite: bool, discard_flag: str
+) -> Iterator[PartialFolder]:
     """The folder in the making, begun or taken over from an earlier run."""
     partial.mkdir(parents=True, exist_ok=True)
     if any(partial.iterdir()) and not (partial / JOURNAL).exists():
@@ -250,7 +252,7 @@ def _opened(partial: Path, kind: str, config: Mapping[str, Any], overwrite: bool
     with (partial / JOURNAL).open("a+", encoding="ascii", errors="replace") as journal:
         _lock(journal, partial)
         head = {"kind": kind, "fingerprint": identity(kind, config), "config": plain(config)}
-        parts = _taken_over(partial, journal, head, overwrite)
+        parts = _taken_over(partial, journal, head, overwrite, discard_flag)
         try:
             yield PartialFolder(partial, journal, parts)
         except BaseException:
@@ -261,14 +263,14 @@ def _opened(partial: Path, kind: str, config: Mapping[str, Any], overwrite: bool
 
 
 def _taken_over(
-    partial: Path, journal: IO[str], head: dict[str, Any], overwrite: bool
+    partial: Path, journal: IO[str], head: dict[str, Any], overwrite: bool, discard_flag: str
 ) -> dict[str, dict[str, Any]]:
     """Finished parts of an earlier run of the same configuration; all else in the folder is removed."""
     journal.seek(0)
     entries, length = _entries(journal.read())
     if entries and entries[0]["fingerprint"] != head["fingerprint"]:
         if not overwrite:
-            raise UnfinishedOutputError(_difference(partial, entries[0], head))
+            raise UnfinishedOutputError(_difference(partial, entries[0], head, discard_flag))
         entries, length = [], 0
     journal.truncate(length)
     if not entries:
@@ -280,14 +282,15 @@ def _taken_over(
     return parts
 
 
-def _difference(partial: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Say why an unfinished folder can't be gone on with."""
+def _difference(partial: Path, was: Mapping[str, Any], now: Mapping[str, Any], discard_flag: str) -> str:
+    """Return why an unfinished folder cannot be resumed."""
     old, new = was.get("config", {}), now["config"]
     keys = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
     what = ", ".join(f"{k} was {old.get(k)!r} and is {new.get(k)!r}" for k in keys[:4])
     return (
-        f"{partial} is unfinished and of another configuration ({what or 'another kind or format version'}): "
-        f"run with the former settings to go on, or give --overwrite to begin anew"
+        f"{partial} is an unfinished run with different settings "
+        f"({what or 'another kind or format version'}). "
+        f"Run with the earlier settings to resume, or pass {discard_flag} to discard it."
     )
 
 
@@ -329,6 +332,7 @@ def writing_folder(
     kind: str,
     config: Mapping[str, Any],
     overwrite: bool | Literal["finished"] = False,
+    discard_flag: str = "--overwrite",
 ) -> Iterator[PartialFolder]:
     """Write a folder whole or not at all, going on with what an earlier run finished.
 
@@ -339,6 +343,7 @@ def writing_folder(
             unfinished folder may be gone on with.
         overwrite: replace a finished folder of the same kind, and begin an unfinished one of
             another configuration anew; with "finished" only the former.
+        discard_flag: the command's flag that discards an unfinished folder, for the error.
 
     Yields:
         The folder in the making. When the block ends well it gets its manifest and its name; when
@@ -357,7 +362,7 @@ def writing_folder(
         path.parent.mkdir(parents=True, exist_ok=True)
         recover(path)
         _check_goal(path, kind, bool(overwrite))
-        with _opened(partial, kind, config, overwrite is True) as folder:
+        with _opened(partial, kind, config, overwrite is True, discard_flag) as folder:
             yield folder
             _check_goal(path, kind, bool(overwrite))
             _finish(folder, path, kind, config)

@@ -1,0 +1,73 @@
+"""`retrieve demo`: the whole job on a small generated challenge."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retrieval.cli.app import command, elapsed_s, import_tensorflow
+from retrieval.cli.console import ConsoleProgress
+from retrieval.cli.options import AsJson, ConfigFile, DeviceOption, Encoder, Overwrite, Quiet, Verbose
+from retrieval.config import PATCH_PX, DemoConfig
+from retrieval.config.settings import read_settings
+
+
+@command("demo", "retrieve demo", "retrieve demo --out small --images 6 --patches 200")
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("demo"),
+    images: Annotated[
+        int | None,
+        typer.Option(
+            min=1, show_default=str(DemoConfig.images), help="Images to generate, each of another place."
+        ),
+    ] = None,
+    patches: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            show_default=str(DemoConfig.patches),
+            help="Patches to generate, of other dates than the images.",
+        ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=PATCH_PX, show_default=str(DemoConfig.size_px), help="Side of the images, in pixels."
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, show_default=str(DemoConfig.seed), help="Random seed; the same seed gives the same images."
+        ),
+    ] = None,
+    encoder: Encoder = None,
+    device: DeviceOption = "auto",
+    config: ConfigFile = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Generate a small challenge, index it, query it, score it and write a report: about a minute.
+
+    It needs no data and no GPU. The folder then holds the challenge, the index, the submission, all matches
+    and the report.
+    """
+    settings = read_settings(config)
+    demo_config = settings.make(DemoConfig, images=images, patches=patches, size_px=size, seed=seed)
+    import_tensorflow()
+    from retrieval.demo import run_demo
+
+    start = time.monotonic()
+    with ConsoleProgress(quiet, verbose=verbose) as console:
+        console.note(settings.note(DemoConfig))
+        report = run_demo(
+            out, demo_config, encoder=encoder, device=device, overwrite=overwrite, progress=console
+        )
+    result = report.to_dict() | {"seconds": elapsed_s(start)}
+    typer.echo(json.dumps(result) if as_json else f"{report.score.table()}\n\n{report.guide()}")

@@ -1,0 +1,91 @@
+"""Errors and warnings of every command: one sentence on standard error, and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import typer
+
+from retrieval.cli.console import RED, YELLOW, coloured
+from retrieval.errors import DependencyError
+from tfrecords.errors import RetrieveError, RetrieveWarning
+
+RESUMABLE = ("demo", "index", "ingest", "ingest-stac", "train")
+"""Commands that keep finished parts when they are interrupted."""
+BACKENDS = {"tensorflow": "TensorFlow", "faiss": "FAISS"}
+"""Names of the packages that the extras `cpu` and `gpu` install, by module."""
+VERBOSE = "retrieval.verbose"
+"""Key of a context's `meta`: true where `--verbose` was given."""
+
+
+@contextmanager
+def error_handling(context: typer.Context) -> Iterator[None]:
+    """Print the errors and warnings of a command; an error that a user can meet shows no traceback."""
+    try:
+        with _printed_warnings(context):
+            yield
+    except KeyboardInterrupt as stop:
+        typer.echo(str(stop) or _resume_hint(context.invoked_subcommand), err=True)
+        raise typer.Exit(130) from None
+    except ModuleNotFoundError as error:
+        module = (error.name or "").split(".")[0]
+        if module not in BACKENDS:
+            raise
+        _fail(str(missing_backend(module)), context)
+    except RetrieveError as error:
+        _fail(str(error), context)
+    except MemoryError as error:
+        _fail(f"out of memory ({error}). Process less at a time, or use a machine with more memory.", context)
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader of `retrieve score | head` has left
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}", context)
+
+
+def missing_backend(module: str) -> DependencyError:
+    """Return the error that names the extra of a missing module of `BACKENDS`."""
+    return DependencyError(
+        f"{BACKENDS[module]} is not installed. Run pip install 'patch-retrieval[cpu]', or "
+        "'patch-retrieval[gpu]' on a machine with an NVIDIA GPU."
+    )
+
+
+def _resume_hint(command: str | None) -> str:
+    if command in RESUMABLE:
+        return f"interrupted. Run the same `retrieve {command}` again to resume."
+    return "interrupted. Nothing was written; earlier outputs are unchanged."
+
+
+def _fail(sentence: str, context: typer.Context) -> NoReturn:
+    if context.meta.get(VERBOSE):
+        typer.echo(traceback.format_exc(), err=True, nl=False)
+    typer.echo(f"{coloured('error:', RED, sys.stderr)} {sentence}", err=True)
+    raise typer.Exit(1) from None
+
+
+@contextmanager
+def _printed_warnings(context: typer.Context) -> Iterator[None]:
+    """Print our warnings, each once; warnings of libraries need `--verbose` or Python's `-W`."""
+    python_handler, printed = warnings.showwarning, set[str]()
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, RetrieveWarning):
+            if str(message) not in printed:
+                printed.add(str(message))
+                typer.echo(f"{coloured('warning:', YELLOW, sys.stderr)} {message}", err=True)
+        elif sys.warnoptions or (context.meta.get(VERBOSE) and not issubclass(category, DeprecationWarning)):
+            python_handler(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("default")  # `show` decides: --verbose is parsed later
+        warnings.simplefilter("always", RetrieveWarning)
+        warnings.showwarning = show
+        yield

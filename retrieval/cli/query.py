@@ -1,0 +1,186 @@
+"""`retrieve query` and `retrieve score`: patches to a submission, a submission to scores."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from retrieval.cli.app import command, elapsed_s, import_tensorflow, print_result
+from retrieval.cli.console import ConsoleProgress
+from retrieval.cli.options import (
+    INDEX,
+    ONE_SOURCE,
+    SUBMISSION,
+    AsJson,
+    Bands,
+    ConfigFile,
+    DeviceOption,
+    IndexFolder,
+    Overwrite,
+    PatchesArgument,
+    Quiet,
+    UnitsOption,
+    Verbose,
+    check_one,
+    split_names,
+)
+from retrieval.config import ChipConfig, RefineConfig, SearchConfig
+from retrieval.config.settings import read_settings
+from tfrecords.challenge import ANSWERS, PATCHES
+
+if TYPE_CHECKING:
+    from retrieval.results.matches import Matches
+
+
+@command(
+    "query",
+    "retrieve query",
+    "retrieve query chips/ --details matches.parquet --min-confidence 0.9 --drop-unsure",
+    context_settings=ONE_SOURCE,
+)
+def query(
+    context: typer.Context,
+    patches: PatchesArgument = PATCHES,
+    index: IndexFolder = INDEX,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Submission to write: a CSV with one row per patch.")
+    ] = SUBMISSION,
+    details: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Also write all candidates of each patch: .parquet, .csv or .geojson."
+        ),
+    ] = None,
+    save_windows: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-windows", metavar="DIR", help="Also save the matched window of each patch as a GeoTIFF."
+        ),
+    ] = None,
+    between: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATES", help="Search only images of these dates: 2019-01/2021-12 or 2019-06-15/.."
+        ),
+    ] = None,
+    within: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Search only inside the polygons of a GeoJSON file."),
+    ] = None,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Mark matches with a lower confidence as unsure in the details."),
+    ] = None,
+    drop_unsure: Annotated[
+        bool, typer.Option("--drop-unsure", help="Leave unsure matches out of the submission.")
+    ] = False,
+    encoder: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="Refuse an index that was built with another encoder."),
+    ] = None,
+    bands: Bands = None,
+    units: UnitsOption = None,
+    device: DeviceOption = "auto",
+    config: ConfigFile = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Locate patches in an index and write a submission: image, x and y of each patch.
+
+    A chip larger than 64 x 64 pixels is located as a whole. For patches from files, patches.csv next to the
+    submission lists the file of each number.
+    """
+    check_one(context)
+    names = split_names(bands)
+    if drop_unsure and min_confidence is None:
+        raise typer.BadParameter("--drop-unsure needs --min-confidence, the limit of unsure matches.")
+    settings = read_settings(config)
+    kinds = {"search": SearchConfig, "refinement": RefineConfig, "chips": ChipConfig}
+    configs: dict[str, Any] = {name: settings.make(kind) for name, kind in kinds.items()}
+    import_tensorflow()
+    from retrieval.geo.filters import read_filter
+    from retrieval.matching.session import open_index_and_queries
+    from retrieval.models.calibration import CHIP_TERMS, TERMS, calibration_of
+    from retrieval.models.encoder import load_encoder
+    from retrieval.pipeline import Index, locate
+    from retrieval.results.matches import check_confidence_limit
+    from retrieval.results.outputs import QueryOutputs
+    from tfrecords.schema import Chips
+
+    start = time.monotonic()
+    outputs = QueryOutputs(out, details, save_windows, overwrite)
+    with ConsoleProgress(quiet, verbose=verbose) as console:
+        console.note(settings.note(*kinds.values()))
+        console.detail("; ".join(f"{name}: {values.to_dict()}" for name, values in configs.items()))
+        expected = load_encoder(encoder) if encoder else None
+        folder, queries = open_index_and_queries(
+            index, patches, encoder=expected, bands=names, units=units, device=device
+        )
+        outputs.check(queries)
+        terms = CHIP_TERMS if isinstance(queries, Chips) else TERMS
+        check_confidence_limit(min_confidence, folder, calibration_of(folder.encoder, terms).is_fitted)
+        search_filter = read_filter(folder.images, between, within)
+        images = search_filter.images if search_filter else folder.images
+        console.note(queries.note)
+        console.note(search_filter.note if search_filter else "")
+        if details and details.suffix.lower() != ".csv" and not any(image.crs for image in images.values()):
+            console.note(f"{details} holds pixel positions and no footprints: no image has a CRS")
+        matches = locate(
+            Index(folder, device), queries, search_filter=search_filter, **configs, progress=console
+        )
+        outputs.write(matches, min_confidence, drop_unsure, console)
+        console.note(_clipped_note(matches))
+    paths = {"patch_table": outputs.patch_table(queries), "details": details, "windows": save_windows}
+    result: dict[str, Any] = {"submission": str(out)}
+    result |= {name: str(path) if path else None for name, path in paths.items()}
+    result |= {"patches": len(queries), "images": len(images)}
+    result |= _confidence_summary(matches, min_confidence, drop_unsure)
+    template = "{submission}: {patches} patches, confidence not calibrated"
+    if result["mean_confidence"] is not None:
+        template = "{submission}: {patches} patches, mean confidence {mean_confidence:.2f}"
+    if min_confidence is not None:
+        template += "; {unsure} unsure, below {min_confidence:g}" + (", left out" if drop_unsure else "")
+    print_result(as_json, result | {"seconds": elapsed_s(start)}, template)
+
+
+def _clipped_note(matches: Matches) -> str:
+    """Return a note where the submission, which has no negative numbers, cannot hold a position."""
+    _, x, y = matches.best()
+    count = int(((x < 0) | (y < 0)).sum())
+    if not count:
+        return ""
+    return f"{count} chips begin outside their image: the submission has 0 there, --details the true position"
+
+
+def _confidence_summary(matches: Matches, min_confidence: float | None, drop_unsure: bool) -> dict[str, Any]:
+    unsure = int(matches.unsure(min_confidence).sum())
+    return {
+        "mean_confidence": round(float(matches.confidence.mean()), 4) if matches.calibrated.all() else None,
+        "min_confidence": min_confidence,
+        "unsure": None if min_confidence is None else unsure,
+        "dropped": unsure if drop_unsure else 0,
+    }
+
+
+@command("score", "retrieve score", "retrieve score submission.csv answers.csv --json")
+def score(
+    submission: Annotated[
+        Path, typer.Argument(metavar="SUBMISSION", help="Submission of `retrieve query`.")
+    ] = SUBMISSION,
+    answers: Annotated[Path, typer.Argument(metavar="ANSWERS", help="True positions.")] = Path(ANSWERS),
+    as_json: AsJson = False,
+) -> None:
+    """Score a submission: SC_img, SC_loc, SC and the shares within 1, 2, 5 and 10 px.
+
+    Each figure has a 95 % interval. A patch without a row counts as wrong and prints a warning.
+    """
+    from retrieval.pipeline import evaluate
+
+    result = evaluate(submission, answers)
+    typer.echo(json.dumps(result.to_dict()) if as_json else result.table())
