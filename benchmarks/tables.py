@@ -1,11 +1,10 @@
-"""Write the tables of docs/accuracy.md and docs/performance.md from the JSON files that the benchmarks leave.
+"""Write the tables of docs/accuracy.md and docs/performance.md from the JSON files of the benchmarks.
 
     python benchmarks/tables.py docs/accuracy.md benchmarks/results
     python benchmarks/tables.py docs/performance.md benchmarks/results
 
-What stands between `<!-- table: NAME -->` and `<!-- end -->` is replaced; where the measurement of a table
-is not in the folder, its place is left as it is. Files: `accuracy.json`, `subpixel.json`,
-`calibration-ENCODER.json`, `tried.json` and `scale.json`.
+The text between `<!-- table: NAME -->` and `<!-- end -->` is replaced. A table whose JSON file is missing
+stays unchanged.
 """
 
 from __future__ import annotations
@@ -19,11 +18,23 @@ from pathlib import Path
 from typing import Any
 
 from protocol import GROUPS
-from scale_tables import ground_table, markdown, scale_note, scale_table
+from speed_tables import (
+    dense_table,
+    ground_table,
+    index_kinds_table,
+    job_note,
+    job_table,
+    markdown,
+    run_note,
+    scale_note,
+    scale_table,
+    stream_note,
+    stream_table,
+)
 
 Row = Sequence[str]
 KINDS = ("with features", "texture-rich", "texture-poor", "featureless")
-LEARNED = "learned half alone: first", "less the first row's, paired"
+LEARNED = "learned half alone: recall at 1", "minus the first row, paired"
 MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -31,7 +42,7 @@ MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def interval(figure: dict[str, float] | None, signed: bool = False) -> str:
-    """A figure with its interval."""
+    """Return a figure with its interval."""
     if figure is None:
         return "–"
     form = "+.3f" if signed else ".3f"
@@ -40,12 +51,12 @@ def interval(figure: dict[str, float] | None, signed: bool = False) -> str:
 
 
 def plain(figure: dict[str, float] | None) -> str:
-    """A figure alone."""
+    """Return a figure without its interval."""
     return "–" if figure is None else f"{figure['value']:.3f}"
 
 
 def each(accuracy: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Group, encoder and what was measured."""
+    """Yield group, encoder and measurements."""
     for name, group in accuracy["groups"].items():
         for encoder, result in group["encoders"].items():
             yield name, encoder, result
@@ -55,7 +66,7 @@ def each(accuracy: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def main_table(accuracy: dict[str, Any]) -> str:
-    """Scores after refinement."""
+    """Return the scores after refinement."""
     rows = []
     for name, encoder, result in each(accuracy):
         scores = result["scores"]
@@ -68,7 +79,7 @@ def main_table(accuracy: dict[str, Any]) -> str:
 
 
 def search_table(accuracy: dict[str, Any]) -> str:
-    """Recall of the search, and what refinement made of it."""
+    """Return the recall of the search, and the result after matching."""
     rows = []
     for name, encoder, result in each(accuracy):
         a = result["scores"]["all"]
@@ -77,12 +88,12 @@ def search_table(accuracy: dict[str, Any]) -> str:
         after = [plain(a.get("recall_after", {}).get(k)) for k in ("5", "20")]
         cells = (name, encoder, interval(a["recall"]["1"]), *recall[1:], interval(a["right"]), *after)
         rows.append((*cells, str(moved["mended"]), str(moved["broken"])))
-    head = ("group", "encoder", "first", "in 5", "in 20", "in 500", "right after refinement")
-    return markdown((*head, "in 5 then", "in 20 then", "mended", "broken"), rows)
+    head = ("group", "encoder", "recall at 1", "at 5", "at 20", "at 500", "right after matching")
+    return markdown((*head, "in 5 after", "in 20 after", "corrected", "broken"), rows)
 
 
 def kinds_table(accuracy: dict[str, Any]) -> str:
-    """SC by kind of ground."""
+    """Return SC by kind of ground."""
     rows = []
     for name, encoder, result in each(accuracy):
         scores, count = result["scores"], accuracy["groups"][name]["queries"]
@@ -92,7 +103,7 @@ def kinds_table(accuracy: dict[str, Any]) -> str:
 
 
 def places_table(accuracy: dict[str, Any]) -> str:
-    """SC of every place by the last encoder of each group, of the groups that are no other's form."""
+    """Return SC of every place by the shipped encoder, without the variants of a group."""
     rows = []
     for name, group in accuracy["groups"].items():
         if not group["encoders"] or GROUPS[name].form_of:
@@ -108,7 +119,7 @@ def places_table(accuracy: dict[str, Any]) -> str:
 
 
 def databases_table(accuracy: dict[str, Any]) -> str:
-    """What was searched."""
+    """Return the size of each database."""
     rows = []
     for name, group in accuracy["groups"].items():
         counts = next((e["counts"] for e in group["encoders"].values()), None)
@@ -120,19 +131,19 @@ def databases_table(accuracy: dict[str, Any]) -> str:
 
 
 def differences_table(accuracy: dict[str, Any]) -> str:
-    """Paired differences to the first two encoders of the run."""
+    """Return paired differences to the first two encoders of the run."""
     rows = []
     for name, encoder, result in each(accuracy):
         for yardstick, minus in result.get("minus", {}).items():
             found = [minus.get("recall", {}).get(k) for k in ("1", "20")]
             found += [minus["SC"], minus["within_5px"]]
-            rows.append((name, f"{encoder} less {yardstick}", *(interval(f, signed=True) for f in found)))
-    head = ("search: first", "search: in 20", "SC", "within 5 px")
+            rows.append((name, f"{encoder} − {yardstick}", *(interval(f, signed=True) for f in found)))
+    head = ("recall at 1", "recall at 20", "SC", "within 5 px")
     return markdown(("group", "encoders", *head), rows)
 
 
 def exhaustive_table(accuracy: dict[str, Any]) -> str:
-    """Exhaustive NCC on a sample of the queries."""
+    """Return exhaustive NCC on a sample of the queries."""
     rows = []
     for name, group in accuracy["groups"].items():
         if "exhaustive" not in group:
@@ -145,12 +156,12 @@ def exhaustive_table(accuracy: dict[str, Any]) -> str:
             spent = f"{counts['query_s'] / counts['patches']:.2f} s"
             minus = interval(result["minus"]["SC"], signed=True)
             rows.append((name, str(other["queries"]), encoder, interval(result["score"]["SC"]), spent, minus))
-    head = ("group", "queries", "method", "SC", "time a query", "less exhaustive, paired")
+    head = ("group", "queries", "method", "SC", "time per query", "minus exhaustive, paired")
     return markdown(head, rows)
 
 
 def bands_table(accuracy: dict[str, Any]) -> str:
-    """What other bands, bits and products cost."""
+    """Return the loss by other bands, bit depths and products."""
     rows = []
     for name, encoder, result in each(accuracy):
         group = GROUPS[name]
@@ -161,19 +172,15 @@ def bands_table(accuracy: dict[str, Any]) -> str:
         seen = scores.get("with features", scores["all"])["SC"]
         cells = name, " ".join(group.bands), encoder, interval(scores["all"]["SC"]), plain(seen)
         rows.append((*cells, interval(minus["SC"] if minus else None, signed=True)))
-    head = ("group", "bands asked", "encoder", "SC", "with features", "less cities in four bands, paired")
+    head = ("group", "query bands", "encoder", "SC", "with features", "minus cities in four bands, paired")
     return markdown(head, rows)
 
 
-def run_note(accuracy: dict[str, Any]) -> str:
-    """Machine and time of the run."""
-    where = accuracy["context"]
-    machine, versions = where["machine"], where["versions"]
+def accuracy_note(accuracy: dict[str, Any]) -> str:
+    """Return date, machine and size of the run."""
     return (
-        f"Measured {where['when'][:10]} at {where['commit']}, {accuracy['queries']} queries a group, seed "
-        f"{accuracy['seed']}, stride {accuracy['stride_px']}: {accuracy['seconds'] / 60:.0f} minutes on "
-        f"{machine['cores']} cores of {machine['processor']} (load {machine['load']} at the end), keras "
-        f"{versions.get('keras')}."
+        f"{run_note(accuracy['context'])} {accuracy['queries']} queries per group, seed {accuracy['seed']}, "
+        f"stride {accuracy['stride_px']}; {accuracy['seconds'] / 60:.0f} minutes."
     )
 
 
@@ -181,56 +188,58 @@ def run_note(accuracy: dict[str, Any]) -> str:
 
 
 def subpixel_table(subpixel: dict[str, Any]) -> str:
-    """Error of refinement on synthetic shifts."""
+    """Return the error of refinement on known shifts."""
     rows = []
     for name, kinds in subpixel["groups"].items():
-        for kind, one in kinds.items():
-            if one["patches"]:
-                shares = f"{one['within_half']:.3f}", f"{one['beyond_5']:.3f}"
-                size = f"{one['median_px']:.2f}", f"{one['p90_px']:.2f}"
-                rows.append((name, kind, str(one["patches"]), *size, *shares))
+        for kind, figures in kinds.items():
+            if figures["patches"]:
+                shares = f"{figures['within_half']:.3f}", f"{figures['beyond_5']:.3f}"
+                size = f"{figures['median_px']:.2f}", f"{figures['p90_px']:.2f}"
+                rows.append((name, kind, str(figures["patches"]), *size, *shares))
     head = ("group", "patches", "number", "median, px", "90 %, px", "within 0.5 px", "beyond 5 px")
     return markdown(head, rows)
 
 
-def calibration_table(one: dict[str, Any]) -> str:
-    """Calibration error by group left out, precision at coverage, and the chart of `calibrate.py`."""
+def calibration_table(figures: dict[str, Any]) -> str:
+    """Return calibration error per held-out group, precision at coverage, and the chart."""
     rows = [
         (name, str(g["answers"]), f"{g['right']:.3f}", f"{g['stated']:.3f}", f"{g['error']:.3f}")
-        for name, g in one["groups"].items()
+        for name, g in figures["groups"].items()
     ]
-    answers = sum(g["answers"] for g in one["groups"].values())
-    rows.append(("**all**", str(answers), "", "", f"**{one['error']:.3f}**"))
-    errors = markdown(("group, left out", "answers", "right", "stated", "calibration error"), rows)
-    kept = [(f"{c['at_least']:g}", f"{c['covers']:.3f}", f"{c['right']:.4f}") for c in one["coverage"]]
-    precision = markdown(("stated at least", "share of all answers", "of these right"), kept)
+    answers = sum(g["answers"] for g in figures["groups"].values())
+    rows.append(("**all**", str(answers), "", "", f"**{figures['error']:.3f}**"))
+    errors = markdown(
+        ("held-out group", "answers", "share right", "mean confidence", "calibration error"), rows
+    )
+    kept = [(f"{c['at_least']:g}", f"{c['covers']:.3f}", f"{c['right']:.4f}") for c in figures["coverage"]]
+    precision = markdown(("confidence at least", "share of answers", "share right"), kept)
     chart = (
-        f"![{one['encoder']}: stated probability against the share right, and precision over coverage]"
-        f"(images/calibration-{one['encoder']}.svg)"
+        f"![{figures['encoder']}: confidence against the share right, and precision over coverage]"
+        f"(images/calibration-{figures['encoder']}.svg)"
     )
     return "\n\n".join((errors, precision, chart))
 
 
 def tried_table(tried: dict[str, Any]) -> str:
-    """Recall of the search by variant, question by question."""
+    """Return the recall of the search by variant, grouped by question."""
     variants = list(tried["variants"].values())
     questions = dict.fromkeys(v["question"] for v in variants)
     rows = []
-    for one in sorted(variants, key=lambda v: list(questions).index(v["question"])):
-        indexed, alone = one["halves"]["indexed"], one["halves"].get("learned")
+    for figures in sorted(variants, key=lambda v: list(questions).index(v["question"])):
+        indexed, alone = figures["halves"]["indexed"], figures["halves"].get("learned")
         groups = [plain(figures["1"]) for name, figures in indexed.items() if name in GROUPS]
         minus = interval(indexed.get("minus"), signed=True)
-        cells = one["question"], one["name"], interval(indexed["all"]["1"]), minus
+        cells = figures["question"], figures["name"], interval(indexed["all"]["1"]), minus
         deep = [plain(indexed["all"][k]) for k in ("20", "500")]
         alone_minus = interval(alone.get("minus") if alone else None, signed=True)
         rows.append((*cells, *deep, *groups, plain(alone["all"]["1"] if alone else None), alone_minus))
     names = [g for g in variants[0]["halves"]["indexed"] if g in GROUPS]
-    head = ("of", "tried", "first", "less the first row's, paired", "in 20", "in 500")
-    return markdown((*head, *(f"{g}: first" for g in names), *LEARNED), rows)
+    head = ("question", "variant", "recall at 1", "minus the first row, paired", "at 20", "at 500")
+    return markdown((*head, *(f"{g}: at 1" for g in names), *LEARNED), rows)
 
 
 def tried_note(tried: dict[str, Any]) -> str:
-    """How long, on what, among how much."""
+    """Return size, date and duration of the comparison."""
     where, variants = tried["context"], list(tried["variants"].values())
     windows = " and ".join(f"{n:,}" for n in dict.fromkeys(variants[0]["windows"].values()))
     spent = sum(sum(v["cpu_s"].values()) for v in variants)
@@ -238,16 +247,15 @@ def tried_note(tried: dict[str, Any]) -> str:
     if tried["copies"] < 7:
         copies = f"{tried['copies']} of {copies}"
     return (
-        f"{len(variants)} variants, measured until {where['when'][:10]} at {where['commit']}: trainings of "
-        f"{tried['steps']} steps of {tried['batch']} pairs, seed {tried['seed']}; {tried['queries']} queries "
-        f"a group, among {windows} windows (every image and {copies}); {spent / 60:.0f} minutes of "
-        f"{where['machine']['processor']}'s processor time."
+        f"{run_note(where)} {len(variants)} variants, trained for {tried['steps']} steps of {tried['batch']} "
+        f"pairs, seed {tried['seed']}; {tried['queries']} queries per group in {windows} windows (every "
+        f"image and {copies}); {spent / 60:.0f} minutes of processor time."
     )
 
 
 Table = tuple[str, Callable[[dict[str, Any]], str]]
 TABLES: dict[str, Table] = {
-    "run": ("accuracy.json", run_note),
+    "run": ("accuracy.json", accuracy_note),
     "main": ("accuracy.json", main_table),
     "search": ("accuracy.json", search_table),
     "kinds": ("accuracy.json", kinds_table),
@@ -261,6 +269,16 @@ TABLES: dict[str, Table] = {
     "calibration-structure-tensor": ("calibration-structure-tensor.json", calibration_table),
     "tried": ("tried.json", tried_table),
     "tried-run": ("tried.json", tried_note),
+    "job": ("challenge-600.json", job_table),
+    "job-run": ("challenge-600.json", job_note),
+    "dense": ("embedding.json", dense_table),
+    "dense-run": ("embedding.json", lambda run: run_note(run["context"])),
+    "index-kinds": ("kinds.json", index_kinds_table),
+    "index-kinds-run": ("kinds.json", lambda run: run_note(run["context"])),
+    "stream-64": ("stream-64.json", stream_table),
+    "stream-64-run": ("stream-64.json", stream_note),
+    "stream-320": ("stream-320.json", stream_table),
+    "stream-320-run": ("stream-320.json", stream_note),
     "scale": ("scale.json", scale_table),
     "scale-run": ("scale.json", scale_note),
     "ground": ("scale.json", ground_table),
@@ -268,20 +286,20 @@ TABLES: dict[str, Table] = {
 
 
 def filled(text: str, folder: Path) -> str:
-    """A page with its tables written anew.
+    """Return a page with its tables rewritten.
 
     Raises:
-        KeyError: the page asks for a table that nobody makes.
+        KeyError: the page names an unknown table.
     """
 
-    def one(match: re.Match[str]) -> str:
+    def replace(match: re.Match[str]) -> str:
         file, make = TABLES[match[2]]
         if not (folder / file).is_file():
-            print(f"{match[2]}: no {folder / file}, left as it is", file=sys.stderr)
+            print(f"{match[2]}: {folder / file} is missing, the table stays unchanged", file=sys.stderr)
             return match[0]
         return f"{match[1]}{make(json.loads((folder / file).read_text()))}\n{match[3]}"
 
-    return MARKED.sub(one, text)
+    return MARKED.sub(replace, text)
 
 
 def main() -> None:

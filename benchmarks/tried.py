@@ -159,7 +159,7 @@ class Windows:
                 yield self.ids[rows], unit(self.vectors[rows, of])
 
         asked = unit(queries[:, of])
-        found = exact_search(blocks, asked, DEEP.windows)
+        found = exact_search(blocks, asked, DEEP.top_k)
         found[~asked.any(1)] = -1  # a patch that shows nothing finds nothing
         return non_max_suppression(np.zeros(found.shape, np.float32), found, DEEP)
 

@@ -588,7 +588,7 @@ def test_a_run_leaves_table_json_evidence_and_page(data, tmp_path, monkeypatch, 
     assert (out / "failures.html").read_text().startswith("<!doctype html>")
     page = tables.filled((BENCHMARKS.parent / "docs/accuracy.md").read_text(), out)
     assert "| cities | structure-tensor | 1.000 |" in page
-    assert "nan" not in page.split("## What was tried")[0].lower().split()
+    assert "nan" not in page.split("## Design choices")[0].lower().split()
 
 
 def test_the_chart_shows_every_group_and_says_what_is_not_measured(tmp_path):
