@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, LearnedConfig, TensorConfig
 from retrieval.models.embed import PATCH_BATCH, embed_dense, embed_patches
-from retrieval.models.encoder import TRAINING_FREE, KerasEncoder, load_encoder, shipped
+from retrieval.models.encoder import KerasEncoder, load_encoder
 from retrieval.models.networks import learned_model
+from retrieval.models.registry import TRAINING_FREE, encoder_names
 from retrieval.types import Encoder
 
 
@@ -42,7 +43,7 @@ def image(folder: Path | None, size: int) -> NDArray[np.float32]:
 
 def encoders() -> dict[str, Encoder]:
     """The shipped ones; an untrained one of the learned kind where none is shipped: it costs the same."""
-    found = {name: load_encoder(name) for name in shipped()}
+    found = {name: load_encoder(name) for name in encoder_names()}
     if set(found) == {TRAINING_FREE}:
         kernel = found[TRAINING_FREE].model.get_layer("projection").get_weights()[0]  # type: ignore[attr-defined]
         model = learned_model(LearnedConfig(), kernel.reshape(-1, kernel.shape[-1]), TensorConfig())

@@ -7,8 +7,9 @@ import numpy as np
 
 from retrieval.config import LearnedConfig, TensorConfig
 from retrieval.models.calibration import CHIP_TERMS, TERMS, calibration_of
-from retrieval.models.encoder import TRAINING_FREE, KerasEncoder, load_encoder
+from retrieval.models.encoder import KerasEncoder, load_encoder
 from retrieval.models.networks import cells_model, fit_projection, learned_model, tensor_model
+from retrieval.models.registry import TRAINING_FREE
 from retrieval.types import RankedCandidates
 from tfrecords.schema import BANDS, Image, Patches
 

@@ -28,8 +28,9 @@ from retrieval.models.calibration import (
     is_confident,
     logit_margin,
 )
-from retrieval.models.encoder import FakeEncoder, load_encoder, save_encoder, shipped
+from retrieval.models.encoder import FakeEncoder, load_encoder, save_encoder
 from retrieval.models.networks import tensor_model
+from retrieval.models.registry import encoder_names
 from retrieval.pipeline import build_index, calibrate, locate, open_index
 from retrieval.results.outputs import QueryOutputs
 from retrieval.types import RankedCandidates
@@ -193,7 +194,7 @@ def test_files_that_are_no_calibration(tmp_path, text):
 
 
 def test_every_shipped_encoder_has_a_calibration_of_its_own():
-    for name in shipped():
+    for name in encoder_names():
         encoder = load_encoder(name)
         one = calibration_of(encoder)
         assert one.encoder == encoder.fingerprint and len(one.weights) == len(TERMS) and one.fitted_on

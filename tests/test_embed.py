@@ -10,7 +10,8 @@ import retrieval.models.embed as embed
 from retrieval.config import IndexConfig
 from retrieval.errors import ConfigError
 from retrieval.models.embed import embed_dense, embed_image, embed_patches, worth_indexing
-from retrieval.models.encoder import TRAINING_FREE, FakeEncoder, load_encoder
+from retrieval.models.encoder import FakeEncoder, load_encoder
+from retrieval.models.registry import TRAINING_FREE
 from tfrecords.schema import BANDS, Patches
 
 ENCODERS = {

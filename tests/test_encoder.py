@@ -10,17 +10,9 @@ from engine import SMALL, learned_encoder, projection, small_encoder, texture
 
 from retrieval.config import LearnedConfig, TensorConfig
 from retrieval.errors import EncoderError
-from retrieval.models.encoder import (
-    TRAINING_FREE,
-    FakeEncoder,
-    KerasEncoder,
-    default_name,
-    fingerprint,
-    load_encoder,
-    save_encoder,
-    shipped,
-)
+from retrieval.models.encoder import FakeEncoder, KerasEncoder, fingerprint, load_encoder, save_encoder
 from retrieval.models.networks import cells_model, fit_projection, learned_model, set_projection, tensor_model
+from retrieval.models.registry import TRAINING_FREE, default_encoder_name, encoder_names
 from tfrecords.errors import OutputExistsError
 
 ROOT = Path(__file__).parents[1]
@@ -233,11 +225,11 @@ def test_saving_does_not_overwrite_unless_told(tmp_path):
 
 
 def test_shipped_encoders_open_and_are_encoders():
-    assert TRAINING_FREE in shipped() and default_name() in shipped()
-    for name in shipped():
+    assert TRAINING_FREE in encoder_names() and default_encoder_name() in encoder_names()
+    for name in encoder_names():
         encoder = load_encoder(name)
         assert encoder.name == name and encoder.step_px == 8 and len(encoder.fingerprint) == 64
-    assert load_encoder().name == default_name()
+    assert load_encoder().name == default_encoder_name()
 
 
 # ---------------------------------------------------------------- what is refused

@@ -18,7 +18,8 @@ from retrieval.matching.exhaustive import exhaustive_search
 from retrieval.matching.pyramid import refine_full_resolution
 from retrieval.matching.rounds import search_in_rounds
 from retrieval.matching.session import Session
-from retrieval.models.encoder import TRAINING_FREE, FakeEncoder
+from retrieval.models.encoder import FakeEncoder
+from retrieval.models.registry import TRAINING_FREE
 from retrieval.pipeline import build_index, evaluate, locate, open_index
 from retrieval.results.matches import Matches
 from tfrecords.errors import MissingInputError, OutputExistsError

@@ -9,13 +9,11 @@ thousand times as much as an index. It serves few patches, those with the most v
 
 from __future__ import annotations
 
-import json
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib import resources
 from typing import Any, Self
 
 import numpy as np
@@ -30,6 +28,7 @@ from retrieval.matching.session import Session
 from retrieval.models.calibration import is_confident, logit_margin
 from retrieval.models.cloud_mask import shipped_cloud_mask
 from retrieval.models.local_descriptors import half_resolution
+from retrieval.models.registry import shipped_constants
 from retrieval.types import Candidates, PatchPixels, RankedCandidates, silent
 from tfrecords.schema import Patches
 
@@ -70,8 +69,7 @@ class ScoreFit:
     @cache
     def shipped(cls) -> Self:
         """Read the constants that belong to the shipped local descriptors."""
-        file = resources.files("retrieval.models.weights") / "local.score.json"
-        return cls(**json.loads(file.read_text())["score"])
+        return cls(**shipped_constants("local.score.json")["score"])
 
 
 def exhaustive_search(session: Session, ranked: RankedCandidates) -> RankedCandidates:

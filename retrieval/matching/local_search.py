@@ -27,7 +27,8 @@ from retrieval.matching.candidates import concatenate, non_max_suppression
 from retrieval.matching.session import Session
 from retrieval.matching.tensor_cache import Block, Sites, TensorCache, blocks_at
 from retrieval.matching.tensors import Known, Templates, crop_windows, shared_columns, tile
-from retrieval.models.local_descriptors import FIELD_PX, STEP_PX, load_shipped_model
+from retrieval.models.local_descriptors import FIELD_PX, STEP_PX
+from retrieval.models.registry import LOCAL, load_shipped
 from retrieval.types import Candidates, RankedCandidates, pack_ids, unpack_ids
 
 CELL_PX = 32
@@ -446,4 +447,4 @@ def _by_block(packed: NDArray[np.int64]) -> list[_BlockTask]:
 @lru_cache(maxsize=1)
 def shipped_local_search() -> LocalSearch:
     """Return the search with the shipped network."""
-    return LocalSearch(load_shipped_model())
+    return LocalSearch(load_shipped(LOCAL))

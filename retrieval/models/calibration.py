@@ -14,7 +14,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Self
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import SearchConfig
 from retrieval.errors import ConfigError
+from retrieval.models.registry import shipped_files
 from retrieval.types import RankedCandidates
 from tfrecords.artifacts import fingerprint, writing_file
 
@@ -137,9 +137,7 @@ def calibration_of(encoder: Any, terms: tuple[str, ...] = TERMS) -> Calibration:
 @cache
 def shipped_calibrations() -> tuple[Calibration, ...]:
     """Return the calibrations in the package."""
-    files = resources.files("retrieval.models.weights").iterdir()
-    ends = tuple(SUFFIXES.values())
-    return tuple(Calibration.load(f) for f in sorted(files, key=lambda f: f.name) if f.name.endswith(ends))
+    return tuple(Calibration.load(file) for file in shipped_files(*SUFFIXES.values()))
 
 
 def calibrations_beside(encoder_file: Path) -> Iterator[Calibration]:

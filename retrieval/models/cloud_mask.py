@@ -3,7 +3,7 @@
 A vector of a whole window breaks when half of it is cloud, and so does its correlation. What is hidden is
 left out of both once it is known; patches of products come without a mask, so it is found here. The network
 sees, at half resolution, the mean, the largest and the smallest of the bands and the strength of the edges,
-over some 64 px around each pixel. It was trained on pasted clouds (`retrieval.training.clouds`).
+over some 64 px around each pixel. It was trained on pasted clouds (`retrieval.training.cloud_networks`).
 
 Source: F. Yu, V. Koltun, Multi-scale context aggregation by dilated convolutions (2016).
 """
@@ -11,7 +11,6 @@ Source: F. Yu, V. Koltun, Multi-scale context aggregation by dilated convolution
 from __future__ import annotations
 
 from functools import lru_cache
-from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -20,15 +19,11 @@ from numpy.typing import NDArray
 from retrieval.config import TensorConfig
 from retrieval.kernels.compiled import Compiled
 from retrieval.kernels.executors import parallel_map
+from retrieval.models.registry import CLOUDS, load_shipped, shipped_constants
 from retrieval.models.structure_tensor import structure_tensor
 
-WEIGHTS = "clouds.keras"
-"""Name of the shipped network in `retrieval.models.weights`."""
 DILATIONS = (1, 2, 4, 8)
 """Of its convolutions, one after the other."""
-CLOUD_LOGIT = 1.0
-"""Log-odds from which on a pixel counts as cloud: ground that is taken for cloud costs more than thin cloud
-that is taken for ground."""
 BATCH = 64
 """Patches looked at at a time: what of them fits a core's cache."""
 
@@ -63,11 +58,18 @@ def cloud_model(width: int = 16) -> Any:
 
 
 class CloudMask:
-    """A trained network, ready to be asked."""
+    """A trained cloud network with its threshold."""
 
-    def __init__(self, model: Any) -> None:
-        """Wrap a model of `cloud_model`."""
+    def __init__(self, model: Any, min_logit: float | None = None) -> None:
+        """Wrap a model of `cloud_model`.
+
+        Args:
+            model: the network.
+            min_logit: log-odds above which a pixel counts as cloud; None for the shipped threshold.
+        """
         self.model = model
+        constants = shipped_constants("clouds.threshold.json")
+        self.min_logit = constants["min_logit"] if min_logit is None else min_logit
         self._call = Compiled(lambda scaled: model(scaled, training=False), after=1)
 
     def __call__(self, scaled: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -83,14 +85,11 @@ class CloudMask:
         covered = np.zeros((n, h // 2, w // 2), bool)
         parts = [slice(start, start + BATCH) for start in range(0, n, BATCH)]
         for part, odds in zip(parts, parallel_map(lambda part: self._call(scaled[part]), parts), strict=True):
-            covered[part] = odds > CLOUD_LOGIT
+            covered[part] = odds > self.min_logit
         return covered.repeat(2, 1).repeat(2, 2) & ~np.isnan(scaled).all(-1)
 
 
 @lru_cache(maxsize=1)
 def shipped_cloud_mask() -> CloudMask:
-    """The network in the package."""
-    import keras
-
-    with resources.as_file(resources.files("retrieval.models.weights") / WEIGHTS) as path:
-        return CloudMask(keras.saving.load_model(path, compile=False, safe_mode=True))
+    """Return the cloud mask in the package."""
+    return CloudMask(load_shipped(CLOUDS))

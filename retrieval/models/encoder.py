@@ -15,6 +15,7 @@ from retrieval.config import PATCH_PX
 from retrieval.errors import EncoderError
 from retrieval.kernels.compiled import Compiled
 from retrieval.models.calibration import Calibration, calibrations_beside
+from retrieval.models.registry import WEIGHTS, default_encoder_name, encoder_names, load_network
 from retrieval.types import Encoder
 from tfrecords.artifacts import writing_file
 
@@ -90,10 +91,6 @@ class FakeEncoder:
         return np.where(norm > 1e-6, v / np.maximum(norm, 1e-6), 0).astype(np.float32)
 
 
-SHIPPED = "retrieval.models.weights"
-TRAINING_FREE = "structure-tensor"
-NO_ENCODERS = frozenset({"verifier", "clouds", "local"})
-"""Networks in the same folder that are not encoders."""
 COMPILED_AFTER = 24
 """Images of one size before the model is compiled for it: one or two seconds, a third saved of each image."""
 SAME_VECTOR = 1e-3
@@ -202,36 +199,19 @@ def load_encoder(source: Path | str | Encoder | None = None) -> Encoder:
     """
     if source is not None and not isinstance(source, (str, Path)):
         return source
-    name = str(source or default_name())
-    if name in shipped():
-        with resources.as_file(resources.files(SHIPPED) / f"{name}.keras") as path:
+    name = str(source or default_encoder_name())
+    if name in encoder_names():
+        with resources.as_file(WEIGHTS / f"{name}.keras") as path:
             return _load(path, name)
     path = Path(name)
     if path.suffix != ".keras" or not path.is_file():
-        raise EncoderError(f"no encoder {name}: expected a .keras file or one of {', '.join(shipped())}")
+        raise EncoderError(
+            f"no encoder {name}: expected a .keras file or one of {', '.join(encoder_names())}"
+        )
     return _load(path, path.stem)
 
 
 def _load(path: Path, name: str) -> Encoder:
-    import keras
-
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as e:
-        raise EncoderError(f"{path}: cannot be opened as a Keras model in safe mode: {e}") from e
-    encoder = KerasEncoder(model, name)
+    encoder = KerasEncoder(load_network(path), name)
     encoder.calibrations = tuple(calibrations_beside(path))
     return encoder
-
-
-def shipped() -> list[str]:
-    """Names of the encoders in the package."""
-    names = {
-        f.name[: -len(".keras")] for f in resources.files(SHIPPED).iterdir() if f.name.endswith(".keras")
-    }
-    return sorted(names - NO_ENCODERS)
-
-
-def default_name() -> str:
-    """The encoder that is used where none is named: the learned one where it is shipped."""
-    return next((n for n in shipped() if n != TRAINING_FREE), TRAINING_FREE)

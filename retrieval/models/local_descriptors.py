@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from typing import Any
 
 from retrieval.config import TensorConfig
 from retrieval.models.structure_tensor import structure_tensor
 
-WEIGHTS = "local.keras"
-"""Name of the shipped network in `retrieval.models.weights`."""
 STEP_PX = 4
 """Distance between descriptors, in pixels."""
 FIELD_PX = 9
@@ -57,11 +54,3 @@ def local_model(dim: int = 24) -> Any:
     weight = layers.Conv2D(1, 1, activation="softplus", name="weight")(x)
     y = y * ops.rsqrt(ops.sum(y * y, -1, keepdims=True) + 1e-3) * weight * share
     return keras.Model([tensor, visible], y, name="local")
-
-
-def load_shipped_model() -> Any:
-    """Load the network in the package."""
-    import keras
-
-    with resources.as_file(resources.files("retrieval.models.weights") / WEIGHTS) as path:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)

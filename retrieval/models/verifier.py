@@ -13,18 +13,16 @@ Source: S. Zagoruyko, N. Komodakis, Learning to compare image patches via convol
 from __future__ import annotations
 
 from functools import lru_cache
-from importlib import resources
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.kernels.compiled import Compiled
+from retrieval.models.registry import VERIFIER, load_shipped
 
 SIDE = 31
 """Side of what is compared, in half-resolution pixels: a patch less the gradient's border."""
-WEIGHTS = "verifier.keras"
-"""Name of the shipped network in `retrieval.models.weights`."""
 LOCAL = (5, 11)
 """Sides of the squares over which agreement is summed for the network to look at."""
 
@@ -108,8 +106,5 @@ class Verifier:
 
 @lru_cache(maxsize=1)
 def shipped_verifier() -> Verifier:
-    """The network in the package."""
-    import keras
-
-    with resources.as_file(resources.files("retrieval.models.weights") / WEIGHTS) as path:
-        return Verifier(keras.saving.load_model(path, compile=False, safe_mode=True))
+    """Return the verifier in the package."""
+    return Verifier(load_shipped(VERIFIER))

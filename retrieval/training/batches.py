@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from retrieval.config import PATCH_PX, TrainConfig
 from retrieval.errors import TrainingError
 from retrieval.models.embed import embed_patches
-from retrieval.models.encoder import TRAINING_FREE, load_encoder
+from retrieval.models.encoder import load_encoder
+from retrieval.models.registry import TRAINING_FREE
 from retrieval.training.augment import augment_pairs
 from tfrecords.grid import overlap
 from tfrecords.read import CropPlan, naming_bad_records, stream_crops

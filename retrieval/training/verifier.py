@@ -24,7 +24,8 @@ from retrieval.matching.session import Session
 from retrieval.matching.tensor_cache import Sites, TensorCache
 from retrieval.matching.tensors import Arrays, Templates
 from retrieval.models.embed import embed_image, embed_patches
-from retrieval.models.encoder import TRAINING_FREE, load_encoder
+from retrieval.models.encoder import load_encoder
+from retrieval.models.registry import TRAINING_FREE
 from retrieval.models.verifier import SIDE, verifier_model
 from retrieval.training.augment import add_noise, blurred, change_light, in_bytes, turned_alike
 from retrieval.training.steps import check_backend
