@@ -519,9 +519,9 @@ def test_metadata_decide_on_the_offset_and_the_data_warn(safes, tmp_path, rng):
     (note,) = (note for note in images_of(safes, tmp_path / "wrong").notes if "warning" in note)
     assert (
         "31TCJ" in note
-        and "2023-07-05 (+1000)" in note
+        and "2023-07-05 (+1001 DN)" in note
         and "2023-06" not in note
-        and "nothing was changed" in note
+        and "left unchanged" in note
     )
     wrong, right = (pixels_of(tmp_path / name, "31TCJ/2023-07-05.tif") for name in ("wrong", "right"))
     assert np.array_equal(wrong, right + 1000)

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from retrieval.geo.pixel_window import PixelWindow, window_of_box
 from retrieval.geo.request import ImageFilter
-from retrieval.ingest.darkness import doubts
 from retrieval.ingest.images import (
     Fetched,
     Job,
@@ -28,6 +27,7 @@ from retrieval.ingest.images import (
     some,
     write_jobs,
 )
+from retrieval.ingest.offset_check import check_files
 from retrieval.ingest.safe.metadata import BANDS, Granule, Product, read_product
 from retrieval.ingest.safe.tile import BLOCK_PX, Tile, open_tile
 from retrieval.ingest.safe.tree import find_trees
@@ -87,7 +87,7 @@ def fetch_products(
     paths = write_jobs(jobs, out, left, overwrite=overwrite, progress=progress)
     if not paths:
         raise left.error(source)
-    return Fetched(paths, (*notes, *left.notes(), *doubts(paths)))
+    return Fetched(paths, (*notes, *left.notes(), *check_files(paths)))
 
 
 def _look(source: Path, image_filter: ImageFilter, left: Left, notes: list[str]) -> list[_Seen]:

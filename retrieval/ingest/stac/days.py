@@ -58,8 +58,8 @@ def row_of(scene: Scene, date: str = "", **more: object) -> Row:
     """What the journal says of an item."""
     red = scene.bands["B04"].offset
     known = {"cloud_cover": scene.cloud_cover, "baseline": scene.baseline}
-    told = {"offset": red.dn, "offset_from": red.told_by}
-    return Row(scene.id, scene.place, date, **{**known, **told, **more})  # type: ignore[arg-type]
+    offset = {"offset": red.dn, "offset_from": red.source}
+    return Row(scene.id, scene.place, date, **{**known, **offset, **more})  # type: ignore[arg-type]
 
 
 def sorted_days(
@@ -182,7 +182,7 @@ def _one_crs(place: str, scenes: Sequence[Scene]) -> list[Grid]:
 def guesses(days: Sequence[Day]) -> list[str]:
     """Say what is not known of the items for sure."""
     scenes = [scene for day in days for scene in day.scenes]
-    unsure = [one for one in scenes if "guess" in one.bands["B04"].offset.told_by]
+    unsure = [one for one in scenes if "guess" in one.bands["B04"].offset.source]
     bare = [one for one in scenes if SCL not in one.bands]
     notes = []
     if unsure:

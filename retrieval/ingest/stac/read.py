@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.ingest.offset_check import leaves_negatives
 from retrieval.ingest.product import hidden_by, to_dn
 from retrieval.ingest.retry import FINAL_STATUS, RetryPolicy, TransientError
-from retrieval.ingest.stac.offset import goes_below_zero
 from retrieval.ingest.stac.scene import COMMON, SCL, Grid, Scene, Source, place_of
 from tfrecords.errors import CatalogueError, DiskFullError, MissingPackageError
 
@@ -182,7 +182,7 @@ def _plain_item(scene: Scene, sources: dict[str, Source], window: Grid) -> Any:
 
 def _convert(stored: NDArray[Any], source: Source, out: NDArray[np.uint16]) -> bool:
     """Fill in digital numbers; says whether the offset leaves too many below zero."""
-    below = goes_below_zero(stored, source.offset)
+    below = leaves_negatives(stored, source.offset.dn)
     for y in range(0, len(stored), STRIP_PX):
         strip = stored[y : y + STRIP_PX]
         strip = np.where(strip == source.nodata, 0, strip) if source.nodata else strip

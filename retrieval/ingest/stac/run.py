@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.ingest.images import provenance_of
+from retrieval.ingest.offset_check import darkest_dn, warn_of_suspect_dates
 from retrieval.ingest.product import write_date
 from retrieval.ingest.retry import RetryPolicy
 from retrieval.ingest.stac.catalogue import check_installed, find_items
 from retrieval.ingest.stac.choose import thin
 from retrieval.ingest.stac.days import Day, Left, guesses, nothing, sorted_days
 from retrieval.ingest.stac.journal import Journal, Row
-from retrieval.ingest.stac.offset import dark_of, odd_ones
 from retrieval.ingest.stac.query import CatalogQuery
 from retrieval.ingest.stac.read import Reader, signer
 from retrieval.ingest.stac.scene import COMMON, Scene
@@ -233,7 +233,7 @@ def _write_day(day: Day, query: CatalogQuery, reader: Reader, journal: Journal, 
         return False
     hidden = 100 * float((pixels == 0).all(-1).mean())
     reason = _unfit(path, good, hidden, query)
-    rows = replace(day, scenes=tuple(good)).rows(hidden=hidden, dark=dark_of(pixels))
+    rows = replace(day, scenes=tuple(good)).rows(hidden=hidden, dark=darkest_dn(pixels))
     if reason:
         rows = [replace(row, left_out=reason) for row in rows]
         left.out(rows, f"{path} was left out: {reason}")
@@ -262,8 +262,8 @@ def _merged(
         if below:
             offset = scene.bands["B04"].offset
             left.notes.append(
-                f"{scene.id}: with the offset of {offset.dn:g} told by {offset.told_by} much of it is below "
-                "zero: the catalogue may be wrong, and it be applied already; nothing was changed"
+                f"warning: {scene.id}: the offset ({offset.dn:g}, from {offset.source}) makes many pixels "
+                "negative; it may already have been applied. Pixels were left unchanged"
             )
         if good:
             gaps = (merged == 0).all(-1)
@@ -297,19 +297,15 @@ def _report(journal: Journal, items: Sequence[str], new: int, left: Left) -> Sta
     gone = tuple(sorted((row for row in rows if not row.file), key=lambda row: row.item))
     if not kept:
         raise CatalogueError(nothing(gone))
-    notes = (*left.notes, *_odd(kept))
+    notes = (*left.notes, *_check_offsets(kept))
     files = {row.file for row in kept}
     return StacReport(journal.folder, len({r.place for r in kept}), len(files), new, len(items), gone, notes)
 
 
-def _odd(kept: Sequence[Row]) -> list[str]:
-    """Name dates whose darkest pixels speak against the offset that the catalogue told."""
-    notes = []
-    for place in sorted({row.place for row in kept}):
-        dark = {row.date: row.dark for row in kept if row.place == place and row.dark is not None}
-        if odd := odd_ones(dark):
-            notes.append(
-                f"{place}: the darkest pixels of {', '.join(odd)} lie about 1000 off those of its others; "
-                "the catalogue may be wrong about their offset, or it is snow or haze: nothing was changed"
-            )
-    return notes
+def _check_offsets(kept: Sequence[Row]) -> list[str]:
+    """Return a warning for each place whose dates have suspect offsets."""
+    places: dict[str, dict[str, float]] = {}
+    for row in kept:
+        if row.dark is not None:
+            places.setdefault(row.place, {})[row.date] = row.dark
+    return [note for place in sorted(places) for note in warn_of_suspect_dates(place, places[place])]
