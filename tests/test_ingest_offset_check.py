@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from retrieval.ingest.dated_image import write_date
 from retrieval.ingest.offset_check import (
     check_files,
     darkest_dn,
@@ -12,7 +13,6 @@ from retrieval.ingest.offset_check import (
     leaves_negatives,
     warn_of_suspect_dates,
 )
-from retrieval.ingest.product import write_date
 from tfrecords.errors import ArrayError
 from tfrecords.schema.records import Provenance
 

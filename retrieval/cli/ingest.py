@@ -101,8 +101,7 @@ def ingest(
             bands=names,
             units=units,
             overwrite=overwrite,
-            reading=console.counted("reading blocks"),
-            progress=console.counted(f"writing {'series' if as_ == 'series' else 'images'}"),
+            progress=console,
         )
         for note in report.notes:
             console.note(note)

@@ -1,4 +1,4 @@
-"""Cuts of places -> a challenge: one date as images, patches of the others, and the answers."""
+"""Cuts of places to a challenge: one date as images, patches of the other dates, and the answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.ingest.ground import OpenDates
+from retrieval.ingest.grids import OpenDates
 from retrieval.ingest.survey import Cut, Survey
 from tfrecords.challenge import ChallengeReport, Progress, Target, write_challenge
 from tfrecords.errors import BandsError, GridError
@@ -18,17 +18,17 @@ from tfrecords.grid import PATCH_PX, pixel_to_map, valid_share
 from tfrecords.schema import Image, Patches, Units, is_nodata, to_scaled
 
 PATCH_NODATA = 0.02
-"""A patch has less nodata than this share, on its own date and on the image's."""
+"""A patch has a smaller share of nodata than this, on its date and on the image's date."""
 
 COLUMNS = ("place", "date", "image_date", "image_x0", "image_y0")
-"""What truth.csv says of a patch: where the image begins on the place's grid, too."""
+"""Columns of truth.csv for a patch; x0 and y0 are the first pixel of the image on the place's grid."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Draw:
-    """The patches that were drawn for one image."""
+    """The patches drawn for one image."""
 
-    seen: Survey
+    survey: Survey
     cut: Cut
     image_id: int
     first_id: int
@@ -38,19 +38,19 @@ class _Draw:
 
 @dataclass(frozen=True)
 class _Form:
-    """What all pixels of the challenge are stored as: records of one file must be alike."""
+    """Bands, units and nodata of all pixels of the challenge: records of one file are alike."""
 
     bands: tuple[str, ...]
     units: Units
     nodata: float | None
-    as_found: bool
+    unchanged: bool
 
-    def store(self, seen: Survey, pixels: NDArray[Any]) -> NDArray[Any]:
-        """Bring a place's pixels to the form."""
-        pixels = pixels[..., [seen.bands.index(name) for name in self.bands]]
-        if self.as_found:
+    def store(self, survey: Survey, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Convert a place's pixels."""
+        pixels = pixels[..., [survey.bands.index(name) for name in self.bands]]
+        if self.unchanged:
             return pixels
-        return np.nan_to_num(to_scaled(pixels, seen.units, seen.nodata), nan=-1.0)
+        return np.nan_to_num(to_scaled(pixels, survey.units, survey.nodata), nan=-1.0)
 
 
 def write_as_challenge(
@@ -66,30 +66,30 @@ def write_as_challenge(
     """Write a challenge, one image for each cut in which a patch can be placed.
 
     Args:
-        work: The cuts; each one's latest date is the image.
-        out: Folder to write.
-        config: All that decides the result.
-        patches_per_image: At most so many patches of each image.
-        seed: Decides where they are cut, and of which date.
-        overwrite: Replace a finished challenge.
-        progress: Told how many images are written.
+        work: the cuts; the latest date of each is the image.
+        out: folder to write.
+        config: all that decides the result.
+        patches_per_image: largest number of patches per image.
+        seed: decides where patches are cut, and from which date.
+        overwrite: replace a finished challenge.
+        progress: called with the number of images written, and of all images.
 
     Returns:
         What was written.
 
     Raises:
-        BandsError: Places have different bands.
-        GridError: No patch can be placed: nodata is everywhere.
-        OutputExistsError: Something is there, and `overwrite` is not given.
-        UnfinishedOutputError: A stopped run of another configuration is in the way.
-        DiskFullError: The disk is full.
+        BandsError: places have different bands.
+        GridError: no patch fits, because of nodata.
+        OutputExistsError: the folder exists, and `overwrite` is false.
+        UnfinishedOutputError: an interrupted run with another config left its output.
+        DiskFullError: the disk is full.
     """
-    form = _common_form([seen for seen, _ in work])
+    form = _common_form([survey for survey, _ in work])
     draws = _draw_all(work, patches_per_image, seed)
     if not draws:
         raise GridError(
             f"{out}: no window of {PATCH_PX} px has less than {PATCH_NODATA:.0%} nodata on two dates of a "
-            "place; expected ground that was seen twice: check the nodata tags of the files"
+            "place. Check the nodata tags of the files"
         )
     largest = max(cut.height * cut.width for _, cut in work) + patches_per_image * PATCH_PX**2
     report = write_challenge(
@@ -102,72 +102,72 @@ def write_as_challenge(
         overwrite=overwrite,
         progress=progress,
     )
-    left = len(work) - len(draws)
-    notes = [f"{left} squares were left out: no patch of them has ground on two dates"] if left else []
-    if not form.as_found:
-        notes.append("places have pixels of different kinds: all are stored scaled to [-1, 1]")
+    skipped = len(work) - len(draws)
+    notes = [f"skipped: {skipped} squares, no patch in them shows ground on two dates"] if skipped else []
+    if not form.unchanged:
+        notes.append("places differ in units, dtype or nodata: all pixels are stored scaled to [-1, 1]")
     return ChallengeReport(report.path, report.images, report.patches, tuple(notes))
 
 
 def _common_form(places: Sequence[Survey]) -> _Form:
     first = places[0]
-    for seen in places:
-        if set(seen.bands) != set(first.bands):
+    for survey in places:
+        if set(survey.bands) != set(first.bands):
             raise BandsError(
-                f"{seen.place.name} has the bands {' '.join(seen.bands)}, {first.place.name} "
-                f"{' '.join(first.bands)}; expected the same in all places of a challenge: ingest them into "
-                "challenges of their own, or as series"
+                f"{survey.place.name} has the bands {' '.join(survey.bands)}, {first.place.name} "
+                f"{' '.join(first.bands)}. Expected the same in all places of a challenge. Ingest them into "
+                "separate challenges, or as series"
             )
-    kinds = {(seen.units, seen.dtype.str, repr(seen.nodata)) for seen in places}
+    kinds = {(survey.units, survey.dtype.str, repr(survey.nodata)) for survey in places}
     if len(kinds) == 1:
         return _Form(first.bands, first.units, first.nodata, True)
     return _Form(first.bands, "scaled", -1.0, False)
 
 
 def _draw_all(work: Sequence[tuple[Survey, Cut]], count: int, seed: int) -> list[_Draw]:
-    """Draw the patches of all cuts; those without any are left out, and numbers given to the rest."""
+    """Draw the patches of all cuts, and number the images and patches; cuts without patches are skipped."""
     draws: list[_Draw] = []
     patches = 0
     by_place: dict[int, list[Cut]] = {}
-    for seen, cut in work:
-        by_place.setdefault(id(seen), []).append(cut)
-    for number, (seen, cut) in enumerate(work):
-        siblings = [other for other in by_place[id(seen)] if other is not cut]
+    for survey, cut in work:
+        by_place.setdefault(id(survey), []).append(cut)
+    for number, (survey, cut) in enumerate(work):
+        siblings = [other for other in by_place[id(survey)] if other is not cut]
         rng = np.random.default_rng([seed, 23, number])
-        with seen.opened() as dates:
-            chosen, xy = _draw(seen, dates, cut, siblings, count, rng)
+        with survey.open() as dates:
+            chosen, xy = _draw(survey, dates, cut, siblings, count, rng)
         if len(xy):
-            draws.append(_Draw(seen, cut, len(draws), patches, chosen, xy))
+            draws.append(_Draw(survey, cut, len(draws), patches, chosen, xy))
             patches += len(xy)
     return draws
 
 
 def _draw(
-    seen: Survey, dates: OpenDates, cut: Cut, siblings: Sequence[Cut], count: int, rng: np.random.Generator
+    survey: Survey, dates: OpenDates, cut: Cut, siblings: Sequence[Cut], count: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Dates and top-left pixels (x, y in the cut) of up to `count` patches, none twice."""
-    free = _valid(seen, dates, cut.dates[-1], cut) & ~_in_siblings(cut, siblings)
-    open_by_date = {date: np.flatnonzero(free & _valid(seen, dates, date, cut)) for date in cut.dates[:-1]}
-    usable = [date for date, spots in open_by_date.items() if len(spots)]
+    """Return dates and top-left pixels (x, y in the cut) of up to `count` patches, none twice."""
+    free = _valid(survey, dates, cut.dates[-1], cut) & ~_in_siblings(cut, siblings)
+    open_by_date = {date: np.flatnonzero(free & _valid(survey, dates, date, cut)) for date in cut.dates[:-1]}
+    usable = [date for date, positions in open_by_date.items() if len(positions)]
     chosen, xy = [], []
-    wanted = np.bincount(rng.integers(len(usable), size=count), minlength=len(usable)) if usable else ()
-    for date, number in zip(usable, wanted, strict=True):
-        spots = open_by_date[date]
-        flat = rng.choice(spots, min(int(number), len(spots)), replace=False)
+    counts = np.bincount(rng.integers(len(usable), size=count), minlength=len(usable)) if usable else ()
+    for date, number in zip(usable, counts, strict=True):
+        positions = open_by_date[date]
+        flat = rng.choice(positions, min(int(number), len(positions)), replace=False)
         y, x = np.unravel_index(flat, free.shape)
         chosen += [date] * len(flat)
         xy += list(zip(x.tolist(), y.tolist(), strict=True))
     return np.array(chosen, np.int64), np.array(xy, np.int32).reshape(-1, 2)
 
 
-def _valid(seen: Survey, dates: OpenDates, number: int, cut: Cut) -> NDArray[np.bool_]:
-    """Windows that have enough ground on a date, (rows, cols)."""
-    gone = is_nodata(seen.read(dates, number, cut), seen.nodata)
-    return valid_share(~gone, PATCH_PX, 1) > 1 - PATCH_NODATA
+def _valid(survey: Survey, dates: OpenDates, number: int, cut: Cut) -> NDArray[np.bool_]:
+    """Return which windows have enough ground on a date, (rows, cols)."""
+    empty = is_nodata(survey.read(dates, number, cut), survey.nodata)
+    return valid_share(~empty, PATCH_PX, 1) > 1 - PATCH_NODATA
 
 
 def _in_siblings(cut: Cut, siblings: Sequence[Cut]) -> NDArray[np.bool_]:
-    """Windows that lie in another square of the place, too: two images would be right answers."""
+    """Return which windows also lie in another square of the place: two images would be right answers."""
     y = cut.y0 + np.arange(cut.height - PATCH_PX + 1)
     x = cut.x0 + np.arange(cut.width - PATCH_PX + 1)
     inside = np.zeros((len(y), len(x)), bool)
@@ -180,42 +180,42 @@ def _in_siblings(cut: Cut, siblings: Sequence[Cut]) -> NDArray[np.bool_]:
 
 def _targets(draws: Sequence[_Draw], form: _Form) -> Iterator[Target]:
     for draw in draws:
-        with draw.seen.opened() as dates:
+        with draw.survey.open() as dates:
             yield _target(draw, form, dates)
 
 
 def _target(draw: _Draw, form: _Form, dates: OpenDates) -> Target:
     """Read one image and its patches."""
-    seen, cut = draw.seen, draw.cut
-    shown = cut.dates[-1]
-    date = seen.place.files[shown].date
+    survey, cut = draw.survey, draw.cut
+    latest = cut.dates[-1]
+    date = survey.place.files[latest].date
     image = Image(
         draw.image_id,
-        form.store(seen, seen.read(dates, shown, cut)),
+        form.store(survey, survey.read(dates, latest, cut)),
         form.units,
         form.bands,
         form.nodata,
-        path=seen.rasters[shown].path.as_posix(),
-        crs=seen.rasters[0].crs,
-        transform=_moved(seen.rasters[0].transform, cut),
+        path=survey.rasters[latest].path.as_posix(),
+        crs=survey.rasters[0].crs,
+        transform=_cut_transform(survey.rasters[0].transform, cut),
         date=date if len(date) == 10 else None,
     )
     pixels = np.zeros((len(draw.xy), PATCH_PX, PATCH_PX, len(form.bands)), image.pixels.dtype)
     for number in np.unique(draw.dates):
-        whole = form.store(seen, seen.read(dates, int(number), cut))
+        whole = form.store(survey, survey.read(dates, int(number), cut))
         for row in np.flatnonzero(draw.dates == number):
             x, y = draw.xy[row]
             pixels[row] = whole[y : y + PATCH_PX, x : x + PATCH_PX]
     ids = np.arange(draw.first_id, draw.first_id + len(draw.xy), dtype=np.int64)
-    names = [seen.place.files[number].date for number in draw.dates]
-    truth = [(seen.place.name, name, date, str(cut.x0), str(cut.y0)) for name in names]
+    names = [survey.place.files[number].date for number in draw.dates]
+    truth = [(survey.place.name, name, date, str(cut.x0), str(cut.y0)) for name in names]
     return Target(image, Patches(ids, pixels, form.units, form.bands, form.nodata), draw.xy, truth)
 
 
-def _moved(
+def _cut_transform(
     transform: tuple[float, float, float, float, float, float] | None, cut: Cut
 ) -> tuple[float, float, float, float, float, float] | None:
-    """The transform of a cut."""
+    """Return the transform of a cut."""
     if transform is None:
         return None
     a, b, _, d, e, _ = transform

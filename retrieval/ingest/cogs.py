@@ -1,4 +1,4 @@
-"""GeoTIFFs, on the disk or on the web, whole or a part -> places. Only the windows needed are read."""
+"""GeoTIFFs on the disk or on the web to places; only the requested windows are read."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ from numpy.typing import NDArray
 
 from retrieval.geo.pixel_window import PixelWindow, window_of_box
 from retrieval.geo.request import ImageFilter
-from retrieval.ingest.ground import quiet_gdal
-from retrieval.ingest.images import Fetched, Job, Left, large_enough, recipe_of, write_jobs
+from retrieval.ingest.grids import quiet_gdal
 from retrieval.ingest.places import SUFFIXES, find_places
+from retrieval.ingest.places_writer import (
+    DateTask,
+    Skipped,
+    WrittenPlaces,
+    holds_patch,
+    recipe_of,
+    write_dates,
+)
 from retrieval.ingest.remote import is_remote, read_remote, redact
 from retrieval.ingest.retry import RetryPolicy
 from tfrecords.challenge import Progress
@@ -27,7 +34,7 @@ from tfrecords.schema.dates import date_of
 from tfrecords.schema.records import Provenance
 
 BLOCK_PX = 2048
-"""Side of the windows that are read at a time: large, since each is a request or more."""
+"""Side of the windows that are read at a time: large, because each takes a request or more."""
 
 _TILE = re.compile(r"(?<![A-Za-z0-9])T?(\d{2}[C-HJ-NP-X][A-HJ-NP-Z]{2})(?![A-Za-z0-9])")
 
@@ -41,11 +48,11 @@ class Cog:
     place: str
     """Name of the place, with slashes."""
     date: str
-    """As `date_of` gives it."""
+    """Its date, as `date_of` reads it."""
 
 
 def is_list(source: str) -> bool:
-    """Whether a source is an address, a file, or a list of these, rather than a folder."""
+    """Return whether a source is an address, a file, or a list of these, and not a folder."""
     return is_remote(source) or source.lower().endswith((*SUFFIXES, ".txt"))
 
 
@@ -53,16 +60,15 @@ def find_cogs(source: str) -> list[Cog]:
     """Find the GeoTIFFs of a source.
 
     Args:
-        source: a folder of places; one GeoTIFF; or a `.txt` file with one a line, by address or by path
-            relative to the list, `#` before comments. Of these, a tile's name such as 31TCJ in the name of
-            the file or of its folder is the place, else the folder is; the date is in the file's name, or in
-            the folder's.
+        source: a folder of places; one GeoTIFF; or a `.txt` file with one address, or path relative to it,
+            per line (`#` begins a comment). The place of a GeoTIFF is a tile name such as 31TCJ in its
+            name or its folder's name, else the folder. The date is in either name.
 
     Returns:
         The GeoTIFFs in the order of the source.
 
     Raises:
-        MissingInputError: there is none, one without a date in its name, or two of one place and date.
+        MissingInputError: no GeoTIFF, a name without a date, or two files of one place and date.
     """
     if not is_list(source):
         return [
@@ -85,17 +91,19 @@ def _lines(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise MissingInputError(f"{path}: no such file; expected a list of GeoTIFFs, one a line") from None
+        raise MissingInputError(f"{path}: no such file. Expected a list of GeoTIFFs, one per line") from None
     except UnicodeDecodeError as error:
-        raise MissingInputError(f"{path} is no text; expected a list of GeoTIFFs, one a line") from error
+        raise MissingInputError(
+            f"{path}: not a text file. Expected a list of GeoTIFFs, one per line"
+        ) from error
     names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not names:
-        raise MissingInputError(f"{path} names nothing; expected addresses or paths of GeoTIFFs, one a line")
+        raise MissingInputError(f"{path}: empty. Expected addresses or paths of GeoTIFFs, one per line")
     return [name if is_remote(name) else str(path.parent / name) for name in names]
 
 
 def _cog(name: str) -> Cog:
-    """Tell place and date of a GeoTIFF by its name and its folder's."""
+    """Read the place and the date of a GeoTIFF from its name and its folder's."""
     parts = urlsplit(name) if is_remote(name) else None
     path = PurePosixPath(unquote(parts.path) if parts else Path(name).absolute().as_posix())
     folder = path.parent.name or (parts.hostname or "" if parts else "")
@@ -109,7 +117,7 @@ def _cog(name: str) -> Cog:
     return Cog(name, place, date)
 
 
-def fetch_cogs(
+def ingest_cogs(
     source: str,
     out: Path,
     image_filter: ImageFilter,
@@ -118,7 +126,7 @@ def fetch_cogs(
     retry: RetryPolicy,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> Fetched:
+) -> WrittenPlaces:
     """Copy the requested part of GeoTIFFs into places.
 
     All files are opened before anything is written. A file that cannot be read is skipped, with a note.
@@ -140,57 +148,57 @@ def fetch_cogs(
         OutputExistsError: a date exists that was made from other input.
         DiskFullError: the disk is full.
     """
-    left = Left()
-    jobs = [job for cog in find_cogs(source) if (job := _plan(cog, image_filter, bands, retry, left))]
-    if not jobs:
-        raise left.error(source)
-    paths = write_jobs(jobs, out, left, overwrite=overwrite, progress=progress)
+    skipped = Skipped()
+    tasks = [task for cog in find_cogs(source) if (task := _plan(cog, image_filter, bands, retry, skipped))]
+    if not tasks:
+        raise skipped.error(source)
+    paths = write_dates(tasks, out, skipped, overwrite=overwrite, progress=progress)
     if not paths:
-        raise left.error(source)
-    return Fetched(paths, tuple(left.notes()))
+        raise skipped.error(source)
+    return WrittenPlaces(paths, tuple(skipped.notes()))
 
 
 def _plan(
-    cog: Cog, image_filter: ImageFilter, bands: Sequence[str] | None, retry: RetryPolicy, left: Left
-) -> Job | None:
+    cog: Cog, image_filter: ImageFilter, bands: Sequence[str] | None, retry: RetryPolicy, skipped: Skipped
+) -> DateTask | None:
     """Open a GeoTIFF and plan its copy; None where it is skipped."""
     name = redact(cog.address)
     if reason := image_filter.reason_to_skip(cog.date, None):
-        left.add(reason, name)
+        skipped.add(reason, name)
         return None
     try:
         with _CogReader(cog.address, retry) as reader:
-            return _job(cog, reader, image_filter, bands, left)
+            return _task(cog, reader, image_filter, bands, skipped)
     except StorageError as error:
-        left.errors.append(error)
+        skipped.errors.append(error)
     return None
 
 
-def _job(
-    cog: Cog, reader: _CogReader, image_filter: ImageFilter, bands: Sequence[str] | None, left: Left
-) -> Job | None:
+def _task(
+    cog: Cog, reader: _CogReader, image_filter: ImageFilter, bands: Sequence[str] | None, skipped: Skipped
+) -> DateTask | None:
     dataset, name = reader.open(), redact(cog.address)
     provenance = Provenance.from_tags(dataset.tags())
     if reason := image_filter.reason_to_skip(cog.date, provenance.cloud_cover):
-        left.add(reason, name)
+        skipped.add(reason, name)
         return None
     crs = dataset.crs.to_string() if dataset.crs else None
     transform = None if dataset.transform.is_identity else tuple(float(v) for v in dataset.transform[:6])
-    part = window_of_box(image_filter.box, crs, transform, dataset.width, dataset.height, name)
-    if not large_enough(part, name, left):
+    window = window_of_box(image_filter.box, crs, transform, dataset.width, dataset.height, name)
+    if not holds_patch(window, name, skipped):
         return None
-    assert part is not None
+    assert window is not None
     try:
         names = band_names(dataset.count, bands, dataset.descriptions)
     except BandsError as error:
         raise BandsError(f"{name}: {error}") from error
-    recipe = recipe_of([name], part, bands=names, size=[dataset.height, dataset.width])
+    recipe = recipe_of([name], window, bands=names, size=[dataset.height, dataset.width])
     provenance = replace(provenance, source=provenance.source or name, recipe=recipe)
-    return Job(
+    return DateTask(
         place=cog.place,
         date=cog.date,
         name=name,
-        part=part,
+        window=window,
         crs=crs,
         transform=transform,
         bands=names,
@@ -198,7 +206,7 @@ def _job(
         nodata=dataset.nodata,
         recipe=recipe,
         block=(BLOCK_PX, BLOCK_PX),
-        opened=lambda: _CogReader(cog.address, reader.retry, provenance),
+        open=lambda: _CogReader(cog.address, reader.retry, provenance),
     )
 
 
@@ -228,12 +236,12 @@ class _CogReader:
         """Return the tags for the copy."""
         return self._provenance
 
-    def read(self, part: PixelWindow) -> NDArray[Any]:
+    def read(self, window: PixelWindow) -> NDArray[Any]:
         """Return the pixels (h, w, b) of a window."""
         from rasterio.windows import Window
 
-        window = Window(part.x0, part.y0, part.width, part.height)
-        return np.moveaxis(self._use(lambda dataset: dataset.read(window=window)), 0, -1)
+        at = Window(window.x0, window.y0, window.width, window.height)
+        return np.moveaxis(self._use(lambda dataset: dataset.read(window=at)), 0, -1)
 
     def open(self) -> Any:
         """Return the open file."""

@@ -14,7 +14,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.ingest.ground import quiet_gdal
+from retrieval.ingest.grids import quiet_gdal
 from tfrecords.errors import ArrayError
 from tfrecords.schema.records import Provenance
 

@@ -1,4 +1,4 @@
-"""Which files are which place and date: told by folders and names alone."""
+"""Places: folders of GeoTIFFs with one file per date, read from folder and file names alone."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ SUFFIXES = (".tif", ".tiff")
 
 
 @dataclass(frozen=True)
-class Dated:
-    """One file, and when it was taken."""
+class DatedFile:
+    """One file and its acquisition date."""
 
     path: Path
     """The file."""
@@ -23,49 +23,49 @@ class Dated:
 
     @property
     def order(self) -> tuple[int, str]:
-        """Sorts in time: what is called before comes first, what is called after comes last."""
+        """Sort key in time: "before" comes first, "after" comes last."""
         return {"before": 0, "after": 2}.get(self.date, 1), self.date
 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder of GeoTIFFs: one piece of ground on several dates."""
+    """A folder of GeoTIFFs: the same ground on several dates."""
 
     name: str
-    """Path of the folder relative to the source, with slashes; the source's own name for the source."""
-    files: tuple[Dated, ...]
-    """Its files in the order of time, each of another date."""
+    """Path of the folder below the source, with slashes; for the source itself its name."""
+    files: tuple[DatedFile, ...]
+    """Its files in the order of time, each with another date."""
 
 
 def find_places(source: str | os.PathLike[str]) -> tuple[Place, ...]:
     """Find the places of a folder.
 
     Args:
-        source: A folder; every folder in it, and itself, that directly holds a `.tif` or `.tiff` (any
-            case) is a place. Names that begin with a dot are passed over.
+        source: a folder. It, and every folder below it, that directly holds a `.tif` or `.tiff` (any case)
+            is a place. Names that begin with a dot are ignored.
 
     Returns:
         The places, sorted by name; at least one.
 
     Raises:
-        MissingInputError: There is no such folder, no GeoTIFF in it, a file without a date in its
-            name, or two files of one date in a place.
+        MissingInputError: no such folder, no GeoTIFF in it, a file name without a date, or two files of one
+            date in a place.
     """
     root = Path(source)
     if not root.is_dir():
         raise MissingInputError(
-            f"{root}: no such folder; expected one with a folder of GeoTIFFs for each place"
+            f"{root}: no such folder. Expected one that holds a folder of GeoTIFFs per place"
         )
     by_folder: dict[Path, list[Path]] = {}
     for folder, names, files in os.walk(root):
         names[:] = sorted(name for name in names if not name.startswith("."))
-        own = [Path(folder) / name for name in files if name.lower().endswith(SUFFIXES) and name[0] != "."]
-        if own:
-            by_folder[Path(folder)] = sorted(own)
+        images = [name for name in files if name.lower().endswith(SUFFIXES) and name[0] != "."]
+        if images:
+            by_folder[Path(folder)] = sorted(Path(folder) / name for name in images)
     if not by_folder:
         raise MissingInputError(
-            f"{root} holds no GeoTIFF; expected a folder for each place with a .tif or .tiff file for each "
-            "date, such as paris/2015-08-20.tif"
+            f"{root}: no GeoTIFF. Expected a folder per place with a .tif or .tiff file per date, such as "
+            "paris/2015-08-20.tif"
         )
     places = [_place(root, folder, files) for folder, files in by_folder.items()]
     return tuple(sorted(places, key=lambda place: place.name))
@@ -78,14 +78,13 @@ def _place(root: Path, folder: Path, files: list[Path]) -> Place:
         date = date_of(path.stem)
         if date is None:
             raise MissingInputError(
-                f"{path}: no date in its name; expected YYYY-MM-DD, YYYY-MM, YYYY, before or after in it: "
-                "rename it"
+                f"{path}: no date in its name. Expected YYYY-MM-DD, YYYY-MM, YYYY, before or after. Rename it"
             )
         if date in dated:
             raise MissingInputError(
-                f"{path} and {dated[date]} are both of {date}; expected one file for each date of a place: "
-                "put one of them elsewhere, or tell them apart by a longer date"
+                f"{path} and {dated[date]} are both of {date}. Expected one file per date of a place. "
+                "Move one, or use longer dates"
             )
         dated[date] = path
-    ordered = sorted((Dated(path, date) for date, path in dated.items()), key=lambda one: one.order)
+    ordered = sorted((DatedFile(path, date) for date, path in dated.items()), key=lambda file: file.order)
     return Place(root.resolve().name if name == "." else name, tuple(ordered))

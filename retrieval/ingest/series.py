@@ -1,4 +1,4 @@
-"""Cuts of places -> shards of training series."""
+"""Cuts of places to shards of training series."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from retrieval.ingest.survey import Cut, Survey
 from tfrecords.artifacts import writing_folder
 from tfrecords.challenge import Progress
 from tfrecords.schema import Series, group_of
-from tfrecords.write import SERIES_PER_SHARD, shard_name, summarise_shards, write_shard
+from tfrecords.write import shard_name, summarise_shards, write_shard
 
 SHARD_BYTES = 256 << 20
-"""A shard holds about so many bytes of pixels, or `SERIES_PER_SHARD` series, whichever is less."""
+"""Default size of a shard, bytes of pixels."""
 
 Work = Sequence[tuple[Survey, Cut]]
-"""All cuts of a run, those of one place behind each other."""
+"""All cuts of a run; the cuts of one place follow each other."""
 
 
 def write_as_series(
@@ -28,94 +28,99 @@ def write_as_series(
     out: str | os.PathLike[str],
     config: Mapping[str, Any],
     *,
+    series_per_shard: int,
+    shard_bytes: int,
     overwrite: bool,
-    progress: Progress | None,
+    progress: Progress,
 ) -> int:
     """Write training series, one for each cut.
 
     Args:
-        work: The cuts.
-        groups: For each place the name of the place that stands for all that share ground with it.
-        out: Folder to write.
-        config: All that decides the result; a stopped run of the same goes on behind its last shard.
-        overwrite: Replace a finished folder.
-        progress: Told how many cuts are written.
+        work: the cuts.
+        groups: for each place the name of its overlap group; places of a group share ground.
+        out: folder to write.
+        config: all that decides the result; an interrupted run with the same config resumes after its last
+            shard.
+        series_per_shard: largest number of series per shard.
+        shard_bytes: largest size of a shard that holds more than one series, bytes of pixels.
+        overwrite: replace a finished folder.
+        progress: called with the number of cuts written, and of all cuts.
 
     Returns:
-        How many series the folder holds.
+        The number of series in the folder.
 
     Raises:
-        OutputExistsError: Something is there, and `overwrite` is not given.
-        UnfinishedOutputError: A stopped run of another configuration is in the way.
-        ArrayError: A file is damaged, or a series does not fit a record.
-        DiskFullError: The disk is full.
+        OutputExistsError: the folder exists, and `overwrite` is false.
+        UnfinishedOutputError: an interrupted run with another config left its output.
+        ArrayError: a file is damaged, or a series does not fit a record.
+        DiskFullError: the disk is full.
     """
     names: list[str] = []
     done = 0
     with writing_folder(out, kind="series", config=config, overwrite=overwrite) as folder:
-        for shard in _shards(work):
+        for shard in _shards(work, series_per_shard, shard_bytes):
             names.append(shard_name(len(names)))
             if not folder.done(names[-1]):
-                write_shard(folder, names[-1], _cut_out(shard, groups, done, len(work), progress))
+                write_shard(folder, names[-1], _read_cuts(shard, groups, done, len(work), progress))
             done += len(shard)
-            if progress:
-                progress(done, len(work))
+            progress(done, len(work))
         summarise_shards(folder, names)
-        folder.extra["files"] = [_described(one) for one in _places(work)]
+        folder.extra["files"] = [_describe(place) for place in _surveys(work)]
     return folder.counts["series"]
 
 
-def _shards(work: Work) -> Iterator[Work]:
-    """Divide the cuts into shards of bounded size; decided by their sizes alone, so that it repeats."""
+def _shards(work: Work, series_per_shard: int, shard_bytes: int) -> Iterator[Work]:
+    """Divide the cuts into shards; only their sizes decide, so that a second run divides them alike."""
     shard: list[tuple[Survey, Cut]] = []
     size = 0
-    for seen, cut in work:
-        own = cut.height * cut.width * len(cut.dates) * len(seen.bands) * seen.dtype.itemsize
-        if shard and (size + own > SHARD_BYTES or len(shard) == SERIES_PER_SHARD):
+    for survey, cut in work:
+        cut_bytes = cut.height * cut.width * len(cut.dates) * len(survey.bands) * survey.dtype.itemsize
+        if shard and (size + cut_bytes > shard_bytes or len(shard) == series_per_shard):
             yield shard
             shard, size = [], 0
-        shard.append((seen, cut))
-        size += own
+        shard.append((survey, cut))
+        size += cut_bytes
     if shard:
         yield shard
 
 
-def _cut_out(
-    shard: Work, groups: Mapping[str, str], done: int, total: int, progress: Progress | None
+def _read_cuts(
+    shard: Work, groups: Mapping[str, str], done: int, total: int, progress: Progress
 ) -> Iterator[Series]:
-    """Read the cuts one by one; the files of a place stay open while its cuts last."""
+    """Read the cuts one by one; the files of a place stay open until its last cut is read."""
     with ExitStack() as stack:
         current: Survey | None = None
-        for number, (seen, cut) in enumerate(shard):
-            if seen is not current:
+        for number, (survey, cut) in enumerate(shard):
+            if survey is not current:
                 stack.close()
-                dates = stack.enter_context(seen.opened())
-                current = seen
+                dates = stack.enter_context(survey.open())
+                current = survey
             yield Series(
-                np.stack([seen.read(dates, date, cut) for date in cut.dates]),
-                seen.units,
-                seen.bands,
-                seen.nodata,
-                tuple(seen.place.files[date].date for date in cut.dates),
-                seen.place.name,
+                np.stack([survey.read(dates, date, cut) for date in cut.dates]),
+                survey.units,
+                survey.bands,
+                survey.nodata,
+                tuple(survey.place.files[date].date for date in cut.dates),
+                survey.place.name,
                 cut.x0,
                 cut.y0,
-                group_of(groups[seen.place.name]),
+                group_of(groups[survey.place.name]),
             )
-            if progress:
-                progress(done + number + 1, total)
+            progress(done + number + 1, total)
 
 
-def _places(work: Work) -> list[Survey]:
-    return list({id(seen): seen for seen, _ in work}.values())
+def _surveys(work: Work) -> list[Survey]:
+    return list({id(survey): survey for survey, _ in work}.values())
 
 
-def _described(seen: Survey) -> dict[str, Any]:
-    """What the manifest says of a place: what its files were taken for."""
+def _describe(survey: Survey) -> dict[str, Any]:
+    """Return what the manifest says of a place: the units and bands inferred, and the dates warped."""
     return {
-        "place": seen.place.name,
-        "units": seen.units,
-        "bands": list(seen.bands),
-        "dates": [one.date for one in seen.place.files],
-        "warped": [one.date for one, moved in zip(seen.place.files, seen.warped, strict=True) if moved],
+        "place": survey.place.name,
+        "units": survey.units,
+        "bands": list(survey.bands),
+        "dates": [file.date for file in survey.place.files],
+        "warped": [
+            file.date for file, warped in zip(survey.place.files, survey.warped, strict=True) if warped
+        ],
     }

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.geo.pixel_window import PixelWindow
-from retrieval.ingest.ground import quiet_gdal
-from retrieval.ingest.product import hidden_by, to_dn
+from retrieval.ingest.dated_image import hidden_mask, to_dn
+from retrieval.ingest.grids import quiet_gdal
 from retrieval.ingest.safe.metadata import BANDS, Granule, Product
 from retrieval.ingest.safe.tree import Tree
 from tfrecords.errors import GridError, ProductError
@@ -86,7 +86,7 @@ class Tile:
         columns = np.arange(part.x0, part.x0 + part.width) // 2 - left
         rows = np.arange(part.y0, part.y0 + part.height) // 2 - top
         coarse = PixelWindow(left, top, int(columns[-1]) + 1, int(rows[-1]) + 1)
-        return hidden_by(read_part(self.scene, coarse, self.name), snow=hide_snow)[np.ix_(rows, columns)]
+        return hidden_mask(read_part(self.scene, coarse, self.name), snow=hide_snow)[np.ix_(rows, columns)]
 
 
 def read_part(dataset: Any, part: PixelWindow, name: str) -> NDArray[np.generic]:

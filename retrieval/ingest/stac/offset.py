@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from retrieval.ingest.product import QUANTIFICATION
+from retrieval.ingest.dated_image import QUANTIFICATION
 
 OFFSET_SINCE_0400 = -1000.0
 """Added to digital numbers from processing baseline 04.00 on."""

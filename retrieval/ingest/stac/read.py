@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.ingest.dated_image import hidden_mask, to_dn
 from retrieval.ingest.offset_check import leaves_negatives
-from retrieval.ingest.product import hidden_by, to_dn
 from retrieval.ingest.retry import FINAL_STATUS, RetryPolicy, TransientError
 from retrieval.ingest.stac.scene import COMMON, SCL, Grid, Scene, Source, place_of
 from tfrecords.errors import CatalogueError, DiskFullError, MissingPackageError
@@ -82,7 +82,7 @@ class Reader:
         if SCL not in scene.bands:
             return None
         (classes,) = self._load(scene, (SCL,), window)
-        return hidden_by(classes, snow=snow)
+        return hidden_mask(classes, snow=snow)
 
     def pixels(self, scene: Scene, window: Grid, *, snow: bool) -> tuple[NDArray[np.uint16], bool]:
         """Digital numbers of a window, hidden pixels 0.
@@ -103,7 +103,7 @@ class Reader:
         out = np.zeros((window.height, window.width, len(COMMON)), np.uint16)
         below = [_convert(loaded[name], scene.bands[name], out[..., n]) for n, name in enumerate(COMMON)]
         if SCL in loaded:
-            out[hidden_by(loaded[SCL], snow=snow)] = 0
+            out[hidden_mask(loaded[SCL], snow=snow)] = 0
         return out, any(below)
 
     def _load(self, scene: Scene, names: Sequence[str], window: Grid) -> list[NDArray[Any]]:

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.ingest.images import provenance_of
+from retrieval.ingest.dated_image import write_date
 from retrieval.ingest.offset_check import darkest_dn, warn_of_suspect_dates
-from retrieval.ingest.product import write_date
+from retrieval.ingest.places_writer import provenance_of
 from retrieval.ingest.retry import RetryPolicy
 from retrieval.ingest.stac.catalogue import check_installed, find_items
 from retrieval.ingest.stac.choose import thin

@@ -1,3 +1,5 @@
+"""Places to training series and challenges: pixels, bands, units, grids, and invalid input."""
+
 import csv
 import json
 
@@ -6,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import retrieval.ingest.series as ingest_series
 from retrieval.errors import ConfigError
 from retrieval.ingest.places import find_places
 from retrieval.ingest.run import ingest
@@ -83,7 +84,7 @@ def rows_of(path):
         ("", None),
     ],
 )
-def test_dates_are_told_by_names(name, date):
+def test_dates_are_read_from_names(name, date):
     assert date_of(name) == date
 
 
@@ -105,13 +106,13 @@ def test_every_folder_that_holds_geotiffs_is_a_place(source):
     assert [place.name for place in find_places(source)] == ["a", "b/paris", "source"]
 
 
-def test_before_is_before_and_after_is_after_all_dates(source):
+def test_before_sorts_first_and_after_sorts_last(source):
     for name in ("after", "before", "2018"):
         (source / f"{name}.tif").touch()
     assert [one.date for one in find_places(source)[0].files] == ["before", "2018", "after"]
 
 
-def test_folders_that_cannot_be_understood_say_why(source):
+def test_invalid_folders_are_explained(source):
     with pytest.raises(MissingInputError, match="no such folder"):
         find_places(source / "nowhere")
     with pytest.raises(MissingInputError, match=r"paris/2015-08-20\.tif"):
@@ -121,12 +122,12 @@ def test_folders_that_cannot_be_understood_say_why(source):
         find_places(source)
     (source / "first.tif").rename(source / "2018-01-01_a.tif")
     (source / "2018-01-01_b.tif").touch()
-    with pytest.raises(MissingInputError, match="both of 2018-01-01"):
+    with pytest.raises(MissingInputError, match=r"both of 2018-01-01\. Expected one file per date"):
         find_places(source)
 
 
 @given(st.integers(64, 3000), st.integers(64, 700))
-def test_squares_lose_nothing_and_stay_inside(length, size):
+def test_squares_cover_a_place_and_stay_inside(length, size):
     first = starts(length, size)
     covered = np.zeros(length, bool)
     for start in first:
@@ -135,7 +136,7 @@ def test_squares_lose_nothing_and_stay_inside(length, size):
     assert covered.all() and first == sorted(set(first))
 
 
-def test_places_become_series_pixel_by_pixel(put, source, tmp_path, rng):
+def test_places_become_series_with_the_same_pixels(put, source, tmp_path, rng):
     one, two = ground(rng, 70, 90), ground(rng, 70, 90)
     put("group/paris/2018-03-01.tif", two)
     put("group/paris/2015-08-20.tif", one)
@@ -152,19 +153,18 @@ def test_places_become_series_pixel_by_pixel(put, source, tmp_path, rng):
     assert any("4 files of 2 places: dn, B04 B03 B02 B08" in note for note in report.notes)
 
 
-def test_large_places_are_cut_and_the_last_squares_moved_inside(put, source, tmp_path, rng):
+def test_large_places_are_cut_and_the_last_squares_are_moved_inside(put, source, tmp_path, rng):
     dates = [ground(rng, 150, 130) for _ in range(2)]
     for year, pixels in zip((2017, 2018), dates, strict=True):
         put(f"p/{year}.tif", pixels)
-    told = []
-    _, found = series_of(
-        source, tmp_path, size_px=100, progress=lambda done, total: told.append((done, total))
-    )
+    calls = []
+    _, found = series_of(source, tmp_path, size_px=100, progress=lambda *call: calls.append(call))
     assert [(one.x0, one.y0) for one in found] == [(0, 0), (30, 0), (0, 50), (30, 50)]
     for one in found:
         window = np.s_[one.y0 : one.y0 + 100, one.x0 : one.x0 + 100]
         assert np.array_equal(one.pixels, np.stack([pixels[window] for pixels in dates]))
-    assert told[-1] == (4, 4) and [done for done, _ in told] == sorted(done for done, _ in told)
+    assert calls[-1] == ("writing series", 4, 4)
+    assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
 
 
 def test_dates_without_ground_are_left_out_of_a_square(put, source, tmp_path, rng):
@@ -178,7 +178,7 @@ def test_dates_without_ground_are_left_out_of_a_square(put, source, tmp_path, rn
     assert [(one.x0, one.dates) for one in found] == [(0, ("2017", "2018"))]
 
 
-def test_places_that_give_nothing_are_named(put, source, tmp_path, rng):
+def test_places_without_a_series_are_named(put, source, tmp_path, rng):
     put("lonely/2018.tif", ground(rng, 80, 80))
     put("small/2017.tif", ground(rng, 63, 80))
     put("small/2018.tif", ground(rng, 63, 80))
@@ -192,12 +192,12 @@ def test_places_that_give_nothing_are_named(put, source, tmp_path, rng):
     report, found = series_of(source, tmp_path)
     assert len(found) == 1
     text = " ".join(report.notes)
-    assert "one date only and were left out: lonely" in text
-    assert "smaller than 64 x 64 px and were left out: small" in text
-    assert "ground on two dates and were left out: empty" in text
+    assert "skipped: 1 places have one date only: lonely" in text
+    assert "are smaller than 64 x 64 px: small" in text
+    assert "have no ground seen on two dates: empty" in text
 
 
-def test_places_may_have_bands_and_units_of_their_own(put, source, tmp_path, rng):
+def test_places_may_differ_in_bands_and_units(put, source, tmp_path, rng):
     for year in (2017, 2018):
         put(f"rgb/{year}.tif", (ground(rng, 64, 64, 3) // 20).astype(np.uint8), nodata=None)
         put(f"swir/{year}.tif", (ground(rng, 64, 64, 2) // 20).astype(np.uint8), descriptions=("B11", "B08"))
@@ -224,7 +224,7 @@ def test_bands_that_all_dates_have_are_kept_in_the_order_of_the_first(put, sourc
         ingest(source, tmp_path / "other")
 
 
-def test_bands_that_nothing_names_are_asked_for(put, source, tmp_path, rng):
+def test_unnamed_bands_need_the_option(put, source, tmp_path, rng):
     for year in (2017, 2018):
         put(f"p/{year}.tif", ground(rng, 64, 64, 2), descriptions=())
     with pytest.raises(BandsError, match=r"2017\.tif.*--bands"):
@@ -242,7 +242,7 @@ def test_dates_of_different_units_are_refused_unless_stated(put, source, tmp_pat
     assert found.units == "dn" and found.pixels.dtype == np.uint16
 
 
-def test_a_date_that_is_all_nodata_does_not_decide_on_units(put, source, tmp_path, rng):
+def test_a_date_that_is_all_nodata_does_not_decide_the_units(put, source, tmp_path, rng):
     put("p/2017.tif", np.zeros((64, 64, 4), np.float32))
     for year in (2018, 2019):
         put(f"p/{year}.tif", ground(rng, 64, 64).astype(np.float32))
@@ -250,7 +250,7 @@ def test_a_date_that_is_all_nodata_does_not_decide_on_units(put, source, tmp_pat
     assert found.units == "dn" and found.dates == ("2018", "2019")
 
 
-def test_units_are_told_where_only_a_corner_has_ground(put, source, tmp_path, rng):
+def test_units_are_inferred_where_only_a_corner_has_ground(put, source, tmp_path, rng):
     for year in (2017, 2018):
         pixels = np.zeros((700, 700, 1), np.uint16)
         pixels[200:264, 200:264] = ground(rng, 64, 64, 1)
@@ -270,7 +270,7 @@ def test_nodata_tags_of_the_files_become_one(put, source, tmp_path, rng):
     assert np.array_equal(found.pixels[1, :-5], two[:-5])
 
 
-def test_nan_that_is_no_nodata_is_an_error(put, source, tmp_path, rng):
+def test_nan_that_is_not_nodata_is_an_error(put, source, tmp_path, rng):
     pixels = ground(rng, 64, 64).astype(np.float32)
     pixels[3, 4, 1] = np.nan
     put("p/2017.tif", pixels)
@@ -301,7 +301,7 @@ def test_another_grid_is_warped_onto_the_first(put, source, tmp_path):
     assert any("other grids" in note and "p" in note for note in report.notes)
 
 
-def test_another_reference_system_is_warped_too(put, source, tmp_path):
+def test_another_crs_is_warped_too(put, source, tmp_path):
     from rasterio.warp import transform_bounds
 
     left, bottom, right, top = transform_bounds(UTM, "EPSG:4326", 499000, 4998000, 503000, 5001000)
@@ -319,7 +319,7 @@ def test_another_reference_system_is_warped_too(put, source, tmp_path):
     assert found.pixels[1, 30, 40, 0] == pytest.approx(expected, abs=8)
 
 
-def test_a_dark_band_is_not_taken_for_nodata_by_the_warp(put, source, tmp_path, rng):
+def test_the_warp_does_not_mistake_a_dark_band_for_nodata(put, source, tmp_path, rng):
     one, two = ground(rng, 80, 80), ground(rng, 80, 80)
     two[..., 3] = 0  # water: the infrared is black, the rest is not
     put("p/2017.tif", one)
@@ -339,7 +339,7 @@ def test_a_warped_file_without_a_tag_gets_nodata_outside(put, source, tmp_path, 
     assert np.array_equal(found.pixels[1, :, 30:], pixels[:, :50])
 
 
-def test_rounding_of_coordinates_is_no_other_grid(put, source, tmp_path, rng):
+def test_rounded_coordinates_are_the_same_grid(put, source, tmp_path, rng):
     one, two = ground(rng, 80, 80), ground(rng, 80, 80)
     put("p/2017.tif", one)
     put("p/2018.tif", two, transform=at(500000.02, 4999999.99))
@@ -347,7 +347,7 @@ def test_rounding_of_coordinates_is_no_other_grid(put, source, tmp_path, rng):
     assert np.array_equal(found.pixels[1], two) and not any("grids" in note for note in report.notes)
 
 
-def test_grids_that_cannot_be_brought_together_are_refused(put, source, tmp_path, rng):
+def test_grids_that_cannot_be_warped_are_refused(put, source, tmp_path, rng):
     put("p/2017.tif", ground(rng, 80, 80))
     far = put("p/2018.tif", ground(rng, 80, 80), transform=at(600000.0))
     with pytest.raises(GridError, match=r"2018\.tif does not overlap .*2017\.tif.*600000"):
@@ -358,7 +358,7 @@ def test_grids_that_cannot_be_brought_together_are_refused(put, source, tmp_path
         ingest(source, tmp_path / "out")
     put("p/2017.tif", ground(rng, 80, 90), crs=None)
     put("p/2018.tif", ground(rng, 80, 90), crs=None, transform=at(500400.0))
-    with pytest.raises(GridError, match="not both say where they lie"):
+    with pytest.raises(GridError, match="one has no georeference"):
         ingest(source, tmp_path / "out")
     put("p/2018.tif", ground(rng, 80, 90), crs=None)
     assert ingest(source, tmp_path / "out").records == 1
@@ -380,17 +380,17 @@ def test_places_that_share_ground_share_a_group(put, source, tmp_path, rng):
     assert any("a, b, c overlap on the ground" in note for note in report.notes)
 
 
-def test_a_reference_system_of_its_own_is_no_obstacle(put, source, tmp_path, rng):
+def test_a_local_crs_is_accepted(put, source, tmp_path, rng):
     local = 'LOCAL_CS["yard",UNIT["metre",1]]'
     for year in (2017, 2018):
         put(f"p/{year}.tif", ground(rng, 64, 64), crs=local)
     assert ingest(source, tmp_path / "out").records == 1
     put("p/2018.tif", ground(rng, 64, 70))
-    with pytest.raises(GridError, match=r"can't be related"):
+    with pytest.raises(GridError, match=r"PROJ cannot transform"):
         ingest(source, tmp_path / "other")
 
 
-def test_pixels_of_another_size_are_mentioned(put, source, tmp_path, rng):
+def test_pixels_of_another_size_are_noted(put, source, tmp_path, rng):
     for year in (2017, 2018):
         put(f"p/{year}.tif", ground(rng, 64, 64), transform=at(pixel=20.0))
     report, _ = series_of(source, tmp_path)
@@ -411,14 +411,21 @@ def test_a_damaged_file_is_named(put, source, tmp_path, rng):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"size_px": 63}, {"max_nodata": 1.5}, {"patches_per_image": 0}, {"as_": "pictures"}, {"seed": -1}],
+    [
+        {"size_px": 63},
+        {"max_nodata": 1.5},
+        {"patches_per_image": 0},
+        {"as_": "pictures"},
+        {"seed": -1},
+        {"series_per_shard": 0},
+    ],
 )
 def test_options_out_of_range_are_refused(source, tmp_path, wrong):
     with pytest.raises(ConfigError, match="Expected"):
         ingest(source, tmp_path / "out", **wrong)
 
 
-def test_a_finished_output_is_left_alone_and_may_be_replaced(put, source, tmp_path, rng):
+def test_a_finished_output_is_kept_and_can_be_replaced(put, source, tmp_path, rng):
     for year in (2017, 2018):
         put(f"p/{year}.tif", ground(rng, 64, 64))
     ingest(source, tmp_path / "out")
@@ -429,33 +436,32 @@ def test_a_finished_output_is_left_alone_and_may_be_replaced(put, source, tmp_pa
     assert len(series_of(source, tmp_path, overwrite=True)[1]) == 2
 
 
-def test_a_stopped_run_goes_on_unless_the_input_changed(put, source, tmp_path, rng, monkeypatch):
-    monkeypatch.setattr(ingest_series, "SERIES_PER_SHARD", 1)
+def test_an_interrupted_run_resumes_unless_the_input_changed(put, source, tmp_path, rng):
     for name in ("p", "q"):
         for year in (2017, 2018):
             put(f"{name}/{year}.tif", ground(rng, 64, 64))
 
-    def stop(done, total):
+    def stop(stage, done, total):
         if done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ingest(source, tmp_path / "out", progress=stop)
+        ingest(source, tmp_path / "out", series_per_shard=1, progress=stop)
     assert not (tmp_path / "out").exists()
     first = tmp_path / "out.partial" / "series-00000.tfrecords"
     before = first.stat().st_mtime_ns
     put("r/2017.tif", ground(rng, 64, 64))
     with pytest.raises(UnfinishedOutputError, match="inputs"):
-        ingest(source, tmp_path / "out")
+        ingest(source, tmp_path / "out", series_per_shard=1)
     (source / "r" / "2017.tif").unlink()
-    _, found = series_of(source, tmp_path)
+    _, found = series_of(source, tmp_path, series_per_shard=1)
     assert len(found) == 2
     assert (tmp_path / "out" / "series-00000.tfrecords").stat().st_mtime_ns == before
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert [one["place"] for one in manifest["extra"]["files"]] == ["p", "q"]
 
 
-def test_a_challenge_is_cut_where_its_answers_say(put, source, tmp_path, rng):
+def test_patches_are_cut_where_the_answers_say(put, source, tmp_path, rng):
     dates = [ground(rng, 100, 180) for _ in range(3)]
     dates[0][:40, :90] = 0
     dates[2][60:, 150:] = 0
@@ -492,14 +498,14 @@ def test_the_same_seed_gives_the_same_challenge(put, source, tmp_path, rng):
     assert a == b != c
 
 
-def test_small_images_give_as_many_patches_as_there_is_room_for(put, source, tmp_path, rng):
+def test_small_images_give_as_many_patches_as_fit(put, source, tmp_path, rng):
     for year in (2016, 2017, 2018):
         put(f"p/{year}.tif", ground(rng, 64, 65))
     report = ingest(source, tmp_path / "c", as_="challenge")
     assert report.patches == 4  # two dates, two windows
 
 
-def test_challenges_of_one_kind_of_pixel_only(put, source, tmp_path, rng):
+def test_a_challenge_has_one_kind_of_pixel(put, source, tmp_path, rng):
     for year in (2017, 2018):
         put(f"a/{year}.tif", ground(rng, 70, 70))
         put(f"b/{year}.tif", (ground(rng, 70, 70) // 20).astype(np.uint8), descriptions=BANDS[::-1])
@@ -514,13 +520,13 @@ def test_challenges_of_one_kind_of_pixel_only(put, source, tmp_path, rng):
         ingest(source, tmp_path / "d", as_="challenge")
 
 
-def test_squares_without_room_for_a_patch_are_left_out(put, source, tmp_path, rng):
+def test_squares_without_a_patch_are_skipped(put, source, tmp_path, rng):
     for year in (2017, 2018):
         pixels = ground(rng, 80, 200)
         pixels[::4, 100:] = 0
         put(f"p/{year}.tif", pixels)
     report = ingest(source, tmp_path / "c", as_="challenge", size_px=100, patches_per_image=2)
-    assert report.records == 1 and any("1 squares were left out" in note for note in report.notes)
+    assert report.records == 1 and any("skipped: 1 squares" in note for note in report.notes)
     for year in (2017, 2018):
         put(f"p/{year}.tif", pixels[:, 100:])
     with pytest.raises(GridError, match="nodata on two dates"):

@@ -1,4 +1,4 @@
-"""GeoTIFFs by path and by address: parts of them, troubles of servers, and lists."""
+"""GeoTIFFs by path and by address: parts of them, server failures, and lists."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from retrieval.cli import app
 from retrieval.errors import ConfigError
 from retrieval.geo.request import ImageFilter
 from retrieval.ingest.cogs import find_cogs
-from retrieval.ingest.product import write_date
+from retrieval.ingest.dated_image import write_date
 from retrieval.ingest.retry import RetryPolicy
 from retrieval.ingest.run import ingest
 from tfrecords.errors import ArrayError, MissingInputError, RemoteError, StorageError
@@ -82,7 +82,7 @@ def images_of(source, out, retry=QUICK, **how):
     return ingest(source, out, as_="images", retry=retry, image_filter=filter_of(**how))
 
 
-def test_only_the_windows_needed_are_read(web, listed, big, tmp_path):
+def test_only_the_requested_windows_are_read(web, listed, big, tmp_path):
     whole = sum(path.stat().st_size for path in web.folder.rglob("*.tif"))
     report = images_of(listed, tmp_path / "out", bbox=box_of(600, 700, 130, 120))
     assert (report.places, report.records) == (1, 2)
@@ -110,7 +110,7 @@ def test_addresses_become_series_in_one_go(listed, big, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["list.txt", "s"]
 
 
-def test_one_address_and_its_secret(web, big, tmp_path):
+def test_a_signature_is_written_nowhere(web, big, tmp_path):
     images_of(web.of("31TCJ/2023-07-06.tif?sig=SECRET"), tmp_path / "out")
     path = tmp_path / "out" / "31TCJ" / "2023-07-06.tif"
     assert np.array_equal(read_raster(path)[0], big["2023-07-06"])
@@ -122,7 +122,7 @@ def test_one_address_and_its_secret(web, big, tmp_path):
 
 
 @pytest.mark.parametrize("trouble", [429, 500, 503, "cut"])
-def test_troubles_that_pass(web, listed, big, tmp_path, trouble):
+def test_failures_that_pass_are_retried(web, listed, big, tmp_path, trouble):
     web.fail(trouble, times=3 if trouble != "cut" else 4, path="2023")
     report = images_of(listed, tmp_path / "out", bbox=box_of(0, 0, 200, 200))
     assert report.records == 2 and report.notes == ()
@@ -142,7 +142,7 @@ def test_troubles_that_pass(web, listed, big, tmp_path, trouble):
         ("cut", "cannot be read"),
     ],
 )
-def test_troubles_that_stay(web, listed, big, tmp_path, trouble, said):
+def test_failures_that_stay_are_explained(web, listed, big, tmp_path, trouble, said):
     web.fail(trouble)
     with pytest.raises(RemoteError) as caught:
         images_of(web.of("31TCJ/2023-07-06.tif"), tmp_path / "out")
@@ -150,11 +150,11 @@ def test_troubles_that_stay(web, listed, big, tmp_path, trouble, said):
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
     web.fail(trouble, path="2023")
     report = images_of(listed, tmp_path / "out", bbox=box_of(0, 0, 100, 100))
-    assert report.records == 1 and any("left out: " in n and said in n for n in report.notes)
+    assert report.records == 1 and any("skipped: " in n and said in n for n in report.notes)
     assert not list((tmp_path / "out").rglob(".*"))
 
 
-def test_a_connection_that_is_cut_in_the_midst_leaves_nothing_half(web, big, tmp_path):
+def test_a_cut_connection_leaves_no_partial_file(web, big, tmp_path):
     address = web.of("31TCJ/2023-07-06.tif")
     begun = []
 
@@ -181,7 +181,7 @@ def test_a_pause_that_a_server_asks_for_is_kept_if_it_is_short(web, big, tmp_pat
         images_of(web.of("31TCJ/2022-07-06.tif"), tmp_path / "out", retry)
 
 
-def test_nobody_there_and_no_geotiff(web, tmp_path):
+def test_unreachable_servers_and_other_files_are_explained(web, tmp_path):
     with pytest.raises(RemoteError, match="cannot be reached"):
         images_of("http://127.0.0.1:9/p/2023-07-06.tif", tmp_path / "out")
     (web.folder / "2023-07-06.tif").write_bytes(b"PK" + bytes(100))
@@ -193,7 +193,7 @@ def test_nobody_there_and_no_geotiff(web, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_parts_of_local_places_keep_their_kind_of_pixel(write_tif, tmp_path, rng):
+def test_parts_of_local_places_keep_their_pixel_type(write_tif, tmp_path, rng):
     folder = tmp_path / "places"
     pixels = rng.random((200, 220, 2)).astype(np.float32)
     pixels[:5] = np.nan
@@ -220,7 +220,7 @@ def tags_of(path):
         return dataset.tags()
 
 
-def test_images_without_a_reference_system(write_tif, tmp_path, rng):
+def test_images_without_a_crs(write_tif, tmp_path, rng):
     pixels = rng.integers(1, 255, (70, 70, 3)).astype(np.uint8)
     for year in (2018, 2019):
         write_tif(f"places/p/{year}.tif", pixels)
@@ -230,7 +230,7 @@ def test_images_without_a_reference_system(write_tif, tmp_path, rng):
         images_of(tmp_path / "places", tmp_path / "other", bbox="1,44,2,45")
 
 
-def test_zips_of_other_things_beside_geotiffs_are_no_matter(write_tif, tmp_path, rng):
+def test_other_zips_next_to_geotiffs_are_ignored(write_tif, tmp_path, rng):
     for year in (2018, 2019):
         write_tif(f"places/p/{year}.tif", rng.integers(300, 5000, (70, 70, 4)).astype(np.uint16))
     (tmp_path / "places" / "notes.zip").write_bytes(b"none")
@@ -249,22 +249,22 @@ def test_zips_of_other_things_beside_geotiffs_are_no_matter(write_tif, tmp_path,
         ("rome/before.tif", "rome", "before"),
     ],
 )
-def test_places_and_dates_of_addresses(tmp_path, name, place, date):
+def test_places_and_dates_are_read_from_addresses(tmp_path, name, place, date):
     path = tmp_path / "list.txt"
     path.write_text(name)
     (cog,) = find_cogs(str(path))
     assert (cog.place, cog.date) == (place, date)
 
 
-def test_lists_that_cannot_be_used(tmp_path):
+def test_invalid_lists_are_explained(tmp_path):
     path = tmp_path / "list.txt"
     with pytest.raises(MissingInputError, match="no such file"):
         find_cogs(str(path))
     path.write_text("# nothing\n")
-    with pytest.raises(MissingInputError, match="names nothing"):
+    with pytest.raises(MissingInputError, match="empty"):
         find_cogs(str(path))
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(MissingInputError, match="is no text"):
+    with pytest.raises(MissingInputError, match="not a text file"):
         find_cogs(str(path))
     path.write_text("https://host/p/first.tif")
     with pytest.raises(MissingInputError, match="no date in its name"):
@@ -284,7 +284,7 @@ def test_the_command_takes_addresses(web, big, tmp_path, monkeypatch):
     assert done.exit_code == 1 and "there is no such file" in done.stderr
 
 
-def test_errors_of_local_files(tmp_path):
+def test_damaged_local_files_are_explained(tmp_path):
     with pytest.raises(ArrayError, match=r"2019\.tif: no such file|cannot be read"):
         (tmp_path / "2019.tif").write_bytes(b"no")
         images_of(tmp_path / "2019.tif", tmp_path / "out")

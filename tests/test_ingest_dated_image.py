@@ -1,4 +1,4 @@
-"""One date of a product as a file: numbers, hidden pixels, tags."""
+"""One date of a place as a GeoTIFF: digital numbers, hidden pixels, tags."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval.ingest.product import hidden_by, to_dn, write_date
+from retrieval.ingest.dated_image import hidden_mask, to_dn, write_date
 from tfrecords.errors import ArrayError, OutputExistsError
 from tfrecords.read import read_images
 from tfrecords.schema.records import Provenance
 
 
-def test_no_data_stays_no_data_and_ground_never_becomes_it() -> None:
+def test_nodata_stays_nodata_and_ground_never_becomes_nodata() -> None:
     stored = np.array([0, 1, 999, 1000, 1001, 65535], np.uint16)
     assert to_dn(stored, -1000).tolist() == [0, 1, 1, 1, 1, 64535]
     assert to_dn(stored, 0).tolist() == stored.tolist()
     assert to_dn(np.array([0, 500]), 0, quantification=1000).tolist() == [0, 5000]
 
 
-def test_hidden_classes() -> None:
-    assert np.flatnonzero(hidden_by(np.arange(12))).tolist() == [0, 1, 3, 8, 9, 10]
-    assert hidden_by(np.arange(12), snow=True)[11]
+def test_hidden_scene_classes() -> None:
+    assert np.flatnonzero(hidden_mask(np.arange(12))).tolist() == [0, 1, 3, 8, 9, 10]
+    assert hidden_mask(np.arange(12), snow=True)[11]
 
 
-def test_a_date_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_written_date_is_read_back_unchanged(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(1, 4000, (80, 96, 2)).astype(np.uint16)
     pixels[:9] = 0
@@ -46,6 +46,6 @@ def test_a_date_comes_back_as_it_was(tmp_path: Path) -> None:
         write_date(path, pixels, ("B04", "B08", "B03"), None, None, where)
 
 
-def test_tags_that_are_missing_or_no_number() -> None:
+def test_missing_or_invalid_tags_are_unknown() -> None:
     assert Provenance.from_tags({}) == Provenance()
     assert Provenance.from_tags({"CLOUD_COVER": "much"}).cloud_cover is None

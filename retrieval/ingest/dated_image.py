@@ -1,8 +1,8 @@
-"""One date of a Sentinel-2 product as a GeoTIFF: its numbers, what is hidden, where it came from.
+"""One date of a place as a GeoTIFF: digital numbers, hidden pixels and provenance.
 
-Every way in (SAFE, STAC) ends in the same files, `<place>/<date>.tif`, which `retrieve index` and
-`retrieve ingest` take, and which open in any GIS: digital numbers with reflectance = DN / 10000,
-0 where nothing is known.
+Every source (SAFE, STAC, GeoTIFF) ends in the same files, `<place>/<date>.tif`, which `retrieve index`,
+`retrieve ingest` and any GIS can open. Those of Sentinel-2 hold digital numbers (DN), where reflectance is
+DN / 10000 and 0 is nodata.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ from tfrecords.errors import ArrayError
 from tfrecords.schema import Provenance
 
 QUANTIFICATION = 10_000
-"""Digital numbers of our files for a reflectance of 1."""
+"""Digital number of a reflectance of 1 in the files that are written."""
 SCL_HIDDEN = (0, 1, 3, 8, 9, 10)
-"""Scene classes not to be trusted: no data, saturated, cloud shadow, cloud (medium, high), thin cirrus."""
+"""Hidden scene classes: no data, saturated, cloud shadow, cloud (medium, high), thin cirrus."""
 SCL_SNOW = 11
 """Scene class of snow and ice."""
 CACHE_BYTES = 256 << 20
-"""GDAL may keep so many bytes of blocks on their way."""
+"""Largest size of GDAL's block cache, bytes."""
 
 
 def to_dn(
     stored: NDArray[np.generic], offset: float, quantification: float = QUANTIFICATION
 ) -> NDArray[np.uint16]:
-    """Bring stored numbers to digital numbers without an offset.
+    """Convert stored numbers to digital numbers without an offset.
 
     Args:
-        stored: any shape, as in the product's files; 0 is no data at every baseline.
-        offset: added to a stored number before it is divided: -1000 from baseline 04.00 on, else 0.
-        quantification: what it is divided by to be a reflectance, as the metadata say.
+        stored: any shape, as in the product's files; 0 = nodata at every baseline.
+        offset: added to a stored number: -1000 from baseline 04.00 on, else 0.
+        quantification: divides the sum to give a reflectance, from the metadata.
 
     Returns:
-        uint16 of the same shape: 0 where there is no data, at least 1 elsewhere.
+        uint16 of the same shape: 0 where nodata, at least 1 elsewhere.
     """
     numbers = np.rint((stored.astype(np.float64) + offset) * (QUANTIFICATION / quantification))
     return np.where(stored == 0, 0, np.clip(numbers, 1, np.iinfo(np.uint16).max)).astype(np.uint16)
 
 
-def hidden_by(scl: NDArray[np.generic], *, snow: bool = False) -> NDArray[np.bool_]:
-    """Which pixels a scene classification says not to trust.
+def hidden_mask(scl: NDArray[np.generic], *, snow: bool = False) -> NDArray[np.bool_]:
+    """Return the pixels that a scene classification marks as cloud, shadow or unusable.
 
     Args:
         scl: classes 0 to 11, any shape.
-        snow: count snow among them.
+        snow: mark snow and ice too.
 
     Returns:
         bool of the same shape.
@@ -59,16 +59,16 @@ def hidden_by(scl: NDArray[np.generic], *, snow: bool = False) -> NDArray[np.boo
     return np.isin(scl, (*SCL_HIDDEN, SCL_SNOW) if snow else SCL_HIDDEN)
 
 
-class DateFile:
-    """One date in the making: blocks are written in any order, what was not written is no data."""
+class DateWriter:
+    """An open file of one date: blocks are written in any order, pixels that are not written are nodata."""
 
     provenance: Provenance
-    """Written as tags when the file is finished; may be set until then."""
-    ground: bool
-    """Whether any pixel that was written holds something."""
+    """Written as tags when the file is closed; may be set until then."""
+    has_ground: bool
+    """Whether any pixel that was written is not nodata."""
 
     def __init__(self, dataset: Any) -> None:
-        self.provenance, self.ground, self._dataset = Provenance(), False, dataset
+        self.provenance, self.has_ground, self._dataset = Provenance(), False, dataset
 
     def write(self, pixels: NDArray[np.generic], x0: int, y0: int) -> None:
         """Write a block.
@@ -82,7 +82,7 @@ class DateFile:
 
         height, width = pixels.shape[:2]
         nodata = self._dataset.nodata
-        self.ground = self.ground or nodata is None or bool((pixels != nodata).any())
+        self.has_ground = self.has_ground or nodata is None or bool((pixels != nodata).any())
         self._dataset.write(np.moveaxis(pixels, -1, 0), window=Window(x0, y0, width, height))
 
 
@@ -97,25 +97,25 @@ def writing_date(
     dtype: str = "uint16",
     nodata: float | None = 0,
     overwrite: bool = False,
-) -> Iterator[DateFile]:
-    """Write one date of one place as a Cloud-Optimized GeoTIFF block by block, whole or not at all.
+) -> Iterator[DateWriter]:
+    """Write one date as a Cloud-Optimized GeoTIFF, block by block, whole or not at all.
 
     Args:
-        path: ends in `.tif`; its folder is made.
+        path: ends in `.tif`; its folder is created.
         shape: rows and columns.
         bands: names, written as descriptions.
         crs: anything that rasterio understands, or None.
         transform: (a, b, c, d, e, f) from pixel corners to map coordinates, or None.
         dtype: of the pixels.
         nodata: the tag, or None.
-        overwrite: replace a file that is there.
+        overwrite: replace an existing file.
 
     Yields:
-        Where the blocks go. They are collected in a plain GeoTIFF beside it, on the disk rather than in
-        memory; the file itself is made of it when the block ends well.
+        The writer. Blocks are collected in a temporary GeoTIFF on the disk, not in memory; the file is made
+        from it when the block ends without an error.
 
     Raises:
-        OutputExistsError: the file is there and `overwrite` is false.
+        OutputExistsError: the file exists and `overwrite` is false.
         DiskFullError: the disk is full.
     """
     import rasterio
@@ -129,11 +129,11 @@ def writing_date(
         try:
             options = {"tiled": True, "sparse_ok": True, "bigtiff": "IF_SAFER", **profile, **ground}
             with rasterio.open(blocks, "w", driver="GTiff", **options) as dataset:
-                file = DateFile(dataset)
+                file = DateWriter(dataset)
                 yield file
                 dataset.descriptions = tuple(bands)
                 dataset.update_tags(**file.provenance.tags())
-            # The COG driver only copies: it needs a whole dataset to make overviews from.
+            # The COG driver only copies: it makes overviews from a complete dataset.
             with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
                 copy(blocks, temporary, driver="COG", compress="DEFLATE", predictor="YES", overviews="AUTO")
         finally:
@@ -150,24 +150,24 @@ def write_date(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write one date of one place as a Cloud-Optimized GeoTIFF, whole or not at all.
+    """Write one date as a Cloud-Optimized GeoTIFF, whole or not at all.
 
     Args:
-        path: ends in `.tif`; its folder is made.
-        pixels: (h, w, b) from `to_dn`, 0 = no data.
+        path: ends in `.tif`; its folder is created.
+        pixels: (h, w, b) from `to_dn`, 0 = nodata.
         bands: b names, written as descriptions.
         crs: anything that rasterio understands, or None.
         transform: (a, b, c, d, e, f) from pixel corners to map coordinates, or None.
         provenance: written as tags.
-        overwrite: replace a file that is there.
+        overwrite: replace an existing file.
 
     Raises:
-        ArrayError: shapes and names do not fit.
-        OutputExistsError: the file is there and `overwrite` is false.
+        ArrayError: the number of bands and of names differ.
+        OutputExistsError: the file exists and `overwrite` is false.
         DiskFullError: the disk is full.
     """
     if pixels.ndim != 3 or pixels.shape[-1] != len(bands):
-        raise ArrayError(f"{path}: received pixels of shape {pixels.shape} for {len(bands)} bands ({bands})")
+        raise ArrayError(f"{path}: pixels of shape {pixels.shape} do not have {len(bands)} bands ({bands})")
     height, width, _ = pixels.shape
     with writing_date(path, (height, width), bands, crs, transform, overwrite=overwrite) as file:
         file.write(pixels, 0, 0)

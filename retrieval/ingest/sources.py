@@ -1,4 +1,4 @@
-"""Whatever holds images -> places: which way in it takes, and the folder between it and records."""
+"""Any source of images to places, and the temporary folder of places from which records are made."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 
 from retrieval.errors import ConfigError
 from retrieval.geo.request import ImageFilter
-from retrieval.ingest.cogs import fetch_cogs, is_list
-from retrieval.ingest.images import Fetched, made_by_us
-from retrieval.ingest.products import fetch_products
+from retrieval.ingest.cogs import ingest_cogs, is_list
+from retrieval.ingest.places_writer import WrittenPlaces, is_written_here
 from retrieval.ingest.remote import redact
 from retrieval.ingest.retry import RetryPolicy
+from retrieval.ingest.safe.products import ingest_products
 from retrieval.ingest.safe.tree import holds_products
 from tfrecords.challenge import Progress
 from tfrecords.errors import OutputExistsError
 
 
 def is_plain_folder(source: str | os.PathLike[str]) -> bool:
-    """Whether a source is a folder of GeoTIFFs, or of nothing; products, lists and addresses are none."""
+    """Return whether a source is a folder of GeoTIFFs, not of products, a list or an address."""
     return not is_list(os.fspath(source)) and not holds_products(Path(source))
 
 
-def fetch(
+def write_places(
     source: str | os.PathLike[str],
     out: Path,
     image_filter: ImageFilter,
@@ -33,49 +33,49 @@ def fetch(
     retry: RetryPolicy | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> Fetched:
+) -> WrittenPlaces:
     """Write a source as places, `<place>/<date>.tif`.
 
     Args:
         source: see `ingest`.
-        out: folder of the places; dates that are there, made of the same, are kept.
+        out: folder of the places; existing dates made from the same input are kept.
         image_filter: which dates, and which part of them.
-        bands: names of the bands of GeoTIFFs, if stated; those of products are known.
-        retry: how often a read from the web is tried.
-        overwrite: replace dates that were made of something else.
-        progress: told how many blocks of how many are read.
+        bands: band names of GeoTIFFs, if stated; those of products are known.
+        retry: how often a read from the web is tried; None = four times.
+        overwrite: replace dates that were made from other input.
+        progress: called with the number of blocks read, and of all blocks.
 
     Returns:
         The files.
 
     Raises:
-        StorageError: see `fetch_products` and `fetch_cogs`.
+        ConfigError: `hide_snow` for GeoTIFFs.
+        StorageError: see `ingest_products` and `ingest_cogs`.
     """
     name = os.fspath(source)
     if not is_list(name) and holds_products(Path(name)):
-        return fetch_products(Path(name), out, image_filter, overwrite=overwrite, progress=progress)
+        return ingest_products(Path(name), out, image_filter, overwrite=overwrite, progress=progress)
     if image_filter.hide_snow:
         raise ConfigError(
             f"--hide-snow: {redact(name)} holds GeoTIFFs, which do not mark snow. Expected Sentinel-2 "
             "Level-2A products. Omit --hide-snow"
         )
-    return fetch_cogs(
-        name, out, image_filter, bands, retry=retry or RetryPolicy(), overwrite=overwrite, progress=progress
-    )
+    retry = retry or RetryPolicy()
+    return ingest_cogs(name, out, image_filter, bands, retry=retry, overwrite=overwrite, progress=progress)
 
 
 @contextmanager
-def working_places(out: Path) -> Iterator[Path]:
-    """A folder of places beside an output; kept where the block raises, so that the next run goes on there.
+def temporary_places(out: Path) -> Iterator[Path]:
+    """Yield a folder of places next to an output; an error leaves it there, and the next run resumes in it.
 
     Args:
         out: the output.
 
     Yields:
-        `<out>.places`. When the block ends well, what we wrote in it is removed.
+        `<out>.places`. After a block without an error the files written by `ingest` are removed.
 
     Raises:
-        ArrayError: there is a file of that name.
+        OutputExistsError: there is a file of that name.
     """
     work = out.with_name(f"{out.name}.places")
     if work.exists() and not work.is_dir():
@@ -85,20 +85,20 @@ def working_places(out: Path) -> Iterator[Path]:
 
 
 def keep_only(work: Path, paths: Sequence[Path]) -> None:
-    """Remove dates that an earlier, stopped run wanted; nothing that we did not write.
+    """Remove dates that an earlier, interrupted run wrote, but no file of the user.
 
     Args:
         work: folder of places.
-        paths: what stays.
+        paths: files to keep.
 
     Raises:
-        MissingInputError: it holds a GeoTIFF that is not ours.
+        OutputExistsError: the folder holds another GeoTIFF that `ingest` did not write.
     """
     others = sorted({path for path in work.rglob("*.tif") if not path.name.startswith(".")} - set(paths))
-    strange = [path for path in others if not made_by_us(path)]
-    if strange:
+    foreign = [path for path in others if not is_written_here(path)]
+    if foreign:
         raise OutputExistsError(
-            f"{work}: needed as a temporary folder, but {strange[0].name} in it was not written by this "
+            f"{work}: needed as a temporary folder, but {foreign[0].name} in it was not written by this "
             "command. Rename the folder, or choose another --out"
         )
     for path in others:

@@ -1,4 +1,4 @@
-"""Sentinel-2 products, as folders and zips, into places: numbers, masks, parts, and what can't be used."""
+"""Sentinel-2 products, as folders and zips, to places: numbers, masks, parts, and damaged products."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from retrieval.cli import app
 from retrieval.errors import ConfigError
 from retrieval.geo.request import ImageFilter
-from retrieval.ingest.ground import overlapping
+from retrieval.ingest.grids import overlapping
 from retrieval.ingest.run import ingest
 from tfrecords.errors import (
     DiskFullError,
@@ -231,10 +231,10 @@ def test_dates_and_cloud_choose_products(safes, tmp_path, spec):
     report = images_of(safes, tmp_path / "out", dates="2022/", max_cloud=20)
     assert [p.stem for p in sorted((tmp_path / "out").rglob("*.tif"))] == ["2023-07-06"]
     said = " ".join(report.notes)
-    assert "left out, outside of the dates 2022-01-01/..: S2A_MSIL2A_20210706" in said
-    assert "left out, more than 20 % cloud: S2A_MSIL2A_20220706" in said
+    assert "skipped, outside of the dates 2022-01-01/..: S2A_MSIL2A_20210706" in said
+    assert "skipped, more than 20 % cloud: S2A_MSIL2A_20220706" in said
     with pytest.raises(
-        MissingInputError, match=r"gives nothing: outside of the dates 2030.*20210706.*20220706"
+        MissingInputError, match=r"nothing to ingest: outside of the dates 2030.*20210706.*20220706"
     ):
         images_of(safes, tmp_path / "none", dates="2030/")
     with pytest.raises(ConfigError, match="--max-cloud"):
@@ -258,7 +258,7 @@ def test_of_one_day_the_newest_baseline_comes_first_and_others_fill(safes, tmp_p
     expected[:, :20] = 0
     assert np.array_equal(pixels_of(tmp_path / "out"), expected)
     said = " ".join(report.notes)
-    assert "and where it has no data S2A_MSIL2A_20230706T105621_N0400" in said
+    assert "its nodata filled from S2A_MSIL2A_20230706T105621_N0400" in said
     assert "is taken from S2A_MSIL2A_20230706T105621_N0510" in said and "MSIL1C" in said
     source = tags_of(tmp_path / "out/31TCJ/2023-07-06.tif")["SOURCE"]
     assert source.split() == [
@@ -276,7 +276,7 @@ def test_a_second_run_keeps_what_is_there_and_adds(safes, tmp_path, spec, monkey
     write_product(safes, replace(spec, taken="2023-08-05T10:56:21"))
     report = images_of(safes, out)
     assert report.records == 2 and first.stat().st_mtime_ns == before
-    assert any("1 dates are there already" in note for note in report.notes)
+    assert any("1 dates exist already" in note for note in report.notes)
     with pytest.raises(OutputExistsError, match=r"2023-07-06\.tif.*--overwrite"):
         images_of(safes, out, hide_snow=True)
     assert first.stat().st_mtime_ns == before
@@ -292,18 +292,19 @@ def test_a_stopped_run_goes_on(safes, tmp_path, spec):
     for month in (6, 7, 8):
         write_product(safes, replace(spec, taken=f"2023-0{month}-05T10:56:21"))
 
-    def stop(done, total):
-        if (done, total) == (2, 3):
+    def stop(stage, done, total):
+        if (stage, done, total) == ("reading blocks", 2, 3):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ingest(safes, tmp_path / "out", as_="series", reading=stop)
+        ingest(safes, tmp_path / "out", as_="series", progress=stop)
     assert not (tmp_path / "out").exists()
     work = tmp_path / "out.places"
     assert [p.stem for p in sorted(work.rglob("*.tif"))] == ["2023-06-05"] and nothing_half_written(work)
-    told = []
-    report = ingest(safes, tmp_path / "out", as_="series", reading=lambda *at: told.append(at))
-    assert told == [(1, 2), (2, 2)] and report.records == 1 and not work.exists()
+    calls = []
+    report = ingest(safes, tmp_path / "out", as_="series", progress=lambda *call: calls.append(call))
+    assert calls[:2] == [("reading blocks", 1, 2), ("reading blocks", 2, 2)]
+    assert calls[-1] == ("writing series", 1, 1) and report.records == 1 and not work.exists()
     assert next(iter(read_series(tmp_path / "out"))).dates == ("2023-06-05", "2023-07-05", "2023-08-05")
 
 
@@ -443,7 +444,7 @@ def test_a_product_that_cannot_be_used_is_one_clear_sentence(safes, tmp_path, sp
     good = write_product(safes, replace(spec, taken="2023-08-05T10:56:21"))
     report = images_of(safes, tmp_path / "out")
     assert [p.stem for p in (tmp_path / "out").rglob("*.tif")] == ["2023-08-05"]
-    assert any(note.startswith("left out: ") and said in note for note in report.notes)
+    assert any(note.startswith("skipped: ") and said in note for note in report.notes)
     assert good.exists() and not (tmp_path / "alone").exists()
 
 
@@ -486,9 +487,9 @@ def test_days_without_ground_in_the_part_are_left_out(safes, tmp_path, spec):
     write_product(safes, replace(spec, taken="2023-08-05T10:56:21", scene=scene))
     report = images_of(safes, tmp_path / "out")
     assert [p.stem for p in (tmp_path / "out").rglob("*.tif")] == ["2023-07-06"]
-    assert any("no ground that can be seen: 31TCJ 2023-08-05" in note for note in report.notes)
+    assert any("no visible ground: 31TCJ 2023-08-05" in note for note in report.notes)
     shutil.rmtree(tmp_path / "out")
-    with pytest.raises(MissingInputError, match="no ground that can be seen"):
+    with pytest.raises(MissingInputError, match="no visible ground"):
         images_of(safes, tmp_path / "out", dates="2023-08")
     assert not (tmp_path / "out").exists()
 
@@ -499,7 +500,7 @@ def test_a_full_disk_ends_it(safes, tmp_path, spec, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("retrieval.ingest.product.DateFile.write", full)
+    monkeypatch.setattr("retrieval.ingest.dated_image.DateWriter.write", full)
     with pytest.raises(DiskFullError, match="the disk is full"):
         images_of(safes, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -545,7 +546,7 @@ def test_the_command_says_what_it_did(safes, tmp_path, spec, monkeypatch):
         app, ["ingest", "safes", "--as", "images", "--out", "places", "--max-cloud", "50"]
     )
     assert done.exit_code == 0 and done.stdout == "places: 1 dates of 1 places\n"
-    assert "left out, more than 50 % cloud: S2A_MSIL2A_20230805" in done.stderr
+    assert "skipped, more than 50 % cloud: S2A_MSIL2A_20230805" in done.stderr
     done = CliRunner().invoke(app, ["ingest", "safes", "--out", "s", "--bbox", "-1,44,-2,45"])
     assert done.exit_code == 1 and "west -1 is not less than east -2" in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["places", "safes"]
