@@ -248,7 +248,7 @@ def test_outputs_that_are_there_are_left_alone(ground, here):
 def test_a_table_of_another_kind_is_refused_before_the_work(ground, here):
     done = run("query", ground / "patches.npy", "--index", ground / "index", "--details", "matches.xlsx")
     assert (done.exit_code, list(here.iterdir())) == (1, [])
-    assert "expected .parquet, .csv or .geojson" in done.stderr
+    assert "Expected .parquet, .csv or .geojson" in done.stderr
 
 
 def test_two_outputs_of_one_name_are_refused_before_the_work(ground, here):

@@ -1,9 +1,9 @@
-"""An encoder as ONNX: one file for onnxruntime, OpenVINO, TensorRT, a browser; no Keras, no TensorFlow.
+"""An encoder as ONNX: one file for onnxruntime, OpenVINO, TensorRT or a browser, without Keras.
 
-The graph is what TensorFlow traces, converted by tf2onnx. Two operations have no counterpart there
-and are written with those that ONNX has; a third, the choice between two tensors, is converted anew,
-since tf2onnx writes it as a product, in which the NaN of unknown pixels would survive. The file is
-compared with the encoder on a picture before it gets its name.
+TensorFlow traces the graph and tf2onnx converts it. Three operations have handlers here. ONNX lacks two
+of them, which are composed of others. tf2onnx writes the third, the choice between two tensors, as a
+product, which would keep the NaN of nodata pixels. Before the file is kept, its vectors are compared
+with the encoder's.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from tfrecords.artifacts import writing_file
 from tfrecords.artifacts.manifest import created_by
 
 OPSET = 17
-"""Version of ONNX's operations: onnxruntime 1.12 and later read it."""
-SAME_VECTOR = 1e-4
-"""A file is refused if one of its vectors differs from the encoder's by more than this."""
+"""Version of ONNX's operators: onnxruntime 1.12 and later read it."""
+MAX_DIFFERENCE = 1e-4
+"""Largest difference between a vector of the file and the encoder's."""
 AXES = ("batch", "height", "width", "bands")
-"""Names of the input's axes; those of a model for any number of bands are all free."""
+"""Names of the input's axes; the bands are a free axis in a model for any number of bands."""
+Handlers = Mapping[str, tuple[Callable[..., None], list[str]]]
 
 
 @dataclass(frozen=True)
 class OnnxReport:
-    """What `export_onnx` wrote."""
+    """Result of `export_onnx`."""
 
     path: Path
     """The file."""
@@ -43,46 +44,49 @@ class OnnxReport:
     dim: int
     """Length of a vector."""
     opset: int
-    """Version of ONNX's operations."""
+    """Version of ONNX's operators."""
     largest_difference: float
-    """Between the file's vectors and the encoder's, on a picture with noise, holes and a flat corner."""
+    """Largest difference between the file's vectors and the encoder's, on a picture with noise and nodata."""
 
 
-def export_onnx(encoder: Encoder, out: str | Path, *, overwrite: bool = False) -> OnnxReport:
+def export_onnx(
+    encoder: Encoder, out: str | Path, *, handlers: Handlers | None = None, overwrite: bool = False
+) -> OnnxReport:
     """Write an encoder as ONNX.
 
-    Input `scaled`, (batch, height, width, bands) float32 in [-1, 1], NaN where nothing is known, any
-    size from 64 x 64; output `vectors`, (batch, rows, cols, dim) of unit length, as
-    `retrieval.types.Encoder.embed` has it. The file's metadata hold name, fingerprint, step and patch.
+    The input `scaled` is (batch, height, width, bands) float32 in [-1, 1], NaN = nodata, at least
+    64 x 64 pixels. The output `vectors` is (batch, rows, cols, dim) of unit length, see
+    `retrieval.types.Encoder.embed`. The file's metadata hold name, fingerprint, step and patch size.
 
     Args:
-        encoder: one that is a Keras model.
+        encoder: an encoder that is a Keras model.
         out: the file; ends in `.onnx`.
-        overwrite: replace a file that is there.
+        handlers: conversions of operations that tf2onnx lacks; None for `HANDLERS`.
+        overwrite: replace an existing file.
 
     Returns:
-        What was written.
+        The file, and its largest difference from the encoder.
 
     Raises:
-        ConfigError: another ending.
-        DependencyError: what converts is not installed, or Keras does not run on TensorFlow.
-        EncoderError: not a Keras model, an operation without a counterpart, or other vectors.
-        OutputExistsError: the file is there and `overwrite` is not set.
+        ConfigError: the file has another ending.
+        DependencyError: a converter is not installed, or Keras does not run on TensorFlow.
+        EncoderError: not a Keras model, an operation that ONNX lacks, or different vectors.
+        OutputExistsError: the file exists and `overwrite` is not set.
     """
     path = Path(out)
     if path.suffix != ".onnx":
-        raise ConfigError(f"{path}: received the ending {path.suffix!r}; expected .onnx")
+        raise ConfigError(f"{path}: the ending is {path.suffix!r}. Expected .onnx.")
     if not hasattr(encoder, "model"):
-        raise EncoderError(f"{encoder.name} is no Keras model: only those can be written as ONNX")
+        raise EncoderError(f"{encoder.name}: not a Keras model. Only Keras models can be exported as ONNX.")
     _check_tools()
     with writing_file(path, overwrite=overwrite) as partial:
-        model = _converted(encoder)
+        model = _convert(encoder, HANDLERS if handlers is None else handlers)
         partial.write_bytes(model.SerializeToString())
         largest = _difference(encoder, partial)
-        if not largest <= SAME_VECTOR:
+        if not largest <= MAX_DIFFERENCE:
             raise EncoderError(
-                f"{encoder.name}: the ONNX file's vectors differ from the encoder's by {largest:.2g}; "
-                f"expected at most {SAME_VECTOR:g}: nothing was written"
+                f"{encoder.name}: the vectors of the ONNX file differ from the encoder's by {largest:.2g}. "
+                f"Expected at most {MAX_DIFFERENCE:g}. No file was written."
             )
     return OnnxReport(path, encoder.name, encoder.dim, OPSET, largest)
 
@@ -90,18 +94,20 @@ def export_onnx(encoder: Encoder, out: str | Path, *, overwrite: bool = False) -
 def _check_tools() -> None:
     missing = [name for name in ("onnx", "onnxruntime", "tf2onnx") if find_spec(name) is None]
     if missing:
-        raise DependencyError(f"{', '.join(missing)} not installed: pip install 'patch-retrieval[onnx]'")
+        raise DependencyError(
+            f"{', '.join(missing)}: not installed. Run pip install 'patch-retrieval[onnx]'."
+        )
     import keras
 
     if keras.backend.backend() != "tensorflow":
         raise DependencyError(
-            f"ONNX is written from TensorFlow's graph, and Keras runs on {keras.backend.backend()}: set "
-            "KERAS_BACKEND=tensorflow for this command"
+            f"Keras runs on {keras.backend.backend()}. The ONNX export needs TensorFlow: set "
+            "KERAS_BACKEND=tensorflow for this command."
         )
 
 
-def _converted(encoder: Any) -> Any:
-    """The encoder as an `onnx.ModelProto`, checked, with its axes named."""
+def _convert(encoder: Any, handlers: Handlers) -> Any:
+    """Convert an encoder to a checked `onnx.ModelProto` with named axes."""
     import onnx
     import tensorflow as tf
     import tf2onnx
@@ -113,15 +119,17 @@ def _converted(encoder: Any) -> Any:
     def forward(scaled: Any) -> dict[str, Any]:
         return {"vectors": encoder.model(scaled, training=False)}
 
-    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what has no counterpart is told by us
+    logging.getLogger("tf2onnx").setLevel(
+        logging.CRITICAL
+    )  # its error about missing operations is replaced below
     model, _ = tf2onnx.convert.from_function(
-        forward, input_signature=signature, opset=OPSET, custom_op_handlers=_HANDLERS
+        forward, input_signature=signature, opset=OPSET, custom_op_handlers=dict(handlers)
     )
     unknown = sorted({node.op_type for node in model.graph.node if not onnx.defs.has(node.op_type)})
     if unknown:
         raise EncoderError(
-            f"{encoder.name}: ONNX has nothing for {', '.join(unknown)}; expected a model of operations that "
-            "tf2onnx converts, as the shipped ones are"
+            f"{encoder.name}: ONNX has no operation for {', '.join(unknown)}. Expected a model of operations "
+            "that tf2onnx converts."
         )
     _describe(model, encoder, bands)
     onnx.checker.check_model(model)
@@ -129,7 +137,7 @@ def _converted(encoder: Any) -> Any:
 
 
 def _describe(model: Any, encoder: Encoder, bands: int | None) -> None:
-    """Name the free axes and say whose file it is."""
+    """Name the free axes and add the encoder's metadata."""
     import onnx
 
     for value, names in ((model.graph.input[0], AXES), (model.graph.output[0], ("batch", "rows", "cols"))):
@@ -144,7 +152,7 @@ def _describe(model: Any, encoder: Encoder, bands: int | None) -> None:
 
 
 def _difference(encoder: Encoder, path: Path) -> float:
-    """Largest difference between the file's vectors and the encoder's, NaN if one has no number."""
+    """Return the largest difference between the file's vectors and the encoder's; NaN if one is NaN."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -155,7 +163,7 @@ def _difference(encoder: Encoder, path: Path) -> float:
 
 
 def _picture(bands: int) -> NDArray[np.float32]:
-    """Two images, (2, 136, 144, bands): noise strong and weak, a hole, a missing band, a flat corner."""
+    """Return (2, 136, 144, bands): strong and weak noise, nodata, a missing band, a flat corner."""
     picture = np.random.default_rng(0).uniform(-1, 1, (2, 136, 144, bands)).astype(np.float32)
     picture[1] *= 0.01
     picture[0, :40, :50] = np.nan
@@ -164,7 +172,7 @@ def _picture(bands: int) -> NDArray[np.float32]:
     return picture
 
 
-# --- operations that tf2onnx lacks, or writes so that NaN survives ------------------------------
+# --- handlers of operations --------------------------------------------------------------------
 
 
 def _one(graph: Any, name: str) -> str:
@@ -172,33 +180,34 @@ def _one(graph: Any, name: str) -> str:
 
 
 def _log1p(graph: Any, node: Any, name: str, _: Any) -> None:
-    """log(1 + x)."""
+    """Write log(1 + x)."""
     source = node.input[0]
     _replace(graph, node, "Log", lambda: [graph.make_node("Add", [source, _one(graph, name)]).output[0]])
 
 
 def _erfc(graph: Any, node: Any, name: str, _: Any) -> None:
-    """1 - erf(x)."""
+    """Write 1 - erf(x)."""
     source = node.input[0]
     _replace(graph, node, "Sub", lambda: [_one(graph, name), graph.make_node("Erf", [source]).output[0]])
 
 
 def _select(graph: Any, node: Any, name: str, _: Any) -> None:
-    """One tensor where a condition holds, another elsewhere."""
+    """Write the choice between two tensors."""
     inputs = list(node.input)
     _replace(graph, node, "Where", lambda: inputs)
 
 
 def _replace(graph: Any, node: Any, kind: str, inputs: Callable[[], list[str]]) -> None:
-    """Put an operation of ONNX in a node's place."""
+    """Replace a node with an ONNX operation."""
     outputs = list(node.output)
     shapes, dtypes = [graph.get_shape(o) for o in outputs], [graph.get_dtype(o) for o in outputs]
     graph.remove_node(node.name)
     graph.make_node(kind, inputs(), outputs=outputs, shapes=shapes, dtypes=dtypes)
 
 
-_HANDLERS: Mapping[str, tuple[Callable[..., None], list[str]]] = {
+HANDLERS: Handlers = {
     "Erfc": (_erfc, []),
     "Log1p": (_log1p, []),
     "SelectV2": (_select, []),
 }
+"""Conversions of operations that tf2onnx lacks, or writes in a way that keeps NaN."""

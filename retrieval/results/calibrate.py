@@ -57,9 +57,9 @@ def calibrate_from(
     """Fit a calibration to matches with known answers and store it in their index.
 
     Args:
-        matches: of patches, or of larger chips, which have a calibration of their own.
+        matches: of patches, or of larger chips, which have a separate calibration.
         answers: the true image and position of each; patches without a row are left out.
-        out: another file for the calibration, to lie beside the encoder's file: `<encoder>.calibration.json`.
+        out: another file for the calibration, next to the encoder's: `<encoder>.calibration.json`.
         overwrite: replace existing files.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Tables of answers as files: GeoParquet, CSV and GeoJSON, whole or not at all.
+"""Tables as files: GeoParquet, CSV and GeoJSON.
 
-A column `footprint` of WKT in longitude and latitude becomes the geometry of the two that have one.
+A column `footprint` of WKT in longitude and latitude becomes the geometry of GeoParquet and GeoJSON.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from retrieval.geo.footprints import GeometryColumn
 from tfrecords.artifacts import writing_file
 
 ENDINGS = (".parquet", ".csv", ".geojson")
-"""What a table may end in."""
+"""Endings of tables."""
 FOOTPRINT = "footprint"
-"""Column that holds the geometry."""
+"""Column of the geometry."""
 
 
 def table_ending(path: str | Path) -> str:
-    """The ending of a table's name.
+    """Return the ending of a table's name.
 
     Raises:
-        ConfigError: it is none of `ENDINGS`.
+        ConfigError: the ending is not in `ENDINGS`.
     """
     ending = Path(path).suffix.lower()
     if ending not in ENDINGS:
         raise ConfigError(
-            f"{path}: received the ending {ending!r} for a table; expected .parquet, .csv or .geojson"
+            f"{path}: the ending of the table is {ending!r}. Expected .parquet, .csv or .geojson."
         )
     return ending
 
 
 def write_table(frame: Any, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write a pandas frame, whole or not at all.
+    """Write a pandas frame as a whole.
 
     Args:
         frame: the table; its index is not written.
-        path: ends in `.parquet` (GeoParquet 1.1 where `footprint` holds any geometry), `.csv` (`footprint`
-            is WKT) or `.geojson` (RFC 7946, a feature a row; its geometry is null where there is none).
-        overwrite: replace a file that is there.
+        path: ends in `.parquet`, `.csv` or `.geojson`. Parquet is GeoParquet 1.1 where `footprint` holds a
+            geometry. CSV keeps it as WKT. GeoJSON (RFC 7946) has one feature per row.
+        overwrite: replace an existing file.
 
     Raises:
-        ConfigError: another ending.
-        OutputExistsError: the file is there and `overwrite` is not set.
+        ConfigError: the file has another ending.
+        OutputExistsError: the file exists and `overwrite` is not set.
     """
     ending = table_ending(path)
     with writing_file(path, overwrite=overwrite) as temporary:
@@ -76,7 +76,7 @@ def _write_parquet(frame: Any, path: Path) -> None:
 
 
 def _write_geojson(frame: Any, path: Path) -> None:
-    """A feature a line, so that a large file can be read by line tools too."""
+    """Write one feature per line, so that line tools can read large files."""
     import shapely
 
     shapes = _shapes(frame) if FOOTPRINT in frame else [None] * len(frame)
@@ -85,21 +85,21 @@ def _write_geojson(frame: Any, path: Path) -> None:
         file.write('{"type": "FeatureCollection", "features": [')
         for number, (shape, row) in enumerate(zip(shapes, rows, strict=True)):
             geometry = None if shape is None else shapely.geometry.mapping(shape)
-            feature = {"type": "Feature", "geometry": geometry, "properties": _plain(row)}
+            feature = {"type": "Feature", "geometry": geometry, "properties": _json_values(row)}
             file.write(("," if number else "") + "\n" + json.dumps(feature, allow_nan=False))
         file.write("\n]}\n")
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """Values as JSON has them: null for what is not known."""
+def _json_values(row: dict[str, Any]) -> dict[str, Any]:
+    """Convert values for JSON; missing and infinite ones become null."""
     import pandas as pd
 
-    unknown = {k for k, v in row.items() if pd.isna(v) or (isinstance(v, float) and not math.isfinite(v))}
-    return {k: None if k in unknown else v.item() if hasattr(v, "item") else v for k, v in row.items()}
+    missing = {k for k, v in row.items() if pd.isna(v) or (isinstance(v, float) and not math.isfinite(v))}
+    return {k: None if k in missing else v.item() if hasattr(v, "item") else v for k, v in row.items()}
 
 
 def _shapes(frame: Any) -> NDArray[np.object_]:
-    """Return the geometry of each row, None where there is none."""
+    """Return the geometry of each row, None for a row without one."""
     import shapely
 
     texts = [text if isinstance(text, str) and text else None for text in frame[FOOTPRINT]]

@@ -1,4 +1,4 @@
-"""Longitude, latitude and footprints of windows."""
+"""Coordinates, footprints and offsets of windows."""
 
 import json
 
@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import shapely
 
-from retrieval.geo.coordinates import lonlat
+from retrieval.geo.coordinates import check_resolution, lonlat, offsets_m
 from retrieval.geo.footprints import GeometryColumn, bounding_boxes, footprints
 from retrieval.types import StoredImage
+from tfrecords.errors import GridError
+from tfrecords.schema import Georeference
 
 UTM31 = (10.0, 0.0, 500_000.0, 0.0, -10.0, 5_000_000.0)
 
@@ -126,3 +128,46 @@ def test_a_geometry_column_knows_the_types_and_the_bounds_of_all_its_rows():
     west, _, east, north = about["bbox"]
     assert (west, east) == (-180, 180) and north == pytest.approx(50)
     assert about["covering"]["bbox"]["xmin"] == ["box", "xmin"]
+
+
+# --- offsets and resolution -----------------------------------------------------------------------
+
+
+def off(image_id, chip, x=50.0, y=60.0):
+    one = np.array([64])
+    at = np.array([image_id]), np.array([x]), np.array([y])
+    return [float(v[0]) for v in offsets_m(IMAGES, *at, [chip], one, one)]
+
+
+def test_offsets_are_metres_on_the_ground():
+    here = Georeference("EPSG:32631", (10.0, 0, 500_480.0, 0, -10.0, 5_000_000 - 630.0))
+    assert off(0, here) == pytest.approx([20, 30])  # the answer lies to the north-east of what the chip says
+    assert off(0, here, x=48.0, y=63.0) == pytest.approx([0, 0])
+    assert np.isnan(off(1, here)).all() and np.isnan(off(0, None)).all() and np.isnan(off(-1, here)).all()
+
+
+def test_offsets_across_systems():
+    """The same chip in degrees, and an image in degrees: the same metres, but for the grid's own turn."""
+    from rasterio.warp import transform
+
+    (lon,), (lat,) = transform("EPSG:32631", "EPSG:4326", [500_480.0 + 320], [5_000_000 - 630.0 - 320])
+    size = 1e-4
+    chip = Georeference("EPSG:4326", (size, 0, lon - 32 * size, 0, -size, lat + 32 * size))
+    assert off(0, chip) == pytest.approx([20, 30], abs=0.05)
+    degrees = StoredImage(0, "", 9, 9, ("B04",), "EPSG:4326", (size, 0, lon, 0, -size, lat), None, 1)
+    chip = Georeference("EPSG:4326", (size, 0, lon, 0, -size, lat))
+    one = np.array([64])
+    east, north = offsets_m(
+        {0: degrees}, np.array([0]), np.array([10.0]), np.array([-10.0]), [chip], one, one
+    )
+    assert north[0] == pytest.approx(111.1, abs=0.1)
+    assert east[0] == pytest.approx(111.3 * np.cos(np.radians(lat)), abs=0.2)
+
+
+def test_chips_of_another_resolution_are_refused_with_a_fix():
+    fine, coarse = (Georeference("EPSG:32631", (s, 0, 5e5, 0, -s, 5e6)) for s in (10.2, 20.0))
+    degrees = Georeference("EPSG:4326", (0.01, 0, 3, 0, -0.01, 50))
+    check_resolution(IMAGES, [fine, None, degrees], ["a", "b", "c"])
+    check_resolution({1: IMAGES[1]}, [coarse], ["a"])
+    with pytest.raises(GridError, match=r"b\.tif: its pixels are 20 m wide. .* 10 m. .*gdalwarp -tr 10 10"):
+        check_resolution(IMAGES, [fine, coarse], ["a.tif", "b.tif"])

@@ -1,4 +1,4 @@
-"""What was found, as GeoTIFFs: the right pixels at the right place, all of them or none."""
+"""Matched windows as GeoTIFFs: pixels, georeference, tags; the folder is written as a whole."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from engine import digital, image_of, located, small_encoder, texture
 
 from retrieval.config import IndexConfig
 from retrieval.pipeline import build_index
-from retrieval.results.window_tifs import window, write_window_tifs
-from tfrecords.errors import OutputExistsError
+from retrieval.results.window_tifs import window_codes, write_window_tifs
+from tfrecords.errors import DiskFullError, OutputExistsError
 from tfrecords.read import ImageSource, read_images
 from tfrecords.schema import Chips, Image
 
@@ -55,24 +55,20 @@ def test_a_file_for_each_answer(world, tmp_path):
     assert (codes[hidden] == 65535).all() and (codes[~hidden] == stack[0][~hidden]).all()
     with rasterio.open(tmp_path / "found/patch_1.tif") as file:
         assert file.crs is None
-    (back, _) = read_images(tmp_path / "found", units="dn")  # ours to read again
+    (back, _) = read_images(tmp_path / "found", units="dn")
     assert (np.isnan(back.scaled()).all(-1) == hidden).all()
 
 
-def test_whole_or_not_at_all(world, tmp_path, monkeypatch):
-    import retrieval.results.window_tifs as cutouts
-
+def test_the_folder_is_written_as_a_whole(world, tmp_path):
     index, pixels = world
     stack = np.stack([p[30:94, 5:69] for p in pixels])
     found = index.matches(stack)
 
-    def full(*_):
+    def full(stage, done, total):
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(cutouts, "_write", full)
-        with pytest.raises(Exception, match="disk is full"):
-            write_window_tifs(found, tmp_path / "found")
+    with pytest.raises(DiskFullError, match="disk is full"):
+        write_window_tifs(found, tmp_path / "found", progress=full)
     assert not (tmp_path / "found").exists()
     write_window_tifs(found, tmp_path / "found")
     with pytest.raises(OutputExistsError):
@@ -102,4 +98,4 @@ def test_a_chip_that_sticks_out_is_hidden_there(world, tmp_path):
 
 @pytest.mark.parametrize(("x", "y"), [(-100, 0), (0, 500), (500, -9)])
 def test_a_window_wholly_outside_is_all_hidden(x, y):
-    assert (window(np.zeros((70, 80, 2), np.float32), x, y, 64, 64) == 65535).all()
+    assert (window_codes(np.zeros((70, 80, 2), np.float32), x, y, 64, 64) == 65535).all()
