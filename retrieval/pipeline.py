@@ -1,11 +1,7 @@
-"""The spine: images to an index, patches to places, places to a score.
-
-A stranger reads the product here: `build_index`, `locate` and `evaluate`. Each line calls one room.
-"""
+"""The spine: images to an index, patches to places, places to a score; each line calls one room."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from retrieval.config import ChipConfig, Device, IndexConfig, RefineConfig, SearchConfig
-from retrieval.errors import UncalibratedWarning
-from retrieval.evaluation.figures import Score
-from retrieval.evaluation.scoring import score
-from retrieval.evaluation.submission import read_submission
+from retrieval.evaluation import Score, read_submission, score
 from retrieval.geo.coordinates import check_resolution
 from retrieval.geo.filters import SearchFilter, keep_contained, read_filter
 from retrieval.index.builder import write_index
@@ -29,7 +22,6 @@ from retrieval.matching.pyramid import refine_full_resolution
 from retrieval.matching.rounds import search_in_rounds
 from retrieval.matching.session import Session
 from retrieval.models.encoder import load_encoder
-from retrieval.results.calibrate import CalibrationReport, calibrate_from
 from retrieval.results.matches import Matches
 from retrieval.types import Encoder, Executor, Progress, silent
 from tfrecords.read import ImageSource, read_images, read_queries
@@ -51,12 +43,11 @@ def build_index(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Index:
-    """Embed images and write an index folder.
+    """Embed images and write an index folder as a whole; an interrupted run resumes.
 
     Args:
-        images: a TFRecord, an `.npy` file or array (n, h, w, b), a GeoTIFF, a folder or a glob of them, or an
-            opened source.
-        out: the folder, written as a whole; an interrupted run resumes.
+        images: input of `tfrecords.read.read_images`, or its result.
+        out: the folder.
         encoder: an encoder, a `.keras` file or a shipped encoder's name; None for the default.
         config: stride, kind of index, visibility.
         bands: names of the bands; None reads them from the file.
@@ -66,35 +57,18 @@ def build_index(
         progress: hears of each image.
 
     Raises:
-        RetrieveError: one of its kinds: what was received, what was expected, how to fix it.
+        RetrieveError: what was received, what was expected, how to fix it.
     """
     source = images if isinstance(images, ImageSource) else read_images(images, bands=bands, units=units)
-    chosen, settings = load_encoder(encoder), config or IndexConfig()
+    chosen, settings, folder = load_encoder(encoder), config or IndexConfig(), Path(out)
     with on_device(device):
-        write_index(
-            source,
-            Path(out),
-            chosen,
-            settings,
-            source=source.note,
-            overwrite=overwrite,
-            device=device,
-            progress=progress,
-        )
-    return Index(IndexFolder(Path(out), encoder=chosen, device=device, just_written=True), device)
+        more: dict[str, Any] = {"overwrite": overwrite, "device": device, "progress": progress}
+        write_index(source, folder, chosen, settings, source=source.note, **more)
+        return Index(IndexFolder(folder, encoder=chosen, device=device, just_written=True), device)
 
 
 def open_index(path: str | Path, *, encoder: Encoder | None = None, device: Device = "auto") -> Index:
-    """Open an index folder.
-
-    Args:
-        path: written by `build_index` or `retrieve index`.
-        encoder: only for an index of an encoder that is not a Keras model.
-        device: "auto", "cpu" or "gpu".
-
-    Raises:
-        RetrieveError: the folder is missing, damaged, of another format version or of another encoder.
-    """
+    """Open an index folder; name the encoder only if it is no Keras model. RetrieveError if damaged."""
     with on_device(device):
         return Index(IndexFolder(Path(path), encoder=encoder, device=device), device)
 
@@ -116,7 +90,7 @@ def locate(
 
     Args:
         index: from `build_index` or `open_index`.
-        queries: (n, h, w, b) array, h and w 64 or more, or an input of `tfrecords.read.read_queries`.
+        queries: (n, h, w, b) array, h and w 64 or more, or input of `tfrecords.read.read_queries`.
         search_filter: images and area that may be answered, from `retrieval.geo.filters.read_filter`.
         bands: names of the bands; None reads them from the file.
         units: units of the pixels; None infers them from the values.
@@ -131,36 +105,17 @@ def locate(
     """
     if not isinstance(queries, (Patches, Chips)):
         queries = read_queries(queries, bands=bands, units=units)
-    check_resolution(index.folder.images, queries.georeferences, queries.paths)
+    folder, settings = index.folder, (search, refinement, chips)
+    check_resolution(folder.images, queries.georeferences, queries.paths)
     with on_device(index.device):
-        session = Session.open(
-            index.folder, queries, search_filter, search, refinement, chips, executor, progress
-        )
+        session = Session.open(folder, queries, search_filter, *settings, executor, progress)
         if isinstance(queries, Chips):
-            return Matches.of_chips(index.folder, queries, locate_chips(session, queries))
+            return Matches.of_chips(folder, queries, locate_chips(session, queries))
         candidates = search_in_rounds(session)
         candidates = refine_full_resolution(session, candidates)
         candidates = exhaustive_search(session, candidates)
         candidates = keep_contained(candidates, search_filter)
-        return Matches.of_patches(index.folder, queries, candidates)
-
-
-def calibrate(
-    index: Index,
-    queries: Queries,
-    answers: str | Path,
-    out: Path | None = None,
-    *,
-    bands: Sequence[str] | None = None,
-    units: str | None = None,
-    overwrite: bool = False,
-    progress: Progress = silent,
-) -> CalibrationReport:
-    """Fit the confidence of an index to queries with known answers; see `calibrate_from`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UncalibratedWarning)
-        matches = locate(index, queries, bands=bands, units=units, progress=progress)
-    return calibrate_from(matches, read_submission(answers), out, overwrite=overwrite)
+        return Matches.of_patches(folder, queries, candidates)
 
 
 def evaluate(submission: str | Path, answers: str | Path) -> Score:
@@ -170,34 +125,23 @@ def evaluate(submission: str | Path, answers: str | Path) -> Score:
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """An opened index."""
+    """An opened index: its folder, and where FAISS and the encoder compute."""
 
     folder: IndexFolder
-    """The index folder."""
     device: Device = "auto"
-    """Where FAISS and the encoder compute."""
-
-    def locate(
-        self, queries: Queries, *, between: str | None = None, within: str | Path | None = None, **more: Any
-    ) -> Any:
-        """Find the best place of each patch or chip.
-
-        Args:
-            queries: as for `retrieval.pipeline.locate`.
-            between: dates of the images, such as "2019-01/2021-12" or "2019/..".
-            within: GeoJSON file; the centre of an answer lies in one of its polygons.
-            more: other arguments of `retrieval.pipeline.locate`.
-
-        Returns:
-            A `pandas.DataFrame`, a row for each patch in order: patch_id, image_id, x, y, dx, dy, confidence,
-            similarity, ncc, longitude, latitude of the centre (NaN without a CRS). x and y of a chip that
-            begins outside of its image may be negative.
-        """
-        return self.matches(queries, between=between, within=within, **more).frame()
 
     def matches(
         self, queries: Queries, *, between: str | None = None, within: str | Path | None = None, **more: Any
     ) -> Matches:
-        """Find all candidates of each patch or chip; arguments as for `locate`."""
+        """Call `retrieval.pipeline.locate` on the images of dates and in the polygons of a GeoJSON file."""
         search_filter = read_filter(self.folder.images, between, within)
         return locate(self, queries, search_filter=search_filter, **more)
+
+    def locate(self, queries: Queries, **more: Any) -> Any:
+        """Find the best place of each patch or chip; arguments as for `matches`.
+
+        Returns:
+            A `pandas.DataFrame`, a row a patch: patch_id, image_id, x, y, dx, dy, confidence, similarity,
+            ncc, longitude, latitude of the centre (NaN without a CRS). A chip may have a negative x or y.
+        """
+        return self.matches(queries, **more).frame()

@@ -1,5 +1,6 @@
 """Confidence: a known logistic is recovered, probabilities stay probabilities, nothing found is 0."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from retrieval.evaluation.calibration_fit import (
     fit_calibration,
     held_out_probability,
 )
-from retrieval.evaluation.submission import write_submission
+from retrieval.evaluation.submission import read_submission, write_submission
 from retrieval.index.update import add_images
 from retrieval.models.calibration import (
     CHIP_TERMS,
@@ -31,7 +32,8 @@ from retrieval.models.calibration import (
 from retrieval.models.encoder import FakeEncoder, load_encoder, save_encoder
 from retrieval.models.networks import tensor_model
 from retrieval.models.registry import encoder_names
-from retrieval.pipeline import build_index, calibrate, locate, open_index
+from retrieval.pipeline import build_index, locate, open_index
+from retrieval.results.calibrate import calibrate_from
 from retrieval.results.outputs import QueryOutputs
 from retrieval.types import RankedCandidates
 from tfrecords.errors import OutputExistsError
@@ -259,6 +261,14 @@ def questions(folder):
     image, at = np.r_[np.repeat([0, 1], 24), np.arange(24) % 2], np.array(xy * 3)
     write_submission(folder / "answers.csv", np.arange(72), image, at[:, 0], at[:, 1])
     return np.concatenate(patches), folder / "answers.csv"
+
+
+def calibrate(index, patches, answers, out=None, **more):
+    """Fit the confidence of an index, as `retrieve calibrate` does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UncalibratedWarning)
+        matches = locate(index, patches)
+    return calibrate_from(matches, read_submission(answers), out, **more)
 
 
 def test_an_index_without_a_calibration_warns_and_has_no_confidence(own, tmp_path):

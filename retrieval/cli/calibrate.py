@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from retrieval.cli.options import (
     Verbose,
     split_names,
 )
+from retrieval.errors import UncalibratedWarning
 
 
 @command(
@@ -59,21 +61,17 @@ def calibrate(
     """
     names = split_names(bands)
     import_tensorflow()
-    from retrieval.pipeline import calibrate as fit
-    from retrieval.pipeline import open_index
+    from retrieval.evaluation.submission import read_submission
+    from retrieval.pipeline import locate, open_index
+    from retrieval.results.calibrate import calibrate_from
 
     start = time.monotonic()
     with ConsoleProgress(quiet, verbose=verbose) as console:
-        report = fit(
-            open_index(index, device=device),
-            patches,
-            answers,
-            out,
-            bands=names,
-            units=units,
-            overwrite=overwrite,
-            progress=console,
-        )
+        opened = open_index(index, device=device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UncalibratedWarning)
+            matches = locate(opened, patches, bands=names, units=units, progress=console)
+        report = calibrate_from(matches, read_submission(answers), out, overwrite=overwrite)
     template = "{files[0]}: {answers} answers, {right:.1%} right"
     if report.calibration_error is not None:
         template += ", calibration error {calibration_error:.3f} on held-out ground"
