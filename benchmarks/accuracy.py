@@ -1,26 +1,15 @@
-"""Accuracy on real imagery: is the place found, years and seasons apart?
+"""Measure accuracy on real imagery: is the place found, years and seasons apart?
 
     python benchmarks/accuracy.py DATA --out build/accuracy
 
-DATA holds `train/` and `val/`, each with a folder for every group of places, a folder for every
-place and a GeoTIFF for every date. Protocol, for each group of scenes:
+DATA holds `train/` and `val/`: a folder for every group of places, a folder for every place, a GeoTIFF for
+every date. `docs/accuracy.md` describes the protocol; `protocol.py` implements it.
 
-* splits are by place. `val` chooses between encoders, so its figures are those of the set that chose;
-* queries: patches of every date but the target's, the same number for every place of the group, at
-  seeded random places with under 2 % nodata in both dates;
-* target: the latest date of every `val` place (the first of Venice and of `pajottenland`);
-* database: the targets, the target date of every other `val` place and the latest of every `train` place
-  that has the bands, reduced to them, with the seven turned and mirrored copies of each;
-* kinds of ground, by the share of a query's pixels with a gradient above 150 DN, before any encoder is
-  asked: *featureless* below 13 % (open water, flat lagoon), *texture-poor* from there to 70 %,
-  *texture-rich* above.
+All encoders of a run share queries and refinement, and exhaustive NCC runs on a sample of the queries. Only
+`training-free` is refined differently. It ranks the first 20 places by NCC on the structure tensor and
+similarity, in one round, without verifier and local descriptors.
 
-Encoders are compared in one run, on the same queries, beside exhaustive NCC on a sample of them. All are
-refined alike but `training-free`: the structure tensor, whose vectors are whitened and no more, the first 20
-places ranked anew by NCC on the tensor and similarity; one round, nothing compared everywhere, and the
-verifier, asked of the one place that is left, decides nothing. Intervals
-are bootstrapped over disjoint 256-pixel blocks of ground, differences paired. Left behind in --out:
-`accuracy.json`, `evidence-*.npz` for `calibrate.py`, and `failures.html`, a page of what went wrong.
+Outputs in --out: `accuracy.json`, `evidence-*.npz` for the calibration, and `failures.html` with the errors.
 """
 
 from __future__ import annotations
@@ -67,16 +56,16 @@ PHYSICS = {
     "search": SearchConfig(top_k=256, max_candidates=20, round2_max_candidates=20, exhaustive_budget=0),
     "refinement": RefineConfig(half_res_k=20, verify_k=1),
 }
-"""How the training-free yardstick asks: NCC decides, and there is no second look."""
+"""Settings of the training-free baseline: NCC decides, in one round."""
 DEEP = SearchConfig(top_k=SearchConfig.round2_top_k, max_candidates=SearchConfig.round2_max_candidates)
-"""What the search of the second round proposes: the order that recall is measured in."""
+"""Settings of the search whose order recall is measured in: that of round 2."""
 
 
 # --- one encoder ----------------------------------------------------------------------------------------
 
 
 def measure(run: Run, names: list[str], database: Database) -> None:
-    """Groups that share a database: index it with every encoder, ask, compare."""
+    """Measure groups that share a database: index it with every encoder, query, compare."""
     for name in names:
         question = run.questions[name] = ask(run.data, GROUPS[name], run.queries, run.seed)
         kinds = {kind: int(rows.sum()) for kind, rows in question.kinds().items()}
@@ -97,7 +86,7 @@ def measure(run: Run, names: list[str], database: Database) -> None:
 
 
 def measure_encoder(run: Run, names: list[str], encoder: str, database: Database) -> None:
-    """One encoder, in a process of its own: what is compiled for every size of image goes with it."""
+    """Measure one encoder in a separate process, which frees the code compiled for each image size."""
     questions = {name: run.questions[name] for name in names if (name, encoder) not in run.answers}
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         asked = pool.submit(ask_index, run.out, run.stride, encoder, database, questions)
@@ -109,7 +98,7 @@ def measure_encoder(run: Run, names: list[str], encoder: str, database: Database
 
 @dataclass(frozen=True)
 class Answered:
-    """What an encoder made of a group."""
+    """Results of an encoder on a group."""
 
     result: dict[str, Any]
     given: Submission
@@ -120,7 +109,7 @@ class Answered:
 def ask_index(
     out: Path, stride: int, encoder: str, database: Database, questions: dict[str, Question]
 ) -> dict[str, Answered]:
-    """Index a database with one encoder and ask the groups of it; what it can't take is left out."""
+    """Index a database with one encoder and query its groups; skip groups whose bands it refuses."""
     index, counts = built(out, stride, encoder, database)
     answers = {}
     for name, question in questions.items():
@@ -149,13 +138,13 @@ def built(out: Path, stride: int, encoder: str, database: Database) -> tuple[Ind
 
 
 def clear(out: Path) -> None:
-    """No index is left behind, nor a part of one."""
+    """Remove the index, also an unfinished one."""
     for folder in out.glob("index*"):
         shutil.rmtree(folder)
 
 
 def said(name: str) -> Progress:
-    """Progress on a terminal."""
+    """Print progress on a terminal."""
 
     def say(stage: str, done: int, total: int | None) -> None:
         if sys.stderr.isatty():
@@ -165,7 +154,7 @@ def said(name: str) -> Progress:
 
 
 def answered(out: Path, name: str, encoder: str, index: Index, question: Question) -> Answered:
-    """Ask an index a group's queries and measure the answers."""
+    """Locate a group's queries and measure the answers."""
     start = time.perf_counter()
     how = PHYSICS if encoder == TRAINING_FREE else {}
     found = index.matches(question.patches, **how, progress=said(encoder))
@@ -183,7 +172,7 @@ def answered(out: Path, name: str, encoder: str, index: Index, question: Questio
 
 
 def keep_evidence(path: Path, question: Question, found: Matches, searched: Recalled) -> None:
-    """Everything that calibration and later comparisons need, and who is who."""
+    """Save the arrays that calibration and later comparisons need."""
     candidates = {f: getattr(found.candidates, f) for f in found.candidates.__dataclass_fields__}
     answers = question.answers
     np.savez(
@@ -199,7 +188,7 @@ def keep_evidence(path: Path, question: Question, found: Matches, searched: Reca
 
 
 def line(group: str, encoder: str, result: dict[str, Any]) -> str:
-    """A row of the table that people read."""
+    """Return a row of the printed table."""
     counts, scores = result["counts"], result["scores"]
     a, f = scores["all"], scores.get("with features", scores["all"])
     moved, recall = a["reranking"], a["recall"]
@@ -219,12 +208,12 @@ def line(group: str, encoder: str, result: dict[str, Any]) -> str:
 
 
 def take_up(run: Run, folder: Path) -> None:
-    """Keep what an earlier run has measured of the encoders, group by group, and its evidence.
+    """Copy the results and evidence of an earlier run, group by group.
 
-    Of two folders that hold the same the first counts.
+    If two folders hold the same result, the first counts.
 
     Raises:
-        SystemExit: it was asked in another way.
+        SystemExit: the earlier run had other settings.
     """
     former = json.loads((folder / "accuracy.json").read_text())
     ours = {"queries": run.queries, "seed": run.seed, "stride_px": run.stride}
@@ -243,7 +232,7 @@ def take_up(run: Run, folder: Path) -> None:
 
 
 def take_answers(run: Run, folder: Path, name: str, encoder: str) -> None:
-    """What an encoder answered in an earlier run, from its evidence, which is copied."""
+    """Return the answers of an encoder in an earlier run, and copy their evidence."""
     mine, kept = (evidence_file(f, name, encoder) for f in (run.out, folder))
     if not mine.exists():
         shutil.copy(kept, mine)
@@ -255,7 +244,7 @@ def take_answers(run: Run, folder: Path, name: str, encoder: str) -> None:
 
 
 def write(run: Run, start: float) -> None:
-    """The JSON and the page, as far as they are."""
+    """Write the JSON and the page of the results so far."""
     result = {
         "context": context(),
         "queries": run.queries,
@@ -270,7 +259,7 @@ def write(run: Run, start: float) -> None:
 
 
 def main() -> None:
-    """Measure the groups asked for and write table, JSON and pictures."""
+    """Measure the groups and write table, JSON and pictures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

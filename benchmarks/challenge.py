@@ -1,12 +1,11 @@
-"""The whole job on generated scenes with known answers: time, throughput and memory of each stage, and SC.
+"""Run the whole job on generated scenes: time, throughput and memory of each stage, and SC.
 
     python benchmarks/challenge.py --images 24 --patches 1536 --out build/challenge --json FILE
     python benchmarks/challenge.py --images 600 --patches 38400 --out build/challenge    # the reference job
 
-Every stage runs in a process of its own, as the commands do: its peak of memory is its own; the import
-of TensorFlow and FAISS, some seconds each time, is left out. A challenge that lies in the folder already
-is used again. The scenes are generated (`retrieval.synthetic`): the figures of speed hold for real
-imagery, SC does not.
+Every stage runs in a separate process, as the commands do, so its peak memory is separate too. Importing
+TensorFlow and FAISS, some seconds, is not counted. A challenge in the folder is reused. The scenes come from
+`retrieval.synthetic`: speed holds for real imagery, SC does not.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from context import Stage, arguments, clocked, context, stage, table, write_json
 from retrieval.kernels.executors import limit_tf_threads
 
 LOST = 0.8
-"""Share of a patch under cloud, shadow or open water above which nobody could find it."""
+"""Share of a patch under cloud, shadow or open water above which no method can find it."""
 
 ENGINE = ("tensorflow", "keras", "faiss", "retrieval.pipeline")
-"""What indexing and querying import; before the clock starts."""
+"""Imports of indexing and querying, made before the clock starts."""
 
 
 def generate(out: str, images: int, patches: int, size: int, seed: int) -> None:
@@ -69,7 +68,7 @@ def index(folder: str, encoder: str | None, stride: int, kind: str, device: str)
 
 
 def query(folder: str, device: str) -> dict[str, Any]:
-    """Answer the patches and write the submission."""
+    """Locate the patches and write the submission."""
     from retrieval import pipeline
     from retrieval.matching import exhaustive, rounds, session
     from retrieval.matching.local_search import LocalSearch
@@ -97,7 +96,7 @@ def query(folder: str, device: str) -> dict[str, Any]:
 
 
 def evaluate(folder: str) -> dict[str, Any]:
-    """Score the submission: all patches, and those that can be found at all."""
+    """Score the submission on all patches, and on the patches that can be found."""
     import numpy as np
 
     from retrieval.evaluation.scoring import score
@@ -119,13 +118,13 @@ def evaluate(folder: str) -> dict[str, Any]:
 
 
 def tell(name: str, done: int, total: int | None) -> None:
-    """One line of progress, on standard error."""
+    """Print one line of progress on standard error."""
     if sys.stderr.isatty():
         print(f"\r{name} {done}{f' of {total}' if total else ''}\033[K", end="", file=sys.stderr)
 
 
 def rows(stages: dict[str, Stage], images: int, patches: int) -> list[tuple[str, ...]]:
-    """The table, parts below their stage."""
+    """Print the table, parts below their stage."""
     windows = stages["index"].result["windows"]
     amounts = {"generate": (images, "images"), "index": (windows, "windows"), "query": (patches, "patches")}
     out = []
@@ -138,7 +137,7 @@ def rows(stages: dict[str, Stage], images: int, patches: int) -> list[tuple[str,
 
 
 def main() -> None:
-    """Run the stages and tell."""
+    """Run the stages and print their figures."""
     parser = arguments(__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/challenge"))
     parser.add_argument("--images", type=int, default=24)

@@ -1,9 +1,9 @@
-"""What the accuracy benchmark measured, drawn: every group's SC, nothing learned beside what ships.
+"""Draw the accuracy chart: SC of every group, without learning and as shipped.
 
     python benchmarks/chart.py build/accuracy/accuracy.json docs/images/accuracy.svg
 
-For each group SC over all queries with its interval; a stroke in the row of what ships is the share that
-search alone had first, which says what refinement adds.
+Each group shows SC over all queries with its interval. A stroke in the shipped engine's row marks the
+recall of the search alone at rank 1. The distance to it is the gain by matching.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def draw(accuracy: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    """Draw."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

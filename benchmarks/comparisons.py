@@ -1,4 +1,4 @@
-"""What the accuracy benchmark compares: encoders with each other and exhaustive NCC, forms with the whole."""
+"""Comparisons of the accuracy benchmark: encoders, exhaustive NCC, and variants of a group."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from retrieval.evaluation.scoring import compare, score
 from retrieval.evaluation.submission import Submission
 
 Recalled = dict[int, NDArray[np.bool_]]
-"""Which queries' right places search proposes among its first so many."""
+"""For each k, the queries whose right place is among the first k of the search."""
 
 
 @dataclass
 class Run:
-    """What is asked for, and what was measured so far."""
+    """A run: its settings and the results so far."""
 
     data: Path
     out: Path
@@ -39,7 +39,7 @@ class Run:
 
 
 def compared(run: Run, name: str, database: Database) -> None:
-    """Differences of each encoder to the first two before it, and to exhaustive NCC."""
+    """Add the differences of each encoder to the first two before it, and to exhaustive NCC."""
     group, question = run.groups[name], run.questions[name]
     of_group = {e: run.answers[name, e] for e in run.encoders if (name, e) in run.answers}
     names = list(of_group)
@@ -62,7 +62,7 @@ def compared(run: Run, name: str, database: Database) -> None:
 
 
 def difference(a: Submission, b: Submission, answers: Submission) -> dict[str, Any]:
-    """Paired difference of all figures."""
+    """Return the paired difference of all figures."""
     return compare(a, b, answers).to_dict()
 
 
@@ -75,7 +75,7 @@ def told_sc(what: str, minus: dict[str, Any]) -> None:
 def beside_exhaustive(
     run: Run, name: str, database: Database, given: dict[str, Submission]
 ) -> dict[str, Any]:
-    """A sample of the queries by exhaustive NCC, and by every encoder."""
+    """Measure exhaustive NCC and every encoder on a sample of the queries."""
     question = run.questions[name]
     number = min(run.exhaustive, len(question.patches))
     rows = np.unique(np.linspace(0, len(question.patches) - 1, number).round().astype(np.int64))
@@ -101,7 +101,7 @@ def beside_exhaustive(
 
 
 def forms(run: Run) -> None:
-    """What fewer bands or bits cost, wherever both forms are measured and it isn't told yet."""
+    """Add the loss by fewer bands or bits, for variants measured together with their group."""
     for (name, encoder), given in run.answers.items():
         of, own = GROUPS[name].form_of, run.groups[name]["encoders"][title(encoder)]
         if (of, encoder) not in run.answers or "form" in own:

@@ -1,7 +1,7 @@
-"""What a figure of speed is worth nothing without: the machine, the versions, the shapes; and a clock.
+"""The context of a speed figure: machine, versions and shapes; and a clock.
 
-Every benchmark puts `context()` into its JSON. `stage` runs one step in a process of its own, so that
-its peak memory is its own and not what an earlier step left behind.
+Every benchmark puts `context()` into its JSON. `stage` runs one step in a separate process, so that its peak
+memory does not include earlier steps.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def context(**shapes: Any) -> dict[str, Any]:
-    """Machine, versions, threads, commit, time; and the shapes that the caller states."""
+    """Return machine, versions, threads, commit, time and the caller's shapes."""
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
@@ -92,7 +92,7 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str:
-    """The commit, with a + where the sources differ from it."""
+    """Return the commit, with a + if the sources differ from it."""
     commit = _said("git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD")
     changed = _said("git", "-C", str(ROOT), "status", "--porcelain", "--", "retrieval", "tfrecords")
     return (commit + ("+" if changed else "")) or "no repository"
@@ -106,7 +106,7 @@ def _said(*command: str) -> str:
 
 
 def _pools() -> dict[str, int]:
-    """Threads of the libraries that are loaded; others are not loaded for it."""
+    """Return the threads of the libraries loaded so far."""
     found = {}
     if "faiss" in sys.modules:
         found["faiss"] = sys.modules["faiss"].omp_get_max_threads()
@@ -118,29 +118,29 @@ def _pools() -> dict[str, int]:
 
 @dataclass
 class Stage:
-    """What a step took."""
+    """Cost of a step."""
 
     name: str
-    """What it is called in the table."""
+    """Name in the table."""
     seconds: float
-    """Wall time, start-up left out."""
+    """Wall time without start-up."""
     peak_mb: float
     """Peak resident memory of its process."""
     result: Any = None
-    """What it returned."""
+    """Return value."""
     parts: dict[str, float] = field(default_factory=dict)
-    """Seconds of its parts, by `clocked`."""
+    """Seconds of its parts, from `clocked`."""
     start_s: float = 0.0
-    """Seconds before, for the import of the libraries that it needs."""
+    """Seconds of the imports before it."""
 
     def row(self, amount: float = 0, unit: str = "") -> tuple[str, ...]:
-        """A row of the table: name, time, throughput, memory."""
+        """Return a row of the table: name, time, throughput, memory."""
         rate = f"{amount / self.seconds:,.1f} {unit}/s" if amount else ""
         return self.name, f"{self.seconds:.1f} s", rate, f"{self.peak_mb:,.0f} MB"
 
 
 def peak_mb() -> float:
-    """Peak resident memory of this process, in MB."""
+    """Return the peak resident memory of this process, in MB."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmHWM"))
@@ -150,13 +150,13 @@ def peak_mb() -> float:
 
 
 def stage(name: str, step: Callable[..., Any], *args: Any, imports: Sequence[str] = ()) -> Stage:
-    """Run a function of a module in a process of its own.
+    """Run a function of a module in a separate process.
 
     Args:
-        name: for the table.
-        step: importable by name; what it returns must be picklable, a dict's "parts" are parts.
-        args: for it, picklable.
-        imports: modules that are imported before the clock starts.
+        name: name in the table.
+        step: a function importable by name, with a picklable result; the entry "parts" of a dict holds parts.
+        args: picklable arguments.
+        imports: modules to import before the clock starts.
     """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         start_s, seconds, peak, result = pool.apply(_clocked_step, (step, args, tuple(imports)))
@@ -177,14 +177,14 @@ def _clocked_step(
 
 @contextmanager
 def clocked(parts: dict[str, float], *places: tuple[Any, str, str]) -> Iterator[None]:
-    """Add up the time that functions take.
+    """Add up the time of functions inside a block.
 
     Args:
-        parts: label -> seconds, added to.
+        parts: label -> seconds; updated.
         places: (module or class, name of a function in it, label).
 
     Yields:
-        Nothing; the functions are clocked inside the block.
+        Nothing.
     """
     former = [(owner, name, owner.__dict__[name]) for owner, name, _ in places]
     for owner, name, label in places:
@@ -212,7 +212,7 @@ def _clock(function: Callable[..., Any], parts: dict[str, float], label: str) ->
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text, the first to the left, the others to the right."""
+    """Return columns of text, the first left-aligned, the others right-aligned."""
     widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
     lines = []
     for r in (head, ["-" * w for w in widths], *rows):
@@ -222,14 +222,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def arguments(doc: str | None) -> argparse.ArgumentParser:
-    """A parser with what all benchmarks take."""
+    """Return a parser with the options of all benchmarks."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write context and figures there")
     return parser
 
 
 def write_json(path: Path | None, figures: dict[str, Any]) -> None:
-    """Write figures, where they are wanted."""
+    """Write the figures if a path is given."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(figures, indent=1) + "\n")

@@ -1,11 +1,10 @@
-"""How much quicker is the dense embedding of an image than that of its windows, one by one in batches?
+"""Measure how much faster dense embedding is than embedding windows in batches.
 
     python benchmarks/embedding.py [FOLDER] --size 512 --stride 8 --json results/embedding.json
 
-At stride 8 a pixel lies in 64 windows, which bounds the ratio to about 64. The vectors are the same
-(the largest difference is printed). FOLDER may hold a `test_images.tfrecords`, whose first image is
-taken; else one is generated. Both are warmed up first and measured in turns; the ratio is that of the
-medians, its spread that of the single turns.
+At stride 8 a pixel lies in 64 windows, which bounds the ratio to about 64. The script prints the largest
+difference of the vectors. It takes the first image of `test_images.tfrecords` in FOLDER, or generates one.
+Both ways are warmed up and measured in turns; the ratio is of the medians, with the range of single turns.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from retrieval.types import Encoder
 
 
 def image(folder: Path | None, size: int) -> NDArray[np.float32]:
-    """(size, size, 4) scaled."""
+    """Return an image (size, size, 4), scaled."""
     if folder is not None:
         from tfrecords.read import read_images
 
@@ -42,7 +41,7 @@ def image(folder: Path | None, size: int) -> NDArray[np.float32]:
 
 
 def encoders() -> dict[str, Encoder]:
-    """The shipped ones; an untrained one of the learned kind where none is shipped: it costs the same."""
+    """Return the shipped encoders, or an untrained learned one, which costs the same."""
     found = {name: load_encoder(name) for name in encoder_names()}
     if set(found) == {TRAINING_FREE}:
         kernel = found[TRAINING_FREE].model.get_layer("projection").get_weights()[0]  # type: ignore[attr-defined]
@@ -52,7 +51,7 @@ def encoders() -> dict[str, Encoder]:
 
 
 def windows_in_batches(encoder: Encoder, scaled: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
-    """Every window cut out, and embedded in batches as patches are."""
+    """Cut out every window and embed it in batches, as patches are."""
     view = np.lib.stride_tricks.sliding_window_view(scaled, (PATCH_PX, PATCH_PX), (0, 1))[::stride, ::stride]
     rows, cols = view.shape[:2]
     flat = np.moveaxis(view, 2, -1).reshape(rows * cols, PATCH_PX, PATCH_PX, -1)
@@ -60,14 +59,14 @@ def windows_in_batches(encoder: Encoder, scaled: NDArray[np.float32], stride: in
 
 
 def seconds(function: Callable[[], Any]) -> float:
-    """Wall time of one call."""
+    """Return the wall time of one call."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def measure(encoder: Encoder, scaled: NDArray[np.float32], stride: int, repeats: int) -> dict[str, Any]:
-    """Both ways, in turns."""
+    """Measure both ways in turns."""
     ways = (
         lambda: embed_dense(encoder, scaled, stride),
         lambda: windows_in_batches(encoder, scaled, stride),
@@ -89,7 +88,7 @@ def measure(encoder: Encoder, scaled: NDArray[np.float32], stride: int, repeats:
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and print."""
     parser = arguments(__doc__)
     parser.add_argument("folder", type=Path, nargs="?", help="holds test_images.tfrecords")
     parser.add_argument("--size", type=int, default=512)

@@ -1,4 +1,4 @@
-"""Embeddings, and as many more as are wanted that are like them."""
+"""Embeddings, enlarged to any number by noisy copies."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 65_536
-"""Vectors made at a time."""
+"""Vectors per block."""
 LEARNED = 1_000_000
-"""Vectors among which codes are learned; an index folder takes as many."""
+"""Vectors that codes are learned from, as in an index folder."""
 CACHED = 4096
-"""Of these so many at once: they stay in the processor's cache."""
+"""Vectors per inner block, so that it stays in the processor's cache."""
 NEAR, FAR = 0.35, 0.9
-"""Noise, as a share of a vector's length, of a window a few pixels off and of a patch of another year; the
-cosine between the two is then 0.94 and 0.74, as measured on real imagery."""
+"""Noise as a share of the length, for a window a few pixels away and for a patch of another year.
+
+The cosine to the original is 0.94 and 0.74, as measured on real imagery."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """Vectors that are the same each time they are made, any of them at any time, without being kept."""
+    """Vectors that are recomputed on demand, always the same, in any order."""
 
     base: str
     """File of embeddings, (m, dim) float32."""
     count: int
-    """How many vectors there shall be."""
+    """Number of vectors."""
 
     @property
     def dim(self) -> int:
@@ -37,9 +38,9 @@ class Made:
         return int(np.load(self.base, mmap_mode="r", allow_pickle=False).shape[1])
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Those of some rows: the embeddings first, then jitter of them.
+        """Return the vectors of some rows: the embeddings first, then noisy copies.
 
-        Noise is a run of a table of normal numbers, from a place that the row's number says.
+        The row number selects a run of a table of normal numbers as noise.
         """
         known = np.load(self.base, mmap_mode="r", allow_pickle=False)
         out = np.empty((len(rows), known.shape[1]), np.float32)
@@ -58,14 +59,14 @@ class Made:
     def blocks(
         self, first: int = 0, stop: int | None = None
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Ids and vectors, in their order; all, or some of them."""
+        """Yield ids and vectors in order, all or a range."""
         stop = self.count if stop is None else min(stop, self.count)
         for start in range(first, stop, BLOCK):
             rows = np.arange(start, min(start + BLOCK, stop), dtype=np.int64)
             yield rows, self.vectors(rows)
 
     def queries(self, count: int) -> NDArray[np.float32]:
-        """Patches of another year, of windows anywhere."""
+        """Return patches of another year for random windows."""
         rng = np.random.default_rng(99)
         return noisy(self.vectors(np.sort(rng.integers(0, self.count, count))), FAR, rng)
 
@@ -76,7 +77,7 @@ def _normals() -> NDArray[np.float32]:
 
 
 def _hashed(rows: NDArray[np.int64], salt: int) -> NDArray[np.int64]:
-    """Numbers of 0 or more that look random (SplitMix64)."""
+    """Return pseudo-random non-negative integers (SplitMix64)."""
     x = (rows.astype(np.uint64) + np.uint64(salt)) * np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -84,7 +85,7 @@ def _hashed(rows: NDArray[np.int64], salt: int) -> NDArray[np.int64]:
 
 
 def noisy(vectors: NDArray[np.float32], share: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Vectors with noise of a share of their length, of unit length again."""
+    """Add noise of a share of the length; return unit vectors."""
     noise = rng.normal(scale=share / vectors.shape[1] ** 0.5, size=vectors.shape)
     moved = (vectors + noise).astype(np.float32)
     return moved / np.linalg.norm(moved, axis=1, keepdims=True)
@@ -107,7 +108,7 @@ def embed(out: str, scenes: int) -> dict[str, Any]:
 
 
 def taken(out: str, indexes: list[str]) -> dict[str, Any]:
-    """The embeddings of index folders of the exact kind, made by the same encoder."""
+    """Return the embeddings of exact index folders made by the same encoder."""
     from retrieval.index.faiss_index import VectorIndex
     from tfrecords.artifacts import read_manifest
 

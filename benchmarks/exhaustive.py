@@ -1,9 +1,8 @@
 """Exhaustive NCC: every patch against every pixel of every image of a database, by OpenCV.
 
-The yardstick that no index can beat for thoroughness: `cv2.matchTemplate`, TM_CCOEFF_NORMED, on the
-log-magnitude of the gradient over all bands. A turned copy of an image under a patch is the image under
-the patch turned the other way, exactly, so gradients are taken once for a place and templates are turned.
-Windows and patches in which nothing varies score 0.
+`cv2.matchTemplate` (TM_CCOEFF_NORMED) runs on the log-magnitude of the gradient over all bands. Turning an
+image equals turning the patch the other way. So gradients are computed once per place, and templates are
+turned. Flat windows and patches score 0.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from retrieval.models.structure_tensor import BORDER_PX, structure_tensor
 from tfrecords.schema import Patches
 
 FLAT = 1e-4
-"""Variance below which a window counts as flat, as in refinement."""
+"""Variance below which a window is flat, as in refinement."""
 ROWS = 1024
-"""Rows of an image whose gradients are taken at a time."""
+"""Rows of an image per block of gradients."""
 
 
 def strength(scaled: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Log-magnitude of the gradient, (h, w, b) -> (h - 2, w - 2)."""
+    """Return the log-magnitude of the gradient, (h, w, b) -> (h - 2, w - 2)."""
     parts = []
     for top in range(0, scaled.shape[0] - 2, ROWS):
         tensor, _ = structure_tensor(scaled[None, top : top + ROWS + 2], TensorConfig.noise)
@@ -37,16 +36,16 @@ def strength(scaled: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def search(database: Database, patches: Patches, threads: int = 2) -> tuple[Submission, float]:
-    """The best place of every patch, and the seconds that the correlations took.
+    """Find the best place of every patch.
 
     Args:
-        database: every image of it and every turned copy is looked at.
-        patches: in the database's bands.
-        threads: correlations at a time.
+        database: its images and their turned copies are searched.
+        patches: patches in the database's bands.
+        threads: parallel correlations.
 
     Returns:
-        The answers, x and y in the upright image (of a turned copy they say nothing, and it is wrong in any
-        case), and the time without that for reading images and taking gradients.
+        The answers, and the seconds of the correlations without reading images and taking gradients. x and y
+        refer to the upright image; for a turned copy, which is wrong anyway, they have no meaning.
     """
     import cv2
 
@@ -67,13 +66,13 @@ def search(database: Database, patches: Patches, threads: int = 2) -> tuple[Subm
 
 
 def untwisted(template: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """A template turned back for each of the copies of an image, in the order of `protocol.turned`."""
+    """Return a template turned back for each copy of an image, in the order of `protocol.turned`."""
     back = [np.rot90(template, -k) for k in range(4)]
     return [np.ascontiguousarray(t) for t in (*back, *(t[:, ::-1] for t in back))]
 
 
 def variance(ground: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Variance of every window of a template's size."""
+    """Return the variance of every window of a template's size."""
     import cv2
 
     side = PATCH_PX - 2 * BORDER_PX
@@ -86,7 +85,7 @@ def variance(ground: NDArray[np.float32]) -> NDArray[np.float64]:
 def _peak(
     ground: NDArray[np.float32], flat: NDArray[np.bool_], templates: list[NDArray[np.float32]]
 ) -> tuple[float, int, int, int]:
-    """Height of the highest correlation of a patch in an image, which copy of it, x and y."""
+    """Return the highest correlation of a patch in an image, the copy, x and y."""
     import cv2
 
     best = (0.0, 0, 0, 0)

@@ -1,6 +1,6 @@
-"""One page of what went wrong, the worst first: wrong answers by the confidence that they were given with.
+"""One HTML page of wrong answers, the most confident first.
 
-The page holds its pictures itself and shows real imagery: it is for `build/`, not to be committed.
+The page contains its pictures and shows real imagery, so it belongs into `build/` and is never committed.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ class Failure:
     """A wrong answer."""
 
     confidence: float
-    """Probability that it was right, as stated."""
+    """Confidence of the answer."""
     text: str
-    """Group, encoder, place, what was found and what is right."""
+    """Group, encoder, place, answer and right answer."""
     pictures: tuple[tuple[str, bytes], ...]
-    """Caption and PNG of the patch, of what was found and of what is right."""
+    """Caption and PNG of the patch, the answer and the right place."""
 
 
 def failures(group: str, encoder: str, question: Question, found: Matches, most: int = 16) -> list[Failure]:
-    """The wrong answers of a group, the most confident first."""
+    """Return the wrong answers of a group, the most confident first."""
     image_ids, x, y = found.best()
     wrong = np.flatnonzero(~is_right(image_ids, x, y, question.answers))
     worst = wrong[np.argsort(-found.confidence[wrong], kind="stable")][:most]
@@ -67,7 +67,7 @@ def _failure(title: str, question: Question, found: Matches, row: int) -> Failur
 
 
 def png(scaled: NDArray[np.float32]) -> bytes:
-    """A picture (h, w, b), stretched by itself, as PNG."""
+    """Return a picture (h, w, b), stretched, as PNG."""
     from matplotlib.image import imsave
 
     file = BytesIO()
@@ -76,7 +76,7 @@ def png(scaled: NDArray[np.float32]) -> bytes:
 
 
 def write_page(all_failures: list[Failure], path: Path, note: str) -> None:
-    """One self-contained HTML file, the most confident failures first."""
+    """Write a self-contained HTML file, the most confident failures first."""
     ordered = sorted(all_failures, key=lambda f: -f.confidence)
     cards = "\n".join(_card(f) for f in ordered)
     path.write_text(

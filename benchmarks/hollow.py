@@ -1,4 +1,4 @@
-"""An index larger than the disk: built whole, but for full vectors that are a hole in its file."""
+"""An index larger than the disk: complete codes, and a hole in the file instead of full vectors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from watching import cpu, own_mb, watched
 
 
 def hollow(made: Made, kind: str, path: str) -> dict[str, Any]:
-    """Build an index whose codes are all there and whose full vectors are a hole in the file."""
+    """Build an index with all codes, and a hole in the file instead of full vectors."""
     from retrieval.index.kinds import as_float16, regroup_blocks, set_nprobe, train_quantizer
     from retrieval.index.spool import spooled_codes
     from retrieval.index.vector_file import begin_refined, end_refined, half_precision
@@ -44,7 +44,7 @@ def hollow(made: Made, kind: str, path: str) -> dict[str, Any]:
 
 
 def told(blocks: Iterator[Any], count: int) -> Iterator[Any]:
-    """The blocks, and now and then a line about how far they are."""
+    """Yield the blocks, and print a line of progress now and then."""
     done, start = 0, time.perf_counter()
     for ids, vectors in blocks:
         if done // LEARNED != (done + len(ids)) // LEARNED:

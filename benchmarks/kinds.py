@@ -1,13 +1,12 @@
-"""Which kind of vector index finds what exact search finds, and at what price?
+"""Compare kinds of vector index with exact search: recall and cost.
 
     python benchmarks/kinds.py INDEX PATCHES --json FILE
 
-INDEX is an index folder of the exact kind, PATCHES anything that `retrieve query` takes. Every kind is
-built from the same vectors with plain FAISS and asked the same patches; those tried and not taken are in
-the table too. Recall is the share of the k nearest windows of exact search that a kind finds. Time is
-that of the processor, user and system over all threads, which other work on the machine disturbs least;
-the last column scales it to the reference job, 38,400 patches against 1,950,000 windows, where time goes
-with both numbers. Half of it is the wall time on two cores that have nothing else to do.
+INDEX is an exact index folder, PATCHES any input of `retrieve query`. Every kind is built from the same
+vectors with plain FAISS and gets the same patches. The table includes kinds that do not ship. Recall is the
+share of the k nearest windows of exact search that a kind finds. Time is processor time over all threads,
+which other work disturbs least. The last column scales it to the reference job: 38,400 patches and 1,950,000
+windows. Half of it is the wall time on two free cores.
 """
 
 from __future__ import annotations
@@ -31,28 +30,28 @@ from tfrecords.read import read_patches
 WINDOWS, PATCHES = 1_950_000, 38_400
 """The reference job."""
 K = 80
-"""Neighbours that the first round asks for: 64, and 16 more for ties."""
+"""Neighbours in round 1: 64, and 16 more for ties."""
 Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of index that is tried."""
+    """A kind of index in the comparison."""
 
     name: str
-    """For the table."""
+    """Name in the table."""
     empty: Callable[[int], Any]
-    """Makes it, untrained, for vectors of a length."""
+    """Factory of the untrained index for a vector length."""
     training: int
-    """Vectors that it is trained on."""
+    """Number of training vectors."""
     again: int = 0
-    """Candidates ranked anew by half-precision vectors; 0: the index's own order stands."""
+    """Candidates re-ranked by half-precision vectors; 0 keeps the index's order."""
     probes: int = 0
-    """Cells looked into."""
+    """Cells searched (nprobe)."""
     queries: int = 1000
-    """Patches asked, at most: slow kinds get fewer."""
+    """Maximum number of patches: slow kinds get fewer."""
     bytes: float = 0
-    """Bytes a window for each dimension that are scanned."""
+    """Scanned bytes per window and dimension."""
 
 
 # --- the kinds ------------------------------------------------------------------------------------
@@ -77,7 +76,7 @@ def ivf_half(cells: int) -> Callable[[int], Any]:
 
 
 def turned(of: Callable[[int], Any]) -> Callable[[int], Any]:
-    """A random rotation before it: sub-quantizers then get like shares of what there is to tell."""
+    """Add a random rotation, which spreads information evenly over sub-quantizers."""
 
     def empty(dim: int) -> Any:
         rotation = faiss.RandomRotationMatrix(dim, dim)
@@ -88,7 +87,7 @@ def turned(of: Callable[[int], Any]) -> Callable[[int], Any]:
 
 
 def fast(numbers: int) -> Callable[[int], Any]:
-    """Product quantization in 4 bits for so many numbers, scanned in registers."""
+    """Return product quantization in 4 bits, scanned in registers."""
     return lambda dim: faiss.IndexPQFastScan(dim, dim // numbers, 4, faiss.METRIC_INNER_PRODUCT)
 
 
@@ -113,7 +112,7 @@ def _cells(index: Any, cells: int) -> Any:
 
 
 def kinds(few: int) -> list[Kind]:
-    """All that are tried; `few` patches for the slow ones."""
+    """Return all kinds; slow ones get `few` patches."""
     sample = 16_384
     half, byte = faiss.ScalarQuantizer.QT_fp16, faiss.ScalarQuantizer.QT_8bit
     return [
@@ -148,19 +147,19 @@ def kinds(few: int) -> list[Kind]:
 
 
 def clocked(step: Callable[[], Any]) -> tuple[Any, float, float]:
-    """What a step gives, its wall time and its processor time, in seconds."""
+    """Return the result of a step, its wall time and its processor time, in seconds."""
     wall, processor = time.perf_counter(), sum(os.times()[:2])
     result = step()
     return result, time.perf_counter() - wall, sum(os.times()[:2]) - processor
 
 
 def recall(found: NDArray[np.int64], truth: NDArray[np.int64], k: int) -> float:
-    """Share of the first k of the truth that are among the first k found."""
+    """Return the share of the first k of the truth among the first k results."""
     return float(np.mean([np.isin(t[:k], f[:k]).mean() for f, t in zip(found, truth, strict=True)]))
 
 
 class Bench:
-    """The vectors, the patches and the truth; measures kinds one by one."""
+    """Vectors, patches and truth; measures one kind after the other."""
 
     def __init__(self, vectors: Vectors, asked: Vectors) -> None:
         self.vectors, self.asked = vectors, asked
@@ -172,7 +171,7 @@ class Bench:
         self._half.add(vectors)
 
     def measure(self, kind: Kind, turns: int) -> dict[str, Any]:
-        """Build a kind, or take it as it was built for another number of probes; ask; tell."""
+        """Build a kind, or reuse it with another number of probes; search; print."""
         index, *build = self._index(kind)
         asked, params = self.asked[: kind.queries], None
         if kind.probes:
@@ -217,7 +216,7 @@ class Bench:
 
 
 def _train(index: Any, vectors: Vectors, count: int) -> None:
-    """Train on a seeded sample; a product quantizer's many small problems on one thread, which is quicker."""
+    """Train on a seeded sample; product quantizers on one thread, which is faster."""
     if not count:
         return
     rows = np.sort(np.random.default_rng(0).choice(len(vectors), min(count, len(vectors)), replace=False))
@@ -228,7 +227,7 @@ def _train(index: Any, vectors: Vectors, count: int) -> None:
 
 
 def grown(vectors: Vectors, count: int) -> Vectors:
-    """As many vectors as wanted: those of others with noise, as like them as a window a few pixels off."""
+    """Return the requested number of vectors, adding copies with the noise of a window a few pixels away."""
     more = count - len(vectors)
     if more <= 0:
         return vectors
@@ -239,7 +238,7 @@ def grown(vectors: Vectors, count: int) -> Vectors:
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and print."""
     parser = arguments(__doc__)
     parser.add_argument("index", type=Path)
     parser.add_argument("patches", type=Path)

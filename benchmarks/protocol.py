@@ -1,8 +1,8 @@
-"""The protocol of `benchmarks/accuracy.py`: which places, dates, patches and copies are measured.
+"""The protocol of `benchmarks/accuracy.py`: places, dates, patches and copies.
 
-DATA holds `train/` and `val/`, each with a folder for every group of places, a folder for every place
-and a GeoTIFF for every date. An image's number is eight times its place's rank among all places of
-DATA, those of `val` first, plus the number of the turned copy: the same in every database.
+DATA holds `train/` and `val/`, each with a folder for every group of places, a folder for every place and a
+GeoTIFF for every date. An image number is eight times the rank of its place plus the number of its turned
+copy. Places of `val` rank first, so numbers are the same in every database.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ from tfrecords.schema import Image, Patches, to_scaled
 
 FIRST_DATE_IS_TARGET = ("venice", "pajottenland")
 RECALLED = (1, 5, 20, 500)
-"""Recall of the search is told for so many places."""
+"""Numbers of places for which recall is reported."""
 TURNS = 8
-"""The image itself, upright, and its seven turned and mirrored copies."""
+"""The upright image and its seven turned and mirrored copies."""
 NEAR_PX = 12.0
-"""Search has found a place if a window within this distance is among the candidates."""
+"""Distance within which a candidate counts as the right place."""
 EDGE_DN, FEATURELESS_SHARE, POOR_SHARE = 150.0, 0.13, 0.7
-"""A pixel is an edge above the first; shares of a query's pixels below which it is featureless, or poor."""
+"""Gradient above which a pixel is an edge; shares of edges below which a query is featureless, or poor."""
 RENDER_PERCENT = (2.0, 98.0)
 TRAINING_FREE = "training-free"
-"""No encoder's name: the training-free encoder, and nothing learned after it either."""
+"""Name of the baseline: the training-free encoder, without learned parts after it."""
 RGBN = ("B04", "B03", "B02", "B08")
 
 
 @dataclass(frozen=True)
 class Group:
-    """A group of scenes and the form that it is asked in."""
+    """A group of scenes and the form of its queries."""
 
     folders: tuple[str, ...]
     """Folders of `val` that hold its places."""
     bands: tuple[str, ...]
     """Bands of the queries."""
     index_bands: tuple[str, ...] = ()
-    """Bands of the database; none = those of the queries."""
+    """Bands of the database; empty = the bands of the queries."""
     clouds: bool = False
-    """Whether thick clouds with their shadows are pasted over 30 to 70 % of each query."""
+    """Whether clouds with shadows cover 30 to 70 % of each query."""
     eight_bit: bool = False
-    """Whether queries and database are renderings in bytes."""
+    """Whether queries and database are 8-bit renderings."""
     form_of: str = ""
-    """The group whose queries these are, in another form: what the form costs is measured against it."""
+    """The group with the same queries in full form, for comparison."""
 
 
 GROUPS = {
@@ -78,28 +78,28 @@ GROUPS = {
 
 
 def dates(place: Path) -> list[Path]:
-    """A place's files in time's order."""
+    """Return the files of a place by date."""
     return sorted(place.glob("*.tif"), key=lambda p: (p.stem == "after", p.stem))
 
 
 def places(root: Path) -> list[Path]:
-    """All folders that hold the dates of a place."""
+    """Return all folders that hold the dates of a place."""
     return sorted({p.parent for p in root.rglob("*.tif")})
 
 
 def target_date(place: Path) -> Path:
-    """The date of a place that is in the database; queries are of the others."""
+    """Return the date of a place that is in the database; queries come from the others."""
     return dates(place)[0 if place.name in FIRST_DATE_IS_TARGET else -1]
 
 
 @lru_cache(maxsize=4096)
 def has_bands(file: Path, bands: tuple[str, ...]) -> bool:
-    """Whether a file names all of the bands."""
+    """Return whether a file names all bands."""
     return set(bands) <= {d for d in describe_raster(file).descriptions if d}
 
 
 def opened(file: Path, bands: tuple[str, ...], eight_bit: bool = False) -> Image:
-    """A file, reduced to some of its bands."""
+    """Read some bands of a file."""
     image = next(iter(read_images(file)))
     columns = [image.bands.index(b) for b in bands]
     image = replace(image, pixels=image.pixels[..., columns], bands=bands, crs=None, transform=None)
@@ -107,7 +107,7 @@ def opened(file: Path, bands: tuple[str, ...], eight_bit: bool = False) -> Image
 
 
 def rendered(image: Image) -> Image:
-    """A rendering in bytes: 2 to 98 % of each band stretched to 1 to 255, 0 where there is nothing."""
+    """Return an 8-bit rendering: 2 to 98 % of each band stretched to 1 to 255, nodata 0."""
     if image.units == "byte":
         return image
     scaled = image.scaled()
@@ -118,7 +118,7 @@ def rendered(image: Image) -> Image:
 
 
 def turned(pixels: NDArray[Any]) -> list[NDArray[Any]]:
-    """A picture (h, w, ...), upright, and its seven turned and mirrored copies."""
+    """Return a picture (h, w, ...), upright, and its seven turned and mirrored copies."""
     return [np.ascontiguousarray(np.rot90(p, k)) for p in (pixels, pixels[:, ::-1]) for k in range(4)]
 
 
@@ -127,22 +127,22 @@ def turned(pixels: NDArray[Any]) -> list[NDArray[Any]]:
 
 @dataclass(frozen=True)
 class Database:
-    """What is searched: one date of every place that has the bands, and its turned copies."""
+    """The database: one date of every place with the bands, and its turned copies."""
 
     files: tuple[tuple[int, Path], ...]
     """Rank of each place, and the file of its date."""
     bands: tuple[str, ...]
-    """Bands that the images are reduced to."""
+    """Bands of the images."""
     eight_bit: bool = False
-    """Whether they are renderings in bytes."""
+    """Whether they are 8-bit renderings."""
 
     def upright(self) -> Iterator[tuple[int, Image]]:
-        """Rank and image of every place."""
+        """Yield rank and image of every place."""
         for rank, file in self.files:
             yield rank, opened(file, self.bands, self.eight_bit)
 
     def images(self) -> ImageSource:
-        """Every image and copy, numbered."""
+        """Return every image and copy, numbered."""
 
         def begin() -> Iterator[Image]:
             for rank, image in self.upright():
@@ -153,7 +153,7 @@ class Database:
 
 
 def database_of(data: Path, group: Group) -> Database:
-    """The database of a group: the target date of `val` places, the latest of `train` places."""
+    """Return the database of a group: target dates of `val` places, latest dates of `train` places."""
     bands = group.index_bands or group.bands
     val = [target_date(p) for p in places(data / "val")]
     train = [dates(p)[-1] for p in places(data / "train")]
@@ -162,7 +162,7 @@ def database_of(data: Path, group: Group) -> Database:
 
 
 def by_database(data: Path, names: Iterable[str]) -> dict[Database, list[str]]:
-    """Groups, those that share a database together."""
+    """Return the groups, sorted by shared database."""
     together: dict[Database, list[str]] = {}
     for name in names:
         together.setdefault(database_of(data, GROUPS[name]), []).append(name)
@@ -174,26 +174,26 @@ def by_database(data: Path, names: Iterable[str]) -> dict[Database, list[str]]:
 
 @dataclass(frozen=True)
 class Question:
-    """A group's queries and answers."""
+    """Queries and answers of a group."""
 
     patches: Patches
-    """What is asked."""
+    """The queries."""
     answers: Submission
-    """What is right."""
+    """The right answers."""
     places: NDArray[np.str_]
     """(n,) name of each query's place."""
     dates: NDArray[np.str_]
     """(n,) file that each query was cut from, below `val`."""
     edges: NDArray[np.float64]
-    """(n,) share of each query's pixels that are edges, before clouds or renderings."""
+    """(n,) share of edge pixels of each query, before clouds or renderings."""
 
     @property
     def featureless(self) -> NDArray[np.bool_]:
-        """Open water, flat lagoon: by a rule on the query's own pixels."""
+        """Open water and flat lagoon, by the share of edges of the query."""
         return self.edges < FEATURELESS_SHARE
 
     def kinds(self) -> dict[str, NDArray[np.bool_]]:
-        """Rows of every kind of ground and of every place."""
+        """Return the rows of every kind of ground and of every place."""
         poor = self.edges < POOR_SHARE
         kinds = {"all": np.ones(len(self.edges), bool), "with features": ~self.featureless}
         kinds |= {"texture-poor": poor & ~self.featureless, "texture-rich": ~poor}
@@ -203,7 +203,7 @@ class Question:
 
 
 def ask(data: Path, group: Group, queries: int, seed: int) -> Question:
-    """Draw a group's queries; the same seed gives the same question."""
+    """Draw a group's queries; the same seed gives the same queries."""
     rng = np.random.default_rng(seed)
     chosen = [(r, p) for r, p in enumerate(places(data / "val")) if p.parent.name in group.folders]
     drawn: list[tuple[Any, ...]] = []
@@ -230,7 +230,7 @@ def ask(data: Path, group: Group, queries: int, seed: int) -> Question:
 
 
 def _draw(rng: np.random.Generator, images: list[Image], count: int) -> list[tuple[int, int, int]]:
-    """Date (0 is the first after the target's), x and y, with little nodata on either date."""
+    """Draw date (0 = the first other than the target), x and y, with little nodata on both dates."""
     hidden = [np.isnan(image.scaled()).all(-1) for image in images]
     height, width = hidden[0].shape
     drawn: list[tuple[int, int, int]] = []
@@ -246,7 +246,7 @@ def _draw(rng: np.random.Generator, images: list[Image], count: int) -> list[tup
 
 
 def edge_share(scaled: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Share of pixels whose gradient, over all bands, is above `EDGE_DN`: (n, 64, 64, b) -> (n,)."""
+    """Return the share of pixels with a gradient above `EDGE_DN`: (n, 64, 64, b) -> (n,)."""
     from keras import ops
 
     parts = [structure_tensor(scaled[i : i + 256], TensorConfig.noise)[0] for i in range(0, len(scaled), 256)]
@@ -259,17 +259,17 @@ def edge_share(scaled: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def title(encoder: str) -> str:
-    """An encoder's name in tables."""
+    """Return an encoder's name in tables."""
     return Path(encoder).stem
 
 
 def slug(name: str) -> str:
-    """A group's name for files."""
+    """Return a group's name for files."""
     return re.sub(r"\W+", "-", name)
 
 
 def evidence_file(out: Path, name: str, encoder: str) -> Path:
-    """Where the evidence of a group and an encoder is kept."""
+    """Return the path of the evidence of a group and an encoder."""
     return out / f"evidence-{slug(name)}-{title(encoder)}.npz"
 
 
@@ -277,23 +277,23 @@ def evidence_file(out: Path, name: str, encoder: str) -> Path:
 
 
 def recalled(found: Candidates | RankedCandidates, answers: Submission, first: int) -> NDArray[np.bool_]:
-    """Whether the right place is among the first so many, in their own order."""
+    """Return whether the right place is among the first k candidates."""
     image, x, y = (v[:, :first] for v in (found.image_ids, found.x, found.y))
     near = np.hypot(x - answers.x[:, None], y - answers.y[:, None]) <= NEAR_PX
     return ((image == answers.image_ids[:, None]) & near).any(1)
 
 
 def is_right(image_ids: NDArray, x: NDArray, y: NDArray, answers: Submission) -> NDArray[np.bool_]:
-    """Whether answers are in the right image and within 5 px."""
+    """Return whether answers are in the right image and within 5 px."""
     return (image_ids == answers.image_ids) & (np.hypot(x - answers.x, y - answers.y) <= RIGHT_PX)
 
 
 def reranking(first: NDArray[np.bool_], last: NDArray[np.bool_]) -> dict[str, int]:
-    """How refinement treated the first answer of the search.
+    """Count the answers that matching corrected and broke.
 
     Args:
         first: (n,) whether the first place of the search was right.
-        last: (n,) whether the answer is.
+        last: (n,) whether the answer is right.
     """
     counts = {"kept_right": first & last, "mended": ~first & last, "broken": first & ~last}
     counts["kept_wrong"] = ~first & ~last
@@ -301,14 +301,14 @@ def reranking(first: NDArray[np.bool_], last: NDArray[np.bool_]) -> dict[str, in
 
 
 def part(whole: Submission, rows: NDArray[Any]) -> Submission:
-    """Some rows of a submission, by a mask or by their numbers."""
+    """Return some rows of a submission, by a mask or by numbers."""
     return Submission(
         whole.patch_ids[rows], whole.image_ids[rows], whole.x[rows], whole.y[rows], source=whole.source
     )
 
 
 def told(right: NDArray[np.bool_], answers: Submission) -> Submission:
-    """Answers that are exact where something is right and in another image where not: for its interval."""
+    """Return exact answers for true rows and answers in another image for others, to bootstrap a share."""
     wrong = answers.image_ids + 10**6
     image_ids = np.where(right, answers.image_ids, wrong)
     return Submission(answers.patch_ids, image_ids, answers.x, answers.y, source="told")
@@ -320,13 +320,13 @@ def figures(
     first: dict[int, NDArray[np.bool_]],
     ranked: Candidates | RankedCandidates,
 ) -> dict[str, Any]:
-    """Scores, recall before and after refinement and re-ranking, for every kind of ground and every place.
+    """Return scores and recall before and after matching, for every kind of ground and every place.
 
     Args:
-        question: what was asked.
+        question: queries and right answers.
         given: the answers.
-        first: of the search, `recalled` for each of `RECALLED`.
-        ranked: all that refinement kept.
+        first: `recalled` of the search for each of `RECALLED`.
+        ranked: the candidates after matching.
     """
     answers = question.answers
     right = is_right(given.image_ids, given.x, given.y, answers)
@@ -343,10 +343,10 @@ def figures(
 
 
 def share_less(a: NDArray[np.bool_], b: NDArray[np.bool_], answers: Submission) -> dict[str, float]:
-    """The paired difference of two shares of the same queries, with its interval."""
+    """Return the paired difference of two shares of the same queries, with its interval."""
     return compare(told(a, answers), told(b, answers), answers).to_dict()["SC_img"]  # type: ignore[no-any-return]
 
 
 def share(right: NDArray[np.bool_], answers: Submission) -> dict[str, float]:
-    """A share of queries, with its interval."""
+    """Return a share of queries, with its interval."""
     return score(told(right, answers), answers).to_dict()["SC_img"]  # type: ignore[no-any-return]

@@ -1,25 +1,23 @@
-"""What does an index of 600, 6,000, 60,000 images take: to build, to keep, to ask; and what does it find?
+"""Measure an index of 600, 6,000 and 60,000 images: build, memory, search time and recall.
 
     python benchmarks/scale.py --images 600 6000 60000 --json FILE
     python benchmarks/scale.py --index INDEX INDEX --images 600 --kinds fast ivf
     python benchmarks/scale.py --index INDEX --images 6000 60000 --most 6000 --hollow    # memory at 60,000
     python benchmarks/scale.py --index INDEX --images 600 60000 --most 600 --stream      # recall at 60,000
 
-An image has 3,249 windows at stride 8. The vectors are embeddings of generated scenes, or of index folders
-that are named; where they are too few they are enlarged by jitter: others with noise, as like them as a
-window a few pixels off. The patches that are asked are such too, each with more noise, so that it is as far
-from its window as a patch of another year is. Every kind is built into its file, opened and asked in a
-process of its own. What the machine has no room for, or what is beyond `--most`, is extrapolated from the
-largest size that was, in proportion to the windows, and says so. `--hollow` then builds it all the same, all
-codes of it, but leaves the full vectors a hole in the file, for want of disk: so memory and time are
-measured, but for the writing and reading of these, and answers are none. `--stream` measures what would be
-found, by making, coding and asking two million windows after another.
+An image has 3,249 windows at stride 8. The vectors are embeddings of generated scenes or of the named index
+folders. If they are too few, copies are added with the noise of a window a few pixels away. Patches are
+copies with the larger noise of another year. Every kind is built, opened and searched in a separate process.
 
-Where it is not measured, recall at ten times a size is estimated from it: of windows drawn from the same
-ground, the 20 nearest of ten times as many are, in a tenth of them, the 2 nearest, and the 400 that are
-ranked anew are 40.
+Sizes that do not fit the machine, or exceed `--most`, are extrapolated in proportion to the windows and
+marked. `--hollow` builds them anyway, with all codes and a hole in the file instead of full vectors. It
+measures memory and time, without reading and writing vectors, and has no answers. `--stream` measures recall
+by making, coding and searching two million windows after another.
 
-Embeddings and exact search's answers stay in the working folder and are used again.
+Recall that is not measured is estimated from a tenth of the size. Among windows of the same ground, the 20
+nearest correspond to the 2 nearest of a tenth, and the 400 re-ranked candidates to 40.
+
+Embeddings and answers of exact search stay in the working folder and are reused.
 """
 
 from __future__ import annotations
@@ -43,16 +41,16 @@ from watching import cpu, own_mb, watched
 WINDOWS = 3249
 """Windows of an image of 512 x 512 at stride 8."""
 FEW = 10
-"""Patches that a hollow index is asked for: they only show what asking costs."""
+"""Patches for a hollow index, which only measure the cost of a search."""
 TURNS = 3
-"""Times that everything is asked."""
+"""Repetitions of every search."""
 
 
 # --- the steps, each in a process of its own ------------------------------------------------------
 
 
 def build(made: Made, kind: str, path: str) -> dict[str, Any]:
-    """Build an index into its file, codes learned from the first million; seconds of the processor."""
+    """Build an index file, with codes learned from the first million; return processor seconds."""
     from retrieval.config import IndexConfig
     from retrieval.index.faiss_index import VectorIndex
 
@@ -67,16 +65,16 @@ def build(made: Made, kind: str, path: str) -> dict[str, Any]:
 
 
 def truth(made: Made, queries: int, path: str) -> None:
-    """Exact search's answers, a block in memory at a time."""
+    """Return the answers of exact search, with one block in memory at a time."""
     from retrieval.index.recall import exact_search
 
     np.save(path, exact_search(made.blocks, made.queries(queries), 20))
 
 
 def ask(made: Made, kind: str, path: str, queries: int, right: str) -> dict[str, Any]:
-    """Open an index and ask it; memory is what it holds itself, files that are mapped left out.
+    """Open an index and search it; memory excludes mapped files.
 
-    `right` is the file of exact search's answers; empty for an index whose answers are none.
+    `right` is the file with the answers of exact search, or empty for a hollow index.
     """
     from retrieval.config import IndexConfig
     from retrieval.index.faiss_index import VectorIndex
@@ -104,7 +102,7 @@ def ask(made: Made, kind: str, path: str, queries: int, right: str) -> dict[str,
 
 
 def stream(made: Made, kinds: list[str], queries: int) -> dict[str, dict[str, float]]:
-    """What kinds of index would find that nobody builds; for each kind."""
+    """Return the recall of each kind for sizes that are not built."""
     start, found = cpu(), streamed(made, kinds, queries)
     right, spent = found["exact"], cpu() - start
     return {
@@ -119,20 +117,20 @@ def stream(made: Made, kinds: list[str], queries: int) -> dict[str, dict[str, fl
 
 
 def shared(expected: NDArray[np.int64], found: NDArray[np.int64]) -> float:
-    """Share of what was expected that was found."""
+    """Return the share of the expected windows that was found."""
     return float(np.mean([np.isin(t, f).mean() for t, f in zip(expected, found, strict=True)]))
 
 
 # --- sizes ----------------------------------------------------------------------------------------
 
 FULL = {"exact": 4.0, "fast": 2.0, "ivf": 2.1}
-"""Bytes of a vector on the disk, for each of its numbers; codes of cells go through a file."""
+"""Bytes on disk per number of a vector; codes of cells pass through a file."""
 HELD = {"exact": 4.5, "fast": 0.3, "ivf": 0.3}
-"""Bytes of it in memory, built or open, at most: an exact one's room is doubled where it is full."""
+"""Maximum bytes in memory per number, built or open; an exact index doubles its room when full."""
 
 
 def room(kind: str, count: int, dim: int, folder: Path) -> str:
-    """What there is too little of for a size; empty if it fits."""
+    """Return the resource that a size lacks; empty if it fits."""
     held, wanted = HELD[kind] * dim * count, (FULL[kind] + 0.3) * dim * count
     memory, free = _available(), shutil.disk_usage(folder).free
     if held > memory:
@@ -148,7 +146,7 @@ def _available() -> float:
 
 
 def measure(made: Made, kind: str, files: tuple[str, str], queries: int) -> dict[str, Any]:
-    """One kind at one size; files of the index and of exact search's answers."""
+    """Measure one kind at one size, given the files of the index and of the exact answers."""
     path, right = files
     one = stage("build", build, made, kind, path, imports=("faiss",))
     two = stage("ask", ask, made, kind, path, queries, right, imports=("faiss",))
@@ -166,7 +164,7 @@ def measure(made: Made, kind: str, files: tuple[str, str], queries: int) -> dict
 
 
 def asking(asked: Stage, count: int, queries: int) -> dict[str, Any]:
-    """What opening and asking took."""
+    """Return the cost of opening and searching."""
     found = asked.result
     return {
         "ask_peak_mb": asked.peak_mb,
@@ -179,7 +177,7 @@ def asking(asked: Stage, count: int, queries: int) -> dict[str, Any]:
 
 
 def extrapolated(largest: dict[str, Any], count: int, why: str) -> dict[str, Any]:
-    """What a size would take that was not run, in proportion to the windows; its recall is not known."""
+    """Extrapolate the cost of a size in proportion to the windows, without recall."""
     times = count / largest["windows"]
     grown = {k: largest[k] * times for k in ("build_s", "build_cpu_s", "query_cpu_ms", "query_wall_ms")}
     kept = {k: largest[k] for k in ("kind", "file_bytes_a_window", "memory_bytes_a_window")}
@@ -187,7 +185,7 @@ def extrapolated(largest: dict[str, Any], count: int, why: str) -> dict[str, Any
 
 
 def hollowed(made: Made, kind: str, path: str, queries: int) -> dict[str, Any]:
-    """Memory and time of a size whose full vectors the disk does not hold."""
+    """Measure memory and time of a size whose full vectors do not fit on disk."""
     one = stage("hollow", hollow, made, kind, path, imports=("faiss",))
     few = min(queries, FEW)
     two = stage("ask", ask, made, kind, path, few, "", imports=("faiss",))
@@ -198,7 +196,7 @@ def hollowed(made: Made, kind: str, path: str, queries: int) -> dict[str, Any]:
 
 
 class Run:
-    """All sizes and kinds, the smallest size first."""
+    """Measure all sizes and kinds, the smallest size first."""
 
     def __init__(self, args: Any, base: Path, folder: Path) -> None:
         self._args, self._base, self._folder = args, base, folder
@@ -207,7 +205,7 @@ class Run:
         self.figures: list[dict[str, Any]] = []
 
     def all(self) -> list[dict[str, Any]]:
-        """Measure, and keep what is there after each of them."""
+        """Measure, and store the results after each."""
         for kind in self._args.kinds:
             for images in sorted(self._args.images):
                 self._one(images, kind)
@@ -216,7 +214,7 @@ class Run:
         return sorted(self.figures, key=lambda f: f["images"])
 
     def _one(self, images: int, kind: str) -> None:
-        """One size of one kind: measured, or worked out from a smaller one."""
+        """Measure one size of one kind, or extrapolate it from a smaller one."""
         args, made = self._args, Made(str(self._base), images * WINDOWS)
         path = self._folder / f"{kind}.faiss"
         why = room(kind, made.count, self._dim, self._folder)
@@ -239,7 +237,7 @@ class Run:
             self.figures.append(found)
 
     def _streamed(self, made: Made) -> dict[str, dict[str, float]]:
-        """What is found of a size that is not built, of all kinds at once."""
+        """Measure the recall of a size that is not built, for all kinds."""
         if made.count not in self._streams:
             kinds = [kind for kind in self._args.kinds if kind != "exact"]
             one = stage("stream", stream, made, kinds, self._args.queries, imports=("faiss",))
@@ -247,7 +245,7 @@ class Run:
         return self._streams[made.count]
 
     def _truth(self, made: Made) -> str:
-        """The file of exact search's answers."""
+        """Return the file with the answers of exact search."""
         name = f"{self._base.stem}-truth-{made.count}-{self._args.queries}.npy"
         path = self._args.work / name
         if not path.exists():
@@ -256,7 +254,7 @@ class Run:
 
 
 def row(f: dict[str, Any]) -> tuple[str, ...]:
-    """A row of the table; what was not measured has a ~."""
+    """Return a row of the table; extrapolated figures have a ~."""
     built = asked = "" if f["measured"] or "hollow" in f else "~"
     recalls = [f"{f[k]:.3f}" if k in f else "" for k in ("recall_1", "recall_20")]
     if "recall_20_estimated" in f:
@@ -275,7 +273,7 @@ def row(f: dict[str, Any]) -> tuple[str, ...]:
 
 
 def base_of(args: Any) -> tuple[Path, str]:
-    """The file of embeddings, made unless it is there, and the encoder that made them."""
+    """Return the file of embeddings, made if missing, and their encoder."""
     named = "\n".join(sorted(str(i.resolve()) for i in args.index or ())) or f"{args.scenes} scenes"
     base = args.work / f"base-{hashlib.sha256(named.encode()).hexdigest()[:8]}.npy"
     about = base.with_suffix(".json")
@@ -290,7 +288,7 @@ def base_of(args: Any) -> tuple[Path, str]:
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and print."""
     parser = arguments(__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[600, 6000, 60000])
     parser.add_argument("--most", type=int, default=10**9, help="extrapolate beyond so many images")

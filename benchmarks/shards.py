@@ -1,11 +1,11 @@
-"""What do shards give: exact search over several GPUs, each with a part of the windows?
+"""Measure exact search over several GPUs, each with a shard of the windows.
 
-    python benchmarks/shards.py --images 600 --queries 38400 --json FILE      # all GPUs there are
-    python benchmarks/shards.py --images 24 --queries 500 --shards 2          # without one, on the CPU
+    python benchmarks/shards.py --images 600 --queries 38400 --json FILE      # all GPUs
+    python benchmarks/shards.py --images 24 --queries 500 --shards 2          # on the CPU
 
-Vectors are random ones of unit length, 3,249 an image: exact search takes as long whatever they are. Every
-number of shards from one up to all, doubling, holds all windows, in half precision on GPUs; ids and
-similarities must be those of one shard.
+Vectors are random, 3,249 per image, because the time of exact search does not depend on them. The number of
+shards doubles from one up to all. Together they hold all windows, in half precision on GPUs. Ids and
+similarities must equal the result of one shard.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from context import arguments, context, table, write_json
 from numpy.typing import NDArray
 
 WINDOWS, K, BLOCK = 3249, 80, 500_000
-"""Windows of an image, neighbours asked for, vectors made at a time."""
+"""Windows per image, neighbours per query, vectors per block."""
 
 
 def blocks(count: int, dim: int) -> Any:
-    """Vectors, the same each time."""
+    """Return seeded random vectors."""
     for start in range(0, count, BLOCK):
         rng = np.random.default_rng(start)
         part = rng.standard_normal((min(BLOCK, count - start), dim), np.float32)
@@ -31,7 +31,7 @@ def blocks(count: int, dim: int) -> Any:
 
 
 def sharded(parts: int, dim: int, gpus: int) -> Any:
-    """An empty index of so many shards, numbered on from one to the next."""
+    """Return an empty index with a number of shards and consecutive ids."""
     if parts == 1:
         return flat(0, dim, gpus)
     index = faiss.IndexShards(dim, True, True)
@@ -41,7 +41,7 @@ def sharded(parts: int, dim: int, gpus: int) -> Any:
 
 
 def flat(number: int, dim: int, gpus: int) -> Any:
-    """An exact index: on the GPU of that number, or on the CPU where there is none."""
+    """Return an exact index on one GPU, or on the CPU without GPUs."""
     if not gpus:
         return faiss.IndexFlatIP(dim)
     config = faiss.GpuIndexFlatConfig()
@@ -50,7 +50,7 @@ def flat(number: int, dim: int, gpus: int) -> Any:
 
 
 def fill(index: Any, parts: int, count: int, dim: int) -> None:
-    """Give every shard a run of the vectors, which is what successive ids mean."""
+    """Add a run of vectors to every shard, so that ids are consecutive."""
     if parts == 1:
         for block in blocks(count, dim):
             index.add(block)
@@ -67,7 +67,7 @@ def fill(index: Any, parts: int, count: int, dim: int) -> None:
 
 
 def measure(parts: int, args: Any, gpus: int, asked: NDArray[np.float32]) -> tuple[dict[str, Any], Any]:
-    """Fill and ask; the figures, and the ids that were found."""
+    """Fill and search; return the figures and the ids."""
     count = args.images * WINDOWS
     index = sharded(parts, args.dim, gpus)
     start = time.perf_counter()
@@ -83,7 +83,7 @@ def measure(parts: int, args: Any, gpus: int, asked: NDArray[np.float32]) -> tup
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and print."""
     parser = arguments(__doc__)
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--queries", type=int, default=4096)

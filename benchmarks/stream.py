@@ -1,13 +1,12 @@
-"""Does streaming keep up with disk and training, in bounded memory whatever the size of the data?
+"""Measure whether streaming keeps up with training, in bounded memory.
 
     python benchmarks/stream.py --series 64 --out build/stream --json results/stream.json
 
-Writes series of the challenge's form (12 dates of 512 x 512 x 4, 25 MB each), then reads them in three
-ways, each in a process of its own: the bytes of the files; the records, one after the other; and
-`tfrecords.read.stream_crops`, what training sees. The pixels are one generated texture, moved about:
-what they show costs nothing to read. A folder of series that is there is used again. Then the encoder is
-trained for some steps of the shipped recipe on what is streamed, as `retrieve train` does: how much of a
-step is spent waiting for its batch?
+The script writes series of the challenge's form: 12 dates of 512 x 512 x 4, 25 MB each. It reads them in
+three ways, each in a separate process: the bytes, the records, and the crops of
+`tfrecords.read.stream_crops`. The pixels are one generated texture, shifted. An existing folder of series is
+reused. Then the encoder trains for some steps of the shipped recipe, and the script measures the share of
+time spent waiting for batches.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from retrieval.config import TrainConfig
 from tfrecords.read import CropPlan
 
 WARM = 10
-"""First steps, which are not counted: the pool fills, the step is compiled."""
+"""First steps, not counted: the pool fills, the step is compiled."""
 RECIPE = Path(__file__).with_name("siamese.json")
 
 
 def series(count: int, dates: int, size: int) -> Iterator[Any]:
-    """Series of a texture that is moved about, never held together."""
+    """Yield series of a shifted texture, one at a time."""
     from tfrecords.schema import BANDS, Series
 
     rng = np.random.default_rng(0)
@@ -44,7 +43,7 @@ def series(count: int, dates: int, size: int) -> Iterator[Any]:
 
 
 def write(out: str, count: int, dates: int, size: int) -> None:
-    """Write the series: float16 only, as the challenge's are."""
+    """Write the series as float16, like the challenge."""
     from tfrecords.write import write_series
 
     write_series(
@@ -53,12 +52,12 @@ def write(out: str, count: int, dates: int, size: int) -> None:
 
 
 def files(folder: str) -> list[Path]:
-    """The shards."""
+    """Return the shards."""
     return sorted(Path(folder).glob("*.tfrecords"))
 
 
 def raw_bytes(folder: str) -> dict[str, Any]:
-    """Read the files and look at nothing."""
+    """Read the bytes of the files."""
     total = 0
     for path in files(folder):
         with path.open("rb") as file:
@@ -68,7 +67,7 @@ def raw_bytes(folder: str) -> dict[str, Any]:
 
 
 def raw_records(folder: str) -> dict[str, Any]:
-    """Read the records, which checks their CRCs."""
+    """Read the records and check their CRCs."""
     import tensorflow as tf
 
     count = total = 0
@@ -89,7 +88,7 @@ def crops(folder: str, plan: CropPlan) -> dict[str, Any]:
 
 
 def training(folder: str, config: TrainConfig, steps: int) -> dict[str, Any]:
-    """Train for some steps, and clock what each waits for its batch."""
+    """Train for some steps and measure the wait for each batch."""
     from functools import partial
 
     from retrieval.training.batches import Split, training_batches, training_crops
@@ -120,7 +119,7 @@ def training(folder: str, config: TrainConfig, steps: int) -> dict[str, Any]:
 
 
 def rows(stages: dict[str, Stage], size: int) -> list[tuple[str, ...]]:
-    """The table."""
+    """Print the table."""
     out = [one.row(size / 1e6, "MB") for one in stages.values()]
     done = stages["crops"].result["crops"]
     seconds, trained = stages["crops"].seconds, stages["training"].result
@@ -130,7 +129,7 @@ def rows(stages: dict[str, Stage], size: int) -> list[tuple[str, ...]]:
 
 
 def main() -> None:
-    """Write, read, tell."""
+    """Write, read, print."""
     parser = arguments(__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/stream"))
     parser.add_argument("--series", type=int, default=64)

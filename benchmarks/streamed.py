@@ -1,8 +1,7 @@
-"""What an index finds that nobody could keep: made, asked and thrown away part by part.
+"""Recall of an index larger than the disk: its parts are made, searched and discarded one after the other.
 
-Codes of two vectors are compared with a query alike, whatever index they are in, and cells have the same
-centres in all parts. So the likeliest by codes of all parts together are those of the whole index, and
-what these are when they are compared in full is what it would find.
+The distance of a code to a query does not depend on the index, and all parts share the cell centres. So the
+best codes of all parts together equal the best codes of the whole index, and so does their re-ranking.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from enlarged import BLOCK, LEARNED, Made
 from numpy.typing import NDArray
 
 PART = 31 * BLOCK
-"""Vectors in memory at a time, two million."""
+"""Vectors per part, two million."""
 
 
 class Best:
-    """The best of what each query was offered so far."""
+    """The best neighbours of each query so far."""
 
     def __init__(self, queries: int, count: int) -> None:
         self.score = np.full((queries, count), -np.inf, np.float32)
         self.ids = np.full((queries, count), -1, np.int64)
 
     def offer(self, score: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
-        """More of them, (queries, m) each; of equal ones the smaller ids stay."""
+        """Add neighbours, (queries, m) each; of ties the smaller ids stay."""
         count = self.score.shape[1]
         score, ids = np.concatenate([self.score, score], 1), np.concatenate([self.ids, ids], 1)
         order = np.lexsort((ids, -score), axis=-1)[:, :count]
@@ -36,13 +35,13 @@ class Best:
 
 
 def streamed(made: Made, kinds: list[str], queries: int, k: int = 20) -> dict[str, NDArray[np.int64]]:
-    """What exact search and each kind of index find.
+    """Search part by part, exactly and with each kind of index.
 
     Args:
         made: the vectors.
         kinds: "fast", "ivf".
-        queries: how many are asked.
-        k: neighbours of each.
+        queries: number of queries.
+        k: neighbours per query.
 
     Returns:
         For "exact" and each kind the ids of the nearest, (queries, k), best first.
@@ -57,7 +56,7 @@ def streamed(made: Made, kinds: list[str], queries: int, k: int = 20) -> dict[st
     likely = {kind: Best(queries, depth) for kind in kinds}
 
     def passing(first: int, number: int) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
-        """Blocks of a part, of half precision; the first time exact search sees them in full."""
+        """Yield the blocks of a part in half precision; the first pass also feeds exact search."""
         for ids, vectors in made.blocks(first, first + PART):
             if number == 0:
                 score = asked @ vectors.T
@@ -82,7 +81,7 @@ def streamed(made: Made, kinds: list[str], queries: int, k: int = 20) -> dict[st
 
 
 def _depth(k: int) -> int:
-    """How many an index ranks anew for so many neighbours."""
+    """Return the number of candidates that an index re-ranks for k neighbours."""
     from retrieval.config import IndexConfig
     from retrieval.index.faiss_index import TIES, rerank_depth
 
@@ -90,7 +89,7 @@ def _depth(k: int) -> int:
 
 
 def _learned(kind: str, few: Made, count: int, dim: int) -> Any:
-    """Codes of a kind without vectors, as an index of so many gets them."""
+    """Return a trained, empty index of a kind for a number of windows."""
     from retrieval.config import IndexConfig
     from retrieval.index.kinds import as_float16, set_nprobe, train_quantizer
 
@@ -101,7 +100,7 @@ def _learned(kind: str, few: Made, count: int, dim: int) -> Any:
 
 
 def _compared(made: Made, asked: NDArray[np.float32], ids: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """The best of the likeliest, by their vectors of half precision."""
+    """Re-rank the candidates by half-precision vectors."""
     from retrieval.index.vector_file import to_float16, to_float32
 
     best = Best(len(asked), k)

@@ -1,14 +1,14 @@
-"""How exact is a place? Refinement against synthetic shifts of real pairs of dates.
+"""Measure the sub-pixel accuracy of refinement by known shifts of real pairs of dates.
 
     python benchmarks/subpixel.py DATA --json build/subpixel.json
 
-Two dates of a place lie up to a pixel or two off each other, and nobody knows by how much. So what is
-measured is a difference: a patch of one date is asked around its place on the target's date, once as it
-is and once after its ground was moved by a known vector of up to a pixel in x and y (a Fourier shift of a
-larger cut, tapered outside of the patch). The answer must move by that vector, and what lies between the
-dates themselves cancels. The error told is the distance between the two, in pixels: it holds the
-errors of both answers, so that of one is smaller. The candidate given to the refinement is the window of
-the stride of 8 that is nearest to the truth. Featureless patches (see `accuracy.py`) are told apart.
+Two dates of a place have an unknown misregistration of up to two pixels. The benchmark therefore measures a
+difference. A patch of one date is refined on the target's date twice. The second time its ground is moved by
+a known vector of up to a pixel. The movement is a Fourier shift of a larger cut, tapered outside the patch.
+The answer must move by the same vector; the misregistration cancels.
+
+The error is the distance between both movements in pixels. It contains the errors of two answers. Refinement
+starts at the window of stride 8 nearest to the truth. Featureless patches (see `accuracy.py`) are separate.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from retrieval.types import Candidates, RankedCandidates
 from tfrecords.schema import Patches
 
 MARGIN_PX = 12
-"""What is cut around a patch on each side, so that a shift brings real ground in."""
+"""Margin around a patch, so that a shift brings in real ground."""
 STRIDE_PX = 8
 
 
 def moved(cut: NDArray[np.float32], dx: float, dy: float) -> NDArray[np.float32]:
-    """The patch in the middle of a cut after its ground was moved by dx to the right and dy down.
+    """Move the ground of a cut and return the patch in its middle.
 
     Args:
-        cut: (64 + 2 `MARGIN_PX`, the same, b), all known.
-        dx: pixels, at most a few.
-        dy: likewise.
+        cut: (64 + 2 `MARGIN_PX`, the same, b), without nodata.
+        dx: pixels to the right, at most a few.
+        dy: pixels down.
 
     Returns:
-        (64, 64, b), no larger or smaller than [-1, 1].
+        (64, 64, b) within [-1, 1].
     """
     side = cut.shape[0]
     ramp = np.clip((np.arange(side) + 0.5) / (MARGIN_PX - 4), 0, 1)
@@ -59,7 +59,7 @@ def moved(cut: NDArray[np.float32], dx: float, dy: float) -> NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Pairs:
-    """Cuts of one date, and where they are on another."""
+    """Cuts of one date, and their positions on another."""
 
     images: Arrays
     cuts: NDArray[np.float32]
@@ -67,7 +67,7 @@ class Pairs:
 
 
 def draw(data: Path, group: Group, count: int, rng: np.random.Generator) -> Pairs:
-    """Places and dates of a group; places too small for the margin are left out."""
+    """Return places and dates of a group, without places too small for the margin."""
     images, kept = [], []
     chosen = [p for p in places(data / "val") if p.parent.name in group.folders]
     for place in chosen:
@@ -94,7 +94,7 @@ def draw(data: Path, group: Group, count: int, rng: np.random.Generator) -> Pair
 
 
 def asked(pairs: Pairs, pixels: NDArray[np.float32]) -> tuple[NDArray[np.float64], RankedCandidates]:
-    """Refine patches around their places: (n, 2) x and y with the offsets below the pixel."""
+    """Refine patches around their places; return (n, 2) x and y with sub-pixel offsets."""
     patches = Patches(np.arange(len(pixels)), pixels, "scaled", pairs.images.bands(0), np.nan)
     corner = pairs.where[:, 1:] + STRIDE_PX // 2
     corner = corner // STRIDE_PX * STRIDE_PX
@@ -109,7 +109,7 @@ def asked(pairs: Pairs, pixels: NDArray[np.float32]) -> tuple[NDArray[np.float64
 
 
 def errors(pairs: Pairs, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Distance between how far answers moved and how far they should have, (n,), and share of edges."""
+    """Return the distance between actual and expected movement, (n,), and the share of edges."""
     shift = rng.uniform(-1, 1, (len(pairs.cuts), 2))
     still = np.stack([moved(c, 0, 0) for c in pairs.cuts])
     shifted = np.stack([moved(c, *s) for c, s in zip(pairs.cuts, shift, strict=True)])
@@ -120,7 +120,7 @@ def errors(pairs: Pairs, rng: np.random.Generator) -> tuple[NDArray[np.float64],
 
 
 def summary(error: NDArray[np.float64]) -> dict[str, Any]:
-    """Median, 90th percentile, and the share that lost the place altogether."""
+    """Return median, 90th percentile, and the share that lost the place."""
     if not len(error):
         return {"patches": 0}
     middle, high = np.quantile(error, [0.5, 0.9])
@@ -129,7 +129,7 @@ def summary(error: NDArray[np.float64]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure every group that has dates of its own, and print."""
+    """Measure and print every group that is not a variant."""
     parser = arguments(__doc__)
     parser.add_argument("data", type=Path, help="folder with val/")
     parser.add_argument("--queries", type=int, default=200, help="for a group")

@@ -1,15 +1,15 @@
-"""What was tried for the encoder's recipe: one knob after the other, in short trainings, side by side.
+"""Compare settings of the encoder's recipe in short trainings, one change at a time.
 
     retrieve ingest DATA/train --out build/series
     python benchmarks/tried.py DATA build/series --out build/tried --json benchmarks/results/tried.json
 
-Every variant is `benchmarks/siamese.json`, shortened (`SHORT`), with one thing changed, and the same seed.
-Each is measured by the protocol of `benchmarks/accuracy.py`: its queries and its databases, exact search,
-stride 8, before refinement: the right place within 12 px among the first 1, 20 and 500 distinct places. Two
-vectors are asked: the one that is indexed, and the learned half of it alone. Intervals are bootstrapped over
-blocks of ground; differences to the first variant are paired.
+Every variant is `benchmarks/siamese.json`, shortened (`SHORT`), with one change and the same seed. The
+protocol of `benchmarks/accuracy.py` gives queries and databases. The figures are of exact search at stride 8:
+the right place within 12 px among the first 1, 20 and 500 distinct places. They are measured for the indexed
+vector, and for its learned half alone. Intervals are bootstrapped over blocks of ground; differences to the
+first variant are paired.
 
-The JSON is written after every variant; those in it are not done again, so that a stopped run goes on.
+The JSON is written after every variant, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ from tfrecords.read import series_files
 
 Vectors = NDArray[np.float32]
 MEASURED = ("cities", "fields and forest", "venice")
-"""Groups that are asked."""
+"""Groups of queries."""
 FIRST = (1, 20, 500)
-"""Recall is told for so many places."""
+"""Numbers of places for which recall is reported."""
 DEEP = SearchConfig(top_k=SearchConfig.round2_top_k, max_candidates=SearchConfig.round2_max_candidates)
-"""As many windows and places as the second round of a search takes."""
+"""The numbers of windows and places of round 2."""
 BLOCK = 1 << 17
-"""Windows compared at a time."""
+"""Windows per block."""
 RECIPE = Path(__file__).with_name("siamese.json")
 STEPS = 300
-"""Length of every training."""
+"""Steps of every training."""
 SHORT: dict[str, Any] = {
     "average": 0.98,
     "warmup_steps": 40,
@@ -62,36 +62,36 @@ SHORT: dict[str, Any] = {
     "validation_queries": 20,
     "workers": 1,
 }
-"""What is other in a short training; its own validation is not looked at, and made small."""
+"""Changes for a short training; its validation is not used, so it is small."""
 GENERATED, GENERATED_DATES = 24, 6
-"""Series, and their dates, that are mixed in where generated scenes are asked about."""
+"""Generated series that one variant adds, and their dates."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One thing that was tried."""
+    """One variant of the recipe."""
 
     question: str
-    """What it is an answer to."""
+    """The question that it answers."""
     name: str
-    """Which answer it is."""
+    """Name of the variant."""
     changes: Mapping[str, Any] = field(default_factory=dict)
-    """Knobs of the recipe that are other."""
+    """Changed settings of the recipe."""
     generated: bool = False
-    """Whether generated series are mixed in."""
+    """Whether generated series are added."""
     stride: int = 8
-    """Of the index."""
+    """Stride of the index in pixels."""
     shipped: str = ""
-    """An encoder of the package, which is not trained here."""
+    """Name of a shipped encoder, which is not trained here."""
 
     @property
     def key(self) -> str:
-        """Its name in the JSON."""
+        """Name in the JSON."""
         return f"{self.question}: {self.name}"
 
 
 def augmented(**knobs: float) -> dict[str, Any]:
-    """Changes to what is done to the pixels."""
+    """Return changes of the augmentation."""
     return {"augment": knobs}
 
 
@@ -122,14 +122,14 @@ VARIANTS = (
     Variant("stride", "4 px", stride=4),
     Variant("recipe", "as shipped, in full", shipped="siamese"),
 )
-"""In the order in which they are measured, the most important first."""
+"""In the order of measurement, the most important first."""
 
 
 def recipe_of(variant: Variant, steps: int) -> TrainConfig:
-    """The recipe of a variant.
+    """Return the recipe of a variant.
 
     Raises:
-        ConfigError: it changes what there is not.
+        ConfigError: it changes an unknown setting.
     """
     values = json.loads(RECIPE.read_text()) | SHORT
     values |= {k: steps for k in ("steps", "validate_every", "checkpoint_every")}
@@ -146,12 +146,12 @@ class Windows:
     """All windows of a database."""
 
     ids: NDArray[np.int64]
-    """(n,) packed."""
+    """(n,) packed ids."""
     vectors: Vectors
-    """(n, dim)."""
+    """(n, dim) vectors."""
 
     def nearest(self, queries: Vectors, of: slice) -> Candidates:
-        """Distinct places, best first, by a part of the vectors made unit length."""
+        """Return distinct places, best first, by a part of the vectors scaled to unit length."""
 
         def blocks() -> Iterator[tuple[NDArray[np.int64], Vectors]]:
             for start in range(0, len(self.ids), BLOCK):
@@ -165,19 +165,19 @@ class Windows:
 
 
 def unit(vectors: Vectors) -> Vectors:
-    """Unit length, zero where there is nothing."""
+    """Return vectors of unit length; zero stays zero."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
 def banded(scaled: Vectors, encoder: Encoder) -> Vectors:
-    """Pixels with as many bands as a model insists on, those that there are not unknown."""
+    """Return pixels with the number of bands that a model requires, missing ones NaN."""
     wanted = getattr(encoder, "model").input_shape[-1] or scaled.shape[-1]  # noqa: B009 - of a Keras encoder
     missing = [(0, 0)] * (scaled.ndim - 1) + [(0, wanted - scaled.shape[-1])]
     return np.pad(scaled, missing, constant_values=np.nan)
 
 
 def embedded(encoder: Encoder, database: Database, stride: int, copies: int) -> Windows:
-    """Embed every image and so many of its turned copies."""
+    """Embed every image and some of its turned copies."""
     config = IndexConfig(stride_px=stride, kind="exact")
     ids, vectors = [], []
     for image in database.images():
@@ -194,7 +194,7 @@ def embedded(encoder: Encoder, database: Database, stride: int, copies: int) -> 
 
 @dataclass(frozen=True)
 class Job:
-    """What a process is given."""
+    """Input of a process."""
 
     variant: Variant
     config: TrainConfig
@@ -205,10 +205,10 @@ class Job:
 
 
 def done(job: Job) -> dict[str, Any]:
-    """Train and measure a variant, in a process of its own.
+    """Train and measure a variant in a separate process.
 
     Returns:
-        Processor seconds, number of windows, and for every half and group which queries found their
+        Processor seconds, number of windows, and for every half and group the queries that found their
         place: {half: {group: {first: (n,) bool}}}.
     """
     begun = time.process_time()
@@ -238,17 +238,17 @@ def done(job: Job) -> dict[str, Any]:
 
 
 def packed(right: NDArray[np.bool_]) -> str:
-    """Which queries found their place, as hexadecimal digits."""
+    """Return a mask of queries as hexadecimal digits."""
     return np.packbits(right).tobytes().hex()
 
 
 def unpacked(digits: str, count: int) -> NDArray[np.bool_]:
-    """The reverse."""
+    """Return the mask of hexadecimal digits."""
     return np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8), count=count).astype(bool)
 
 
 def together(questions: Mapping[str, Question]) -> Submission:
-    """The answers of all groups, behind each other: every query counts once, so every group alike."""
+    """Concatenate the answers of all groups; every query counts once."""
     ids, x, y = (
         np.concatenate([getattr(q.answers, f) for q in questions.values()]) for f in ("image_ids", "x", "y")
     )
@@ -260,12 +260,12 @@ def figures(
     questions: Mapping[str, Question],
     base: str | None,
 ) -> dict[str, Any]:
-    """Recall of one half: by group, of all, and less the base's.
+    """Return the recall of one half: by group, of all, and minus the base.
 
     Args:
-        found: for every group and number of places which queries found theirs.
-        questions: of the groups, in the same order.
-        base: the base's `first`.
+        found: for every group and number of places, the mask of queries that found theirs.
+        questions: queries of the groups, in the same order.
+        base: `first` of the base.
     """
     out: dict[str, Any] = {
         group: {str(k): share(right, questions[group].answers) for k, right in of_group.items()}
@@ -282,7 +282,7 @@ def figures(
 
 
 def entered(variant: Variant, made: Mapping[str, Any], asked: Mapping[str, Question], base: Any) -> Any:
-    """A variant as it stands in the JSON."""
+    """Return a variant as written to the JSON."""
     of_base = base["halves"] if base else {}
     halves = {
         half: figures(found, asked, of_base.get(half, {}).get("first"))
@@ -294,7 +294,7 @@ def entered(variant: Variant, made: Mapping[str, Any], asked: Mapping[str, Quest
 
 
 def line(key: str, one: Mapping[str, Any]) -> str:
-    """What is printed of a variant."""
+    """Return the printed line of a variant."""
     parts = []
     for half, result in one["halves"].items():
         recall = " ".join(f"@{k} {result['all'][str(k)]['value']:.3f}" for k in FIRST)
@@ -308,10 +308,10 @@ def line(key: str, one: Mapping[str, Any]) -> str:
 
 
 def taken_up(path: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What an earlier run left.
+    """Read the results of an earlier run.
 
     Raises:
-        SystemExit: it was asked in another way.
+        SystemExit: the earlier run had other settings.
     """
     if not path.exists():
         return {}
@@ -322,7 +322,7 @@ def taken_up(path: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Train and measure what is asked for and not in the JSON yet."""
+    """Train and measure the variants that the JSON lacks."""
     parser = arguments(__doc__)
     parser.add_argument("data", type=Path, help="folder with train/ and val/")
     parser.add_argument("series", type=Path, help="training series, as `retrieve ingest` writes them")
@@ -357,12 +357,12 @@ def main() -> None:
 
 
 def encoder_file(variant: Variant, out: Path) -> Path:
-    """Where a variant's encoder is written."""
+    """Return the path of a variant's encoder."""
     return out / ("".join(c if c.isalnum() else "-" for c in variant.key) + ".keras")
 
 
 def series_of(variant: Variant, series: Path, out: Path) -> tuple[Path, ...]:
-    """Files that a variant is trained on; generated ones are made when they are first asked for."""
+    """Return the training files of a variant; generate series on first use."""
     files = series_files(series)
     if not variant.generated:
         return files

@@ -1,4 +1,4 @@
-"""What a process takes of memory and of the processor, told by itself."""
+"""Memory and processor time of this process."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from threading import Event, Thread
 
 
 def cpu() -> float:
-    """Seconds of the processor that this process has taken."""
+    """Return the processor seconds of this process."""
     return sum(os.times()[:2])
 
 
 @contextmanager
 def watched() -> Iterator[list[float]]:
-    """The peak, in MB, of the memory of this process that is not a mapped file, looked at all the time."""
+    """Record the peak memory of this process without mapped files, in MB."""
     peak, stop = [own_mb()], Event()
 
     def look() -> None:
@@ -33,6 +33,6 @@ def watched() -> Iterator[list[float]]:
 
 
 def own_mb() -> float:
-    """Memory of this process that is not a mapped file."""
+    """Return the memory of this process without mapped files."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("RssAnon"))
