@@ -271,16 +271,16 @@ def main() -> None:
         help="name, .keras file or training-free; each is compared with the first two; default: all three",
     )
     parser.add_argument("--group", action="append", choices=list(GROUPS))
-    parser.add_argument("--queries", type=int, default=300, help="for a group")
+    parser.add_argument("--queries", type=int, default=300, help="queries per group")
     parser.add_argument(
-        "--exhaustive", type=int, default=24, help="queries of a group by exhaustive NCC; 0: none"
+        "--exhaustive", type=int, default=24, help="queries per group for exhaustive NCC; 0 turns it off"
     )
     parser.add_argument(
         "--keep",
         action="append",
         type=Path,
         metavar="FOLDER",
-        help="take up what was measured there, by another run or one that was stopped; may be --out",
+        help="reuse the results of an earlier or interrupted run in this folder; may be --out",
     )
     parser.add_argument("--stride", type=int, default=IndexConfig.stride_px)
     parser.add_argument("--seed", type=int, default=0)

@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stride", type=int, default=8)
     parser.add_argument("--kind", choices=("auto", "exact", "fast", "ivf"), default="auto")
-    parser.add_argument("--encoder", help="name or file; the default one if none is named")
+    parser.add_argument("--encoder", help="name or file; default: the shipped encoder")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     args = parser.parse_args()
     limit_tf_threads()  # as the commands do

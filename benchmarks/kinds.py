@@ -242,9 +242,14 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("index", type=Path)
     parser.add_argument("patches", type=Path)
-    parser.add_argument("--windows", type=int, default=0, help="enlarge the index by jitter up to so many")
+    parser.add_argument(
+        "--windows",
+        type=int,
+        default=0,
+        help="enlarge the index by noisy copies up to this number of windows",
+    )
     parser.add_argument("--queries", type=int, default=1000)
-    parser.add_argument("--few", type=int, default=50, help="patches that slow kinds are asked")
+    parser.add_argument("--few", type=int, default=50, help="patches for slow kinds")
     parser.add_argument("--turns", type=int, default=3)
     args = parser.parse_args()
     store = open_index(args.index, device="cpu").folder

@@ -291,12 +291,12 @@ def main() -> None:
     """Measure and print."""
     parser = arguments(__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[600, 6000, 60000])
-    parser.add_argument("--most", type=int, default=10**9, help="extrapolate beyond so many images")
+    parser.add_argument("--most", type=int, default=10**9, help="extrapolate beyond this number of images")
     parser.add_argument("--kinds", nargs="+", default=["exact", "fast", "ivf"], choices=list(FULL))
     parser.add_argument("--hollow", action="store_true", help="measure memory and time beyond --most")
     parser.add_argument("--stream", action="store_true", help="measure recall beyond --most")
-    parser.add_argument("--index", type=Path, nargs="+", help="take their embeddings; of the exact kind")
-    parser.add_argument("--scenes", type=int, default=24, help="generated ones that are embedded instead")
+    parser.add_argument("--index", type=Path, nargs="+", help="exact index folders whose embeddings to use")
+    parser.add_argument("--scenes", type=int, default=24, help="generated scenes to embed instead")
     parser.add_argument("--queries", type=int, default=512)
     parser.add_argument(
         "--work", type=Path, default=Path("build/scale"), help="folder for the files of a run"

@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--queries", type=int, default=4096)
     parser.add_argument("--dim", type=int, default=256)
-    parser.add_argument("--shards", type=int, default=0, help="at most; all GPUs if none are named")
+    parser.add_argument("--shards", type=int, default=0, help="maximum number of shards; default: all GPUs")
     parser.add_argument("--turns", type=int, default=3)
     args = parser.parse_args()
     gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0

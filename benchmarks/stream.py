@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--dates", type=int, default=12)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--shuffle", type=int, default=CropPlan.shuffle, help="pairs in the shuffle buffer")
-    parser.add_argument("--steps", type=int, default=200, help="of training on what is streamed")
+    parser.add_argument("--steps", type=int, default=200, help="training steps")
     args = parser.parse_args()
     folder, stages = str(args.out), {}
     if not (args.out / "manifest.json").is_file():

@@ -132,7 +132,7 @@ def main() -> None:
     """Measure and print every group that is not a variant."""
     parser = arguments(__doc__)
     parser.add_argument("data", type=Path, help="folder with val/")
-    parser.add_argument("--queries", type=int, default=200, help="for a group")
+    parser.add_argument("--queries", type=int, default=200, help="queries per group")
     parser.add_argument("--group", action="append", choices=list(GROUPS))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

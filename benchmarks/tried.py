@@ -329,8 +329,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/tried"), help="folder for encoders")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="questions or variants, as in the JSON")
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--queries", type=int, default=300, help="of every group")
-    parser.add_argument("--copies", type=int, default=TURNS - 1, help="turned copies of every image, of 7")
+    parser.add_argument("--queries", type=int, default=300, help="queries per group")
+    parser.add_argument("--copies", type=int, default=TURNS - 1, help="turned copies of every image, up to 7")
     args = parser.parse_args()
     path = args.json or args.out / "tried.json"
     args.out.mkdir(parents=True, exist_ok=True)

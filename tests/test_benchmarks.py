@@ -1,4 +1,4 @@
-"""The protocol of the accuracy benchmark, on generated places: splits, dates, copies, rules, arithmetic."""
+"""The benchmarks on generated places: protocol of accuracy, exhaustive NCC, scale, streaming, tables."""
 
 import json
 import os
@@ -67,10 +67,10 @@ def group(**form):
     return protocol.Group(("oscd",), form.pop("bands", BANDS), **form)
 
 
-# ---------------------------------------------------------------- who is where
+# ---------------------------------------------------------------- splits and queries
 
 
-def test_splits_are_by_place_and_numbers_the_same_in_every_database(data):
+def test_splits_are_by_place_and_image_numbers_equal_in_every_database(data):
     four, three = (protocol.database_of(data, group(bands=BANDS[:n])) for n in (4, 3))
     names = {rank: file.parent.name for rank, file in three.files}
     assert names == {0: "paris", 1: "rome", 2: "venice", 3: "wood", 4: "oslo"}
@@ -80,7 +80,7 @@ def test_splits_are_by_place_and_numbers_the_same_in_every_database(data):
     assert len({file.parent for _, file in three.files}) == len(three.files)  # one date of a place
 
 
-def test_no_query_is_of_its_targets_date(data):
+def test_no_query_has_the_date_of_its_target(data):
     question = protocol.ask(data, CITIES, 20, 0)
     database = dict(protocol.database_of(data, CITIES).files)
     assert len(question.patches) == 20 and set(question.places) == {"paris", "rome"}
@@ -97,7 +97,7 @@ def test_the_first_date_of_venice_is_the_target(data):
     assert {d.split("/")[-1] for d in question.dates.tolist()} == {"2018-01-01.tif"}
 
 
-def test_the_answers_are_where_the_patches_were_cut(data):
+def test_answers_are_the_positions_of_the_patches(data):
     question = protocol.ask(data, CITIES, 12, 3)
     images = {i.image_id: i for i in protocol.database_of(data, CITIES).images()}
     answers = question.answers
@@ -107,7 +107,7 @@ def test_the_answers_are_where_the_patches_were_cut(data):
         assert (question.patches.pixels[row].astype(int) - right == 100).all()  # the other date's offset
 
 
-def test_the_same_seed_asks_the_same_in_every_form(data):
+def test_the_same_seed_gives_the_same_queries_in_every_variant(data):
     plain = protocol.ask(data, CITIES, 12, 5)
     for form in (
         group(bands=BANDS[:3]),
@@ -123,7 +123,7 @@ def test_the_same_seed_asks_the_same_in_every_form(data):
     assert (protocol.ask(data, CITIES, 12, 6).answers.x != plain.answers.x).any()
 
 
-def test_patches_near_nodata_are_not_asked(write_tif, tmp_path):
+def test_patches_near_nodata_are_no_queries(write_tif, tmp_path):
     pixels = ground(0)
     holed = pixels.copy()
     holed[:, 70:] = 0
@@ -148,7 +148,7 @@ def test_the_database_holds_every_image_eight_times(data):
         assert all((np.sort(c, axis=None) == np.sort(image.pixels, axis=None)).all() for c in copies)
 
 
-def test_renderings_are_bytes_and_nothing_known_is_zero(write_tif):
+def test_renderings_are_bytes_and_only_nodata_is_zero(write_tif):
     pixels = ground(1)
     pixels[:5] = 0
     file = write_tif("one.tif", pixels, descriptions=BANDS, nodata=0)
@@ -163,7 +163,7 @@ def test_renderings_are_bytes_and_nothing_known_is_zero(write_tif):
 # ---------------------------------------------------------------- kinds of ground
 
 
-def test_the_rule_of_edges_by_hand():
+def test_share_of_edges_by_hand():
     flat = np.zeros((1, 64, 64, 4), np.float32)
     steps = flat.copy()
     steps[:, :, 32:] = 400 / 2047.5  # a step of 400 DN: two columns of 62 see it
@@ -172,7 +172,7 @@ def test_the_rule_of_edges_by_hand():
     assert shares == pytest.approx([0, 2 / 62, 1, 0])  # 100 DN in one band is none, sqrt(4) times that is
 
 
-def test_kinds_of_ground_part_the_queries():
+def test_kinds_of_ground_partition_the_queries():
     edges = np.array([0.0, 0.129, 0.13, 0.5, 0.7, 1.0])
     places = np.array(["a", "a", "a", "b", "b", "b"])
     question = protocol.Question(None, None, places, places, edges)
@@ -190,7 +190,7 @@ def submission(image_ids, x, y):
     return Submission(np.arange(len(x)), *(np.array(v, np.int64) for v in (image_ids, x, y)), source="s")
 
 
-def test_recall_counts_in_the_order_of_the_search():
+def test_recall_follows_the_order_of_the_search():
     answers = submission([8, 8], [100, 100], [50, 50])
     found = Candidates(
         np.array([[0, 8, 8], [8, 8, 0]]),
@@ -205,7 +205,7 @@ def test_recall_counts_in_the_order_of_the_search():
     ]
 
 
-def test_mended_and_broken():
+def test_corrected_and_broken_answers():
     first, last = (np.array(v, bool) for v in ([1, 1, 0, 0, 0], [1, 0, 1, 1, 0]))
     counts = protocol.reranking(first, last)
     assert counts == {"kept_right": 1, "mended": 2, "broken": 1, "kept_wrong": 1}
@@ -237,7 +237,7 @@ def test_figures_agree_with_each_other():
     assert all_of_them["reranking"]["broken"] == (given.image_ids == 99).sum()
 
 
-def test_shares_are_compared_query_by_query():
+def test_differences_of_shares_are_paired():
     answers = submission([0] * 8, 300 * np.arange(8), [0] * 8)
     a, b = np.array([1, 1, 1, 0, 0, 1, 1, 1], bool), np.array([1, 1, 0, 0, 1, 0, 0, 1], bool)
     less = protocol.share_less(a, b, answers)
@@ -248,7 +248,7 @@ def test_shares_are_compared_query_by_query():
 # ---------------------------------------------------------------- exhaustive NCC
 
 
-def test_exhaustive_ncc_looks_at_every_pixel_of_every_copy(data):
+def test_exhaustive_ncc_searches_every_pixel_of_every_copy(data):
     pytest.importorskip("cv2")
     database = protocol.database_of(data, CITIES)
     question = protocol.ask(data, CITIES, 4, 1)
@@ -263,7 +263,7 @@ def test_exhaustive_ncc_looks_at_every_pixel_of_every_copy(data):
         assert exhaustive.search(database, asked)[0].image_ids.tolist() == [8 + turn]
 
 
-def test_flat_patches_and_flat_ground_score_nothing(data):
+def test_flat_patches_and_flat_ground_score_zero(data):
     pytest.importorskip("cv2")
     database = protocol.database_of(data, CITIES)
     flat = np.full((1, 64, 64, 4), 700, np.uint16)
@@ -281,7 +281,7 @@ def test_flat_patches_and_flat_ground_score_nothing(data):
 
 
 @pytest.mark.parametrize("shift", [(1, 0), (0, -1), (2, 1)])
-def test_ground_moved_by_whole_pixels_is_a_cut_beside(shift):
+def test_ground_moved_by_whole_pixels_equals_a_shifted_cut(shift):
     cut = texture(88, 88, power=2.0)
     dx, dy = shift
     beside = cut[12 - dy : 76 - dy, 12 - dx : 76 - dx]
@@ -299,7 +299,7 @@ def test_refinement_follows_known_shifts_of_the_same_date(data):
 # ---------------------------------------------------------------- calibration
 
 
-def test_calibration_leaves_a_group_and_its_forms_out(tmp_path):
+def test_calibration_holds_out_a_group_and_its_variants(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("cities", "cities, RGB only", "venice", "flood"):
         n = 60
@@ -331,7 +331,7 @@ def test_calibration_leaves_a_group_and_its_forms_out(tmp_path):
 # ---------------------------------------------------------------- scale
 
 
-def test_enlarged_vectors_are_the_same_in_any_order_and_as_like_as_they_say(rng, tmp_path):
+def test_enlarged_vectors_are_reproducible_and_have_the_stated_noise(rng, tmp_path):
     known = rng.normal(size=(300, 64)).astype(np.float32)
     known /= np.linalg.norm(known, axis=1, keepdims=True)
     np.save(tmp_path / "base.npy", known)
@@ -348,7 +348,7 @@ def test_enlarged_vectors_are_the_same_in_any_order_and_as_like_as_they_say(rng,
     assert len(np.unique(vectors[:, 0])) > 69_000
 
 
-def test_what_is_found_part_by_part_is_what_the_whole_index_finds(rng, tmp_path, monkeypatch):
+def test_search_by_parts_equals_search_of_the_whole_index(rng, tmp_path, monkeypatch):
     known = rng.normal(size=(3000, 16)).astype(np.float32)
     known /= np.linalg.norm(known, axis=1, keepdims=True)
     np.save(tmp_path / "base.npy", known)
@@ -363,7 +363,7 @@ def test_what_is_found_part_by_part_is_what_the_whole_index_finds(rng, tmp_path,
 
 
 @pytest.mark.parametrize("kind", ["fast", "ivf"])
-def test_a_hollow_index_is_the_index_but_for_its_full_vectors(rng, tmp_path, kind):
+def test_a_hollow_index_lacks_only_the_full_vectors(rng, tmp_path, kind):
     known = rng.normal(size=(3000, 16)).astype(np.float32)
     np.save(tmp_path / "base.npy", known / np.linalg.norm(known, axis=1, keepdims=True))
     made = enlarged.Made(str(tmp_path / "base.npy"), 70_000)
@@ -378,7 +378,7 @@ def test_a_hollow_index_is_the_index_but_for_its_full_vectors(rng, tmp_path, kin
     assert len(VectorIndex.open(tmp_path / "hollow", kind, 0)) == len(whole)
 
 
-def test_tables_of_scale_tell_what_was_not_measured():
+def test_scale_tables_mark_extrapolated_figures():
     one = {"kind": "ivf", "images": 600, "windows": 1_949_400, "measured": True, "build_cpu_s": 40.0}
     one |= {"memory_bytes_a_window": 72.0, "file_bytes_a_window": 592.0, "query_cpu_ms": 0.9}
     grown = one | {"images": 6000, "windows": 19_494_000, "measured": False, "recall_20_estimated": 0.97}
@@ -391,7 +391,7 @@ def test_tables_of_scale_tell_what_was_not_measured():
 # ---------------------------------------------------------------- streaming
 
 
-def test_what_a_training_waits_for_its_input_is_a_share_of_its_steps(tmp_path, monkeypatch):
+def test_waiting_for_input_is_a_share_of_the_training_time(tmp_path, monkeypatch):
     monkeypatch.setattr(stream, "WARM", 1)
     stream.write(str(tmp_path / "s"), 3, 2, 192)
     small = {"batch": 8, "learned": {"width": 4, "dim": 8}, "crops_per_series": 16, "tensor": {"dim": 12}}
@@ -407,7 +407,7 @@ def test_what_a_training_waits_for_its_input_is_a_share_of_its_steps(tmp_path, m
 # ---------------------------------------------------------------- what was tried
 
 
-def test_every_variant_is_a_recipe_of_its_own():
+def test_every_variant_is_a_different_recipe():
     keys = [v.key for v in tried.VARIANTS]
     assert len(set(keys)) == len(keys) == len({tried.encoder_file(v, Path()) for v in tried.VARIANTS})
     assert tried.VARIANTS[0] == tried.BASE and len({v.question for v in tried.VARIANTS}) == 12
@@ -419,12 +419,12 @@ def test_every_variant_is_a_recipe_of_its_own():
         assert changed == (not variant.shipped and not variant.generated and variant.stride == 8)
 
 
-def test_the_plain_recipe_is_one():
+def test_the_plain_recipe_is_valid():
     plain = recipe.read_recipe(BENCHMARKS / "plain.json", TrainConfig)
     assert (plain.arch, plain.loss, plain.mining) == ("plain", "triplet", "semi-hard")
 
 
-def test_a_part_of_the_vectors_is_searched_by_itself(rng):
+def test_search_by_a_part_of_the_vectors(rng):
     vectors = tried.unit(rng.normal(size=(300, 12)).astype(np.float32))
     ids = tried.pack_ids(np.arange(300), np.zeros(300, int), np.zeros(300, int))
     queries = np.concatenate([vectors[[7, 200]], np.zeros((1, 12), np.float32)])
@@ -436,7 +436,7 @@ def test_a_part_of_the_vectors_is_searched_by_itself(rng):
     assert (tried.unpacked(tried.packed(right), 37) == right).all()
 
 
-def test_variants_are_trained_measured_and_not_done_again(data, tmp_path, monkeypatch, capsys):
+def test_variants_are_trained_once_and_measured(data, tmp_path, monkeypatch, capsys):
     from retrieval.synthetic.sets import make_series
 
     make_series(tmp_path / "series", series=3, dates=2, size_px=160)
@@ -480,7 +480,7 @@ def test_variants_are_trained_measured_and_not_done_again(data, tmp_path, monkey
 # ---------------------------------------------------------------- tables and pages
 
 
-def test_tables_fill_what_was_measured_and_leave_the_rest(tmp_path):
+def test_tables_without_measurements_stay_unchanged(tmp_path):
     one = {"patches": 3, "median_px": 0.21, "p90_px": 0.6, "within_half": 0.8, "beyond_5": 0.0}
     (tmp_path / "subpixel.json").write_text(json.dumps({"groups": {"flood": {"all": one}}}))
     page = "a\n<!-- table: subpixel -->\nold\n<!-- end -->\nb\n<!-- table: main -->\nkept\n<!-- end -->\n"
@@ -493,13 +493,13 @@ def test_tables_fill_what_was_measured_and_leave_the_rest(tmp_path):
         tables.filled("<!-- table: nobody -->\n<!-- end -->", tmp_path)
 
 
-def test_every_table_of_the_page_is_made_by_somebody():
+def test_every_table_on_the_pages_is_generated():
     page = "".join((BENCHMARKS.parent / f"docs/{n}.md").read_text() for n in ("accuracy", "performance"))
     asked = re.findall(r"<!-- table: ([\w-]+) -->", page)
     assert sorted(asked) == sorted(tables.TABLES) and page.count("<!-- end -->") == len(asked)
 
 
-def test_the_page_of_failures_holds_its_pictures_and_begins_with_the_worst(tmp_path):
+def test_the_failures_page_contains_its_pictures_and_starts_with_the_worst(tmp_path):
     picture = png(texture(64, 64))
     made = [Failure(c, f"<{c}>", (("patch", picture),)) for c in (0.2, 0.9)]
     write_page(made, tmp_path / "page.html", "a & b")
@@ -530,7 +530,7 @@ class Here:
         return done
 
 
-def test_a_run_leaves_table_json_evidence_and_page(data, tmp_path, monkeypatch, capfd):
+def test_a_run_writes_table_json_evidence_and_page(data, tmp_path, monkeypatch, capfd):
     """Nothing learned, the training-free encoder, and one for four bands, left out where there are three."""
     import accuracy
     import keras
@@ -591,7 +591,7 @@ def test_a_run_leaves_table_json_evidence_and_page(data, tmp_path, monkeypatch, 
     assert "nan" not in page.split("## Design choices")[0].lower().split()
 
 
-def test_the_chart_shows_every_group_and_says_what_is_not_measured(tmp_path):
+def test_the_chart_shows_every_group_and_names_missing_measurements(tmp_path):
     accuracy = json.loads((BENCHMARKS / "results/accuracy.json").read_text())
     chart.draw(accuracy, tmp_path / "a.svg")
     text = (tmp_path / "a.svg").read_text()
@@ -609,7 +609,7 @@ def test_the_chart_shows_every_group_and_says_what_is_not_measured(tmp_path):
 
 
 @pytest.mark.parametrize("name, kind", [("verifier", VerifierConfig), ("covered", CoveredConfig)])
-def test_a_recipe_spells_its_defaults_out(name, kind):
+def test_a_recipe_file_lists_every_default(name, kind):
     spelled = json.loads((BENCHMARKS / f"{name}.json").read_text())
     assert set(spelled) == set(kind().to_dict())
     assert recipe.read_recipe(BENCHMARKS / f"{name}.json", kind).to_dict() == spelled
@@ -617,7 +617,7 @@ def test_a_recipe_spells_its_defaults_out(name, kind):
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"no": 1}', '{"steps": 0}'])
-def test_what_is_no_recipe(tmp_path, text):
+def test_invalid_recipes_are_refused(tmp_path, text):
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(ConfigError):
         recipe.read_recipe(tmp_path / "r.json", VerifierConfig)
@@ -626,7 +626,7 @@ def test_what_is_no_recipe(tmp_path, text):
 # ---------------------------------------------------------------- floors on real imagery
 
 FLOORS = {"cities": 0.95, "fields and forest": 0.75}
-"""SC over the queries with features, of 40: well below what is measured (docs/accuracy.md)."""
+"""Lower limits of SC over the queries with features, of 40; well below the figures of docs/accuracy.md."""
 
 
 @pytest.mark.data
@@ -649,8 +649,8 @@ def test_the_shipped_encoder_reaches_its_floor(name, tmp_path):
     assert score(*sc).sc.value >= FLOORS[name]
 
 
-def test_the_whole_job_is_measured_stage_by_stage(tmp_path):
-    """In small: its parts are functions of the engine, named in the script, and move as the engine does."""
+def test_the_whole_job_is_measured_by_stage(tmp_path):
+    """The parts are functions of the engine that the script names, so a moved function fails here."""
     out = tmp_path / "figures.json"
     sizes = ["--images", "2", "--patches", "24", "--size", "128"]
     command = [sys.executable, str(BENCHMARKS / "challenge.py"), *sizes, "--out", str(tmp_path / "challenge")]
