@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from typer.models import ArgumentInfo, CommandInfo, OptionInfo
 
 from retrieval.cli import all_commands, app
-from retrieval.config.settings import Settings
+from retrieval.config.settings import SECTIONS, Settings
 from retrieval.config.settings import page as settings_page
 
 HERE = Path(__file__).parent
@@ -32,10 +32,7 @@ is an error that lists what is allowed.
 
 | command | sections that it reads |
 |---|---|
-| `retrieve index` | `[index]` |
-| `retrieve query` | `[search]`, `[refine]`, `[chip]` |
-| `retrieve train` | `[train]` |
-| `retrieve demo` | `[demo]` |
+{commands}
 
 ```sh
 retrieve config --defaults > retrieve.toml   # all settings: delete those that keep their default
@@ -75,6 +72,16 @@ def page() -> str:
     rows = [f"| [`retrieve {c.name}`](#retrieve-{c.name}) | {c.short_help} |" for c in commands]
     sections = ["\n".join(_section(command)) for command in commands]
     return HEAD.format(intro=intro) + "\n".join(rows) + "\n\n" + "\n\n".join(sections) + "\n"
+
+
+def settings_text() -> str:
+    """Return the text of docs/settings.md."""
+    commands = dict.fromkeys(name for kind in SECTIONS.values() for name in kind.READ_BY)
+    rows = []
+    for name in commands:
+        sections = [f"`[{section}]`" for section, kind in SECTIONS.items() if name in kind.READ_BY]
+        rows.append(f"| `retrieve {name}` | {', '.join(sections)} |")
+    return SETTINGS.format(commands="\n".join(rows), text=settings_page(Settings()))
 
 
 def _section(command: CommandInfo) -> Iterator[str]:
@@ -140,7 +147,7 @@ def _default(kind: Any, info: ArgumentInfo | OptionInfo, default: Any) -> str:
 
 def main() -> int:
     """Write or check the pages; return 0 if they are up to date."""
-    pages = {"cli.md": page(), "settings.md": SETTINGS.format(text=settings_page(Settings()))}
+    pages = {"cli.md": page(), "settings.md": settings_text()}
     for name, text in pages.items():
         path = HERE / name
         if sys.argv[1:] != ["--check"]:

@@ -1,6 +1,5 @@
-"""Knobs: ranges, whole numbers, unknown keys, and that every one is explained."""
+"""Settings records: ranges, types, unknown and former keys, and an explanation of each."""
 
-import ast
 import dataclasses
 import inspect
 import json
@@ -9,7 +8,16 @@ import numpy as np
 import pytest
 
 import retrieval.config as config
-from retrieval.config import IndexConfig, LearnedConfig, RefineConfig, SearchConfig
+from retrieval.config import (
+    AugmentConfig,
+    DemoConfig,
+    IndexConfig,
+    LearnedConfig,
+    RefineConfig,
+    SearchConfig,
+    TrainConfig,
+)
+from retrieval.config.record import settings_of
 from retrieval.errors import ConfigError
 
 RECORDS = [c for _, c in inspect.getmembers(config, dataclasses.is_dataclass)]
@@ -17,11 +25,11 @@ RECORDS = [c for _, c in inspect.getmembers(config, dataclasses.is_dataclass)]
 
 @pytest.mark.parametrize("record", RECORDS)
 def test_defaults_are_in_range_and_come_back_from_a_mapping(record):
-    one = record()
-    assert record.from_mapping(one.to_dict()) == one
-    json.dumps(one.to_dict())  # plain values: manifests hold them
+    defaults = record()
+    assert record.from_mapping(defaults.to_dict()) == defaults
+    json.dumps(defaults.to_dict())  # plain values: manifests hold them
     with pytest.raises(dataclasses.FrozenInstanceError):
-        setattr(one, dataclasses.fields(record)[0].name, 1)
+        setattr(defaults, dataclasses.fields(record)[0].name, 1)
 
 
 @pytest.mark.parametrize("record", RECORDS)
@@ -51,10 +59,14 @@ def test_unknown_keys_are_refused_with_the_known_ones(record):
         (RefineConfig, "similarity_weight", -0.1),
         (LearnedConfig, "share", 1.5),
         (LearnedConfig, "dim", 0),
+        (TrainConfig, "compile", "yes"),
+        (TrainConfig, "compile", 1),
+        (TrainConfig, "learned", 3),
+        (DemoConfig, "patches", 3),
     ],
 )
 def test_out_of_range_is_refused_with_the_range(record, name, value):
-    with pytest.raises(ConfigError, match=rf"{record.__name__}\.{name} is .*expected"):
+    with pytest.raises(ConfigError, match=rf"{record.__name__}\.{name} is .*Expected"):
         record(**{name: value})
 
 
@@ -63,13 +75,27 @@ def test_numbers_of_numpy_are_numbers():
     assert IndexConfig(min_visible=1).min_visible == 1
 
 
-def test_every_knob_is_explained():
-    tree = ast.parse(inspect.getsource(config))
-    for node in (n for n in tree.body if isinstance(n, ast.ClassDef) and not n.name.startswith("_")):
-        body = node.body
-        for here, after in zip(body, [*body[1:], None], strict=True):
-            if isinstance(here, ast.AnnAssign):
-                said = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-                assert said and len(after.value.value) > 10, (
-                    f"{node.name}.{here.target.id} has no text below it"
-                )
+def test_a_limit_may_be_another_setting():
+    assert DemoConfig(images=3, patches=3).patches == 3
+    with pytest.raises(ConfigError, match=r"patches is 3\. Expected a whole number, at least 4"):
+        DemoConfig(images=4, patches=3)
+
+
+def test_a_record_within_a_record_may_be_a_mapping():
+    assert TrainConfig(augment={"haze": 0}).augment == AugmentConfig(haze=0)
+    with pytest.raises(ConfigError, match=r"AugmentConfig\.haze is 2\. Expected a number, 0 to 1"):
+        TrainConfig(augment={"haze": 2})
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_every_setting_is_explained(record):
+    for name, description in settings_of(record).items():
+        assert len(description.help) > 10 and description.help.endswith("."), name
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_former_names_are_replaced_by_present_ones(record):
+    names = [field.name for field in dataclasses.fields(record)]
+    for former, present in record.RENAMED.items():
+        assert former not in names and present in names
+        assert record.from_mapping({former: getattr(record(), present)}) == record()

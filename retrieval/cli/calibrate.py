@@ -56,8 +56,8 @@ def calibrate(
 ) -> None:
     """Fit the confidence of an index to patches with known answers.
 
-    The index of your own encoder has no confidence until you run this. Use 20 patches or more, of places that
-    the encoder has not learned from. Chips larger than 64 x 64 pixels need a separate calibration.
+    An index with a custom encoder has no confidence until you run this. Use at least 20 patches, of places
+    that the encoder has not learned from. Chips larger than 64 x 64 pixels need a separate calibration.
     """
     names = split_names(bands)
     import_tensorflow()

@@ -1,8 +1,8 @@
-"""Every knob of the engine, with its unit, its range and its default.
+"""Every setting of the engine, with its unit, range and default.
 
-The command line reads its defaults from here. Unknown keys are errors (`from_mapping`), values out
-of range are refused when a record is made. `engine` has what answers, `recipes` what is trained. The knobs
-of what streams from disk are in `tfrecords.read.CropPlan`, those of generated scenes in
+`engine` holds the settings of index and search, `recipes` the settings of trainings and the demo. `record`
+checks them, `settings` reads and prints them as `retrieve.toml`. The command line takes its defaults from
+here. Settings of data streams are in `tfrecords.read.CropPlan`, of generated scenes in
 `retrieval.synthetic.SceneConfig`.
 """
 

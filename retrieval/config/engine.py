@@ -1,60 +1,12 @@
-"""Knobs of the index, of search, of refinement and of chips."""
+"""Settings of the index, of search, of refinement and of chips."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from numbers import Integral, Real
-from typing import Any, ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-from retrieval.errors import ConfigError
-
-
-def check_range(record: object, name: str, low: float, high: float, unit: str = "") -> None:
-    """Refuse what is no number, no whole one where the default is one, or out of range."""
-    value, whole = getattr(record, name), isinstance(getattr(type(record), name, None), int)
-    fits = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
-    if not fits or not low <= value <= high:
-        raise ConfigError(
-            f"{type(record).__name__}.{name} is {value!r}; expected a {'whole ' if whole else ''}number from "
-            f"{low:g} to {high:g}{' ' + unit if unit else ''}"
-        )
-
-
-def check_choice(record: object, name: str, choices: tuple[str, ...]) -> None:
-    """Refuse what is none of the choices."""
-    value = getattr(record, name)
-    if value not in choices:
-        raise ConfigError(
-            f"{type(record).__name__}.{name} is {value!r}; expected one of {', '.join(choices)}"
-        )
-
-
-class Config:
-    """What every record of knobs can do."""
-
-    RENAMED: ClassVar[Mapping[str, str]] = {}
-    """Names of 0.1.0 and today's names, for settings files and manifests that still hold the old ones."""
-
-    @classmethod
-    def current_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the mapping with the names of 0.1.0 replaced by today's."""
-        return {cls.RENAMED.get(name, name): value for name, value in values.items()}
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """Make the record from a mapping; an unknown key is a ConfigError that lists the known ones."""
-        values = cls.current_names(values)
-        known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ConfigError(f"{cls.__name__} has no {', '.join(unknown)}; it has {', '.join(known)}")
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The record as plain values, for manifests and fingerprints."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
-
+from retrieval.config.record import Config, setting
 
 PATCH_PX = 64
 """Edge of a patch and of a window, in pixels."""
@@ -65,63 +17,101 @@ IndexKind = Literal["auto", "exact", "fast", "ivf"]
 
 @dataclass(frozen=True)
 class TensorConfig(Config):
-    """The structure-tensor descriptor, training-free."""
+    """The structure-tensor descriptor, which needs no training."""
 
-    noise: float = 10 / 2047.5
-    """Gradient in scaled units below which a slope is taken for noise; 10 DN is a Sentinel-2 band's noise."""
-    cell_px: int = 14
-    """Edge of the square over which the tensor is averaged; cells overlap, which forgives a shift."""
-    cell_step_px: int = 8
-    """Distance between cells, and so the descriptor's native stride: 7 x 7 cells in a window."""
-    dim: int = 128
-    """Length of the vector after whitening."""
-    shrinkage: float = 0.05
-    """Added to every eigenvalue before whitening, as a share of the largest: weak directions are noise."""
+    noise: float = setting(
+        10 / 2047.5,
+        0,
+        2,
+        unit="in scaled units",
+        help="Gradient below which a slope counts as noise; 10 DN is the noise of a Sentinel-2 band.",
+    )
+    cell_px: int = setting(
+        14,
+        1,
+        PATCH_PX,
+        unit="px",
+        help="Edge of the square over which the tensor is averaged; cells overlap, which tolerates a shift.",
+    )
+    cell_step_px: int = setting(
+        8,
+        1,
+        PATCH_PX,
+        unit="px",
+        help="Distance between cells, and the native stride of the descriptor: 7 x 7 cells in a window.",
+    )
+    dim: int = setting(128, 1, 4096, help="Length of the vector after whitening.")
+    shrinkage: float = setting(
+        0.05,
+        0,
+        1,
+        help="Share of the largest eigenvalue added to all before whitening: weak directions are noise.",
+    )
 
 
 @dataclass(frozen=True)
 class IndexConfig(Config):
-    """What is put into an index."""
+    """What an index holds."""
 
-    RENAMED: ClassVar[Mapping[str, str]] = {
-        "fast_again": "rerank_k",
-        "ivf_probes": "nprobe",
-    }
+    READ_BY: ClassVar[tuple[str, ...]] = ("index",)
+    RENAMED: ClassVar[Mapping[str, str]] = {"fast_again": "rerank_k", "ivf_probes": "nprobe"}
 
-    stride_px: int = 8
-    """Distance between indexed windows, in pixels, 1 to 64; refinement finds the pixel between them."""
-    kind: IndexKind = "auto"
-    """"exact" compares with every window, "fast" with short codes of all and then with the likeliest in full,
-    "ivf" so with the windows of the nearest cells; "auto" decides by size."""
-    exact_below: int = 250_000
-    """"auto" takes "exact" up to this many windows, 77 of the reference job's images."""
-    exact_below_gpu: int = 20_000_000
-    """The same where a GPU searches: 10 GB of its memory."""
-    fast_below: int = 1_000_000
-    """Up to this many windows "auto" takes "fast", beyond it "ivf"."""
-    min_visible: float = 0.5
-    """Share of a window's pixels, 0 to 1, that must not be nodata for it to be indexed."""
-    rerank_k: int = 400
-    """Candidates that "fast" and "ivf" compare in full, at least; a quarter more than are asked for if that
-    is more. 1 to 100,000."""
-    nprobe: int = 0
-    """How many of the IVF's cells a query looks into, up to 4096; 0 for a quarter of them. Whitened vectors
-    fill all directions alike: few cells find few of the nearest, see `docs/performance.md`."""
-
-    def __post_init__(self) -> None:
-        check_range(self, "stride_px", 1, PATCH_PX, "px")
-        check_choice(self, "kind", ("auto", "exact", "fast", "ivf"))
-        check_range(self, "min_visible", 0, 1)
-        for name in ("exact_below", "exact_below_gpu", "fast_below"):
-            check_range(self, name, 0, 10**12)
-        check_range(self, "rerank_k", 1, 10**5)
-        check_range(self, "nprobe", 0, 4096)
+    stride_px: int = setting(
+        8,
+        1,
+        PATCH_PX,
+        unit="px",
+        help="Distance between indexed windows. Refinement finds the pixel in between.",
+    )
+    kind: IndexKind = setting(
+        "auto",
+        help="exact: brute force over all windows. fast: quantized codes of all windows, then re-ranking. "
+        "ivf: inverted lists of the nearest cells, then re-ranking. auto: chosen by index size.",
+    )
+    exact_below: int = setting(
+        250_000,
+        0,
+        10**12,
+        unit="windows",
+        help="auto chooses exact up to this size; the default is 77 images of the reference job.",
+    )
+    exact_below_gpu: int = setting(
+        20_000_000,
+        0,
+        10**12,
+        unit="windows",
+        help="The same limit on a GPU; the default takes 10 GB of GPU memory.",
+    )
+    fast_below: int = setting(
+        1_000_000,
+        0,
+        10**12,
+        unit="windows",
+        help="auto chooses fast up to this size, ivf above it.",
+    )
+    min_visible: float = setting(
+        0.5, 0, 1, help="Minimum share of a window's pixels that are not nodata; other windows are left out."
+    )
+    rerank_k: int = setting(
+        400,
+        1,
+        10**5,
+        help="Candidates of fast and ivf that are re-ranked with full vectors; at least 1.25 times `top_k`.",
+    )
+    nprobe: int = setting(
+        0,
+        0,
+        4096,
+        help="Cells of ivf that a query probes; 0 for a quarter of them. Whitened vectors spread over all "
+        "cells, so few probes find few of the nearest, see `docs/performance.md`.",
+    )
 
 
 @dataclass(frozen=True)
 class SearchConfig(Config):
     """How candidates are found."""
 
+    READ_BY: ClassVar[tuple[str, ...]] = ("query",)
     RENAMED: ClassVar[Mapping[str, str]] = {
         "windows": "top_k",
         "places": "max_candidates",
@@ -139,116 +129,141 @@ class SearchConfig(Config):
         "kept": "return_k",
     }
 
-    top_k: int = 48
-    """Nearest windows taken from the index for a patch, 1 to 2048 (a GPU's limit)."""
-    max_candidates: int = 8
-    """Distinct places kept of them, at most."""
-    nms_radius_px: int = 32
-    """Two windows of an image nearer than this in both x and y are one place."""
-    round1_probe_share: float = 0.25
-    """Share, above 0 to 1, of the cells of "ivf" that the first round looks into, of those that a query looks
-    into otherwise, and of the `rerank_k` candidates that it compares in full: what is not found there is in
-    doubt, and the second round looks into all."""
-    confident_odds: float = 3.0
-    """Verifier's log-odds of the best place, against all others and none, from which on a patch is not
-    looked for again; 3 is 95 %."""
-    confident_ncc: float = 0.1
-    """NCC of the best place below which it is never certain: clouds and coasts agree by chance."""
-    round2_top_k: int = 2048
-    """Windows taken in the second round, for patches still in doubt; 1 to 2048."""
-    round2_max_candidates: int = 500
-    """Distinct places kept of them; no more than `max_candidates` turns the second round off."""
-    round2_half_res_k: int = 128
-    """Candidates compared at half resolution in the second round."""
-    round2_verify_k: int = 12
-    """Candidates that the verifier decides between in the second round."""
-    exhaustive_budget: int = 100_000
-    """Work, in patches times megapixels, that comparing patches still in doubt with every place may be; a
-    thousand take two to four seconds of two cores. Patches come first that show most, and none is compared
-    where a quarter of them is more work. 0 turns it off."""
-    min_texture_share: float = 0.05
-    """Share of a patch with edges to see, cloud left out, from which on it is worth being compared so."""
-    min_cloud_share: float = 0.05
-    """Share under cloud from which on the cloud in such a patch is hidden."""
-    return_k: int = 20
-    """Candidates of each patch that come out, best first; of those done in the first round fewer."""
-
-    def __post_init__(self) -> None:
-        for name in (
-            "top_k",
-            "max_candidates",
-            "round2_top_k",
-            "round2_max_candidates",
-            "round2_half_res_k",
-            "round2_verify_k",
-            "return_k",
-        ):
-            check_range(self, name, 1, 2048)
-        check_range(self, "nms_radius_px", 1, 10**5, "px")
-        check_range(self, "round1_probe_share", 1e-6, 1)
-        check_range(self, "confident_odds", -100, 100)
-        check_range(self, "confident_ncc", -1, 1)
-        check_range(self, "min_cloud_share", 0, 1)
-        check_range(self, "min_texture_share", 0, 1)
-        check_range(self, "exhaustive_budget", 0, 10**12)
+    top_k: int = setting(
+        48, 1, 2048, unit="windows", help="Nearest windows that a patch takes from the index in round 1."
+    )
+    max_candidates: int = setting(
+        8, 1, 2048, help="Candidates that remain after non-maximum suppression in round 1."
+    )
+    nms_radius_px: int = setting(
+        32,
+        1,
+        10**5,
+        unit="px",
+        help="Radius of non-maximum suppression: two windows of an image closer than this in x and y are one "
+        "candidate.",
+    )
+    round1_probe_share: float = setting(
+        0.25,
+        1e-6,
+        1,
+        help="Fraction of `nprobe` and `rerank_k` used in round 1. Uncertain patches are repeated with the "
+        "full values.",
+    )
+    confident_odds: float = setting(
+        3.0,
+        -100,
+        100,
+        help="Log-odds of the best candidate from which a patch skips round 2; 3 is a probability of 95 %.",
+    )
+    confident_ncc: float = setting(
+        0.1,
+        -1,
+        1,
+        help="NCC of the best candidate below which a patch never skips round 2: clouds and coasts agree by "
+        "chance.",
+    )
+    round2_top_k: int = setting(
+        2048, 1, 2048, unit="windows", help="Nearest windows that an uncertain patch takes in round 2."
+    )
+    round2_max_candidates: int = setting(
+        500,
+        1,
+        2048,
+        help="Candidates of round 2 after non-maximum suppression; `max_candidates` or fewer turn it off.",
+    )
+    round2_half_res_k: int = setting(
+        128, 1, 2048, help="Candidates of round 2 that are matched at half resolution."
+    )
+    round2_verify_k: int = setting(12, 1, 2048, help="Candidates of round 2 that the verifier compares.")
+    exhaustive_budget: int = setting(
+        100_000,
+        0,
+        10**12,
+        unit="patches x megapixels",
+        help="Work limit of the exhaustive search for patches that stay uncertain; 1,000 take 2 to 4 s on "
+        "two cores. Patches with more texture come first. Nothing is searched where a quarter of them "
+        "exceeds the limit. 0 turns it off.",
+    )
+    min_texture_share: float = setting(
+        0.05, 0, 1, help="Minimum share of a patch with edges, outside of cloud, for the exhaustive search."
+    )
+    min_cloud_share: float = setting(
+        0.05, 0, 1, help="Cloud share of a patch from which its cloud is masked in the exhaustive search."
+    )
+    return_k: int = setting(
+        20, 1, 2048, help="Maximum candidates returned per patch; patches of round 1 return fewer."
+    )
 
 
 @dataclass(frozen=True)
 class RefineConfig(Config):
-    """How a candidate's pixel is found, and candidates are ranked anew."""
+    """How candidates are matched and ranked."""
 
+    READ_BY: ClassVar[tuple[str, ...]] = ("query",)
     RENAMED: ClassVar[Mapping[str, str]] = {
         "semifinalists": "half_res_k",
         "finalists": "verify_k",
         "finalist_lead": "verify_margin",
     }
 
-    radius_px: int = 8
-    """Largest shift from the candidate's window that is tried, in x and in y; at least the stride."""
-    half_res_k: int = 4
-    """How many candidates of each patch are compared at half resolution, after all were at a quarter."""
-    verify_k: int = 2
-    """How many of these the verifier decides between; its choice is then found at full resolution."""
-    verify_margin: float = 0.2
-    """Candidates further behind the best in NCC + weighted similarity at half resolution are not verified."""
-    similarity_weight: float = 0.5
-    """NCC + this x similarity decides who goes on to the next step."""
-    similarity_odds: float = 10.0
-    """The verifier's log-odds + this x similarity decide who is the answer."""
-
-    def __post_init__(self) -> None:
-        check_range(self, "radius_px", 1, 64, "px")
-        check_range(self, "half_res_k", 1, 2048)
-        check_range(self, "verify_k", 1, 2048)
-        check_range(self, "verify_margin", 0, 1000)
-        check_range(self, "similarity_weight", 0, 100)
-        check_range(self, "similarity_odds", 0, 100)
+    radius_px: int = setting(
+        8,
+        1,
+        64,
+        unit="px",
+        help="Largest shift from the candidate's window in x and in y; raised to the index's stride.",
+    )
+    half_res_k: int = setting(
+        4, 1, 2048, help="Candidates per patch that are matched at half resolution, after all at a quarter."
+    )
+    verify_k: int = setting(
+        2, 1, 2048, help="Candidates that the verifier compares; its choice is matched at full resolution."
+    )
+    verify_margin: float = setting(
+        0.2,
+        0,
+        1000,
+        help="Largest gap to the best candidate, in NCC plus weighted similarity, for verification.",
+    )
+    similarity_weight: float = setting(
+        0.5, 0, 100, help="Weight of the similarity; NCC plus weighted similarity ranks the candidates."
+    )
+    similarity_odds: float = setting(
+        10.0, 0, 100, help="Weight of the similarity in the final ranking, added to the verifier's log-odds."
+    )
 
 
 @dataclass(frozen=True)
 class ChipConfig(Config):
-    """How a chip that is larger than a patch is located from its windows."""
+    """How a chip larger than a patch is located from its windows."""
 
+    READ_BY: ClassVar[tuple[str, ...]] = ("query",)
     RENAMED: ClassVar[Mapping[str, str]] = {
         "windows": "max_windows",
         "origins": "max_placements",
         "certain_lead": "confident_lead",
     }
 
-    max_windows: int = 16
-    """Windows of a chip that are looked for, at most, 1 to 1024; spread over what of it shows something."""
-    max_placements: int = 5
-    """Places of a chip that all its windows are compared at, 1 to 100."""
-    tolerance_px: int = 4
-    """Windows agree where the chip's corner, as each sees it, lies this near in both x and y, 1 to 15."""
-    confident_lead: float = 0.1
-    """Lead of the best place over the next, in mean NCC, from which on a chip is not looked for again."""
-    min_visible: float = 0.5
-    """Share of a window's pixels, 0 to 1, that must not be nodata for it to be looked for."""
-
-    def __post_init__(self) -> None:
-        check_range(self, "max_windows", 1, 1024)
-        check_range(self, "max_placements", 1, 100)
-        check_range(self, "tolerance_px", 1, 15, "px")
-        check_range(self, "confident_lead", 0, 2)
-        check_range(self, "min_visible", 0, 1)
+    max_windows: int = setting(
+        16, 1, 1024, help="Maximum windows of a chip that are searched, spread over its textured part."
+    )
+    max_placements: int = setting(
+        5, 1, 100, help="Placements of a chip at which all its windows are compared."
+    )
+    tolerance_px: int = setting(
+        4,
+        1,
+        15,
+        unit="px",
+        help="Largest difference in x and in y between the chip corners of two windows that agree.",
+    )
+    confident_lead: float = setting(
+        0.1,
+        0,
+        2,
+        help="Lead in mean NCC of the best placement over the next from which a chip skips round 2.",
+    )
+    min_visible: float = setting(
+        0.5, 0, 1, help="Minimum share of a window's pixels that are not nodata for it to be searched."
+    )

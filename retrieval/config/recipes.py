@@ -1,12 +1,12 @@
-"""Recipes: knobs of what is trained, and of the demo."""
+"""Settings of trainings and of the demo."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-from retrieval.config.engine import PATCH_PX, Config, TensorConfig, check_choice, check_range
+from retrieval.config.engine import PATCH_PX, TensorConfig
+from retrieval.config.record import Config, setting
 
 Loss = Literal["triplet", "infonce", "multi-similarity"]
 Mining = Literal["hard", "semi-hard"]
@@ -14,291 +14,238 @@ Keep = Literal["best", "last"]
 Arch = Literal["siamese", "plain"]
 Stem = Literal["fixed", "learnable"]
 
+MAX_SEED = 2**31 - 1
+"""Largest random seed."""
+
 
 @dataclass(frozen=True)
 class LearnedConfig(Config):
     """The learned half of the Siamese encoder."""
 
-    width: int = 64
-    """Channels of the first two convolutions; the third has twice as many."""
-    dim: int = 128
-    """Length of the learned vector; the encoder's is this and the training-free one's together."""
-    share: float = 0.5
-    """Weight of the learned vector in the joined similarity, 0 to 1."""
-    stem: Stem = "fixed"
-    """Derivatives under the learned half: "fixed" differences, or 3 x 3 kernels begun at them."""
-
-    def __post_init__(self) -> None:
-        check_choice(self, "stem", ("fixed", "learnable"))
-        check_range(self, "width", 1, 1024)
-        check_range(self, "dim", 1, 4096)
-        check_range(self, "share", 0, 1)
+    width: int = setting(
+        64, 1, 1024, help="Channels of the first two convolutions; the third has twice as many."
+    )
+    dim: int = setting(
+        128,
+        1,
+        4096,
+        help="Length of the learned vector; the encoder appends it to the vector of the training-free half.",
+    )
+    share: float = setting(0.5, 0, 1, help="Weight of the learned vector in the similarity of both.")
+    stem: Stem = setting(
+        "fixed",
+        help="Derivatives below the learned half: fixed differences, or 3 x 3 kernels that start as these.",
+    )
 
 
 @dataclass(frozen=True)
 class VerifierConfig(Config):
     """The recipe of the verifier, see `retrieval.training.verifier`."""
 
-    width: int = 24
-    """Channels of its first convolution; the later ones have up to twice as many."""
-    rounds: int = 14
-    """Times that confusions are mined, with other dates, bands and places each time."""
-    questions: int = 1500
-    """Patches asked about in a round."""
-    confusions: int = 10
-    """Wrong candidates kept of each patch, the best correlated."""
-    least_places: int = 4
-    """Places with the same bands that a round needs."""
-    clouds: float = 0.25
-    """Share of the patches that get clouds over 10 to 70 % of them."""
-    steps: int = 6000
-    """Length of the training."""
-    batch: int = 24
-    """Patches in a step."""
-    shown: int = 8
-    """Candidates of a patch that are shown in a step."""
-    absent: float = 0.15
-    """Share of the patches whose right place is not shown."""
-    swapped: float = 0.3
-    """Share of the steps in which patch and candidate change places."""
-    learning_rate: float = 2e-3
-    """Adam's, at its peak."""
-    weight_decay: float = 1e-3
-    """Adam's, decoupled."""
-    seed: int = 0
-    """Of all that is drawn."""
-
-    def __post_init__(self) -> None:
-        for name in ("width", "rounds", "questions", "confusions", "least_places", "steps", "batch"):
-            check_range(self, name, 1, 10**7)
-        check_range(self, "shown", 2, self.confusions)
-        for name in ("clouds", "absent", "swapped", "weight_decay"):
-            check_range(self, name, 0, 1)
-        check_range(self, "learning_rate", 0, 10)
-        check_range(self, "seed", 0, 2**31 - 1)
+    width: int = setting(
+        24, 1, 10**7, help="Channels of the first convolution; later ones have up to twice as many."
+    )
+    rounds: int = setting(
+        14,
+        1,
+        10**7,
+        help="Times that wrong candidates are mined, each with other dates, bands and places.",
+    )
+    questions: int = setting(1500, 1, 10**7, help="Patches searched in a round.")
+    confusions: int = setting(10, 1, 10**7, help="Wrong candidates kept per patch, the best correlated ones.")
+    least_places: int = setting(4, 1, 10**7, help="Minimum number of places with the same bands in a round.")
+    clouds: float = setting(0.25, 0, 1, help="Share of the patches with clouds over 10 to 70 % of them.")
+    steps: int = setting(6000, 1, 10**7, help="Training steps.")
+    batch: int = setting(24, 1, 10**7, help="Patches per step.")
+    shown: int = setting(8, 2, "confusions", help="Candidates of a patch per step.")
+    absent: float = setting(0.15, 0, 1, help="Share of the patches without their right candidate.")
+    swapped: float = setting(0.3, 0, 1, help="Share of the steps in which patch and candidate are swapped.")
+    learning_rate: float = setting(2e-3, 0, 10, help="Peak learning rate of Adam.")
+    weight_decay: float = setting(1e-3, 0, 1, help="Decoupled weight decay of Adam.")
+    seed: int = setting(0, 0, MAX_SEED, help="Random seed.")
 
 
 @dataclass(frozen=True)
 class CoveredConfig(Config):
     """The recipe of the two networks for patches under cloud, see `retrieval.training.cloud_networks`."""
 
-    cloud_width: int = 16
-    """Channels of the network that finds clouds."""
-    cloud_steps: int = 6000
-    """Length of its training."""
-    cloud_batch: int = 48
-    """Crops in a step of it."""
-    dim: int = 24
-    """Numbers in a local descriptor."""
-    steps: int = 5000
-    """Length of the training of the local descriptors, clouds hidden by what is known of them."""
-    found_steps: int = 3500
-    """Length of their further training, clouds hidden where the first network finds them."""
-    batch: int = 96
-    """Pairs of a patch and a region in a step of it."""
-    near: int = 6
-    """Of these, so many in a row are of one place: its other ground is the hardest to tell apart."""
-    region_px: int = 104
-    """Side of the region that a patch is looked for in, at every fourth pixel."""
-    covered: float = 0.8
-    """Share of the patches that get clouds."""
-    least_places: int = 4
-    """Places with the same bands that are needed."""
-    learning_rate: float = 2e-3
-    """Adam's, at its peak."""
-    weight_decay: float = 1e-3
-    """Adam's, decoupled."""
-    seed: int = 0
-    """Of all that is drawn."""
-
-    def __post_init__(self) -> None:
-        for name in ("cloud_width", "cloud_batch", "dim", "batch", "near", "least_places"):
-            check_range(self, name, 1, 10**5)
-        for name in ("cloud_steps", "steps"):
-            check_range(self, name, 1, 10**7)
-        check_range(self, "found_steps", 0, 10**7)
-        check_range(self, "region_px", PATCH_PX + 4, 1024, "px")
-        for name in ("covered", "weight_decay"):
-            check_range(self, name, 0, 1)
-        check_range(self, "learning_rate", 0, 10)
-        check_range(self, "seed", 0, 2**31 - 1)
+    cloud_width: int = setting(16, 1, 10**5, help="Channels of the cloud network.")
+    cloud_steps: int = setting(6000, 1, 10**7, help="Training steps of the cloud network.")
+    cloud_batch: int = setting(48, 1, 10**5, help="Crops per step of the cloud network.")
+    dim: int = setting(24, 1, 10**5, help="Length of a local descriptor.")
+    steps: int = setting(
+        5000, 1, 10**7, help="Training steps of the local descriptors, clouds masked by the truth."
+    )
+    found_steps: int = setting(
+        3500, 0, 10**7, help="Further steps, clouds masked by the prediction of the cloud network."
+    )
+    batch: int = setting(96, 1, 10**5, help="Pairs of a patch and a region per step.")
+    near: int = setting(
+        6,
+        1,
+        10**5,
+        help="Consecutive pairs from one place, whose other ground is the hardest negative.",
+    )
+    region_px: int = setting(
+        104,
+        PATCH_PX + 4,
+        1024,
+        unit="px",
+        help="Side of the region in which a patch is searched, at every fourth pixel.",
+    )
+    covered: float = setting(0.8, 0, 1, help="Share of the patches with clouds.")
+    least_places: int = setting(4, 1, 10**5, help="Minimum number of places with the same bands.")
+    learning_rate: float = setting(2e-3, 0, 10, help="Peak learning rate of Adam.")
+    weight_decay: float = setting(1e-3, 0, 1, help="Decoupled weight decay of Adam.")
+    seed: int = setting(0, 0, MAX_SEED, help="Random seed.")
 
 
 @dataclass(frozen=True)
 class DemoConfig(Config):
-    """The challenge in small that the demo generates."""
+    """The small challenge that the demo generates."""
 
-    images: int = 24
-    """How many images, each of a place of its own."""
-    patches: int = 1500
-    """How many patches, spread evenly over the images; at least as many as these."""
-    size_px: int = 512
-    """Side of an image, 64 or more; 512 gives the published records."""
-    seed: int = 0
-    """Decides which places are generated, and on which days."""
+    READ_BY: ClassVar[tuple[str, ...]] = ("demo",)
 
-    def __post_init__(self) -> None:
-        check_range(self, "images", 1, 10**5)
-        check_range(self, "patches", self.images, 10**7)
-        check_range(self, "size_px", PATCH_PX, 10980, "px")
-        check_range(self, "seed", 0, 2**31 - 1)
+    images: int = setting(24, 1, 10**5, help="Images, each of another place.")
+    patches: int = setting(1500, "images", 10**7, help="Patches, spread evenly over the images.")
+    size_px: int = setting(
+        512, PATCH_PX, 10980, unit="px", help="Side of an image; 512 gives the published record shape."
+    )
+    seed: int = setting(0, 0, MAX_SEED, help="Random seed of places and days.")
 
 
 @dataclass(frozen=True)
 class AugmentConfig(Config):
-    """What is done to the pixels of training crops; probabilities are per crop unless a pair is named."""
+    """Augmentation of training crops; probabilities are per crop unless the text says per pair."""
 
-    turn: bool = True
-    """Give both crops of a pair the same one of the eight quarter turns and mirrorings."""
-    gain: float = 0.25
-    """Standard deviation of the logarithm of the contrast; half of it again for each band."""
-    offset: float = 0.1
-    """Standard deviation of the shift of brightness, in scaled units, for each band."""
-    curve: float = 0.15
-    """Standard deviation of the bend of the tone curve, `x + c (1 - x^2)`, for each band: a gamma."""
-    haze: float = 0.3
-    """Probability of haze that thins the contrast unevenly, by 60 % at most."""
-    blur: float = 0.15
-    """Probability of a 3 x 3 blur."""
-    noise_dn: float = 25.0
-    """Largest standard deviation of sensor noise, in DN; drawn between 2 and this, small ones as often."""
-    eight_bit: float = 0.2
-    """Probability of a rendering in bytes: stretched between two levels, cut off there, 256 steps."""
-    bands: float = 0.35
-    """Probability, per pair, that both crops lose the same bands."""
-    cross_bands: float = 0.1
-    """Probability, per pair, that each crop loses bands of its own choice."""
-    clouds: float = 0.25
-    """Probability, per pair, of clouds with shadows over one of the two."""
-    cover: float = 0.7
-    """Largest share of a crop under clouds, 0 to 1."""
-    masked: float = 0.3
-    """Probability that pasted clouds come with their mask: NaN where they are."""
-
-    def __post_init__(self) -> None:
-        for name in ("haze", "blur", "eight_bit", "bands", "cross_bands", "clouds", "cover", "masked"):
-            check_range(self, name, 0, 1)
-        for name in ("gain", "offset", "curve"):
-            check_range(self, name, 0, 2)
-        check_range(self, "noise_dn", 0, 1000, "DN")
+    turn: bool = setting(
+        True, help="Give both crops of a pair the same one of the eight rotations and reflections."
+    )
+    gain: float = setting(
+        0.25, 0, 2, help="Standard deviation of the logarithm of the contrast; half of it more for each band."
+    )
+    offset: float = setting(
+        0.1, 0, 2, help="Standard deviation of the brightness offset per band, in scaled units."
+    )
+    curve: float = setting(
+        0.15, 0, 2, help="Standard deviation of the tone curve per band, `x + c (1 - x^2)`: a gamma."
+    )
+    haze: float = setting(0.3, 0, 1, help="Probability of uneven haze, which reduces contrast by up to 60 %.")
+    blur: float = setting(0.15, 0, 1, help="Probability of a 3 x 3 blur.")
+    noise_dn: float = setting(
+        25.0,
+        0,
+        1000,
+        unit="DN",
+        help="Largest standard deviation of the sensor noise; drawn from 2 DN up, log-uniformly.",
+    )
+    eight_bit: float = setting(
+        0.2, 0, 1, help="Probability of an 8-bit rendering: stretched between two levels, clipped, 256 steps."
+    )
+    bands: float = setting(0.35, 0, 1, help="Probability, per pair, that both crops lose the same bands.")
+    cross_bands: float = setting(0.1, 0, 1, help="Probability, per pair, that each crop loses other bands.")
+    clouds: float = setting(0.25, 0, 1, help="Probability, per pair, of clouds and shadows over one crop.")
+    cover: float = setting(0.7, 0, 1, help="Largest share of a crop under clouds.")
+    masked: float = setting(0.3, 0, 1, help="Probability that clouds come with their mask: NaN under them.")
 
 
 @dataclass(frozen=True)
 class TrainConfig(Config):
-    """A training recipe: the same one, with the same data, gives the same weights."""
+    """A training recipe; with the same data it gives the same weights."""
 
-    arch: Arch = "siamese"
-    """"siamese" is the shipped design; "plain" a small CNN on the raw bands, for comparisons."""
-    learned: LearnedConfig = field(default_factory=LearnedConfig)
-    """Widths and dimension of the learned half."""
-    tensor: TensorConfig = field(default_factory=TensorConfig)
-    """The training-free half; its projection is fitted before the first step."""
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """What is done to the pixels."""
-    loss: Loss = "infonce"
-    """"triplet", "infonce" (symmetric) or "multi-similarity" (with its mining)."""
-    margin: float = 0.2
-    """Triplet: how much more similar than a negative the positive shall be, in cosine."""
-    mining: Mining = "hard"
-    """Triplet: the hardest negative of the batch, or the hardest that is less similar than the positive."""
-    temperature: float = 0.07
-    """InfoNCE: similarities are divided by this."""
-    alone: float = 1.0
-    """Weight, 0 to 1, of the loss of the learned half by itself; the rest is of both halves together."""
-    batch: int = 128
-    """Pairs in a step; every other pair's crop is a possible negative."""
-    per_place: int = 8
-    """Pairs of one place in a batch, where there are as many: near-by places are the hard negatives."""
-    alike: int = 0
-    """Clusters of look-alikes that batches are composed of instead of places, up to 10,000; 0: places."""
-    overlaps: bool = False
-    """Keep crops that share ground as each other's negatives: for comparisons, it teaches what is wrong."""
-    steps: int = 8000
-    """Length of the training; the learning rate follows it."""
-    learning_rate: float = 1e-3
-    """Adam's, at its peak."""
-    warmup_steps: int = 200
-    """Steps over which the learning rate rises to its peak; it falls as a cosine from there to nothing."""
-    weight_decay: float = 1e-4
-    """Adam's, decoupled."""
-    clip_norm: float = 1.0
-    """Largest norm of all gradients together."""
-    average: float = 0.0
-    """Weights are averaged over steps with this momentum (0.999 over about 1000); 0 leaves it out."""
-    seed: int = 0
-    """Of all that is drawn."""
-    crops_per_series: int = 32
-    """Pairs cut from a series each time it is read."""
-    shuffle: int = 1024
-    """Pairs in the shuffle buffer, and as many ready ahead: 66 kB each."""
-    pool: int = 2048
-    """Shuffled pairs from which batches are composed by place, 131 kB each; at least `batch`."""
-    uses: int = 4
-    """Batches in which a pair takes part, augmented anew each time, before it leaves the pool."""
-    jitter_px: int = 4
-    """Largest shift between the crops of a pair: a patch is up to half a stride off its window."""
-    min_texture: float = 0.004
-    """Crops whose mean gradient is smaller, in scaled units per pixel, are open water and left out."""
-    projection_crops: int = 6000
-    """Crops that the projection of the training-free half is fitted to."""
-    keep: Keep = "best"
-    """Weights that are written: of the best validation, or the last; few patches judge noisily."""
-    held_out: float = 0.1
-    """Share of the places held out for validation where no validation set is given; at least one is."""
-    validation_series: int = 32
-    """Held-out series, at most, in whose windows the validation searches."""
-    validation_queries: int = 400
-    """Patches, at most, that it looks for."""
-    validate_every: int = 500
-    """Steps between validations."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints, and until the data are shuffled anew."""
-    log_every: int = 50
-    """Steps between lines of the history."""
-    workers: int = 2
-    """Threads that prepare batches; the result does not depend on them."""
-    compile: bool = True
-    """Compile the step with XLA; off, it starts sooner and runs slower."""
+    READ_BY: ClassVar[tuple[str, ...]] = ("train",)
 
-    def __post_init__(self) -> None:
-        for name, kind in (("learned", LearnedConfig), ("tensor", TensorConfig), ("augment", AugmentConfig)):
-            if isinstance(value := getattr(self, name), Mapping):
-                object.__setattr__(self, name, kind.from_mapping(value))  # type: ignore[attr-defined]
-        check_choice(self, "arch", ("siamese", "plain"))
-        check_choice(self, "loss", ("triplet", "infonce", "multi-similarity"))
-        check_choice(self, "mining", ("hard", "semi-hard"))
-        check_choice(self, "keep", ("best", "last"))
-        for name, low, high in _TRAIN_RANGES:
-            check_range(self, name, low, high)
-
-
-_TRAIN_RANGES = (
-    ("margin", 0, 2),
-    ("temperature", 1e-3, 10),
-    ("alone", 0, 1),
-    ("batch", 2, 2**16),
-    ("per_place", 1, 2**16),
-    ("alike", 0, 10**4),
-    ("steps", 1, 10**8),
-    ("learning_rate", 0, 10),
-    ("warmup_steps", 0, 10**8),
-    ("weight_decay", 0, 1),
-    ("clip_norm", 1e-6, 1e6),
-    ("average", 0, 0.999999),
-    ("seed", 0, 2**31 - 1),
-    ("crops_per_series", 1, 2**16),
-    ("shuffle", 1, 10**7),
-    ("pool", 2, 10**7),
-    ("uses", 1, 10**6),
-    ("jitter_px", 0, 32),
-    ("min_texture", 0, 1),
-    ("projection_crops", 1, 10**7),
-    ("held_out", 0, 0.9),
-    ("validation_series", 1, 10**6),
-    ("validation_queries", 1, 10**6),
-    ("validate_every", 1, 10**8),
-    ("checkpoint_every", 1, 10**8),
-    ("log_every", 1, 10**8),
-    ("workers", 1, 64),
-)
-"""Smallest and largest value of every number of a `TrainConfig`."""
+    arch: Arch = setting(
+        "siamese", help="siamese: the shipped design; plain: a small CNN on the raw bands, for comparisons."
+    )
+    learned: LearnedConfig = setting(LearnedConfig, help="The learned half.")
+    tensor: TensorConfig = setting(
+        TensorConfig, help="The training-free half; its projection is fitted before the first step."
+    )
+    augment: AugmentConfig = setting(AugmentConfig, help="Augmentation of the crops.")
+    loss: Loss = setting(
+        "infonce", help="triplet, infonce (symmetric) or multi-similarity (with its own mining)."
+    )
+    margin: float = setting(0.2, 0, 2, help="Triplet: margin between positive and negative cosine.")
+    mining: Mining = setting(
+        "hard",
+        help="Triplet: the hardest negative of the batch, or the hardest below the positive's similarity.",
+    )
+    temperature: float = setting(0.07, 1e-3, 10, help="InfoNCE: divisor of the similarities.")
+    alone: float = setting(
+        1.0, 0, 1, help="Weight of the loss of the learned half; the rest weighs the loss of both halves."
+    )
+    batch: int = setting(128, 2, 2**16, help="Pairs per step; the crops of other pairs are negatives.")
+    per_place: int = setting(
+        8, 1, 2**16, help="Pairs of one place in a batch: places close by are the hard negatives."
+    )
+    alike: int = setting(
+        0, 0, 10**4, help="Clusters of similar crops that batches are composed of; 0 composes by place."
+    )
+    overlaps: bool = setting(
+        False, help="Keep crops of the same ground as each other's negatives; for comparisons only."
+    )
+    steps: int = setting(8000, 1, 10**8, help="Training steps; the learning rate schedule follows them.")
+    learning_rate: float = setting(1e-3, 0, 10, help="Peak learning rate of Adam.")
+    warmup_steps: int = setting(
+        200, 0, 10**8, help="Steps of linear warm-up; then the learning rate falls as a cosine to 0."
+    )
+    weight_decay: float = setting(1e-4, 0, 1, help="Decoupled weight decay of Adam.")
+    clip_norm: float = setting(1.0, 1e-6, 1e6, help="Largest norm of all gradients together.")
+    average: float = setting(
+        0.0,
+        0,
+        0.999999,
+        help="Momentum of the average of weights, 0.999 over about 1,000 steps; 0: none.",
+    )
+    seed: int = setting(0, 0, MAX_SEED, help="Random seed.")
+    crops_per_series: int = setting(32, 1, 2**16, help="Pairs cut from a series each time that it is read.")
+    shuffle: int = setting(
+        1024, 1, 10**7, unit="pairs", help="Size of the shuffle buffer and of the prefetch; 66 kB per pair."
+    )
+    pool: int = setting(
+        2048,
+        2,
+        10**7,
+        unit="pairs",
+        help="Shuffled pairs from which batches are composed by place, at least `batch`; 131 kB per pair.",
+    )
+    uses: int = setting(
+        4,
+        1,
+        10**6,
+        help="Batches that use a pair, newly augmented each time, before it leaves the pool.",
+    )
+    jitter_px: int = setting(
+        4,
+        0,
+        32,
+        unit="px",
+        help="Largest shift between the crops of a pair: windows are up to half a stride off.",
+    )
+    min_texture: float = setting(
+        0.004,
+        0,
+        1,
+        help="Minimum mean gradient of a crop, in scaled units per pixel; less is open water and left out.",
+    )
+    projection_crops: int = setting(
+        6000, 1, 10**7, help="Crops to which the projection of the training-free half is fitted."
+    )
+    keep: Keep = setting(
+        "best", help="Weights to write: best validation or last; with few patches validation is noisy."
+    )
+    held_out: float = setting(
+        0.1, 0, 0.9, help="Share of places, at least one, for validation where no validation set is given."
+    )
+    validation_series: int = setting(32, 1, 10**6, help="Maximum number of series searched in a validation.")
+    validation_queries: int = setting(400, 1, 10**6, help="Maximum number of patches of a validation.")
+    validate_every: int = setting(500, 1, 10**8, unit="steps", help="Interval of validations.")
+    checkpoint_every: int = setting(
+        500, 1, 10**8, unit="steps", help="Interval of checkpoints, after which the data are reshuffled."
+    )
+    log_every: int = setting(50, 1, 10**8, unit="steps", help="Interval of lines in the history.")
+    workers: int = setting(2, 1, 64, help="Threads that prepare batches; the result does not depend on them.")
+    compile: bool = setting(
+        True, help="Compile the step with XLA; without it the start is faster and the steps are slower."
+    )

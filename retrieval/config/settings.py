@@ -1,4 +1,4 @@
-"""`retrieve.toml`: every knob of the engine in one file, a section for each record of `retrieval.config`.
+"""`retrieve.toml`: all settings in one file, with a section for each record of `retrieval.config`.
 
     [index]
     stride_px = 16
@@ -6,63 +6,77 @@
     [train.augment]
     haze = 0.5
 
-Sections and keys are those of the records, whatever they are: `IndexConfig` is `[index]`, a record
-within a record is a section within its section. What is not known is refused with what is.
+A record within a record is a section within its section. Unknown keys are errors that list the known ones.
 """
 
 from __future__ import annotations
 
-import ast
 import inspect
 import json
 import re
 import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cache
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
-import retrieval.config as knobs
-from retrieval.config import engine, recipes
-from retrieval.config.engine import Config
+from retrieval.config.engine import ChipConfig, IndexConfig, RefineConfig, SearchConfig
+from retrieval.config.recipes import CoveredConfig, DemoConfig, TrainConfig, VerifierConfig
+from retrieval.config.record import Config, Setting, field_types, settings_of
 from retrieval.errors import ConfigError
 
-_MODULES = (engine, recipes)
-"""Where the records are."""
 FILE = Path("retrieve.toml")
-"""Read where no other file is named and this one is in the working folder."""
+"""Settings file of the working folder, read where no other is named."""
 WIDTH = 100
-"""Columns of a page of settings."""
+"""Columns of a printed settings file."""
 
-Record = TypeVar("Record")
+Record = TypeVar("Record", bound=Config)
+
+
+def section_of(kind: type) -> str:
+    """Return the name of a record's section: "tile_server" for `TileServerConfig`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__.removesuffix("Config")).lower()
+
+
+RECORDS = (
+    IndexConfig,
+    SearchConfig,
+    RefineConfig,
+    ChipConfig,
+    VerifierConfig,
+    CoveredConfig,
+    TrainConfig,
+    DemoConfig,
+)
+SECTIONS: dict[str, type[Config]] = {section_of(kind): kind for kind in RECORDS}
+"""Record of each section that a settings file may hold."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a file says of the knobs; all else has its default."""
+    """The values that a settings file states; all others have their default."""
 
     path: Path | None = None
-    """The file; None where there is none."""
+    """The file, or None."""
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Values by section and key, checked: only what the file states."""
+    """Checked values by section and key."""
 
     def make(self, kind: type[Record], /, **flags: Any) -> Record:
-        """A record of knobs: the flags that were given, then the file's values, then the defaults.
+        """Return a record: flags override the file, the file overrides the defaults.
 
         Args:
-            kind: a record of `retrieval.config` with a section of its own.
-            flags: values by key; None is a flag that was not given, a mapping a record within it.
+            kind: a record with a section.
+            flags: values by key; None for a flag that was not given, a mapping for a record within it.
 
         Raises:
-            ConfigError: a value out of range, or a key that is unknown.
+            ConfigError: an unknown key, or a value out of range.
         """
-        stated = {name: value for name, value in flags.items() if value is not None}
-        return _build(kind, _merged(self.given.get(section_of(kind), {}), stated))
+        given = {name: value for name, value in flags.items() if value is not None}
+        return kind.from_mapping(_merged(self.given.get(section_of(kind), {}), given))
 
-    def note(self, *kinds: type) -> str:
-        """One line on what the file states of some records; empty where it states nothing."""
+    def note(self, *kinds: type[Config]) -> str:
+        """Return one line with what the file states for some records; empty for nothing."""
         stated = [
             f"{section}.{key} = {_toml(value)}"
             for section in map(section_of, kinds)
@@ -72,16 +86,13 @@ class Settings:
 
 
 def read_settings(path: str | Path | None = None) -> Settings:
-    """Read a file of settings.
+    """Read a settings file.
 
     Args:
-        path: the file; None takes `retrieve.toml` of the working folder where there is one.
-
-    Returns:
-        What it says; nothing where there is no file.
+        path: the file; None reads `retrieve.toml` of the working folder if it exists.
 
     Raises:
-        ConfigError: no such file, no TOML, an unknown section or key, or a value that cannot be.
+        ConfigError: the file is missing or no TOML, a section or key is unknown, or a value out of range.
     """
     if path is None and not FILE.is_file():
         return Settings()
@@ -89,93 +100,40 @@ def read_settings(path: str | Path | None = None) -> Settings:
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; `retrieve config --defaults` prints one") from None
+        raise ConfigError(f"{path}: no such file. `retrieve config --defaults` prints one.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no TOML: {error}; expected such as [index] stride_px = 16") from error
-    known = sections()
+        raise ConfigError(f"{path} is no TOML: {error}. Expected lines such as stride_px = 16.") from error
     for name, values in given.items():
-        if name not in known or not isinstance(values, dict):
+        if name not in SECTIONS or not isinstance(values, dict):
             what = f"section [{name}]" if isinstance(values, dict) else f"key {name!r} outside of a section"
-            raise ConfigError(f"{path} has a {what}; expected {', '.join(f'[{s}]' for s in known)}")
-        given[name] = known[name].current_names(values)
-        _check(path, name, known[name], given[name])
+            raise ConfigError(f"{path} has a {what}. Expected {', '.join(f'[{s}]' for s in SECTIONS)}.")
+        given[name] = SECTIONS[name].current_names(values)
+        _check(path, name, SECTIONS[name], given[name])
     return Settings(path, given)
 
 
-@cache
-def sections() -> dict[str, type[Config]]:
-    """The records that have a section of their own, by its name: those that are in no other record."""
-    records = [
-        c
-        for _, c in inspect.getmembers(knobs, inspect.isclass)
-        if issubclass(c, Config) and c.__module__ in [m.__name__ for m in _MODULES] and c is not Config
-    ]
-    inner = {kind for record in records for kind in _hints(record).values() if is_dataclass(kind)}
-    outer = [record for record in records if record not in inner]
-    return {
-        section_of(c): c for c in sorted(outer, key=lambda c: (c.__module__, inspect.getsourcelines(c)[1]))
-    }
-
-
-def section_of(kind: type) -> str:
-    """Name of a record's section: `IndexConfig` is "index", `TileServerConfig` "tile_server"."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__.removesuffix("Config")).lower()
-
-
-# --- checking -----------------------------------------------------------------------------------
-
-
-def _hints(kind: Any) -> dict[str, Any]:
-    hints = get_type_hints(kind)
-    return {f.name: hints[f.name] for f in fields(kind)}
-
-
-def _check(path: Path, section: str, kind: Any, values: Mapping[str, Any]) -> None:
-    """Refuse keys that are unknown and values that cannot be, with the file's and the section's name."""
-    hints = _hints(kind)
-    for key, value in values.items():
-        hint = hints.get(key)
-        if is_dataclass(hint):
-            if not isinstance(value, Mapping):
-                raise ConfigError(
-                    f"{path}: {section}.{key} is {value!r}; expected a section [{section}.{key}]"
-                )
-            _check(path, f"{section}.{key}", hint, value)
-        elif hint is bool and not isinstance(value, bool):
-            raise ConfigError(f"{path}: {section}.{key} is {value!r}; expected true or false")
+def _check(path: Path, section: str, kind: type[Config], values: Mapping[str, Any]) -> None:
+    """Refuse a section with an unknown key or a value out of range; the error names file and section."""
+    for key, hint in field_types(kind).items():
+        if key in values and is_dataclass(hint):
+            if not isinstance(values[key], Mapping):
+                expected = f"a section [{section}.{key}]"
+                raise ConfigError(f"{path}: {section}.{key} is {values[key]!r}. Expected {expected}.")
+            _check(path, f"{section}.{key}", hint, values[key])  # type: ignore[arg-type]
     try:
-        _build(kind, values)
+        kind.from_mapping(values)
     except ConfigError as error:
         raise ConfigError(f"{path}, [{section}]: {error}") from error
-    except TypeError as error:
-        raise ConfigError(
-            f"{path}, [{section}]: a value of another type than is expected: {error}"
-        ) from error
-
-
-def _build(kind: Any, values: Mapping[str, Any]) -> Any:
-    """A record from plain values; lists become tuples, since records are frozen."""
-    hints, plain = _hints(kind), {}
-    for key, value in values.items():
-        hint = hints.get(key)
-        if is_dataclass(hint) and isinstance(value, Mapping):
-            value = _build(hint, value)
-        plain[key] = tuple(value) if isinstance(value, list) else value
-    return kind.from_mapping(plain)
 
 
 def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of both; where both have one, the second's, section by section."""
-    both = {k: _merged(low[k], high[k]) for k in low if k in high and _are_sections(low[k], high[k])}
-    return {**low, **high, **both}
-
-
-def _are_sections(*values: Any) -> bool:
-    return all(isinstance(value, Mapping) for value in values)
+    """Return the values of both; the second overrides the first, section by section."""
+    inner = {k: low[k] for k, v in high.items() if isinstance(v, Mapping) and isinstance(low.get(k), Mapping)}
+    return {**low, **high, **{key: _merged(values, high[key]) for key, values in inner.items()}}
 
 
 def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Keys and values, those of inner sections as "section.key"."""
+    """Yield keys and values; keys of inner sections are "section.key"."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from ((f"{key}.{inner}", v) for inner, v in _flat(value))
@@ -183,84 +141,55 @@ def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-# --- writing ------------------------------------------------------------------------------------
-
-
 def page(settings: Settings) -> str:
-    """All knobs as a file of settings, each with its comment; what a file states is marked.
+    """Return the settings that commands read as the text of a settings file.
 
     Args:
-        settings: from `read_settings`; an empty one gives the page of the defaults.
+        settings: from `read_settings`; `Settings()` for the defaults.
     """
-    head = "# Knobs of `retrieve`. A flag on the command line comes before this file, it before the defaults."
-    bodies = (
-        "\n".join(_section(name, kind, settings.given.get(name, {}))) for name, kind in sections().items()
-    )
-    return "\n\n\n".join([head, *bodies]) + "\n"
+    head = "# Settings of `retrieve`. Flags override this file, and this file overrides the defaults."
+    sections = [
+        "\n".join(_section(name, kind, settings.given.get(name, {})))
+        for name, kind in SECTIONS.items()
+        if kind.READ_BY
+    ]
+    return "\n\n\n".join([head, *sections]) + "\n"
 
 
 def resolved(settings: Settings) -> dict[str, dict[str, Any]]:
-    """All knobs as plain values by section, for programs."""
-    return {name: settings.make(kind).to_dict() for name, kind in sections().items()}
+    """Return the settings that commands read as plain values by section."""
+    return {name: settings.make(kind).to_dict() for name, kind in SECTIONS.items() if kind.READ_BY}
 
 
-def _section(name: str, kind: Any, given: Mapping[str, Any]) -> Iterator[str]:
-    """Lines of a record's section, and of the sections within it."""
+def _section(name: str, kind: type[Config], given: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of a record's section and of its inner sections."""
     yield from _comment(inspect.getdoc(kind) or "")
     yield f"[{name}]"
-    record, texts, hints = _build(kind, given), _texts()[kind.__name__], _hints(kind)
-    inner = [f.name for f in fields(kind) if is_dataclass(hints[f.name])]
-    for f in fields(kind):
-        if f.name not in inner:
+    values, defaults, types = kind.from_mapping(given).to_dict(), kind().to_dict(), field_types(kind)
+    for key, description in settings_of(kind).items():
+        if not is_dataclass(types[key]):
             yield ""
-            yield from _comment(texts[f.name] + _choices(hints[f.name]))
-            yield _value(f.name, getattr(record, f.name), getattr(kind(), f.name), f.name in given)
-    for key in inner:
-        yield ""
-        yield from _section(f"{name}.{key}", hints[key], given.get(key, {}))
+            yield from _comment(description.help)
+            remarks = [_allowed(description, types[key])]
+            remarks += [f"default {_toml(defaults[key])}"] if values[key] != defaults[key] else []
+            yield f"{key} = {_toml(values[key])}" + (f"  # {'; '.join(remarks)}" if any(remarks) else "")
+    for key, inner in types.items():
+        if is_dataclass(inner):
+            yield ""
+            yield from _section(f"{name}.{key}", inner, given.get(key, {}))  # type: ignore[arg-type]
 
 
-def _value(name: str, value: Any, default: Any, stated: bool) -> str:
-    """A key and its value; a comment where there is none, and what the default is where it is another."""
-    if value is None:
-        return f"# {name} ="
-    told = "" if not stated or value == default else f"  # the default is {_toml(default)}"
-    return f"{name} = {_toml(value)}{told}"
+def _allowed(description: Setting, hint: Any) -> str:
+    """Return the choices or the range of a setting for people."""
+    if get_origin(hint) is Literal:
+        return ", ".join(get_args(hint))
+    return "true, false" if hint is bool else description.range
 
 
 def _comment(text: str) -> list[str]:
     return textwrap.wrap(" ".join(text.split()), WIDTH, initial_indent="# ", subsequent_indent="# ")
 
 
-def _choices(hint: Any) -> str:
-    """The words that a key may have, as a sentence."""
-    kinds = [hint, *get_args(hint)]
-    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
-    return f" One of {', '.join(words)}." if words else ""
-
-
 def _toml(value: Any) -> str:
-    """A value as TOML has it."""
-    if value is None:
-        return "not set"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_toml, value))}]"
+    """Return a value in TOML."""
     return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
-
-
-@cache
-def _texts() -> dict[str, dict[str, str]]:
-    """The text below every field of every record: class name -> field -> text."""
-    nodes = [node for module in _MODULES for node in ast.parse(inspect.getsource(module)).body]
-    return {
-        node.name: {
-            here.target.id: inspect.cleandoc(str(after.value.value))
-            for here, after in zip(node.body, node.body[1:], strict=False)
-            if isinstance(here, ast.AnnAssign)
-            and isinstance(here.target, ast.Name)
-            and isinstance(after, ast.Expr)
-            and isinstance(after.value, ast.Constant)
-        }
-        for node in nodes
-        if isinstance(node, ast.ClassDef)
-    }
