@@ -199,6 +199,17 @@ def test_without_answers_the_least_confident_come_first(seen):
     assert not seen.blind_outline.all("input", name="verdict")
 
 
+def test_matches_without_a_calibration_have_no_confidence(seen, tmp_path):
+    details = seen.details.assign(confidence=np.nan)
+    given = (seen.index, seen.patches, details)
+    for answers in (None, seen.answers):
+        made = write_page(tmp_path / "r.html", *given, answers=answers, limit=5, overwrite=True)
+        outline = Outline(made.path.read_text(encoding="utf-8"))
+        assert outline.problems == [] and "run retrieve calibrate" in outline.text
+        assert [card["data-confidence"] for card in cards(outline)] == [""] * 5
+        assert "nan" not in outline.text and not [a for a in outline.all("p") if a.get("class") == "sure"]
+
+
 def test_a_flat_patch_has_a_card_without_a_match(seen):
     (flat,) = [card for card in cards(seen.outline) if card["data-patch"] == "64"]
     if flat["data-image"] == "-1":

@@ -126,6 +126,11 @@ class CardView:
     numbers: Sequence[tuple[str, str]]
     """Names and values of all numbers."""
 
+    @property
+    def has_confidence(self) -> bool:
+        """Whether a calibration gave a confidence."""
+        return isfinite(self.confidence)
+
 
 def card_view(card: Card, order: int, names: Names) -> CardView:
     """Return the texts and pictures of a card.

@@ -242,7 +242,12 @@ def _score_note(score: Score, no_answer: int) -> str:
 
 
 def confidence_figures(results: PatchResults) -> list[Figure]:
-    """Return the distribution of confidence and, with answers, its reliability and coverage."""
+    """Return the distribution of confidence and, with answers, its reliability and coverage.
+
+    There is no figure where matches have no confidence.
+    """
+    if not np.isfinite(results.confidence).all():
+        return []
     figures = [histogram(results)]
     known = results.has_answer
     if results.score is not None and known.any():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ KINDS = {k: WORDS[k] for k in ("right", "shifted", "wrong")} | {
     "sure": "confidence 0.9 or more",
     "middling": "0.5 to 0.9",
     "unsure": "below 0.5",
+    "match": "match without confidence",
 }
 """Classes of footprints: by verdict, or by confidence without an answer."""
 
@@ -207,9 +209,10 @@ def _footprint(at: Any, layout: Layout, has_card: bool) -> Footprint:
     patch_id, image_id, verdict = int(at.patch_id), int(at.image_id), str(at.verdict)
     kind = verdict
     if verdict == "unknown":
-        kind = "sure" if at.confidence >= 0.9 else "middling" if at.confidence >= 0.5 else "unsure"
+        kind = _confidence_kind(float(at.confidence))
     judged = f"{SIGNS[verdict]} {KINDS[kind]}, " if verdict != "unknown" else ""
     place = f"{layout.labels[image_id]}, x {at.x}, y {at.y}"
+    confidence = f", confidence {confidence_text(at.confidence)}" if isfinite(at.confidence) else ""
     return Footprint(
         patch_id=patch_id,
         image_id=image_id,
@@ -217,13 +220,19 @@ def _footprint(at: Any, layout: Layout, has_card: bool) -> Footprint:
         kind=kind,
         verdict=verdict,
         confidence=float(at.confidence),
-        label=f"Patch {patch_id}: {judged}{place}, confidence {confidence_text(at.confidence)}",
+        label=f"Patch {patch_id}: {judged}{place}{confidence}",
         x=int(at.x),
         y=int(at.y),
         width=int(at.width),
         height=int(at.height),
         has_card=has_card,
     )
+
+
+def _confidence_kind(confidence: float) -> str:
+    if not isfinite(confidence):
+        return "match"
+    return "sure" if confidence >= 0.9 else "middling" if confidence >= 0.5 else "unsure"
 
 
 def _sheet(

@@ -56,7 +56,7 @@ class PatchResults:
 
     @property
     def confidence(self) -> NDArray[np.float64]:
-        """(n,) in [0, 1]; 0 where there is no match."""
+        """(n,) in [0, 1]; 0 where there is no match, NaN where the encoder has no calibration."""
         return np.asarray(self.best.confidence, dtype=np.float64)
 
 
@@ -155,7 +155,7 @@ def _best_matches(frame: Any, side: Any) -> Any:
     best["image_id"] = best.image_id.fillna(-1).astype(np.int64)
     for column in ("x", "y"):
         best[column] = best[column].fillna(0).astype(np.int64)
-    best["confidence"] = best.confidence.fillna(0.0)
+    best.loc[best.image_id < 0, "confidence"] = 0.0
     for column in side:
         best[column] = side[column].to_numpy()
     for column in COORDINATES:
