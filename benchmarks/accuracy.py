@@ -19,6 +19,7 @@ import json
 import shutil
 import sys
 import time
+import warnings
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -44,6 +45,7 @@ from protocol import (
 )
 
 from retrieval.config import IndexConfig, RefineConfig, SearchConfig
+from retrieval.errors import UncalibratedWarning
 from retrieval.evaluation.submission import Submission
 from retrieval.matching.candidates import find_candidates
 from retrieval.models.embed import embed_patches
@@ -157,7 +159,9 @@ def answered(out: Path, name: str, encoder: str, index: Index, question: Questio
     """Locate a group's queries and measure the answers."""
     start = time.perf_counter()
     how = PHYSICS if encoder == TRAINING_FREE else {}
-    found = index.matches(question.patches, **how, progress=said(encoder))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UncalibratedWarning)
+        found = index.matches(question.patches, **how, progress=said(encoder))
     spent = time.perf_counter() - start
     vectors = embed_patches(index.folder.encoder, question.patches.scaled())
     proposed = find_candidates(index.folder.vectors, vectors, DEEP)
@@ -166,8 +170,9 @@ def answered(out: Path, name: str, encoder: str, index: Index, question: Questio
     keep_evidence(evidence_file(out, name, encoder), question, found, searched)
     result = {"counts": {"patches": len(question.patches), "query_s": spent}}
     result |= figures(question, given, searched, found.candidates)
-    # Without what is learned there is no probability either, which the page is ordered by.
-    wrong = [] if encoder == TRAINING_FREE else failures(name, title(encoder), question, found)
+    # The page sorts errors by confidence, which needs a calibration.
+    has_confidence = encoder != TRAINING_FREE and bool(found.calibrated.all())
+    wrong = failures(name, title(encoder), question, found) if has_confidence else []
     return Answered(result, given, searched, wrong)
 
 
