@@ -1,18 +1,18 @@
-"""A search in a STAC catalogue into places: a folder a tile, a GeoTIFF a date, only the ground asked for.
+"""Searches STAC catalogues and writes places: one folder per tile, one GeoTIFF per date, cropped to a box.
 
-`query` says what is looked for, `catalogue` asks, `scene` and `offset` read an item's metadata, `days` sorts
-items into places and days, `window` cuts the ground, `read` fetches pixels, `choose` thins the dates,
-`journal` remembers, `run` does it all.
+`query` holds the query, `catalogue` searches, `scene` and `offset` read the metadata of an item. `days` sorts
+items into places and days and selects dates, `window` crops tiles, `read` fetches pixels. `journal` records
+the outcome for each item, and `run` does it all.
 """
 
-from retrieval.ingest.stac.journal import Row, read_rows
+from retrieval.ingest.stac.journal import ItemRow, read_rows
 from retrieval.ingest.stac.query import CATALOGUES, CatalogQuery
 from retrieval.ingest.stac.run import StacReport, ingest_stac
 
 __all__ = [
     "CATALOGUES",
     "CatalogQuery",
-    "Row",
+    "ItemRow",
     "StacReport",
     "ingest_stac",
     "read_rows",

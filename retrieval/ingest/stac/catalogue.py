@@ -1,4 +1,4 @@
-"""Asking a catalogue: pages of items, with patience; whatever goes wrong is one sentence."""
+"""Searches a STAC catalogue: pages of items, with retries, and one clear message for each failure."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from pystac_client.stac_api_io import StacApiIO
 
 PAGE = 100
-"""Items asked for at a time."""
+"""Items per page."""
 MOST_ITEMS = 20_000
 """A search that finds more is refused: it is a mistake, or a catalogue that turns in a circle."""
 NAMED = 12
-"""So many collections are named where another was asked for."""
+"""Largest number of collections that an error names."""
 
-Found = Callable[[int], None]
-"""Told how many items there are so far."""
+OnFound = Callable[[int], None]
+"""Called with the number of items found so far."""
 Item = dict[str, Any]
 """A STAC item as JSON."""
 
 
 def check_installed() -> None:
-    """Refuse to begin without what is needed.
+    """Check that the extra `stac` is installed.
 
     Raises:
         MissingPackageError: the extra `stac` is not installed.
@@ -39,28 +39,27 @@ def check_installed() -> None:
         import pystac_client  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingPackageError(
-            f"{error.name} is not installed, which a search in a catalogue needs: pip install "
+            f"{error.name}: not installed, but needed to search a catalogue. Run: pip install "
             "'patch-retrieval[stac]'"
         ) from error
 
 
-def find_items(query: CatalogQuery, retry: RetryPolicy, found: Found | None = None) -> list[Item]:
-    """Ask a catalogue for items.
+def find_items(query: CatalogQuery, retry: RetryPolicy, found: OnFound | None = None) -> list[Item]:
+    """Search a catalogue.
 
     Args:
-        query: What is looked for.
-        retry: How often a request is made.
-        found: Told how many there are so far.
+        query: the query.
+        retry: how often a request is made.
+        found: called with the number of items found so far.
 
     Returns:
-        The items, each once, oldest first. Those over `max_cloud` are left out where the catalogue can do it;
-        look yourself.
+        The items, each once, oldest first. Only some catalogues leave out items above `max_cloud`.
 
     Raises:
-        CatalogueError: The catalogue can't be reached, does not answer as one, has no such collection, or
-            nothing that was asked for.
+        CatalogueError: the catalogue cannot be reached, is not a STAC API, has no such collection, or no
+            matching item.
     """
-    with _told_errors(query.api):
+    with _readable_errors(query.api):
         client = _open(query, retry)
         _check_collection(client, query)
         items = _items(client, query, cloudy=False, found=found)
@@ -117,13 +116,13 @@ def _check_collection(client: Client, query: CatalogQuery) -> None:
     likely = [name for name in names if "sentinel-2" in name.lower()] or names
     shown = ", ".join(likely[:NAMED]) + (" ..." if len(names) > min(NAMED, len(likely)) else "")
     raise CatalogueError(
-        f"{query.api} has no collection {query.collection!r}; it has {shown or 'none at all'}: name one "
-        "with --collection"
+        f"{query.api}: no collection {query.collection!r}. It has {shown or 'none'}. Choose one with "
+        "--collection"
     )
 
 
-def _items(client: Client, query: CatalogQuery, *, cloudy: bool, found: Found | None = None) -> list[Item]:
-    """All items of the ground and the days; those over `max_cloud` only where they are wanted."""
+def _items(client: Client, query: CatalogQuery, *, cloudy: bool, found: OnFound | None = None) -> list[Item]:
+    """Return all items of the ground and the days; `cloudy` includes those above `max_cloud`."""
     more: dict[str, Any] = {}
     if not cloudy and query.max_cloud < 100 and client.conforms_to("QUERY"):
         more["query"] = {"eo:cloud_cover": {"lte": query.max_cloud}}
@@ -143,7 +142,7 @@ def _items(client: Client, query: CatalogQuery, *, cloudy: bool, found: Found | 
 
 
 def _collect(
-    pages: Iterator[dict[str, Any]], items: dict[str, Item], query: CatalogQuery, found: Found | None
+    pages: Iterator[dict[str, Any]], items: dict[str, Item], query: CatalogQuery, found: OnFound | None
 ) -> None:
     """Add the items of all pages, each once."""
     seen: set[str] = set()
@@ -163,100 +162,98 @@ def _collect(
 
 
 def _method(client: Client) -> str:
-    """How the catalogue wants to be searched."""
-    ways = {
+    """Return the HTTP method that the catalogue accepts for a search."""
+    methods = {
         str(link.extra_fields.get("method", "GET")).upper() for link in client.links if link.rel == "search"
     }
-    return "GET" if ways == {"GET"} else "POST"
+    return "GET" if methods == {"GET"} else "POST"
 
 
 def _explain_nothing(client: Client, query: CatalogQuery) -> list[Item]:
-    """Say why nothing was found; give those items that tell no cloud, which the catalogue held back."""
-    where = str(query.bbox)
-    told = f"{query.api} has nothing of {query.collection} for {where} from {query.first} to {query.last}"
+    """Raise the reason why nothing was found; return items of unknown cloud, which catalogues leave out."""
+    request = f"{query.collection} for {query.bbox} from {query.first} to {query.last}"
     items = _items(client, query, cloudy=True)
     if not items:
-        raise CatalogueError(f"{told}; expected at least one item: look at --bbox and --dates")
+        raise CatalogueError(f"{query.api}: no item of {request}. Check --bbox and --dates")
     unknown = [item for item in items if cloud_cover(item) is None]
     if not unknown:
-        raise CatalogueError(f"{told} {under_cloud(items, query.max_cloud)}")
+        raise CatalogueError(f"{query.api}: no item of {request} {describe_cloud(items, query.max_cloud)}")
     return unknown
 
 
-def under_cloud(items: list[Item], max_cloud: float) -> str:
-    """Say how cloudy those items are that are all over a limit."""
+def describe_cloud(items: list[Item], max_cloud: float) -> str:
+    """Return the end of a sentence on items that are all above the cloud limit."""
     covers = [cloud_cover(item) for item in items]
     least = min(cover for cover in covers if cover is not None)
     return (
-        f"with at most {max_cloud:g} % cloud; the clearest of {len(items)} items has {least:.1f} %: raise "
-        "--max-cloud, or ask for more days"
+        f"has at most {max_cloud:g} % cloud. The clearest of {len(items)} items has {least:.1f} %. Raise "
+        "--max-cloud, or extend --dates"
     )
 
 
 def cloud_cover(item: Item) -> float | None:
-    """Share of the tile under cloud, percent; None where the item doesn't say."""
+    """Return the share of the tile under cloud, percent; None where it is unknown."""
     value = item.get("properties", {}).get("eo:cloud_cover")
     return float(value) if isinstance(value, (int, float)) else None
 
 
 @contextmanager
-def _told_errors(api: str) -> Iterator[None]:
-    """Turn what pystac, requests and malformed answers raise into one sentence."""
+def _readable_errors(api: str) -> Iterator[None]:
+    """Turn errors of pystac, requests and malformed answers into one `CatalogueError`."""
     from pystac import STACError
     from pystac_client.errors import ClientTypeError
     from pystac_client.exceptions import APIError
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of conformance classes that a root doesn't declare
+            warnings.simplefilter("ignore")  # about conformance classes that a root does not declare
             yield
     except APIError as error:
-        raise CatalogueError(_of_request(api, error)) from error
+        raise CatalogueError(_explain_request(api, error)) from error
     except NotImplementedError as error:
-        raise CatalogueError(f"{api} can't be searched: {_short(error)}; {_EXPECTED}") from error
+        raise CatalogueError(f"{api}: it cannot be searched ({_short(error)}). {_EXPECTED}") from error
     except (STACError, ClientTypeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        # HTML is no JSON; JSON of another kind lacks what a catalogue has.
+        # HTML is not JSON; other JSON lacks the members of a catalogue.
         raise CatalogueError(
-            f"{api} doesn't answer as a STAC catalogue ({_short(error)}); {_EXPECTED}"
+            f"{api}: it does not answer as a STAC catalogue ({_short(error)}). {_EXPECTED}"
         ) from error
 
 
-_EXPECTED = f"expected the root of a STAC API, such as {CATALOGUES['earth-search']}"
+_EXPECTED = f"Expected the root of a STAC API, such as {CATALOGUES['earth-search']}"
 
 
-def _of_request(api: str, error: Exception) -> str:
+def _explain_request(api: str, error: Exception) -> str:
     status = getattr(error, "status_code", None)
+    later = "Try again later; finished dates are kept"
     if status == 429:
-        return f"{api} asks to be left alone for a while (429): try again later; what is done is kept"
+        return f"{api}: too many requests (429). {later}"
     if status in (401, 403):
-        return f"{api} refuses ({status}): it wants a login, which is not supported; {_EXPECTED}"
+        return f"{api}: access refused ({status}). Catalogues with a login are not supported. {_EXPECTED}"
     if status == 404:
-        return f"{api} has no such page (404); {_EXPECTED}"
+        return f"{api}: no such page (404). {_EXPECTED}"
     if status is not None and status >= 500:
-        return f"{api} fails ({status}), also when asked again: try again later; what is done is kept"
+        return f"{api}: the server failed ({status}), also when retried. {later}"
     if status is not None:
-        return f"{api} refuses the search ({status}): {_short(error)}"
-    return (
-        f"{api} can't be reached: {_reason(str(error))}; look at the address and the network, and try again"
-    )
+        return f"{api}: the search was refused ({status}): {_short(error)}"
+    return f"{api}: it cannot be reached ({_reason(str(error))}). Check the address and the network"
 
 
 def _reason(text: str) -> str:
-    """What a request failed of, out of what requests and urllib3 say."""
-    for mark, told in {
+    """Return why a request failed, from the text of requests and urllib3."""
+    for mark, reason in {
         "NameResolutionError": "no such host",
         "Connection refused": "connection refused",
         "timed out": "no answer in time",
-        "IncompleteRead": "the connection was cut in the midst",
+        "IncompleteRead": "the connection was cut",
         "Connection aborted": "the connection was cut",
-        "Connection broken": "the connection was cut in the midst",
+        "Connection broken": "the connection was cut",
         "CERTIFICATE_VERIFY_FAILED": "its certificate is not valid",
     }.items():
         if mark in text:
-            return told
+            return reason
     return _short(text)
 
 
 def _short(error: object) -> str:
-    """The beginning of a message, on one line."""
+    """Return the beginning of a message, on one line."""
     return " ".join(str(error).split())[:160] or type(error).__name__

@@ -1,14 +1,14 @@
-"""Items sorted into places and days; what can't be used is left out, with the reason."""
+"""Items sorted into places and days, and the dates of a place that are kept."""
 
 from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from retrieval.ingest.stac.catalogue import Item, cloud_cover, under_cloud
-from retrieval.ingest.stac.journal import Row
+from retrieval.ingest.stac.catalogue import Item, cloud_cover, describe_cloud
+from retrieval.ingest.stac.journal import ItemRow
 from retrieval.ingest.stac.query import CatalogQuery
 from retrieval.ingest.stac.scene import SCL, Grid, Scene, scene_of
 from retrieval.ingest.stac.window import crop_to_box, find_repeated
@@ -17,181 +17,245 @@ from tfrecords.errors import BandsError, CatalogueError, GridError
 
 @dataclass(frozen=True)
 class Day:
-    """What there is of one place on one day."""
+    """The items of one place on one day."""
 
     place: str
-    """Its name."""
+    """Name of the place."""
     date: datetime.date
-    """By the sun."""
+    """The solar day."""
     scenes: tuple[Scene, ...]
-    """The items, those of the clearest tile first."""
+    """The items, the clearest tile first."""
     window: Grid
-    """Pixels of the place that are asked for."""
+    """The pixels of the place to fetch."""
 
     @property
     def file(self) -> str:
-        """What it becomes, in the folder."""
+        """Path of the file below the folder of all places."""
         return f"{self.place}/{self.date}.tif"
 
-    def rows(self, **more: object) -> list[Row]:
-        """What the journal says of its items."""
-        return [row_of(scene, self.date.isoformat(), **more) for scene in self.scenes]
+    def rows(self, **values: object) -> list[ItemRow]:
+        """Return the journal rows of the items."""
+        return [row_of(scene, self.date.isoformat(), **values) for scene in self.scenes]
 
 
 @dataclass
-class Left:
-    """What was left out so far, and why."""
+class SkippedItems:
+    """The items that are skipped, with the reasons."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ItemRow] = field(default_factory=list)
     """One for each item."""
     notes: list[str] = field(default_factory=list)
-    """A sentence for each reason, or each item that is worth one."""
+    """One sentence for each reason, or for each item that needs one."""
 
-    def out(self, rows: Iterable[Row], note: str = "") -> None:
-        """Leave items out."""
+    def add(self, rows: Iterable[ItemRow], note: str = "") -> None:
+        """Skip items."""
         self.rows += rows
         if note:
             self.notes.append(note)
 
 
-def row_of(scene: Scene, date: str = "", **more: object) -> Row:
-    """What the journal says of an item."""
+def row_of(scene: Scene, date: str = "", **values: object) -> ItemRow:
+    """Return the journal row of an item."""
     red = scene.bands["B04"].offset
-    known = {"cloud_cover": scene.cloud_cover, "baseline": scene.baseline}
+    metadata = {"cloud_cover": scene.cloud_cover, "baseline": scene.baseline}
     offset = {"offset": red.dn, "offset_from": red.source}
-    return Row(scene.id, scene.place, date, **{**known, **offset, **more})  # type: ignore[arg-type]
+    return ItemRow(scene.id, scene.place, date, **{**metadata, **offset, **values})  # type: ignore[arg-type]
 
 
-def sorted_days(
-    items: Sequence[Item], query: CatalogQuery, grounded: Callable[[Scene], Scene], left: Left
+# --- items to days ------------------------------------------------------------------------------
+
+
+def sort_into_days(
+    items: Sequence[Item], query: CatalogQuery, locate: Callable[[Scene], Scene], skipped: SkippedItems
 ) -> list[Day]:
     """Sort items into places and days.
 
     Args:
-        items: From the catalogue.
-        query: What is asked for.
-        grounded: Fills in where an item lies that doesn't say so itself.
-        left: Takes what can't be used.
+        items: items of the catalogue.
+        query: the query.
+        locate: fills in the grid of an item whose metadata lack it.
+        skipped: receives what cannot be used.
 
     Returns:
         The days of all places, in order.
 
     Raises:
-        CatalogueError: There is none.
+        CatalogueError: no item can be used.
     """
-    clear = _clear_enough(items, query, left)
-    scenes = _newest(_readable(clear, grounded, left), left)
-    places = _places(scenes, query, left)
+    clear = _clear_items(items, query, skipped)
+    scenes = _latest_processing(_read_scenes(clear, locate, skipped), skipped)
+    windows = _windows_of_places(scenes, query, skipped)
     longitude = query.bbox.centre_longitude
     groups: dict[tuple[str, datetime.date], list[Scene]] = {}
     for scene in scenes:
-        if scene.place in places:
+        if scene.place in windows:
             groups.setdefault((scene.place, scene.day(longitude)), []).append(scene)
-    days = [Day(*key, _in_order(own), places[key[0]]) for key, own in sorted(groups.items())]
+    days = [Day(*key, _clearest_first(group), windows[key[0]]) for key, group in sorted(groups.items())]
     if not days:
-        raise CatalogueError(nothing(left.rows))
+        raise CatalogueError(explain_nothing_written(skipped.rows))
     return days
 
 
-def nothing(rows: Sequence[Row]) -> str:
-    """Say why nothing could be written."""
+def explain_nothing_written(rows: Sequence[ItemRow]) -> str:
+    """Return the most frequent reasons why all items were skipped."""
     reasons = Counter(row.left_out for row in rows)
-    shown = "; ".join(
-        f"{count} {'items' if count > 1 else 'item'}: {r}" for r, count in reasons.most_common(3)
+    listed = "; ".join(
+        f"{count} {'items' if count > 1 else 'item'}: {reason}" for reason, count in reasons.most_common(3)
     )
     more = f"; and {len(reasons) - 3} other reasons" if len(reasons) > 3 else ""
-    return f"nothing was written, all {len(rows)} items were left out. {shown}{more}"
+    return f"nothing was written, all {len(rows)} items were skipped. {listed}{more}"
 
 
-def _in_order(scenes: Sequence[Scene]) -> tuple[Scene, ...]:
-    return tuple(
-        sorted(scenes, key=lambda one: (100 if one.cloud_cover is None else one.cloud_cover, one.id))
-    )
+def _clearest_first(scenes: Sequence[Scene]) -> tuple[Scene, ...]:
+    def key(scene: Scene) -> tuple[float, str]:
+        return 100 if scene.cloud_cover is None else scene.cloud_cover, scene.id
+
+    return tuple(sorted(scenes, key=key))
 
 
-def _clear_enough(items: Sequence[Item], query: CatalogQuery, left: Left) -> list[Item]:
-    """Those whose tile is clear enough, or doesn't say."""
+def _clear_items(items: Sequence[Item], query: CatalogQuery, skipped: SkippedItems) -> list[Item]:
+    """Return the items whose cloud cover is within the limit or unknown."""
     cloudy = [item for item in items if (cloud_cover(item) or 0) > query.max_cloud]
     if items and len(cloudy) == len(items):
-        raise CatalogueError(f"{query.api} has nothing {under_cloud(cloudy, query.max_cloud)}")
-    rows = [
-        Row(str(one["id"]), cloud_cover=cloud_cover(one), left_out=f"more than {query.max_cloud:g} % cloud")
-        for one in cloudy
-    ]
+        raise CatalogueError(f"{query.api}: no item {describe_cloud(cloudy, query.max_cloud)}")
+    reason = f"more than {query.max_cloud:g} % cloud"
+    rows = [ItemRow(str(item["id"]), cloud_cover=cloud_cover(item), left_out=reason) for item in cloudy]
     if rows:
-        left.out(rows, f"{len(rows)} items have more than {query.max_cloud:g} % cloud and were left out")
-    out = {row.item for row in rows}
-    return [item for item in items if str(item["id"]) not in out]
+        skipped.add(rows, f"skipped: {len(rows)} items with {reason}")
+    ids = {row.item for row in rows}
+    return [item for item in items if str(item["id"]) not in ids]
 
 
-def _readable(items: Sequence[Item], grounded: Callable[[Scene], Scene], left: Left) -> list[Scene]:
-    """Those that say all that is needed."""
+def _read_scenes(
+    items: Sequence[Item], locate: Callable[[Scene], Scene], skipped: SkippedItems
+) -> list[Scene]:
+    """Return the items with all the metadata that are needed."""
     scenes = []
     for item in items:
         try:
-            scenes.append(grounded(scene_of(item)))
+            scenes.append(locate(scene_of(item)))
         except (BandsError, CatalogueError) as error:
-            row = Row(str(item["id"]), cloud_cover=cloud_cover(item), left_out=str(error))
-            left.out([row], f"{row.item} was left out: {error}")
+            row = ItemRow(str(item["id"]), cloud_cover=cloud_cover(item), left_out=str(error))
+            skipped.add([row], f"skipped: {row.item}, {error}")
         except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-            why = f"its metadata are not those of an image ({type(error).__name__}: {str(error)[:80]})"
-            row = Row(str(item["id"]), left_out=why)
-            left.out([row], f"{row.item} was left out: {why}")
+            reason = f"its metadata do not describe an image ({type(error).__name__}: {str(error)[:80]})"
+            row = ItemRow(str(item["id"]), left_out=reason)
+            skipped.add([row], f"skipped: {row.item}, {reason}")
     return scenes
 
 
-def _newest(scenes: Sequence[Scene], left: Left) -> list[Scene]:
-    """Of products of one pass over one tile, those of the latest processing baseline."""
+def _latest_processing(scenes: Sequence[Scene], skipped: SkippedItems) -> list[Scene]:
+    """Return, of the products of one pass over one tile, those with the latest processing baseline."""
+
+    def key(scene: Scene) -> tuple[str, datetime.datetime]:
+        return scene.place, scene.when.replace(microsecond=0)
+
     latest: dict[tuple[str, datetime.datetime], str] = {}
     for scene in scenes:
-        key = scene.place, scene.when.replace(microsecond=0)
-        latest[key] = max(latest.get(key, ""), scene.baseline)
-    old = [one for one in scenes if one.baseline < latest[one.place, one.when.replace(microsecond=0)]]
+        latest[key(scene)] = max(latest.get(key(scene), ""), scene.baseline)
+    old = [scene for scene in scenes if scene.baseline < latest[key(scene)]]
     if old:
-        rows = [row_of(scene, left_out="there is a later processing of it") for scene in old]
-        left.out(rows, f"{len(old)} items are there in a later processing and were left out")
-    out = {id(scene) for scene in old}
-    return [scene for scene in scenes if id(scene) not in out]
+        rows = [row_of(scene, left_out="a later processing exists") for scene in old]
+        skipped.add(rows, f"skipped: {len(old)} items of which a later processing exists")
+    return [scene for scene in scenes if scene.baseline == latest[key(scene)]]
 
 
-def _places(scenes: Sequence[Scene], query: CatalogQuery, left: Left) -> dict[str, Grid]:
-    """The window of each place that brings ground of its own."""
+def _windows_of_places(
+    scenes: Sequence[Scene], query: CatalogQuery, skipped: SkippedItems
+) -> dict[str, Grid]:
+    """Return the window of each place that covers ground which no other place covers."""
     groups: dict[str, list[Scene]] = {}
     for scene in scenes:
         groups.setdefault(scene.place, []).append(scene)
     windows: dict[str, Grid] = {}
-    for place, own in groups.items():
+    for place, members in groups.items():
         try:
-            windows[place] = crop_to_box(_one_crs(place, own), query.bbox)
+            windows[place] = crop_to_box(_grids_in_one_crs(members), query.bbox)
         except GridError as error:
-            left.out([row_of(s, left_out=str(error)) for s in own], f"{place} was left out: {error}")
+            skipped.add(
+                [row_of(scene, left_out=str(error)) for scene in members], f"skipped: {place}, {error}"
+            )
     for place, other in find_repeated(windows, query.bbox).items():
         del windows[place]
-        why = f"its ground is in {other} too"
-        left.out([row_of(s, left_out=why) for s in groups[place]], f"{place} was left out: {why}")
+        reason = f"its ground is also in {other}"
+        skipped.add(
+            [row_of(scene, left_out=reason) for scene in groups[place]], f"skipped: {place}, {reason}"
+        )
     return windows
 
 
-def _one_crs(place: str, scenes: Sequence[Scene]) -> list[Grid]:
-    """Grids of a place's items; those in another reference system are warped onto the commonest."""
+def _grids_in_one_crs(scenes: Sequence[Scene]) -> list[Grid]:
+    """Return the grids in the most frequent CRS of a place; items in another CRS are warped onto it."""
     grids = [scene.grid for scene in scenes if scene.grid]
     (crs, _), *_ = Counter(grid.crs for grid in grids).most_common(1)
     return [grid for grid in grids if grid.crs == crs]
 
 
-def guesses(days: Sequence[Day]) -> list[str]:
-    """Say what is not known of the items for sure."""
+def note_missing_metadata(days: Sequence[Day]) -> list[str]:
+    """Return a note for each kind of metadata that items lack."""
     scenes = [scene for day in days for scene in day.scenes]
-    unsure = [one for one in scenes if "guess" in one.bands["B04"].offset.source]
-    bare = [one for one in scenes if SCL not in one.bands]
+    guessed = [scene for scene in scenes if "guess" in scene.bands["B04"].offset.source]
+    unclassified = [scene for scene in scenes if SCL not in scene.bands]
     notes = []
-    if unsure:
+    if guessed:
         notes.append(
-            f"{len(unsure)} of {len(scenes)} items tell neither offset nor processing baseline: their offset "
-            "was guessed from the date"
+            f"{len(guessed)} of {len(scenes)} items state neither offset nor processing baseline: their "
+            "offset was guessed from the date"
         )
-    if bare:
+    if unclassified:
         notes.append(
-            f"{len(bare)} of {len(scenes)} items have no scene classification: their cloud is not hidden"
+            f"{len(unclassified)} of {len(scenes)} items have no scene classification: their cloud is not "
+            "hidden"
         )
     return notes
+
+
+# --- dates of a place ---------------------------------------------------------------------------
+
+
+def select_dates(
+    hidden: Mapping[datetime.date, float],
+    first: datetime.date,
+    last: datetime.date,
+    count: int,
+    kept: Collection[datetime.date] = (),
+) -> tuple[datetime.date, ...]:
+    """Select dates that are spread over time, and the clearest among them.
+
+    1. The span is cut into `count` stretches of equal length. From each the clearest date is taken, of equals
+       the earliest.
+    2. Where stretches are empty, dates are added one by one: the one farthest from all selected dates, of
+       equals the clearest, then the earliest.
+
+    Args:
+        hidden: share of the ground that is hidden on each date, 0 to 1.
+        first: first day of the span.
+        last: last day of the span.
+        count: largest number of dates, 1 or more.
+        kept: dates of `hidden` that exist already: they are selected, and stand for their stretches.
+
+    Returns:
+        `min(count, len(hidden))` dates in order (all of `kept` if they are more). The order of the input does
+        not matter.
+    """
+    if len(hidden) <= count:
+        return tuple(sorted(hidden))
+    days = (last - first).days + 1
+    best: dict[int, datetime.date] = {}
+    for date in sorted(hidden, key=lambda date: (date not in kept, hidden[date], date)):
+        # A solar day may fall just before the first or after the last day in UTC.
+        position = min(max((date - first).days, 0), days - 1)
+        best.setdefault(position * count // days, date)
+    # Stretches without a kept date, in order: kept dates may leave room for some of them only.
+    selected = hidden.keys() & set(kept)
+    for date in sorted(set(best.values()) - selected)[: max(0, count - len(selected))]:
+        selected.add(date)
+    while len(selected) < count:
+        others = hidden.keys() - selected
+        selected.add(min(others, key=lambda date: (-_gap_days(date, selected), hidden[date], date)))
+    return tuple(sorted(selected))
+
+
+def _gap_days(date: datetime.date, selected: set[datetime.date]) -> int:
+    """Return the days to the nearest selected date."""
+    return min(abs((date - other).days) for other in selected)

@@ -1,4 +1,4 @@
-"""What became of each item, in `items.csv` beside the places; and what was asked for, in `query.json`."""
+"""The journal of a query: the outcome for each item in `items.csv`, and the query in `search.json`."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ KIND, VERSION = "stac-places", 1
 
 
 @dataclass(frozen=True)
-class Row:
-    """One item."""
+class ItemRow:
+    """The outcome for one item."""
 
     item: str
     """Its id."""
     place: str = ""
-    """Its place; empty where it was left out before that was known."""
+    """Its place; empty where it is unknown."""
     date: str = ""
-    """Its day by the sun, YYYY-MM-DD."""
+    """Its solar day, YYYY-MM-DD."""
     file: str = ""
-    """What it became, or became a part of: path in the folder; empty where it was left out."""
+    """Path of its file below the folder; empty where it was skipped."""
     cloud_cover: float | None = None
-    """Share of its tile under cloud as its metadata say, percent."""
+    """Share of its tile under cloud by its metadata, percent."""
     hidden: float | None = None
-    """Share of the ground asked for that is hidden or without data that day, percent; None = not measured."""
+    """Share of the ground in the box that is hidden or nodata that day, percent; None = not measured."""
     baseline: str = ""
     """Processing baseline."""
     offset: float | None = None
-    """Digital numbers that were added to the red band's."""
+    """Added to the digital numbers of the red band."""
     offset_from: str = ""
-    """Which metadata said so."""
+    """The metadata that state the offset."""
     dark: float | None = None
     """Digital number of the darkest pixels of its file (0.1 percentile over all bands)."""
     left_out: str = ""
-    """Why it was left out; empty where it wasn't."""
+    """Why it was skipped; empty where it was not."""
 
 
 def _cell(value: object) -> str:
@@ -55,14 +55,14 @@ def _value(name: str, text: str) -> Any:
     return text
 
 
-def read_rows(folder: Path) -> list[Row]:
+def read_rows(folder: Path) -> list[ItemRow]:
     """Read `items.csv`.
 
     Args:
-        folder: Holds it; without one there are no rows.
+        folder: holds it; without the file there are no rows.
 
     Returns:
-        The rows, in its order.
+        The rows, in the order of the file.
 
     Raises:
         ManifestError: it is damaged.
@@ -70,57 +70,57 @@ def read_rows(folder: Path) -> list[Row]:
     path = folder / ITEMS
     if not path.is_file():
         return []
-    names = [field.name for field in fields(Row)]
+    names = [field.name for field in fields(ItemRow)]
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             if reader.fieldnames != names:
                 raise ValueError(f"its columns are {reader.fieldnames}")
-            return [Row(**{name: _value(name, row[name] or "") for name in names}) for row in reader]
+            return [ItemRow(**{name: _value(name, row[name] or "") for name in names}) for row in reader]
     except (ValueError, TypeError, csv.Error) as error:
-        raise ManifestError(f"{path} is damaged ({error}): remove it, or give --overwrite") from error
+        raise ManifestError(f"{path}: damaged ({error}). Remove it, or pass --overwrite") from error
 
 
 class Journal:
-    """Rows of one query, written whole after each change."""
+    """The rows of one query; the file is written whole."""
 
     def __init__(self, folder: Path, query: CatalogQuery, *, overwrite: bool) -> None:
-        """Take over what an earlier run of the same search did.
+        """Read the journal of an earlier run with the same query.
 
         Args:
-            folder: Where the places are.
-            query: What is asked for.
-            overwrite: Begin anew; the files of the earlier search are removed when this one begins to write.
+            folder: the folder of the places.
+            query: the query.
+            overwrite: start again; `begin` removes the files of the earlier query.
 
         Raises:
-            OutputExistsError: the folder holds files of another query, and `overwrite` is not given.
+            OutputExistsError: the folder holds files of another query, and `overwrite` is false.
             ManifestError: its journal is damaged.
         """
         if folder.exists() and not folder.is_dir():
-            raise OutputExistsError(f"{folder} is a file; expected the name of a folder to write")
-        self.folder, self._asked = folder, {"format_version": VERSION, "kind": KIND, **query.to_json()}
+            raise OutputExistsError(f"{folder}: a file. Expected the name of a folder to write")
+        self.folder, self._query = folder, {"format_version": VERSION, "kind": KIND, **query.to_json()}
         former = _former(folder, overwrite)
-        if former not in (None, self._asked) and not overwrite and _files(folder):
+        if former not in (None, self._query) and not overwrite and _files(folder):
             raise OutputExistsError(
-                f"{folder} holds another search ({_difference(former or {}, self._asked)}) and was left as "
-                "it is: name another folder, or give --overwrite"
+                f"{folder}: holds the files of another query ({_difference(former or {}, self._query)}). "
+                "They are kept. Choose another folder, or pass --overwrite"
             )
-        rows = read_rows(folder) if former == self._asked and not overwrite else []
+        rows = read_rows(folder) if former == self._query and not overwrite else []
         self._stale = _files(folder) if overwrite else []
         self.rows = {row.item: row for row in rows}
 
     def begin(self) -> None:
-        """Make the folder; what an overwritten search left there goes."""
+        """Create the folder, and remove the files of a query that is overwritten."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self._stale:
             path.unlink(missing_ok=True)
         self._stale = []
         with writing_file(self.folder / SEARCH, overwrite=True) as path:
-            path.write_text(json.dumps(self._asked, indent=1) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(self._query, indent=1) + "\n", encoding="utf-8")
         self.save()
 
-    def note(self, rows: Iterable[Row]) -> None:
-        """Enter items, in place of what was known of them."""
+    def note(self, rows: Iterable[ItemRow]) -> None:
+        """Replace the rows of items."""
         self.rows.update({row.item: row for row in rows})
 
     def save(self) -> None:
@@ -131,7 +131,7 @@ class Journal:
             path.open("w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([field.name for field in fields(Row)])
+            writer.writerow([field.name for field in fields(ItemRow)])
             writer.writerows([_cell(value) for value in asdict(row).values()] for row in ordered)
 
 
@@ -143,16 +143,16 @@ def _former(folder: Path, overwrite: bool) -> dict[str, Any] | None:
         if overwrite:
             return {}
         raise ManifestError(
-            f"{path} is damaged ({error}): name another folder, or give --overwrite"
+            f"{path}: damaged ({error}). Choose another folder, or pass --overwrite"
         ) from error
 
 
-def _difference(former: dict[str, Any], asked: dict[str, Any]) -> str:
-    return ", ".join(f"{k} {former.get(k)}" for k in asked if former.get(k) != asked[k])[:160]
+def _difference(former: dict[str, Any], query: dict[str, Any]) -> str:
+    return ", ".join(f"{k} {former.get(k)}" for k in query if former.get(k) != query[k])[:160]
 
 
 def _files(folder: Path) -> list[Path]:
-    """Files that an earlier search wrote: those of its journal that lie in the folder."""
+    """Return the files of the journal that lie in the folder."""
     try:
         rows = read_rows(folder)
     except ManifestError:

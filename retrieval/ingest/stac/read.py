@@ -1,4 +1,4 @@
-"""Pixels of an item's files: only the window asked for, tried again where it fails."""
+"""Reads the pixels of an item's files: only the requested window, with retries."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from retrieval.ingest.stac.scene import COMMON, SCL, Grid, Scene, Source, place_
 from tfrecords.errors import CatalogueError, DiskFullError, MissingPackageError
 
 STRIP_PX = 1024
-"""So many rows are converted at a time: a whole tile in float64 would take gigabytes."""
+"""Rows that are converted at a time: a whole tile in float64 would take gigabytes."""
 THREADS = 4
-"""Parts of a window that are fetched at a time."""
+"""Number of parts of a window that are fetched at a time."""
 
 Sign = Callable[[str], str]
-"""Gives an address the right to be read."""
+"""Returns an address with a signature that allows reading."""
 T = TypeVar("T")
 
 
 def signer(sign: str | None) -> Sign:
-    """What signs addresses.
+    """Return the function that signs addresses.
 
     Raises:
-        MissingPackageError: it needs a package that isn't installed.
+        MissingPackageError: the package that signs is not installed.
     """
     if sign is None:
         return str
@@ -37,47 +37,47 @@ def signer(sign: str | None) -> Sign:
         import planetary_computer
     except ModuleNotFoundError as error:
         raise MissingPackageError(
-            "--sign planetary-computer needs a package that is not installed: pip install planetary-computer"
+            "--sign planetary-computer: a package is not installed. Run: pip install planetary-computer"
         ) from error
     return lambda href: str(planetary_computer.sign(href))
 
 
 class Reader:
-    """Reads windows of scenes."""
+    """Reads windows of items."""
 
     def __init__(self, retry: RetryPolicy, sign: Sign = str) -> None:
         """Create a reader.
 
         Args:
-            retry: How often a read is tried.
-            sign: Called for each address just before it is read; what it gives may expire within the hour.
+            retry: how often a read is tried.
+            sign: called for each address just before it is read, because signatures expire.
         """
         self._retry, self._sign = retry, sign
 
-    def grounded(self, scene: Scene) -> Scene:
-        """Fill in what the item doesn't say of its ground, from the head of the red band's file.
+    def locate(self, scene: Scene) -> Scene:
+        """Return the scene with its grid, read from the red band's file where the metadata lack it.
 
         Raises:
-            CatalogueError: it can't be read, or has no georeference.
+            CatalogueError: the file cannot be read, or has no georeference.
         """
         if scene.grid is None:
-            grid = self._read(lambda: self._head(scene.bands["B04"]))
+            grid = self._read(lambda: self._read_grid(scene.bands["B04"]))
             scene = replace(scene, grid=grid, place=scene.place or place_of(grid))
         return scene
 
     def hidden(self, scene: Scene, window: Grid, *, snow: bool) -> NDArray[np.bool_] | None:
-        """Which pixels of a window the scene classification hides; where it has none, None.
+        """Return the pixels that the scene classification hides.
 
         Args:
-            scene: The item.
-            window: Pixels wanted.
-            snow: Hide snow too.
+            scene: the item.
+            window: the pixels to read.
+            snow: hide snow too.
 
         Returns:
-            (h, w) bool.
+            (h, w) bool; None where the item has no scene classification.
 
         Raises:
-            CatalogueError: it can't be read.
+            CatalogueError: the file cannot be read.
         """
         if SCL not in scene.bands:
             return None
@@ -85,26 +85,26 @@ class Reader:
         return hidden_mask(classes, snow=snow)
 
     def pixels(self, scene: Scene, window: Grid, *, snow: bool) -> tuple[NDArray[np.uint16], bool]:
-        """Digital numbers of a window, hidden pixels 0.
+        """Return the digital numbers of a window.
 
         Args:
-            scene: The item.
-            window: Pixels wanted.
-            snow: Hide snow too.
+            scene: the item.
+            window: the pixels to read.
+            snow: hide snow too.
 
         Returns:
-            (h, w, 4) digital numbers without an offset, 0 = nodata or hidden; and whether the offset that the
-            metadata tell leaves too many pixels below zero.
+            (h, w, 4) digital numbers without an offset, 0 = nodata or hidden; and whether the offset in the
+            metadata makes too many pixels negative.
 
         Raises:
-            CatalogueError: it can't be read.
+            CatalogueError: a file cannot be read.
         """
         loaded = dict(zip(scene.bands, self._load(scene, tuple(scene.bands), window), strict=True))
         out = np.zeros((window.height, window.width, len(COMMON)), np.uint16)
-        below = [_convert(loaded[name], scene.bands[name], out[..., n]) for n, name in enumerate(COMMON)]
+        negative = [_convert(loaded[name], scene.bands[name], out[..., n]) for n, name in enumerate(COMMON)]
         if SCL in loaded:
             out[hidden_mask(loaded[SCL], snow=snow)] = 0
-        return out, any(below)
+        return out, any(negative)
 
     def _load(self, scene: Scene, names: Sequence[str], window: Grid) -> list[NDArray[Any]]:
         return self._read(lambda: self._fetch(scene, names, window))
@@ -134,23 +134,23 @@ class Reader:
         except TransientError as error:
             raise CatalogueError(f"it cannot be read ({error}, tried {error.attempts} times)") from error
 
-    def _head(self, source: Source) -> Grid:
+    def _read_grid(self, source: Source) -> Grid:
         import rasterio
 
         with rasterio.open(self._sign(source.href)) as file:
             if file.crs is None or file.transform.is_identity or file.transform.b or file.transform.d:
-                raise CatalogueError("neither its metadata nor its files say where it lies, north up")
+                raise CatalogueError("neither its metadata nor its files have a north-up georeference")
             return Grid(file.crs.to_string(), tuple(file.transform)[:6], file.height, file.width)
 
     def _fetch(self, scene: Scene, names: Sequence[str], window: Grid) -> list[NDArray[Any]]:
-        """Bands of a scene on a window's pixels, each (h, w) in its own type."""
+        """Return bands of a scene on the pixels of a window, each (h, w) in the type of its file."""
         import odc.stac
         from affine import Affine
         from odc.geo.geobox import GeoBox
 
         sources = {name: scene.bands[name] for name in names}
         loaded = odc.stac.load(
-            [_plain_item(scene, sources, window)],
+            [_minimal_item(scene, sources, window)],
             bands=[
                 f"{name}.{source.number}" if source.number > 1 else name for name, source in sources.items()
             ],
@@ -163,8 +163,8 @@ class Reader:
         return [loaded[band].values[0] for band in loaded.data_vars]
 
 
-def _plain_item(scene: Scene, sources: dict[str, Source], window: Grid) -> Any:
-    """An item that holds just what odc-stac has to know, whatever the catalogue's own looks like."""
+def _minimal_item(scene: Scene, sources: dict[str, Source], window: Grid) -> Any:
+    """Return an item with only what odc-stac needs, so that the style of the catalogue does not matter."""
     import pystac
     from rasterio.warp import transform_bounds
 
@@ -181,10 +181,10 @@ def _plain_item(scene: Scene, sources: dict[str, Source], window: Grid) -> Any:
 
 
 def _convert(stored: NDArray[Any], source: Source, out: NDArray[np.uint16]) -> bool:
-    """Fill in digital numbers; says whether the offset leaves too many below zero."""
-    below = leaves_negatives(stored, source.offset.dn)
+    """Write digital numbers into `out`; return whether the offset makes too many pixels negative."""
+    negative = leaves_negatives(stored, source.offset.dn)
     for y in range(0, len(stored), STRIP_PX):
         strip = stored[y : y + STRIP_PX]
         strip = np.where(strip == source.nodata, 0, strip) if source.nodata else strip
         out[y : y + STRIP_PX] = to_dn(strip, source.offset.dn, source.offset.quantification)
-    return below
+    return negative

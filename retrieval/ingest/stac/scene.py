@@ -1,4 +1,4 @@
-"""One item of a catalogue as we need it: when, where, how clear, and where its bands are."""
+"""One item of a catalogue: its time, place, cloud cover, grid, and the files of its bands."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tfrecords.errors import BandsError, CatalogueError
 from tfrecords.schema.records import Provenance
 
 COMMON = {"B04": "red", "B03": "green", "B02": "blue", "B08": "nir"}
-"""Our bands, in our order, by the name that catalogues share."""
+"""The bands that are read, in order, and their common names in STAC."""
 SCL = "SCL"
 """The scene classification."""
 SCHEMES = ("http", "https", "s3", "gs", "az")
-"""Where files may lie. A catalogue must not make us open files of this machine."""
+"""Schemes of file addresses. A catalogue must not make the program open local files."""
 
 _TILE = re.compile(r"(?<![0-9A-Z])T?(\d{1,2}[C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V])(?![0-9A-Z])")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Pixels on the ground."""
+    """The pixel grid of an image."""
 
     crs: str
     """Anything that PROJ understands, such as EPSG:32631."""
@@ -40,7 +40,7 @@ class Grid:
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """Left, bottom, right, top in map coordinates."""
+        """Left, bottom, right and top in map coordinates."""
         a, _, c, _, e, f = self.transform
         return c, f + e * self.height, c + a * self.width, f
 
@@ -53,18 +53,18 @@ class Grid:
 
 @dataclass(frozen=True)
 class Source:
-    """Where one band lies, and what its numbers mean."""
+    """The file of one band, and the meaning of its numbers."""
 
     href: str
     """Address of the file, unsigned."""
     number: int = 1
-    """Which band of the file, from 1."""
+    """Number of the band in the file, from 1."""
     offset: Offset = field(default_factory=lambda: Offset(0.0))
-    """From its numbers to reflectance."""
+    """Converts its numbers to reflectance."""
     dtype: str = "uint16"
     """Type of its numbers."""
     nodata: float = 0
-    """What it holds where nothing is known."""
+    """Its nodata value."""
 
 
 @dataclass(frozen=True)
@@ -74,25 +74,25 @@ class Scene:
     id: str
     """The item's id."""
     when: datetime.datetime
-    """When it was taken, UTC."""
+    """Acquisition time, UTC."""
     place: str
-    """Name of its place: the MGRS tile, such as 31TCJ, else the reference system, such as epsg-32631; empty
-    where neither is told."""
+    """Name of its place: the MGRS tile, such as 31TCJ, else the CRS, such as epsg-32631; empty where both are
+    unknown."""
     bands: Mapping[str, Source]
-    """Our four bands, and SCL where there is one."""
+    """The bands of `COMMON`, and SCL where there is one."""
     grid: Grid | None
-    """Pixels of the red band; None where the item doesn't say."""
+    """Grid of the red band; None where the metadata lack it."""
     cloud_cover: float | None
     """Share of the tile under cloud, percent."""
     baseline: str
     """Processing baseline, such as 04.00; empty where unknown."""
 
     def day(self, longitude: float) -> datetime.date:
-        """Date by the sun at a longitude in degrees: a pass has one, also where it is midnight in UTC."""
+        """Return the solar day at a longitude in degrees: one pass has one day, even at midnight UTC."""
         return (self.when + datetime.timedelta(hours=longitude / 15)).date()
 
     def provenance(self) -> Provenance:
-        """What is written into the file."""
+        """Return the tags of the file."""
         when = self.when.strftime("%Y-%m-%dT%H:%M:%SZ")
         return Provenance(self.id, when, self.baseline, self.cloud_cover)
 
@@ -101,27 +101,27 @@ def scene_of(item: Item) -> Scene:
     """Read an item.
 
     Args:
-        item: A STAC item as JSON.
+        item: a STAC item as JSON.
 
     Returns:
-        What we need of it.
+        The scene.
 
     Raises:
-        BandsError: A band is missing; the text names it, and what there is.
-        CatalogueError: It has no date, or addresses that are none.
+        BandsError: a band is missing; the text names it, and the bands of the item.
+        CatalogueError: it has no date, or an address that is not on the network.
     """
     when = _when(item)
-    found = {name: _find(item, name, common) for name, common in COMMON.items()}
-    missing = [f"{COMMON[name]} ({name})" for name, place in found.items() if place is None]
+    assets = {name: _find_band(item, name, common) for name, common in COMMON.items()}
+    missing = [f"{COMMON[name]} ({name})" for name, asset in assets.items() if asset is None]
     if missing:
-        shown = ", ".join(sorted(item.get("assets", {}))[:20]) or "no files at all"
-        raise BandsError(f"it has no {' and no '.join(missing)}; it has {shown}")
-    scl = _find(item, SCL, "scl")
+        present = ", ".join(sorted(item.get("assets", {}))[:20]) or "no files"
+        raise BandsError(f"it has no {' and no '.join(missing)}; it has {present}")
+    scl = _find_band(item, SCL, "scl")
     sources = {
-        name: _source(item, *place, when.date()) for name, place in {**found, SCL: scl}.items() if place
+        name: _source(item, *asset, when.date()) for name, asset in {**assets, SCL: scl}.items() if asset
     }
-    assert found["B04"] is not None
-    grid = _grid(item, found["B04"][0])
+    assert assets["B04"] is not None
+    grid = _grid(item, assets["B04"][0])
     return Scene(
         str(item["id"]),
         when,
@@ -139,7 +139,7 @@ def _when(item: Item) -> datetime.datetime:
     try:
         when = datetime.datetime.fromisoformat(str(text))
     except ValueError:
-        raise CatalogueError(f"its date {text!r} is none") from None
+        raise CatalogueError(f"its date {text!r} is not an ISO 8601 time") from None
     utc = datetime.UTC
     return (when if when.tzinfo else when.replace(tzinfo=utc)).astimezone(utc)
 
@@ -147,33 +147,38 @@ def _when(item: Item) -> datetime.datetime:
 # --- bands --------------------------------------------------------------------------------------
 
 
-def _find(item: Item, name: str, common: str) -> tuple[str, int] | None:
-    """Where a band is: asset and number in it, from 1.
+def _find_band(item: Item, name: str, common: str) -> tuple[str, int] | None:
+    """Return the asset of a band, and the band's number in it, from 1.
 
-    By common name in `bands` (STAC 1.1) or `eo:bands`, else by the band's own name, else by the asset's key.
-    Of several, single bands come before composites, GeoTIFF before JPEG 2000, fine pixels before coarse.
+    A band is found by its common name in `bands` (STAC 1.1) or `eo:bands`, else by its own name, else by the
+    asset's key. Single bands are preferred to composites, GeoTIFF to JPEG 2000, fine pixels to coarse.
     """
-    for fits in (_has_common(common), _has_name(name), _has_name(common)):
-        found = [
+    for matches in (_has_common(common), _has_name(name), _has_name(common)):
+        candidates = [
             (key, number)
             for key, asset in item.get("assets", {}).items()
             if not {"visual", "overview", "thumbnail"} & set(asset.get("roles") or ())
-            for number, band in enumerate(_described(asset) or [{}], start=1)
-            if fits(key, band)
+            for number, band in enumerate(_band_metadata(asset) or [{}], start=1)
+            if matches(key, band)
         ]
-        if found:
-            return min(found, key=lambda place: (_rank(item["assets"][place[0]]), place))
+        if candidates:
+            return min(candidates, key=lambda place: (_rank(item["assets"][place[0]]), place))
     return None
 
 
-def _described(asset: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What an asset says of its bands; what the generations of the standard say is put together."""
-    lists = [asset.get(key) for key in ("bands", "eo:bands", "raster:bands")]
-    known = [[b if isinstance(b, Mapping) else {} for b in one] for one in lists if isinstance(one, list)]
-    length = max(map(len, known), default=0)
-    return [
-        {k: v for one in known for k, v in (one[n] if n < len(one) else {}).items()} for n in range(length)
+def _band_metadata(asset: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the metadata of an asset's bands, merged over the versions of the STAC standard."""
+    described = [asset.get(key) for key in ("bands", "eo:bands", "raster:bands")]
+    lists = [
+        [band if isinstance(band, Mapping) else {} for band in bands]
+        for bands in described
+        if isinstance(bands, list)
     ]
+    merged: list[dict[str, Any]] = [{} for _ in range(max(map(len, lists), default=0))]
+    for bands in lists:
+        for band, values in zip(merged, bands, strict=False):
+            band.update(values)
+    return merged
 
 
 def _has_common(common: str) -> Any:
@@ -181,7 +186,7 @@ def _has_common(common: str) -> Any:
 
 
 def _has_name(name: str) -> Any:
-    """By the band's name, or the asset's key with or without its pixel size: B04, B04_10m, red."""
+    """Match the band's name, or the asset's key with or without its pixel size: B04, B04_10m, red."""
     pattern = re.compile(rf"{name}(_\d+m)?", re.IGNORECASE)
     return lambda key, band: pattern.fullmatch(key) or pattern.fullmatch(str(band.get("name", "")))
 
@@ -189,7 +194,7 @@ def _has_name(name: str) -> Any:
 def _rank(asset: Mapping[str, Any]) -> tuple[int, bool, float]:
     kind = str(asset.get("type", "")).lower() + str(asset.get("href", "")).lower()[-4:]
     size = asset.get("gsd") or (asset.get("proj:transform") or [0])[0]
-    bands = _described(asset)
+    bands = _band_metadata(asset)
     for band in bands[:1]:
         size = (
             size or band.get("spatial_resolution") or band.get("gsd") or band.get("raster:spatial_resolution")
@@ -199,8 +204,8 @@ def _rank(asset: Mapping[str, Any]) -> tuple[int, bool, float]:
 
 def _source(item: Item, key: str, number: int, day: datetime.date) -> Source:
     asset = item["assets"][key]
-    described = _described(asset)
-    band = {**asset, **(described[number - 1] if described else {})}
+    bands = _band_metadata(asset)
+    band = {**asset, **(bands[number - 1] if bands else {})}
     raster = {name: band.get(name, band.get(f"raster:{name}")) for name in ("scale", "offset")}
     nodata = band.get("nodata")
     return Source(
@@ -213,21 +218,21 @@ def _source(item: Item, key: str, number: int, day: datetime.date) -> Source:
 
 
 def _href(item: Item, href: str) -> str:
-    own = next((link["href"] for link in item.get("links", ()) if link.get("rel") == "self"), "")
-    whole = urljoin(own, href)
-    if urlsplit(whole).scheme not in SCHEMES:
+    base = next((link["href"] for link in item.get("links", ()) if link.get("rel") == "self"), "")
+    address = urljoin(base, href)
+    if urlsplit(address).scheme not in SCHEMES:
         raise CatalogueError(f"its file {href[:80]!r} has no address on the network ({', '.join(SCHEMES)})")
-    return whole
+    return address
 
 
 # --- ground -------------------------------------------------------------------------------------
 
 
 def _grid(item: Item, key: str) -> Grid | None:
-    """Pixels of a band, from the projection extension of the asset or the item."""
+    """Return the grid of a band, from the projection extension of the asset or the item."""
     asset, properties = item["assets"][key], item["properties"]
     crs, shape, transform = (
-        next((one[name] for name in names for one in (asset, properties) if one.get(name)), None)
+        next((values[name] for name in names for values in (asset, properties) if values.get(name)), None)
         for names in (("proj:code", "proj:epsg"), ("proj:shape",), ("proj:transform",))
     )
     if not (crs and shape and transform) or transform[1] or transform[3]:
@@ -238,16 +243,16 @@ def _grid(item: Item, key: str) -> Grid | None:
 
 
 def _place(item: Item, grid: Grid | None) -> str:
-    """The tile's name in whatever words a catalogue has for it, else the reference system's."""
+    """Return the name of the MGRS tile, from any of the properties that hold it, else of the CRS."""
     properties = item["properties"]
     parts = [str(properties.get(f"mgrs:{part}", "")) for part in ("utm_zone", "latitude_band", "grid_square")]
     texts = [properties.get("grid:code", ""), properties.get("s2:mgrs_tile", ""), "".join(parts), item["id"]]
     for text in texts:
-        if found := _TILE.search(str(text).upper().replace("_", " ").replace("MGRS-", "")):
-            return f"{found[1]:0>5}"
+        if tile := _TILE.search(str(text).upper().replace("_", " ").replace("MGRS-", "")):
+            return f"{tile[1]:0>5}"
     return place_of(grid) if grid else ""
 
 
 def place_of(grid: Grid) -> str:
-    """Name of the place of all items of a reference system, where no tiles are told."""
+    """Return the place of all items in a CRS, for items without a tile."""
     return re.sub(r"[^a-z0-9]+", "-", grid.crs.lower()).strip("-")[:60]
