@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from retrieval.errors import ConfigError, MissingPatchWarning, SubmissionError
 from retrieval.evaluation.figures import FIGURES, STRICT_PX
-from retrieval.evaluation.scoring import _block_of, _bootstrap, _tail, compare, score
+from retrieval.evaluation.intervals import bootstrap_interval, ground_blocks, tail_share
+from retrieval.evaluation.scoring import compare, score
 from retrieval.evaluation.submission import Submission, read_submission, write_submission
 from tfrecords.errors import MissingInputError, OutputExistsError
 
@@ -113,7 +114,7 @@ def test_the_order_of_rows_changes_nothing():
 def test_a_block_holds_the_centres_of_its_patches():
     corners = [(0, 0), (223, 0), (224, 0), (223, 224), (480, 480)]
     answers = table([(p, 0, x, y) for p, (x, y) in enumerate(corners)] + [(9, 1, 0, 0)])
-    block = _block_of(answers)
+    block = ground_blocks(answers)
     assert block[0] == block[1]
     assert len(set(block[1:])) == 5
 
@@ -125,15 +126,17 @@ def test_bootstrap_agrees_with_one_drawn_block_by_block():
     for _ in range(200):
         drawn = [credit[block == b] for b in draws.integers(6, size=6)]
         means.append(np.concatenate(drawn).mean(axis=0))
-    expected = np.quantile(means, [_tail(6), 1 - _tail(6)], axis=0)
-    np.testing.assert_allclose(_bootstrap(credit, block, 200, 3), expected)
+    expected = np.quantile(means, [tail_share(6), 1 - tail_share(6)], axis=0)
+    np.testing.assert_allclose(bootstrap_interval(credit, block, 200, 3), expected)
 
 
 def test_few_blocks_leave_out_less_and_many_the_usual_share():
-    assert _tail(100_000) == pytest.approx(0.025, abs=1e-4)
+    assert tail_share(100_000) == pytest.approx(0.025, abs=1e-4)
     # Student's 97.5 % quantile at 9 degrees of freedom, from the table, is 2.262.
-    assert _tail(10) == pytest.approx(0.5 * math.erfc(2.262 * math.sqrt(10 / 9) / math.sqrt(2)), rel=0.02)
-    assert 0 <= _tail(2) < _tail(5) < _tail(20)
+    assert tail_share(10) == pytest.approx(
+        0.5 * math.erfc(2.262 * math.sqrt(10 / 9) / math.sqrt(2)), rel=0.02
+    )
+    assert 0 <= tail_share(2) < tail_share(5) < tail_share(20)
 
 
 def clustered(rng, blocks, share, weight):

@@ -1,27 +1,20 @@
-"""The arithmetic of a score: credits a patch, means, and intervals from blocks of ground.
-
-Near patches are not independent (one cloud spoils them all), so the bootstrap resamples *blocks* of
-ground, not patches. The rule: a patch belongs to the block that holds its centre, and blocks are the
-disjoint squares of 256 pixels, counted from the top-left corner, of the image that the answers name.
-"""
+"""The arithmetic of a score: the credit of each patch, and the means with their intervals."""
 
 from __future__ import annotations
 
 import warnings
 from math import sqrt
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import ConfigError, MissingPatchWarning, SubmissionError
-from retrieval.evaluation.figures import CONFIDENCE, FIGURES, STRICT_PX, Comparison, Figure, Score
+from retrieval.evaluation.figures import FIGURES, STRICT_PX, Comparison, Figure, Score
+from retrieval.evaluation.intervals import bootstrap_interval, ground_blocks
 from retrieval.evaluation.submission import Submission
 from tfrecords.grid import PATCH_PX
 
-BLOCK_PX = 256
-"""Side in pixels of a block of ground, the unit that the bootstrap resamples."""
 RESAMPLES = 2000
 """Resamples of a bootstrap; another seed then moves the ends of an interval by a few % of its width."""
 _LEAST_RESAMPLES = 100
@@ -152,7 +145,7 @@ def _measured(
     block, value = ground_blocks(answers), credit.mean(axis=0)
     low, high = (np.full(len(FIGURES), limit) for limit in limits)  # one block says nothing about another
     if block.max() > 0:
-        low, high = _bootstrap(credit, block, resamples, seed)
+        low, high = bootstrap_interval(credit, block, resamples, seed)
     ends = np.stack([value, np.minimum(low, value), np.maximum(high, value)], axis=1)
     figures = {name.lower(): Figure(*row) for name, row in zip(FIGURES, ends.tolist(), strict=True)}
     return {
@@ -162,39 +155,3 @@ def _measured(
         "resamples": resamples,
         "seed": seed,
     }
-
-
-def ground_blocks(answers: Submission) -> NDArray[np.int64]:
-    """Return the number, from 0, of the block that holds the centre of each answer's patch, (n,)."""
-    column, row = ((corner + PATCH_PX // 2) // BLOCK_PX for corner in (answers.x, answers.y))
-    keys = np.stack([answers.image_ids, row, column], axis=1)
-    return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
-
-
-def _bootstrap(
-    credit: NDArray[np.float64], block: NDArray[np.int64], resamples: int, seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give the ends, (7,) each, of the intervals of the mean credits: whole blocks drawn with return."""
-    blocks = int(block.max()) + 1
-    counts = np.bincount(block)
-    sums = np.stack([np.bincount(block, column) for column in credit.T], axis=1)
-    rng = np.random.default_rng(seed)
-    means = np.empty((resamples, credit.shape[1]))
-    for mean in means:
-        times = np.bincount(rng.integers(blocks, size=blocks), minlength=blocks)
-        mean[:] = times @ sums / (times @ counts)
-    tail = _tail(blocks)
-    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
-    return low, high
-
-
-def _tail(blocks: int) -> float:
-    """Give the share of resamples to leave out at each end: less than 0.025 where blocks are few.
-
-    The plain percentile interval is too narrow by sqrt((n - 1) / n), and by normal in the place of
-    Student quantiles; this is the "expanded percentile interval" of Hesterberg 2015,
-    https://doi.org/10.1080/00031305.2015.1089789. Student's quantile is the Cornish-Fisher series.
-    """
-    z, nu = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2), blocks - 1
-    student = z + (z**3 + z) / (4 * nu) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)
-    return NormalDist().cdf(-student * sqrt(blocks / nu))

@@ -15,7 +15,7 @@ from retrieval.evaluation.calibration_fit import (
     fit_calibration,
     held_out_probability,
 )
-from retrieval.evaluation.scoring import ground_blocks
+from retrieval.evaluation.intervals import ground_blocks
 from retrieval.evaluation.submission import Submission
 from retrieval.models.calibration import (
     CHIP_TERMS,
