@@ -15,7 +15,7 @@ UNBOUNDED = 10**6
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known of a setting besides its type and default."""
+    """Text, range and unit of a setting."""
 
     help: str
     """Meaning, in one or two sentences."""

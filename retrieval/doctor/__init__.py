@@ -1,27 +1,30 @@
-"""What is installed, what is missing by name, what works, and what to do about it.
+"""Check the installation: what is missing, what does not work, and the fix.
 
-`installed` only looks: versions, devices, libraries, threads, memory, disk. `trial` does the job in small, on
-generated scenes: embed, index, search, refine. Nothing here raises for what is broken: that is the answer.
+`checks` looks at packages, devices, libraries, threads, memory and disk. `trial` runs a small search on
+generated scenes. Nothing here raises for a broken installation: the findings describe it.
 """
 
-from retrieval.doctor.installed import look
-from retrieval.doctor.report import Finding, Report
-from retrieval.doctor.trial import try_out
+from collections.abc import Callable
 
-__all__ = ["Finding", "Report", "examine", "look", "try_out"]
+from retrieval.doctor.checks import Finding, Report, run_checks
+from retrieval.doctor.trial import run_trial
+
+__all__ = ["Finding", "Report", "examine", "run_checks", "run_trial"]
 
 
-def examine(device: str = "auto", trial: bool = True) -> Report:
-    """Look at everything, and try it out.
+def examine(
+    device: str = "auto", trial: bool = True, checks: Callable[[str], list[Finding]] = run_checks
+) -> Report:
+    """Run the checks, then the trial if nothing required is broken.
 
     Args:
-        device: "auto", "cpu" or "gpu": what is missing for a GPU counts as broken with "gpu" alone.
-        trial: also do the job in small, about ten seconds.
+        device: "auto", "cpu" or "gpu"; GPU packages are required with "gpu" only.
+        trial: also run a small search, about ten seconds.
+        checks: returns the findings for a device.
     """
-    findings = look(device)
-    needed = not any(f.state == "broken" for f in findings)
-    if trial and needed:
-        findings += try_out(device)
+    findings = checks(device)
+    if trial and any(finding.state == "broken" for finding in findings):
+        findings = [*findings, Finding("trial", "skipped, because a requirement is broken")]
     elif trial:
-        findings.append(Finding("trial", "left out, since something that it needs is broken"))
+        findings = [*findings, run_trial(device)]
     return Report(device, tuple(findings))

@@ -1,9 +1,10 @@
-"""The job in small on a generated scene: embed, index, search, refine, and look whether it is right."""
+"""A small search on generated scenes: embed, index, search, refine, and compare with the truth."""
 
 from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,39 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, IndexConfig
-from retrieval.doctor.report import Finding
+from retrieval.doctor.checks import Finding
 from retrieval.index.device import on_device, resolve_device
 from tfrecords.errors import RetrieveError
 
-SIZE_PX, PLACES, ASKED = 256, 2, 24
-"""Images of the trial, their number, and how many patches are looked for."""
-RIGHT_PX, RIGHT_SHARE = 3, 0.8
-"""An answer so near is right; so many must be."""
+SIZE_PX, PLACES, QUERIES = 256, 2, 24
+"""Side and number of the images, and number of the patches."""
+TOLERANCE_PX, MIN_SHARE = 3, 0.8
+"""Largest error of a right position, and smallest share of right positions."""
 
 
-def try_out(device: str = "auto") -> list[Finding]:
-    """Do the job, and tell what each stage took and whether its answers are right.
+def search_generated_scenes(device: Any, stages: dict[str, float]) -> float:
+    """Index generated scenes, locate patches of another day, and return the share of right positions.
 
     Args:
         device: "auto", "cpu" or "gpu".
+        stages: receives the seconds of each finished stage.
     """
-    stages: dict[str, float] = {}
-    try:
-        right = _job(device, stages)
-    except (RetrieveError, RuntimeError, ValueError, OSError, ImportError, MemoryError) as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        done = f" after {', '.join(stages)}" if stages else ""
-        return [Finding("trial", f"failed{done}: {said[0][:300]}", "broken", "see the lines above")]
-    text = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages.items())
-    where = f"on the {resolve_device(device).upper()}"  # type: ignore[arg-type]
-    if right < RIGHT_SHARE:
-        advice = "the installation computes wrongly: install it anew, in an environment of its own"
-        return [Finding("trial", f"{right:.0%} of {ASKED} patches found {where}: {text}", "broken", advice)]
-    return [Finding("trial", f"{right:.0%} of {ASKED} patches of another day found {where}: {text}")]
-
-
-def _job(device: Any, stages: dict[str, float]) -> float:
-    """The share of right answers."""
     from retrieval.index.builder import write_index
     from retrieval.index.folder import IndexFolder
     from retrieval.matching.pyramid import refine_full_resolution
@@ -53,47 +38,71 @@ def _job(device: Any, stages: dict[str, float]) -> float:
     from retrieval.models.encoder import load_encoder
     from tfrecords.schema import BANDS, Image, Patches
 
-    clock = _Clock(stages)
-    images, cut, truth = _scenes()
-    clock("generate")
-    with tempfile.TemporaryDirectory() as folder, on_device(device):
+    finish = _StageClock(stages)
+    scenes, crops, truth = _scenes()
+    finish("generate")
+    with tempfile.TemporaryDirectory() as temporary, on_device(device):
         encoder = load_encoder()
-        clock("load the encoder")
-        kept = [Image(i, pixels, "dn", BANDS, 0.0) for i, pixels in enumerate(images)]
-        path = Path(folder) / "index"
-        write_index(kept, path, encoder, IndexConfig(kind="exact"), source="doctor", device=device)
-        store = IndexFolder(path, encoder=encoder, device=device)
-        clock("embed and index")
-        patches = Patches(np.arange(ASKED), cut, "dn", BANDS, 0.0)
+        finish("load the encoder")
+        images = [Image(i, pixels, "dn", BANDS, 0.0) for i, pixels in enumerate(scenes)]
+        path = Path(temporary) / "index"
+        write_index(images, path, encoder, IndexConfig(kind="exact"), source="doctor", device=device)
+        folder = IndexFolder(path, encoder=encoder, device=device)
+        finish("embed and index")
+        patches = Patches(np.arange(QUERIES), crops, "dn", BANDS, 0.0)
         vectors = embed_patches(encoder, patches.scaled())
-        clock("embed patches")
-        session = Session(images=store, queries=patches, vectors=store.vectors)
-        found = refine_full_resolution(session, search_vectors(session, vectors))
-        clock("search and refine")
-    near = np.hypot(found.x[:, 0] - truth[:, 1], found.y[:, 0] - truth[:, 2]) <= RIGHT_PX
-    return float(((found.image_ids[:, 0] == truth[:, 0]) & near).mean())
+        finish("embed patches")
+        session = Session(images=folder, queries=patches, vectors=folder.vectors)
+        ranked = refine_full_resolution(session, search_vectors(session, vectors))
+        finish("search and refine")
+    close = np.hypot(ranked.x[:, 0] - truth[:, 1], ranked.y[:, 0] - truth[:, 2]) <= TOLERANCE_PX
+    return float(((ranked.image_ids[:, 0] == truth[:, 0]) & close).mean())
+
+
+def run_trial(
+    device: str = "auto", search: Callable[[Any, dict[str, float]], float] = search_generated_scenes
+) -> Finding:
+    """Run a small search, and report its times and its share of right positions.
+
+    Args:
+        device: "auto", "cpu" or "gpu".
+        search: as `search_generated_scenes`.
+    """
+    stages: dict[str, float] = {}
+    try:
+        share = search(device, stages)
+    except (RetrieveError, RuntimeError, ValueError, OSError, ImportError, MemoryError) as error:
+        message = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        after = f" after {', '.join(stages)}" if stages else ""
+        return Finding("trial", f"failed{after}: {message[:300]}", "broken", "see the lines above")
+    times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages.items())
+    where = f"on the {resolve_device(device).upper()}"  # type: ignore[arg-type]
+    value = f"{share:.0%} of {QUERIES} patches of another day found {where}: {times}"
+    if share < MIN_SHARE:
+        return Finding("trial", value, "broken", "reinstall in a new environment: the results are wrong")
+    return Finding("trial", value)
 
 
 def _scenes() -> tuple[list[NDArray[np.uint16]], NDArray[np.uint16], NDArray[np.int64]]:
-    """Images, patches of another day, and where they are: image, x, y."""
+    """Return images, patches of another day (n, 64, 64, 4), and their image, x and y (n, 3)."""
     from retrieval.synthetic.scene import Scene
 
     rng = np.random.default_rng(0)
     scenes = [Scene(seed, SIZE_PX, SIZE_PX) for seed in range(1, PLACES + 1)]
     images, later = ([scene.render(day) for scene in scenes] for day in (160, 200))
-    corners = rng.integers(0, SIZE_PX - PATCH_PX + 1, (ASKED, 2))
-    truth = np.column_stack([np.arange(ASKED) % PLACES, corners])
-    cut = [later[i][y : y + PATCH_PX, x : x + PATCH_PX] for i, x, y in truth]
-    return images, np.stack(cut), truth
+    corners = rng.integers(0, SIZE_PX - PATCH_PX + 1, (QUERIES, 2))
+    truth = np.column_stack([np.arange(QUERIES) % PLACES, corners])
+    crops = [later[i][y : y + PATCH_PX, x : x + PATCH_PX] for i, x, y in truth]
+    return images, np.stack(crops), truth
 
 
-class _Clock:
-    """Notes what each stage took."""
+class _StageClock:
+    """Records the seconds of each stage."""
 
     def __init__(self, stages: dict[str, float]) -> None:
-        self._stages, self._since = stages, time.monotonic()
+        self._stages, self._start = stages, time.monotonic()
 
     def __call__(self, stage: str) -> None:
         now = time.monotonic()
-        self._stages[stage] = round(now - self._since, 2)
-        self._since = now
+        self._stages[stage] = round(now - self._start, 2)
+        self._start = now
