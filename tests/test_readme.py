@@ -116,7 +116,8 @@ def test_every_block_parses(page, tmp_path):
             continue
         subprocess.run(["sh", "-n"], input=block.text, text=True, check=True)
         for _, name, *arguments in commands_of(block):
-            command = typer.main.get_command(app).commands[name]
+            group = typer.main.get_command(app)
+            command = group.get_command(typer.Context(group), name)
             command.make_context(name, list(arguments))
 
 
