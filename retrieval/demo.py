@@ -1,26 +1,28 @@
-"""The challenge in small: generated, indexed, asked, scored and shown, with nothing to download.
+"""A small generated challenge: made, indexed, queried, scored and drawn, without any download.
 
     demo/
-      test_images.tfrecords  test_patches.tfrecords  answers.csv    the challenge's own files
-      truth.csv              dates, the place to parts of a pixel, what clouds hide
-      index/                 what `retrieve index` writes
-      submission.csv         what `retrieve query` writes
-      matches.parquet        every candidate of every patch
-      matches.csv            the answer of every patch beside what is right
-      matches.png            some of them as a picture
-      report.html            all of it as a page to look at
-      score.json             what `retrieve score --json` prints, and how far the confidence can be trusted
+      test_images.tfrecords  test_patches.tfrecords  answers.csv    the challenge's files
+      truth.csv              dates, sub-pixel positions, share of cloud
+      index/                 output of `retrieve index`
+      submission.csv         output of `retrieve query`
+      matches.parquet        all candidates of all patches
+      matches.csv            the best match of each patch with its answer
+      matches.png            some matches as a picture
+      report.html            score, map and patches as a page
+      score.json             output of `retrieve score --json`, and the reliability of the confidence
       manifest.json          configuration and checksums
 
-So the three bare commands run in that folder too. The ground is generated (`retrieval.synthetic`), not
-observed: scores say that all works, not how well it works on Earth.
+`retrieve index`, `query` and `score` run in this folder too. The scenes are generated
+(`retrieval.synthetic`): the scores test the installation, not the accuracy on real images.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -45,64 +47,66 @@ from tfrecords.artifacts import MANIFEST, PartialFolder, read_manifest, writing_
 from tfrecords.challenge import ANSWERS, IMAGES, PATCHES, TRUTH
 from tfrecords.read import ImageSource, read_images, read_patches
 
-INDEX, SUBMISSION = "index", "submission.csv"
+INDEX, SUBMISSION, REPORT = "index", "submission.csv", "report.html"
 CANDIDATES, MATCHES, PICTURE, SCORE = "matches.parquet", "matches.csv", "matches.png", "score.json"
-REPORT = "report.html"
-SHOWN = {"right": 9, "shifted": 4, "wrong": 6}
-"""Patches in the picture, at most, by verdict."""
-SURE = 0.9
-"""Answers of this confidence or more are counted for `score.json`."""
+PICTURED = {"right": 9, "shifted": 4, "wrong": 6}
+"""Largest number of patches in the picture, by verdict."""
+CONFIDENT = 0.9
+"""Limit of the confidence for the counts of `score.json`."""
 
 
 @dataclass(frozen=True)
-class Demo:
-    """What the demo gave."""
+class DemoReport:
+    """Result of `run_demo`."""
 
     path: Path
     """The folder."""
     score: Score
-    """What the submission scores."""
+    """The score of the submission."""
     windows: int
-    """Windows in the index."""
+    """Number of windows in the index."""
     encoder: str
     """Name of the encoder."""
-    sure: int
-    """Answers with a confidence of `SURE` or more."""
-    sure_right: float
-    """Share of these that are right, within 5 px; NaN where there are none."""
+    confident: int
+    """Matches with a confidence of `CONFIDENT` or more."""
+    confident_right: float
+    """Share of the confident matches that are right, within 5 px; NaN without any."""
     calibration_error: float
-    """Mean gap between confidence and the share of right answers, 0 to 1."""
+    """Mean gap between confidence and share right, 0 to 1; NaN without a calibration."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `score.json`: the score's own keys; `encoder`, `windows`, `sure`."""
-        sure = {
-            "from": SURE,
-            "answers": self.sure,
-            "right": round(self.sure_right, 6) if self.sure else None,
-            "calibration_error": round(self.calibration_error, 6),
-        }
-        about = {"encoder": self.encoder, "windows": self.windows, "sure": sure}
-        return self.score.to_dict() | about
+        """Return the content of `score.json`: the score's keys, `encoder`, `windows` and `sure`."""
+        sure = {"from": CONFIDENT, "answers": self.confident, "right": _json_number(self.confident_right)}
+        sure["calibration_error"] = _json_number(self.calibration_error)
+        return self.score.to_dict() | {"encoder": self.encoder, "windows": self.windows, "sure": sure}
 
     def guide(self) -> str:
-        """Say what is where, and what to do next."""
-        lines = [
-            f"Of {self.sure} answers with a confidence of {SURE:g} or more {self.sure_right:.1%} are right."
-            if self.sure
-            else f"No answer has a confidence of {SURE:g} or more.",
-            f"Everything is in {self.path}/, generated, not observed:",
-            f"  {PICTURE:<24}patches beside what was found, right and wrong ones",
-            f"  {REPORT:<24}all of it as a page: score, map, patches one by one; open it in a browser",
-            f"  {MATCHES:<24}the answer of every patch beside what is right",
-            f"  {CANDIDATES:<24}every candidate of every patch",
-            f"  {SCORE:<24}the figures above, for programs",
-            f"  {SUBMISSION:<24}the answers in the challenge's form",
-            f"  {INDEX + '/':<24}{self.windows} windows, encoder {self.encoder}",
-            f"  {'test_*.tfrecords':<24}the images and the patches; {ANSWERS} and {TRUTH} beside them",
-            f"The same by hand, in {self.path}/: retrieve index --overwrite, retrieve query --overwrite, "
-            "retrieve score",
-        ]
-        return "\n".join(lines)
+        """Return the list of the files, and the next commands."""
+        files = {
+            PICTURE: "patches with their matches, right and wrong",
+            REPORT: "page with score, map and patches: open it in a browser",
+            MATCHES: "best match and answer of each patch",
+            CANDIDATES: "all candidates of all patches",
+            SCORE: "the scores above as JSON",
+            SUBMISSION: "the matches in the challenge's format",
+            f"{INDEX}/": f"{self.windows} windows, encoder {self.encoder}",
+            "test_*.tfrecords": f"images and patches; {ANSWERS} and {TRUTH} hold the answers",
+        }
+        confident = f"{self.confident} matches have a confidence of {CONFIDENT:g} or more"
+        right = f"; {self.confident_right:.1%} of them are right." if self.confident else "."
+        return "\n".join(
+            [
+                confident + right,
+                f"Files in {self.path}/ (generated scenes):",
+                *(f"  {name:<24}{text}" for name, text in files.items()),
+                f"To run the steps yourself, in {self.path}/: retrieve index --overwrite, "
+                "retrieve query --overwrite, retrieve score",
+            ]
+        )
+
+
+def _json_number(value: float) -> float | None:
+    return round(value, 6) if isfinite(value) else None
 
 
 def run_demo(
@@ -113,67 +117,66 @@ def run_demo(
     device: Device = "auto",
     overwrite: bool = False,
     progress: Progress = silent,
-) -> Demo:
-    """Generate a challenge, run it, score it and show it.
+) -> DemoReport:
+    """Generate a challenge, run it, score it and draw the matches.
 
     Args:
-        out: the folder; written whole. A run that was stopped goes on after the last stage it finished.
-        config: how large, and which places.
-        encoder: as for `retrieval.pipeline.build_index`.
+        out: the folder, written as a whole. An interrupted run resumes after its last finished stage.
+        config: size and seed of the challenge.
+        encoder: as in `retrieval.pipeline.build_index`.
         device: "auto", "cpu" or "gpu".
-        overwrite: replace a finished demo.
-        progress: told of each stage.
+        overwrite: replace an existing demo.
+        progress: called at each stage.
 
     Returns:
-        The score, and what to say about it.
+        The score, and a guide to the files.
 
     Raises:
-        OutputExistsError: the folder is there and `overwrite` is false.
-        UnfinishedOutputError: a stopped demo of another configuration is in the way.
+        OutputExistsError: the folder exists and `overwrite` is false.
+        UnfinishedOutputError: an interrupted demo with other settings is in the way.
         EncoderError: there is no such encoder.
     """
-    config, out = config or DemoConfig(), Path(out)
-    made_by = load_encoder(encoder)
-    settings = config.to_dict() | {"encoder": made_by.fingerprint}
+    config, out, encoder = config or DemoConfig(), Path(out), load_encoder(encoder)
+    settings = config.to_dict() | {"encoder": encoder.fingerprint}
     with writing_folder(out, kind="demo", config=settings, overwrite=overwrite) as folder:
         _generate(folder, config, progress)
-        index = _indexed(folder, out, made_by, device, progress)
+        index = _build_or_open_index(folder, out, encoder, device, progress)
         patches = replace(read_patches(folder.path / PATCHES), paths=())
-        found = locate(index, patches, progress=progress)
-        QueryOutputs(folder.path / SUBMISSION, folder.path / CANDIDATES, overwrite=True).write(found)
+        matches = locate(index, patches, progress=progress)
         answers = read_submission(folder.path / ANSWERS)
-        table = beside_answers(found, answers)
+        table = with_answers(matches, answers)
+        QueryOutputs(folder.path / SUBMISSION, folder.path / CANDIDATES, overwrite=True).write(matches)
         write_table(table, folder.path / MATCHES, overwrite=True)
+        report = _report(out, index, evaluate(folder.path / SUBMISSION, folder.path / ANSWERS), table)
         progress("drawing", 0, None)
-        result = _summary(out, index, evaluate(folder.path / SUBMISSION, folder.path / ANSWERS), table)
-        _draw(folder.path / PICTURE, found, table, result, config)
+        _draw(folder.path / PICTURE, matches, table, report, config)
         write_page(
             folder.path / REPORT,
-            found.folder,
-            found.patches,
-            found.details(),
+            index.folder,
+            patches,
+            matches.details(),
             answers=answers,
-            title="The demo: generated ground",
+            title="Demo on generated scenes",
             overwrite=True,
             progress=progress,
         )
-        (folder.path / SCORE).write_text(json.dumps(result.to_dict(), indent=1) + "\n", encoding="utf-8")
-        folder.counts |= {"images": config.images, "patches": config.patches, "windows": result.windows}
-    return result
+        (folder.path / SCORE).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+        folder.counts |= {"images": config.images, "patches": config.patches, "windows": report.windows}
+    return report
 
 
-# --- the stages ---------------------------------------------------------------------------------
+# --- stages -------------------------------------------------------------------------------------
 
 
 def _generate(folder: PartialFolder, config: DemoConfig, progress: Progress) -> None:
     """Write the challenge's files, unless an earlier run did."""
     names = (IMAGES, PATCHES, ANSWERS, TRUTH)
-    aside = folder.path / "challenge"
-    _clear(aside)
+    temporary = folder.path / "challenge"
+    _remove(temporary)
     if all([folder.done(name) for name in names]):
         return
     make_challenge(
-        aside,
+        temporary,
         images=config.images,
         patches=config.patches,
         size_px=config.size_px,
@@ -181,59 +184,61 @@ def _generate(folder: PartialFolder, config: DemoConfig, progress: Progress) -> 
         progress=lambda done, total: progress("generating places", done, total),
     )
     for name in names:
-        with folder.part(name) as goal:
-            (aside / name).replace(goal)
-    _clear(aside)
+        with folder.part(name) as path:
+            (temporary / name).replace(path)
+    _remove(temporary)
 
 
-def _indexed(folder: PartialFolder, out: Path, encoder: Encoder, device: Device, progress: Progress) -> Index:
-    """Build the index, or open the one of an earlier run."""
-    path, last = folder.path / INDEX, f"{INDEX}/{MANIFEST}"
-    if folder.done(last):
+def _build_or_open_index(
+    folder: PartialFolder, out: Path, encoder: Encoder, device: Device, progress: Progress
+) -> Index:
+    """Build the index, or open the index of an earlier run."""
+    path, manifest = folder.path / INDEX, f"{INDEX}/{MANIFEST}"
+    if folder.done(manifest):
         files = [f"{INDEX}/{name}" for name in read_manifest(path, "index", verify=False).files]
         if all([folder.done(name) for name in files]):
             return open_index(path, encoder=encoder, device=device)
-    _clear(path)
-    source = _as_if_in(out, read_images(folder.path / IMAGES))
-    made = build_index(source, path, encoder=encoder, device=device, progress=progress)
-    # Its manifest goes into the demo's journal last: where that is, all the others are.
+    _remove(path)
+    source = _with_final_path(out, read_images(folder.path / IMAGES))
+    index = build_index(source, path, encoder=encoder, device=device, progress=progress)
+    # The manifest enters the demo's journal last: once it is there, all other files are.
     files = [file.relative_to(folder.path).as_posix() for file in path.rglob("*") if file.is_file()]
-    for name in sorted(files, key=lambda name: (name == last, name)):
-        with folder.part(name) as goal:
-            (folder.path / name).replace(goal)
-    return made
+    for name in sorted(files, key=lambda name: (name == manifest, name)):
+        with folder.part(name) as part:
+            (folder.path / name).replace(part)
+    return index
 
 
-def _clear(path: Path) -> None:
-    """Remove a folder, and what a stopped run left of it."""
+def _remove(path: Path) -> None:
+    """Remove a folder and its unfinished version."""
     for leftover in (path, path.with_name(path.name + ".partial")):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _as_if_in(out: Path, source: ImageSource) -> ImageSource:
-    """Images that say they come from the folder that the demo will be in, not from the unfinished one."""
+def _with_final_path(out: Path, source: ImageSource) -> ImageSource:
+    """Return images whose path is in the finished folder, not in the unfinished one."""
     path = (out / IMAGES).as_posix()
     note = f"{path}: {source.count} generated images"
     return replace(source, note=note, begin=lambda: (replace(image, path=path) for image in source))
 
 
-# --- what is told -------------------------------------------------------------------------------
+# --- results ------------------------------------------------------------------------------------
 
 
-def beside_answers(found: Matches, answers: Submission) -> Any:
-    """Put what was found beside what is right.
+def with_answers(matches: Matches, answers: Submission) -> Any:
+    """Join the best match of each patch with its answer.
 
     Args:
-        found: the matches.
-        answers: of the same patches, in any order.
+        matches: the matches.
+        answers: answers of the same patches, in any order.
 
     Returns:
-        `found.frame()` with `right_image_id`, `right_x`, `right_y`, `distance_px` (NaN in another image) and
-        `right`: whether the image is right and the position within 5 px.
+        `matches.frame()` with right_image_id, right_x, right_y, distance_px (NaN in another image) and
+        right: whether the image is right and the position within 5 px.
     """
-    table = found.frame()
+    table = matches.frame()
     order = np.argsort(answers.patch_ids)
-    rows = order[np.searchsorted(answers.patch_ids[order], found.patch_ids)]
+    rows = order[np.searchsorted(answers.patch_ids[order], matches.patch_ids)]
     for name in ("image_ids", "x", "y"):
         table[f"right_{name.removesuffix('s')}"] = getattr(answers, name)[rows]
     distance = np.hypot(table.x - table.right_x, table.y - table.right_y)
@@ -242,74 +247,76 @@ def beside_answers(found: Matches, answers: Submission) -> Any:
     return table
 
 
-def _summary(out: Path, index: Index, result: Score, table: Any) -> Demo:
-    sure = table.confidence >= SURE
-    return Demo(
+def _report(out: Path, index: Index, score: Score, table: Any) -> DemoReport:
+    confidence, right = table.confidence.to_numpy(), table.right.to_numpy()
+    confident, calibrated = confidence >= CONFIDENT, np.isfinite(confidence).all()
+    return DemoReport(
         path=out,
-        score=result,
+        score=score,
         windows=len(index.folder.vectors),
         encoder=index.folder.encoder.name,
-        sure=int(sure.sum()),
-        sure_right=float(table.right[sure].mean()) if sure.any() else float("nan"),
-        calibration_error=expected_calibration_error(table.confidence.to_numpy(), table.right.to_numpy()),
+        confident=int(confident.sum()),
+        confident_right=float(right[confident].mean()) if confident.any() else nan,
+        calibration_error=expected_calibration_error(confidence, right) if calibrated else nan,
     )
 
 
-def _draw(path: Path, found: Matches, table: Any, result: Demo, config: DemoConfig) -> None:
-    pictures = _pictures(found, table, config.seed)
-    figures = result.score.figures()
-    told = ", ".join(f"{name} {figures[name].value:.3f}" for name in ("SC_img", "SC_loc", "SC"))
+def _draw(path: Path, matches: Matches, table: Any, report: DemoReport, config: DemoConfig) -> None:
+    figures = report.score.figures()
+    scores = ", ".join(f"{name} {figures[name].value:.3f}" for name in ("SC_img", "SC_loc", "SC"))
+    rows = choose_rows(table, config.seed)
+    chosen = table.iloc[rows]
+    images = {i: matches.folder.scaled(i) for i in {*chosen.image_id, *chosen.right_image_id}}
     draw_matches(
-        pictures,
+        [match_picture(table.iloc[row], matches.query(row), images) for row in rows],
         path,
-        title=f"{result.score.n} patches, looked for in {config.images} images of other dates",
-        note=f"{told}, within 2 px {figures['within_2px'].value:.3f}. Generated ground. Of each kind "
-        "some are drawn at random.",
+        title=f"{report.score.n} patches, searched in {config.images} images of other dates",
+        note=f"{scores}, within 2 px {figures['within_2px'].value:.3f}. Generated scenes. "
+        "The patches of each verdict are a random choice.",
         pixel_m=10,
         overwrite=True,
     )
 
 
-def _pictures(found: Matches, table: Any, seed: int) -> list[MatchPicture]:
-    """Some patches of each verdict, drawn at random, the surest first."""
-    all_rows = np.random.default_rng(seed).permutation(len(table))
-    left, chosen = dict(SHOWN), []
-    for row in all_rows:
-        verdict = _picture(found, table, int(row), None).verdict
-        if left.get(verdict, 0):
-            left[verdict] -= 1
-            chosen.append(int(row))
-    chosen.sort(key=lambda row: -table.confidence[row])
-    images: dict[int, NDArray[np.float32]] = {}
-    return [_picture(found, table, row, images) for row in chosen]
+def choose_rows(table: Any, seed: int) -> list[int]:
+    """Choose rows for the picture: some of each verdict at random, the most confident first.
+
+    Args:
+        table: from `with_answers`.
+        seed: of the choice.
+    """
+    verdict = np.where(table.right, "right", np.where(table.distance_px.isna(), "wrong", "shifted"))
+    shuffled = np.random.default_rng(seed).permutation(len(table))
+    rows = [row for name, n in PICTURED.items() for row in shuffled[verdict[shuffled] == name][:n].tolist()]
+    return sorted(rows, key=lambda row: -np.nan_to_num(table.confidence.iloc[row]))
 
 
-def _picture(
-    found: Matches, table: Any, row: int, images: dict[int, NDArray[np.float32]] | None
+def match_picture(
+    at: Any, query: NDArray[np.float32], images: Mapping[int, NDArray[np.float32]]
 ) -> MatchPicture:
-    """One patch's picture; without its pixels where `images`, which keeps those that were read, is None."""
-    at = table.iloc[row]
-    nothing = np.zeros((1, 1, 1), np.float32)
-    place = int(at.image_id), int(at.x), int(at.y)
-    truth = int(at.right_image_id), int(at.right_x), int(at.right_y)
+    """Return the picture of a match.
+
+    Args:
+        at: a row of the table from `with_answers`.
+        query: (h, w, b) the query patch.
+        images: (h, w, b) scaled pixels of the images by id.
+    """
 
     def window(image_id: int, x: int, y: int) -> NDArray[np.float32]:
-        if images is None:
-            return nothing
-        if image_id not in images:
-            images[image_id] = found.folder.scaled(image_id)
         return images[image_id][y : y + PATCH_PX, x : x + PATCH_PX]
 
+    image_id, x, y = int(at.image_id), int(at.x), int(at.y)
+    right_image_id, right_x, right_y = int(at.right_image_id), int(at.right_x), int(at.right_y)
     return MatchPicture(
         patch_id=int(at.patch_id),
-        query=nothing if images is None else found.query(row),
-        match=window(*place),
-        image_id=place[0],
-        x=place[1],
-        y=place[2],
-        confidence=float(at.confidence),
-        right=window(*truth),
-        right_image_id=truth[0],
-        right_x=truth[1],
-        right_y=truth[2],
+        query=query,
+        match=window(image_id, x, y),
+        image_id=image_id,
+        x=x,
+        y=y,
+        confidence=float(at.confidence) if isfinite(at.confidence) else None,
+        right=window(right_image_id, right_x, right_y),
+        right_image_id=right_image_id,
+        right_x=right_x,
+        right_y=right_y,
     )

@@ -1,4 +1,4 @@
-"""The demo: what it leaves behind, that it goes on, and that it never leaves half of it."""
+"""The demo: its files, its scores, and how it resumes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-import retrieval.demo as demo
 from retrieval.config import DemoConfig
-from retrieval.demo import run_demo
+from retrieval.demo import PICTURED, SUBMISSION, choose_rows, run_demo
 from retrieval.errors import ConfigError
 from tfrecords.artifacts import read_manifest
 from tfrecords.errors import OutputExistsError, UnfinishedOutputError
@@ -41,10 +41,10 @@ def ran(tmp_path_factory):
     return run_demo(out, TINY, progress=lambda stage, *_: stages.append(stage)), out, stages
 
 
-def test_it_leaves_the_files_that_it_names(ran):
+def test_the_guide_names_the_files(ran):
     report, out, _ = ran
     assert {p.name for p in out.iterdir()} == FILES
-    assert [p.name for p in out.parent.iterdir()] == ["demo"]  # nothing beside it
+    assert [p.name for p in out.parent.iterdir()] == ["demo"]
     guide = report.guide()
     for name in FILES - {"manifest.json", "test_images.tfrecords", "test_patches.tfrecords"}:
         assert name in guide
@@ -59,8 +59,6 @@ def test_its_folder_is_whole_and_checked(ran):
 
 
 def test_the_matches_agree_with_the_submission_and_the_answers(ran):
-    import pandas as pd
-
     report, out, _ = ran
     table, details = pd.read_csv(out / "matches.csv"), pd.read_parquet(out / "matches.parquet")
     best = details[details["rank"] == 0].set_index("patch_id").loc[table.patch_id]
@@ -94,40 +92,20 @@ def test_the_picture_is_a_picture(ran):
     assert width > 1000 and height > 500
 
 
-def test_the_picture_shows_each_verdict_at_most_so_often_and_the_surest_first():
-    import pandas as pd
-
+def test_the_picture_shows_some_patches_of_each_verdict_the_most_confident_first():
     rng = np.random.default_rng(0)
     right = rng.random(200) < 0.7
-    table = pd.DataFrame({"patch_id": np.arange(200), "confidence": rng.random(200)})
-    table[["image_id", "x", "y", "right_image_id", "right_x", "right_y"]] = 0
-    table["right_image_id"] = np.where(right, 0, 1)
-    pictures = demo._pictures(_Pixels(), table, seed=1)
-    verdicts = [p.verdict for p in pictures]
-    assert (verdicts.count("right"), verdicts.count("wrong")) == (demo.SHOWN["right"], demo.SHOWN["wrong"])
-    confidences = [p.confidence for p in pictures]
-    assert confidences == sorted(confidences, reverse=True)
-    assert len({p.patch_id for p in pictures}) == len(pictures)
-
-
-class _Pixels:
-    """What a picture takes of the matches."""
-
-    @property
-    def folder(self):
-        return self
-
-    def query(self, row):
-        return np.zeros((64, 64, 4), np.float32)
-
-    def scaled(self, image_id):
-        return np.zeros((64, 64, 4), np.float32)
+    table = pd.DataFrame(
+        {"confidence": rng.random(200), "right": right, "distance_px": np.where(right, 0, np.nan)}
+    )
+    rows = choose_rows(table, seed=1)
+    chosen = table.iloc[rows]
+    assert (chosen.right.sum(), (~chosen.right).sum()) == (PICTURED["right"], PICTURED["wrong"])
+    assert chosen.confidence.is_monotonic_decreasing and len(set(rows)) == len(rows)
 
 
 def same_matches(one, other):
-    """The same answers; what was compiled in between rounds the last digits otherwise."""
-    import pandas as pd
-
+    """Compare two demos; compiled code may round the last digits differently."""
     a, b = (pd.read_csv(folder / "matches.csv") for folder in (one, other))
     exact = ["patch_id", "image_id", "x", "y"]
     pd.testing.assert_frame_equal(a[exact], b[exact])
@@ -150,43 +128,45 @@ def test_a_finished_demo_is_left_alone(ran):
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
 
 
-@pytest.mark.parametrize("stop", ["make_challenge", "build_index", "locate", "draw_matches"])
-def test_a_stopped_demo_goes_on_and_the_former_one_stays(ran, tmp_path, monkeypatch, stop):
+def interrupt_at(stop):
+    """Return a progress function that interrupts the run in one of its stages."""
+
+    def progress(stage, *_):
+        if stage == stop:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.parametrize("stop", ["generating places", "indexing images", "searching", "drawing"])
+def test_an_interrupted_demo_resumes(ran, tmp_path, stop):
     _, whole, _ = ran
     out = tmp_path / "demo"
-    with monkeypatch.context() as patch:
-        patch.setattr(demo, stop, _interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run_demo(out, TINY)
-    assert not out.exists()  # a part is never taken for the whole
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(out, TINY, progress=interrupt_at(stop))
+    assert not out.exists()  # an unfinished demo has another name
     if (partial := out.parent / "demo.partial").exists():
         (partial / "challenge.partial" / "chunks").mkdir(parents=True)  # what a kill would leave
-    again: list[str] = []
-    run_demo(out, TINY, progress=lambda stage, *_: again.append(stage))
+    stages: list[str] = []
+    run_demo(out, TINY, progress=lambda stage, *_: stages.append(stage))
     same_matches(out, whole)
     assert {p.name for p in out.iterdir()} == FILES
-    assert ("generating places" in again) == (stop == "make_challenge")
-    assert ("indexing images" in again) == (stop in ("make_challenge", "build_index"))
+    assert ("generating places" in stages) == (stop == "generating places")
+    assert ("indexing images" in stages) == (stop in ("generating places", "indexing images"))
 
 
-def _interrupted(*_, **__):
-    raise KeyboardInterrupt
-
-
-def test_a_stopped_demo_of_another_size_is_not_gone_on_with(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "build_index", _interrupted)
+def test_an_interrupted_demo_does_not_resume_with_another_size(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        run_demo(tmp_path / "demo", TINY)
+        run_demo(tmp_path / "demo", TINY, progress=interrupt_at("indexing images"))
     with pytest.raises(UnfinishedOutputError, match="patches was 24 and is 12"):
         run_demo(tmp_path / "demo", DemoConfig(images=3, patches=12, size_px=160, seed=3))
 
 
-def test_an_overwriting_demo_that_is_stopped_leaves_the_former_one(ran, monkeypatch):
+def test_an_interrupted_overwriting_demo_keeps_the_former_one(ran):
     _, out, _ = ran
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
-    monkeypatch.setattr(demo, "locate", _interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_demo(out, TINY, overwrite=True)
+        run_demo(out, TINY, overwrite=True, progress=interrupt_at("searching"))
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
 
 
@@ -197,4 +177,4 @@ def test_a_demo_without_enough_patches_is_refused():
 
 def test_the_shipped_sizes_are_those_of_the_records():
     assert DemoConfig().size_px == 512  # or the records are not the challenge's own
-    assert Path(demo.SUBMISSION).suffix == ".csv"
+    assert Path(SUBMISSION).suffix == ".csv"
