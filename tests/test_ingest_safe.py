@@ -64,7 +64,7 @@ def tags_of(path):
         return dataset.tags()
 
 
-def nothing_half_written(out):
+def no_partial_files(out):
     return not list(out.rglob(".*")) if out.exists() else True
 
 
@@ -74,7 +74,7 @@ def nothing_half_written(out):
     ("baseline", "offset", "quantification"),
     [("02.08", None, 10000), ("05.09", -1000, 10000), ("05.09", -500, 5000)],
 )
-def test_numbers_come_out_the_same_from_every_kind_of_product(
+def test_every_kind_of_product_gives_the_same_numbers(
     safes, tmp_path, spec, level, packed, baseline, offset, quantification
 ):
     if quantification != 10000:
@@ -96,11 +96,11 @@ def test_numbers_come_out_the_same_from_every_kind_of_product(
     found = Provenance.from_tags(tags_of(out / "31TCJ" / "2023-07-06.tif"))
     name = spec.name if packed != "top" else source.name.removesuffix(".SAFE.zip")
     assert found == Provenance(name, "2023-07-06T10:56:21.024Z", baseline, 12.5, found.recipe)
-    assert found.recipe and nothing_half_written(out)
+    assert found.recipe and no_partial_files(out)
 
 
 @pytest.mark.parametrize("level", ["1C", "2A"])
-def test_products_of_before_december_2016(safes, tmp_path, spec, level):
+def test_products_before_december_2016(safes, tmp_path, spec, level):
     scene = np.full((SIDE // 2, SIDE // 2), 4)
     scene[:8] = 9
     old = replace(spec, level=level, baseline="02.04", offset=None, old=True, scene=scene)
@@ -113,7 +113,7 @@ def test_products_of_before_december_2016(safes, tmp_path, spec, level):
 
 
 @pytest.mark.parametrize("snow", [False, True])
-def test_the_scene_classification_hides_and_that_changes_what_is_indexed(safes, tmp_path, spec, snow, rng):
+def test_the_scene_classification_hides_pixels(safes, tmp_path, spec, snow, rng):
     scene = rng.integers(0, 12, (SIDE // 2, SIDE // 2))
     write_product(safes, replace(spec, scene=scene))
     images_of(safes, tmp_path / "out", hide_snow=snow)
@@ -127,7 +127,7 @@ def test_the_scene_classification_hides_and_that_changes_what_is_indexed(safes, 
     )
 
 
-def test_a_pixel_that_one_band_lacks_is_no_data_in_all(safes, tmp_path, spec):
+def test_a_pixel_that_one_band_lacks_is_nodata_in_all(safes, tmp_path, spec):
     spec.pixels[10:20, 30:40, 2] = 0
     write_product(safes, spec)
     images_of(safes, tmp_path / "out")
@@ -135,7 +135,7 @@ def test_a_pixel_that_one_band_lacks_is_no_data_in_all(safes, tmp_path, spec):
     assert (found[10:20, 30:40] == 0).all() and (found == 0).any(axis=-1).sum() == 100
 
 
-def test_a_product_without_classes_says_that_nothing_is_hidden(safes, tmp_path, spec):
+def test_a_product_without_classification_is_noted(safes, tmp_path, spec):
     write_product(safes, replace(spec, level="1C"))
     assert any("no cloud is hidden" in note for note in images_of(safes, tmp_path / "out").notes)
 
@@ -155,9 +155,9 @@ def test_only_the_part_in_the_box_is_read(safes, tmp_path, rng, monkeypatch):
     reads = []
     from retrieval.ingest.safe import tile
 
-    original = tile.read_part
+    original = tile.read_window
     monkeypatch.setattr(
-        tile, "read_part", lambda d, part, name: reads.append(part) or original(d, part, name)
+        tile, "read_window", lambda d, part, name: reads.append(part) or original(d, part, name)
     )
     report = images_of(safes, tmp_path / "out", bbox=f"{west},{south},{east},{north}")
     raster = describe_raster(tmp_path / "out/31TCJ/2023-07-06.tif")
@@ -214,7 +214,7 @@ def test_places_on_both_sides_of_the_antimeridian_share_ground(safes, tmp_path, 
     assert overlapping(rasters) == [0, 0, 2]
 
 
-def test_a_box_beside_the_tile_or_too_small(safes, tmp_path, spec):
+def test_a_box_outside_of_the_tile_or_too_small(safes, tmp_path, spec):
     write_product(safes, spec)
     with pytest.raises(MissingInputError, match=r"outside of the box: S2A_MSIL2A_20230706"):
         images_of(safes, tmp_path / "out", bbox="5,44,6,45")
@@ -242,7 +242,7 @@ def test_dates_and_cloud_choose_products(safes, tmp_path, spec):
     assert not (tmp_path / "none").exists()
 
 
-def test_of_one_day_the_newest_baseline_comes_first_and_others_fill(safes, tmp_path, rng):
+def test_the_newest_baseline_of_a_day_comes_first_and_others_fill_it(safes, tmp_path, rng):
     first, second, third = ground(rng), ground(rng), ground(rng)
     first[:, :60] = 0
     second[:, :20] = 0
@@ -267,7 +267,7 @@ def test_of_one_day_the_newest_baseline_comes_first_and_others_fill(safes, tmp_p
     ]
 
 
-def test_a_second_run_keeps_what_is_there_and_adds(safes, tmp_path, spec, monkeypatch):
+def test_a_second_run_keeps_existing_dates_and_adds_new_ones(safes, tmp_path, spec, monkeypatch):
     out = tmp_path / "out"
     write_product(safes, spec)
     images_of(safes, out)
@@ -288,7 +288,7 @@ def test_a_second_run_keeps_what_is_there_and_adds(safes, tmp_path, spec, monkey
         images_of(safes, out, dates="2023-09", bbox=f"{west},{south},{west + 0.01},{south + 0.007}")
 
 
-def test_a_stopped_run_goes_on(safes, tmp_path, spec):
+def test_an_interrupted_run_resumes(safes, tmp_path, spec):
     for month in (6, 7, 8):
         write_product(safes, replace(spec, taken=f"2023-0{month}-05T10:56:21"))
 
@@ -300,7 +300,7 @@ def test_a_stopped_run_goes_on(safes, tmp_path, spec):
         ingest(safes, tmp_path / "out", as_="series", progress=stop)
     assert not (tmp_path / "out").exists()
     work = tmp_path / "out.places"
-    assert [p.stem for p in sorted(work.rglob("*.tif"))] == ["2023-06-05"] and nothing_half_written(work)
+    assert [p.stem for p in sorted(work.rglob("*.tif"))] == ["2023-06-05"] and no_partial_files(work)
     calls = []
     report = ingest(safes, tmp_path / "out", as_="series", progress=lambda *call: calls.append(call))
     assert calls[:2] == [("reading blocks", 1, 2), ("reading blocks", 2, 2)]
@@ -308,7 +308,7 @@ def test_a_stopped_run_goes_on(safes, tmp_path, spec):
     assert next(iter(read_series(tmp_path / "out"))).dates == ("2023-06-05", "2023-07-05", "2023-08-05")
 
 
-def test_a_folder_in_the_way_is_not_touched(safes, tmp_path, spec):
+def test_files_of_the_user_in_the_temporary_folder_are_kept(safes, tmp_path, spec):
     write_product(safes, spec)
     mine = tmp_path / "out.places" / "mine.tif"
     mine.parent.mkdir()
@@ -318,7 +318,7 @@ def test_a_folder_in_the_way_is_not_touched(safes, tmp_path, spec):
     assert mine.read_bytes() == b"mine"
 
 
-def test_series_and_challenges_in_one_go(safes, tmp_path, spec, rng):
+def test_products_become_series_and_challenges(safes, tmp_path, spec, rng):
     second = ground(rng)
     write_product(safes, spec)
     write_product(safes, replace(spec, pixels=second, taken="2023-08-05T10:56:21"))
@@ -410,31 +410,31 @@ def a_list_of_files(root):
 
 DAMAGES = [
     (missing_band, "_B03_10m.jp2 is missing"),
-    (cut_band, "was cut short"),
-    (empty_band, "is no JPEG 2000 file"),
-    (a_list_of_files, "is no JPEG 2000 file"),
-    (lambda root: metadata(root).unlink(), "has no MTD_MSIL1C.xml or MTD_MSIL2A.xml"),
-    (cut_xml, "MTD_MSIL2A.xml is damaged"),
+    (cut_band, "is truncated"),
+    (empty_band, "is not a JPEG 2000 file"),
+    (a_list_of_files, "is not a JPEG 2000 file"),
+    (lambda root: metadata(root).unlink(), "no MTD_MSIL1C.xml or MTD_MSIL2A.xml"),
+    (cut_xml, "MTD_MSIL2A.xml: damaged"),
     (entities, "declares a document type"),
     (entities_in_utf16, "declares a document type"),
-    (edited("BOA_QUANTIFICATION", "OTHER_QUANTIFICATION"), "has no BOA_QUANTIFICATION_VALUE"),
-    (edited('unit="none">10000<', 'unit="none">0<'), "expected a number above 0"),
-    (edited(">-1000<", ">much<"), "BOA_ADD_OFFSET 'much'; expected a number"),
-    (edited('band_id="7"', 'band_id="17"'), "has no BOA_ADD_OFFSET for B08"),
-    (edited("<PRODUCT_START_TIME>2023", "<PRODUCT_START_TIME>20x3"), "expected a time"),
-    (edited("GRANULE/L2A", "../GRANULE/L2A"), "is not inside of the product"),
-    (edited("<IMAGE_FILE>", "<OTHER_FILE>"), "damaged"),
+    (edited("BOA_QUANTIFICATION", "OTHER_QUANTIFICATION"), "no BOA_QUANTIFICATION_VALUE"),
+    (edited('unit="none">10000<', 'unit="none">0<'), "Expected a number above 0"),
+    (edited(">-1000<", ">much<"), "BOA_ADD_OFFSET is 'much'. Expected a number"),
+    (edited('band_id="7"', 'band_id="17"'), "no BOA_ADD_OFFSET for B08"),
+    (edited("<PRODUCT_START_TIME>2023", "<PRODUCT_START_TIME>20x3"), "Expected a time"),
+    (edited("GRANULE/L2A", "../GRANULE/L2A"), "is not inside the product"),
+    (edited("<IMAGE_FILE>", "<OTHER_FILE>"), "MTD_MSIL2A.xml: damaged"),
     (edited("_B04_10m</IMAGE", "_B04_20m</IMAGE"), "name no image of B04"),
-    (edited("Level-2A_User", "Level-3_User"), "is of a Level-3_User_Product"),
+    (edited("Level-2A_User", "Level-3_User"), "describes a Level-3_User_Product"),
     (edited("granuleIdentifier", "identifier"), "names no granule"),
-    (other_size, "B02 has pixels of 20 x 20 m; expected 10 m"),
-    (other_place, "B02 has 160 x 160 px at 300010"),
+    (other_size, "B02: pixels of 20 x 20 m. Expected 10 m"),
+    (other_place, "B02: 160 x 160 px at 300010"),
     (other_scene, "its scene classification has 83 x 80 px"),
 ]
 
 
 @pytest.mark.parametrize(("damage", "said"), DAMAGES, ids=range(len(DAMAGES)))
-def test_a_product_that_cannot_be_used_is_one_clear_sentence(safes, tmp_path, spec, damage, said):
+def test_a_damaged_product_is_explained_and_skipped(safes, tmp_path, spec, damage, said):
     root = write_product(safes, spec)
     damage(root)
     with pytest.raises(StorageError) as caught:
@@ -448,32 +448,32 @@ def test_a_product_that_cannot_be_used_is_one_clear_sentence(safes, tmp_path, sp
     assert good.exists() and not (tmp_path / "alone").exists()
 
 
-def test_an_image_that_is_damaged_in_its_midst(safes, tmp_path, rng):
+def test_an_image_with_damaged_blocks_is_explained(safes, tmp_path, rng):
     spec = Spec(ground(rng, 300, 300))
     root = write_product(safes, spec)
     path = band_file(root, "B08")
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2 :] = bytes(len(raw) - len(raw) // 2)
     path.write_bytes(raw)
-    with pytest.raises(StorageError, match=r"B08_10m\.jp2 can't be decoded"):
+    with pytest.raises(StorageError, match=r"B08_10m\.jp2 is damaged and cannot be decoded"):
         images_of(root, tmp_path / "alone")
     assert not (tmp_path / "alone").exists()
     write_product(safes, replace(spec, taken="2023-08-05T10:56:21"))
     report = images_of(safes, tmp_path / "out")
-    assert report.records == 1 and any("can't be decoded" in note for note in report.notes)
-    assert nothing_half_written(tmp_path / "out")
+    assert report.records == 1 and any("cannot be decoded" in note for note in report.notes)
+    assert no_partial_files(tmp_path / "out")
 
 
-def test_zips_that_are_none(safes, tmp_path, spec):
+def test_damaged_and_other_zips_are_explained(safes, tmp_path, spec):
     whole = zipped(write_product(safes, spec))
     other = safes / "other.zip"
     with zipfile.ZipFile(other, "w") as archive:
         archive.writestr("readme.txt", "hello")
     cut = safes / "cut.zip"
     cut.write_bytes(whole.read_bytes()[:-2000])
-    with pytest.raises(ProductError, match=r"other\.zip holds no MTD_MSIL1C"):
+    with pytest.raises(ProductError, match=r"other\.zip: no MTD_MSIL1C"):
         images_of(other, tmp_path / "out")
-    with pytest.raises(ProductError, match=r"cut\.zip can't be opened as a zip"):
+    with pytest.raises(ProductError, match=r"cut\.zip: truncated, or not a zip"):
         images_of(cut, tmp_path / "out")
     report = images_of(safes, tmp_path / "out")
     assert report.records == 1 and sum("zip" in note for note in report.notes) == 2
@@ -481,7 +481,7 @@ def test_zips_that_are_none(safes, tmp_path, spec):
         images_of(safes / "nothing.zip", tmp_path / "other")
 
 
-def test_days_without_ground_in_the_part_are_left_out(safes, tmp_path, spec):
+def test_days_without_ground_in_the_box_are_skipped(safes, tmp_path, spec):
     write_product(safes, spec)
     scene = np.full((SIDE // 2, SIDE // 2), 9)
     write_product(safes, replace(spec, taken="2023-08-05T10:56:21", scene=scene))
@@ -494,7 +494,7 @@ def test_days_without_ground_in_the_part_are_left_out(safes, tmp_path, spec):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_ends_it(safes, tmp_path, spec, monkeypatch):
+def test_a_full_disk_leaves_no_file(safes, tmp_path, spec, monkeypatch):
     write_product(safes, spec)
 
     def full(*_, **__):
@@ -509,7 +509,7 @@ def test_a_full_disk_ends_it(safes, tmp_path, spec, monkeypatch):
 # --- the offset ------------------------------------------------------------------------------------
 
 
-def test_metadata_decide_on_the_offset_and_the_data_warn(safes, tmp_path, rng):
+def test_a_wrong_offset_gives_a_warning_and_changes_nothing(safes, tmp_path, rng):
     for month, offset in ((5, -1000), (6, -1000), (7, -1000), (8, -1000)):
         pixels = rng.integers(100 + month, 5000, (SIDE, SIDE, 4)).astype(np.uint16)
         write_product(safes, Spec(pixels, taken=f"2023-0{month}-05T10:56:21", offset=offset))
@@ -528,17 +528,18 @@ def test_metadata_decide_on_the_offset_and_the_data_warn(safes, tmp_path, rng):
     assert np.array_equal(wrong, right + 1000)
 
 
-def test_a_new_baseline_without_offsets_is_mentioned(safes, tmp_path, spec):
+def test_a_new_baseline_without_offsets_is_noted(safes, tmp_path, spec):
     write_product(safes, replace(spec, offset=None))
     assert any(
-        "no BOA_ADD_OFFSET in its metadata: 0 was taken" in n for n in images_of(safes, tmp_path / "o").notes
+        "no BOA_ADD_OFFSET in its metadata: an offset of 0 was assumed" in n
+        for n in images_of(safes, tmp_path / "o").notes
     )
 
 
 # --- the command -----------------------------------------------------------------------------------
 
 
-def test_the_command_says_what_it_did(safes, tmp_path, spec, monkeypatch):
+def test_the_command_prints_what_it_wrote_and_skipped(safes, tmp_path, spec, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_product(safes, spec)
     write_product(safes, replace(spec, taken="2023-08-05T10:56:21", cloud=80))
@@ -558,7 +559,7 @@ def test_the_how_to_runs(tmp_path, monkeypatch, write_tif):
     images_of(tmp_path / "downloads", tmp_path / "first")
     seen = read_raster(tmp_path / "first" / "31TCJ" / "2019-07-07.tif")[0]
     write_tif("chips/field.tif", seen[96:160, 40:104], descriptions=BANDS, nodata=0)
-    run_page("docs/howto-safe.md", monkeypatch)
+    run_page("docs/how-to/safe.md", monkeypatch)
     assert (tmp_path / "found" / "submission.csv").read_text().startswith("Patch ID,Result\n0,0 ")
     assert [p.stem for p in sorted((tmp_path / "part" / "31TCJ").iterdir())] == ["2022-07-11", "2023-09-04"]
     assert sorted(p.name for p in tmp_path.glob("*.places")) == []

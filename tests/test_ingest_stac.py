@@ -827,7 +827,7 @@ def test_failures_of_the_command_are_one_line(tmp_path, monkeypatch, arguments, 
 def test_the_commands_in_the_how_to_parse():
     import typer
 
-    page = (Path(__file__).parent.parent / "docs" / "howto-stac.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parent.parent / "docs" / "how-to" / "stac.md").read_text(encoding="utf-8")
     commands = [line.split() for line in page.splitlines() if line.startswith("retrieve ")]
     assert len(commands) == 3
     for _, name, *arguments in commands:

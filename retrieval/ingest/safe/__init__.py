@@ -1,6 +1,6 @@
-"""Sentinel-2 products in ESA's SAFE format, folders or zips, Level-1C and Level-2A, of every baseline.
+"""Sentinel-2 products in ESA's SAFE format: folders or zips, Level-1C and Level-2A, every baseline.
 
-`tree` finds them, `metadata` reads what they say of themselves, `tile` their pixels.
+`tree` finds products, `metadata` reads their metadata, `tile` their pixels, `products` writes them as places.
 """
 
 from retrieval.ingest.safe.metadata import BANDS, Granule, Product, read_product

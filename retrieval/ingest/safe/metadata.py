@@ -1,7 +1,7 @@
-"""What a product says of itself: level, baseline, time, offsets, cloud, and which files are its bands.
+"""The metadata of a product: level, baseline, time, offsets, cloud cover, and the files of its bands.
 
 Formats: S2 Products Specification Document, issues 13 to 15 (https://sentinels.copernicus.eu/web/sentinel/user-guides/
-sentinel-2-msi/document-library). Nothing in them is trusted: no entities, no files outside of the product.
+sentinel-2-msi/document-library). The XML is not trusted: entities, and files outside the product, are errors.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from tfrecords.errors import ProductError
 from tfrecords.schema.records import Provenance
 
 BANDS = ("B04", "B03", "B02", "B08")
-"""Bands of 10 m, in our order."""
+"""The 10 m bands, in the order in which they are stored."""
 BAND_IDS = {"B02": "1", "B03": "2", "B04": "3", "B08": "7"}
-"""What metadata call them."""
+"""Their ids in the metadata."""
 OFFSET_SINCE = 4.0
-"""Baseline from which on there are offsets."""
+"""First processing baseline with offsets."""
 
 _TILE = re.compile(r"_T(\d{2}[C-HJ-NP-X][A-HJ-NP-Z]{2})(?=[_.]|$)")
 _TAGS = {
     "1C": (("QUANTIFICATION_VALUE",), "RADIO_ADD_OFFSET"),
     "2A": (("BOA_QUANTIFICATION_VALUE", "L2A_BOA_QUANTIFICATION_VALUE"), "BOA_ADD_OFFSET"),
 }
-"""Names of the numbers, the second those of before 2018."""
+"""Elements of the quantification (the second name before 2018) and of the offsets."""
 _IMAGES = ("IMAGE_FILE", "IMAGE_FILE_2A", "IMAGE_ID", "IMAGE_ID_2A")
 
 _Elements = Mapping[str, Sequence[ElementTree.Element]]
@@ -39,10 +39,10 @@ _Elements = Mapping[str, Sequence[ElementTree.Element]]
 
 @dataclass(frozen=True)
 class Granule:
-    """One tile of a product; products of before December 2016 may have several."""
+    """One tile of a product; products before December 2016 can have several."""
 
     tile: str
-    """Name in the military grid, such as 31TCJ."""
+    """MGRS name, such as 31TCJ."""
     files: Mapping[str, str]
     """The file of each of `BANDS`, relative to the product."""
     scene: str | None
@@ -51,41 +51,41 @@ class Granule:
 
 @dataclass(frozen=True)
 class Product:
-    """What a product says of itself."""
+    """The metadata of a product."""
 
     tree: Tree
-    """Where it is."""
+    """Its folder or zip."""
     level: Literal["1C", "2A"]
-    """At the top of the atmosphere, or at its bottom with a scene classification."""
+    """1C: top of the atmosphere; 2A: surface, with a scene classification."""
     baseline: str
     """Processing baseline, such as 04.00."""
     taken: str
-    """When it was taken, ISO 8601, UTC."""
+    """Acquisition time, ISO 8601, UTC."""
     made: str
-    """When it was processed, ISO 8601, UTC; empty where it does not say."""
+    """Processing time, ISO 8601, UTC; empty where unknown."""
     quantification: float
-    """What numbers are divided by to be reflectance."""
+    """Divides digital numbers to give reflectance."""
     offsets: Mapping[str, float]
-    """For each of `BANDS` what is added before; 0 before baseline 04.00."""
+    """Added to the digital numbers of each of `BANDS` before the division; 0 before baseline 04.00."""
     cloud_cover: float | None
-    """Percent under cloud, 0 to 100; None where it does not say."""
+    """Percent under cloud, 0 to 100; None where unknown."""
     granules: tuple[Granule, ...]
     """Its tiles, at least one."""
     note: str
-    """What is strange about it; mostly empty."""
+    """What looks wrong in the metadata; usually empty."""
 
     @property
     def date(self) -> str:
-        """Day that it was taken, YYYY-MM-DD, UTC."""
+        """Acquisition day, YYYY-MM-DD, UTC."""
         return self.taken[:10]
 
     @property
     def age(self) -> tuple[float, str]:
-        """Sorts by baseline, then by time of processing."""
+        """Sort key: baseline, then processing time."""
         return float(self.baseline), self.made
 
     def provenance(self, recipe: str) -> Provenance:
-        """The tags of what is made of it."""
+        """Return the tags of a file made from the product."""
         return Provenance(self.tree.name, self.taken, self.baseline, self.cloud_cover, recipe)
 
 
@@ -93,14 +93,14 @@ def read_product(tree: Tree) -> Product:
     """Read a product's metadata.
 
     Args:
-        tree: where it is.
+        tree: its folder or zip.
 
     Returns:
-        What it says.
+        The metadata.
 
     Raises:
-        ProductError: the XML is damaged, has a document type or entities, names files outside of the product,
-            or lacks what is needed.
+        ProductError: the XML is damaged, declares a document type or entities, names files outside of the
+            product, or lacks an element.
     """
     where = f"{tree.path}: {tree.metadata}"
     root = _root(tree.head(tree.metadata, XML_BYTES + 1), where)
@@ -114,7 +114,7 @@ def read_product(tree: Tree) -> Product:
     offsets, note = _offsets(elements, offset, number, where)
     quantification = _number(_text(elements, where, *names), names[0], where)
     if quantification <= 0:
-        raise ProductError(f"{where} says {names[0]} {quantification:g}; expected a number above 0")
+        raise ProductError(f"{where}: {names[0]} is {quantification:g}. Expected a number above 0")
     cover = _optional(elements, "Cloud_Coverage_Assessment")
     return Product(
         tree=tree,
@@ -131,24 +131,24 @@ def read_product(tree: Tree) -> Product:
 
 
 def _root(content: bytes, where: str) -> ElementTree.Element:
-    """Parse XML that anybody may have written: neither document types nor entities, of ordinary size."""
+    """Parse untrusted XML: no document types, no entities, limited size."""
 
     def refuse(*_: object) -> None:
         raise ProductError(
-            f"{where} declares a document type or entities, which no product does: it was tampered with; "
-            "get it anew"
+            f"{where}: declares a document type or entities, which Sentinel-2 products never do. Download "
+            "the product again"
         )
 
     if len(content) > XML_BYTES:
-        raise ProductError(f"{where} is longer than {XML_BYTES >> 20} MB, which no product's is: get it anew")
-    look = expat.ParserCreate()
-    look.StartDoctypeDeclHandler = refuse
-    look.EntityDeclHandler = refuse
+        raise ProductError(f"{where}: larger than {XML_BYTES >> 20} MB. Download the product again")
+    checker = expat.ParserCreate()
+    checker.StartDoctypeDeclHandler = refuse
+    checker.EntityDeclHandler = refuse
     try:
-        look.Parse(content, True)
+        checker.Parse(content, True)
         return ElementTree.fromstring(content)
     except (expat.ExpatError, ElementTree.ParseError, LookupError, ValueError) as error:
-        raise ProductError(f"{where} is damaged ({error}): get the product anew") from error
+        raise ProductError(f"{where}: damaged ({error}). Download the product again") from error
 
 
 def _level(root: ElementTree.Element, where: str) -> Literal["1C", "2A"]:
@@ -157,19 +157,19 @@ def _level(root: ElementTree.Element, where: str) -> Literal["1C", "2A"]:
         return "1C"
     if name == "Level-2A_User_Product":
         return "2A"
-    raise ProductError(f"{where} is of a {name[:60]}; expected a product of Level-1C or Level-2A")
+    raise ProductError(f"{where}: describes a {name[:60]}. Expected a product of Level-1C or Level-2A")
 
 
 def _optional(elements: _Elements, name: str) -> str:
-    return next(((one.text or "").strip() for one in elements.get(name, ())), "")
+    return next(((element.text or "").strip() for element in elements.get(name, ())), "")
 
 
 def _text(elements: _Elements, where: str, *names: str) -> str:
-    """The first of some elements that has a text."""
+    """Return the text of the first of these elements that has one."""
     for name in names:
         if text := _optional(elements, name):
             return text
-    raise ProductError(f"{where} has no {' or '.join(names)}: it is damaged, or no product's; get it anew")
+    raise ProductError(f"{where}: no {' or '.join(names)}. Download the product again")
 
 
 def _number(text: str, name: str, where: str) -> float:
@@ -178,7 +178,7 @@ def _number(text: str, name: str, where: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ProductError(f"{where} says {name} {text[:40]!r}; expected a number: get the product anew")
+        raise ProductError(f"{where}: {name} is {text[:40]!r}. Expected a number. Download the product again")
     return value
 
 
@@ -187,52 +187,51 @@ def _time(text: str, where: str) -> str:
         datetime.datetime.fromisoformat(text)
     except ValueError:
         raise ProductError(
-            f"{where} says it was taken {text[:40]!r}; expected a time such as 2023-07-06T10:56:21Z"
+            f"{where}: its time is {text[:40]!r}. Expected a time such as 2023-07-06T10:56:21Z"
         ) from None
     return text
 
 
 def _offsets(elements: _Elements, name: str, baseline: float, where: str) -> tuple[dict[str, float], str]:
-    """What is added to the numbers of each band; and what is strange about that."""
-    told = {one.get("band_id", ""): (one.text or "").strip() for one in elements.get(name, ())}
-    if not told:
-        note = f"baseline {baseline:05.2f} and no {name} in its metadata: 0 was taken"
+    """Return the offset of each band, and a note where the offsets look wrong."""
+    stated = {element.get("band_id", ""): (element.text or "").strip() for element in elements.get(name, ())}
+    if not stated:
+        note = f"baseline {baseline:05.2f}, but no {name} in its metadata: an offset of 0 was assumed"
         return dict.fromkeys(BANDS, 0.0), note if baseline >= OFFSET_SINCE else ""
-    missing = [band for band in BANDS if BAND_IDS[band] not in told]
+    missing = [band for band in BANDS if BAND_IDS[band] not in stated]
     if missing:
-        raise ProductError(
-            f"{where} has no {name} for {', '.join(missing)}: it is damaged; get the product anew"
-        )
-    return {band: _number(told[BAND_IDS[band]], name, where) for band in BANDS}, ""
+        raise ProductError(f"{where}: no {name} for {', '.join(missing)}. Download the product again")
+    return {band: _number(stated[BAND_IDS[band]], name, where) for band in BANDS}, ""
 
 
 def _granules(tree: Tree, elements: _Elements, where: str) -> tuple[Granule, ...]:
-    found = [
+    granules = [
         _granule(tree, element, where)
         for name in ("Granule", "Granules")
         for element in elements.get(name, ())
         if element.get("granuleIdentifier")
     ]
-    if not found:
-        raise ProductError(f"{where} names no granule: it is damaged; get the product anew")
-    return tuple(_joined(found))
+    if not granules:
+        raise ProductError(f"{where}: names no granule. Download the product again")
+    return tuple(_merge_by_tile(granules))
 
 
-def _joined(found: Sequence[Granule]) -> list[Granule]:
-    """Old Level-2A products list a tile once for each resolution: put these together."""
+def _merge_by_tile(granules: Sequence[Granule]) -> list[Granule]:
+    """Merge granules of one tile: old Level-2A products list a tile once per resolution."""
     tiles: dict[str, Granule] = {}
-    for one in found:
-        known = tiles.get(one.tile, one)
-        tiles[one.tile] = Granule(one.tile, {**known.files, **one.files}, known.scene or one.scene)
+    for granule in granules:
+        former = tiles.get(granule.tile, granule)
+        files = {**former.files, **granule.files}
+        tiles[granule.tile] = Granule(granule.tile, files, former.scene or granule.scene)
     return list(tiles.values())
 
 
 def _granule(tree: Tree, element: ElementTree.Element, where: str) -> Granule:
     identifier = element.get("granuleIdentifier", "")
-    names = [(one.text or "").strip() for one in element if one.tag.rpartition("}")[2] in _IMAGES]
+    names = [(child.text or "").strip() for child in element if child.tag.rpartition("}")[2] in _IMAGES]
     tile = next((match[1] for match in map(_TILE.search, (identifier, *names, tree.name)) if match), None)
     if tile is None:
-        raise ProductError(f"{where}: no tile in the name {identifier[:80]!r}; expected one such as _T31TCJ")
+        raise ProductError(f"{where}: no tile in the name {identifier[:80]!r}. Expected one such as _T31TCJ")
     files: dict[str, str] = {}
     scene: str | None = None
     for name in names:
@@ -245,7 +244,7 @@ def _granule(tree: Tree, element: ElementTree.Element, where: str) -> Granule:
 
 
 def _file(tree: Tree, identifier: str, name: str, folder: str, where: str) -> str:
-    """The path of an image inside of the product."""
+    """Return the path of an image inside the product."""
     if (
         name.startswith("/")
         or "\\" in name
@@ -253,7 +252,9 @@ def _file(tree: Tree, identifier: str, name: str, folder: str, where: str) -> st
         or "/" in identifier
         or ".." in identifier
     ):
-        raise ProductError(f"{where} names {name[:80]!r}, which is not inside of the product: get it anew")
+        raise ProductError(
+            f"{where}: names {name[:80]!r}, which is not inside the product. Download the product again"
+        )
     name = name.removesuffix(".jp2") + ".jp2"
     if "/" in name:
         return name

@@ -1,4 +1,4 @@
-"""Where products are: folders and zips, and the files in them by their names inside the product."""
+"""Products on the disk, as folders or zips, and access to their files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from tfrecords.errors import MissingInputError, ProductError
 
 METADATA = re.compile(r"(MTD_MSIL(1C|2A)|S2[A-Z]_(OPER|USER)_MTD_SAFL(1C|2A)\w*)\.xml")
-"""Name of the file that describes a product; the second is that of before December 2016."""
+"""Name of the metadata file of a product; the second form was used before December 2016."""
 XML_BYTES = 32 << 20
-"""No product describes itself in more; what claims to is refused unread."""
+"""Largest size of a metadata file; a larger one is refused unread."""
 
 
 @dataclass(frozen=True)
@@ -23,38 +23,38 @@ class Tree:
     """One product on the disk."""
 
     path: Path
-    """Its folder, or the zip that it lies in."""
+    """Its folder, or the zip that holds it."""
     inside: str | None
-    """Its folder inside of the zip, with slashes at the end, perhaps empty; None = no zip."""
+    """Its folder inside the zip, empty or ending in a slash; None = not in a zip."""
     metadata: str
-    """Name of the file that describes it."""
+    """Name of its metadata file."""
 
     @property
     def name(self) -> str:
-        """What it is called: the name of its folder, else of the zip, without suffixes."""
+        """Name of its folder, else of the zip, without suffixes."""
         folder = PurePosixPath(self.inside).name if self.inside else self.path.name
         return re.sub(r"(\.SAFE|\.zip)+$", "", folder, flags=re.IGNORECASE)
 
     def has(self, name: str) -> bool:
-        """Whether it holds a file."""
+        """Return whether the product holds a file."""
         if self.inside is None:
             return (self.path / name).is_file()
         with self._zip() as archive:
             return self.inside + name in archive.namelist()
 
     def size(self, name: str) -> int:
-        """Bytes of a file, unpacked."""
+        """Return the size of a file, bytes, unpacked."""
         if self.inside is None:
             return (self.path / name).stat().st_size
         with self._zip() as archive:
             return archive.getinfo(self.inside + name).file_size
 
     def head(self, name: str, count: int) -> bytes:
-        """The first bytes of a file.
+        """Return the first bytes of a file.
 
         Args:
-            name: relative to the product.
-            count: how many at most.
+            name: path in the product.
+            count: largest number of bytes.
 
         Raises:
             ProductError: there is no such file, or the zip is damaged.
@@ -66,12 +66,12 @@ class Tree:
             with self._zip() as archive, archive.open(self.inside + name) as packed:
                 return packed.read(count)
         except KeyError:
-            raise ProductError(f"{self.path} holds no {name}: get it anew") from None
+            raise ProductError(f"{self.path}: no {name}. Download it again") from None
         except (OSError, zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
-            raise ProductError(f"{self.path}: {name} can't be read ({error}): get it anew") from error
+            raise ProductError(f"{self.path}: {name} cannot be read ({error}). Download it again") from error
 
     def gdal(self, name: str) -> str:
-        """The file as GDAL opens it, without unpacking the zip."""
+        """Return the name with which GDAL opens a file without unpacking the zip."""
         if self.inside is None:
             return str(self.path / name)
         return f"/vsizip/{{{self.path.absolute()}}}/{self.inside}{name}"
@@ -81,9 +81,9 @@ class Tree:
 
 
 def holds_products(source: Path) -> bool:
-    """Whether a path looks like products: a zip, a product, or a folder with some at any depth.
+    """Return whether a path is a zip, a product, or a folder with products at any depth.
 
-    Zips of other things may lie beside GeoTIFFs, which makes the folder none of products.
+    A folder with GeoTIFFs and zips of other content holds no products.
     """
     if not source.is_dir():
         return source.suffix.lower() in (".zip", ".safe") or METADATA.fullmatch(source.name) is not None
@@ -101,51 +101,51 @@ def find_trees(source: Path) -> tuple[list[Tree], list[ProductError]]:
     """Find the products of a folder.
 
     Args:
-        source: a product's folder, its metadata file, a zip of products, or a folder with some of these at
-            any depth. Names that begin with a dot are passed over.
+        source: a product's folder, its metadata file, a zip of products, or a folder with these at any
+            depth. Names that begin with a dot are ignored.
 
     Returns:
-        The products, sorted by name; and what is wrong with those that look like one and are none.
+        The products, sorted by name; and the errors of folders and zips that are not whole products.
 
     Raises:
-        MissingInputError: there is nothing there.
-        ProductError: a zip or folder was named itself and is no product.
+        MissingInputError: there is no such file or folder.
+        ProductError: `source` itself is a folder or zip that is not a whole product.
     """
     if source.is_file() and METADATA.fullmatch(source.name):
         return [Tree(source.parent, None, source.name)], []
     if not source.exists():
         raise MissingInputError(
-            f"{source}: no such file or folder; expected a Sentinel-2 product, or a folder of some"
+            f"{source}: no such file or folder. Expected a Sentinel-2 product, or a folder of products"
         )
-    found: list[Tree] = []
-    left: list[ProductError] = []
+    trees: list[Tree] = []
+    errors: list[ProductError] = []
     for path in [source] if source.is_file() else _candidates(source):
         try:
-            found += _in_zip(path) if path.is_file() else _in_folder(path)
+            trees += _in_zip(path) if path.is_file() else _in_folder(path)
         except ProductError as error:
             if path == source:
                 raise
-            left.append(error)
-    return sorted(found, key=lambda tree: tree.name), left
+            errors.append(error)
+    return sorted(trees, key=lambda tree: tree.name), errors
 
 
 def _candidates(source: Path) -> Iterator[Path]:
-    """Folders and zips that look like products, the folder itself among them."""
+    """Yield the folders and zips that look like products; the source itself can be one."""
     for folder, names, files in os.walk(source):
-        own = Path(folder)
-        if own.suffix.upper() == ".SAFE" or any(METADATA.fullmatch(name) for name in files):
+        path = Path(folder)
+        if path.suffix.upper() == ".SAFE" or any(METADATA.fullmatch(name) for name in files):
             names.clear()
-            yield own
+            yield path
             continue
         names[:] = sorted(name for name in names if not name.startswith("."))
-        yield from (own / name for name in sorted(files) if name.lower().endswith(".zip") and name[0] != ".")
+        yield from (path / name for name in sorted(files) if name.lower().endswith(".zip") and name[0] != ".")
 
 
 def _in_folder(path: Path) -> list[Tree]:
     names = sorted(entry.name for entry in path.iterdir() if METADATA.fullmatch(entry.name))
     if not names:
         raise ProductError(
-            f"{path} has no MTD_MSIL1C.xml or MTD_MSIL2A.xml: it is no whole product; get it anew"
+            f"{path}: no MTD_MSIL1C.xml or MTD_MSIL2A.xml, so not a whole product. Download it again"
         )
     return [Tree(path, None, names[0])]
 
@@ -155,11 +155,11 @@ def _in_zip(path: Path) -> list[Tree]:
         with zipfile.ZipFile(path) as archive:
             names = [PurePosixPath(name) for name in archive.namelist()]
     except (zipfile.BadZipFile, OSError) as error:
-        raise ProductError(
-            f"{path} can't be opened as a zip ({error}): it is cut short or none; get it anew"
-        ) from error
+        raise ProductError(f"{path}: truncated, or not a zip ({error}). Download it again") from error
     # A product lies at the top of its zip or one folder down; deeper names are of granules.
-    own = {name.parent: name.name for name in names if METADATA.fullmatch(name.name) and len(name.parts) < 3}
-    if not own:
-        raise ProductError(f"{path} holds no MTD_MSIL1C.xml or MTD_MSIL2A.xml: it is a zip of something else")
-    return [Tree(path, "" if str(at) == "." else f"{at}/", name) for at, name in own.items()]
+    metadata = {
+        name.parent: name.name for name in names if METADATA.fullmatch(name.name) and len(name.parts) < 3
+    }
+    if not metadata:
+        raise ProductError(f"{path}: no MTD_MSIL1C.xml or MTD_MSIL2A.xml, so not a zip of a product")
+    return [Tree(path, "" if str(at) == "." else f"{at}/", name) for at, name in metadata.items()]
