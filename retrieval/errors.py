@@ -1,4 +1,4 @@
-"""Errors and warnings of the engine; those of the file formats are in `tfrecords.errors`."""
+"""Errors and warnings of the engine; `tfrecords.errors` has the errors of the file formats."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """Answers of the engine on fixed inputs, to compare before and after a change that must not alter them.
 
-    python tests/frozen.py --write    # refreeze: only with a reason, in a commit of its own
+    python tests/frozen.py --write    # refreeze: only with a reason, in a separate commit
 
 `answers(folder)` generates a challenge, indexes and queries it through the command line, and returns plain
-values: checksums of pixels and vectors, the submission, the manifest, the details table, the score. Beside
-the challenge's own patches it asks for a larger chip, patches with nodata and patches under cloud. With
-real imagery at hand, `real_answers` does the same for the cities of `val`.
+values: checksums of pixels and vectors, the submission, the manifest, the details table, the score. It
+queries patches of the challenge, a larger chip, patches with nodata and patches under cloud. With real
+imagery, `real_answers` does the same for the cities of `val` in the folder of real imagery.
 """
 
 import argparse
@@ -31,7 +31,7 @@ if __name__ == "__main__":
 DROPPED = ("created_by", "files", "checksum", "fingerprint")
 """Entries of a manifest that change with the release or with a name, not with the answer."""
 KINDS = ("fast", "ivf")
-"""Kinds of index that are frozen beside the default one of so few windows, which is exact."""
+"""Kinds of index that are frozen next to the default, which is exact for so few windows."""
 
 
 def machine():
@@ -47,7 +47,7 @@ def machine():
 
 
 def installed(name):
-    """Version of a distribution, "" where there is none."""
+    """Version of a distribution, "" if it is not installed."""
     try:
         return version(name)
     except Exception:

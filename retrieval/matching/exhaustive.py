@@ -57,9 +57,9 @@ class ScoreFit:
     """Score of a candidate of local descriptors, and its log-odds; fitted to cities under cloud."""
 
     cosine_weight_half_res: float
-    """Weight of the cosine beside NCC at half resolution: cosines differ little and tell much."""
+    """Weight of the cosine next to NCC at half resolution: cosines differ little and tell much."""
     cosine_weight: float
-    """Weight of the cosine beside NCC at full resolution."""
+    """Weight of the cosine next to NCC at full resolution."""
     logit_slope: float
     """Log-odds per unit of score."""
     even_score: float
@@ -213,7 +213,7 @@ def _warn_of_budget(count: int, searched: int, megapixels: float, about: str = "
 
 
 def _closest(session: Session) -> RankedCandidates:
-    """The best candidates of local descriptors, ranked by NCC at full resolution and cosine."""
+    """Return the best candidates of local descriptors, ranked by NCC at full resolution and cosine."""
     local, fit = shipped_local_search(), ScoreFit.shipped()
     candidates: Candidates = local.search_images(session)
     by_cosine = replace(session.refinement, similarity_weight=fit.cosine_weight_half_res)
@@ -227,7 +227,7 @@ def _closest(session: Session) -> RankedCandidates:
 
 
 def rank_by_score(found: RankedCandidates) -> RankedCandidates:
-    """Rank candidates by NCC and cosine, their similarity; the log-odds are those of this score."""
+    """Rank candidates by NCC and cosine, their similarity; this score gives the log-odds."""
     fit = ScoreFit.shipped()
     score = np.round(found.ncc + fit.cosine_weight * found.similarity, 4)
     score = np.where((found.image_ids >= 0) & np.isfinite(score), score, -np.inf)

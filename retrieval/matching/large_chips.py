@@ -235,8 +235,8 @@ def chip_features(placements: Placements, windows: int) -> NDArray[np.float64]:
 BLOCK = 2048
 """Windows searched for at a time, 64 KB each."""
 RADIUS_PX = 12
-"""Radius in which all windows are compared around a voted place. It is so large that a window of other ground
-rarely agrees within 4 pixels by chance, and less than half of the distance between two placements."""
+"""Radius in which all windows are compared around a voted place. Within it, a window of other ground rarely
+agrees within 4 pixels by chance. It is less than half of the distance between two placements."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -370,7 +370,7 @@ class _Group:
     def _compare(
         self, session: Session, chips: Sequence[int], votes: Sequence[Placements]
     ) -> RankedCandidates:
-        """The peak of every window near each placement of its chip, in their order."""
+        """Return the peak of every window near each placement of its chip, in their order."""
         places = concatenate(
             [self._expected(self._chips[i], placements) for i, placements in zip(chips, votes, strict=True)]
         )
@@ -393,7 +393,7 @@ class _Group:
         return Candidates(ids, x, y, np.where(ids >= 0, 0, -np.inf).astype(np.float32))
 
     def _several(self, row: int, placements: Placements, peaks: RankedCandidates) -> _Answer:
-        """The answer of a chip with several windows."""
+        """Answer a chip with several windows."""
         chip = self._chips[row]
         peaks = peaks.pad_to(len(placements))
         counted = count_agreement(placements, peaks, chip.offsets, self._session.chips)
@@ -403,7 +403,7 @@ class _Group:
         return _Answer(kept, len(chip), features, float(probability[0]))
 
     def _single(self, row: int, found: RankedCandidates) -> _Answer:
-        """The answer of a chip with a single window: as for a patch."""
+        """Answer a chip with a single window, as a patch."""
         offset, valid = self._chips[row].offsets[0], found.image_ids[0] >= 0
         x, y = found.x[0] + found.dx[0].astype(np.float64), found.y[0] + found.dy[0].astype(np.float64)
         ncc, similarity = found.ncc[0].astype(np.float64), found.similarity[0].astype(np.float64)
@@ -428,7 +428,7 @@ class _Group:
 
 
 def _split(found: RankedCandidates, counts: Sequence[int]) -> list[RankedCandidates]:
-    """The rows of each chip."""
+    """Split the rows by chip."""
     ends = np.cumsum(counts)
     return [found.select(slice(end - count, end)) for end, count in zip(ends, counts, strict=True)]
 

@@ -272,7 +272,7 @@ class LocalSearch:
     def _compare(
         self, kernel: NDArray[np.float32], block: Block, columns: tuple[int, ...], cache: TensorCache
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The best place of every cell of a block for each kernel: scores and packed ids."""
+        """Find the best place of every cell of a block for each kernel: scores and packed ids."""
         x, y, tensor, known = cache.block(block, columns)
         field, side = self.describe(tensor[None], None if known is None else known[None]), kernel.shape[0]
         h, w = (size - side + 1 for size in field.shape[1:3])
@@ -333,8 +333,8 @@ class LocalSearch:
         Strategy: describe the whole block once, or the surroundings of each place, whichever is less work.
 
         Returns:
-            A function of a slice of places: fields of descriptors, the field of each place, and x and y of
-            the field's corner in the block.
+            A function of a slice of places. It returns fields of descriptors, the field of each place, and
+            the corner (x, y) of the field in the block.
         """
         size, (h, w) = field_of_view(side) + 2, tensor.shape[:2]
         if len(at) * size**2 >= h * w or min(h, w) < size:
@@ -436,7 +436,7 @@ def _in_tiles(
 
 
 def _by_block(packed: NDArray[np.int64]) -> list[_BlockTask]:
-    """The blocks that places lie in, each with row and column of its places."""
+    """Group places by block: each task has the rows and columns of its places."""
     pairs = np.argwhere(packed >= 0)
     image, x, y = unpack_ids(packed[tuple(pairs.T)])
     blocks, block = blocks_at(image, np.stack([x, y], -1), 0)

@@ -1,7 +1,7 @@
 """Normalized cross-correlation of templates with larger regions, in `keras.ops`.
 
 Strategy. Each template is compared at few shifts, so the sums run over the shifts directly, as matrix
-products. Rows of a region times a band matrix of rows of the template give all shifts along x; sums along
+products. Rows of a region times a band matrix of rows of the template give all shifts along x. Sums along
 diagonals give all shifts along y. On a CPU that takes a sixth of the time of a depthwise convolution, and at
 most a tenth of Fourier transforms. Where pixels are hidden, all sums run over the pixels visible in both.
 

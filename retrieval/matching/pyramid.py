@@ -89,7 +89,7 @@ def refine_full_resolution(session: Session, ranked: RankedCandidates, count: in
         count: how many, the first ones.
 
     Returns:
-        The same candidates; x, y, dx, dy and NCC of the first `count` are those of full resolution.
+        The same candidates; the first `count` have x, y, dx, dy and NCC of full resolution.
     """
     count = min(count, ranked.image_ids.shape[1])
     best = ranked.pad_to(count).as_candidates()

@@ -1,7 +1,7 @@
 """Correlation surfaces: NCC of templates with image regions, and the peak of each surface.
 
 Strategy. On a CPU, Numba loops read the cached tensors in place: nothing is cut out or copied. On an
-accelerator, and where pixels are hidden, regions are cut out and the backend correlates them in tables of few
+accelerator, and where pixels are hidden, regions are cut out. The backend correlates them in tables of few
 shapes, since each shape is compiled. Both ways agree within rounding, which tests hold against each other.
 """
 

@@ -1,7 +1,7 @@
 """Structure tensors of images, cached between stages, and the regions around positions in them.
 
-Strategy. Large images are taken in blocks of 2048 pixels with a margin. Blocks of one size share a slab, one
-array of many blocks, so that one indexing operation cuts the regions of many pairs in many images. The cache
+Strategy. Large images are taken in blocks of 2048 pixels with a margin. Blocks of one size share a slab, an
+array of many blocks. One indexing operation then cuts the regions of many pairs in many images. The cache
 gives up whole slabs, the least recently used first. Threads that work on batches at the same time start at
 different blocks (`_locate_all`), so that they do not compute the same tensors at once.
 """
@@ -265,7 +265,7 @@ class TensorCache:
             return self._blocks[key]
 
     def _slab_with_room(self, layers: dict[int, Layer]) -> Slab:
-        """A slab with room for a block of this size; the least recently used slabs make place for it."""
+        """Return a slab with room for a block of this size; drop the least recently used slabs for it."""
         size = layers[LEVELS[0]].codes.shape
         slab = self._open.get(size)
         if slab is None or slab.count == slab.room:
