@@ -52,7 +52,7 @@ def write(images, out, encoder=FAKE, config=None, **more):
 
 
 def answers(path, encoder=FAKE):
-    """What the index says of its own windows: ids and similarities of their five nearest."""
+    """Ids and similarities of the five nearest windows of each indexed window."""
     store = IndexFolder(path, encoder=encoder)
     _, vectors = store.vectors.vectors()
     return store.vectors.search(vectors, 5)

@@ -62,7 +62,7 @@ def remove(out, *names, **more):
 
 
 def assert_same(one, other):
-    """The same bytes of all that an answer depends on, the same counts, and nothing beside the folder."""
+    """Assert equal bytes of all that an answer depends on, equal counts, and no other folder."""
     pages = [json.loads((path / MANIFEST).read_text()) for path in (one, other)]
     assert pages[0]["counts"] == pages[1]["counts"]
     names = [{n for n in page["files"] if n in SAME or n.startswith("pixels/")} for page in pages]

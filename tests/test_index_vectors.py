@@ -24,7 +24,7 @@ def vectors_of(rng, n, dim=16):
 
 
 def clustered(rng, n, dim=32, clusters=40, spread=0.35):
-    """Vectors like those of images: some are similar, none are equal."""
+    """Vectors in clusters, as images have: some are similar, none are equal."""
     centres = vectors_of(rng, clusters, dim)
     v = (
         centres[rng.integers(0, clusters, n)]

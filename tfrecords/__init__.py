@@ -1,5 +1,6 @@
-"""Storage: arrays, maps and bytes on disk; never models, FAISS or the command line.
+"""File formats: arrays, rasters and records on disk; no models, no FAISS, no command line.
 
-From the ground up: `errors`; `grid` (window arithmetic) and `manifest` (the one way anything is
-written whole); `schema` (record kinds, bands, units); `write` and `read`; `ingest` and `synthetic`.
+From the lowest floor: `errors`; `storage` (files that appear whole); `grid` (window arithmetic) and
+`artifacts` (folders with a manifest); `schema` (record kinds, bands, units); `read` and `write`;
+`challenge`.
 """

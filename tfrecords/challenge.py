@@ -2,9 +2,9 @@
 
     test_images.tfrecords  test_patches.tfrecords  answers.csv  truth.csv  manifest.json
 
-`answers.csv` is the published form: `Patch ID`, `Result`, where `Result` is `image_id x y`. `truth.csv` says
-more of every patch. Images are made and written a few at a time: a run that was stopped goes on behind
-the last few that were finished, and memory does not grow with the number of images.
+`answers.csv` has the published form: `Patch ID`, `Result`, where `Result` is `image_id x y`. `truth.csv` has
+more columns for every patch. Images are made and written in chunks: an interrupted run resumes after the
+last finished chunk, and memory does not grow with the number of images.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ IMAGES, PATCHES, ANSWERS, TRUTH = (
 """Names of the files, the first three as published."""
 
 CHUNK_BYTES = 64 << 20
-"""About as many bytes of images are held and written at a time."""
+"""Bytes of images in a chunk, about."""
 
 Progress = Callable[[int, int], None]
-"""Told how many of how many images are done."""
+"""Called with the number of images done, and their total number."""
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """One image, and the patches that are to be found in it."""
+    """One image, and the patches to find in it."""
 
     image: Image
     """The image."""
@@ -51,21 +51,21 @@ class Target:
     xy: NDArray[np.int32]
     """Column and row in the image of each patch's top-left pixel, (n, 2)."""
     truth: Sequence[tuple[str, ...]]
-    """What else is known of each patch, n rows, one text for each of the challenge's `columns`."""
+    """Further facts on each patch: n rows, one text for each of the challenge's `columns`."""
 
 
 @dataclass(frozen=True)
 class ChallengeReport:
-    """What was written."""
+    """The result of writing a challenge."""
 
     path: Path
     """The folder."""
     images: int
-    """How many images."""
+    """Number of images."""
     patches: int
-    """How many patches."""
+    """Number of patches."""
     notes: tuple[str, ...] = ()
-    """What a user should know, one sentence each."""
+    """Notes for the user, one sentence each."""
 
 
 def write_challenge(
@@ -79,33 +79,35 @@ def write_challenge(
     published: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> ChallengeReport:
-    """Write a challenge to a folder, whole or not at all.
+    """Write a challenge to a folder, whole or not at all; an interrupted run resumes.
 
     Args:
-        out: The folder.
-        make: Makes targets number `first` to `last` - 1; called for those that are not there yet. The ids
-            of images and patches must be distinct over all of them.
-        count: How many targets there are, at least 1.
-        config: All that decides them; a stopped run of the same configuration goes on.
-        columns: Names of the texts in `Target.truth`.
-        image_bytes: Size of one image and its patches, about.
-        published: The published challenge's features and nothing else; for 512 x 512 px of four bands only.
-        overwrite: Replace a finished challenge.
-        progress: Told how many images are done.
+        out: the folder.
+        make: returns targets number `first` to `last` - 1; called only for chunks that are not written yet.
+            Ids of images and patches are distinct over all targets.
+        count: number of targets, at least 1.
+        config: all that decides the targets; a run resumes only with the same configuration.
+        columns: names of the texts in `Target.truth`.
+        image_bytes: size of one image and its patches, about.
+        published: write the published challenge's features only; needs 512 x 512 px of four bands.
+        overwrite: replace a finished challenge.
+        progress: called after each image.
+        chunk_bytes: bytes of images in a chunk, about.
 
     Returns:
         What was written.
 
     Raises:
-        OutputExistsError: Something is there, and `overwrite` is not given.
-        UnfinishedOutputError: A stopped run of another configuration is in the way.
-        ArrayError: There is no target, or one that does not fit the records.
-        DiskFullError: The disk is full; what was finished waits for the next run.
+        OutputExistsError: the output exists and `overwrite` is false.
+        UnfinishedOutputError: an interrupted run has other settings.
+        ArrayError: there is no target, or one does not fit the records.
+        DiskFullError: the disk is full; finished parts wait for the next run.
     """
     if count < 1:
-        raise ArrayError(f"{out}: a challenge of {count} images; expected at least 1")
-    step = int(np.clip(CHUNK_BYTES // max(image_bytes, 1), 1, 16))
+        raise ArrayError(f"{out}: the challenge has {count} images; expected at least 1")
+    step = int(np.clip(chunk_bytes // max(image_bytes, 1), 1, 16))
     config = {**config, "published": published, "chunk": step}
     with writing_folder(out, kind="challenge", config=config, overwrite=overwrite) as folder:
         if not all([folder.done(name) for name in (IMAGES, PATCHES, ANSWERS, TRUTH)]):
@@ -126,7 +128,7 @@ def _write_chunk(
     published: bool,
     progress: Progress | None,
 ) -> str:
-    """Write some targets to three parts, unless a former run did; returns the beginning of their names."""
+    """Write a chunk of targets to three parts unless they are finished, and return their common prefix."""
     stem = f"chunks/{span.start:06d}-"
     if all([folder.done(stem + name) for name in (IMAGES, PATCHES, TRUTH)]):
         if progress:
@@ -137,13 +139,13 @@ def _write_chunk(
         targets.append(target)
         if progress:
             progress(done, count)
-    # Records say which is the last of their file, so that a file cut between two of them is seen.
+    # The last record of a file is marked, so that a file cut between two records is noticed.
     ends = [span.stop == count and target is targets[-1] for target in targets]
-    how = {"challenge": published}
     with folder.part(stem + IMAGES) as path:
         pairs = zip(targets, ends, strict=True)
         write_records(
-            path, (encode_image(t.image, last=None if published else end, **how) for t, end in pairs)
+            path,
+            (encode_image(t.image, challenge=published, last=None if published else end) for t, end in pairs),
         )
     with folder.part(stem + PATCHES) as path:
         pairs = zip(targets, ends, strict=True)
@@ -154,9 +156,9 @@ def _write_chunk(
 
 
 def _patch_records(patches: Patches, end: bool, published: bool) -> Iterable[bytes]:
-    for row, number in enumerate(patches.patch_ids):
+    for row, patch_id in enumerate(patches.patch_ids):
         yield encode_patch(
-            int(number),
+            int(patch_id),
             patches.pixels[row],
             patches.units,
             patches.bands,
@@ -168,22 +170,22 @@ def _patch_records(patches: Patches, end: bool, published: bool) -> Iterable[byt
 
 def _truth_rows(target: Target) -> Iterable[tuple[Any, ...]]:
     rows = zip(target.patches.patch_ids, target.xy, target.truth, strict=True)
-    for number, (x, y), more in rows:
-        yield (int(number), target.image.image_id, int(x), int(y), *more)
+    for patch_id, (x, y), facts in rows:
+        yield (int(patch_id), target.image.image_id, int(x), int(y), *facts)
 
 
 def _join(folder: PartialFolder, chunks: Sequence[str], columns: tuple[str, ...]) -> None:
-    """Put the chunks behind each other; TFRecord files may simply be strung together."""
+    """Concatenate the chunks; TFRecord files can be joined byte by byte."""
     rows = []
     for stem in chunks:
         with (folder.path / (stem + TRUTH)).open(newline="", encoding="utf-8") as file:
             rows += [(int(row[0]), *row[1:]) for row in csv.reader(file)]
     rows.sort()
     for name in (IMAGES, PATCHES):
-        with folder.part(name, {"patches": len(rows)}) as path, path.open("wb") as joined:
+        with folder.part(name, {"patches": len(rows)}) as path, path.open("wb") as output:
             for stem in chunks:
                 with (folder.path / (stem + name)).open("rb") as file:
-                    shutil.copyfileobj(file, joined, 1 << 20)
+                    shutil.copyfileobj(file, output, 1 << 20)
     answers = [(row[0], f"{row[1]} {row[2]} {row[3]}") for row in rows]
     _write_csv(folder, ANSWERS, ("Patch ID", "Result"), answers)
     _write_csv(folder, TRUTH, ("Patch ID", "image_id", "x", "y", *columns), rows)

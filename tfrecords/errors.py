@@ -1,26 +1,26 @@
-"""Named situations of storage: what was received, what was expected, how to fix it.
+"""Base classes of all errors and warnings, and the errors of file formats.
 
-Every error that a user can meet derives from `RetrieveError`; the command line prints its
-sentence and exits with 1. Anything else that escapes is a defect of ours.
+Every error that a user can meet derives from `RetrieveError`; the command line prints its text and exits
+with 1. Any other exception is a defect of the product.
 """
 
 from __future__ import annotations
 
 
 class RetrieveError(Exception):
-    """Base of every error and refusal that a user can meet; its text is one clear sentence."""
+    """Base of every error that a user can meet; its text says what is wrong and how to fix it."""
 
 
 class RetrieveWarning(UserWarning):
-    """Base of every warning that a user must see; the command line always prints its sentence."""
+    """Base of every warning that a user must see; the command line always prints it."""
 
 
 class StorageError(RetrieveError):
-    """Base of what can go wrong between the disk and an array."""
+    """Base of all errors between the disk and an array."""
 
 
 class MissingInputError(StorageError):
-    """A file or folder that was named does not exist, or holds nothing that can be read."""
+    """A file or folder does not exist, or holds nothing that can be read."""
 
 
 class RecordError(StorageError):
@@ -32,7 +32,7 @@ class ArrayError(StorageError):
 
 
 class UnitsError(StorageError):
-    """The units of pixels are unknown, contradictory or cannot be told from their range."""
+    """The units of pixels are unknown, contradictory, or cannot be inferred from their range."""
 
 
 class BandsError(StorageError):
@@ -44,11 +44,11 @@ class GridError(StorageError):
 
 
 class ProductError(StorageError):
-    """A Sentinel-2 product lacks a file or a number, is damaged, or is not to be trusted."""
+    """A Sentinel-2 product lacks a file or a number, is damaged, or contradicts itself."""
 
 
 class RemoteError(StorageError):
-    """An address can't be read: not there, refused, busy, cut off, or no GeoTIFF; the text says which."""
+    """A URL cannot be read: missing, refused, busy, interrupted, or not a GeoTIFF; the text says which."""
 
 
 class DuplicateIdError(StorageError):
@@ -56,15 +56,15 @@ class DuplicateIdError(StorageError):
 
 
 class OutputExistsError(StorageError):
-    """A finished output is already there and `--overwrite` was not given."""
+    """The output exists and `--overwrite` was not given."""
 
 
 class UnfinishedOutputError(StorageError):
-    """A partial output made with another configuration is in the way."""
+    """An unfinished output with other settings has the same name."""
 
 
 class ManifestError(StorageError):
-    """A folder has no manifest, a damaged one, or files that do not match its checksums."""
+    """A folder has no manifest, a damaged manifest, or files that do not match its checksums."""
 
 
 class FormatVersionError(ManifestError):
@@ -72,12 +72,12 @@ class FormatVersionError(ManifestError):
 
 
 class CatalogueError(StorageError):
-    """A catalogue can't be asked, does not answer as one, or has nothing that was asked for."""
+    """A STAC catalogue cannot be reached, gives an invalid answer, or has no matching item."""
 
 
 class MissingPackageError(StorageError):
-    """A package that this step needs is not installed; the text says how to install it."""
+    """A required package is not installed; the text says how to install it."""
 
 
 class DiskFullError(StorageError):
-    """The disk filled up while writing; the former output is untouched."""
+    """The disk became full while writing; the former output is unchanged."""

@@ -1,9 +1,9 @@
-"""Window arithmetic: size, stride, window <-> pixel <-> map coordinates.
+"""Windows of an image, and pixel and map coordinates.
 
 `x` is the column and `y` the row of a window's top-left pixel, both 0-based. A window covers the
-half-open squares `[x, x + size)` and `[y, y + size)`. Map coordinates belong to pixel *corners*:
-pixel coordinate (0, 0) is the outer corner of the first pixel, (0.5, 0.5) its centre, as rasterio
-has it. The windows of an image are counted row by row: `ordinal = row * cols + col`.
+half-open ranges `[x, x + size)` and `[y, y + size)`. Map coordinates belong to pixel *corners*:
+pixel coordinate (0, 0) is the outer corner of the first pixel, (0.5, 0.5) its centre, as in
+rasterio. The windows of an image are numbered row by row: `ordinal = row * cols + col`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PATCH_PX = 64
 
 
 def window_count(length_px: int, size_px: int, stride_px: int) -> int:
-    """How many windows fit along one side.
+    """Return how many windows fit along one side.
 
     Args:
         length_px: length of the side, at least 0.
@@ -51,8 +51,8 @@ class WindowGrid:
     def __post_init__(self) -> None:
         if min(self.height_px, self.width_px) < 0 or min(self.size_px, self.stride_px) < 1:
             raise GridError(
-                f"no grid of windows has height {self.height_px}, width {self.width_px}, size {self.size_px} "
-                f"and stride {self.stride_px}; expected lengths of 0 or more, size and stride of 1 or more"
+                f"grid of windows: height {self.height_px}, width {self.width_px}, size {self.size_px}, "
+                f"stride {self.stride_px}; expected lengths of 0 or more, size and stride of 1 or more"
             )
 
     @property
@@ -71,12 +71,12 @@ class WindowGrid:
         return self.rows * self.cols
 
     def xy(self) -> NDArray[np.int32]:
-        """Top-left pixels of all windows, (count, 2) as (x, y), row-major."""
+        """Return the top-left pixels of all windows, (count, 2) as (x, y), row-major."""
         y, x = np.mgrid[: self.rows, : self.cols].astype(np.int32) * np.int32(self.stride_px)
         return np.stack([x.ravel(), y.ravel()], axis=1)
 
     def ordinal(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.int64]:
-        """Number of the windows with these top-left pixels: the row of `xy()` that holds them.
+        """Return the rows of `xy()` that hold these top-left pixels.
 
         Args:
             x: columns, whole numbers of any shape.
@@ -95,17 +95,17 @@ class WindowGrid:
         if off.any():
             first = np.flatnonzero(off.ravel())[0]
             raise GridError(
-                f"no window begins at x={x64.ravel()[first]}, y={y64.ravel()[first]}: windows begin at "
+                f"no window starts at x={x64.ravel()[first]}, y={y64.ravel()[first]}: windows start at "
                 f"multiples of {self.stride_px} and there are {self.cols} x {self.rows} (columns x rows)"
             )
         return row * self.cols + col
 
 
 def valid_share(valid: NDArray[np.bool_], size_px: int, stride_px: int) -> NDArray[np.float32]:
-    """Share of valid pixels in every window, by an integral image.
+    """Return the share of valid pixels in every window, by an integral image.
 
     Args:
-        valid: (h, w) bool, True where a pixel can be used.
+        valid: (h, w) bool, True where a pixel is valid.
         size_px: side of a window, at least 1.
         stride_px: distance between neighbouring windows, at least 1.
 
@@ -115,7 +115,7 @@ def valid_share(valid: NDArray[np.bool_], size_px: int, stride_px: int) -> NDArr
     grid = WindowGrid(valid.shape[0], valid.shape[1], size_px, stride_px)
     if not grid.count:
         return np.zeros((grid.rows, grid.cols), np.float32)
-    if valid.all():  # most images hide nothing
+    if valid.all():  # true for most images
         return np.ones((grid.rows, grid.cols), np.float32)
     total = np.zeros((valid.shape[0] + 1, valid.shape[1] + 1), np.int32)
     np.cumsum(np.cumsum(valid, axis=0, dtype=np.int32), axis=1, out=total[1:, 1:])
@@ -123,11 +123,12 @@ def valid_share(valid: NDArray[np.bool_], size_px: int, stride_px: int) -> NDArr
     left = np.arange(grid.cols) * stride_px
     rows = total[top + size_px] - total[top]  # (rows, w + 1)
     inside = rows[:, left + size_px] - rows[:, left]
-    return inside.astype(np.float32) / np.float32(size_px * size_px)
+    share: NDArray[np.float32] = inside.astype(np.float32) / np.float32(size_px * size_px)
+    return share
 
 
 def overlap(x0: Any, y0: Any, x1: Any, y1: Any, size_px: int = PATCH_PX) -> Any:
-    """Whether two windows of one grid share a pixel.
+    """Return whether two windows of one grid share a pixel.
 
     Args:
         x0: column of the first window, a number or an array.
@@ -145,10 +146,10 @@ def overlap(x0: Any, y0: Any, x1: Any, y1: Any, size_px: int = PATCH_PX) -> Any:
 
 
 def pixel_to_map(transform6: Sequence[float], x: Any, y: Any) -> tuple[Any, Any]:
-    """Map coordinates of pixel coordinates.
+    """Return the map coordinates of pixel coordinates.
 
     Args:
-        transform6: (a, b, c, d, e, f) as rasterio: `X = a x + b y + c`, `Y = d x + e y + f`.
+        transform6: (a, b, c, d, e, f) as in rasterio: `X = a x + b y + c`, `Y = d x + e y + f`.
         x: columns; whole numbers are the left edges of pixels, + 0.5 their centres.
         y: rows, likewise the upper edges.
 
@@ -161,10 +162,10 @@ def pixel_to_map(transform6: Sequence[float], x: Any, y: Any) -> tuple[Any, Any]
 
 
 def map_to_pixel(transform6: Sequence[float], map_x: Any, map_y: Any) -> tuple[Any, Any]:
-    """Pixel coordinates of map coordinates; undoes `pixel_to_map`.
+    """Return the pixel coordinates of map coordinates; the inverse of `pixel_to_map`.
 
     Args:
-        transform6: (a, b, c, d, e, f) as rasterio.
+        transform6: (a, b, c, d, e, f) as in rasterio.
         map_x: X in the units of the CRS.
         map_y: Y likewise.
 
@@ -172,30 +173,31 @@ def map_to_pixel(transform6: Sequence[float], map_x: Any, map_y: Any) -> tuple[A
         (x, y) float64; the pixel that holds the point is `floor(x), floor(y)`.
 
     Raises:
-        GridError: the transform has no inverse (pixels without an area).
+        GridError: the transform has no inverse.
     """
     a, b, c, d, e, f = transform6[:6]
     area = a * e - b * d
     if area == 0 or not np.isfinite(area):
         raise GridError(
-            f"the transform {tuple(transform6[:6])} gives pixels no area; expected an affine with an inverse"
+            f"transform {tuple(transform6[:6])}: pixels have no area; expected an affine transform with an "
+            "inverse"
         )
     dx, dy = np.asarray(map_x, np.float64) - c, np.asarray(map_y, np.float64) - f
     return (e * dx - b * dy) / area, (a * dy - d * dx) / area
 
 
-def padded_window(pixels: NDArray, x: int, y: int, width: int, height: int) -> NDArray:
-    """A window that may stick out of its image, or lie outside of it.
+def padded_window(pixels: NDArray[Any], x: int, y: int, width: int, height: int) -> NDArray[Any]:
+    """Return a window that may lie partly or wholly outside its image.
 
     Args:
         pixels: (h, w, b) floats.
-        x: column of its top-left pixel, perhaps negative.
-        y: row, likewise.
+        x: column of its top-left pixel; may be negative.
+        y: row; may be negative.
         width: columns.
         height: rows.
 
     Returns:
-        (height, width, b), NaN outside of the image.
+        (height, width, b), NaN outside the image.
     """
     out = np.full((height, width, pixels.shape[2]), np.nan, pixels.dtype)
     part = pixels[max(0, y) : max(0, y + height), max(0, x) : max(0, x + width)]

@@ -13,27 +13,26 @@ from pathlib import Path
 from tfrecords.errors import DiskFullError, OutputExistsError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What a disk without room, and a user without quota, say."""
+"""Error numbers of a full disk and of an exceeded quota."""
 
 
 def partial_of(path: Path) -> Path:
-    """Name under which a file is written: hidden, beside it, with its suffix.
+    """Return the temporary name of a file: hidden, in the same folder, with the same suffix.
 
-    The suffix stays because `np.save` and GDAL choose or add by it; readers of folders pass over
-    hidden files.
+    The suffix stays because `np.save` and GDAL choose a format by it. Readers of folders skip hidden files.
     """
     return path.with_name(f".{path.stem}.partial{path.suffix}")
 
 
 def sync(path: Path) -> None:
-    """Bring a file's bytes, or a folder's names, to the disk itself."""
+    """Flush a file's bytes, or a folder's names, to the disk."""
     if os.name == "nt" and path.is_dir():
-        return  # Windows opens no folders
+        return  # Windows cannot open folders
     handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as err:
-        # Some network file systems can't sync a folder; their rename is all that there is.
+        # Some network file systems cannot sync a folder; a rename is all they offer.
         if err.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -42,11 +41,11 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def naming_full_disk(path: Path, kept: str) -> Iterator[None]:
-    """Turn "no space left", however a library words it, into `DiskFullError`.
+    """Turn any library's "no space left" error into `DiskFullError`.
 
     Args:
-        path: what is being written.
-        kept: what became of the former output and of the work, one clause.
+        path: the output.
+        kept: a clause on the state of the former output and of the finished work.
 
     Yields:
         Nothing.
@@ -57,31 +56,33 @@ def naming_full_disk(path: Path, kept: str) -> Iterator[None]:
     try:
         yield
     except Exception as err:
-        # GDAL, Arrow, FAISS and TensorFlow each have an error of their own; the words are the system's.
-        said = os.strerror(errno.ENOSPC).lower() in str(err).lower()
-        if said or getattr(err, "errno", None) in FULL or isinstance(err, DiskFullError):
+        # GDAL, Arrow, FAISS and TensorFlow raise different classes, but all quote the system's message.
+        quoted = os.strerror(errno.ENOSPC).lower() in str(err).lower()
+        if quoted or getattr(err, "errno", None) in FULL or isinstance(err, DiskFullError):
             raise DiskFullError(
-                f"the disk is full: {path} could not be written; {kept}: free some room"
+                f"{path}: the disk is full; {kept}. Free some space and run the command again."
             ) from err
         raise
 
 
 def place(partial: Path, path: Path) -> None:
-    """Give a finished file its name, so that no crash leaves half of it under that name."""
+    """Rename a finished file to its final name; no crash leaves half of it under that name."""
     sync(partial)
     partial.replace(path)
     sync(path.parent)
 
 
-def exchange(one: Path, other: Path) -> bool:
-    """Let two names of one folder change places, in one step that nothing can stop halfway.
+def exchange(first: Path, second: Path) -> bool:
+    """Exchange two names in one atomic step.
+
+    HACK: Python has no call for it, so Linux's `renameat2` is called through ctypes.
 
     Args:
-        one: a file or a folder.
-        other: another.
+        first: a file or a folder.
+        second: another one in the same folder.
 
     Returns:
-        False where the system or the file system has no such step (it is Linux's); nothing happened then.
+        False if the system or the file system cannot do it (only Linux can); nothing happened then.
     """
     if sys.platform != "linux":
         return False
@@ -90,7 +91,7 @@ def exchange(one: Path, other: Path) -> bool:
         renameat2 = ctypes.CDLL(None).renameat2
     except (OSError, AttributeError):  # a C library of before 2018
         return False
-    return renameat2(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
+    return bool(renameat2(here, os.fsencode(first), here, os.fsencode(second), swap) == 0)
 
 
 def check_free(path: str | os.PathLike[str], *, overwrite: bool = False, folder: bool = False) -> None:
@@ -121,24 +122,24 @@ def writing_file(
     """Write one file whole or not at all.
 
     Args:
-        path: where the file shall be; its folder is made if there is none.
-        overwrite: replace a file that is there.
-        durable: bring it to the disk itself at once; a caller that checks its bytes later may do without.
+        path: the file; its folder is created if needed.
+        overwrite: replace an existing file.
+        durable: flush the file to the disk; a caller that checks its bytes later may do without.
 
     Yields:
-        A path beside it to write to, with the same suffix. When the block ends well the file is
-        synced and renamed; when it raises, it is removed and the former file stays.
+        A temporary path in the same folder, with the same suffix. If the block succeeds, the file is
+        renamed to `path`; if it raises, the file is removed and the former file stays.
 
     Raises:
-        OutputExistsError: a file is there and `overwrite` is not given, or a folder is.
+        OutputExistsError: the file exists and `overwrite` is false, or a folder has its name.
         DiskFullError: the disk is full.
     """
     check_free(path, overwrite=overwrite)
     path = Path(path)
     partial = partial_of(path)
-    with naming_full_disk(path, "what was there before is untouched"):
+    with naming_full_disk(path, "the former file is unchanged"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)  # a killed run's
+        partial.unlink(missing_ok=True)  # left by a killed run
         try:
             yield partial
             if durable:

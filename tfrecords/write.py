@@ -1,4 +1,4 @@
-"""Series, images and patches -> TFRecord shards, whole or not at all."""
+"""Write series, images and patches to TFRecord files, whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from tfrecords.schema import Image, Patches, Series, encode_image, encode_patch,
 Item = TypeVar("Item")
 
 SERIES_PER_SHARD = 16
-"""A shard of full-size series is then 0.4 to 0.8 GB: few files, and little to do again after a stop."""
+"""A shard of full-size series then has 0.4 to 0.8 GB: few files, little to repeat after an interruption."""
 
 
 def shard_name(number: int) -> str:
-    """File name of the n-th shard of series, in an order that sorts."""
+    """Return the file name of a shard; names sort in the order of numbers."""
     return f"series-{number:05d}.tfrecords"
 
 
 @contextmanager
 def _tf_errors(path: Path) -> Iterator[None]:
-    """Give TensorFlow's errors of writing the names that the system has for them."""
+    """Turn TensorFlow's errors of writing into `OSError`."""
     import tensorflow as tf
 
     try:
@@ -39,17 +39,17 @@ def _tf_errors(path: Path) -> Iterator[None]:
 
 
 def write_records(path: Path, records: Iterable[bytes]) -> int:
-    """Write records to a file, one after the other; not atomic, call it inside `writing_file`.
+    """Write records to a file; not atomic, so call it inside `writing_file`.
 
     Args:
         path: the file.
         records: serialised examples.
 
     Returns:
-        How many there were.
+        The number of records.
 
     Raises:
-        OSError: the disk is full, or the file can't be written.
+        OSError: the disk is full, or the file cannot be written.
     """
     import tensorflow as tf
 
@@ -60,8 +60,8 @@ def write_records(path: Path, records: Iterable[bytes]) -> int:
     return count
 
 
-def _marked(items: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
-    """Each item, and whether it is the last."""
+def _mark_last(items: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
+    """Yield each item, and whether it is the last."""
     items = iter(items)
     try:
         item = next(items)
@@ -73,21 +73,21 @@ def _marked(items: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
     yield item, True
 
 
-def _encoded(items: Iterable[Item], encode: Callable[..., bytes], challenge: bool) -> Iterator[bytes]:
-    """Serialise items; ours say which is the last, so that a file that was cut between two is seen."""
-    for item, last in _marked(items):
+def _encode_all(items: Iterable[Item], encode: Callable[..., bytes], challenge: bool) -> Iterator[bytes]:
+    """Serialize items; the last of our own is marked, so that a file cut between two records is noticed."""
+    for item, last in _mark_last(items):
         yield encode(item, challenge=challenge, last=None if challenge else last)
 
 
-def _one_id_each(items: Iterable[Item], number: Callable[[Item], int], what: str) -> Iterator[Item]:
-    """Pass items on, refusing an id that came before."""
-    seen: set[int] = set()
+def _check_distinct(items: Iterable[Item], id_of: Callable[[Item], int], noun: str) -> Iterator[Item]:
+    """Yield items, refusing an id that came before."""
+    known_ids: set[int] = set()
     for item in items:
-        if number(item) in seen:
+        if id_of(item) in known_ids:
             raise DuplicateIdError(
-                f"{what} id {number(item)} occurs twice among those to write: number them anew"
+                f"{noun} id {id_of(item)} occurs twice; expected distinct ids. Renumber them."
             )
-        seen.add(number(item))
+        known_ids.add(id_of(item))
         yield item
 
 
@@ -97,23 +97,23 @@ def write_images(
     """Write images to one file, such as `test_images.tfrecords`.
 
     Args:
-        images: what to write, in this order; consumed one by one.
+        images: the images, in this order; consumed one by one.
         path: the file.
-        challenge: the challenge's features and nothing else: float16 scaled 512 x 512 x 4.
-        overwrite: replace a file that is there.
+        challenge: write the challenge's features only: float16 scaled 512 x 512 x 4.
+        overwrite: replace an existing file.
 
     Returns:
-        How many were written.
+        The number of images.
 
     Raises:
-        OutputExistsError: the file is there.
-        DuplicateIdError: two images have one id.
-        ArrayError: there is no image, or one that does not fit.
-        DiskFullError: the disk is full; the former file is untouched.
+        OutputExistsError: the file exists and `overwrite` is false.
+        DuplicateIdError: two images have the same id.
+        ArrayError: there is no image, or one does not fit.
+        DiskFullError: the disk is full; the former file is unchanged.
     """
-    distinct = _one_id_each(images, lambda image: image.image_id, "image")
+    distinct = _check_distinct(images, lambda image: image.image_id, "image")
     with writing_file(path, overwrite=overwrite) as partial:
-        count = write_records(partial, _encoded(distinct, encode_image, challenge))
+        count = write_records(partial, _encode_all(distinct, encode_image, challenge))
         if not count:
             raise ArrayError(f"{path}: there are no images to write")
     return count
@@ -125,28 +125,28 @@ def write_patches(
     """Write patches to one file, such as `test_patches.tfrecords`.
 
     Args:
-        patches: what to write, in this order; pixels may be a memory map.
+        patches: the patches; pixels may be a memory map.
         path: the file.
-        challenge: the challenge's features and nothing else: float16 scaled 64 x 64 x 4.
-        overwrite: replace a file that is there.
+        challenge: write the challenge's features only: float16 scaled 64 x 64 x 4.
+        overwrite: replace an existing file.
 
     Returns:
-        How many were written.
+        The number of patches.
 
     Raises:
-        OutputExistsError: the file is there.
-        DuplicateIdError: two patches have one id.
+        OutputExistsError: the file exists and `overwrite` is false.
+        DuplicateIdError: two patches have the same id.
         ArrayError: there is no patch, or they do not fit.
-        DiskFullError: the disk is full; the former file is untouched.
+        DiskFullError: the disk is full; the former file is unchanged.
     """
 
-    def encode(row: int, **how: Any) -> bytes:
-        number, pixels = int(patches.patch_ids[row]), patches.pixels[row]
-        return encode_patch(number, pixels, patches.units, patches.bands, patches.nodata, **how)
+    def encode(row: int, **options: Any) -> bytes:
+        patch_id, pixels = int(patches.patch_ids[row]), patches.pixels[row]
+        return encode_patch(patch_id, pixels, patches.units, patches.bands, patches.nodata, **options)
 
-    rows = _one_id_each(range(len(patches)), lambda row: int(patches.patch_ids[row]), "patch")
+    rows = _check_distinct(range(len(patches)), lambda row: int(patches.patch_ids[row]), "patch")
     with writing_file(path, overwrite=overwrite) as partial:
-        count = write_records(partial, _encoded(rows, encode, challenge))
+        count = write_records(partial, _encode_all(rows, encode, challenge))
         if not count:
             raise ArrayError(f"{path}: there are no patches to write")
     return count
@@ -155,47 +155,46 @@ def write_patches(
 def write_shard(
     folder: PartialFolder, name: str, series: Iterable[Series], *, challenge: bool = False, exact: bool = True
 ) -> int:
-    """Write one shard of series into a folder in the making.
+    """Write one shard of series into an unfinished folder.
 
     Args:
-        folder: from `writing_folder(kind="series")`; ask `folder.done(name)` before.
+        folder: from `writing_folder(kind="series")`; check `folder.done(name)` before.
         name: relative name of the shard, ending in ".tfrecords"; shards are read in the order of
             their names.
-        series: what to write, consumed one by one.
-        challenge: the challenge's feature and nothing else: float16 DN, 12 x 512 x 512 x 4.
-        exact: keep a whole copy where float16 would lose a bit.
+        series: the series, consumed one by one.
+        challenge: write the challenge's feature only: float16 DN, 12 x 512 x 512 x 4.
+        exact: add an exact copy where float16 would lose a bit.
 
     Returns:
-        How many series were written; `folder.meta(name)` says it later, with their places, bands,
-        dtypes and units.
+        The number of series; `folder.meta(name)` holds it, with their places, bands, dtypes and units.
 
     Raises:
-        ArrayError: there is no series, or one that does not fit.
+        ArrayError: there is no series, or one does not fit.
     """
-    seen: dict[str, set[str]] = {"places": set(), "bands": set(), "dtypes": set(), "units": set()}
+    facts: dict[str, set[str]] = {"places": set(), "bands": set(), "dtypes": set(), "units": set()}
 
-    def noted(item: Series, **how: Any) -> bytes:
+    def encode(item: Series, **options: Any) -> bytes:
         values = (item.place, " ".join(item.bands), item.pixels.dtype.name, item.units)
-        for known, value in zip(seen.values(), values, strict=True):
+        for known, value in zip(facts.values(), values, strict=True):
             known.add(value)
-        return encode_series(item, exact=exact, **how)
+        return encode_series(item, exact=exact, **options)
 
     meta: dict[str, Any] = {}
     with folder.part(name, meta) as partial:
-        meta["series"] = write_records(partial, _encoded(series, noted, challenge))
+        meta["series"] = write_records(partial, _encode_all(series, encode, challenge))
         if not meta["series"]:
             raise ArrayError(f"{name}: there are no series to write")
-        meta |= {key: sorted(values) for key, values in seen.items()}
-    return meta["series"]
+        meta |= {key: sorted(values) for key, values in facts.items()}
+    return int(meta["series"])
 
 
 def summarise_shards(folder: PartialFolder, names: Iterable[str]) -> None:
-    """Enter what finished shards of series hold into the folder's manifest.
+    """Summarize finished shards of series in the folder's manifest.
 
     Args:
-        folder: the folder in the making.
-        names: its shards; their number of series, shards and places become `counts`, their bands,
-            dtypes and units `extra`.
+        folder: the unfinished folder.
+        names: its shards; numbers of series, shards and places become `counts`; bands, dtypes and
+            units become `extra`.
     """
     metas = [folder.meta(name) for name in names]
     union = {
@@ -219,23 +218,23 @@ def write_series(
     """Write series to a folder of shards with a manifest.
 
     Args:
-        series: what to write, in this order; consumed one by one, never held together.
+        series: the series, in this order; consumed one by one.
         out: the folder.
-        config: all that decides the series. With it a stopped run goes on: the series of finished
-            shards are passed over. Without it a stopped run is begun anew.
+        config: all that decides the series. With it an interrupted run resumes: series of finished
+            shards are skipped. Without it an interrupted run starts over.
         per_shard: series in a shard, at least 1.
-        challenge: the challenge's feature and nothing else: float16 DN, 12 x 512 x 512 x 4.
-        exact: keep a whole copy where float16 would lose a bit; the manifest says so.
+        challenge: write the challenge's feature only: float16 DN, 12 x 512 x 512 x 4.
+        exact: add an exact copy where float16 would lose a bit.
         overwrite: replace a finished folder of series.
 
     Returns:
-        How many series the folder holds.
+        The number of series in the folder.
 
     Raises:
-        OutputExistsError: a finished folder is there.
-        UnfinishedOutputError: an unfinished one of another configuration is.
-        ArrayError: there is no series, or one that does not fit.
-        DiskFullError: the disk is full; the former folder is untouched.
+        OutputExistsError: a finished folder exists and `overwrite` is false.
+        UnfinishedOutputError: an unfinished folder has other settings.
+        ArrayError: there is no series, or one does not fit.
+        DiskFullError: the disk is full; the former folder is unchanged.
     """
     layout = {"per_shard": per_shard, "challenge": challenge, "exact": exact}
     names: list[str] = []

@@ -1,8 +1,8 @@
-"""The one way anything is written whole, and the page that says what is in a folder.
+"""Outputs that appear whole, and the manifest that describes a folder.
 
-`writing_file` and `writing_folder` work beside the goal and rename when all is there: whatever
-stops them, the former output stays, and a partial one is never taken for whole. A folder's
-`manifest.json` carries format version, configuration with its fingerprint, counts and checksums.
+`writing_file` and `writing_folder` write under a temporary name and rename at the end. If they are
+interrupted, the former output stays, and nothing unfinished has the final name. A folder's
+`manifest.json` holds format version, configuration with its fingerprint, counts and checksums.
 """
 
 from tfrecords.artifacts.folder import PartialFolder, recover, writing_folder

@@ -1,20 +1,20 @@
-"""Folders that appear whole or not at all, and go on where they were stopped.
+"""Folders that appear whole or not at all; interrupted runs resume.
 
-Work is done in `<path>.partial/`, part by part; each finished part is entered in a journal with its
-size and sha256. At the end the manifest is written and the folder renamed. On Linux old and new change
-places in one step, so that a whole one is under its name at every moment:
+A folder is written in `<path>.partial/`, part by part; a journal holds size and sha256 of each finished part.
+At the end the manifest is written and the folder renamed. On Linux the old and the new folder are
+exchanged in one step, so that a whole folder has the final name at every moment:
 
     path            path.partial        path.former
     old             new, whole
-    new             old                                 <- stopped here: the next run removes the old
-    new                                 old             <- stopped here: the next run removes the old
+    new             old                                 <- stopped here: the next run removes the old one
+    new                                 old             <- stopped here: the next run removes the old one
     new
 
-Elsewhere the old one goes first; still a whole one is always on the disk:
+On other systems the old folder is renamed first; one whole folder is always on the disk:
 
     old             new, whole
-                    new, whole          old             <- stopped here: the next run puts the old back
-    new                                 old             <- stopped here: the next run removes the old
+                    new, whole          old             <- stopped here: the next run restores the old one
+    new                                 old             <- stopped here: the next run removes the old one
     new
 """
 
@@ -42,23 +42,23 @@ from tfrecords.errors import ManifestError, OutputExistsError, UnfinishedOutputE
 from tfrecords.storage import check_free, exchange, naming_full_disk, partial_of, place, sync, writing_file
 
 JOURNAL = "journal.jsonl"
-"""First line: kind and fingerprint; then one line for every finished part."""
+"""First line: kind, fingerprint and configuration; then one line per finished part."""
 
 
-def _beside(path: Path, suffix: str) -> Path:
-    """A name beside a folder's."""
+def _with_suffix(path: Path, suffix: str) -> Path:
+    """Return the folder's path with a suffix added to its name."""
     return path.with_name(path.name + suffix)
 
 
 class PartialFolder:
-    """A folder in the making."""
+    """A folder that is being written."""
 
     path: Path
-    """Where it is being made; write nothing here but through `part`, or before the block ends."""
+    """The unfinished folder; write into it through `part`, or before the block ends."""
     counts: dict[str, int]
-    """How many of what; goes into the manifest."""
+    """Counts for the manifest."""
     extra: dict[str, Any]
-    """What the kind adds to the manifest."""
+    """Further entries for the manifest."""
 
     def __init__(self, path: Path, journal: IO[str], parts: dict[str, dict[str, Any]]) -> None:
         self.path, self.counts, self.extra = path, {}, {}
@@ -67,13 +67,13 @@ class PartialFolder:
         self._unsynced: set[str] = set()
 
     def done(self, name: str) -> bool:
-        """Whether a part is finished, in this run or in an earlier one that was stopped.
+        """Return whether this run or an interrupted one finished a part.
 
         Args:
             name: relative POSIX name of the part.
 
         Returns:
-            True if the part is there with the size and sha256 that it was finished with.
+            True if the part still has the size and sha256 that it was finished with.
         """
         if name not in self._used and name in self._parts:
             with suppress(ManifestError):
@@ -82,7 +82,7 @@ class PartialFolder:
         return name in self._used
 
     def meta(self, name: str) -> dict[str, Any]:
-        """What was noted with a finished part: the `meta` of `part`."""
+        """Return the `meta` that `part` stored with a finished part."""
         return dict(self._parts[name]["meta"])
 
     @contextmanager
@@ -90,8 +90,8 @@ class PartialFolder:
         """Write one part whole.
 
         Args:
-            name: relative POSIX name; folders on the way are made.
-            meta: to be noted with it, JSON; read when the block ends, so that it may be filled inside.
+            name: relative POSIX name; its folders are created.
+            meta: JSON values to store with the part; read when the block ends, so the block may fill it.
 
         Yields:
             A path to write to, with the same suffix.
@@ -99,7 +99,7 @@ class PartialFolder:
         goal = self.path / name
         goal.parent.mkdir(parents=True, exist_ok=True)
         self._used.discard(name)
-        # A run that goes on checks a part's bytes: only what is in the result has to be on the disk.
+        # A resumed run checks a part's bytes, so only the final result must be flushed to the disk.
         with writing_file(goal, overwrite=True, durable=False) as partial:
             yield partial
             known = {"bytes": partial.stat().st_size, "sha256": digest(partial)}
@@ -109,14 +109,14 @@ class PartialFolder:
         self._unsynced.add(name)
 
     def adopt(self, source: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take finished files of another folder over, as they are: a link where there are links, else a copy.
+        """Take over finished files of another folder: as hard links if possible, else as copies.
 
         Args:
-            source: a folder whose files are never written to again, but replaced: one of ours.
-            files: their relative POSIX names, with "bytes" and "sha256".
+            source: a folder of this package, whose files are replaced but never changed.
+            files: relative POSIX names, with "bytes" and "sha256".
 
         Raises:
-            ManifestError: a file is missing or not what was written.
+            ManifestError: a file is missing or was changed.
         """
         lines = []
         for name, known in files.items():
@@ -131,11 +131,8 @@ class PartialFolder:
         os.fsync(self._journal.fileno())
 
     def files(self) -> dict[str, dict[str, Any]]:
-        """Size and sha256 of all that this run made or took over; the rest is removed.
-
-        A part of an earlier run that this one didn't ask for has no place in the result.
-        """
-        found = {}
+        """Return size and sha256 of all files of this run, and remove parts that only an earlier run used."""
+        files = {}
         for file in sorted(p for p in self.path.rglob("*") if not p.is_dir()):
             name = file.relative_to(self.path).as_posix()
             if name in (JOURNAL, MANIFEST):
@@ -145,43 +142,43 @@ class PartialFolder:
             elif name in self._used:
                 if name in self._unsynced:
                     sync(file)
-                found[name] = {k: self._parts[name][k] for k in ("bytes", "sha256")}
+                files[name] = {k: self._parts[name][k] for k in ("bytes", "sha256")}
             else:
                 sync(file)
-                found[name] = {"bytes": file.stat().st_size, "sha256": digest(file)}
-        for parent in {(self.path / name).parent for name in found}:
+                files[name] = {"bytes": file.stat().st_size, "sha256": digest(file)}
+        for parent in {(self.path / name).parent for name in files}:
             sync(parent)
-        return found
+        return files
 
 
 def _link(source: Path, goal: Path, known: Mapping[str, Any]) -> None:
-    """Give a file a second name; its bytes are on the disk already and are not read."""
+    """Make a hard link to a file; its bytes are not read."""
     check_file(source, known, content=False)
     goal.parent.mkdir(parents=True, exist_ok=True)
     goal.unlink(missing_ok=True)
     try:
         goal.hardlink_to(source)
-    except OSError:  # a file system without links
+    except OSError:  # the file system has no hard links
         with writing_file(goal, overwrite=True) as partial:
             shutil.copyfile(source, partial)
             check_file(partial, known, content=True)
 
 
 def _append(journal: IO[str], entry: Mapping[str, Any]) -> None:
-    """Add a line to the journal; what a crash of the machine takes of it is done again."""
+    """Add a line to the journal; parts whose lines a crash of the machine loses are written again."""
     journal.write(json.dumps(plain(entry)) + "\n")
     journal.flush()
 
 
 def _entries(text: str) -> tuple[list[dict[str, Any]], int]:
-    """Lines of a journal, and how far they go; what a kill cut short is left out."""
+    """Return the whole lines of a journal and their length; a line cut by a kill is left out."""
     entries: list[dict[str, Any]] = []
     length = 0
     for line in text.splitlines(keepends=True):
-        wanted = {"name", "bytes", "sha256", "meta"} if entries else {"kind", "fingerprint", "config"}
+        keys = {"name", "bytes", "sha256", "meta"} if entries else {"kind", "fingerprint", "config"}
         with suppress(ValueError):
             entry = json.loads(line)
-            if line.endswith("\n") and isinstance(entry, dict) and set(entry) == wanted:
+            if line.endswith("\n") and isinstance(entry, dict) and set(entry) == keys:
                 entries.append(entry)
                 length += len(line)
                 continue
@@ -190,11 +187,11 @@ def _entries(text: str) -> tuple[list[dict[str, Any]], int]:
 
 
 def recover(path: Path) -> None:
-    """Finish what a run that was killed between two renames left behind."""
-    former, trash, partial = (_beside(path, end) for end in (".former", ".trash", ".partial"))
+    """Finish the renames of a run that was killed between them."""
+    former, trash, partial = (_with_suffix(path, end) for end in (".former", ".trash", ".partial"))
     shutil.rmtree(trash, ignore_errors=True)
     if (path / JOURNAL).exists() and (partial / MANIFEST).exists() and not (partial / JOURNAL).exists():
-        _discard(partial, trash)  # the old one, after the exchange
+        _discard(partial, trash)  # the old folder, after the exchange
     if former.is_dir() and path.exists():
         _discard(former, trash)
     elif former.is_dir():
@@ -203,13 +200,13 @@ def recover(path: Path) -> None:
 
 
 def _discard(former: Path, trash: Path) -> None:
-    """Remove a folder; a kill midway leaves a name that is never put back."""
+    """Remove a folder; if that is interrupted, the rest has a name that is never restored."""
     former.rename(trash)
     shutil.rmtree(trash)
 
 
 def _check_goal(path: Path, kind: str, overwrite: bool) -> None:
-    """Refuse to write where something is, unless it is ours, of the same kind, and may be replaced."""
+    """Refuse an existing output, unless `overwrite` is true and it is a folder of the same kind."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if path.is_dir() and overwrite:
@@ -217,14 +214,14 @@ def _check_goal(path: Path, kind: str, overwrite: bool) -> None:
             if json.loads((path / MANIFEST).read_text()).get("kind") == kind:
                 return
         raise OutputExistsError(
-            f"{path} is not a folder of kind {kind!r} written by this package, so --overwrite does not "
-            f"touch it: name another, or remove it yourself"
+            f"{path} exists and is not a folder of kind {kind!r} written by this package. --overwrite does "
+            f"not replace it: name another output, or remove it yourself."
         )
     check_free(path, folder=True)
 
 
 def _lock(journal: IO[str], partial: Path) -> None:
-    """Let only one process work in a folder; the lock ends with the process, also when it is killed."""
+    """Lock a folder for one process; the lock ends with the process, even if it is killed."""
     try:
         import fcntl
     except ImportError:  # not a POSIX system: no lock
@@ -233,39 +230,41 @@ def _lock(journal: IO[str], partial: Path) -> None:
         fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UnfinishedOutputError(
-            f"{partial} is being written by another process: wait for it, or name another output"
+            f"{partial} is being written by another process. Wait for it, or name another output."
         ) from None
     except OSError:  # a network file system without locks
         return
     if not (partial / JOURNAL).exists():
-        raise UnfinishedOutputError(f"{partial} was finished by another process just now: look at its output")
+        raise UnfinishedOutputError(f"{partial} was just finished by another process. Use its output.")
 
 
 @contextmanager
 def _opened(
     partial: Path, kind: str, config: Mapping[str, Any], overwrite: bool, discard_flag: str
 ) -> Iterator[PartialFolder]:
-    """The folder in the making, begun or taken over from an earlier run."""
+    """Open the unfinished folder, new or of an interrupted run."""
     partial.mkdir(parents=True, exist_ok=True)
     if any(partial.iterdir()) and not (partial / JOURNAL).exists():
-        raise UnfinishedOutputError(f"{partial} is in the way and was not begun by us: remove or rename it")
+        raise UnfinishedOutputError(
+            f"{partial} exists but is not an unfinished output of this package. Remove or rename it."
+        )
     with (partial / JOURNAL).open("a+", encoding="ascii", errors="replace") as journal:
         _lock(journal, partial)
         head = {"kind": kind, "fingerprint": identity(kind, config), "config": plain(config)}
-        parts = _taken_over(partial, journal, head, overwrite, discard_flag)
+        parts = _resumable_parts(partial, journal, head, overwrite, discard_flag)
         try:
             yield PartialFolder(partial, journal, parts)
         except BaseException:
             with suppress(OSError):
-                if [p.name for p in partial.iterdir()] == [JOURNAL]:  # nothing to go on with
+                if [p.name for p in partial.iterdir()] == [JOURNAL]:  # nothing to resume
                     shutil.rmtree(partial)
             raise
 
 
-def _taken_over(
+def _resumable_parts(
     partial: Path, journal: IO[str], head: dict[str, Any], overwrite: bool, discard_flag: str
 ) -> dict[str, dict[str, Any]]:
-    """Finished parts of an earlier run of the same configuration; all else in the folder is removed."""
+    """Return finished parts of an interrupted run with the same settings; remove all other files."""
     journal.seek(0)
     entries, length = _entries(journal.read())
     if entries and entries[0]["fingerprint"] != head["fingerprint"]:
@@ -286,16 +285,16 @@ def _difference(partial: Path, was: Mapping[str, Any], now: Mapping[str, Any], d
     """Return why an unfinished folder cannot be resumed."""
     old, new = was.get("config", {}), now["config"]
     keys = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
-    what = ", ".join(f"{k} was {old.get(k)!r} and is {new.get(k)!r}" for k in keys[:4])
+    changes = ", ".join(f"{k} was {old.get(k)!r} and is {new.get(k)!r}" for k in keys[:4])
     return (
         f"{partial} is an unfinished run with different settings "
-        f"({what or 'another kind or format version'}). "
+        f"({changes or 'another kind or format version'}). "
         f"Run with the earlier settings to resume, or pass {discard_flag} to discard it."
     )
 
 
 def _finish(folder: PartialFolder, path: Path, kind: str, config: Mapping[str, Any]) -> None:
-    """Write the manifest and put the folder in its place."""
+    """Write the manifest and rename the folder to its final name."""
     manifest = Manifest(
         kind=kind,
         version=FORMAT_VERSION[kind],
@@ -309,7 +308,7 @@ def _finish(folder: PartialFolder, path: Path, kind: str, config: Mapping[str, A
     temporary = partial_of(folder.path / MANIFEST)
     temporary.write_text(manifest.text(), encoding="utf-8")
     place(temporary, folder.path / MANIFEST)
-    former = _beside(path, ".former")
+    former = _with_suffix(path, ".former")
     if path.exists() and exchange(folder.path, path):
         sync(path.parent)
         folder.path.rename(former)
@@ -322,7 +321,7 @@ def _finish(folder: PartialFolder, path: Path, kind: str, config: Mapping[str, A
     sync(path.parent)
     (path / JOURNAL).unlink(missing_ok=True)
     if former.exists():
-        _discard(former, _beside(path, ".trash"))
+        _discard(former, _with_suffix(path, ".trash"))
 
 
 @contextmanager
@@ -334,31 +333,30 @@ def writing_folder(
     overwrite: bool | Literal["finished"] = False,
     discard_flag: str = "--overwrite",
 ) -> Iterator[PartialFolder]:
-    """Write a folder whole or not at all, going on with what an earlier run finished.
+    """Write a folder whole or not at all; an interrupted run resumes.
 
     Args:
-        path: where the folder shall be.
+        path: the folder.
         kind: a key of `FORMAT_VERSION`.
-        config: all that decides the content, knobs and inputs; its fingerprint says whether an
-            unfinished folder may be gone on with.
-        overwrite: replace a finished folder of the same kind, and begin an unfinished one of
-            another configuration anew; with "finished" only the former.
+        config: all settings and inputs that decide the content. An unfinished folder is resumed if the
+            fingerprint of its settings is the same.
+        overwrite: replace a finished folder of the same kind, and discard an unfinished one with other
+            settings; "finished" does only the first.
         discard_flag: the command's flag that discards an unfinished folder, for the error.
 
     Yields:
-        The folder in the making. When the block ends well it gets its manifest and its name; when
-        it raises, what was finished stays in `<path>.partial` for the next run, and what is at
-        `path` stays too.
+        The unfinished folder. If the block succeeds, the folder gets its manifest and its name. If it
+        raises, finished parts stay in `<path>.partial` for the next run, and the former output stays.
 
     Raises:
-        OutputExistsError: something is there: a finished folder without `overwrite`, or anything
-            else with or without it.
-        UnfinishedOutputError: an unfinished folder of another configuration, or of another process.
+        OutputExistsError: a finished folder exists and `overwrite` is false, or another file or folder has
+            its name.
+        UnfinishedOutputError: an unfinished folder has other settings, or another process writes it.
         DiskFullError: the disk is full.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link and replace its target
-    partial = _beside(path, ".partial")
-    with naming_full_disk(path, f"what was finished waits in {partial}, and the former output is untouched"):
+    partial = _with_suffix(path, ".partial")
+    with naming_full_disk(path, f"finished parts stay in {partial}, and the former output is unchanged"):
         path.parent.mkdir(parents=True, exist_ok=True)
         recover(path)
         _check_goal(path, kind, bool(overwrite))

@@ -1,4 +1,4 @@
-"""What `manifest.json` says, and how a folder is checked against it."""
+"""The content of `manifest.json`, and the check of a folder against it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from tfrecords.errors import FormatVersionError, ManifestError, MissingInputError
 
 MANIFEST = "manifest.json"
-"""Name of the page in every folder that we write."""
+"""Name of the file that describes every folder this package writes."""
 
 FORMAT_VERSION: dict[str, int] = {
     "series": 1,
@@ -28,19 +28,19 @@ FORMAT_VERSION: dict[str, int] = {
     "stac": 1,
     "cutouts": 1,
 }
-"""Format that this release writes and reads, by kind of folder."""
+"""Format version that this release writes and reads, by kind of folder."""
 
 CHUNK = 1 << 20
 
 
 def plain(value: Any) -> Any:
-    """The JSON of a configuration: records become maps, paths texts, NumPy's numbers Python's.
+    """Return a configuration as plain JSON values.
 
     Args:
         value: any nesting of dataclasses, mappings, sequences, numbers, texts, paths and None.
 
     Returns:
-        The same of dict, list, str, int, float, bool and None.
+        The same values as dict, list, str, int, float, bool and None.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
@@ -57,24 +57,21 @@ def plain(value: Any) -> Any:
 
 
 def canonical(value: Any) -> bytes:
-    """The one JSON text of a value: sorted keys, no blanks."""
+    """Return the canonical JSON text of a value: sorted keys, no blanks."""
     return json.dumps(plain(value), sort_keys=True, separators=(",", ":")).encode()
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
-    """Identity of a configuration.
+    """Return the sha256, in hexadecimal, of a configuration's canonical JSON.
 
     Args:
-        config: see `plain` for what it may hold; the order of keys does not matter.
-
-    Returns:
-        sha256 in hexadecimal of its canonical JSON.
+        config: values that `plain` accepts; the order of keys does not matter.
     """
     return hashlib.sha256(canonical(config)).hexdigest()
 
 
 def digest(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
+    """Return the sha256 of a file, in hexadecimal."""
     total = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
@@ -83,7 +80,7 @@ def digest(path: Path) -> str:
 
 
 def created_by() -> str:
-    """Name and version of this package."""
+    """Return name and version of this package."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -94,34 +91,34 @@ def created_by() -> str:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder holds; the content of its `manifest.json`."""
+    """The content of a folder's `manifest.json`."""
 
     kind: str
     """Kind of folder, a key of `FORMAT_VERSION`."""
     version: int
     """Format version of that kind."""
     config: dict[str, Any]
-    """All that decides the content: knobs and inputs."""
+    """All settings and inputs that decide the content."""
     fingerprint: str
     """`fingerprint` of kind, version and config."""
     created_by: str
     """Package and version that wrote it."""
     counts: dict[str, int]
-    """How many of what."""
+    """Counts of the content, such as images and windows."""
     files: dict[str, dict[str, Any]]
     """Relative POSIX name to {"bytes": size, "sha256": hexadecimal}."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """What the kind adds: band order, dtypes, the encoder's fingerprint."""
+    """Further entries of this kind: band order, dtypes, the encoder's fingerprint."""
 
     def text(self) -> str:
-        """The JSON to be written, with a checksum over itself."""
+        """Return the JSON text to write, with a checksum of itself."""
         content = plain(self)
         content["checksum"] = fingerprint(content)
         return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
 
 def identity(kind: str, config: Mapping[str, Any]) -> str:
-    """Fingerprint of a folder: its kind, format version and configuration."""
+    """Return the fingerprint of a folder: of its kind, format version and configuration."""
     return fingerprint({"kind": kind, "version": FORMAT_VERSION[kind], "config": config})
 
 
@@ -130,87 +127,92 @@ def read_manifest(path: str | Path, kind: str, *, verify: bool | Literal["sizes"
 
     Args:
         path: the folder.
-        kind: kind that is expected, a key of `FORMAT_VERSION`.
-        verify: True compares sizes and sha256 of all files; "sizes" only sizes, for records that
-            carry checksums of their own; False neither.
+        kind: the expected kind, a key of `FORMAT_VERSION`.
+        verify: True compares sizes and sha256 of all files; "sizes" compares sizes only, for records
+            that hold checksums; False compares neither.
 
     Returns:
         The manifest.
 
     Raises:
-        MissingInputError: there is no such folder.
-        ManifestError: no manifest, a damaged one, one of another kind, or a file that is missing
-            or not what was written.
-        FormatVersionError: another format version than this release reads.
+        MissingInputError: the folder does not exist.
+        ManifestError: the manifest is missing, damaged or of another kind, or a file is missing or was
+            changed.
+        FormatVersionError: this release does not read the format version.
     """
     path = Path(path)
     if not path.is_dir():
-        raise MissingInputError(f"{path}: no such folder{_remains(path)}")
+        raise MissingInputError(f"{path}: no such folder{_leftovers(path)}")
     manifest = _parsed(path / MANIFEST, kind)
     for name, known in manifest.files.items() if verify else ():
         check_file(path / name, known, content=verify is True)
     return manifest
 
 
-def _remains(path: Path) -> str:
-    """What a stopped run left beside a folder that isn't there."""
+def _leftovers(path: Path) -> str:
+    """Return a hint on what an interrupted run left of a missing folder."""
     for suffix, advice in (
-        (".former", "; {} is the former one, put aside by a run that was stopped: run the command again"),
-        (".partial", "; {} is unfinished: run the command that writes it again, and it goes on"),
+        (
+            ".former",
+            "; {} is the former one, renamed by an interrupted run: run the command again to restore it",
+        ),
+        (".partial", "; {} is unfinished: run the command that writes it again to resume"),
     ):
-        aside = path.with_name(path.name + suffix)
-        if aside.is_dir():
-            return advice.format(aside)
+        leftover = path.with_name(path.name + suffix)
+        if leftover.is_dir():
+            return advice.format(leftover)
     return ""
 
 
 def _parsed(path: Path, kind: str) -> Manifest:
-    """Read the page itself; the folder's files are not looked at."""
+    """Read the manifest alone, without a look at the folder's files."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ManifestError(
             f"{path.parent}: no {MANIFEST}; expected a folder of kind {kind!r} written by this package"
-            + _remains(path.parent)
+            + _leftovers(path.parent)
         ) from None
     except ValueError as err:
-        raise ManifestError(f"{path} is damaged ({err}): make the folder again") from err
+        raise ManifestError(f"{path}: the manifest is damaged ({err}). Make the folder again.") from err
     if not isinstance(content, dict) or content.get("kind") != kind:
         found = content.get("kind") if isinstance(content, dict) else type(content).__name__
-        raise ManifestError(f"{path.parent} is of kind {found!r}; expected {kind!r}: name the right folder")
+        raise ManifestError(
+            f"{path.parent}: the folder is of kind {found!r}; expected {kind!r}. Name the right folder."
+        )
     if content.get("version") != FORMAT_VERSION[kind]:
         raise FormatVersionError(
-            f"{path.parent} has format version {content.get('version')!r} of kind {kind!r}, written by "
-            f"{content.get('created_by')!r}; this release reads version {FORMAT_VERSION[kind]}: make the "
-            f"folder again with this release, or use the release that wrote it"
+            f"{path.parent}: format version {content.get('version')!r} of kind {kind!r}, written by "
+            f"{content.get('created_by')!r}. This release reads version {FORMAT_VERSION[kind]}: make the "
+            f"folder again with this release, or use the release that wrote it."
         )
     checksum = content.pop("checksum", None)
     names = {f.name for f in dataclasses.fields(Manifest)}
     if checksum != fingerprint(content) or set(content) != names:
         raise ManifestError(
-            f"{path} is damaged: its content does not match its own checksum; make the folder again"
+            f"{path} is damaged: its content does not match its checksum. Make the folder again."
         )
     return Manifest(**content)
 
 
 def check_file(path: Path, known: Mapping[str, Any], *, content: bool) -> None:
-    """Compare a file with what was written.
+    """Compare a file with its size and checksum in the manifest.
 
     Args:
         path: the file.
         known: its "bytes" and "sha256".
-        content: compare sha256 too, not only the size.
+        content: compare sha256 as well as the size.
 
     Raises:
-        ManifestError: the file is missing, of another size or of another content.
+        ManifestError: the file is missing, or its size or content was changed.
     """
     try:
         size = path.stat().st_size
     except OSError as err:
         raise ManifestError(
-            f"{path} is missing ({err.strerror}): put it back, or make the folder again"
+            f"{path} is missing ({err.strerror}). Restore it, or make the folder again."
         ) from err
     if size != known["bytes"]:
-        raise ManifestError(f"{path} has {size} bytes, {known['bytes']} were written: make the folder again")
+        raise ManifestError(f"{path} has {size} bytes; expected {known['bytes']}. Make the folder again.")
     if content and digest(path) != known["sha256"]:
-        raise ManifestError(f"{path} is not what was written (sha256 differs): make the folder again")
+        raise ManifestError(f"{path} was changed: its sha256 differs. Make the folder again.")

@@ -1,8 +1,7 @@
-"""What lies on disk -> arrays: images and patches in order, series in order or streamed as crops.
+"""Read images and patches in order, and series in order or streamed as crops.
 
-Sources are TFRecords (the challenge's or ours), `.npy` files, GeoTIFFs, and arrays in memory; only
-the first need TensorFlow, only GeoTIFFs rasterio. Units and bands are decided once for a source,
-and its `note` says what they were taken for.
+Sources are TFRecords (the challenge's or ours), `.npy` files, GeoTIFFs, and arrays in memory. TFRecords need
+TensorFlow, GeoTIFFs rasterio. Units and bands are decided once per source, and its `note` states them.
 """
 
 from tfrecords.read.chips import read_queries

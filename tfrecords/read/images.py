@@ -1,4 +1,4 @@
-"""Images to be searched in, one after the other."""
+"""Read images to search, one after the other."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from tfrecords.read.sources import (
     TIF,
     ImageLike,
     Source,
-    Taken,
+    SourceUnits,
     check_range,
     check_stack,
-    find,
+    decide_units,
+    find_source,
     load_npy,
-    spread,
-    take_units,
+    spread_indices,
 )
 from tfrecords.schema import Fields, Image, band_names, check_finite, default_nodata, image_of
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSource:
-    """Images in the order of the source; may be gone through again and again, one in memory at a time."""
+    """Images in the order of the source; can be iterated repeatedly, one in memory at a time."""
 
     note: str
-    """What units and bands were taken, one line for standard error."""
+    """Units and bands of the source, one line for standard error."""
     count: int
-    """How many images there are."""
+    """Number of images."""
     begin: Callable[[], Iterator[Image]]
     """Starts a new pass."""
     own_ids: bool = False
-    """Whether the images bring ids of their own, as records do; others are numbered by their rank."""
+    """Whether images have stored ids, as records do; others are numbered by rank."""
 
     def __iter__(self) -> Iterator[Image]:
         return self.begin()
@@ -62,29 +62,29 @@ def read_images(
             (n, h, w, b); a GeoTIFF, or a folder or glob of GeoTIFFs, whose ids are their ranks among
             all `.tif` and `.tiff` files (any case, recursive, hidden ones left out) sorted by
             relative POSIX path.
-        bands: names of the bands; else the file's, else by their count.
-        units: "dn", "reflectance", "scaled" or "byte"; else the record's, else told from dtype and
+        bands: names of the bands; else the file's, else by number of bands.
+        units: "dn", "reflectance", "scaled" or "byte"; else the record's, else inferred from dtype and
             range, once for all images of a dtype.
 
     Returns:
-        The images, each checked when its turn comes.
+        The images, each checked when it is read.
 
     Raises:
         MissingInputError: there is nothing to read.
-        ArrayError: no stack of images; NaN or infinity that is not the nodata tag (when its turn comes).
+        ArrayError: the array is not a stack of images, or a value is NaN or infinite (found on reading).
         GridError: an image has fewer than 64 rows or columns.
-        BandsError: bands can't be named, or as many names as bands are needed.
+        BandsError: bands have no names, or the number of names is wrong.
         UnitsError: the range fits no units, or not the stated ones.
         RecordError: a TFRecord is truncated, corrupt or malformed; names file and record.
-        DuplicateIdError: two records have one id (when the second's turn comes).
+        DuplicateIdError: two records have the same id (found on reading the second).
     """
-    found = find(source, "images")
-    if found.kind == "tif":
-        return _from_rasters(found, bands, units)
-    if found.kind == "tfrecords":
-        return _from_records(found, bands, units)
-    array = found.array if found.array is not None else load_npy(found.paths[0])
-    return _from_array(found, array, bands, units)
+    opened = find_source(source, "images")
+    if opened.kind == "tif":
+        return _from_rasters(opened, bands, units)
+    if opened.kind == "tfrecords":
+        return _from_records(opened, bands, units)
+    array = opened.array if opened.array is not None else load_npy(opened.paths[0])
+    return _from_array(opened, array, bands, units)
 
 
 def _check_size(height: int, width: int, name: str) -> None:
@@ -97,13 +97,13 @@ def _check_size(height: int, width: int, name: str) -> None:
 
 
 def _checked(image: Image, name: str) -> Image:
-    """Refuse an image that is too small, not finite, or not what its source was taken for."""
+    """Return the image if it is large enough, finite, and fits the units of its source."""
     _check_size(image.height, image.width, name)
     return checked_pixels(image, name)
 
 
 def checked_pixels(image: Image, name: str) -> Image:
-    """Refuse pixels that are not finite, or not what their source was taken for."""
+    """Return the image if its pixels are finite and fit the units of its source."""
     check_finite(image.pixels, image.nodata, name)
     check_range(image.pixels, image.units, image.nodata, name)
     return image
@@ -112,78 +112,83 @@ def checked_pixels(image: Image, name: str) -> Image:
 def _from_array(
     source: Source, array: NDArray[Any], bands: Sequence[str] | None, units: str | None
 ) -> ImageSource:
-    """Images are the rows of an array."""
+    """Return the rows of an array as images."""
     check_stack(array, source.name, "images")
     _check_size(array.shape[1], array.shape[2], source.name)
-    names, taken, read = rows_as_images(source, array, bands, units)
+    names, decided, read = rows_as_images(source, array, bands, units)
 
     def begin() -> Iterator[Image]:
         for row in range(len(array)):
             yield _checked(read(row), f"{source.name}: image {row}")
 
     return ImageSource(
-        f"{source.name}: {len(array)} images, {taken.text()}, {' '.join(names)}", len(array), begin
+        f"{source.name}: {len(array)} images, {decided.text()}, {' '.join(names)}", len(array), begin
     )
 
 
 def rows_as_images(
     source: Source, array: NDArray[Any], bands: Sequence[str] | None, units: str | None
-) -> tuple[tuple[str, ...], Taken, Callable[[int], Image]]:
-    """Rows of an array (n, h, w, b): names of the bands, units, and what gives a row, not yet checked."""
+) -> tuple[tuple[str, ...], SourceUnits, Callable[[int], Image]]:
+    """Return band names and units of an array (n, h, w, b), and a function that returns an unchecked row."""
     names = band_names(array.shape[-1], bands)
-    taken = take_units((array[i, ::4, ::4] for i in spread(len(array))), units, source.name)
+    decided = decide_units((array[i, ::4, ::4] for i in spread_indices(len(array))), units, source.name)
     path = str(source.paths[0]) if source.paths else ""
 
     def read(row: int) -> Image:
-        nodata = default_nodata(taken.units)
-        return Image(row, np.asarray(array[row]), taken.units, names, nodata, path=path)
+        nodata = default_nodata(decided.units)
+        return Image(row, np.asarray(array[row]), decided.units, names, nodata, path=path)
 
-    return names, taken, read
+    return names, decided, read
 
 
-def taken_rasters(rasters: Sequence[Raster], units: str | None, name: str) -> dict[np.dtype, Taken]:
-    """Units of the files, decided once for each dtype."""
-    by_dtype: dict[np.dtype, list[Raster]] = {}
+def units_of_rasters(
+    rasters: Sequence[Raster], units: str | None, name: str
+) -> dict[np.dtype[Any], SourceUnits]:
+    """Return the units of files, decided once for each dtype."""
+    by_dtype: dict[np.dtype[Any], list[Raster]] = {}
     for raster in rasters:
         by_dtype.setdefault(raster.dtype, []).append(raster)
     return {
-        dtype: take_units(
-            (sample_raster(group[i].path) for i in spread(len(group))), units, f"{name} ({dtype})"
+        dtype: decide_units(
+            (sample_raster(group[i].path) for i in spread_indices(len(group))), units, f"{name} ({dtype})"
         )
         for dtype, group in by_dtype.items()
     }
 
 
 def rasters_note(
-    rasters: Sequence[Raster], bands: Sequence[Sequence[str]], taken: dict[np.dtype, Taken], name: str
+    rasters: Sequence[Raster],
+    bands: Sequence[Sequence[str]],
+    decided: dict[np.dtype[Any], SourceUnits],
+    name: str,
 ) -> str:
-    """One line on what GeoTIFFs were taken for.
+    """Return one line with the units and bands of files.
 
     Args:
         rasters: the files.
-        bands: names of the bands of each.
-        taken: units by dtype.
-        name: how the source is called.
+        bands: names of the bands of each file.
+        decided: units by dtype.
+        name: name of the source.
 
     Returns:
-        Counts of files by units and bands, and of those whose pixels are not of 10 m.
+        Numbers of files by units and bands, and of those whose pixels are not 10 m.
     """
-    what = "GeoTIFFs" if all(r.path.suffix.lower() in TIF for r in rasters) else "files"
-    kinds = Counter(f"{taken[r.dtype].text()}, {' '.join(b)}" for r, b in zip(rasters, bands, strict=True))
-    text = f"{name}: {len(rasters)} {what}, " + "; ".join(
+    noun = "GeoTIFFs" if all(r.path.suffix.lower() in TIF for r in rasters) else "files"
+    kinds = Counter(f"{decided[r.dtype].text()}, {' '.join(b)}" for r, b in zip(rasters, bands, strict=True))
+    text = f"{name}: {len(rasters)} {noun}, " + "; ".join(
         f"{kind} ({count} files)" if len(kinds) > 1 else kind for kind, count in sorted(kinds.items())
     )
     other = [r for r in rasters if r.resolution_m and abs(r.resolution_m / RESOLUTION_M - 1) > 0.05]
     if other:
         text += (
-            f"; {len(other)} have pixels of another size than {RESOLUTION_M:g} m, such as {other[0].path} "
-            f"with {other[0].resolution_m:g} m: patches of 10 m will not be found in them"
+            f"; {len(other)} have pixels of another size than {RESOLUTION_M:g} m (e.g. {other[0].path}: "
+            f"{other[0].resolution_m:g} m): patches of 10 m will not be found in them"
         )
     return text
 
 
 def _from_rasters(source: Source, bands: Sequence[str] | None, units: str | None) -> ImageSource:
-    """Images are files."""
+    """Return files as images."""
     rasters = [describe_raster(path) for path in source.paths]
     for raster in rasters:
         _check_size(raster.height, raster.width, str(raster.path))
@@ -200,69 +205,68 @@ def _from_rasters(source: Source, bands: Sequence[str] | None, units: str | None
 def rasters_as_images(
     source: Source, rasters: Sequence[Raster], names: Sequence[tuple[str, ...]], units: str | None
 ) -> tuple[str, Callable[[int], Image]]:
-    """Files, each with names of its bands: what they were taken for, and what gives one, not yet checked."""
-    taken = taken_rasters(rasters, units, source.name)
+    """Return the note on files with given band names, and a function that returns an unchecked file."""
+    decided = units_of_rasters(rasters, units, source.name)
 
     def read(rank: int) -> Image:
         path = rasters[rank].path
-        pixels, now = read_raster(path)
-        used = taken[now.dtype].units
+        pixels, raster = read_raster(path)
+        used = decided[raster.dtype].units
         return Image(
             rank,
             pixels,
             used,
             names[rank],
-            nodata=default_nodata(used) if now.nodata is None else now.nodata,
+            nodata=default_nodata(used) if raster.nodata is None else raster.nodata,
             path=path.as_posix(),
-            crs=now.crs,
-            transform=now.transform,
-            date=now.date,
-            provenance=now.provenance,
+            crs=raster.crs,
+            transform=raster.transform,
+            date=raster.date,
+            provenance=raster.provenance,
         )
 
-    return rasters_note(rasters, names, taken, source.name), read
+    return rasters_note(rasters, names, decided, source.name), read
 
 
-def taken_records(
+def units_of_records(
     paths: Sequence[Path], units: str | None, name: str, pixels_of: Callable[[Fields], Any]
-) -> Taken:
-    """Units of TFRecord files, decided once for all records that do not say their own.
+) -> SourceUnits:
+    """Decide the units of TFRecord files, for all records that do not state their units.
 
     Args:
         paths: the files.
-        units: what the user says.
-        name: how messages call the source.
-        pixels_of: gives a record's pixels.
+        units: the user's units, or None.
+        name: name of the source for messages.
+        pixels_of: returns a record's pixels.
 
     Returns:
-        The units that the user states, else those of the first record, else those that the first
-        records' range tells.
+        The user's units, else those of the first record, else those inferred from the first records.
     """
     first = list(islice(read_fields(paths[0]), SAMPLES))
     if not units and first[0].units:
-        return Taken(first[0].units, True, True)
-    return take_units((pixels_of(f) for f in first), units, name)
+        return SourceUnits(first[0].units, True, True)
+    return decide_units((pixels_of(f) for f in first), units, name)
 
 
 def _from_records(source: Source, bands: Sequence[str] | None, units: str | None) -> ImageSource:
-    """Images are records; those that say their units keep them unless the user says others."""
+    """Return records as images; the user's units take precedence over the records'."""
     count = sum(count_records(path) for path in source.paths)
     names = image_of(next(read_fields(source.paths[0])), None, bands).bands
-    taken = taken_records(source.paths, units, source.name, lambda f: image_of(f).pixels[::4, ::4])
+    decided = units_of_records(source.paths, units, source.name, lambda f: image_of(f).pixels[::4, ::4])
 
     def begin() -> Iterator[Image]:
-        seen: dict[int, str] = {}
+        places: dict[int, str] = {}
         for path in source.paths:
             for fields in read_fields(path):
-                own = taken.units if units else fields.units or taken.units
-                image = image_of(fields, own, bands)
-                if image.image_id in seen:
+                used = decided.units if units else fields.units or decided.units
+                image = image_of(fields, used, bands)
+                if image.image_id in places:
                     raise DuplicateIdError(
-                        f"{fields.where}: image id {image.image_id} is that of {seen[image.image_id]} too: "
-                        f"an id may occur once"
+                        f"{fields.where}: image id {image.image_id} is also that of "
+                        f"{places[image.image_id]}; expected distinct ids"
                     )
-                seen[image.image_id] = fields.where
+                places[image.image_id] = fields.where
                 yield _checked(replace(image, path=image.path or str(path)), fields.where)
 
-    note = f"{source.name}: {count} images, {taken.text()}, {' '.join(names)}"
+    note = f"{source.name}: {count} images, {decided.text()}, {' '.join(names)}"
     return ImageSource(note, count, begin, own_ids=True)

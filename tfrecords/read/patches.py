@@ -1,4 +1,4 @@
-"""Patches that are asked about, as one array."""
+"""Read query patches as one array."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 
 from tfrecords.errors import ArrayError, BandsError, DuplicateIdError
 from tfrecords.grid import PATCH_PX
-from tfrecords.read.held import File, HeldPixels
-from tfrecords.read.images import rasters_note, taken_rasters, taken_records
+from tfrecords.read.images import rasters_note, units_of_rasters, units_of_records
+from tfrecords.read.lazy_pixels import File, LazyPixels
 from tfrecords.read.rasters import Raster, describe_raster, read_raster
-from tfrecords.read.records import raw_and_fields, record_offsets
+from tfrecords.read.records import find_bytes, raw_and_fields, record_offsets
 from tfrecords.read.sources import (
     ImageLike,
     Source,
     check_range,
     check_stack,
-    find,
+    decide_units,
+    find_source,
     load_npy,
-    spread,
-    take_units,
+    spread_indices,
 )
 from tfrecords.schema import (
     PatchBytes,
@@ -36,10 +36,9 @@ from tfrecords.schema import (
 )
 
 BLOCK = 2048
-"""Patches that are checked at a time: some 0.1 GB."""
+"""Patches checked at a time, about 0.1 GB."""
 SAMPLES = 512
-FEW = 64
-"""Bytes of a feature that are looked for in a record."""
+"""Patches that decide the units, spread over the source."""
 
 
 def read_patches(
@@ -50,46 +49,46 @@ def read_patches(
     Args:
         source: an `.npy` file (opened as a memory map) or an array (n, 64, 64, b);
             `test_patches.tfrecords`, the challenge's or ours, whose pixels stay in the file; a GeoTIFF, PNG
-            or JPEG chip, or a folder or glob of them, with their ranks as ids as in `read_images`. Of a
+            or JPEG chip, or a folder or glob of them, with their ranks as ids as in `read_images`. In a
             folder with GeoTIFFs only these count.
-        bands: names of the bands; else the file's, else by their count.
-        units: "dn", "reflectance", "scaled" or "byte"; else the record's, else told from dtype and
+        bands: names of the bands; else the file's, else by number of bands.
+        units: "dn", "reflectance", "scaled" or "byte"; else the record's, else inferred from dtype and
             range, once for all patches.
 
     Returns:
-        The patches, all checked; `note` says what units and bands were taken.
+        The patches, all checked; `note` states units and bands.
 
     Raises:
         MissingInputError: there is nothing to read.
-        ArrayError: patches are not 64 x 64, of different dtypes, or hold NaN or infinity.
-        BandsError: bands can't be named, as many names as bands are needed, or patches differ in them.
-        UnitsError: the range fits no units or not the stated ones, or patches differ in them.
+        ArrayError: patches are not 64 x 64, have different dtypes, or hold NaN or infinity.
+        BandsError: bands have no names, the number of names is wrong, or patches differ in bands.
+        UnitsError: the range fits no units or not the stated ones, or patches differ in units.
         RecordError: a TFRecord is truncated, corrupt or malformed; names file and record.
-        DuplicateIdError: two records have one id.
+        DuplicateIdError: two records have the same id.
     """
-    found = find(source, "patches")
-    if found.kind == "tif":
-        patches = patches_of_rasters(found, [describe_raster(path) for path in found.paths], bands, units)
-    elif found.kind == "tfrecords":
-        patches = _from_records(found, bands, units)
+    opened = find_source(source, "patches")
+    if opened.kind == "tif":
+        patches = patches_of_rasters(opened, [describe_raster(path) for path in opened.paths], bands, units)
+    elif opened.kind == "tfrecords":
+        patches = _from_records(opened, bands, units)
     else:
-        array = found.array if found.array is not None else load_npy(found.paths[0])
-        patches = _from_array(found, array, bands, units)
-    check_values(patches, found.name)
+        array = opened.array if opened.array is not None else load_npy(opened.paths[0])
+        patches = _from_array(opened, array, bands, units)
+    check_values(patches, opened.name)
     return patches
 
 
 def _check_size(height: int, width: int, name: str) -> None:
-    """Refuse what is no patch."""
+    """Refuse other sizes than a patch's."""
     if (height, width) != (PATCH_PX, PATCH_PX):
         raise ArrayError(
-            f"{name} has {height} x {width} pixels (rows x columns); a patch has {PATCH_PX} x {PATCH_PX}: "
-            f"cut it to that"
+            f"{name} has {height} x {width} pixels (rows x columns); expected {PATCH_PX} x {PATCH_PX}. "
+            "Cut it to that size."
         )
 
 
 def check_values(patches: Patches, name: str) -> None:
-    """Refuse NaN, infinity and what contradicts the units, block by block."""
+    """Refuse NaN, infinity and values that contradict the units, block by block."""
     if patches.pixels.dtype.kind in "ui" and patches.units == "dn":
         return
     for start in range(0, len(patches), BLOCK):
@@ -102,42 +101,43 @@ def check_values(patches: Patches, name: str) -> None:
 def _from_array(
     source: Source, array: NDArray[Any], bands: Sequence[str] | None, units: str | None
 ) -> Patches:
-    """Patches are the rows of an array."""
+    """Return the rows of an array as patches."""
     check_stack(array, source.name, "patches")
     _check_size(array.shape[1], array.shape[2], source.name)
     names = band_names(array.shape[-1], bands)
-    taken = take_units((array[i] for i in spread(len(array), SAMPLES)), units, source.name)
+    decided = decide_units((array[i] for i in spread_indices(len(array), SAMPLES)), units, source.name)
     return Patches(
         np.arange(len(array), dtype=np.int64),
         array,
-        taken.units,
+        decided.units,
         names,
-        default_nodata(taken.units),
+        default_nodata(decided.units),
         paths=tuple(map(str, source.paths)),
-        note=f"{source.name}: {len(array)} patches, {taken.text()}, {' '.join(names)}",
+        note=f"{source.name}: {len(array)} patches, {decided.text()}, {' '.join(names)}",
     )
 
 
 def patches_of_rasters(
     source: Source, rasters: Sequence[Raster], bands: Sequence[str] | None, units: str | None
 ) -> Patches:
-    """Patches that are files, values not yet checked; raises as `read_patches`."""
+    """Return files as patches, without checking values; raises like `read_patches`."""
     for raster in rasters:
         _check_size(raster.height, raster.width, str(raster.path))
     names = [band_names(r.count, bands, r.descriptions) for r in rasters]
     first = rasters[0]
-    for raster, own in zip(rasters, names, strict=True):
-        if own != names[0]:
+    for raster, raster_names in zip(rasters, names, strict=True):
+        if raster_names != names[0]:
             raise BandsError(
-                f"{raster.path} has {' '.join(own)}, {first.path} {' '.join(names[0])}: ask in two runs"
+                f"{raster.path} has bands {' '.join(raster_names)}; {first.path} has {' '.join(names[0])}. "
+                "Query them in two runs."
             )
         if raster.dtype != first.dtype or not same_tag(raster.nodata, first.nodata):
             raise ArrayError(
-                f"{raster.path} has dtype {raster.dtype} and nodata {raster.nodata}, {first.path} has "
-                f"{first.dtype} and {first.nodata}: ask in two runs"
+                f"{raster.path} has dtype {raster.dtype} and nodata {raster.nodata}; {first.path} has "
+                f"{first.dtype} and {first.nodata}. Query them in two runs."
             )
-    taken = taken_rasters(rasters, units, source.name)
-    used = taken[first.dtype].units
+    decided = units_of_rasters(rasters, units, source.name)
+    used = decided[first.dtype].units
     return Patches(
         np.arange(len(rasters), dtype=np.int64),
         np.stack([read_raster(raster.path)[0] for raster in rasters]),
@@ -145,25 +145,25 @@ def patches_of_rasters(
         names[0],
         default_nodata(used) if first.nodata is None else first.nodata,
         paths=tuple(raster.path.as_posix() for raster in rasters),
-        note=rasters_note(rasters, names, taken, source.name),
+        note=rasters_note(rasters, names, decided, source.name),
         georeferences=tuple(raster.georeference for raster in rasters),
     )
 
 
 def same_tag(a: float | None, b: float | None) -> bool:
-    """Whether two nodata tags mean the same."""
+    """Return whether two nodata tags are equal; NaN equals NaN."""
     return a == b or (a is not None and b is not None and np.isnan(a) and np.isnan(b))
 
 
 def _from_records(source: Source, bands: Sequence[str] | None, units: str | None) -> Patches:
-    """Patches are records; all are parsed and checked, their pixels stay in the files."""
+    """Return records as patches; all are parsed and checked, their pixels stay in the files."""
     offsets = [record_offsets(path) for path in source.paths]
-    taken = taken_records(source.paths, units, source.name, lambda f: patch_of(f)[1])
+    decided = units_of_records(source.paths, units, source.name, lambda f: patch_of(f)[1])
     count = sum(map(len, offsets))
     ids, begins, stored = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, "U3")
-    seen: dict[int, str] = {}
+    places: dict[int, str] = {}
     first: PatchBytes | None = None
-    nodata = default_nodata(taken.units)
+    nodata = default_nodata(decided.units)
     records = (pair for path in source.paths for pair in raw_and_fields(path))
     for row, (offset, (raw, fields)) in enumerate(zip(chain(*offsets), records, strict=True)):
         patch = patch_bytes(fields)
@@ -173,42 +173,35 @@ def _from_records(source: Source, bands: Sequence[str] | None, units: str | None
         _check_size(*patch.shape[:2], fields.where)
         if (patch.bands, patch.dtype) != (first.bands, first.dtype):
             raise fields.fault(
-                f"{patch.dtype} {' '.join(patch.bands)}, the first is {first.dtype} {' '.join(first.bands)}: "
-                f"ask in two runs"
+                f"it has {patch.dtype} {' '.join(patch.bands)}, the first {first.dtype} "
+                f"{' '.join(first.bands)}. Query them in two runs."
             )
-        if not units and (fields.units or taken.units) != taken.units:
-            raise fields.fault(f"units are {fields.units}, those of the first {taken.units}: ask in two runs")
-        if patch.patch_id in seen:
+        if not units and (fields.units or decided.units) != decided.units:
+            raise fields.fault(
+                f"its units are {fields.units}, the first record's {decided.units}. Query them in two runs."
+            )
+        if patch.patch_id in places:
             raise DuplicateIdError(
-                f"{fields.where}: patch id {patch.patch_id} is that of {seen[patch.patch_id]} too: an id may "
-                f"occur once"
+                f"{fields.where}: patch id {patch.patch_id} is also that of {places[patch.patch_id]}; "
+                f"expected distinct ids"
             )
-        seen[patch.patch_id] = fields.where
+        places[patch.patch_id] = fields.where
         ids[row], begins[row], stored[row] = (
             patch.patch_id,
-            offset + _place(raw, patch.data),
+            offset + find_bytes(raw, patch.data),
             patch.stored.str,
         )
     assert first is not None
     names = band_names(len(first.bands), bands) if bands else first.bands
-    which = np.repeat(np.arange(len(offsets)), [len(o) for o in offsets])
+    file_of_row = np.repeat(np.arange(len(offsets)), [len(o) for o in offsets])
     files = [File(path) for path in source.paths]
-    held: Any = HeldPixels(files, which, begins, stored, first.shape, first.dtype)
+    pixels: Any = LazyPixels(files, file_of_row, begins, stored, first.shape, first.dtype)
     return Patches(
         ids,
-        held,
-        taken.units,
+        pixels,
+        decided.units,
         names,
         nodata,
         paths=tuple(map(str, source.paths)),
-        note=f"{source.name}: {count} patches, {taken.text()}, {' '.join(names)}",
+        note=f"{source.name}: {count} patches, {decided.text()}, {' '.join(names)}",
     )
-
-
-def _place(raw: bytes, data: bytes) -> int:
-    """Where the bytes of a feature lie in a record; where the same come twice, either will do."""
-    begin = data[:FEW]  # to look for all of them takes ten times as long
-    place = raw.index(begin)
-    while not raw.startswith(data, place):
-        place = raw.index(begin, place + 1)
-    return place

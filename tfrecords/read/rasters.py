@@ -1,4 +1,4 @@
-"""GeoTIFFs, and chips as PNG or JPEG: what is in a file, and its pixels."""
+"""Read metadata and pixels of GeoTIFFs, and of chips as PNG or JPEG."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tfrecords.errors import ArrayError, MissingInputError
 from tfrecords.schema import UNKNOWN, Georeference, Provenance, days_of, is_nodata, sure_date_of
 
 RESOLUTION_M = 10.0
-"""Ground size of a pixel of the bands that the product is made for."""
+"""Side of a pixel on the ground, of the bands that the product is made for."""
 SAMPLE_PX = 256
 
 
 @dataclass(frozen=True)
 class Raster:
-    """What a raster file says of itself."""
+    """Metadata of a raster file."""
 
     path: Path
     """The file."""
@@ -33,32 +33,32 @@ class Raster:
     """Columns."""
     count: int
     """Number of bands."""
-    dtype: np.dtype
-    """Type of all bands."""
+    dtype: np.dtype[Any]
+    """Dtype of all bands."""
     nodata: float | None
-    """The nodata tag, None where there is none."""
+    """The nodata tag, or None."""
     descriptions: tuple[str | None, ...]
-    """One for each band, None where there is none."""
+    """Description of each band, or None."""
     crs: str | None
-    """As rasterio writes it ("EPSG:32631", else WKT), None where there is none."""
+    """As rasterio writes it ("EPSG:32631", else WKT), or None."""
     transform: tuple[float, float, float, float, float, float] | None
-    """(a, b, c, d, e, f) from pixel corners to map coordinates, None where there is none."""
+    """(a, b, c, d, e, f) from pixel corners to map coordinates, or None."""
     resolution_m: float | None
-    """Side of a pixel, for projected reference systems only."""
+    """Side of a pixel; None unless the reference system is projected."""
     date: str | None = None
-    """When it was taken: the day of its tag DATETIME, else of its name; None where neither says."""
+    """Day of acquisition, from the tag DATETIME, else from the file's name; None if both lack it."""
     provenance: Provenance = UNKNOWN
-    """What its tags say that it came from."""
+    """Origin of the pixels, from the tags."""
 
     @property
     def georeference(self) -> Georeference | None:
-        """Where it says that it lies; None without a CRS or a transform."""
+        """CRS and transform; None if either is missing."""
         return None if self.crs is None or self.transform is None else Georeference(self.crs, self.transform)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Open a raster; that it may have no georeference is no reason to warn."""
+    """Open a raster, without a warning if it has no georeference."""
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
@@ -71,32 +71,34 @@ def _opened(path: Path) -> Iterator[Any]:
             if not path.exists():
                 raise MissingInputError(f"{path}: no such file; expected {_kind(path)}") from err
             raise ArrayError(
-                f"{path} can't be read as {_kind(path)} ({err}): it is damaged or something else"
+                f"{path} cannot be read as {_kind(path)} ({err}). It is damaged or has another format."
             ) from err
 
 
 def _kind(path: Path) -> str:
-    """What a file's name says that it is."""
+    """Return the format that a file's suffix stands for."""
     ending = path.suffix.lower()
     return {".png": "a PNG", ".jpg": "a JPEG", ".jpeg": "a JPEG"}.get(ending, "a GeoTIFF")
 
 
 def _check_png(path: Path) -> None:
-    """Check a PNG's own checksums: GDAL decodes a torn one without a word, into noise."""
-    data, at = path.read_bytes(), 8
-    while at + 12 <= len(data):
-        length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
-        end = at + 8 + length
-        if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4]):
+    """Check a PNG's checksums: GDAL decodes a truncated PNG into noise without an error."""
+    data, offset = path.read_bytes(), 8
+    while offset + 12 <= len(data):
+        length, kind = int.from_bytes(data[offset : offset + 4]), data[offset + 4 : offset + 8]
+        end = offset + 8 + length
+        if zlib.crc32(data[offset + 4 : end]) != int.from_bytes(data[end : end + 4]):
             break
         if kind == b"IEND":
             return
-        at = end + 4
-    raise ArrayError(f"{path} can't be read as a PNG (byte {at} of {len(data)}): it is cut short or damaged")
+        offset = end + 4
+    raise ArrayError(
+        f"{path} cannot be read as a PNG (byte {offset} of {len(data)}). It is truncated or damaged."
+    )
 
 
 def _refuse_transparency(path: Path, dataset: Any) -> None:
-    """Refuse pictures whose numbers are no measurements: a palette's are names, alpha's no light."""
+    """Refuse a PNG with a palette or an alpha band, which do not measure light."""
     from rasterio.enums import ColorInterp
 
     if dataset.driver != "PNG":
@@ -104,28 +106,28 @@ def _refuse_transparency(path: Path, dataset: Any) -> None:
     _check_png(path)
     if ColorInterp.palette in dataset.colorinterp:
         raise ArrayError(
-            f"{path}: its pixels are numbers of a palette; expected grey or red, green, blue: save it "
-            "without a palette (in Pillow: image.convert('RGB'))"
+            f"{path}: its pixels are numbers of a palette; expected grey or red, green, blue. Save it "
+            "without a palette (in Pillow: image.convert('RGB'))."
         )
     if ColorInterp.alpha in dataset.colorinterp:
         raise ArrayError(
-            f"{path}: it has an alpha band, which measures nothing; expected grey or red, green, blue: "
-            "save it without (in Pillow: image.convert('RGB')), and give other bands as a GeoTIFF"
+            f"{path}: it has an alpha band; expected grey or red, green, blue. Save it without (in Pillow: "
+            "image.convert('RGB')), and give other bands as a GeoTIFF."
         )
 
 
 def _described(path: Path, dataset: Any) -> Raster:
-    """Metadata of an opened file."""
+    """Return the metadata of an opened file."""
     from affine import Affine
 
     if len(set(dataset.dtypes)) > 1:
         raise ArrayError(
-            f"{path}: its bands have dtypes {dataset.dtypes}; expected one for all: write it anew"
+            f"{path}: its bands have dtypes {dataset.dtypes}; expected one dtype for all. Convert the file."
         )
     _refuse_transparency(path, dataset)
     crs, transform = dataset.crs, dataset.transform
     provenance = Provenance.from_tags(dataset.tags())
-    taken = provenance.datetime.replace(" ", "T").split("T")[0]
+    day = provenance.datetime.replace(" ", "T").split("T")[0]
     metres = crs.linear_units_factor[1] if crs and crs.is_projected else None
     return Raster(
         path=path,
@@ -138,13 +140,13 @@ def _described(path: Path, dataset: Any) -> Raster:
         crs=crs.to_string() if crs else None,
         transform=None if transform == Affine.identity() else _six(transform),
         resolution_m=None if metres is None else float(np.hypot(transform.a, transform.d)) * metres,
-        date=taken if days_of(taken) else sure_date_of(path.stem),
+        date=day if days_of(day) else sure_date_of(path.stem),
         provenance=provenance,
     )
 
 
 def _six(transform: Any) -> tuple[float, float, float, float, float, float]:
-    """The numbers of an affine transform."""
+    """Return the six numbers of an affine transform."""
     a, b, c, d, e, f = (float(v) for v in transform[:6])
     return a, b, c, d, e, f
 
@@ -155,12 +157,10 @@ def describe_raster(path: Path) -> Raster:
     Args:
         path: a GeoTIFF, PNG or JPEG.
 
-    Returns:
-        What it says of itself.
-
     Raises:
-        MissingInputError: there is no such file.
-        ArrayError: it is damaged, no raster, its bands differ in dtype, or a PNG has alpha or a palette.
+        MissingInputError: the file does not exist.
+        ArrayError: the file is damaged or not a raster, its bands differ in dtype, or a PNG has alpha or
+            a palette.
     """
     with _opened(path) as dataset:
         return _described(path, dataset)
@@ -173,29 +173,30 @@ def read_raster(path: Path) -> tuple[NDArray[Any], Raster]:
         path: a GeoTIFF.
 
     Returns:
-        Pixels (h, w, b) as stored, and what the file says of itself. Masks and colour tags are not
-        looked at: nodata is what equals the tag.
+        Pixels (h, w, b) as stored, and metadata. Masks and colour tags are ignored: only pixels that equal
+        the tag are nodata.
 
     Raises:
-        MissingInputError: there is no such file.
-        ArrayError: it is damaged, no raster, its bands differ in dtype, or a PNG has alpha or a palette.
+        MissingInputError: the file does not exist.
+        ArrayError: the file is damaged or not a raster, its bands differ in dtype, or a PNG has alpha or
+            a palette.
     """
     with _opened(path) as dataset:
         return np.ascontiguousarray(np.moveaxis(dataset.read(), 0, -1)), _described(path, dataset)
 
 
 def sample_raster(path: Path) -> NDArray[Any]:
-    """Some valid pixels of a file, from its middle; from all of it where the middle is nodata.
+    """Return valid pixels from the middle of a file, or from all of it if the middle is nodata.
 
     Args:
         path: a GeoTIFF.
 
     Returns:
-        (m, b) as stored; m is 0 where all is nodata.
+        (m, b) as stored; m is 0 if all pixels are nodata.
 
     Raises:
-        MissingInputError: there is no such file.
-        ArrayError: it is damaged or no raster.
+        MissingInputError: the file does not exist.
+        ArrayError: the file is damaged or not a raster.
     """
     from rasterio.windows import Window
 
@@ -207,4 +208,5 @@ def sample_raster(path: Path) -> NDArray[Any]:
             valid = pixels[~is_nodata(pixels, dataset.nodata)]
             if len(valid):
                 break
-    return valid
+    sample: NDArray[Any] = valid
+    return sample

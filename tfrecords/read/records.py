@@ -1,8 +1,8 @@
-"""TFRecord files, record by record, with every fault named by file and record number.
+"""Read TFRecord files record by record; every error names file and record number.
 
-A record is: length (8 bytes, little-endian), masked crc32c of these, the bytes, masked crc32c of the
-bytes. TensorFlow checks both sums but takes a file that ends within a length for a whole one, and
-names neither file nor record; so the frames are walked here first, which reads 12 bytes a record.
+A record is: length (8 bytes, little-endian), masked crc32c of the length, the bytes, masked crc32c of the
+bytes. TensorFlow checks both sums, but accepts a file that ends within a length, and names neither file
+nor record. So the frames are checked here first, which reads 12 bytes per record.
 
 Source: https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
 """
@@ -19,15 +19,17 @@ from tfrecords.schema import Fields, parse
 
 HEADER = 12
 FOOTER = 4
-TOGETHER = 4 << 20
-"""Bytes of records that are asked for together: with each asking TensorFlow takes its time."""
+REQUEST_BYTES = 4 << 20
+"""Bytes of records in one request; each request to TensorFlow has a fixed cost."""
+PREFIX_BYTES = 64
+"""Bytes of a feature to search for in a record."""
 CASTAGNOLI = 0x82F63B78
 """Polynomial of crc32c, reflected."""
 MASK_DELTA = 0xA282EAD8
 
 
 def _table() -> tuple[int, ...]:
-    """The crc32c of every byte."""
+    """Return the crc32c of every byte."""
     table = []
     for byte in range(256):
         for _ in range(8):
@@ -40,7 +42,7 @@ TABLE = _table()
 
 
 def masked_crc32c(data: bytes) -> int:
-    """Checksum of a TFRecord frame; slow, meant for the 8 bytes of a length."""
+    """Return the checksum of a TFRecord frame; slow, meant for the 8 bytes of a length."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
@@ -49,49 +51,46 @@ def masked_crc32c(data: bytes) -> int:
 
 
 def place_of(path: Path, record: int) -> str:
-    """How messages name a record."""
+    """Return the name of a record for messages."""
     return f"{path}: record {record} (counted from 0)"
 
 
 def count_records(path: Path) -> int:
-    """Number of records of a file; see `record_offsets`."""
+    """Return the number of records in a file; see `record_offsets`."""
     return len(record_offsets(path))
 
 
 def record_offsets(path: Path) -> list[int]:
-    """Where the records of a file begin, by walking its frames; the bytes in them are not read.
+    """Return the offset of each record's first byte; reads the frames only.
 
     Args:
         path: a TFRecord file.
 
-    Returns:
-        For each record the place of its first byte.
-
     Raises:
-        MissingInputError: the file is missing, no file, or empty.
-        RecordError: a frame is damaged or the file ends within one.
+        MissingInputError: the file is missing, is a folder, or is empty.
+        RecordError: a frame is damaged, or the file ends within one.
     """
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            found = _walk(path, file.fileno(), size)
+            offsets = _walk_frames(path, file.fileno(), size)
     except OSError as err:
-        raise MissingInputError(f"{path} can't be read: {err.strerror}") from err
-    if not found:
+        raise MissingInputError(f"{path} cannot be read: {err.strerror}") from err
+    if not offsets:
         raise MissingInputError(f"{path} is empty; expected a TFRecord file with at least one record")
-    return found
+    return offsets
 
 
-def _walk(path: Path, handle: int, size: int) -> list[int]:
-    """Step from frame to frame to the end of the file."""
-    offset, found = 0, list[int]()
+def _walk_frames(path: Path, handle: int, size: int) -> list[int]:
+    """Return the offsets of all records by following their lengths to the end of the file."""
+    offset, offsets = 0, list[int]()
     while offset < size:
-        count = len(found)
+        count = len(offsets)
         os.lseek(handle, offset, os.SEEK_SET)
         header = os.read(handle, HEADER)
         if len(header) < HEADER:
             raise RecordError(
-                f"{place_of(path, count)}: the file ends within the record's length: it is truncated"
+                f"{place_of(path, count)}: the file ends within the record's length. It is truncated."
             )
         length, checksum = struct.unpack("<QI", header)
         if masked_crc32c(header[:8]) != checksum:
@@ -99,54 +98,51 @@ def _walk(path: Path, handle: int, size: int) -> list[int]:
             raise RecordError(
                 f"{place_of(path, count)}: its length is damaged (checksum differs)"
                 + (
-                    "; the file is compressed: gunzip it"
+                    ". The file is compressed: gunzip it."
                     if zipped
-                    else ": the file is corrupt or no TFRecord file"
+                    else ". The file is corrupt or not a TFRecord file."
                 )
             )
-        found.append(offset + HEADER)
+        offsets.append(offset + HEADER)
         offset += HEADER + length + FOOTER
         if offset > size:
             raise RecordError(
-                f"{place_of(path, count)}: {length} bytes were written, the file ends {offset - size} bytes "
-                f"before their end: it is truncated"
+                f"{place_of(path, count)}: it has {length} bytes, but the file ends {offset - size} bytes "
+                f"before their end. It is truncated."
             )
-    return found
+    return offsets
 
 
 def raw_records(path: Path) -> Iterator[bytes]:
-    """Records of a file in order.
+    """Yield the bytes of each record of a file in order, their checksums verified.
 
     Args:
         path: a TFRecord file.
 
-    Yields:
-        The bytes of each record, their checksum verified.
-
     Raises:
         MissingInputError: the file is missing or empty.
-        RecordError: it is truncated or corrupt.
+        RecordError: the file is truncated or corrupt.
     """
     import tensorflow as tf
 
     count = count_records(path)
-    # Its tuning is of no use to one reader, and at the end the iterator may wait for the tuner to wake, which
-    # sleeps twice as long each time: of a reading of 25 s we have seen it wait 17 s more.
+    # Autotuning does not help a single reader. At the end the iterator may wait for the tuner to wake, whose
+    # sleep doubles each time: a reading of 25 s once waited 17 s more.
     options = tf.data.Options()
     options.autotune.enabled = False
     frames, record = tf.data.TFRecordDataset(str(path)).with_options(options), 0
-    together = max(1, TOGETHER * count // path.stat().st_size)
-    # One by one from the records on among which one is damaged, so that the others before it come too.
-    for several in (together, 1):
+    batch_size = max(1, REQUEST_BYTES * count // path.stat().st_size)
+    # If a batch has a damaged record, read on one by one, so that the records before it are yielded.
+    for size in (batch_size, 1):
         try:
-            # The next ones are read and checked while these are made use of.
-            for some in frames.skip(record).batch(several).prefetch(1).as_numpy_iterator():
-                for raw in some:
+            # The next batch is read and checked while the caller uses this one.
+            for batch in frames.skip(record).batch(size).prefetch(1).as_numpy_iterator():
+                for raw in batch:
                     yield raw
                     record += 1
             break
         except tf.errors.DataLossError as err:
-            if several == 1:
+            if size == 1:
                 raise RecordError(
                     f"{place_of(path, record)}: its bytes are damaged (checksum differs)"
                 ) from err
@@ -155,32 +151,38 @@ def raw_records(path: Path) -> Iterator[bytes]:
 
 
 def read_fields(path: Path) -> Iterator[Fields]:
-    """Parsed records of a file in order.
+    """Yield the features of each record of a file in order.
 
     Args:
         path: a TFRecord file.
 
-    Yields:
-        The features of each record.
-
     Raises:
         MissingInputError: the file is missing or empty.
-        RecordError: it is truncated, also between two records of ours; corrupt; or a record is no
-            `tf.train.Example`.
+        RecordError: the file is truncated, even between two of our records, or corrupt; or a record is
+            not a `tf.train.Example`.
     """
     for _, fields in raw_and_fields(path):
         yield fields
 
 
 def raw_and_fields(path: Path) -> Iterator[tuple[bytes, Fields]]:
-    """Records of a file in order, their bytes and what is in them; raises as `read_fields`."""
-    ended: bool | None = None
+    """Yield bytes and features of each record of a file in order; raises like `read_fields`."""
+    is_last: bool | None = None
     record = -1
     for record, raw in enumerate(raw_records(path)):
         fields = parse(raw, place_of(path, record))
-        ended = fields.ends_file
+        is_last = fields.ends_file
         yield raw, fields
-    if ended is False:
+    if is_last is False:
         raise RecordError(
-            f"{place_of(path, record)}: more records were written after it: the file is truncated"
+            f"{place_of(path, record)}: more records were written after it. The file is truncated."
         )
+
+
+def find_bytes(raw: bytes, data: bytes) -> int:
+    """Return the offset of a feature's bytes in its record; equal bytes elsewhere serve as well."""
+    prefix = data[:PREFIX_BYTES]  # searching for all bytes takes ten times as long
+    offset = raw.index(prefix)
+    while not raw.startswith(data, offset):
+        offset = raw.index(prefix, offset + 1)
+    return offset

@@ -1,4 +1,4 @@
-"""Training series, in order."""
+"""Read training series in order."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ SeriesLike = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """A folder of shards, a shard, a glob of shards, or a list of shards."""
 
 NOT_SERIES = ("test_images", "test_patches")
-"""Stems of the challenge's files that hold no series."""
+"""Stems of the challenge's files without series."""
 
 
 def series_files(source: SeriesLike) -> tuple[Path, ...]:
-    """Find the files of training series.
+    """Return the files of training series.
 
     Args:
-        source: a folder written by this package, whose manifest is checked (sizes; the records
-            carry checksums of their own); a folder of the challenge's `*.tfrecords`, without
-            `test_images` and `test_patches`; one file; a glob; or a list of files.
+        source: a folder of this package, whose file sizes are checked against its manifest; a folder of
+            the challenge's `*.tfrecords`, without `test_images` and `test_patches`; one file; a glob; or a
+            list of files.
 
     Returns:
-        The files, sorted by their path in the folder; a list's as given.
+        The files, sorted by their path in the folder; those of a list in its order.
 
     Raises:
-        MissingInputError: there is none.
-        ManifestError: a file of the folder is missing or of another size, or it is unfinished.
+        MissingInputError: there is no file.
+        ManifestError: a file of the folder is missing or has another size, or the folder is unfinished.
         FormatVersionError: the folder has another format version.
     """
     if not isinstance(source, (str, os.PathLike)):
@@ -51,22 +51,22 @@ def series_files(source: SeriesLike) -> tuple[Path, ...]:
 
 
 def _in_folder(folder: Path) -> tuple[Path, ...]:
-    """Shards of a folder, those of the manifest where there is one."""
-    found = tuple(p for p in files_below(folder, TFRECORD) if p.stem not in NOT_SERIES)
+    """Return the shards of a folder; only those in its manifest, if it has one."""
+    files = tuple(p for p in files_below(folder, TFRECORD) if p.stem not in NOT_SERIES)
     if folder.suffix == ".partial":
-        read_manifest(folder, "series")  # refuses what is unfinished
+        read_manifest(folder, "series")  # refuses an unfinished folder
     if not (folder / MANIFEST).exists():
-        return found
+        return files
     try:
         kind = json.loads((folder / MANIFEST).read_text()).get("kind")
     except (ValueError, AttributeError):
         kind = "series"
     manifest = read_manifest(folder, kind if kind in FORMAT_VERSION else "series", verify="sizes")
-    return tuple(p for p in found if p.relative_to(folder).as_posix() in manifest.files)
+    return tuple(p for p in files if p.relative_to(folder).as_posix() in manifest.files)
 
 
 def checked_series(fields: Fields, path: Path, record: int) -> Series:
-    """The series of a parsed record, refused if it holds NaN or infinity.
+    """Return the series of a parsed record after checking its values.
 
     Args:
         fields: the record.
@@ -74,7 +74,7 @@ def checked_series(fields: Fields, path: Path, record: int) -> Series:
         record: its number in the file, from 0.
 
     Returns:
-        The series; "<file's stem>#<record>" is its place where the record names none.
+        The series; its place is "<file's stem>#<record>" if the record names none.
 
     Raises:
         RecordError: a feature is missing or does not fit, or a value is not finite.
@@ -97,7 +97,7 @@ def read_series(source: SeriesLike) -> Iterator[Series]:
         An iterator over the series.
 
     Raises:
-        MissingInputError: there is nothing to read.
+        MissingInputError: there is no file.
         ManifestError: the folder is damaged or unfinished.
         RecordError: a record is truncated, corrupt or malformed; names file and record.
     """

@@ -1,4 +1,4 @@
-"""What a user names as images or patches, and what units it is taken for."""
+"""Find the files of a source of images or patches, and decide its units."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfrecords.errors import ArrayError, MissingInputError, UnitsError
-from tfrecords.schema import Units, check_dtype, check_units, extremes, guess_units, quickly_compared
+from tfrecords.schema import Units, as_comparable, check_dtype, check_units, guess_units, min_max
 
 TIF = (".tif", ".tiff")
 PICTURE = (".png", ".jpg", ".jpeg")
-"""Read as chips that are asked about; never as images to be searched in."""
+"""Read as query chips; never as images to search."""
 TFRECORD = (".tfrecords", ".tfrecord")
 SAMPLES = 16
-"""Images that are looked at to tell units, spread over the source."""
+"""Images that decide the units, spread over the source."""
 LIMITS = {"scaled": (-1.001, 1.001), "reflectance": (-1.0, 10.0), "byte": (0.0, 255.0)}
-"""Values outside contradict the units, stated or guessed."""
+"""Values outside this range contradict the units."""
 
 ImageLike = str | os.PathLike[str] | NDArray[Any]
 """A file, a folder, a glob, or an array (n, h, w, b) in memory."""
@@ -30,49 +30,46 @@ ImageLike = str | os.PathLike[str] | NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a user named, found."""
+    """An input of the user, with its files."""
 
     kind: Literal["array", "npy", "tif", "tfrecords"]
-    """What it is."""
+    """Kind of input."""
     name: str
-    """How messages call it."""
+    """Its name in messages."""
     paths: tuple[Path, ...] = ()
-    """Its files in the order of their ranks; empty for an array."""
+    """Its files in order of rank; empty for an array."""
     array: NDArray[Any] | None = None
     """The array in memory."""
 
 
 def visible(path: Path, root: Path) -> bool:
-    """Whether no part of the path below `root` is hidden: file managers leave "._x.tif" about."""
+    """Return whether no part of the path below `root` is hidden; file managers leave files like "._x.tif"."""
     return not any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def files_below(folder: Path, suffixes: Sequence[str]) -> tuple[Path, ...]:
-    """Files of a folder with one of the suffixes in any case, recursive, by relative POSIX path."""
-    found = (
+    """Return files below a folder with one of the suffixes, in any case, sorted by relative POSIX path."""
+    files = (
         p for p in folder.rglob("*") if p.suffix.lower() in suffixes and visible(p, folder) and p.is_file()
     )
-    return tuple(sorted(found, key=lambda p: p.relative_to(folder).as_posix()))
+    return tuple(sorted(files, key=lambda p: p.relative_to(folder).as_posix()))
 
 
-def find(source: ImageLike, what: str) -> Source:
-    """Find out what a user named.
+def find_source(source: ImageLike, what: str) -> Source:
+    """Return kind and files of an input.
 
     Args:
         source: a file, folder, glob or array.
         what: "images" or "patches", for messages.
 
-    Returns:
-        Its kind and files.
-
     Raises:
-        MissingInputError: it does not exist, or holds no file of a kind that is read.
+        MissingInputError: the input does not exist, or holds no readable file.
     """
     if isinstance(source, np.ndarray):
         return Source("array", f"{what} in memory", array=source)
     path, name = Path(source), str(os.fspath(source))
     if path.is_dir():
-        # Pictures beside GeoTIFFs are previews: they would change the ranks, which are the ids.
+        # Pictures in a folder with GeoTIFFs are previews: they would change the ranks, which are the ids.
         pictures = files_below(path, PICTURE) if what == "patches" else ()
         paths = files_below(path, TIF) or pictures or files_below(path, TFRECORD)
         if not paths:
@@ -91,13 +88,13 @@ def find(source: ImageLike, what: str) -> Source:
 
 
 def _kinds(what: str) -> str:
-    """The inputs that are read."""
+    """Return the readable kinds of input, for messages."""
     rasters = "GeoTIFFs, PNGs or JPEGs" if what == "patches" else "GeoTIFFs"
     return f"test_{what}.tfrecords, an .npy array (n, h, w, bands), or a folder or glob of {rasters}"
 
 
 def _kind(paths: Sequence[Path], name: str, what: str) -> Literal["npy", "tif", "tfrecords"]:
-    """Kind of files by their suffix, which all share."""
+    """Return the kind of files by their common suffix."""
     suffixes = {p.suffix.lower() for p in paths}
     if suffixes <= set(TIF) or (what == "patches" and suffixes <= set(PICTURE)):
         return "tif"
@@ -106,7 +103,7 @@ def _kind(paths: Sequence[Path], name: str, what: str) -> Literal["npy", "tif", 
     if suffixes == {".npy"} and len(paths) == 1:
         return "npy"
     raise MissingInputError(
-        f"{name}: can't read {', '.join(sorted(suffixes))} as {what}; expected {_kinds(what)}"
+        f"{name}: cannot read {', '.join(sorted(suffixes))} as {what}; expected {_kinds(what)}"
     )
 
 
@@ -120,83 +117,81 @@ def load_npy(path: Path) -> NDArray[Any]:
         A read-only memory map.
 
     Raises:
-        ArrayError: it is no array file, is truncated, or holds Python objects, which are not loaded.
+        ArrayError: the file is not an array, is truncated, or holds Python objects, which are not loaded.
     """
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return array
     except (ValueError, EOFError, OSError) as err:
-        raise ArrayError(f"{path} can't be opened as an array ({err}): save it with numpy.save") from err
+        raise ArrayError(f"{path} cannot be opened as an array ({err}). Save it with numpy.save.") from err
 
 
 def check_stack(array: NDArray[Any], name: str, what: str) -> None:
-    """Refuse arrays that are no stack of images.
+    """Refuse an array that is not a stack of images.
 
     Args:
-        array: what was given.
-        name: how messages call it.
+        array: the array.
+        name: its name in messages.
         what: "images" or "patches".
 
     Raises:
-        ArrayError: not (n, h, w, b), or no dtype of pixels.
+        ArrayError: the shape is not (n, h, w, b), or pixels cannot have its dtype.
         MissingInputError: n is 0.
     """
     check_dtype(array.dtype, name)
     if array.ndim != 4 or 0 in array.shape[1:]:
         raise ArrayError(
-            f"{name}: shape is {array.shape}; expected (n, height, width, bands): {_advice(array)}"
+            f"{name}: shape is {array.shape}; expected (n, height, width, bands). {_advice(array)}"
         )
     if not len(array):
-        raise MissingInputError(f"{name}: shape is {array.shape}: there are no {what} in it")
+        raise MissingInputError(f"{name}: shape is {array.shape}; it holds no {what}")
 
 
 def _advice(array: NDArray[Any]) -> str:
-    """How to give an array the right axes."""
-    return {3: "add the missing axis with array[None] (one image) or array[..., None] (one band)"}.get(
-        array.ndim, "reshape it"
-    )
+    """Return how to give an array the right axes."""
+    if array.ndim == 3:
+        return "Add the missing axis with array[None] (one image) or array[..., None] (one band)."
+    return "Reshape it."
 
 
 @dataclass(frozen=True)
-class Taken:
-    """Units that a source was taken for."""
+class SourceUnits:
+    """The units of a source, and how they were decided."""
 
     units: Units
     """The units."""
     stated: bool
-    """Whether the user or the file says so."""
+    """Whether the user or the file states them."""
     sure: bool
-    """Whether, if not stated, the range leaves no doubt."""
+    """Whether the range of values proves them, if they are not stated."""
 
     def text(self) -> str:
-        """Words for the note."""
+        """Return the units as a text for the note."""
         if self.stated:
             return f"{self.units} (as stated)"
-        return self.units if self.sure else f"{self.units} (a guess from the range: --units says otherwise)"
+        return self.units if self.sure else f"{self.units} (a guess from the range; --units overrides it)"
 
 
-def take_units(samples: Iterable[NDArray[Any]], stated: str | None, name: str) -> Taken:
-    """Decide the units of a source, once for all of it.
+def decide_units(samples: Iterable[NDArray[Any]], stated: str | None, name: str) -> SourceUnits:
+    """Decide the units of a whole source.
 
     Args:
-        samples: some of its pixels, nodata left out; not looked at where units are stated.
-        stated: what the user says.
-        name: how messages call the source.
-
-    Returns:
-        The units.
+        samples: samples of its pixels without nodata; not read if units are stated.
+        stated: the user's units, or None.
+        name: name of the source for messages.
 
     Raises:
-        UnitsError: the range fits none, or the word is none.
+        UnitsError: the range fits no units, or the stated units are unknown.
     """
     if stated:
-        return Taken(check_units(stated), True, True)
+        return SourceUnits(check_units(stated), True, True)
     flat = [np.asarray(s).ravel() for s in samples]
     units, sure = guess_units(np.concatenate(flat) if flat else np.zeros(0, np.float32), name)
-    return Taken(units, False, sure)
+    return SourceUnits(units, False, sure)
 
 
-def spread(count: int, samples: int = SAMPLES) -> list[int]:
-    """Up to `samples` numbers below `count`, first and last among them, evenly spread."""
+def spread_indices(count: int, samples: int = SAMPLES) -> list[int]:
+    """Return up to `samples` numbers below `count`, evenly spread, with the first and the last."""
     return sorted({int(i) for i in np.linspace(0, count - 1, min(count, samples)).round()})
 
 
@@ -205,26 +200,26 @@ def check_range(pixels: NDArray[Any], units: Units, nodata: float | None, name: 
 
     Args:
         pixels: any shape.
-        units: what the source was taken for.
-        nodata: its tag; these values may be anything.
-        name: how messages call them.
+        units: the units of the source.
+        nodata: its tag; this value is always accepted.
+        name: name of the pixels for messages.
 
     Raises:
-        UnitsError: a value is outside of what the units can be.
+        UnitsError: a value is outside the range of the units.
     """
     if units not in LIMITS or (units == "byte" and pixels.dtype == np.uint8):
         return
     low, high = LIMITS[units]
     if pixels.size:
-        smallest, largest = extremes(pixels)
+        smallest, largest = min_max(pixels)
         if low <= smallest and largest <= high:
-            return  # nearly always; beside NaN neither comparison holds, and each value is looked at
-    values = quickly_compared(pixels) if pixels.dtype.kind == "f" else pixels.astype(np.float64)
+            return  # the common case; with a NaN both comparisons are false, and each value is checked
+    values = as_comparable(pixels) if pixels.dtype.kind == "f" else pixels.astype(np.float64)
     bad = (values < low) | (values > high)
     if nodata is not None and bad.any():
         bad &= pixels != nodata
     if bad.any():
         raise UnitsError(
-            f"{name}: {int(bad.sum())} values such as {float(pixels[bad][0]):g} are no {units}, which the "
-            f"source was taken for; expected {low:g} to {high:g}: say the right ones with --units"
+            f"{name}: {int(bad.sum())} values (e.g. {float(pixels[bad][0]):g}) are outside the range of "
+            f"units {units!r}; expected {low:g} to {high:g}. State the right units with --units."
         )

@@ -1,12 +1,11 @@
-"""Training series streamed as pairs of crops, in bounded memory whatever the size of the data.
+"""Stream training series as pairs of crops, in memory that does not grow with the data.
 
-A series of the challenge has 25 MB and there are thousands: to shuffle series would hold as many
-gigabytes as the buffer has dozens of them. So crops are cut first, where a series is read, and the
-crops are shuffled. At any time there are in memory: the series being read and cut (`parallel_reads`
-of each, with copies), the crops of those, the shuffle buffer, and as many crops that are ready ahead.
+A series of the challenge has 25 MB and there are thousands, too much for a shuffle buffer of series. So
+crops are cut when a series is read, and the crops are shuffled. Memory holds the series being read and
+cut (`parallel_reads` of each, with copies), their crops, the shuffle buffer, and as many prefetched crops.
 
-The cutting itself is NumPy (`crops.cut_crops`), so that what is trained on is defined once; its
-chance depends on seed, epoch, file and record only, not on the order in which threads come to it.
+NumPy cuts the crops (`crops.cut_crops`). Its random numbers depend on seed, epoch, file and record only, not
+on the order of threads.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ from tfrecords.read.series import SeriesLike, series_files
 from tfrecords.schema import BANDS, group_of, parse, series_of
 
 EPOCHS = 2**31
-"""More than anybody trains."""
+"""More epochs than any training needs."""
 PACKED_HALF = 32767.0
-"""Steps of a packed crop on each side of 0."""
+"""Steps of a packed crop between 0 and 1."""
 
 
 def stream_crops(
@@ -38,19 +37,19 @@ def stream_crops(
 ) -> Any:
     """Stream pairs of crops for training.
 
-    Wrap the loop over it in `naming_bad_records`, and a damaged record is named by file and number.
+    Wrap the loop over it in `naming_bad_records`: its errors then name the file and number of a record.
 
     Args:
         source: see `series_files`.
-        plan: how crops are drawn; the defaults of `CropPlan` if there is none.
+        plan: how crops are drawn; None for the defaults of `CropPlan`.
         epoch: number of the epoch, from 0; each draws other crops in another order.
-        repeat: go on with the next epochs for ever; else end with this one.
+        repeat: continue with the next epochs without end; else stop after this one.
 
     Returns:
-        A `tf.data.Dataset` of dicts, the same each time it is gone through:
+        A `tf.data.Dataset` of dicts, the same in each iteration:
         anchor, positive: (size, size, 4) float32 in [-1, 1] to within 2e-5, NaN where nodata; bands in stored
             order, missing ones all NaN; positive is another date of the same pixels;
-        place_id: int64 in [0, 2**63), the same for all cuts of a place;
+        place_id: int64 in [0, 2**63), the same for all series of a place;
         overlap_group: int64, the same for places that share ground;
         x, y: int64, top-left pixel of the anchor in the place's grid;
         dates: (2,) int64, numbers of the two dates in the series.
@@ -59,7 +58,7 @@ def stream_crops(
         MissingInputError: there is nothing to read.
         ManifestError: the folder is damaged or unfinished.
         RecordError: a file is truncated; names file and record.
-        ArrayError: no series of this shard gives a crop: all are too small, or nodata.
+        ArrayError: no series of this shard gives a crop, because all are too small or nodata.
     """
     plan = plan or CropPlan()
     files = series_files(source)
@@ -68,22 +67,22 @@ def stream_crops(
         first = _epochs(files, counts, replace(plan, shuffle=1), epoch, epoch + 1).take(1)
         if not any(True for _ in first):
             raise ArrayError(
-                f"{source}: shard {plan.shard_index} of {plan.shard_count} has no two dates with a window of "
-                f"{plan.size_px} x {plan.size_px} px of ground: the series are too small or nodata, or fewer "
-                f"than the shards"
+                f"{source}: shard {plan.shard_index} of {plan.shard_count} has no window of {plan.size_px} x "
+                f"{plan.size_px} valid px on two dates. The series are too small or nodata, or there are "
+                f"fewer series than shards."
             )
     return _epochs(files, counts, plan, epoch, EPOCHS if repeat else epoch + 1)
 
 
 @contextmanager
 def naming_bad_records(source: SeriesLike) -> Iterator[None]:
-    """Turn what TensorFlow says of a damaged record into the file's name and the record's number.
+    """Turn TensorFlow's error of a damaged record into one that names file and record.
 
     Args:
-        source: what is streamed; its files are read once more where TensorFlow doesn't say which.
+        source: the source of the data set; its files are read again if TensorFlow does not name the record.
 
     Yields:
-        Nothing: put the loop over the data set, or the `fit` that it feeds, into the block.
+        Nothing; put the loop over the data set, or the `fit` that uses it, into the block.
 
     Raises:
         RecordError: a record is truncated, corrupt or malformed.
@@ -93,9 +92,9 @@ def naming_bad_records(source: SeriesLike) -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as err:
-        said = re.search(r"RecordError: (.*)", str(err))
-        if said:
-            raise RecordError(said[1]) from err
+        quoted = re.search(r"RecordError: (.*)", str(err))
+        if quoted:
+            raise RecordError(quoted[1]) from err
         if isinstance(err, tf.errors.DataLossError):
             for path in series_files(source):
                 for _ in raw_records(path):
@@ -104,15 +103,17 @@ def naming_bad_records(source: SeriesLike) -> Iterator[None]:
 
 
 def _epochs(files: Sequence[Path], counts: NDArray[np.int64], plan: CropPlan, start: int, stop: int) -> Any:
-    """Epochs one after the other, each shuffled for itself."""
+    """Return a data set of consecutive epochs, each shuffled."""
     import tensorflow as tf
 
-    # By file where there are enough of them, so that nobody reads what is another's.
+    # Divide whole files among the workers if there are enough; else each worker reads all and filters.
     by_file = len(files) >= plan.shard_count
-    mine = np.arange(len(files))[plan.shard_index :: plan.shard_count] if by_file else np.arange(len(files))
+    numbers = (
+        np.arange(len(files))[plan.shard_index :: plan.shard_count] if by_file else np.arange(len(files))
+    )
 
-    def order(epoch: np.int64) -> NDArray[np.int64]:
-        return np.random.default_rng([plan.seed, int(epoch)]).permutation(mine)
+    def file_order(epoch: np.int64) -> NDArray[np.int64]:
+        return np.random.default_rng([plan.seed, int(epoch)]).permutation(numbers)
 
     def records(epoch: Any, number: Any) -> Any:
         dataset = tf.data.TFRecordDataset(tf.gather([str(path) for path in files], number)).enumerate()
@@ -124,43 +125,41 @@ def _epochs(files: Sequence[Path], counts: NDArray[np.int64], plan: CropPlan, st
         return dataset.map(lambda record, raw: (epoch, number, record, raw)).prefetch(1)
 
     def one_epoch(epoch: Any) -> Any:
-        # This graph's own seed, so that `tf.random.set_seed` elsewhere doesn't change the order; 0 would
-        # mean chance.
+        # Seed of this graph, so that `tf.random.set_seed` elsewhere does not change the order. A seed of 0
+        # would mean a random one.
         tf.compat.v1.set_random_seed(plan.seed + 1)
-        numbers = tf.ensure_shape(tf.numpy_function(order, [epoch], tf.int64), [None])
+        shuffled = tf.ensure_shape(tf.numpy_function(file_order, [epoch], tf.int64), [None])
         reads = plan.parallel_reads
-        dataset = tf.data.Dataset.from_tensor_slices(numbers)
-        # Each file reads one record ahead in a thread of its own. Interleaving "in parallel" instead
-        # keeps dozens of records ready: 1.2 GB.
+        dataset = tf.data.Dataset.from_tensor_slices(shuffled)
+        # Each file prefetches one record on its thread. Parallel interleaving would prefetch dozens: 1.2 GB.
         dataset = dataset.interleave(lambda n: records(epoch, n), cycle_length=reads)
         dataset = dataset.map(_cutter(files, counts, plan), num_parallel_calls=reads)
         dataset = dataset.flat_map(tf.data.Dataset.from_tensor_slices)
         return dataset.shuffle(plan.shuffle, seed=epoch, reshuffle_each_iteration=False)
 
-    # An epoch gives nothing until its shuffle buffer is full: what is ready ahead bridges that, since
-    # a buffer fills faster than its crops are trained on.
+    # An epoch gives nothing until its shuffle buffer is full. Prefetched crops bridge that time, since a
+    # buffer fills faster than training uses its crops.
     dataset = tf.data.Dataset.range(start, stop).flat_map(one_epoch).prefetch(plan.shuffle)
-    dataset = dataset.map(
-        lambda pair: pair | {name: _unpacked(pair[name]) for name in ("anchor", "positive")}
-    )
+    dataset = dataset.map(lambda pair: pair | {name: _unpack(pair[name]) for name in ("anchor", "positive")})
     options = tf.data.Options()
     options.deterministic = True
-    # Cutting would hold every thread of TensorFlow's own pool, and who takes crops that are ready would wait.
+    # In TensorFlow's pool, cutting would occupy every thread, and prefetched crops would wait.
     options.threading.private_threadpool_size = plan.parallel_reads + 2
-    # Autotuning gives every stage a buffer of its own choice; here they hold 25 MB an element.
+    # Autotuning would choose a buffer for every stage; here an element has 25 MB.
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
     return dataset.with_options(options)
 
 
-def _packed(scaled: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Scaled values in half the memory of the shuffle buffer: 0 is NaN, an error is below 2e-5 (0.03 DN)."""
+def _pack(scaled: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Return scaled values as uint16, for half the memory: 0 is NaN; the error is below 2e-5 (0.03 DN)."""
     codes = np.rint((scaled + np.float32(1)) * np.float32(PACKED_HALF)) + np.float32(1)
-    return np.nan_to_num(codes, nan=0.0).astype(np.uint16)
+    packed: NDArray[np.uint16] = np.nan_to_num(codes, nan=0.0).astype(np.uint16)
+    return packed
 
 
-def _unpacked(codes: Any) -> Any:
-    """Undo `_packed`, in the graph."""
+def _unpack(codes: Any) -> Any:
+    """Undo `_pack`, in the graph."""
     import tensorflow as tf
 
     scaled = (tf.cast(codes, tf.float32) - 1.0) / PACKED_HALF - 1.0
@@ -170,7 +169,7 @@ def _unpacked(codes: Any) -> Any:
 def _cutter(
     files: Sequence[Path], counts: NDArray[np.int64], plan: CropPlan
 ) -> Callable[..., dict[str, Any]]:
-    """The graph's step from a record to its crops."""
+    """Return the graph's step from a record to its crops."""
     import tensorflow as tf
 
     side = plan.size_px
@@ -185,11 +184,11 @@ def _cutter(
     }
 
     def cut(epoch: np.int64, number: np.int64, record: np.int64, raw: bytes) -> tuple[NDArray[Any], ...]:
-        path, ends = files[int(number)], bool(record == counts[number] - 1)
+        path, is_last = files[int(number)], bool(record == counts[number] - 1)
         rng = np.random.default_rng([plan.seed, int(epoch), int(number), int(record)])
-        crops, ids = _crops_of(raw, path, int(record), ends, plan, rng)
+        crops, ids = _crops_of(raw, path, int(record), is_last, plan, rng)
         places = (np.full(len(crops.x), i, np.int64) for i in ids)
-        return _packed(crops.anchor), _packed(crops.positive), *crops[2:], *places
+        return _pack(crops.anchor), _pack(crops.positive), *crops[2:], *places
 
     def step(epoch: Any, number: Any, record: Any, raw: Any) -> dict[str, Any]:
         kinds = [s.dtype for s in spec.values()]
@@ -203,12 +202,12 @@ def _cutter(
 
 
 def _crops_of(
-    raw: bytes, path: Path, record: int, ends: bool, plan: CropPlan, rng: np.random.Generator
+    raw: bytes, path: Path, record: int, is_last: bool, plan: CropPlan, rng: np.random.Generator
 ) -> tuple[Crops, tuple[int, int]]:
-    """Crops of a record, and its place id and overlap group; every fault is a `RecordError`."""
+    """Return crops, place id and overlap group of a record; every fault is a `RecordError`."""
     fields = parse(raw, place_of(path, record))
-    if ends and fields.ends_file is False:
-        raise fields.fault("more records were written after it: the file is truncated")
+    if is_last and fields.ends_file is False:
+        raise fields.fault("more records were written after it. The file is truncated.")
     series = series_of(fields, f"{path.stem}#{record}")
     try:
         return cut_crops(series, plan, rng), (group_of(series.place), series.overlap_group)

@@ -1,6 +1,6 @@
-"""What is in a record: bands, units and scaling, the record kinds, and their bytes.
+"""Records: bands, units and scaling, the kinds of record, and their bytes.
 
-`to_scaled` makes the one array that encoders, refinement and training see: float32 in [-1, 1],
+`to_scaled` makes the one form of pixels that encoders, matching and training use: float32 in [-1, 1],
 axes (..., y, x, b), NaN where a pixel is nodata.
 """
 
@@ -33,14 +33,14 @@ from tfrecords.schema.records import (
 from tfrecords.schema.units import (
     UNITS,
     Units,
+    as_comparable,
     check_dtype,
     check_finite,
     check_units,
     default_nodata,
-    extremes,
     guess_units,
     is_nodata,
-    quickly_compared,
+    min_max,
     to_dn,
     to_scaled,
 )
@@ -59,6 +59,7 @@ __all__ = [
     "Provenance",
     "Series",
     "Units",
+    "as_comparable",
     "band_names",
     "check_dtype",
     "check_finite",
@@ -73,15 +74,14 @@ __all__ = [
     "encode_image",
     "encode_patch",
     "encode_series",
-    "extremes",
     "group_of",
     "guess_units",
     "image_of",
     "is_nodata",
+    "min_max",
     "parse",
     "patch_bytes",
     "patch_of",
-    "quickly_compared",
     "series_of",
     "sure_date_of",
     "to_dn",

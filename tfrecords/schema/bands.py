@@ -1,7 +1,7 @@
 """Names and order of bands.
 
-Names come from the user, else from a file's band descriptions, else from their count. The colour
-interpretation of a raster is never used: GDAL calls the fourth of four bytes alpha.
+Names come from the user, else from a file's band descriptions, else from the number of bands. The colour
+interpretation of a raster is never used: GDAL calls the fourth of four bands alpha.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ BANDS = ("B04", "B03", "B02", "B08")
 """Order of the bands of a record: red, green, blue, near infrared; 10 m pixels."""
 
 BY_COUNT = {4: BANDS, 3: BANDS[:3], 1: ("unknown",)}
-"""What a number of bands stands for when nothing names them."""
+"""Names by number of bands, where nothing else names them."""
 
 COMMON_NAMES = {"red": "B04", "green": "B03", "blue": "B02", "nir": "B08"}
 """STAC's common names of the four, https://github.com/stac-extensions/eo#common-band-names."""
 
 
 def canonical(name: str) -> str:
-    """One spelling for a band: "b4", "B4, central wavelength 665 nm" and "Red" are "B04"."""
+    """Return the one spelling of a band: "b4", "B4, central wavelength 665 nm" and "Red" are "B04"."""
     name = name.strip()
     number = re.match(r"^[Bb]0*(\d{1,2})([Aa]?)(?![0-9A-Za-z])", name)
     if number:
@@ -36,16 +36,16 @@ def band_names(
     """Name the bands of an array or a file.
 
     Args:
-        count: number of bands that there are, at least 1.
-        given: names that the user stated; they win.
+        count: number of bands, at least 1.
+        given: names from the user; they take precedence.
         descriptions: a raster's band descriptions; used if every band has one.
 
     Returns:
         `count` distinct names, in the order in which the bands are stored.
 
     Raises:
-        BandsError: as many names as bands are needed, none twice; or nothing names the bands and
-            their count is neither 4, 3 nor 1.
+        BandsError: the number of names is wrong, a name is doubled, or nothing names the bands and
+            their number is not 4, 3 or 1.
     """
     if given:
         return _distinct([canonical(n) for n in given], count, "--bands")
@@ -53,24 +53,23 @@ def band_names(
         return _distinct([canonical(str(d)) for d in descriptions], count, "the band descriptions")
     if count not in BY_COUNT:
         raise BandsError(
-            f"{count} bands have no names; expected 4 ({' '.join(BANDS)}), 3 ({' '.join(BANDS[:3])}) or 1, "
-            f"or band descriptions in the file: name all {count} with --bands"
+            f"bands: {count} bands have no names; expected 4 ({' '.join(BANDS)}), 3 ({' '.join(BANDS[:3])}) "
+            f"or 1, or band descriptions in the file. Name all {count} with --bands."
         )
     return BY_COUNT[count]
 
 
 def _distinct(names: Sequence[str], count: int, origin: str) -> tuple[str, ...]:
-    """Check names against the number of bands."""
+    """Return the names if there is a distinct one for each band."""
     if len(names) != count:
         raise BandsError(
-            f"{origin} name {len(names)} bands ({' '.join(names)}) but the pixels have {count}: "
-            f"name every band once"
+            f"{origin}: {len(names)} names ({' '.join(names)}) for {count} bands. Name every band once."
         )
     doubled = sorted({n for n in names if names.count(n) > 1})
     if doubled or not all(names):
         raise BandsError(
-            f"{origin} are {' '.join(repr(n) for n in names)}: every band needs a name of its own"
-            + (f", {' '.join(doubled)} occurs twice" if doubled else "")
-            + "; name them with --bands"
+            f"{origin}: {' '.join(repr(n) for n in names)}; expected a distinct name for every band"
+            + (f", but {' '.join(doubled)} occurs twice" if doubled else "")
+            + ". Name them with --bands."
         )
     return tuple(names)

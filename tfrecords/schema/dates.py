@@ -1,4 +1,4 @@
-"""Dates in the names of files, and days out of the dates that are kept."""
+"""Dates in names of files, and the days that a date covers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _WHOLE = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d))?)?")
 
 
 def date_of(name: str) -> str | None:
-    """Read a date out of a file name.
+    """Return the date in a file name.
 
     Args:
-        name: Name without its suffix, such as `2015-08-20`, `S2A_20180723T100031_crop`, `2019-09`,
-            `2018` or `before`. A full day is preferred to a month, a month to a year, a year to a word.
+        name: name without its suffix, such as `2015-08-20`, `S2A_20180723T100031_crop`, `2019-09`,
+            `2018` or `before`. A day takes precedence over a month, a month over a year, a year over a word.
 
     Returns:
         YYYY-MM-DD, YYYY-MM, YYYY, `before` or `after`; None where the name holds no date.
     """
-    if sure := sure_date_of(name):
-        return sure
+    if date := sure_date_of(name):
+        return date
     if year := _YEAR.search(name):
         return year[1]
     word = _WORD.search(name)
@@ -32,9 +32,9 @@ def date_of(name: str) -> str | None:
 
 
 def sure_date_of(name: str) -> str | None:
-    """A date that is hardly a number of another kind: as `date_of`, but no year alone and no word."""
-    for found in _DAY.finditer(name):
-        text = f"{found[1]}-{found[3]}-{found[4]}"
+    """Return the day or month in a file name; a year alone may be another number and does not count."""
+    for match in _DAY.finditer(name):
+        text = f"{match[1]}-{match[3]}-{match[4]}"
         try:
             datetime.date.fromisoformat(text)
         except ValueError:
@@ -45,18 +45,18 @@ def sure_date_of(name: str) -> str | None:
 
 
 def days_of(date: str) -> tuple[str, str] | None:
-    """First and last day of a date.
+    """Return the first and last day of a date.
 
     Args:
         date: YYYY, YYYY-MM, YYYY-MM-DD, or an ISO moment that begins with a day.
 
     Returns:
-        Two ISO days, the same one for a day; None where it is no date.
+        Two ISO days, equal for a day; None if the text is not a date.
     """
-    found = _WHOLE.fullmatch(date.split("T")[0])
-    if not found:
+    match = _WHOLE.fullmatch(date.split("T")[0])
+    if not match:
         return None
-    year, month, day = (int(v) if v else None for v in found.groups())
+    year, month, day = (int(v) if v else None for v in match.groups())
     try:
         first = datetime.date(int(year or 0), month or 1, day or 1)
         if day:

@@ -1,4 +1,4 @@
-"""The records that storage hands up: one image, a set of patches, one series."""
+"""The records that readers return: an image, patches, chips, a series."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from tfrecords.schema.units import Units, check_dtype, check_units, to_scaled
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the pixels of one date came from; kept as tags of the GeoTIFF under these names in capitals."""
+    """Origin of the pixels of one date; stored as tags of the GeoTIFF under these names in capitals."""
 
     source: str = ""
     """Name of the product, or the STAC item's id."""
     datetime: str = ""
-    """When it was taken, ISO 8601, UTC."""
+    """Time of acquisition, ISO 8601, UTC."""
     baseline: str = ""
     """Processing baseline, such as 04.00."""
     cloud_cover: float | None = None
-    """Share of the tile under cloud as its metadata say, in percent, 0 to 100."""
+    """Cloud cover of the tile in its metadata, in percent, 0 to 100."""
     recipe: str = ""
-    """Fingerprint of all that decided the pixels, window and mask too: says whether the file may be kept."""
+    """Fingerprint of all that decided the pixels, with window and mask; a file with the same one is kept."""
 
     def tags(self) -> dict[str, str]:
-        """The tags to be written, empty ones left out."""
+        """Return the tags to write, without empty ones."""
         return {name.upper(): str(value) for name, value in vars(self).items() if value not in ("", None)}
 
     @classmethod
     def from_tags(cls, tags: Mapping[str, str]) -> Provenance:
-        """Read it back from a file's tags; what is missing or no number stays empty."""
+        """Return the record in a file's tags; a missing or malformed tag leaves its field empty."""
         cover: float | None
         try:
             cover = float(tags["CLOUD_COVER"])
@@ -46,14 +46,14 @@ class Provenance:
 
 
 UNKNOWN = Provenance()
-"""Where nothing is known."""
+"""Provenance of pixels of unknown origin."""
 
 
 ID_LIMIT = 2**31
 """Image and patch ids are whole numbers in [0, ID_LIMIT)."""
 
 
-def _check(what: str, pixels: NDArray, axes: str, bands: tuple[str, ...], units: str) -> None:
+def _check(what: str, pixels: NDArray[Any], axes: str, bands: tuple[str, ...], units: str) -> None:
     """Refuse pixels, bands and units that do not fit each other."""
     if pixels.ndim != len(axes) or 0 in pixels.shape[1:]:
         raise ArrayError(f"{what}: pixels have shape {pixels.shape}; expected axes ({', '.join(axes)})")
@@ -61,16 +61,17 @@ def _check(what: str, pixels: NDArray, axes: str, bands: tuple[str, ...], units:
     check_units(units)
     if len(bands) != pixels.shape[-1] or len(set(bands)) != len(bands):
         raise BandsError(
-            f"{what}: bands {bands} do not name the {pixels.shape[-1]} bands of {pixels.shape} once each"
+            f"{what}: bands {bands} for pixels of shape {pixels.shape}. Name each of the {pixels.shape[-1]} "
+            "bands once."
         )
 
 
 def check_id(number: int, what: str) -> None:
-    """Refuse ids that no index can hold.
+    """Refuse ids that an index cannot hold.
 
     Args:
         number: an image or patch id.
-        what: whose it is, for the message.
+        what: the image or patch, for the message.
 
     Raises:
         ArrayError: negative, or 2**31 and above.
@@ -83,7 +84,7 @@ def check_id(number: int, what: str) -> None:
 
 @dataclass(frozen=True)
 class Georeference:
-    """Where pixels say that they lie."""
+    """Position of pixels on the map."""
 
     crs: str
     """Coordinate reference system as rasterio writes it."""
@@ -93,7 +94,7 @@ class Georeference:
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """One image to be searched in."""
+    """One image to search."""
 
     image_id: int
     """The record's own, the row in an array, or the rank of the file; in [0, 2**31)."""
@@ -106,15 +107,15 @@ class Image:
     nodata: float | None
     """A pixel is nodata where all bands equal this; NaN is possible; None = nothing is nodata."""
     path: str = ""
-    """File it came from; empty for an array in memory."""
+    """Its file; empty for an array in memory."""
     crs: str | None = None
     """Coordinate reference system as rasterio writes it, or None."""
     transform: tuple[float, float, float, float, float, float] | None = None
     """(a, b, c, d, e, f) from pixel corners to map coordinates, or None."""
     date: str | None = None
-    """Day of acquisition, ISO, where it is known; a month where no day is."""
+    """Day of acquisition, ISO; a month if the day is unknown; None if both are."""
     provenance: Provenance = UNKNOWN
-    """What it came from, where it is known."""
+    """Product and time of the pixels."""
 
     def __post_init__(self) -> None:
         _check(f"image {self.image_id}", self.pixels, "yxb", self.bands, self.units)
@@ -131,18 +132,18 @@ class Image:
         return int(self.pixels.shape[1])
 
     def scaled(self) -> NDArray[np.float32]:
-        """The (h, w, b) float32 in [-1, 1] that the encoder sees, NaN where nodata."""
+        """Return (h, w, b) float32 in [-1, 1], NaN where nodata."""
         return to_scaled(np.asarray(self.pixels), self.units, self.nodata)
 
 
 @dataclass(frozen=True, eq=False)
 class Patches:
-    """Patches that are asked about, all of one size and one set of bands."""
+    """Query patches, all of one size and one set of bands."""
 
     patch_ids: NDArray[np.int64]
     """(n,) the record's own, the row in the array, or the rank of the file; distinct."""
     pixels: NDArray[Any]
-    """(n, h, w, b) as stored; may be a memory map, or what `numpy.asarray` reads from a file."""
+    """(n, h, w, b) as stored; an array, a memory map, or `LazyPixels`."""
     units: Units
     """Units of all pixels."""
     bands: tuple[str, ...]
@@ -152,26 +153,26 @@ class Patches:
     paths: tuple[str, ...] = ()
     """File of each patch, or one for all; empty for an array in memory."""
     note: str = ""
-    """What the reader took units and bands for, one sentence for standard error."""
+    """Units and bands that the reader inferred, one sentence for standard error."""
     georeferences: tuple[Georeference | None, ...] = ()
-    """Where each patch says that it lies, None where it doesn't; empty where none does."""
+    """Georeference per patch, or None; empty if no patch has one."""
 
     def __post_init__(self) -> None:
         _check("patches", self.pixels, "nyxb", self.bands, self.units)
         if self.patch_ids.shape != (len(self.pixels),):
             raise ArrayError(
-                f"{self.patch_ids.shape} patch ids for {len(self.pixels)} patches; expected one for each"
+                f"patches: ids of shape {self.patch_ids.shape} for {len(self.pixels)} patches; expected one "
+                "id for each"
             )
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def scaled(self, rows: slice | NDArray[np.intp] = slice(None)) -> NDArray[np.float32]:
-        """Patches as the encoder sees them.
+        """Return patches as the encoder's input.
 
         Args:
-            rows: which, a slice or an array; all by default, which for a big file takes twice its size
-                of memory.
+            rows: a slice or an array of rows; all by default, which needs twice the file's size in memory.
 
         Returns:
             (m, h, w, b) float32 in [-1, 1], NaN where nodata.
@@ -179,41 +180,42 @@ class Patches:
         return to_scaled(np.asarray(self.pixels[rows]), self.units, self.nodata)
 
     def select(self, rows: slice | NDArray[np.intp]) -> Patches:
-        """Some of them, without their files; a slice of a memory map stays one."""
+        """Return the patches of some rows, without their files; a slice of a memory map stays one."""
         return replace(self, patch_ids=self.patch_ids[rows], pixels=self.pixels[rows], paths=())
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """(n, 2) rows and columns of each."""
+        """Rows and columns of each patch, (n, 2)."""
         return np.full((len(self), 2), self.pixels.shape[1:3], np.int64)
 
     def bands_of(self, row: int) -> tuple[str, ...]:
-        """Names of the bands of one."""
+        """Return the names of the bands in a row."""
         return self.bands
 
     def scaled_one(self, row: int) -> NDArray[np.float32]:
-        """One of them as the encoder sees it, (h, w, b)."""
-        return self.scaled(slice(row, row + 1))[0]
+        """Return one row as the encoder's input, (h, w, b)."""
+        patch: NDArray[np.float32] = self.scaled(slice(row, row + 1))[0]
+        return patch
 
 
 @dataclass(frozen=True, eq=False)
 class Chips:
-    """Chips that are asked about, each of a size, bands and units of its own; one in memory at a time."""
+    """Query chips, which differ in size, bands or units; one in memory at a time."""
 
     patch_ids: NDArray[np.int64]
     """(n,) the row in the array, or the rank of the file; distinct."""
     sizes: NDArray[np.int64]
     """(n, 2) rows and columns of each, 64 or more."""
     bands: tuple[tuple[str, ...], ...]
-    """n times the names of its bands, in their order."""
+    """Names of the bands of each of the n chips, in their order."""
     read: Callable[[int], Image]
-    """Gives the chip of a row, checked, as an `Image` whose id is the patch id."""
+    """Returns the chip of a row, checked, as an `Image` whose id is the patch id."""
     paths: tuple[str, ...] = ()
     """File of each chip, or one for all; empty for an array in memory."""
     note: str = ""
-    """What the reader took units and bands for, one sentence for standard error."""
+    """Units and bands that the reader inferred, one sentence for standard error."""
     georeferences: tuple[Georeference | None, ...] = ()
-    """Where each chip says that it lies, None where it doesn't; empty where none does."""
+    """Georeference per chip, or None; empty if no chip has one."""
 
     def __len__(self) -> int:
         return len(self.patch_ids)
@@ -222,17 +224,17 @@ class Chips:
         return map(self.read, range(len(self)))
 
     def bands_of(self, row: int) -> tuple[str, ...]:
-        """Names of the bands of one."""
+        """Return the names of the bands in a row."""
         return self.bands[row]
 
     def scaled_one(self, row: int) -> NDArray[np.float32]:
-        """One of them as the encoder sees it, (h, w, b)."""
+        """Return one row as the encoder's input, (h, w, b)."""
         return self.read(row).scaled()
 
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """One cut of ground on several dates, registered to each other."""
+    """One piece of ground on several dates, co-registered."""
 
     pixels: NDArray[Any]
     """(t, h, w, b) as stored, t at least 2."""
@@ -243,21 +245,21 @@ class Series:
     nodata: float | None
     """A pixel is nodata where all bands of the date equal this; None = nothing is nodata."""
     dates: tuple[str, ...]
-    """t names of dates, ISO where they are known, in time's order."""
+    """Names of the t dates, ISO where known, in order of time."""
     place: str
-    """Name of the place; the cuts of one place share a pixel grid."""
+    """Name of the place; all series of a place share a pixel grid."""
     x0: int = 0
-    """Column, in the place's grid, of the top-left pixel of this cut."""
+    """Column of the top-left pixel in the place's grid."""
     y0: int = 0
-    """Row, likewise."""
+    """Row of the top-left pixel in the place's grid."""
     overlap_group: int = 0
-    """Places that share ground share this number, in [0, 2**63): none is a negative of another."""
+    """Number in [0, 2**63) shared by places that overlap: they are never each other's negatives."""
 
     def __post_init__(self) -> None:
         what = f"series of {self.place!r}"
         _check(what, self.pixels, "tyxb", self.bands, self.units)
         if len(self.pixels) < 2 or len(self.dates) != len(self.pixels):
             raise ArrayError(
-                f"{what}: {len(self.pixels)} dates of pixels and {len(self.dates)} names of dates; "
-                f"expected at least 2, and as many of the one as of the other"
+                f"{what}: pixels of {len(self.pixels)} dates and {len(self.dates)} names of dates; expected "
+                "equal numbers of at least 2"
             )

@@ -1,8 +1,8 @@
-"""Units of pixels, nodata, and the one scaling that everything above storage sees."""
+"""Units of pixels, nodata, and the scaling that all rooms above file formats use."""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,43 +15,40 @@ Units = Literal["dn", "reflectance", "scaled", "byte"]
 UNITS: tuple[Units, ...] = get_args(Units)
 
 DN_TOP = 4095.0
-"""Digital numbers above this are cut off: reflectance 0.41, brighter than nearly all ground."""
+"""Digital numbers above this are clipped: reflectance 0.41, brighter than nearly all ground."""
 DN_HALF = DN_TOP / 2.0
 BYTE_HALF = 127.5
 SCALED_SLACK = 1.001
-"""float16 may carry a scaled value past 1 by half its last bit."""
+"""float16 may round a scaled value past 1 by half its last bit."""
 SIGN = 0x8000
 """The sign bit of half precision."""
 REFLECTANCE_TOP = 2.0
-"""Sun glint, clouds and snow pass 1; nothing that is a reflectance passes this."""
+"""Sun glint, clouds and snow exceed 1; no reflectance exceeds this."""
 
 
 def check_units(units: str) -> Units:
-    """Refuse what is not a unit.
+    """Return the units if they are known.
 
     Args:
-        units: a word of the user's, or of a file.
-
-    Returns:
-        The same word.
+        units: the user's or a file's word.
 
     Raises:
-        UnitsError: it is none of `UNITS`.
+        UnitsError: the word is not in `UNITS`.
     """
     if units not in UNITS:
         raise UnitsError(f"unknown units {units!r}; expected one of {', '.join(UNITS)}")
     return units
 
 
-def check_dtype(dtype: np.dtype, where: str) -> None:
-    """Refuse arrays that hold no pixels.
+def check_dtype(dtype: np.dtype[Any], where: str) -> None:
+    """Refuse a dtype that pixels cannot have.
 
     Args:
-        dtype: dtype of the array.
+        dtype: dtype of an array.
         where: file or array, for the message.
 
     Raises:
-        ArrayError: neither whole numbers nor floats.
+        ArrayError: the dtype is neither integer nor float.
     """
     if dtype.kind not in "uif":
         raise ArrayError(
@@ -59,19 +56,19 @@ def check_dtype(dtype: np.dtype, where: str) -> None:
         )
 
 
-def guess_units(sample: NDArray, where: str) -> tuple[Units, bool]:
-    """Tell the units of a file or array from dtype and range; to be asked once for the whole of it.
+def guess_units(sample: NDArray[Any], where: str) -> tuple[Units, bool]:
+    """Infer the units of a file or array from dtype and range; call it once per file or array.
 
     Args:
-        sample: pixels of any shape, nodata left out where its tag is known.
+        sample: pixels of any shape, without nodata if its tag is known.
         where: file or array, for the message.
 
     Returns:
-        The units, and whether the guess is sure; where it isn't, tell the user to state them.
+        The units, and whether they are certain; if not, ask the user to state them.
 
     Raises:
         UnitsError: the range fits no units.
-        ArrayError: dtype holds no pixels.
+        ArrayError: pixels cannot have this dtype.
     """
     check_dtype(sample.dtype, where)
     if sample.dtype == np.uint8:
@@ -87,23 +84,23 @@ def guess_units(sample: NDArray, where: str) -> tuple[Units, bool]:
         return "dn", bool(low >= 0 and high > 255)
     raise UnitsError(
         f"{where}: values from {low:g} to {high:g} are neither scaled [-1, 1], reflectance [0, 1] nor "
-        f"digital numbers: say which with --units, or rescale them"
+        f"digital numbers. State the units with --units, or rescale the values."
     )
 
 
-def _span(sample: NDArray) -> tuple[float, float]:
-    """Smallest and largest finite value; (0, 0) where there is none."""
+def _span(sample: NDArray[Any]) -> tuple[float, float]:
+    """Return the smallest and largest finite value; (0, 0) if there is none."""
     values = sample if sample.dtype.kind in "ui" else sample[np.isfinite(sample)]
     return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
 
 
 def default_nodata(units: Units) -> float | None:
-    """The value that means nodata where a file has no tag: 0 for dn, -1 for scaled, else none."""
+    """Return the nodata value of a file without a tag: 0 for dn, -1 for scaled, else None."""
     return {"dn": 0.0, "scaled": -1.0}.get(units)
 
 
-def is_nodata(pixels: NDArray, nodata: float | None) -> NDArray[np.bool_]:
-    """Which pixels are nodata: those whose bands *all* equal the tag.
+def is_nodata(pixels: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
+    """Return which pixels are nodata: those whose bands *all* equal the tag.
 
     Args:
         pixels: (..., y, x, b) as stored.
@@ -112,33 +109,34 @@ def is_nodata(pixels: NDArray, nodata: float | None) -> NDArray[np.bool_]:
     Returns:
         (..., y, x) bool.
     """
-    gone = np.zeros(pixels.shape[:-1], np.bool_)
+    mask = np.zeros(pixels.shape[:-1], np.bool_)
     if nodata is None:
-        return gone
+        return mask
     with np.errstate(over="ignore", invalid="ignore"):
         tag = np.asarray(nodata).astype(pixels.dtype)
     if np.isnan(nodata):
         if pixels.dtype.kind != "f":
-            return gone
+            return mask
     elif not np.isclose(float(tag), nodata, rtol=1e-3, atol=0):
-        return gone  # a tag that the dtype can't hold marks nothing
-    # Band by band: most images have nothing that is nodata, and the first band tells.
-    gone = _equals(pixels[..., 0], tag)
+        return mask  # the dtype cannot hold the tag, so no pixel has it
+    # Band by band: most images have no nodata, which the first band shows.
+    mask = _equals(pixels[..., 0], tag)
     for band in range(1, pixels.shape[-1]):
-        if not gone.any():
+        if not mask.any():
             break
-        gone &= _equals(pixels[..., band], tag)
-    return gone
+        mask &= _equals(pixels[..., band], tag)
+    return mask
 
 
-def _equals(values: NDArray, tag: NDArray) -> NDArray[np.bool_]:
-    """Where values are the tag, NaN being itself."""
-    values = quickly_compared(values)
-    return np.isnan(values) if tag != tag else values == tag
+def _equals(values: NDArray[Any], tag: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return where values equal the tag; NaN equals NaN."""
+    values = as_comparable(values)
+    equal: NDArray[np.bool_] = np.isnan(values) if tag != tag else values == tag
+    return equal
 
 
-def quickly_compared(values: NDArray) -> NDArray:
-    """The same numbers: half precision as single, which NumPy compares ten times as fast.
+def as_comparable(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the same numbers, half precision as single, which NumPy compares ten times as fast.
 
     Args:
         values: any shape and dtype.
@@ -146,15 +144,15 @@ def quickly_compared(values: NDArray) -> NDArray:
     return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
-def extremes(values: NDArray) -> tuple[float, float]:
-    """Smallest and largest of some numbers, NaN if one of them is.
+def min_max(values: NDArray[Any]) -> tuple[float, float]:
+    """Return the smallest and largest value, NaN if there is a NaN.
 
     Args:
-        values: any shape but an empty one, any dtype.
+        values: any shape that is not empty, any dtype.
     """
     if values.dtype != np.float16:
         return float(values.min()), float(values.max())
-    # In their bits, whose order is that of the numbers, below 0 reversed: a tenth of the time.
+    # Compare bits: they have the order of the numbers, reversed below 0. It takes a tenth of the time.
     bits = np.ascontiguousarray(values).reshape(-1).view(np.int16)
     high, low = bits.max(), bits.view(np.uint16).max()
     high = high if high >= 0 else bits.min()
@@ -163,8 +161,8 @@ def extremes(values: NDArray) -> tuple[float, float]:
     return (np.nan, np.nan) if np.isnan(ends).any() else (float(ends[0]), float(ends[1]))
 
 
-def to_scaled(pixels: NDArray, units: Units, nodata: float | None) -> NDArray[np.float32]:
-    """Bring pixels of any units to the scale of the encoder.
+def to_scaled(pixels: NDArray[Any], units: Units, nodata: float | None) -> NDArray[np.float32]:
+    """Return pixels of any units as scaled pixels, the encoder's input.
 
     Args:
         pixels: (..., y, x, b) as stored.
@@ -172,8 +170,8 @@ def to_scaled(pixels: NDArray, units: Units, nodata: float | None) -> NDArray[np
         nodata: the tag, None = nothing is nodata.
 
     Returns:
-        (..., y, x, b) float32 in [-1, 1], a copy; NaN in all bands of nodata pixels, and where a
-        band is NaN already.
+        (..., y, x, b) float32 in [-1, 1], a copy; NaN in all bands of nodata pixels, and where the input
+        is NaN.
     """
     values = pixels.astype(np.float32)
     if units == "reflectance":
@@ -186,14 +184,14 @@ def to_scaled(pixels: NDArray, units: Units, nodata: float | None) -> NDArray[np
         values /= np.float32(BYTE_HALF)
         values -= np.float32(1)
     np.clip(values, -1, 1, out=values)
-    gone = is_nodata(pixels, nodata)
-    if gone.any():
-        values[gone] = np.nan
+    mask = is_nodata(pixels, nodata)
+    if mask.any():
+        values[mask] = np.nan
     return values
 
 
-def to_dn(pixels: NDArray, units: Units, nodata: float | None) -> NDArray[np.float32]:
-    """Digital numbers of pixels of any units, nodata 0: what the challenge's series hold.
+def to_dn(pixels: NDArray[Any], units: Units, nodata: float | None) -> NDArray[np.float32]:
+    """Return pixels of any units as digital numbers with nodata 0, as in the challenge's series.
 
     Args:
         pixels: (..., y, x, b) as stored.
@@ -201,7 +199,7 @@ def to_dn(pixels: NDArray, units: Units, nodata: float | None) -> NDArray[np.flo
         nodata: the tag, None = nothing is nodata.
 
     Returns:
-        (..., y, x, b) float32; not cut off above for dn and reflectance.
+        (..., y, x, b) float32; dn and reflectance are not clipped.
     """
     values = pixels.astype(np.float32)
     if units == "reflectance":
@@ -214,7 +212,7 @@ def to_dn(pixels: NDArray, units: Units, nodata: float | None) -> NDArray[np.flo
     return np.nan_to_num(values, copy=False, nan=0.0)
 
 
-def check_finite(pixels: NDArray, nodata: float | None, where: str) -> None:
+def check_finite(pixels: NDArray[Any], nodata: float | None, where: str) -> None:
     """Refuse NaN and infinity, unless they are the nodata tag.
 
     Args:
@@ -223,16 +221,16 @@ def check_finite(pixels: NDArray, nodata: float | None, where: str) -> None:
         where: file, array or record, for the message.
 
     Raises:
-        ArrayError: with the number of such values and the position of the first.
+        ArrayError: names the number of such values and the position of the first.
     """
-    if pixels.dtype.kind != "f" or (pixels.size and np.isfinite(extremes(pixels)).all()):
+    if pixels.dtype.kind != "f" or (pixels.size and np.isfinite(min_max(pixels)).all()):
         return
-    bad = ~np.isfinite(quickly_compared(pixels))
+    bad = ~np.isfinite(as_comparable(pixels))
     if nodata is not None and bad.any():
         bad &= ~(np.isnan(pixels) if np.isnan(nodata) else pixels == nodata)
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ArrayError(
             f"{where}: {int(bad.sum())} values are NaN or infinite (the first at {first}: {pixels[first]}); "
-            f"expected finite numbers: replace them, or tag NaN as the file's nodata"
+            f"expected finite numbers. Replace them, or tag NaN as the file's nodata."
         )

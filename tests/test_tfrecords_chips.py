@@ -133,7 +133,7 @@ def test_pictures_beside_geotiffs_are_previews(rng, tmp_path, write_tif):
 
 def test_pictures_are_no_images_to_be_searched_in(rng, tmp_path):
     path = picture(tmp_path / "p/a.png", grey(rng, 64, 64, 3))
-    with pytest.raises(MissingInputError, match=r"can't read \.png as images"):
+    with pytest.raises(MissingInputError, match=r"cannot read \.png as images"):
         read_images(path)
     with pytest.raises(MissingInputError, match=r"no \.tif or \.tiff file"):
         read_images(tmp_path / "p")
@@ -160,7 +160,7 @@ def test_a_png_with_alpha_or_palette_is_refused_with_the_way_out(rng, tmp_path, 
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif"])
 def test_an_unreadable_file_is_named(tmp_path, ending):
     (tmp_path / f"a.{ending}").write_bytes(b"no picture")
-    with pytest.raises(ArrayError, match=rf"a\.{ending} can't be read as a (PNG|JPEG|GeoTIFF)"):
+    with pytest.raises(ArrayError, match=rf"a\.{ending} cannot be read as a (PNG|JPEG|GeoTIFF)"):
         read_queries(tmp_path / f"a.{ending}")
 
 
@@ -170,7 +170,7 @@ def test_a_torn_picture_is_named(rng, tmp_path, ending, share):
     path = picture(tmp_path / f"a.{ending}", grey(rng, 200, 200, 3))
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ArrayError, match=r"a\.(png|jpg) can't be read as a (PNG|JPEG)"):
+    with pytest.raises(ArrayError, match=r"a\.(png|jpg) cannot be read as a (PNG|JPEG)"):
         list(read_queries(path))
 
 

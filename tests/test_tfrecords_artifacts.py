@@ -1,4 +1,4 @@
-"""Whatever stops a writer, the former output stays and a partial one is never taken for whole."""
+"""Outputs appear whole: an interrupted writer leaves the former output in its place."""
 
 import errno
 import json
@@ -143,7 +143,7 @@ def test_a_folder_appears_whole(tmp_path):
     with writing_folder(goal, kind="index", config=CONFIG) as folder:
         with folder.part("a.bin") as partial:
             partial.write_bytes(b"1")
-        (folder.path / "table.csv").write_text("written beside the parts")
+        (folder.path / "table.csv").write_text("written without part()")
         folder.counts["windows"] = np.int64(7)
         folder.extra["bands"] = ("B04", "B03")
         assert not goal.exists()
@@ -236,7 +236,7 @@ def test_nothing_done_leaves_nothing_behind(tmp_path):
 def test_a_folder_of_that_name_that_we_did_not_begin_stays(tmp_path):
     (tmp_path / "index.partial").mkdir()
     (tmp_path / "index.partial" / "dear").write_text("dear")
-    with pytest.raises(UnfinishedOutputError, match="remove or rename"):
+    with pytest.raises(UnfinishedOutputError, match="Remove or rename"):
         write(tmp_path / "index", PARTS, overwrite=True)
     assert names(tmp_path) == ["index.partial/dear"]
 
@@ -286,7 +286,7 @@ def test_a_disk_that_fills_up_at_any_sync(tmp_path, monkeypatch, call):
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", failing)
-    with pytest.raises(DiskFullError, match="free some room"):
+    with pytest.raises(DiskFullError, match="Free some space"):
         write(goal, PARTS, overwrite=True)
     monkeypatch.undo()
     assert_former_or_new(goal)
@@ -463,7 +463,7 @@ def test_any_prefix_of_a_folder_is_found(finished):
 
 def test_verifying_less(finished):
     (finished / "c.bin").write_bytes(b"334")
-    with pytest.raises(ManifestError, match=r"c\.bin is not what was written"):
+    with pytest.raises(ManifestError, match=r"c\.bin was changed"):
         read_manifest(finished, "index")
     assert read_manifest(finished, "index", verify="sizes").counts == {"parts": 3}
     (finished / "c.bin").unlink()

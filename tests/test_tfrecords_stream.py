@@ -17,7 +17,7 @@ from tfrecords.schema import BANDS, Series, encode_series, group_of
 from tfrecords.write import write_records, write_series
 
 
-def told(place, *, dates=3, height=100, width=130, bands=4, x0=0, y0=0, **more):
+def numbered(place, *, dates=3, height=100, width=130, bands=4, x0=0, y0=0, **more):
     """A series whose pixels say where they are: column + 1, row + 1, date + 1, place's number + 1."""
     y, x = np.mgrid[1 : height + 1, 1 : width + 1]
     pixels = np.empty((dates, height, width, 4), np.uint16)
@@ -45,7 +45,9 @@ def keys(dataset):
 def places(tmp_path_factory):
     """Seven series in shards of two."""
     folder = tmp_path_factory.mktemp("series") / "s"
-    write_series((told(i, x0=1000 * i, y0=5, overlap_group=i // 2) for i in range(7)), folder, per_shard=2)
+    write_series(
+        (numbered(i, x0=1000 * i, y0=5, overlap_group=i // 2) for i in range(7)), folder, per_shard=2
+    )
     return folder
 
 
@@ -56,7 +58,7 @@ PLAN = CropPlan(crops_per_series=4, shuffle=16)
 
 @pytest.mark.parametrize("jitter", [0, 5])
 def test_both_crops_show_the_same_ground_on_two_dates(rng, jitter):
-    series = told(3, x0=1000, y0=77)
+    series = numbered(3, x0=1000, y0=77)
     crops = cut_crops(series, CropPlan(jitter_px=jitter), rng)
     assert len(crops.x) > 5
     shifts = []
@@ -71,20 +73,20 @@ def test_both_crops_show_the_same_ground_on_two_dates(rng, jitter):
 
 
 def test_crops_keep_their_distance(rng):
-    crops = cut_crops(told(0, height=300, width=300), CropPlan(crops_per_series=40, min_gap_px=32), rng)
+    crops = cut_crops(numbered(0, height=300, width=300), CropPlan(crops_per_series=40, min_gap_px=32), rng)
     pairs = itertools.combinations(zip(crops.x.tolist(), crops.y.tolist(), strict=True), 2)
     assert len(crops.x) > 15
     assert not any(overlap(*a, *b, size_px=32) for a, b in pairs)
 
 
 def test_small_series_give_few_crops_and_smaller_ones_none(rng):
-    assert len(cut_crops(told(0, height=64, width=64), CropPlan(jitter_px=3), rng).x) == 1
-    assert len(cut_crops(told(0, height=64, width=90), CropPlan(), rng).x) in (1, 2)
-    assert cut_crops(told(0, height=63, width=90), CropPlan(), rng).anchor.shape == (0, 64, 64, 4)
+    assert len(cut_crops(numbered(0, height=64, width=64), CropPlan(jitter_px=3), rng).x) == 1
+    assert len(cut_crops(numbered(0, height=64, width=90), CropPlan(), rng).x) in (1, 2)
+    assert cut_crops(numbered(0, height=63, width=90), CropPlan(), rng).anchor.shape == (0, 64, 64, 4)
 
 
 def test_every_pair_of_dates_and_every_place_occurs(rng):
-    series = told(0, height=70, width=70)
+    series = numbered(0, height=70, width=70)
     crops = [cut_crops(series, CropPlan(crops_per_series=1), rng) for _ in range(400)]
     assert {tuple(c.dates[0]) for c in crops} == set(itertools.permutations(range(3), 2))
     assert {(int(c.x[0]), int(c.y[0])) for c in crops} == {(x, y) for x in range(7) for y in range(7)}
@@ -92,7 +94,7 @@ def test_every_pair_of_dates_and_every_place_occurs(rng):
 
 @pytest.mark.parametrize("jitter", [0, 4])
 def test_crops_keep_off_nodata(rng, jitter):
-    series = told(0, height=200, width=200)
+    series = numbered(0, height=200, width=200)
     series.pixels[0, :, :90] = 0
     series.pixels[1, 100:] = 0
     series.pixels[2, 40:60, 150:160] = 0
@@ -105,10 +107,10 @@ def test_crops_keep_off_nodata(rng, jitter):
 
 
 def test_where_all_is_nodata_there_are_no_crops(rng):
-    series = told(0)
+    series = numbered(0)
     series.pixels[:] = 0
     assert len(cut_crops(series, CropPlan(), rng).x) == 0
-    series = told(0, dates=2)
+    series = numbered(0, dates=2)
     series.pixels[:, ::3] = 0  # a third is missing everywhere: one crop all the same
     crops = cut_crops(series, CropPlan(), rng)
     assert len(crops.x) == 1 and 0.3 < np.isnan(crops.anchor).mean() < 0.36
@@ -116,7 +118,7 @@ def test_where_all_is_nodata_there_are_no_crops(rng):
 
 @pytest.mark.parametrize("bands", [1, 3])
 def test_missing_bands_are_nan(rng, bands):
-    crops = cut_crops(told(0, bands=bands), CropPlan(), rng)
+    crops = cut_crops(numbered(0, bands=bands), CropPlan(), rng)
     assert not np.isnan(crops.anchor[..., :bands]).any()
     assert np.isnan(crops.anchor[..., bands:]).all() and np.isnan(crops.positive[..., bands:]).all()
 
@@ -139,7 +141,7 @@ def test_of_more_than_four_bands_ours_are_kept(rng):
     ],
 )
 def test_plans_that_cannot_be(wrong):
-    with pytest.raises(GridError, match=r"expected 0 to|are 1 or more"):
+    with pytest.raises(GridError, match=r"expected an index below|of 1 or more"):
         CropPlan(**wrong)
 
 
@@ -205,17 +207,17 @@ def test_workers_share_the_series_out(places, count):
     assert set.union(*shares) == {group_of(f"place{i}") for i in range(7)}
 
 
-def test_a_worker_without_series_is_told(places):
-    with pytest.raises(ArrayError, match="shard 7 of 8 has no two dates"):
+def test_a_worker_without_series_is_numbered(places):
+    with pytest.raises(ArrayError, match="shard 7 of 8 has no window"):
         stream_crops(places, CropPlan(shard_index=7, shard_count=8))
 
 
 def test_series_that_give_no_crops_are_passed_over(tmp_path):
-    empty = told(0)
+    empty = numbered(0)
     empty.pixels[:] = 0
-    write_series([empty, told(1, height=40), told(2)], tmp_path / "s")
+    write_series([empty, numbered(1, height=40), numbered(2)], tmp_path / "s")
     assert {place for place, *_ in keys(stream_crops(tmp_path / "s", PLAN))} == {group_of("place2")}
-    write_series([empty, told(1, height=40)], tmp_path / "none")
+    write_series([empty, numbered(1, height=40)], tmp_path / "none")
     with pytest.raises(ArrayError, match="too small or nodata"):
         stream_crops(tmp_path / "none", PLAN, repeat=True)
 
@@ -243,11 +245,10 @@ def test_byte_and_float_series_stream_too(tmp_path):
 @pytest.fixture
 def two(tmp_path):
     """Two files of two series, without a manifest."""
-    from tfrecords.write import _encoded
-
     paths = [tmp_path / "a.tfrecords", tmp_path / "b.tfrecords"]
     for number, path in enumerate(paths):
-        write_records(path, _encoded([told(2 * number), told(2 * number + 1)], encode_series, False))
+        first, second = numbered(2 * number), numbered(2 * number + 1)
+        write_records(path, [encode_series(first, last=False), encode_series(second, last=True)])
     return paths
 
 
@@ -273,9 +274,9 @@ def test_damaged_records_are_named_while_streaming(two):
 
 
 def test_malformed_records_are_named_while_streaming(two):
-    good = encode_series(told(0))
+    good = encode_series(numbered(0))
     for bad, match in [
-        (b"none", "no tf.train.Example"),
+        (b"none", "not a tf.train.Example"),
         (tf.train.Example().SerializeToString(), "'time_series_raw' is missing"),
     ]:
         write_records(two[1], [good, bad])

@@ -1,4 +1,4 @@
-"""Pixels that stay in their files: whatever is asked of them, the same as of the array."""
+"""Pixels that stay in their files: every operation gives the same as on the array."""
 
 import pickle
 
@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tfrecords.read.patches as patches
 from retrieval.kernels.executors import parallel_map
 from tfrecords.errors import MissingInputError, RecordError
 from tfrecords.read import read_patches
-from tfrecords.read.held import File, HeldPixels
+from tfrecords.read.lazy_pixels import File, LazyPixels
+from tfrecords.read.records import find_bytes
 from tfrecords.schema import BANDS, Patches
 from tfrecords.write import write_patches
 
@@ -21,7 +21,7 @@ def files(tmp_path_factory):
     """Two files of 5 and 3 patches, one with a number that half precision can't hold, and the pixels."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(1, 4000, (8, 64, 64, 4)).astype(np.uint16)
-    folder = tmp_path_factory.mktemp("held")
+    folder = tmp_path_factory.mktemp("pixels")
     for name, rows in (("a", slice(0, 5)), ("b", slice(5, 8))):
         some = pixels[rows]
         if name == "b":
@@ -53,9 +53,9 @@ def test_it_looks_like_an_array_and_takes_no_memory(files):
     folder, pixels = files
     found = read_patches(f"{folder}/*.tfrecords")
     held = found.pixels
-    assert isinstance(held, HeldPixels) and (held.shape, held.ndim, len(held)) == (pixels.shape, 4, 8)
+    assert isinstance(held, LazyPixels) and (held.shape, held.ndim, len(held)) == (pixels.shape, 4, 8)
     assert held.dtype == np.uint16 and found.patch_ids.tolist() == list(range(10**6, 10**6 + 8))
-    assert isinstance(found.select(slice(2, 4)).pixels, HeldPixels)
+    assert isinstance(found.select(slice(2, 4)).pixels, LazyPixels)
     np.testing.assert_array_equal(np.asarray(held[1:], np.float32), pixels[1:].astype(np.float32))
     np.testing.assert_array_equal(found.scaled([7, 0]), found.scaled()[[7, 0]])
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(held)), pixels)
@@ -88,6 +88,6 @@ def test_a_file_that_has_changed_is_named(system, tmp_path, monkeypatch):
 @given(st.binary(max_size=90), st.binary(min_size=1, max_size=90), st.binary(max_size=9))
 def test_bytes_are_found_where_they_are(before, data, behind):
     whole = before + data + behind
-    assert patches._place(whole, data) == whole.index(data)
-    assert patches._place(64 * b"a" + b"b" + whole, 64 * b"a" + b"b" + whole) == 0
-    assert patches._place(200 * b"a" + b"b", 70 * b"a" + b"b") == 130
+    assert find_bytes(whole, data) == whole.index(data)
+    assert find_bytes(64 * b"a" + b"b" + whole, 64 * b"a" + b"b" + whole) == 0
+    assert find_bytes(200 * b"a" + b"b", 70 * b"a" + b"b") == 130
