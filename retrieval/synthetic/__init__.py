@@ -1,7 +1,7 @@
 """Generated Sentinel-2-like scenes over time, for the demo and the tests: generated, not observed.
 
-A `Scene` is a place with a fixed ground; `Scene.observe` looks at it on a day of a year. `make_challenge`
-writes images, patches and answers in the challenge's formats, `make_series` training series.
+A `Scene` is a place with fixed ground; `Scene.observe` returns its image on a day of a year. `make_challenge`
+writes images, patches and answers in the challenge's formats, `make_series` writes training series.
 """
 
 from retrieval.synthetic.light import Sky, Sun

@@ -1,8 +1,8 @@
-"""The ground of a generated place: what is where, once and for all its dates.
+"""The ground of a generated place, the same on all dates.
 
-The ground is painted at 5 m, twice the resolution of the images, so that their pixels are mixed as real ones
-are. Each 5 m pixel belongs to one unit (a parcel, a roof, a stand, a stretch of river); a day's look is then
-a table with one colour a unit (`retrieval.synthetic.spectra`) and one gather.
+The ground is painted at 5 m, twice the resolution of the images, so that image pixels are mixed as real
+ones are. Each 5 m pixel belongs to one unit: a parcel, a roof, a stand of trees, a stretch of river. A day's
+image is a table with one colour per unit (`retrieval.synthetic.spectra`), looked up for each pixel.
 """
 
 from __future__ import annotations
@@ -12,72 +12,74 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.synthetic.canvas import Canvas, Mask
-from retrieval.synthetic.country import paint_farmland, paint_forest, paint_pivots, paint_rivers, paint_roads
+from retrieval.synthetic.landuse import (
+    paint_farmland,
+    paint_forest,
+    paint_pivots,
+    paint_rivers,
+    paint_roads,
+    paint_town,
+)
 from retrieval.synthetic.noise import Field, coarse_fractal, fractal
 from retrieval.synthetic.parcels import divide
 from retrieval.synthetic.plan import Plan
 from retrieval.synthetic.spectra import SOILS
-from retrieval.synthetic.town import paint_town
-from retrieval.synthetic.units import GARDEN, TEXTURE, Climate, Kind, Units
+from retrieval.synthetic.units import GARDEN, TEXTURE, Canvas, Climate, Kind, Mask, Units
 
 FINE = 2
-"""Fine pixels of the ground along one pixel of the image."""
+"""Fine pixels along the side of an image pixel."""
 
 FINE_M = 5.0
-"""Size of a fine pixel in metres."""
+"""Side of a fine pixel in metres."""
 
 
 @dataclass(frozen=True)
-class Ground:
-    """A place as it is, before sun, sky and season; fine arrays are at 5 m, the others at 10 m."""
+class SceneGround:
+    """A place without sun, sky and season; fine arrays have pixels of 5 m, the others of 10 m."""
 
     unit: NDArray[np.int32]
     """Unit of each fine pixel, a row of `units`, (2 y, 2 x)."""
     units: Units
     """The table of units."""
     climate: Climate
-    """Its climate."""
+    """The climate of the place."""
     texture: Field
-    """Factor about 1 that is the same on all days, fine, (2 y, 2 x)."""
+    """Factor near 1 on reflectance, the same on all days, fine, (2 y, 2 x)."""
     height_m: Field
     """Height of buildings and trees above the ground in metres, fine, (2 y, 2 x)."""
     elevation_m: Field
     """Height of the ground above the sea in metres, (y, x)."""
     slope_x: Field
-    """Rise towards the east, metres a metre, canopies and dunes included, (y, x)."""
+    """Slope towards the east, metres per metre, with canopies and dunes, (y, x)."""
     slope_y: Field
-    """Rise towards the south, likewise."""
+    """Slope towards the south, metres per metre, (y, x)."""
 
 
-def make_ground(rng: np.random.Generator, height: int, width: int, plan: Plan) -> Ground:
+def make_ground(rng: np.random.Generator, height: int, width: int, plan: Plan) -> SceneGround:
     """Paint a place.
 
     Args:
-        rng: Source of the randomness; the same state gives the same place.
-        height: Height in image pixels of 10 m.
-        width: Width likewise.
-        plan: What kind of country it is.
-
-    Returns:
-        The ground.
+        rng: random generator; the same state gives the same place.
+        height: height in image pixels of 10 m.
+        width: width in image pixels of 10 m.
+        plan: shares and sizes of what the place holds.
     """
     shape = (height * FINE, width * FINE)
     canvas = Canvas(rng, shape)
     rough = fractal(rng, shape, beta=1.7, low_px=60)
     zones = _Zones(rng, shape, rough)
-    land = ~zones.sea(plan.sea)
+    land = ~zones.draw_sea(plan.sea)
     climate = _climate(rng, plan)
-    canvas.shades(Kind.STEPPE, np.ones(shape, bool), zones.fresh(40))
+    canvas.paint_shades(Kind.STEPPE, np.ones(shape, bool), zones.draw_field(40))
     elevation = _elevation(rng, (height, width), plan)
-    built = land & zones.best(plan.town)
+    built = land & zones.draw_mask(plan.town)
     open_land = land & ~built
-    trees = open_land & zones.best(plan.forest)
-    sand = open_land & ~trees & zones.best(plan.dunes)
-    fields = open_land & ~trees & ~sand & zones.best(plan.farmland)
+    trees = open_land & zones.draw_mask(plan.forest)
+    sand = open_land & ~trees & zones.draw_mask(plan.dunes)
+    fields = open_land & ~trees & ~sand & zones.draw_mask(plan.farmland)
     districts = divide(rng, shape, max(3, round(shape[0] * shape[1] / 1.1e5)), warp_px=14)
-    canvas.shades(Kind.ROCK, np.repeat(np.repeat(elevation > 2000, FINE, 0), FINE, 1), rough)
-    canvas.shades(Kind.SAND, sand, zones.fresh(30))
+    canvas.paint_shades(Kind.ROCK, np.repeat(np.repeat(elevation > 2000, FINE, 0), FINE, 1), rough)
+    canvas.paint_shades(Kind.SAND, sand, zones.draw_field(30))
     paint_farmland(canvas, districts, fields, plan.field_m / FINE_M)
     paint_forest(canvas, districts, trees)
     paint_pivots(canvas, open_land & ~trees, round(plan.pivots * shape[0] * shape[1] / 1.1e6))
@@ -89,24 +91,24 @@ def make_ground(rng: np.random.Generator, height: int, width: int, plan: Plan) -
 
 
 class _Zones:
-    """Masks of a given share with soft large shapes and ragged edges."""
+    """Draws masks with a given share of the area, with large soft shapes and ragged edges."""
 
     def __init__(self, rng: np.random.Generator, shape: tuple[int, int], rough: Field) -> None:
         self.rng = rng
         self.shape = shape
         self.rough = rough
 
-    def fresh(self, factor: int = 16) -> Field:
-        """A new large-scale field with the common ragged detail, turned so that it is not the same."""
+    def draw_field(self, factor: int = 16) -> Field:
+        """Return a new large-scale field plus the common ragged detail, randomly mirrored."""
         flip = self.rough[:: self.rng.choice([-1, 1]), :: self.rng.choice([-1, 1])]
         return coarse_fractal(self.rng, self.shape, beta=3.0, factor=factor) + np.float32(0.13) * flip
 
-    def best(self, share: float) -> Mask:
-        """The highest share of a new field."""
-        return _highest(self.fresh(), share)
+    def draw_mask(self, share: float) -> Mask:
+        """Return where a new field has its highest values."""
+        return _highest(self.draw_field(), share)
 
-    def sea(self, share: float) -> Mask:
-        """The lower side of a tilted field."""
+    def draw_sea(self, share: float) -> Mask:
+        """Return one side of a tilted field."""
         angle = self.rng.uniform(0, 2 * np.pi)
         height, width = self.shape
         y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
@@ -117,7 +119,7 @@ class _Zones:
 
 
 def _elevation(rng: np.random.Generator, shape: tuple[int, int], plan: Plan) -> Field:
-    """Rolling land for small relief; ridges and valleys, as water cuts them, for large relief."""
+    """Return elevations: rolling land for small relief; ridges and valleys for large relief."""
     relief, mean = np.float32(plan.relief_m), np.float32(plan.elevation_m)
     rolling = fractal(rng, shape, beta=4.2)
     ridges = 1 - 2 * np.abs(fractal(rng, shape, beta=3.9, low_px=200))
@@ -126,6 +128,7 @@ def _elevation(rng: np.random.Generator, shape: tuple[int, int], plan: Plan) -> 
 
 
 def _highest(field: Field, share: float) -> Mask:
+    """Return the pixels with the highest values, a share of all."""
     if share <= 0:
         return np.zeros(field.shape, bool)
     return field > np.quantile(field[::8, ::8], 1 - min(share, 1.0))
@@ -140,21 +143,21 @@ def _climate(rng: np.random.Generator, plan: Plan) -> Climate:
 
 
 def _paint_water(canvas: Canvas, zones: _Zones, land: Mask, plan: Plan) -> None:
-    """Sea and lakes, each with flats along it that some days show and others cover."""
-    depth = zones.fresh(20)
+    """Paint sea and lakes with flats that are dry on some days."""
+    depth = zones.draw_field(20)
     lakes = _highest(depth, plan.lakes)
-    canvas.shades(Kind.SHORE, land & _highest(depth, plan.lakes * 1.35), zones.fresh(10), levels=6)
-    canvas.shades(Kind.WATER, land & lakes, zones.fresh(40))
+    canvas.paint_shades(Kind.SHORE, land & _highest(depth, plan.lakes * 1.35), zones.draw_field(10), levels=6)
+    canvas.paint_shades(Kind.WATER, land & lakes, zones.draw_field(40))
     sea = ~land
-    canvas.shades(Kind.WATER, sea, zones.fresh(40))
+    canvas.paint_shades(Kind.WATER, sea, zones.draw_field(40))
     if sea.any():
-        shallow = sea & (zones.fresh(6) > 0.6)
-        canvas.shades(Kind.SHORE, shallow & _near_edge(sea), zones.fresh(6), levels=6)
-        canvas.shades(Kind.SAND, _near_edge(land) & (zones.fresh(16) > 0.2), zones.rough)
+        shallow = sea & (zones.draw_field(6) > 0.6)
+        canvas.paint_shades(Kind.SHORE, shallow & _near_edge(sea), zones.draw_field(6), levels=6)
+        canvas.paint_shades(Kind.SAND, _near_edge(land) & (zones.draw_field(16) > 0.2), zones.rough)
 
 
 def _near_edge(mask: Mask, reach: int = 8) -> Mask:
-    """Pixels of a mask that lie within `reach` pixels of its edge, along rows or columns."""
+    """Return the pixels of a mask within `reach` pixels of its edge, along rows or columns."""
     out = np.zeros(mask.shape, bool)
     out[reach:] |= ~mask[:-reach]
     out[:-reach] |= ~mask[reach:]
@@ -163,9 +166,9 @@ def _near_edge(mask: Mask, reach: int = 8) -> Mask:
     return out & mask
 
 
-def _finish(canvas: Canvas, climate: Climate, elevation: Field, rough: Field, sand: Mask) -> Ground:
-    """Derive from the finished map what the light needs: texture, heights and slopes."""
-    unit, units = canvas.finished()
+def _finish(canvas: Canvas, climate: Climate, elevation: Field, rough: Field, sand: Mask) -> SceneGround:
+    """Derive texture, heights and slopes from the finished map."""
+    unit, units = canvas.finish()
     rng = canvas.rng
     fine_grain = fractal(rng, canvas.shape, beta=0.9)
     amount = TEXTURE[units.kind].astype(np.float32)[unit]
@@ -184,4 +187,4 @@ def _finish(canvas: Canvas, climate: Climate, elevation: Field, rough: Field, sa
         )
         surface = surface + 5 * np.abs(ridges) * sand[::FINE, ::FINE]
     slope_y, slope_x = (np.where(wet, 0, s) for s in np.gradient(surface.astype(np.float32), FINE_M * FINE))
-    return Ground(unit, units, climate, texture, height_m, elevation, slope_x, slope_y)
+    return SceneGround(unit, units, climate, texture, height_m, elevation, slope_x, slope_y)

@@ -1,4 +1,4 @@
-"""Sun, sky and instrument: from reflectances on the ground to digital numbers in an image."""
+"""Sun, atmosphere and instrument: turn reflectances on the ground into digital numbers of an image."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from retrieval.synthetic.noise import Field, coarse_fractal, fft_length, fractal, smoothstep
 
 _PATH = np.array([300, 440, 690, 160], np.float32)[:, None, None]
-"""Light of a clear sky that never saw the ground, x 10000, as top-of-atmosphere products have it."""
+"""Path radiance of a clear sky, x 10000, as in top-of-atmosphere products."""
 
 _THROUGH = np.array([0.93, 0.90, 0.85, 0.96], np.float32)[:, None, None]
-"""Share of the ground's light that passes a clear sky."""
+"""Share of the ground's light that a clear sky transmits."""
 
 _HAZE = np.array([2300, 2450, 2700, 2050], np.float32)[:, None, None]
 """Colour of thick haze, x 10000."""
 
 PSF_SIGMA_PX = 0.5
-"""Blur of detector and optics together, a Gaussian: contrast at the Nyquist frequency is 0.29."""
+"""Gaussian blur of detector and optics; contrast at the Nyquist frequency is 0.29."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Sun:
 
 @dataclass(frozen=True)
 class Sky:
-    """The air of one day."""
+    """Clouds and haze of one day."""
 
     cover: float
     """Share of the image under clouds, 0 to 1."""
@@ -45,14 +45,14 @@ class Sky:
 
 
 def sun_at(day: int, latitude_deg: float) -> Sun:
-    """Where the sun stands at half past ten, local solar time: the hour of the satellite.
+    """Return the direction to the sun at 10:30 local solar time, the hour of the satellite.
 
     Args:
-        day: Day of the year.
-        latitude_deg: Latitude, north positive.
+        day: day of the year.
+        latitude_deg: latitude, north positive.
 
     Returns:
-        The direction; a sun lower than 11 degrees is lifted to there.
+        The direction; a sun below 11 degrees is raised to 11 degrees.
     """
     tilt = -np.radians(23.44) * np.cos(2 * np.pi * (day + 10) / 365)
     latitude, hour = np.radians(latitude_deg), np.radians(-22.5)
@@ -64,7 +64,7 @@ def sun_at(day: int, latitude_deg: float) -> Sun:
 
 
 def shading(slope_x: Field, slope_y: Field, sun: Sun) -> Field:
-    """Brightness of slopes relative to level ground, float32 (y, x); the sky lights a part of it."""
+    """Return the brightness of slopes relative to level ground, float32 (y, x), with diffuse light."""
     facing = (sun.z - slope_x * np.float32(sun.x) - slope_y * np.float32(sun.y)) / np.sqrt(
         1 + slope_x * slope_x + slope_y * slope_y
     )
@@ -73,28 +73,28 @@ def shading(slope_x: Field, slope_y: Field, sun: Sun) -> Field:
 
 
 def cast_shadow(height_m: Field, sun: Sun, pixel_m: float) -> NDArray[np.bool_]:
-    """Ground and low roofs that something higher keeps the sun from, within four pixels."""
+    """Return where something higher within four pixels shades the ground or a low roof."""
     run = float(np.hypot(sun.x, sun.y))
     rise_m = pixel_m * sun.z / run
-    dark: NDArray[np.bool_] = np.zeros(height_m.shape, bool)
+    shaded: NDArray[np.bool_] = np.zeros(height_m.shape, bool)
     for step in range(1, 5):
         back = (-round(step * sun.y / run), -round(step * sun.x / run))
         # np.roll wraps at the border; the margin that every scene has is cut off afterwards.
-        dark |= np.roll(height_m, back, (0, 1)) > height_m + np.float32(step * rise_m)
-    return dark
+        shaded |= np.roll(height_m, back, (0, 1)) > height_m + np.float32(step * rise_m)
+    return shaded
 
 
 def sense(
     fine: NDArray[np.float32], height: int, width: int, *, margin_px: int, shift_xy_px: tuple[float, float]
 ) -> NDArray[np.float32]:
-    """Sample the ground as the instrument does: blurred, at twice the pixel size, moved by part of a pixel.
+    """Sample the ground as the instrument does: blurred, at twice the pixel size, shifted by a sub-pixel.
 
     Args:
-        fine: Reflectances at half the pixel size, float32 (4, 2 * (height + 2 * margin), 2 * (...)).
-        height: Rows of the image.
-        width: Columns of the image.
-        margin_px: Image pixels of ground beyond the image on each side, at least 5.
-        shift_xy_px: Ground that belongs at (x, y) appears at (x + dx, y + dy); at most 2 each.
+        fine: reflectances at half the pixel size, float32 (4, 2 * (height + 2 * margin), 2 * (...)).
+        height: rows of the image.
+        width: columns of the image.
+        margin_px: image pixels of ground beyond the image on each side, at least 5.
+        shift_xy_px: ground of (x, y) appears at (x + dx, y + dy); at most 2 each.
 
     Returns:
         Float32 (4, height, width).
@@ -107,6 +107,7 @@ def sense(
 
 
 def _taps(start_px: float) -> tuple[int, NDArray[np.float32]]:
+    """Return first fine pixel and weights of the blur along one axis."""
     centre = 2 * start_px + 0.5
     first = int(np.floor(centre)) - 3
     offset = np.arange(first, first + 8) - centre
@@ -114,19 +115,20 @@ def _taps(start_px: float) -> tuple[int, NDArray[np.float32]]:
     return first, (weights / weights.sum()).astype(np.float32)
 
 
-def through_air(
+def add_atmosphere(
     ground: NDArray[np.float32], sky: Sky, sun: Sun, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Add air, haze, clouds and their shadows.
 
     Args:
-        ground: Reflectances, x 10000, float32 (4, y, x).
-        sky: The air of the day.
-        sun: Decides where shadows fall.
-        rng: Source of the randomness.
+        ground: reflectances, x 10000, float32 (4, y, x).
+        sky: clouds and haze of the day.
+        sun: decides where shadows fall.
+        rng: random generator.
 
     Returns:
-        What arrives at the instrument, likewise, and where cloud or its shadow hides the ground (y, x).
+        Light at the instrument, of the same shape and unit, and where cloud or shadow hides the ground,
+        (y, x).
     """
     shape = ground.shape[1:]
     cloud, shadow = _clouds(shape, sky, sun, rng)
@@ -142,17 +144,17 @@ def through_air(
 
 
 def _clouds(shape: tuple[int, ...], sky: Sky, sun: Sun, rng: np.random.Generator) -> tuple[Field, Field]:
-    """Opacity of the clouds and depth of their shadows, 0 to 1, each (y, x)."""
+    """Return opacity of the clouds and depth of their shadows, 0 to 1, each (y, x)."""
     if sky.cover <= 0:
-        nothing = np.zeros(shape, np.float32)
-        return nothing, nothing
+        zero = np.zeros(shape, np.float32)
+        return zero, zero
     height, width = (fft_length(side) for side in shape)
     field = fractal(rng, (height, width), beta=rng.uniform(3.0, 3.8), low_px=rng.uniform(80, 500))
     edge = float(np.quantile(field[::8, ::8], 1 - sky.cover))
     cloud = smoothstep(field, edge - 0.2, edge + rng.uniform(0.3, 1.2))
-    away_px = rng.uniform(60, 250) * np.sqrt(1 - sun.z**2) / sun.z
-    # Periodic, so that rolling it moves shadows in from outside as it should.
-    shadow = np.roll(cloud, (-round(away_px * sun.y), -round(away_px * sun.x)), (0, 1)) * (1 - cloud)
+    offset_px = rng.uniform(60, 250) * np.sqrt(1 - sun.z**2) / sun.z
+    # The field is periodic, so rolling it also moves shadows in from outside.
+    shadow = np.roll(cloud, (-round(offset_px * sun.y), -round(offset_px * sun.x)), (0, 1)) * (1 - cloud)
     return cloud[: shape[0], : shape[1]], shadow[: shape[0], : shape[1]]
 
 
@@ -160,12 +162,12 @@ def digitise(light: NDArray[np.float32], rng: np.random.Generator, *, noise_dn: 
     """Turn light into digital numbers: view, gain, noise, rounding.
 
     Args:
-        light: Float32 (4, y, x), x 10000.
-        rng: Source of the randomness.
-        noise_dn: Standard deviation of the noise on dark ground; bright ground has more.
+        light: float32 (4, y, x), x 10000.
+        rng: random generator.
+        noise_dn: standard deviation of the noise on dark ground; bright ground has more.
 
     Returns:
-        uint16 (y, x, 4) from 1 up: 0 would be nodata.
+        uint16 (y, x, 4), at least 1 because 0 is nodata.
     """
     gain = rng.normal(1, 0.025) * rng.normal(1, 0.01, (4, 1, 1))
     across = 1 + rng.normal(0, 0.02) * np.linspace(-1, 1, light.shape[2])

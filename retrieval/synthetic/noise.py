@@ -1,8 +1,8 @@
-"""Random fields and shapes that the generated ground and sky are made of.
+"""Random fields, from which the generated ground and sky are made.
 
-Every field is float32, of zero mean and unit variance, made by filtering white noise with a power law
-`1 / f**beta` in the Fourier domain: beta 0 is white, 2 rough ground, 3 to 4 smooth hills. Pixels are
-whatever grid the caller works on.
+Every field is float32 with zero mean and unit variance: white noise, filtered with a power law `1 / f**beta`
+in the Fourier domain. Beta 0 is white, 2 is rough ground, 3 to 4 is smooth hills. Lengths are in pixels of
+the caller's grid.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Field = NDArray[np.floating[Any]]
-"""An array (y, x) of float32; the checker is not told, since NumPy's scalars widen in its eyes only."""
+"""An array (y, x) of float32; typed as any float because type checkers widen NumPy's scalars."""
 
 
 def fractal(
@@ -26,20 +26,20 @@ def fractal(
     stretch: float = 1.0,
     angle_rad: float = 0.0,
 ) -> Field:
-    """Make a random field of a power-law spectrum.
+    """Return a random field with a power-law spectrum.
 
     Args:
-        rng: Source of the randomness.
-        shape: Height and width in pixels.
-        beta: Exponent of the power spectrum; larger is smoother.
-        low_px: No structure larger than this wavelength.
-        high_px: No structure smaller than this wavelength.
-        stretch: How many times longer than wide the structures are.
-        angle_rad: Direction along which they are long, from the x axis.
+        rng: random generator.
+        shape: height and width in pixels.
+        beta: exponent of the power spectrum; larger is smoother.
+        low_px: largest wavelength.
+        high_px: smallest wavelength.
+        stretch: ratio of length to width of the structures.
+        angle_rad: direction of their length, from the x axis.
 
     Returns:
-        Float32 (height, width) of zero mean and unit variance; periodic where both sides are products
-        of 2, 3, 5 and 7, since other sides are cut from a larger field.
+        Float32 (height, width) with zero mean and unit variance. It is periodic if both sides are products
+        of 2, 3, 5 and 7; other sizes are cut from a larger field.
     """
     height, width = (fft_length(side) for side in shape)
     gain = _gain(height, width, beta, low_px, high_px, stretch, angle_rad)
@@ -52,17 +52,17 @@ def fractal(
 def coarse_fractal(
     rng: np.random.Generator, shape: tuple[int, int], *, beta: float, low_px: float = np.inf, factor: int = 8
 ) -> Field:
-    """Make a smooth field cheaply: at 1/factor of the resolution, then enlarged by splines.
+    """Return a smooth field, computed at 1/factor of the resolution and enlarged by splines.
 
     Args:
-        rng: Source of the randomness.
-        shape: Height and width in pixels.
-        beta: Exponent of the power spectrum; below 2.5 the missing fine structure would show.
-        low_px: No structure larger than this wavelength, in pixels of `shape`.
-        factor: Size of a coarse pixel in pixels of `shape`.
+        rng: random generator.
+        shape: height and width in pixels.
+        beta: exponent of the power spectrum; below 2.5 the missing fine structure would show.
+        low_px: largest wavelength, in pixels of `shape`.
+        factor: side of a coarse pixel in pixels of `shape`.
 
     Returns:
-        Float32 (height, width) of zero mean and unit variance.
+        Float32 (height, width) with zero mean and unit variance.
     """
     coarse = tuple(-(-side // factor) + 3 for side in shape)
     small = fractal(rng, (coarse[0], coarse[1]), beta=beta, low_px=low_px / factor)
@@ -70,40 +70,41 @@ def coarse_fractal(
 
 
 def normalised(field: Field) -> Field:
-    """Shift and scale a field to zero mean and unit variance (a constant one becomes zero)."""
+    """Return a field with zero mean and unit variance; a constant field becomes zero."""
     centred = field - field.mean()
     return np.ascontiguousarray(centred / (centred.std() + np.float32(1e-12)))
 
 
 def smoothstep(values: Field, low: float, high: float) -> Field:
-    """Rise from 0 at `low` to 1 at `high` with a flat start and end."""
+    """Return values that rise from 0 at `low` to 1 at `high`, with a flat start and end."""
     t = np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
 def line_distance(field: Field, level: float = 0.0) -> Field:
-    """Distance in pixels to the contour of a smooth field: what rivers and highways are drawn from.
+    """Return the distance in pixels to a contour of a smooth field; rivers and highways follow contours.
 
     Args:
-        field: Float32 (h, w).
-        level: The value whose contour is meant.
+        field: float32 (h, w).
+        level: value of the contour.
 
     Returns:
-        Float32 (h, w), to first order: exact near the contour, where it is used.
+        Float32 (h, w), a first-order estimate: exact near the contour, where it is used.
     """
     grad_y, grad_x = np.gradient(field)
     return np.abs(field - np.float32(level)) / (np.hypot(grad_x, grad_y) + np.float32(1e-6))
 
 
 def fft_length(side: int) -> int:
-    """Smallest length from `side` up that has no prime factor above 7: the transform is fast there."""
+    """Return the smallest length from `side` without a prime factor above 7, for a fast transform."""
     length = side
-    while _rest(length) != 1:
+    while _large_factor(length) != 1:
         length += 1
     return length
 
 
-def _rest(length: int) -> int:
+def _large_factor(length: int) -> int:
+    """Return the length divided by all its prime factors up to 7."""
     for prime in (2, 3, 5, 7):
         while length % prime == 0:
             length //= prime
@@ -113,6 +114,7 @@ def _rest(length: int) -> int:
 def _gain(
     height: int, width: int, beta: float, low_px: float, high_px: float, stretch: float, angle_rad: float
 ) -> Field:
+    """Return the amplitude of each frequency; `fractal` explains the arguments."""
     fy = np.fft.fftfreq(height).astype(np.float32)[:, None]
     fx = np.fft.rfftfreq(width).astype(np.float32)[None, :]
     along = fx * np.float32(np.cos(angle_rad)) + fy * np.float32(np.sin(angle_rad))
@@ -125,10 +127,10 @@ def _gain(
 
 
 def _enlarge(small: Field, length: int, factor: int) -> Field:
-    """Enlarge the first axis by Catmull-Rom splines, written as one matrix product."""
-    at = (np.arange(length, dtype=np.float32) + np.float32(0.5)) / np.float32(factor) + np.float32(1.0)
-    base = at.astype(np.int32)
-    t = at - base
+    """Enlarge the first axis by Catmull-Rom splines, as one matrix product."""
+    position = (np.arange(length, dtype=np.float32) + np.float32(0.5)) / np.float32(factor) + np.float32(1.0)
+    base = position.astype(np.int32)
+    t = position - base
     weights = np.zeros((length, small.shape[0]), np.float32)
     rows = np.arange(length)
     weights[rows, base - 1] = -0.5 * t + t * t - 0.5 * t**3

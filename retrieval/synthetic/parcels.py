@@ -1,8 +1,8 @@
-"""How people divide land: districts, each with its own direction, and parcels in them.
+"""Divide land into districts, each with a direction, and districts into parcels.
 
-A district is a cell of a warped Voronoi diagram. In it land is cut into columns of uneven width along the
-district's own direction, and each column into uneven lengths: long strips, blocks or squares, after the
-pitches. All is done at once for every pixel with two sorted searches.
+A district is a cell of a warped Voronoi diagram. Its land is cut into columns of uneven width along the
+district's direction, and each column into uneven lengths. Typical width and length decide whether parcels
+are strips, blocks or squares. Two sorted searches do this for all pixels at once.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from retrieval.synthetic.noise import Field, coarse_fractal
 
 @dataclass(frozen=True)
 class Districts:
-    """A partition of the ground into areas with one direction each."""
+    """A partition of the ground into areas, each with one direction."""
 
     index: NDArray[np.int32]
-    """Which district a pixel belongs to, (y, x), from 0."""
+    """District of each pixel, (y, x), from 0."""
     margin_px: Field
-    """Distance to the district's border, roughly, in pixels: where roads run."""
+    """Approximate distance to the district's border in pixels; roads follow borders."""
     count: int
-    """How many districts."""
+    """Number of districts."""
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """Parcels of the pixels that were asked for, flat, in the order of the mask."""
+    """Parcels of masked pixels, flat, in the order of the mask."""
 
     cell: NDArray[np.int64]
-    """Parcel of each pixel, 0 to count - 1; parcels that hold no pixel exist too."""
+    """Parcel of each pixel, 0 to count - 1; a parcel may have no pixel."""
     half: NDArray[np.bool_]
-    """Whether the pixel is in the second half of its parcel's length: where a parcel may be divided."""
+    """Whether the pixel lies in the second half of its parcel's length."""
     side_px: Field
     """Distance to the nearer long side of the parcel, in pixels."""
     end_px: Field
@@ -42,20 +42,17 @@ class Lattice:
     district: NDArray[np.int64]
     """District of each parcel, (count,)."""
     count: int
-    """How many parcels."""
+    """Number of parcels."""
 
 
 def divide(rng: np.random.Generator, shape: tuple[int, int], count: int, *, warp_px: float) -> Districts:
     """Divide the ground into districts with bent borders.
 
     Args:
-        rng: Source of the randomness.
-        shape: Height and width in pixels.
-        count: How many districts, at least 1.
-        warp_px: By how much borders are bent, in pixels.
-
-    Returns:
-        The districts.
+        rng: random generator.
+        shape: height and width in pixels.
+        count: number of districts, at least 1.
+        warp_px: amplitude of the bends of borders, in pixels.
     """
     height, width = shape
     bend = np.float32(warp_px)
@@ -71,7 +68,7 @@ def divide(rng: np.random.Generator, shape: tuple[int, int], count: int, *, warp
         np.minimum(second, np.maximum(distance, nearest), out=second)
         np.copyto(index, np.int32(number), where=closer)
         np.minimum(nearest, distance, out=nearest)
-    # Half the difference of the two distances is the distance to the bisector for points near it.
+    # Near the bisector, half the difference of the two distances is the distance to it.
     return Districts(index, (np.sqrt(second) - np.sqrt(nearest)) * np.float32(0.5), count)
 
 
@@ -88,13 +85,13 @@ def lattice(
     """Cut the pixels of a mask into parcels.
 
     Args:
-        rng: Source of the randomness.
-        districts: The districts, each with its own direction.
-        mask: Which pixels to cut, (y, x).
-        width_px: Typical width of a parcel in each district, in pixels.
-        length_px: Typical length, likewise.
-        angle_rad: Direction of each district, from the x axis.
-        spread: Standard deviation of the logarithm of widths and lengths.
+        rng: random generator.
+        districts: the districts.
+        mask: the pixels to cut, (y, x).
+        width_px: typical width of a parcel in each district, in pixels.
+        length_px: typical length of a parcel in each district, in pixels.
+        angle_rad: direction of each district, from the x axis.
+        spread: standard deviation of the logarithm of widths and lengths.
 
     Returns:
         The parcels of the masked pixels in row-major order.
@@ -118,7 +115,7 @@ def lattice(
 def _borders(
     rng: np.random.Generator, pitch: NDArray[np.float64], stretch: float, spread: float
 ) -> NDArray[np.float64]:
-    """Sorted uneven borders; line i owns [i * stretch, (i + 1) * stretch) and begins with a border."""
+    """Return sorted uneven borders; line i has [i * stretch, (i + 1) * stretch) and starts with a border."""
     number = np.ceil(1.3 * stretch / pitch).astype(np.int64) + 1
     line = np.repeat(np.arange(len(pitch)), number)
     step = np.exp(rng.normal(0, spread, len(line))) * pitch[line]
@@ -133,7 +130,7 @@ def _borders(
 def _cut(
     borders: NDArray[np.float64], key: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], Field, NDArray[np.bool_]]:
-    """Interval of each key, its distance to the interval's nearer end, and whether it is past the middle."""
+    """Return each key's interval, its distance to the nearer end, and whether it is past the middle."""
     place = np.searchsorted(borders, key, side="right") - 1
     low, high = borders[place], borders[place + 1]
     return place, np.minimum(key - low, high - key).astype(np.float32), key > (low + high) / 2

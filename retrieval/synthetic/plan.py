@@ -1,4 +1,4 @@
-"""What kind of country a generated place is, before anything of it is drawn."""
+"""The plan of a generated place: shares and sizes of what it holds."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Plan:
     """Shares and sizes of one place."""
 
     farmland: float
-    """Share of the open land that is divided into fields, 0 to 1; the rest is wild."""
+    """Share of the open land with fields, 0 to 1; the rest is wild."""
     town: float
-    """Share of the land that is built up, 0 to 1."""
+    """Share of built-up land, 0 to 1."""
     forest: float
     """Share of the land under trees, 0 to 1."""
     relief_m: float
@@ -22,19 +22,19 @@ class Plan:
     elevation_m: float
     """Mean elevation in metres above the sea."""
     sea: float
-    """Share of the image that is sea, 0 to 1."""
+    """Share of sea in the image, 0 to 1."""
     lakes: float
     """Share of the land under lakes, 0 to 1."""
     rivers: float
-    """How many rivers; rounded where it is used."""
+    """Number of rivers; rounded when it is used."""
     dunes: float
-    """Share of the open land that is dunes and bare sand, 0 to 1."""
+    """Share of dunes and bare sand in the open land, 0 to 1."""
     pivots: float
-    """How many irrigated circles in 25 square kilometres; rounded where it is used."""
+    """Irrigated circles per 25 square kilometres; rounded when it is used."""
     field_m: float
     """Typical width of a field in metres."""
     latitude_deg: float
-    """Latitude, north positive; decides on the sun and the seasons."""
+    """Latitude, north positive; decides sun and seasons."""
     dryness: float
     """From 0, always green, to 1, desert."""
 
@@ -67,18 +67,18 @@ _LOW_AND_HIGH: dict[str, tuple[Plan, Plan]] = {
 }
 
 COUNTRIES = tuple(_LOW_AND_HIGH)
-"""The kinds of country that there are."""
+"""The kinds of country."""
 
 
 def draw_plan(rng: np.random.Generator, country: str) -> Plan:
     """Draw the plan of a place.
 
     Args:
-        rng: Source of the randomness.
-        country: One of `COUNTRIES`.
+        rng: random generator.
+        country: one of `COUNTRIES`.
 
     Returns:
-        Every figure drawn evenly between the country's low and high; three places in ten are southern.
+        The plan; each value is drawn evenly between the country's limits, and 30 % of places are southern.
     """
     low, high = (vars(plan) for plan in _LOW_AND_HIGH[country])
     drawn = {name: float(rng.uniform(low[name], high[name])) for name in low}

@@ -1,7 +1,7 @@
-"""What the ground looks like from above on a day: the reflectance of each of its units.
+"""The reflectance of each unit of ground on a day.
 
-Reflectances are of the surface, multiplied by 10000, bands in the order B04, B03, B02, B08. They are round
-figures of the kind that any spectral library gives; nothing here is fitted to imagery.
+Reflectances are surface reflectances x 10000, bands in the order B04, B03, B02, B08. They are rounded values
+as in any spectral library; nothing here is fitted to imagery.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ Colour = NDArray[np.float32]
 
 
 def _colour(red: float, green: float, blue: float, infrared: float) -> Colour:
+    """Return a colour as an array."""
     return np.array([red, green, blue, infrared], np.float32)
 
 
@@ -63,16 +64,16 @@ _ROOFS = np.array(
 
 
 _YEARLY = 71
-"""Keeps the random figures of a year apart from others of the same seed."""
+"""Separates the random numbers of a year from others of the same seed."""
 
 
 def season(day: int, year: int, latitude_deg: float) -> tuple[float, int]:
-    """Bring a day to the northern calendar: the southern year of growth begins in July.
+    """Convert a day to the northern calendar; the southern year of growth begins in July.
 
     Args:
-        day: Day of the year.
-        year: Calendar year.
-        latitude_deg: Latitude, north positive.
+        day: day of the year.
+        year: calendar year.
+        latitude_deg: latitude, north positive.
 
     Returns:
         Day of the year of growth, 0 to 365, and that year.
@@ -85,15 +86,15 @@ def season(day: int, year: int, latitude_deg: float) -> tuple[float, int]:
 def reflectance(
     units: Units, climate: Climate, day: int, year: int, rng: np.random.Generator, seed: int
 ) -> NDArray[np.float32]:
-    """Reflectance of every unit on a day.
+    """Return the reflectance of every unit on a day.
 
     Args:
-        units: The n units of the place.
-        climate: Its climate.
-        day: Day of the year, 1 to 366.
-        year: Calendar year; crops rotate, stands are cut and buildings finished with it.
-        rng: Source of what holds for this day alone: turbidity, water level, moisture.
-        seed: Of the place: what holds for a whole year is drawn from it and the year.
+        units: the n units of the place.
+        climate: its climate.
+        day: day of the year, 1 to 366.
+        year: calendar year; with it crops rotate, stands are cut and buildings finished.
+        rng: random generator for the day: turbidity, water level, moisture.
+        seed: seed of the place; the random numbers of a year depend on it and the year.
 
     Returns:
         Float32 (n, 4), x 10000.
@@ -109,19 +110,17 @@ def reflectance(
     table = np.zeros((len(units.kind), 4), np.float32)
     for kind in np.unique(units.kind):
         rows = np.flatnonzero(units.kind == kind)
-        drawn = _PAINTERS[Kind(kind)](
-            _Look(units, rows, climate, when, year + day / 365, yearly[rows], wet, rng)
-        )
-        table[rows] = drawn
+        state = _DayState(units, rows, climate, when, year + day / 365, yearly[rows], wet, rng)
+        table[rows] = _PAINTERS[Kind(kind)](state)
     return table
 
 
 def snow(table: NDArray[np.float32], cover: Field) -> NDArray[np.float32]:
-    """Mix snow over reflectances.
+    """Mix snow into reflectances.
 
     Args:
-        table: Float32 (4, y, x), x 10000.
-        cover: Share of the ground that is white, float32 (y, x), 0 to 1.
+        table: float32 (4, y, x), x 10000.
+        cover: share of snow on the ground, float32 (y, x), 0 to 1.
 
     Returns:
         Float32 (4, y, x).
@@ -130,8 +129,8 @@ def snow(table: NDArray[np.float32], cover: Field) -> NDArray[np.float32]:
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What a painter of one kind of unit is given."""
+class _DayState:
+    """Input of a painter: the units of one kind, and the day."""
 
     units: Units
     rows: NDArray[np.int64]
@@ -151,12 +150,12 @@ class _Look:
         return self.units.since[self.rows]
 
     def soil(self) -> NDArray[np.float32]:
-        """Soil under each row: its own brightness, darker when wet or freshly ploughed."""
+        """Return the soil of each row; brightness varies, and wet or ploughed soil is darker."""
         brightness = (0.72 + 0.56 * self.traits[:, 0]) * (0.9 + 0.2 * self.yearly[:, 2]) * self.wet
         return brightness[:, None] * np.array(self.climate.soil, np.float32)
 
     def green(self) -> np.float32:
-        """How green wild grass is today, 0 to 1: the dead season and drought both take it."""
+        """Return how green wild grass is, 0 to 1; the dead season and drought make it dry."""
         warm = 0.5 - 0.5 * np.cos(2 * np.pi * (self.day - 20) / 365)
         spring = np.exp(-(((self.day - 120) / 55) ** 2))
         lush = 0.45 + 0.5 * warm
@@ -164,111 +163,113 @@ class _Look:
         return np.float32(lush * (1 - self.climate.dryness) + arid * self.climate.dryness)
 
 
-def _mix(share: Field | np.float32, one: Colour, other: Colour) -> Colour:
-    """A share of the one colour in the other; share (n,) or a number, colours (4,) or (n, 4)."""
-    return other + np.asarray(share, np.float32)[..., None] * (one - other)
+def _mix(share: Field | np.float32, first: Colour, second: Colour) -> Colour:
+    """Return a share of the first colour in the second; share (n,) or a number, colours (4,) or (n, 4)."""
+    return second + np.asarray(share, np.float32)[..., None] * (first - second)
 
 
 def _sigmoid(values: Field) -> Field:
     return 1 / (1 + np.exp(-np.clip(values, -30, 30)))
 
 
-def _crop(look: _Look) -> Colour:
-    kinds = np.searchsorted(np.cumsum([crop.share for crop in CROPS])[:-1], look.yearly[:, 0])
+def _crop(state: _DayState) -> Colour:
+    kinds = np.searchsorted(np.cumsum([crop.share for crop in CROPS])[:-1], state.yearly[:, 0])
     table = [(crop.up, crop.pace, crop.down, crop.harvest, crop.cover, crop.rest) for crop in CROPS]
     up, pace, down, harvest, cover, rest = np.array(table, np.float32)[kinds].T
-    late = 24 * (look.yearly[:, 1] - 0.5) + 14 * (look.traits[:, 1] - 0.5)
-    day = np.float32(look.day)
+    late = 24 * (state.yearly[:, 1] - 0.5) + 14 * (state.traits[:, 1] - 0.5)
+    day = np.float32(state.day)
     grown = rest + (cover - rest) * _sigmoid((day - up - late) / (0.35 * pace))
     alive = _sigmoid((down + late - day) / 5)
     since_cut = day - harvest - late
-    weeds = 0.15 * (look.yearly[:, 2] < 0.4)
+    weeds = 0.15 * (state.yearly[:, 2] < 0.4)
     leaf = np.where(since_cut > 0, weeds, grown * alive)
-    stubble = 0.75 * np.exp(-np.maximum(since_cut, 0) / (15 + 60 * look.traits[:, 2]))
+    stubble = 0.75 * np.exp(-np.maximum(since_cut, 0) / (15 + 60 * state.traits[:, 2]))
     straw = np.where(since_cut > 0, stubble, grown * (1 - alive))
     sown_again = (rest > 0.1) & (day > harvest + 60)
-    leaf = np.where(sown_again, 0.25 * look.traits[:, 3], leaf)
-    out = _mix(np.clip(straw, 0, 1), _STRAW * (0.8 + 0.4 * look.traits[:, 2:3]), look.soil())
-    thirst = 1 - 0.35 * look.climate.dryness
-    out = _mix(np.clip(leaf * thirst, 0, 1), _LEAF * (0.8 + 0.4 * look.traits[:, 3:4]), out)
+    leaf = np.where(sown_again, 0.25 * state.traits[:, 3], leaf)
+    out = _mix(np.clip(straw, 0, 1), _STRAW * (0.8 + 0.4 * state.traits[:, 2:3]), state.soil())
+    thirst = 1 - 0.35 * state.climate.dryness
+    out = _mix(np.clip(leaf * thirst, 0, 1), _LEAF * (0.8 + 0.4 * state.traits[:, 3:4]), out)
     bloom = 0.55 * np.exp(-(((day - 125 - 0.5 * late) / 12) ** 2)) * (kinds == RAPE)
     return _mix(bloom, _BLOSSOM, out)
 
 
-def _pivot(look: _Look) -> Colour:
-    """Irrigated crops have a rhythm of their own: several harvests a year, whatever the season."""
-    phase = (look.day / 365 * (1 + 3 * look.traits[:, 1]) + look.yearly[:, 0]) % 1
-    leaf = np.where(look.yearly[:, 1] < 0.25, 0.03, 0.95 * np.sin(np.pi * phase) ** 0.7)
-    return _mix(leaf, _LEAF, look.soil())
+def _pivot(state: _DayState) -> Colour:
+    """Return irrigated crops: one to four harvests a year in any season."""
+    phase = (state.day / 365 * (1 + 3 * state.traits[:, 1]) + state.yearly[:, 0]) % 1
+    leaf = np.where(state.yearly[:, 1] < 0.25, 0.03, 0.95 * np.sin(np.pi * phase) ** 0.7)
+    return _mix(leaf, _LEAF, state.soil())
 
 
-def _steppe(look: _Look) -> Colour:
-    grass = _mix(look.green(), 1.05 * _LEAF, _DRY_GRASS)
-    return _mix(np.clip(look.climate.dryness * (0.5 + 0.9 * look.traits[:, 1]), 0, 1), look.soil(), grass)
+def _steppe(state: _DayState) -> Colour:
+    grass = _mix(state.green(), 1.05 * _LEAF, _DRY_GRASS)
+    return _mix(np.clip(state.climate.dryness * (0.5 + 0.9 * state.traits[:, 1]), 0, 1), state.soil(), grass)
 
 
-def _meadow(look: _Look) -> Colour:
-    """Grass that is mown every ten weeks."""
-    height = 0.55 + 0.45 * (((look.day + 70 * look.traits[:, 1]) % 70) / 70)
-    return _mix(look.green() * height * (0.75 + 0.25 * look.traits[:, 2]), _LEAF, _DRY_GRASS)
+def _meadow(state: _DayState) -> Colour:
+    """Return grass that is mown every ten weeks."""
+    height = 0.55 + 0.45 * (((state.day + 70 * state.traits[:, 1]) % 70) / 70)
+    return _mix(state.green() * height * (0.75 + 0.25 * state.traits[:, 2]), _LEAF, _DRY_GRASS)
 
 
-def _stand(look: _Look) -> Colour:
-    """Needles, or leaves that come and go; bare ground after a felling, and then scrub."""
-    needle = look.traits[:, 0] < look.climate.evergreen
-    day = np.float32(look.day)
-    leaves = _sigmoid((day - 118 - 16 * look.traits[:, 1]) / 6)
-    leaves = leaves * _sigmoid((290 + 16 * look.traits[:, 2] - day) / 9)
-    vigour = 0.82 + 0.36 * look.traits[:, 3:4]
+def _stand(state: _DayState) -> Colour:
+    """Return needles or seasonal leaves; bare ground after a felling, then scrub."""
+    needle = state.traits[:, 0] < state.climate.evergreen
+    day = np.float32(state.day)
+    leaves = _sigmoid((day - 118 - 16 * state.traits[:, 1]) / 6)
+    leaves = leaves * _sigmoid((290 + 16 * state.traits[:, 2] - day) / 9)
+    vigour = 0.82 + 0.36 * state.traits[:, 3:4]
     grown = np.where(needle[:, None], _NEEDLE, _mix(leaves, _BROADLEAF, _TWIGS)) * vigour
-    age = look.moment - look.since
+    age = state.moment - state.since
     regrown = np.where(age < 0, 1.0, np.clip(age / 18, 0, 0.75))
-    return _mix(regrown, grown, _mix(0.5 * look.green(), _LEAF, _CLEARED))
+    return _mix(regrown, grown, _mix(0.5 * state.green(), _LEAF, _CLEARED))
 
 
-def _water(look: _Look) -> Colour:
-    """Mud comes and goes with the days, and more of it to some waters."""
-    mud = np.clip(look.rng.normal(0.25, 0.25) + 0.5 * (look.traits[:, 0] - 0.4), 0.0, 1.0)
+def _water(state: _DayState) -> Colour:
+    """Return water; its mud varies by day and by water."""
+    mud = np.clip(state.rng.normal(0.25, 0.25) + 0.5 * (state.traits[:, 0] - 0.4), 0.0, 1.0)
     return _mix(mud, _MUDDY_WATER, _CLEAR_WATER)
 
 
-def _shore(look: _Look) -> Colour:
-    """Flats that are dry when today's level is below their own (the first trait)."""
-    dry = (look.traits[:, 0] > look.rng.random()).astype(np.float32)
-    return _mix(dry, look.wet * _colour(1700, 1500, 1200, 1900), 0.6 * _CLEAR_WATER + 0.4 * _MUDDY_WATER)
+def _shore(state: _DayState) -> Colour:
+    """Return flats; they are dry when the day's water level is below their first trait."""
+    dry = (state.traits[:, 0] > state.rng.random()).astype(np.float32)
+    return _mix(dry, state.wet * _colour(1700, 1500, 1200, 1900), 0.6 * _CLEAR_WATER + 0.4 * _MUDDY_WATER)
 
 
-def _sand(look: _Look) -> Colour:
-    tone = 0.5 * _colour(3300, 2650, 1950, 3900) + np.float32(0.4) * np.array(look.climate.soil, np.float32)
-    return tone * (0.85 + 0.3 * look.traits[:, :1])
+def _sand(state: _DayState) -> Colour:
+    tone = 0.5 * _colour(3300, 2650, 1950, 3900) + np.float32(0.4) * np.array(state.climate.soil, np.float32)
+    return tone * (0.85 + 0.3 * state.traits[:, :1])
 
 
-def _rock(look: _Look) -> Colour:
-    return _mix(0.35 * look.green() * look.traits[:, 1], _LEAF, _GRAVEL * (0.55 + 0.4 * look.traits[:, :1]))
+def _rock(state: _DayState) -> Colour:
+    return _mix(
+        0.35 * state.green() * state.traits[:, 1], _LEAF, _GRAVEL * (0.55 + 0.4 * state.traits[:, :1])
+    )
 
 
-def _lot(look: _Look) -> Colour:
-    """A roof, a yard or a garden; before its year a building site, and before that a meadow."""
-    garden = look.traits[:, 0] > GARDEN
-    style = np.minimum((look.traits[:, 1] ** 1.6 * len(_ROOFS)).astype(np.int64), len(_ROOFS) - 1)
-    roof = _ROOFS[style] * (0.75 + 0.5 * look.traits[:, 2:3])
-    trees = _mix(look.green() * (0.55 + 0.45 * look.traits[:, 2]), 0.85 * _LEAF, _TWIGS)
+def _lot(state: _DayState) -> Colour:
+    """Return a roof, a yard or a garden; in the year before `since` a building site, earlier a meadow."""
+    garden = state.traits[:, 0] > GARDEN
+    style = np.minimum((state.traits[:, 1] ** 1.6 * len(_ROOFS)).astype(np.int64), len(_ROOFS) - 1)
+    roof = _ROOFS[style] * (0.75 + 0.5 * state.traits[:, 2:3])
+    trees = _mix(state.green() * (0.55 + 0.45 * state.traits[:, 2]), 0.85 * _LEAF, _TWIGS)
     built = np.where(garden[:, None], trees, roof)
-    age = (look.moment - look.since)[:, None]
-    site = _colour(2100, 1800, 1450, 2450) * (0.8 + 0.3 * look.traits[:, 3:4])
-    return np.where(age > 1, built, np.where(age > 0, site, _meadow(look)))
+    age = (state.moment - state.since)[:, None]
+    site = _colour(2100, 1800, 1450, 2450) * (0.8 + 0.3 * state.traits[:, 3:4])
+    return np.where(age > 1, built, np.where(age > 0, site, _meadow(state)))
 
 
-def _street(look: _Look) -> Colour:
-    return _mix(0.45 * look.traits[:, 0], _CONCRETE, _ASPHALT)
+def _street(state: _DayState) -> Colour:
+    return _mix(0.45 * state.traits[:, 0], _CONCRETE, _ASPHALT)
 
 
-def _track(look: _Look) -> Colour:
-    return _mix(0.5 * look.green() * look.traits[:, 1], _LEAF, 0.6 * look.soil() + 0.4 * _GRAVEL)
+def _track(state: _DayState) -> Colour:
+    return _mix(0.5 * state.green() * state.traits[:, 1], _LEAF, 0.6 * state.soil() + 0.4 * _GRAVEL)
 
 
-def _hedge(look: _Look) -> Colour:
-    return _mix(0.9 * look.green() + 0 * look.traits[:, 0], 0.9 * _BROADLEAF, _TWIGS)
+def _hedge(state: _DayState) -> Colour:
+    return _mix(0.9 * state.green() + 0 * state.traits[:, 0], 0.9 * _BROADLEAF, _TWIGS)
 
 
 _PAINTERS = {

@@ -6,8 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tfrecords.challenge as challenge_files
-from retrieval.synthetic import sets
 from retrieval.synthetic.light import Sky, cast_shadow, sense, sun_at
 from retrieval.synthetic.noise import coarse_fractal, fft_length, fractal, line_distance
 from retrieval.synthetic.parcels import divide, lattice
@@ -314,26 +312,37 @@ def test_threads_change_nothing(challenge, tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (challenge.path / name).read_bytes()
 
 
-def test_a_stopped_challenge_goes_on_where_it_was(challenge, tmp_path, monkeypatch):
-    monkeypatch.setattr(challenge_files, "CHUNK_BYTES", 1)
-    made = []
-    target = sets._target
-    monkeypatch.setattr(
-        sets, "_target", lambda seed, number, *rest: made.append(number) or target(seed, number, *rest)
-    )
+@pytest.fixture
+def observed(monkeypatch):
+    """Seeds of the scenes that are observed, in their order."""
+    seeds, observe = [], Scene.observe
 
+    def recorded(scene, *day, **options):
+        if seeds[-1:] != [scene.seed]:
+            seeds.append(scene.seed)
+        return observe(scene, *day, **options)
+
+    monkeypatch.setattr(Scene, "observe", recorded)
+    return seeds
+
+
+def test_interrupted_challenge_resumes(challenge, tmp_path, observed):
     def stop(done, total):
         if done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make_challenge(tmp_path / "c", **SMALL, workers=1, progress=stop)
-    assert not (tmp_path / "c").exists() and made == [0, 1]
+        make_challenge(tmp_path / "c", **SMALL, workers=1, chunk_bytes=1, progress=stop)
+    assert not (tmp_path / "c").exists()
+    _, second = observed
+    observed.clear()
     with pytest.raises(UnfinishedOutputError):
-        make_challenge(tmp_path / "c", **(SMALL | {"seed": 5}))
-    told = []
-    make_challenge(tmp_path / "c", **SMALL, progress=lambda done, total: told.append((done, total)))
-    assert made == [0, 1, 1, 2] and told == [(1, 3), (2, 3), (3, 3)]
+        make_challenge(tmp_path / "c", **(SMALL | {"seed": 5}), chunk_bytes=1)
+    calls = []
+    progress = lambda done, total: calls.append((done, total))  # noqa: E731
+    make_challenge(tmp_path / "c", **SMALL, workers=1, chunk_bytes=1, progress=progress)
+    assert observed[0] == second and len(observed) == 2  # the first image is not made again
+    assert calls == [(1, 3), (2, 3), (3, 3)]
     for name in ("test_images.tfrecords", "test_patches.tfrecords", "answers.csv", "truth.csv"):
         if name.endswith("csv"):
             assert (tmp_path / "c" / name).read_bytes() == (challenge.path / name).read_bytes()
@@ -343,7 +352,7 @@ def test_a_stopped_challenge_goes_on_where_it_was(challenge, tmp_path, monkeypat
     )
 
 
-def test_a_finished_challenge_is_not_touched(challenge):
+def test_finished_challenge_is_kept(challenge):
     before = (challenge.path / "answers.csv").read_bytes()
     with pytest.raises(OutputExistsError):
         make_challenge(challenge.path, **SMALL)
@@ -373,14 +382,18 @@ def test_challenges_that_cannot_be_are_refused(tmp_path, wrong):
     assert not list(tmp_path.iterdir())
 
 
-def test_series_are_places_of_their_own_in_the_order_of_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(sets, "SERIES_PER_SHARD", 2)
-    told = []
+def test_series_show_different_places_in_order_of_time(tmp_path):
+    calls = []
     report = make_series(
-        tmp_path / "s", series=3, dates=4, size_px=64, progress=lambda done, total: told.append(done)
+        tmp_path / "s",
+        series=3,
+        dates=4,
+        size_px=64,
+        per_shard=2,
+        progress=lambda done, total: calls.append(done),
     )
     found = list(read_series(tmp_path / "s"))
-    assert report.series == len(found) == 3 and told == [1, 2, 3]
+    assert report.series == len(found) == 3 and calls == [1, 2, 3]
     for one in found:
         assert one.pixels.shape == (4, 64, 64, 4) and one.units == "dn"
         assert list(one.dates) == sorted(one.dates) and len(set(one.dates)) == 4
@@ -389,19 +402,15 @@ def test_series_are_places_of_their_own_in_the_order_of_time(tmp_path, monkeypat
         make_series(tmp_path / "t", dates=1)
 
 
-def test_a_stopped_run_of_series_keeps_its_finished_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(sets, "SERIES_PER_SHARD", 1)
-    made = []
-    one = sets._series
-    monkeypatch.setattr(
-        sets, "_series", lambda seed, number, *rest: made.append(number) or one(seed, number, *rest)
-    )
-
+def test_interrupted_series_keep_finished_shards(tmp_path, observed):
     def stop(done, total):
         if done == 2:
             raise RuntimeError("stop")
 
+    options = {"series": 3, "dates": 2, "size_px": 64, "per_shard": 1, "workers": 1}
     with pytest.raises(RuntimeError):
-        make_series(tmp_path / "s", series=3, dates=2, size_px=64, progress=stop)
-    make_series(tmp_path / "s", series=3, dates=2, size_px=64)
-    assert made.count(0) == 1 and len(list(read_series(tmp_path / "s"))) == 3
+        make_series(tmp_path / "s", **options, progress=stop)
+    first = observed[0]
+    observed.clear()
+    make_series(tmp_path / "s", **options)
+    assert first not in observed and len(list(read_series(tmp_path / "s"))) == 3
