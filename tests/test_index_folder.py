@@ -25,6 +25,7 @@ from retrieval.index.builder import (
 )
 from retrieval.index.faiss_index import VectorIndex
 from retrieval.index.folder import IndexFolder, from_codes, read_index_manifest, to_codes
+from retrieval.kernels.executors import SerialExecutor
 from retrieval.models.encoder import FakeEncoder
 from retrieval.types import unpack_ids
 from tfrecords.artifacts import MANIFEST, read_manifest, writing_folder
@@ -367,6 +368,27 @@ def test_manifest_with_the_names_of_0_1_0_is_migrated(tmp_path):
     store = IndexFolder(out, encoder=FAKE)
     assert store.manifest.extra["recall"] == recall == read_index_manifest(out).extra["recall"]
     assert (store.config.rerank_k, store.config.nprobe) == (77, 3)
+
+
+def copied(record):
+    """The record as another process gets it."""
+    return pickle.loads(pickle.dumps(record))
+
+
+class PicklingExecutor:
+    """Runs tasks as another process would: everything passes through pickle."""
+
+    def map(self, function, tasks):
+        for task in tasks:
+            yield copied(copied(function)(copied(task)))
+
+
+def test_executors_give_the_same_index(tmp_path):
+    paths = [write(scenes(3), tmp_path / "threads"), tmp_path / "serial", tmp_path / "pickled"]
+    for path, executor in zip(paths[1:], (SerialExecutor(), PicklingExecutor()), strict=True):
+        write(scenes(3), path, executor=executor)
+    for name in ("vectors.faiss", "images.csv", "pixels/13.npy"):
+        assert len({(path / name).read_bytes() for path in paths}) == 1
 
 
 def test_unit_of_work_can_be_pickled_and_gives_the_same(tmp_path):

@@ -165,7 +165,7 @@ def test_snow_lies_on_mountains_in_winter():
     assert max(winters) > 2
 
 
-def test_misregistration_is_small_drawn_and_known():
+def test_misregistration_is_small_and_known():
     scene = Scene(3, 96, 96, only("town", shift_px=1.5))
     drawn = [scene.observe(day) for day in range(1, 12)]
     shifts = np.array([(one.shift_x_px, one.shift_y_px) for one in drawn])
@@ -190,7 +190,7 @@ def test_the_instrument_moves_the_ground_by_parts_of_a_pixel(dx, dy):
     assert np.allclose(seen[1], rows + 6 - dy + 0.25, atol=1e-3)
 
 
-def test_clouds_hide_what_they_say_they_hide():
+def test_hidden_mask_matches_the_clouds():
     scene = Scene(8, 160, 160, only("farmland"))
     clear, cloudy = (scene.observe(150, sky=Sky(c, 0.0), shift_xy_px=(0, 0)) for c in (0.0, 0.3))
     assert not clear.hidden.any()
@@ -237,7 +237,7 @@ def test_distance_to_a_contour_is_in_pixels():
     assert np.allclose(line_distance(x)[:, 20], 5, atol=1e-3)
 
 
-def test_parcels_divide_all_that_is_asked(rng):
+def test_parcels_cover_the_whole_mask(rng):
     districts = divide(rng, (120, 140), 5, warp_px=4)
     assert set(np.unique(districts.index)) <= set(range(5)) and (districts.margin_px >= 0).all()
     mask = rng.random((120, 140)) < 0.7
@@ -250,7 +250,7 @@ def test_parcels_divide_all_that_is_asked(rng):
     assert 40 < np.median(sizes) < 400
 
 
-def test_places_that_cannot_be_are_refused():
+def test_impossible_places_are_refused():
     with pytest.raises(ArrayError, match="64 x 64"):
         Scene(0, 63, 100)
     with pytest.raises(ArrayError, match="none below 0"):
@@ -376,7 +376,7 @@ def test_images_of_512_px_have_the_published_records(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"images": 0}, {"patches": 2}, {"size_px": 63}, {"seed": -1}])
-def test_challenges_that_cannot_be_are_refused(tmp_path, wrong):
+def test_impossible_challenges_are_refused(tmp_path, wrong):
     with pytest.raises(ArrayError, match="expected"):
         make_challenge(tmp_path / "c", **(SMALL | wrong))
     assert not list(tmp_path.iterdir())

@@ -57,7 +57,7 @@ def write(path, parts, *, config=CONFIG, overwrite=False, stop_after=None, stop=
 # --- fingerprints -----------------------------------------------------------------------------------
 
 
-def test_fingerprint_is_of_values_not_of_their_spelling():
+def test_fingerprint_depends_on_values_only():
     @dataclass(frozen=True)
     class Knobs:
         stride: int = 8
@@ -74,7 +74,7 @@ def test_fingerprint_is_of_values_not_of_their_spelling():
 # --- one file ---------------------------------------------------------------------------------------
 
 
-def test_a_file_appears_whole_with_its_folder(tmp_path):
+def test_file_appears_whole_with_its_folder(tmp_path):
     goal = tmp_path / "deep" / "answers.csv"
     with writing_file(goal) as partial:
         assert partial.suffix == ".csv" and partial.parent == goal.parent
@@ -83,7 +83,7 @@ def test_a_file_appears_whole_with_its_folder(tmp_path):
     assert goal.read_text() == "whole" and names(tmp_path) == ["deep/answers.csv"]
 
 
-def test_a_file_that_is_there_is_left_alone(tmp_path):
+def test_existing_file_is_kept(tmp_path):
     goal = tmp_path / "a.csv"
     goal.write_text("former")
     with pytest.raises(OutputExistsError, match="--overwrite"), writing_file(goal):
@@ -97,7 +97,7 @@ def test_a_file_that_is_there_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("stop", [ZeroDivisionError, KeyboardInterrupt, SystemExit])
-def test_a_stopped_file_leaves_the_former_one(tmp_path, stop):
+def test_interrupted_file_leaves_the_former_one(tmp_path, stop):
     goal = tmp_path / "a.csv"
     goal.write_text("former")
     with pytest.raises(stop), writing_file(goal, overwrite=True) as partial:
@@ -107,7 +107,7 @@ def test_a_stopped_file_leaves_the_former_one(tmp_path, stop):
 
 
 @pytest.mark.parametrize("error", [FULL, RuntimeError("libfoo: No space left on device")])
-def test_a_full_disk_has_a_name(tmp_path, error):
+def test_full_disk_gives_a_named_error(tmp_path, error):
     goal = tmp_path / "a.csv"
     goal.write_text("former")
     with pytest.raises(DiskFullError, match=r"a\.csv"), writing_file(goal, overwrite=True) as partial:
@@ -116,7 +116,7 @@ def test_a_full_disk_has_a_name(tmp_path, error):
     assert goal.read_text() == "former" and names(tmp_path) == ["a.csv"]
 
 
-def test_a_disk_that_fills_up_while_syncing(tmp_path, monkeypatch):
+def test_disk_full_during_sync(tmp_path, monkeypatch):
     def fsync(handle):
         raise FULL
 
@@ -126,7 +126,7 @@ def test_a_disk_that_fills_up_while_syncing(tmp_path, monkeypatch):
     assert names(tmp_path) == []
 
 
-def test_a_killed_run_leaves_nothing_in_the_way(tmp_path):
+def test_leftovers_of_a_killed_run_do_not_block_the_next(tmp_path):
     (tmp_path / ".a.partial.csv").write_text("of a killed run")
     with writing_file(tmp_path / "a.csv") as partial:
         partial.write_text("new")
@@ -138,7 +138,7 @@ def test_a_killed_run_leaves_nothing_in_the_way(tmp_path):
 PARTS = {"a.bin": b"1", "deep/b.bin": b"22", "c.bin": b"333"}
 
 
-def test_a_folder_appears_whole(tmp_path):
+def test_folder_appears_whole(tmp_path):
     goal = tmp_path / "index"
     with writing_folder(goal, kind="index", config=CONFIG) as folder:
         with folder.part("a.bin") as partial:
@@ -154,7 +154,7 @@ def test_a_folder_appears_whole(tmp_path):
     assert manifest.config == CONFIG and manifest.version == FORMAT_VERSION["index"]
 
 
-def test_a_finished_folder_is_left_alone(tmp_path):
+def test_finished_folder_is_kept(tmp_path):
     goal = tmp_path / "index"
     write(goal, {"a.bin": b"former"})
     with pytest.raises(OutputExistsError, match="--overwrite"):
@@ -164,7 +164,7 @@ def test_a_finished_folder_is_left_alone(tmp_path):
     assert names(tmp_path) == ["index/b.bin", "index/manifest.json"]
 
 
-def test_overwrite_never_touches_what_is_not_ours(tmp_path):
+def test_overwrite_never_replaces_foreign_folders(tmp_path):
     photos, file, other = tmp_path / "photos", tmp_path / "file", tmp_path / "series"
     photos.mkdir()
     (photos / "me.jpg").write_text("dear")
@@ -177,14 +177,14 @@ def test_overwrite_never_touches_what_is_not_ours(tmp_path):
     assert names(tmp_path) == ["file", "photos/me.jpg", "series/manifest.json", "series/x"]
 
 
-def test_an_empty_folder_may_be_filled(tmp_path):
+def test_empty_folder_is_filled(tmp_path):
     (tmp_path / "index").mkdir()
     write(tmp_path / "index", PARTS)
     assert read_manifest(tmp_path / "index", "index").counts == {"parts": 3}
 
 
 @pytest.mark.parametrize("stop", [ZeroDivisionError, KeyboardInterrupt])
-def test_a_stopped_folder_is_gone_on_with(tmp_path, stop):
+def test_interrupted_folder_resumes(tmp_path, stop):
     goal = tmp_path / "index"
     with pytest.raises(stop):
         write(goal, PARTS, stop_after=2, stop=stop)
@@ -194,7 +194,7 @@ def test_a_stopped_folder_is_gone_on_with(tmp_path, stop):
     assert read_manifest(goal, "index").counts == {"parts": 3}
 
 
-def test_notes_of_finished_parts_are_kept(tmp_path):
+def test_meta_of_finished_parts_is_kept(tmp_path):
     with pytest.raises(ZeroDivisionError):
         write(tmp_path / "index", PARTS, stop_after=2)
     with writing_folder(tmp_path / "index", kind="index", config=CONFIG) as folder:
@@ -202,14 +202,14 @@ def test_notes_of_finished_parts_are_kept(tmp_path):
         assert not folder.done("c.bin")
 
 
-def test_a_part_that_was_damaged_since_is_made_again(tmp_path):
+def test_damaged_part_is_made_again(tmp_path):
     with pytest.raises(ZeroDivisionError):
         write(tmp_path / "index", PARTS, stop_after=2)
     (tmp_path / "index.partial" / "a.bin").write_bytes(b"2")
     assert write(tmp_path / "index", PARTS) == ["a.bin", "c.bin"]
 
 
-def test_parts_that_nobody_asked_for_again_are_left_out(tmp_path):
+def test_unused_parts_of_an_earlier_run_are_removed(tmp_path):
     goal = tmp_path / "index"
     with pytest.raises(ZeroDivisionError):
         write(goal, PARTS, stop_after=2)
@@ -217,7 +217,7 @@ def test_parts_that_nobody_asked_for_again_are_left_out(tmp_path):
     assert names(goal) == ["a.bin", "manifest.json"]
 
 
-def test_another_configuration_is_refused_with_the_reason(tmp_path):
+def test_other_settings_are_refused_with_the_reason(tmp_path):
     goal = tmp_path / "index"
     with pytest.raises(ZeroDivisionError):
         write(goal, PARTS, stop_after=2)
@@ -227,13 +227,13 @@ def test_another_configuration_is_refused_with_the_reason(tmp_path):
     assert read_manifest(goal, "index").config == {"stride": 4}
 
 
-def test_nothing_done_leaves_nothing_behind(tmp_path):
+def test_run_without_finished_parts_leaves_no_folder(tmp_path):
     with pytest.raises(ZeroDivisionError):
         write(tmp_path / "index", PARTS, stop_after=0)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_of_that_name_that_we_did_not_begin_stays(tmp_path):
+def test_foreign_partial_folder_is_kept(tmp_path):
     (tmp_path / "index.partial").mkdir()
     (tmp_path / "index.partial" / "dear").write_text("dear")
     with pytest.raises(UnfinishedOutputError, match="Remove or rename"):
@@ -241,7 +241,7 @@ def test_a_folder_of_that_name_that_we_did_not_begin_stays(tmp_path):
     assert names(tmp_path) == ["index.partial/dear"]
 
 
-def test_two_writers_do_not_mix(tmp_path):
+def test_second_writer_is_refused(tmp_path):
     with writing_folder(tmp_path / "index", kind="index", config=CONFIG) as folder:
         with pytest.raises(UnfinishedOutputError, match="another process"):
             write(tmp_path / "index", PARTS)
@@ -249,7 +249,7 @@ def test_two_writers_do_not_mix(tmp_path):
     assert names(tmp_path) == ["index/a", "index/manifest.json"]
 
 
-def test_an_output_that_appeared_meanwhile_is_not_replaced(tmp_path):
+def test_output_of_another_run_is_not_replaced(tmp_path):
     goal = tmp_path / "index"
     with (
         pytest.raises(OutputExistsError),
@@ -263,7 +263,7 @@ def test_an_output_that_appeared_meanwhile_is_not_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("length", range(0, 400, 7))
-def test_a_journal_cut_anywhere_is_read_as_far_as_it_is_whole(tmp_path, length):
+def test_whole_lines_of_a_cut_journal_are_read(tmp_path, length):
     with pytest.raises(ZeroDivisionError):
         write(tmp_path / "index", PARTS, stop_after=2)
     journal = tmp_path / "index.partial" / "journal.jsonl"
@@ -274,7 +274,7 @@ def test_a_journal_cut_anywhere_is_read_as_far_as_it_is_whole(tmp_path, length):
 
 
 @pytest.mark.parametrize("call", range(9))
-def test_a_disk_that_fills_up_at_any_sync(tmp_path, monkeypatch, call):
+def test_disk_full_at_any_sync(tmp_path, monkeypatch, call):
     goal = tmp_path / "index"
     write(goal, {"a.bin": b"former"})
     calls = iter(range(10**6))
@@ -343,7 +343,7 @@ def kill_at(step, goal, swap):
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
 @pytest.mark.parametrize("swap", [True, False])
-def test_a_kill_at_any_step_loses_nothing(tmp_path, swap):
+def test_kill_at_any_step_loses_nothing(tmp_path, swap):
     step, killed = 1 + swap, True
     while killed:
         goal = tmp_path / str(step) / "index"
@@ -359,7 +359,7 @@ def test_a_kill_at_any_step_loses_nothing(tmp_path, swap):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names change places in one step on Linux only")
-def test_stopped_between_the_exchange_and_the_end(tmp_path, monkeypatch):
+def test_interruption_between_exchange_and_end(tmp_path, monkeypatch):
     goal = tmp_path / "index"
     write(goal, {"a.bin": b"former"})
     with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
@@ -375,7 +375,7 @@ def test_stopped_between_the_exchange_and_the_end(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_files_are_taken_over_and_stay_when_the_other_folder_goes(tmp_path, monkeypatch, links):
+def test_adopted_files_stay_when_their_folder_is_removed(tmp_path, monkeypatch, links):
     goal = tmp_path / "index"
     write(goal, PARTS)
     known = {n: k for n, k in read_manifest(goal, "index").files.items() if n != "c.bin"}
@@ -391,7 +391,7 @@ def test_files_are_taken_over_and_stay_when_the_other_folder_goes(tmp_path, monk
     assert {n: read_manifest(goal, "index").files[n] for n in known} == known
 
 
-def test_what_was_taken_over_is_not_taken_again_and_damage_is_named(tmp_path):
+def test_adopted_files_are_linked_once_and_damage_is_named(tmp_path):
     other, goal = tmp_path / "other", tmp_path / "index"
     write(other, PARTS)
     known = read_manifest(other, "index").files
@@ -412,7 +412,7 @@ def test_what_was_taken_over_is_not_taken_again_and_damage_is_named(tmp_path):
         folder.adopt(other, known)
 
 
-def test_finished_ones_may_be_replaced_and_unfinished_ones_of_another_configuration_not(tmp_path):
+def test_overwrite_finished_keeps_unfinished_folders(tmp_path):
     goal = tmp_path / "index"
     write(goal, {"a.bin": b"former"})
     with pytest.raises(ZeroDivisionError):
@@ -434,7 +434,7 @@ def finished(tmp_path):
     return tmp_path / "index"
 
 
-def test_any_flipped_byte_of_a_folder_is_found(finished):
+def test_any_flipped_byte_of_a_folder_is_noticed(finished):
     """Of every file, every byte: a named error, or a manifest that says the same."""
     whole = read_manifest(finished, "index")
     for name in names(finished):
@@ -451,7 +451,7 @@ def test_any_flipped_byte_of_a_folder_is_found(finished):
         (finished / name).write_bytes(content)
 
 
-def test_any_prefix_of_a_folder_is_found(finished):
+def test_any_cut_file_of_a_folder_is_noticed(finished):
     for name in names(finished):
         content = (finished / name).read_bytes()
         for length in range(0, len(content) - 1, 1 if name != MANIFEST else 5):
@@ -461,7 +461,7 @@ def test_any_prefix_of_a_folder_is_found(finished):
         (finished / name).write_bytes(content)
 
 
-def test_verifying_less(finished):
+def test_verification_can_be_limited_to_sizes(finished):
     (finished / "c.bin").write_bytes(b"334")
     with pytest.raises(ManifestError, match=r"c\.bin was changed"):
         read_manifest(finished, "index")
@@ -472,7 +472,7 @@ def test_verifying_less(finished):
     assert read_manifest(finished, "index", verify=False).counts == {"parts": 3}
 
 
-def test_another_kind_or_version_is_named(finished):
+def test_error_names_another_kind_or_version(finished):
     with pytest.raises(ManifestError, match="is of kind 'index'; expected 'series'"):
         read_manifest(finished, "series")
     page = json.loads((finished / MANIFEST).read_text())
@@ -481,7 +481,7 @@ def test_another_kind_or_version_is_named(finished):
         read_manifest(finished, "index")
 
 
-def test_what_is_not_there_is_named(tmp_path):
+def test_missing_folder_and_manifest_are_named(tmp_path):
     with pytest.raises(MissingInputError, match="no such folder"):
         read_manifest(tmp_path / "index", "index")
     (tmp_path / "empty").mkdir()

@@ -46,7 +46,7 @@ def test_chips_differ_in_size_bands_and_dtype(rng, tmp_path, write_tif):
     assert asked.read(1).path.endswith("b.tif") and "2 GeoTIFFs" in asked.note
 
 
-def test_what_is_alike_and_64_px_is_one_array(rng, tmp_path, write_tif):
+def test_equal_chips_of_64_px_become_one_array(rng, tmp_path, write_tif):
     for name in "ab":
         write_tif(f"chips/{name}.tif", dn(rng, 64, 64, 4), **GROUND)
     asked = read_queries(tmp_path / "chips")
@@ -63,7 +63,7 @@ def test_arrays_of_any_size(rng, tmp_path):
         np.testing.assert_array_equal(np.stack([chip.pixels for chip in asked]), pixels)
 
 
-def test_a_date_comes_from_the_tag_and_else_from_the_name(rng, tmp_path, write_tif):
+def test_date_comes_from_the_tag_else_from_the_name(rng, tmp_path, write_tif):
     import rasterio
 
     names = ("S2A_20190723T100031.tif", "2018-05.tif", "tile_2048.tif", "2017-01-01.tif")
@@ -97,7 +97,7 @@ def test_days_of_a_date(date, days):
 # --- pictures -------------------------------------------------------------------------------------
 
 
-def test_a_png_comes_back_bit_by_bit(rng, tmp_path):
+def test_png_is_read_bit_by_bit(rng, tmp_path):
     colour, one, deep = grey(rng, 64, 80, 3), grey(rng, 64, 64), dn(rng, 65, 64)
     picture(tmp_path / "p/a.png", colour)
     picture(tmp_path / "p/b.png", one)
@@ -112,7 +112,7 @@ def test_a_png_comes_back_bit_by_bit(rng, tmp_path):
     assert asked.georeferences == (None,) * 3 and "3 files" in asked.note
 
 
-def test_a_jpeg_is_three_bands_of_bytes(rng, tmp_path):
+def test_jpeg_has_three_bands_of_bytes(rng, tmp_path):
     smooth = np.repeat(np.repeat(grey(rng, 9, 12, 3), 8, 0), 8, 1)
     asked = read_queries(picture(tmp_path / "a.jpg", smooth, quality=95))
     (chip,) = asked
@@ -120,18 +120,18 @@ def test_a_jpeg_is_three_bands_of_bytes(rng, tmp_path):
     assert np.abs(chip.pixels.astype(int) - smooth).mean() < 12
 
 
-def test_a_picture_of_64_px_is_a_patch(rng, tmp_path):
+def test_picture_of_64_px_is_a_patch(rng, tmp_path):
     pixels = grey(rng, 64, 64, 3)
     np.testing.assert_array_equal(read_patches(picture(tmp_path / "a.png", pixels)).pixels[0], pixels)
 
 
-def test_pictures_beside_geotiffs_are_previews(rng, tmp_path, write_tif):
+def test_pictures_in_a_folder_of_geotiffs_are_skipped(rng, tmp_path, write_tif):
     write_tif("chips/b.tif", dn(rng, 64, 64, 4))
     picture(tmp_path / "chips/a.png", grey(rng, 64, 64, 3))
     assert [p.rsplit("/")[-1] for p in read_queries(tmp_path / "chips").paths] == ["b.tif"]
 
 
-def test_pictures_are_no_images_to_be_searched_in(rng, tmp_path):
+def test_pictures_are_refused_as_images(rng, tmp_path):
     path = picture(tmp_path / "p/a.png", grey(rng, 64, 64, 3))
     with pytest.raises(MissingInputError, match=r"cannot read \.png as images"):
         read_images(path)
@@ -143,7 +143,7 @@ def test_pictures_are_no_images_to_be_searched_in(rng, tmp_path):
     ("shape", "mode", "told"),
     [((64, 64, 4), "RGBA", "alpha"), ((64, 64, 2), "LA", "alpha"), ((64, 64), "P", "palette")],
 )
-def test_a_png_with_alpha_or_palette_is_refused_with_the_way_out(rng, tmp_path, shape, mode, told):
+def test_png_with_alpha_or_palette_is_refused_with_the_fix(rng, tmp_path, shape, mode, told):
     from PIL import Image
 
     image = (
@@ -158,7 +158,7 @@ def test_a_png_with_alpha_or_palette_is_refused_with_the_way_out(rng, tmp_path, 
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif"])
-def test_an_unreadable_file_is_named(tmp_path, ending):
+def test_unreadable_file_is_named(tmp_path, ending):
     (tmp_path / f"a.{ending}").write_bytes(b"no picture")
     with pytest.raises(ArrayError, match=rf"a\.{ending} cannot be read as a (PNG|JPEG|GeoTIFF)"):
         read_queries(tmp_path / f"a.{ending}")
@@ -166,7 +166,7 @@ def test_an_unreadable_file_is_named(tmp_path, ending):
 
 @pytest.mark.parametrize("ending", ["png", "jpg"])
 @pytest.mark.parametrize("share", [0.01, 0.2, 0.9, 0.999])
-def test_a_torn_picture_is_named(rng, tmp_path, ending, share):
+def test_truncated_picture_is_named(rng, tmp_path, ending, share):
     path = picture(tmp_path / f"a.{ending}", grey(rng, 200, 200, 3))
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
@@ -174,7 +174,7 @@ def test_a_torn_picture_is_named(rng, tmp_path, ending, share):
         list(read_queries(path))
 
 
-def test_a_png_with_a_flipped_byte_is_named(rng, tmp_path):
+def test_png_with_a_flipped_byte_is_named(rng, tmp_path):
     path = picture(tmp_path / "a.png", grey(rng, 64, 64, 3))
     whole = path.read_bytes()
     for at in range(0, len(whole), len(whole) // 40):
@@ -195,7 +195,7 @@ def test_chips_under_64_px_are_refused(rng, tmp_path, write_tif):
         read_queries(picture(tmp_path / "a.png", grey(rng, 30, 90, 3)))
 
 
-def test_values_are_checked_when_a_chips_turn_comes(rng, tmp_path, write_tif):
+def test_values_of_a_chip_are_checked_when_it_is_read(rng, tmp_path, write_tif):
     bad = rng.uniform(0, 1, (70, 64, 4)).astype(np.float32)
     write_tif("chips/a.tif", bad)
     bad[5, 6, 2] = np.inf
@@ -206,7 +206,7 @@ def test_values_are_checked_when_a_chips_turn_comes(rng, tmp_path, write_tif):
         asked.read(1)
 
 
-def test_bands_that_nothing_names(rng, write_tif):
+def test_bands_without_names_are_refused(rng, write_tif):
     path = write_tif("a.tif", dn(rng, 70, 64, 2))
     with pytest.raises(BandsError):
         read_queries(path)

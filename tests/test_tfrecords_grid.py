@@ -24,7 +24,7 @@ def slow_windows(height, width, size, stride):
 
 
 @given(sides, sides, sizes, strides)
-def test_windows_are_those_that_fit(height, width, size, stride):
+def test_windows_of_a_grid_fit_into_the_image(height, width, size, stride):
     grid = WindowGrid(height, width, size, stride)
     expected = slow_windows(height, width, size, stride)
     assert grid.xy().tolist() == [list(xy) for xy in expected]
@@ -40,7 +40,7 @@ def test_ordinal_undoes_xy(height, width, size, stride):
 
 
 @pytest.mark.parametrize("xy", [(1, 0), (0, 7), (-8, 0), (0, -8), (48, 0), (0, 24)])
-def test_ordinal_refuses_what_is_no_window(xy):
+def test_ordinal_refuses_positions_off_the_grid(xy):
     with pytest.raises(GridError, match=f"x={xy[0]}, y={xy[1]}"):
         WindowGrid(80, 104).ordinal(*xy)
 
@@ -54,7 +54,7 @@ def test_window_count(length, size, stride, count):
 
 
 @pytest.mark.parametrize("numbers", [(-1, 5, 1, 1), (5, -1, 1, 1), (5, 5, 0, 1), (5, 5, 1, 0)])
-def test_a_grid_of_nothing_is_refused(numbers):
+def test_impossible_grid_is_refused(numbers):
     with pytest.raises(GridError, match="expected"):
         WindowGrid(*numbers)
 

@@ -32,7 +32,7 @@ def files(tmp_path_factory):
 
 
 @given(st.data())
-def test_whatever_is_asked_it_is_what_the_array_gives(files, data):
+def test_indexing_gives_the_same_as_the_array(files, data):
     folder, pixels = files
     held = read_patches(f"{folder}/*.tfrecords").pixels
     keys = st.one_of(
@@ -49,7 +49,7 @@ def test_whatever_is_asked_it_is_what_the_array_gives(files, data):
     assert np.asarray(held[key]).dtype == pixels.dtype and np.shape(held[key]) == pixels[key].shape
 
 
-def test_it_looks_like_an_array_and_takes_no_memory(files):
+def test_lazy_pixels_have_the_attributes_of_an_array(files):
     folder, pixels = files
     found = read_patches(f"{folder}/*.tfrecords")
     held = found.pixels
@@ -61,7 +61,7 @@ def test_it_looks_like_an_array_and_takes_no_memory(files):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(held)), pixels)
 
 
-def test_threads_read_beside_each_other(files):
+def test_threads_read_in_parallel(files):
     folder, pixels = files
     held = read_patches(f"{folder}/*.tfrecords").pixels
     for row, one in enumerate(parallel_map(lambda i: np.asarray(held[i % 8 : i % 8 + 1]), range(400))):
@@ -69,7 +69,7 @@ def test_threads_read_beside_each_other(files):
 
 
 @pytest.mark.parametrize("system", ["posix", "other"])
-def test_a_file_that_has_changed_is_named(system, tmp_path, monkeypatch):
+def test_changed_file_is_named(system, tmp_path, monkeypatch):
     if system == "other":
         monkeypatch.delattr("os.preadv", raising=False)
     path = tmp_path / "p.tfrecords"
@@ -86,7 +86,7 @@ def test_a_file_that_has_changed_is_named(system, tmp_path, monkeypatch):
 
 
 @given(st.binary(max_size=90), st.binary(min_size=1, max_size=90), st.binary(max_size=9))
-def test_bytes_are_found_where_they_are(before, data, behind):
+def test_find_bytes_returns_the_first_offset(before, data, behind):
     whole = before + data + behind
     assert find_bytes(whole, data) == whole.index(data)
     assert find_bytes(64 * b"a" + b"b" + whole, 64 * b"a" + b"b" + whole) == 0

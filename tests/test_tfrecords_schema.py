@@ -108,7 +108,7 @@ def test_default_nodata():
     assert [default_nodata(u) for u in units] == [0.0, -1.0, None, None]
 
 
-def test_scaling_is_what_the_house_says():
+def test_scaling_of_each_unit():
     dn = np.array([[[0, 2047]], [[4095, 10000]]], np.uint16)
     expected = np.clip(dn.astype(float), 0, 4095) / 2047.5 - 1
     np.testing.assert_allclose(to_scaled(dn, "dn", None), expected, atol=1e-6)
@@ -145,7 +145,7 @@ def test_a_pixel_with_one_band_of_the_tag_is_ground():
     assert is_nodata(pixels, 0.0).tolist() == [[False, True]]
 
 
-def test_tags_that_the_dtype_cannot_hold_mark_nothing():
+def test_tag_beyond_the_dtype_marks_no_pixel():
     pixels = np.full((2, 2, 1), 3, np.uint8)
     for tag in (-9999.0, 259.0, 1e10, float("nan"), float("inf")):
         assert not is_nodata(pixels, tag).any()
@@ -153,7 +153,7 @@ def test_tags_that_the_dtype_cannot_hold_mark_nothing():
     assert is_nodata(half, -9999.0).all()
 
 
-def test_to_dn_is_what_the_challenge_holds():
+def test_to_dn_gives_the_values_of_the_challenge():
     dn = np.array([[[0, 0], [100, 9000]]], np.uint16)
     np.testing.assert_array_equal(to_dn(dn, "dn", 0.0), dn)
     np.testing.assert_allclose(to_dn(dn / 10000, "reflectance", None), dn, atol=1e-3)
@@ -182,7 +182,7 @@ def make_series(pixels, units="dn", bands=None, nodata=0.0, **more):
     return Series(pixels, units, bands, nodata, dates, **{"place": "somewhere", **more})
 
 
-def test_records_refuse_what_does_not_fit():
+def test_records_refuse_inconsistent_fields():
     pixels = np.zeros((3, 8, 9, 4), np.uint16)
     with pytest.raises(ArrayError, match=r"expected axes \(t, y, x, b\)"):
         make_series(pixels[0], bands=BANDS)
@@ -357,7 +357,7 @@ def test_the_challenges_own_records_are_read(rng):
         (example(image_id=1, image_raw=b"xx", height=1, width=1, bands=b"a", transform=b"1"), "'transform'"),
     ],
 )
-def test_malformed_records_say_what_is_wrong(raw, message):
+def test_errors_of_malformed_records_name_the_fault(raw, message):
     with pytest.raises(RecordError, match=f"file: record 3: .*{message}"):
         decode_image(raw, "file: record 3")
 
@@ -372,7 +372,7 @@ def test_any_prefix_of_a_record_is_an_error_or_the_record(rng):
 
 
 @pytest.mark.parametrize("shape", [(12, 512, 512, 3), (11, 512, 512, 4), (12, 511, 512, 4)])
-def test_the_challenges_layout_takes_nothing_else(shape):
+def test_challenge_layout_refuses_other_shapes(shape):
     with pytest.raises(ArrayError, match="the challenge's record is"):
         encode_series(make_series(np.zeros(shape, np.uint8), "byte"), challenge=True)
 
@@ -397,7 +397,7 @@ def test_record_beyond_the_size_limit_is_refused():
         encode_series(make_series(np.ones((2, 6, 6, 4), np.uint16)), limit=100)
 
 
-def test_groups_are_numbers_for_names():
+def test_group_is_a_number_per_name():
     assert group_of("a") != group_of("b") and 0 <= group_of("a") < 2**63
     assert group_of("venice") == int(hashlib.sha256(b"venice").hexdigest()[:16], 16) >> 1
 

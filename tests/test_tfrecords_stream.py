@@ -106,7 +106,7 @@ def test_crops_keep_off_nodata(rng, jitter):
     assert any(np.isnan(image).any() for image in (*crops.anchor, *crops.positive))
 
 
-def test_where_all_is_nodata_there_are_no_crops(rng):
+def test_series_of_nodata_give_no_crops(rng):
     series = numbered(0)
     series.pixels[:] = 0
     assert len(cut_crops(series, CropPlan(), rng).x) == 0
@@ -123,7 +123,7 @@ def test_missing_bands_are_nan(rng, bands):
     assert np.isnan(crops.anchor[..., bands:]).all() and np.isnan(crops.positive[..., bands:]).all()
 
 
-def test_of_more_than_four_bands_ours_are_kept(rng):
+def test_known_bands_are_kept_of_more_than_four(rng):
     names = ("B01", "B08", "B02", "B11", "B03", "B04", "B12")
     pixels = np.broadcast_to(np.arange(1, 8, dtype=np.uint16), (2, 64, 64, 7))
     crops = cut_crops(Series(pixels, "dn", names, 0.0, ("a", "b"), "p"), CropPlan(), rng)
@@ -140,7 +140,7 @@ def test_of_more_than_four_bands_ours_are_kept(rng):
         {"seed": -1},
     ],
 )
-def test_plans_that_cannot_be(wrong):
+def test_impossible_plans_are_refused(wrong):
     with pytest.raises(GridError, match=r"expected an index below|of 1 or more"):
         CropPlan(**wrong)
 
@@ -149,7 +149,7 @@ def test_plans_that_cannot_be(wrong):
 
 
 @pytest.mark.parametrize("jitter", [0, 3])
-def test_a_stream_tells_the_truth_of_every_pair(places, jitter):
+def test_stream_gives_place_and_dates_of_every_pair(places, jitter):
     elements = list(stream_crops(places, CropPlan(crops_per_series=4, jitter_px=jitter)).as_numpy_iterator())
     assert len(elements) == 28
     for e in elements:
@@ -207,12 +207,12 @@ def test_workers_share_the_series_out(places, count):
     assert set.union(*shares) == {group_of(f"place{i}") for i in range(7)}
 
 
-def test_a_worker_without_series_is_numbered(places):
+def test_worker_without_series_gets_an_error(places):
     with pytest.raises(ArrayError, match="shard 7 of 8 has no window"):
         stream_crops(places, CropPlan(shard_index=7, shard_count=8))
 
 
-def test_series_that_give_no_crops_are_passed_over(tmp_path):
+def test_series_without_crops_are_skipped(tmp_path):
     empty = numbered(0)
     empty.pixels[:] = 0
     write_series([empty, numbered(1, height=40), numbered(2)], tmp_path / "s")
@@ -286,7 +286,7 @@ def test_malformed_records_are_named_while_streaming(two):
     stream_error(two, RecordError, r"b\.tfrecords: record 1 .*values are NaN")
 
 
-def test_other_errors_stay_themselves(two):
+def test_other_errors_are_not_changed(two):
     with pytest.raises(tf.errors.InvalidArgumentError), naming_bad_records(two):
         raise tf.errors.InvalidArgumentError(None, None, "of the model")
     with pytest.raises(ZeroDivisionError), naming_bad_records(two):

@@ -89,7 +89,7 @@ def test_nothing_to_write_is_refused(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_finished_outputs_are_left_alone(tmp_path):
+def test_finished_outputs_are_kept(tmp_path):
     write_series(series(2), tmp_path / "s")
     write_images(images(1), tmp_path / "i.tfrecords")
     write_patches(patches(1), tmp_path / "p.tfrecords")
@@ -126,7 +126,7 @@ def breaking(items, after, error):
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), KeyboardInterrupt()])
-def test_a_stopped_file_leaves_the_former(tmp_path, error):
+def test_interrupted_file_leaves_the_former(tmp_path, error):
     goal = tmp_path / "i.tfrecords"
     write_images(images(1, 2), goal)
     before = goal.read_bytes()
@@ -161,7 +161,7 @@ def inodes(folder):
     return {path.name: path.stat().st_ino for path in folder.glob("*.tfrecords")}
 
 
-def test_without_a_configuration_nothing_is_taken_over(tmp_path):
+def test_run_without_configuration_starts_over(tmp_path):
     with pytest.raises(ZeroDivisionError):
         write_series(breaking(series(7), 5, ZeroDivisionError()), tmp_path / "s", per_shard=2)
     others = list(series(7))[3:]
@@ -178,7 +178,7 @@ def test_another_configuration_is_refused(tmp_path):
         write_series(series(3), tmp_path / "s", per_shard=2, config={"seed": 2})
 
 
-def test_a_full_disk_leaves_the_former_and_the_finished(tmp_path, monkeypatch):
+def test_full_disk_leaves_former_output_and_finished_shards(tmp_path, monkeypatch):
     write_series(series(2), tmp_path / "s")
     write_images(images(1), tmp_path / "i.tfrecords")
     calls = iter(range(100))
@@ -201,7 +201,7 @@ def test_a_full_disk_leaves_the_former_and_the_finished(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_what_tensorflow_says_of_a_full_disk():
+def test_error_of_tensorflow_on_a_full_disk():
     from tfrecords.write import write_records
 
     with pytest.raises(OSError, match="No space left"):
@@ -225,7 +225,7 @@ write_series(dying(), {goal!r}, per_shard=2, config={{}}, overwrite=True)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
-def test_a_killed_writer_leaves_the_former_and_is_gone_on_with(tmp_path):
+def test_killed_writer_leaves_the_former_output_and_resumes(tmp_path):
     goal = tmp_path / "s"
     write_series(series(2), goal)
     tests = Path(__file__).parent
@@ -250,7 +250,7 @@ def test_the_challenges_files_hold_its_features_only(tmp_path):
         write_series(series(1), tmp_path / "s", challenge=True)
 
 
-def test_all_that_is_written_comes_back(tmp_path):
+def test_series_are_read_as_written(tmp_path):
     write_images(images(4, 0, 2**31 - 1), tmp_path / "i.tfrecords")
     got = list(read_images(tmp_path / "i.tfrecords"))
     for a, b in zip(got, images(4, 0, 2**31 - 1), strict=True):

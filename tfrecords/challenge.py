@@ -3,8 +3,8 @@
     test_images.tfrecords  test_patches.tfrecords  answers.csv  truth.csv  manifest.json
 
 `answers.csv` has the published form: `Patch ID`, `Result`, where `Result` is `image_id x y`. `truth.csv` has
-more columns for every patch. Images are made and written in chunks: an interrupted run resumes after the
-last finished chunk, and memory does not grow with the number of images.
+more columns for every patch. Images are made and written in chunks. An interrupted run resumes after the
+last finished chunk; memory does not grow with the number of images.
 """
 
 from __future__ import annotations
@@ -95,9 +95,6 @@ def write_challenge(
         overwrite: replace a finished challenge.
         progress: called after each image.
         chunk_bytes: bytes of images in a chunk, about.
-
-    Returns:
-        What was written.
 
     Raises:
         OutputExistsError: the output exists and `overwrite` is false.

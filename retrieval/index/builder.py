@@ -1,8 +1,8 @@
 """Build an index folder: embed images one by one, then write what all of them share.
 
-Each image becomes two parts of the unfinished folder: its pixels, and its vectors in a file of their own
-until all vectors go into one index. Vectors wait in half precision once there are too many for an exact
-index, the only kind that keeps more. That halves what is written, and the disk is often the bottleneck.
+Each image becomes two parts of the unfinished folder: a file of pixels and a file of vectors. At the end all
+vectors go into one index. Vectors wait in half precision once there are too many for an exact index, the
+only kind that keeps more. That halves the bytes written; the disk is often the bottleneck.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from retrieval.kernels.executors import prefetch_map
 from retrieval.models.calibration import SUFFIXES, shipped_calibrations
 from retrieval.models.embed import embed_image, embed_patches
 from retrieval.models.encoder import KerasEncoder
-from retrieval.types import Encoder, Progress, StoredImage, WindowVectors, pack_ids, silent
+from retrieval.types import Encoder, Executor, Progress, StoredImage, WindowVectors, pack_ids, silent
 from tfrecords.artifacts import PartialFolder, writing_folder
 from tfrecords.errors import DuplicateIdError
 from tfrecords.schema import Image
@@ -40,7 +40,7 @@ PREFETCH_PX = 1 << 22
 RECALL_QUERIES = 256
 """Windows that measure the recall of an index."""
 TRAINING_WINDOWS = 1_000_000
-"""Windows that train codes and cells, at least: those of whole images."""
+"""Windows that train codes and cells, at least; whole images are drawn."""
 
 
 def write_index(
@@ -52,6 +52,7 @@ def write_index(
     source: str,
     overwrite: bool = False,
     device: Device = "auto",
+    executor: Executor | None = None,
     progress: Progress = silent,
 ) -> None:
     """Write an index folder, whole or not at all; an interrupted run resumes.
@@ -64,6 +65,7 @@ def write_index(
         source: where the images come from; part of the fingerprint.
         overwrite: replace a finished index.
         device: where FAISS trains and adds.
+        executor: runs an `embed_task` per image; None for threads of this process, in bounded memory.
         progress: called after each image and at each later stage.
 
     Raises:
@@ -73,7 +75,7 @@ def write_index(
     settings = {"source": source, "encoder": encoder.fingerprint, "index": config.to_dict()}
     with writing_folder(out, kind=KIND, config=settings, overwrite=overwrite) as folder:
         resolved = resolve_device(device)
-        indexer = ImageIndexer(folder, encoder, config, resolved)
+        indexer = ImageIndexer(folder, encoder, config, resolved, executor)
         total = len(images) if isinstance(images, Sized) else None
         if total and isinstance(encoder, KerasEncoder):
             encoder.warm_up(total)
@@ -136,7 +138,12 @@ class ImageIndexer:
     """Writes pixels and vectors of images as parts of a folder; a resumed run does not repeat them."""
 
     def __init__(
-        self, folder: PartialFolder, encoder: Encoder, config: IndexConfig, device: str = "cpu"
+        self,
+        folder: PartialFolder,
+        encoder: Encoder,
+        config: IndexConfig,
+        device: str = "cpu",
+        executor: Executor | None = None,
     ) -> None:
         """Begin without images.
 
@@ -145,7 +152,9 @@ class ImageIndexer:
             encoder: embeds the windows.
             config: stride, visibility, kind of index.
             device: "cpu" or "gpu"; it decides up to how many windows the index is exact.
+            executor: see `write_index`.
         """
+        self._executor = executor
         self._folder, self._encoder, self._config = folder, encoder, config
         self._max_exact, self._windows = max_exact_windows(config, device), 0
         self.rows: dict[int, StoredImage] = {}
@@ -161,15 +170,16 @@ class ImageIndexer:
         Raises:
             DuplicateIdError: two images have the same id.
         """
-
-        def pixels(task: EmbedTask) -> int:
-            return task.image.width * task.image.height
-
-        for embedded in prefetch_map(embed_task, self._tasks(images), pixels, PREFETCH_PX):
+        for embedded in self._embed(self._tasks(images)):
             row = self._write(embedded)
             del embedded  # it may be large: free it before the next image is read
             self.rows[row.image_id] = row
             yield row
+
+    def _embed(self, tasks: Iterator[EmbedTask]) -> Iterator[EmbeddedImage]:
+        if self._executor:
+            return self._executor.map(embed_task, tasks)
+        return prefetch_map(embed_task, tasks, lambda t: t.image.width * t.image.height, PREFETCH_PX)
 
     def _tasks(self, images: Iterable[Image]) -> Iterator[EmbedTask]:
         known_ids = set[int]()
@@ -255,7 +265,7 @@ def finish_index(
         device: as `resolve_device` returns it.
         progress: called at each stage.
         previous: holds the vectors of images that are not new.
-        trained: an index whose kind, codes and cells are reused; None trains anew.
+        trained: an index whose kind, codes and cells are reused; None trains new ones.
     """
     rows = [images[image_id] for image_id in sorted(images)]
     vectors = StoredVectors(folder.path, rows, previous)
@@ -328,8 +338,8 @@ def _write_vectors(
 ) -> str:
     """Write `vectors.faiss`, measure its recall, and return its kind.
 
-    Recall needs exact search over all vectors. It runs on a second thread while the file is written, when
-    the disk is busy and the processor is not: `VectorIndex.build` calls `start_exact_search` at that moment.
+    Recall needs exact search over all vectors. It runs on a second thread while the file is written, because
+    the processor is then idle. `VectorIndex.build` calls `start_exact_search` at that moment.
     It is not called for an exact index, whose recall is 1.
     """
     sample, meta = vectors.training_sample(), dict[str, str]()

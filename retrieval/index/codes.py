@@ -63,7 +63,7 @@ def add_codes(codes: Any, blocks: Iterable[Block], count: int, sizes: BlockSizes
 
 
 def encode_blocks(codes: Any, blocks: Iterable[Block], count: int) -> Iterator[Encoded]:
-    """Yield cells and codes of each block of vectors; the arguments are those of `add_codes`."""
+    """Yield cells and codes of each block of vectors; `add_codes` explains the arguments."""
     faiss = load_faiss()
     rotation, inner = faiss.downcast_VectorTransform(codes.chain.at(0)), faiss.downcast_index(codes.index)
     flat = isinstance(inner, faiss.IndexPQFastScan)

@@ -37,7 +37,7 @@ class FaissIndex(Protocol):
         ...
 
     def reset(self) -> None:
-        """Remove all vectors and keep what was trained."""
+        """Remove all vectors and keep the trained parts."""
         ...
 
 

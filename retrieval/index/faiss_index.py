@@ -109,7 +109,7 @@ class VectorIndex:
             device: "cpu" or "gpu", as `resolve_device` returns it.
             path: file to write the index to; half-precision vectors then pass through memory one block at
                 a time. None builds in memory.
-            count: number of vectors; None counts them in a pass of its own.
+            count: number of vectors; None counts them in a separate pass.
             sample: blocks to train codes and cells with, and their number of vectors; None trains with all.
             trained: an index whose kind, codes and cells are reused; nothing is trained then.
             on_encoded: called when all vectors are encoded, before they are sorted and written. From then

@@ -5,8 +5,8 @@
             re-ranked by vectors of half precision, which stay in the file until they are read
     ivf     the same codes in cells; a query reads a quarter of the cells
 
-The codes are product quantization of pairs of numbers in 4 bits (fast-scan, André et al. 2017,
-https://arxiv.org/abs/1704.07355). A random rotation comes first: it spreads the variance evenly over the
+The codes are product quantization of pairs of numbers in 4 bits (fast-scan). Source: André et al. 2017,
+https://arxiv.org/abs/1704.07355. A random rotation comes first: it spreads the variance evenly over the
 pairs. Measurements are in `docs/decisions/0009-index-kinds.md`.
 """
 

@@ -36,7 +36,7 @@ class Recall:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """Return the record that a manifest holds, under today's names or those of 0.1.0."""
+        """Return the record that a manifest holds, under today's names or the names of 0.1.0."""
         return cls(**{RENAMED.get(name, name): value for name, value in values.items()})
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Add images to a finished index, or remove images from it.
 
-The new folder is made next to the old one. Pixels of images that stay are hard links to the same files, their
-vectors are read from the old index, and only new images are embedded. Then the two folders are exchanged in
+The new folder is made next to the old one. Pixels of images that stay are hard links to the same files, and
+their vectors are read from the old index. Only new images are embedded. Then the two folders are exchanged in
 one step. If the change is interrupted, the old index is still whole, and the same call resumes.
 """
 
@@ -33,7 +33,7 @@ from tfrecords.read import ImageSource, read_images
 from tfrecords.schema import Image
 
 RETRAIN_FACTOR = 2
-"""Codes and cells are trained anew when the index has this many times the windows that trained them."""
+"""Codes and cells are trained again when the index has this many times the windows that trained them."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ def remove_images(
 
     Args:
         out: the index.
-        names: for each image its id, its path in `images.csv`, or the end of that path, such as the file's
-            name, if no other path ends with it.
+        names: for each image its id, its path in `images.csv`, or a unique end of that path, such as the
+            file's name.
         overwrite: discard an interrupted change with other settings.
         device: where FAISS adds.
         progress: called at each stage.
@@ -253,7 +253,7 @@ def _finish(
 
 
 def _reusable_training(base: IndexFolder, windows: int, device: str) -> VectorIndex | None:
-    """Return the index if its codes and cells suit this many windows; None trains anew.
+    """Return the index if its codes and cells suit this many windows; None trains new ones.
 
     An exact index has nothing trained. The other kinds keep vectors in half precision only, so they stay as
     they are when "auto" would make a smaller index exact.

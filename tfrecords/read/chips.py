@@ -23,9 +23,9 @@ def read_queries(
     """Open query patches or chips.
 
     Args:
-        source: any source of `read_patches`; also an `.npy` file or array (n, h, w, b), and GeoTIFF, PNG
-            or JPEG chips of any size from 64 x 64, which may differ in bands, dtype and nodata. A PNG or
-            JPEG of three bands is B04 B03 B02, of one band `unknown`.
+        source: any source of `read_patches`; also an `.npy` file or array (n, h, w, b). GeoTIFF, PNG or
+            JPEG chips have any size from 64 x 64 and may differ in bands, dtype and nodata. A PNG or JPEG
+            of three bands is B04 B03 B02, of one band `unknown`.
         bands: names of the bands, the same for all; else the file's, else by number of bands.
         units: "dn", "reflectance", "scaled" or "byte"; else inferred from dtype and range, once for all
             chips of a dtype.

@@ -59,9 +59,9 @@ def read_images(
 
     Args:
         source: `test_images.tfrecords`, the challenge's or ours; an `.npy` file or an array
-            (n, h, w, b); a GeoTIFF, or a folder or glob of GeoTIFFs, whose ids are their ranks among
-            all `.tif` and `.tiff` files (any case, recursive, hidden ones left out) sorted by
-            relative POSIX path.
+            (n, h, w, b); a GeoTIFF, or a folder or glob of GeoTIFFs. The ids of GeoTIFFs are their ranks
+            among all `.tif` and `.tiff` files, sorted by relative POSIX path. Files count in any case and
+            at any depth, hidden files do not.
         bands: names of the bands; else the file's, else by number of bands.
         units: "dn", "reflectance", "scaled" or "byte"; else the record's, else inferred from dtype and
             range, once for all images of a dtype.
@@ -240,7 +240,7 @@ def units_of_records(
         pixels_of: returns a record's pixels.
 
     Returns:
-        The user's units, else those of the first record, else those inferred from the first records.
+        The user's units, else the first record's, else units inferred from the first records.
     """
     first = list(islice(read_fields(paths[0]), SAMPLES))
     if not units and first[0].units:

@@ -47,10 +47,9 @@ def read_patches(
     """Open patches.
 
     Args:
-        source: an `.npy` file (opened as a memory map) or an array (n, 64, 64, b);
-            `test_patches.tfrecords`, the challenge's or ours, whose pixels stay in the file; a GeoTIFF, PNG
-            or JPEG chip, or a folder or glob of them, with their ranks as ids as in `read_images`. In a
-            folder with GeoTIFFs only these count.
+        source: an array (n, 64, 64, b) or `.npy` file; `test_patches.tfrecords`, the challenge's or ours;
+            or GeoTIFF, PNG or JPEG chips: one, a folder or a glob. Pixels of records stay in the file. The
+            ids of chips are their ranks, as in `read_images`; in a folder with GeoTIFFs only these count.
         bands: names of the bands; else the file's, else by number of bands.
         units: "dn", "reflectance", "scaled" or "byte"; else the record's, else inferred from dtype and
             range, once for all patches.

@@ -25,12 +25,12 @@ def series_files(source: SeriesLike) -> tuple[Path, ...]:
     """Return the files of training series.
 
     Args:
-        source: a folder of this package, whose file sizes are checked against its manifest; a folder of
-            the challenge's `*.tfrecords`, without `test_images` and `test_patches`; one file; a glob; or a
-            list of files.
+        source: a folder, one file, a glob, or a list of files. A folder of this package is checked against
+            its manifest (sizes). In a folder of the challenge's `*.tfrecords`, `test_images` and
+            `test_patches` do not count.
 
     Returns:
-        The files, sorted by their path in the folder; those of a list in its order.
+        The files, sorted by their path in the folder; a list keeps its order.
 
     Raises:
         MissingInputError: there is no file.

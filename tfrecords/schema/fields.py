@@ -1,9 +1,9 @@
 """One record: a `tf.train.Example` with the challenge's features and our own.
 
-The challenge's features keep their published content, so that its decoder reads our shards:
-float16 digital numbers `(y, x, date-major blocks of bands)` in `time_series_raw`, float16 scaled
-`(y, x, b)` in `image_raw` and `patch_raw`. If float16 would lose a bit, `*_exact` holds an exact copy of
-the pixels. All arrays are little-endian, C order.
+The challenge's features keep their published content, so its decoder reads our shards. They are
+float16 digital numbers `(y, x, date-major blocks of bands)` in `time_series_raw`, and
+float16 scaled `(y, x, b)` in `image_raw` and `patch_raw`. If float16 would lose a bit, `*_exact` holds
+an exact copy of the pixels. All arrays are little-endian, C order.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Fields:
         return units or None
 
     def pixels(self, kind: str, shape: tuple[int, ...], stored: tuple[int, ...]) -> NDArray[Any]:
-        """Return the pixels of a record, read-only; the arguments are those of `bytes_of`."""
+        """Return the pixels of a record, read-only; `bytes_of` explains the arguments."""
         data, dtype, final = self.bytes_of(kind, shape, stored)
         with np.errstate(invalid="ignore", over="ignore"):
             return np.frombuffer(data, dtype).reshape(shape).astype(final, copy=False)

@@ -89,7 +89,7 @@ def guess_units(sample: NDArray[Any], where: str) -> tuple[Units, bool]:
 
 
 def _span(sample: NDArray[Any]) -> tuple[float, float]:
-    """Return the smallest and largest finite value; (0, 0) if there is none."""
+    """Return the smallest and largest finite value; (0, 0) if all are not finite."""
     values = sample if sample.dtype.kind in "ui" else sample[np.isfinite(sample)]
     return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
 
