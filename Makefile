@@ -65,6 +65,7 @@ bench: $(VENV)/.follows
 	@mkdir -p build/bench
 	$(BIN)/python benchmarks/challenge.py --images 12 --patches 300 --size 256 --out build/bench/challenge \
 	    --json build/bench/challenge.json
+	$(BIN)/python benchmarks/startup.py --repeats 3 --json build/bench/startup.json
 	$(BIN)/python benchmarks/embedding.py --repeats 3 --json build/bench/embedding.json
 	$(BIN)/python benchmarks/kinds.py build/bench/challenge/index build/bench/challenge/test_patches.tfrecords \
 	    --windows 200000 --queries 200 --few 20 --turns 1 --json build/bench/kinds.json

@@ -28,7 +28,7 @@ SETTINGS = """# Settings
 `retrieve index`, `query`, `train` and `demo` read `retrieve.toml` in the working folder, or the file that
 `--config` or the variable `RETRIEVE_CONFIG` names. They print the settings that they take from it. A flag
 overrides the file, and the file overrides the defaults. An unknown section or key, or a value out of range,
-is an error that lists what is allowed.
+is an error that lists the allowed ones.
 
 | command | sections that it reads |
 |---|---|

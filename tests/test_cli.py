@@ -16,7 +16,6 @@ import pytest
 from typer.testing import CliRunner
 
 from retrieval.cli import all_commands, app
-from retrieval.cli.console import ConsoleProgress, clock, pace
 from retrieval.cli.options import split_names
 from retrieval.config import DemoConfig, IndexConfig, TrainConfig
 from retrieval.synthetic.scene import Scene
@@ -90,7 +89,7 @@ def test_an_unknown_command_lists_similar_ones():
     assert done.exit_code == 2 and "Did you mean 'index'" in done.stderr
 
 
-def test_training_keeps_the_threads_that_searching_does_without(monkeypatch):
+def test_train_keeps_tensorflow_threads_that_other_commands_limit(monkeypatch):
     for command, shared in (("index", True), ("query", True), ("demo", True), ("train", False)):
         monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
         run(command, "--help")
@@ -98,7 +97,7 @@ def test_training_keeps_the_threads_that_searching_does_without(monkeypatch):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_help_has_two_examples_that_parse(command):
+def test_each_help_has_two_examples(command):
     shown = run(command, "--help")
     assert shown.exit_code == 0
     examples = shown.output.split("Examples:")[1].split("\n\n")[0]
@@ -107,7 +106,7 @@ def test_each_help_has_two_examples_that_parse(command):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_can_talk_to_a_machine_and_more_or_less_to_people(command):
+def test_each_command_has_json_and_quiet_comes_with_verbose(command):
     shown = run(command, "--help").output
     assert "--json" in shown
     assert ("--quiet" in shown) == ("--verbose" in shown)
@@ -123,19 +122,19 @@ def test_each_command_can_talk_to_a_machine_and_more_or_less_to_people(command):
         ("demo", (DemoConfig.images, DemoConfig.patches, DemoConfig.size_px)),
     ],
 )
-def test_help_tells_the_defaults_of_the_configuration(command, defaults):
+def test_help_states_the_defaults_of_the_settings(command, defaults):
     text = " ".join(run(command, "--help").output.split())
     for default in defaults:
         assert f"[default: {default}" in text or f"[default: ({default})" in text
 
 
-def test_the_page_of_the_command_line_is_up_to_date():
+def test_generated_pages_are_up_to_date():
     script = [sys.executable, str(ROOT / "docs/generate_cli.py"), "--check"]
     done = subprocess.run(script, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def test_version_and_module():
+def test_version_and_python_m_retrieval():
     assert run("--version").output.startswith("patch-retrieval")
     done = subprocess.run(
         [sys.executable, "-m", "retrieval", "--version"], env=ENVIRONMENT, capture_output=True, text=True
@@ -172,12 +171,12 @@ def test_wrong_usage_exits_2(here, arguments):
     assert not list(here.iterdir())
 
 
-def test_a_pattern_that_the_shell_replaced_is_explained(here):
-    told = " ".join(run("index", "a.tif", "b.tif", "c.tif").stderr.replace("│", "").split())
-    assert "received 3 inputs, the second b.tif; expected one" in told and "quote the pattern" in told
+def test_a_pattern_expanded_by_the_shell_is_explained(here):
+    message = " ".join(run("index", "a.tif", "b.tif", "c.tif").stderr.replace("│", "").split())
+    assert "received 3 inputs, the second b.tif; expected one" in message and "quote the pattern" in message
 
 
-def test_band_names_may_be_separated_by_commas_or_blanks():
+def test_band_names_are_separated_by_commas_or_spaces():
     assert split_names("B04,B03 B02") == split_names("B04, B03,  B02") == ("B04", "B03", "B02")
     assert split_names(None) is None
 
@@ -186,7 +185,7 @@ def test_band_names_may_be_separated_by_commas_or_blanks():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["index"], "test_images.tfrecords: no such file"),
         (["index", "empty"], "no .tif or .tiff"),
@@ -213,7 +212,7 @@ def test_band_names_may_be_separated_by_commas_or_blanks():
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_fails_is_one_sentence_and_exit_1(here, arguments, told):
+def test_failures_print_one_line_and_exit_1(here, arguments, message):
     (here / "empty").mkdir()
     (here / "recipe.json").write_text('{"stepps": 3}')
     (here / "list.json").write_text("[]")
@@ -223,14 +222,14 @@ def test_what_fails_is_one_sentence_and_exit_1(here, arguments, told):
     done = run(*arguments)
     assert done.exit_code == 1, done.output
     assert len(lines(done.stderr)) == 1 and done.stderr.startswith("error: ") and not done.stdout
-    assert told in done.stderr
+    assert message in done.stderr
     assert sorted(here.rglob("*")) == before
 
 
-def test_outputs_that_are_there_are_left_alone(ground, here):
+def test_existing_outputs_are_kept_without_overwrite(ground, here):
     assert run("index", ground / "images.npy", "--out", ground / "index").exit_code == 1
     for name in ("submission.csv", "matches.parquet"):
-        (here / name).write_text("mine")
+        (here / name).write_text("existing")
     query = ("query", ground / "patches.npy", "--index", ground / "index")
     for more in ([], ["--out", "other.csv", "--details", "matches.parquet"]):
         done = run(*query, *more)
@@ -238,27 +237,27 @@ def test_outputs_that_are_there_are_left_alone(ground, here):
         assert "exists and is kept" in done.stderr and "--overwrite" in done.stderr
         assert "refining" not in done.stderr  # refused before the work, not after it
     assert {p.name: p.read_text() for p in here.iterdir()} == {
-        "submission.csv": "mine",
-        "matches.parquet": "mine",
+        "submission.csv": "existing",
+        "matches.parquet": "existing",
     }
     assert run(*query, "--overwrite", "--quiet").exit_code == 0
-    assert (here / "submission.csv").read_text() != "mine"
+    assert (here / "submission.csv").read_text() != "existing"
 
 
-def test_a_table_of_another_kind_is_refused_before_the_work(ground, here):
+def test_a_table_with_an_unknown_ending_is_refused_before_the_work(ground, here):
     done = run("query", ground / "patches.npy", "--index", ground / "index", "--details", "matches.xlsx")
     assert (done.exit_code, list(here.iterdir())) == (1, [])
     assert "Expected .parquet, .csv or .geojson" in done.stderr
 
 
-def test_two_outputs_of_one_name_are_refused_before_the_work(ground, here):
+def test_two_outputs_with_one_name_are_refused_before_the_work(ground, here):
     query = ("query", ground / "patches.npy", "--index", ground / "index")
     done = run(*query, "--out", "found.csv", "--details", "found.csv", "--overwrite")
     assert (done.exit_code, list(here.iterdir())) == (1, [])
     assert "two outputs have this name" in done.stderr
 
 
-def test_a_gpu_that_is_not_there_is_named(ground, here):
+def test_a_missing_gpu_is_named(ground, here):
     import faiss
 
     if getattr(faiss, "get_num_gpus", lambda: 0)():
@@ -283,7 +282,7 @@ def test_an_index_of_another_encoder_is_refused(ground, here):
 
 
 @pytest.mark.parametrize("module", ["tensorflow", "faiss"])
-def test_a_missing_package_is_named_with_what_installs_it(ground, tmp_path, module):
+def test_a_missing_package_is_named_with_its_extra(ground, tmp_path, module):
     code = (
         "import sys\n"
         "class Gone:\n"
@@ -304,7 +303,7 @@ def test_a_missing_package_is_named_with_what_installs_it(ground, tmp_path, modu
 
 
 @pytest.mark.parametrize(
-    ("target", "arguments", "told"),
+    ("target", "arguments", "message"),
     [
         ("retrieval.pipeline.build_index", ["index", "images.npy"], "to resume"),
         ("retrieval.pipeline.locate", ["query", "patches.npy", "--index", "index"], "Nothing was written"),
@@ -317,7 +316,7 @@ def test_a_missing_package_is_named_with_what_installs_it(ground, tmp_path, modu
         ),
     ],
 )
-def test_an_interrupt_exits_130_and_says_how_to_go_on(ground, monkeypatch, target, arguments, told):
+def test_an_interrupt_exits_130_and_states_how_to_resume(ground, monkeypatch, target, arguments, message):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
@@ -325,11 +324,11 @@ def test_an_interrupt_exits_130_and_says_how_to_go_on(ground, monkeypatch, targe
     monkeypatch.chdir(ground)
     done = run(*arguments, *(["--out", "new"] if arguments[0] in ("index", "query") else []))
     assert done.exit_code == 130
-    assert told in done.stderr and "Traceback" not in done.output
+    assert message in done.stderr and "Traceback" not in done.output
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "x.csv"), MemoryError("9 GiB")])
-def test_errors_of_the_system_are_sentences_too(ground, here, monkeypatch, error):
+def test_errors_of_the_system_print_one_line(ground, here, monkeypatch, error):
     def failing(*_, **__):
         raise error
 
@@ -346,8 +345,8 @@ def test_errors_of_the_system_are_sentences_too(ground, here, monkeypatch, error
 
 
 def test_index_query_score(ground, here):
-    asked = ("query", ground / "patches.npy", "--index", ground / "index", "--details", "matches.csv")
-    done = run(*asked, "--min-confidence", 0.5, "--json")
+    query = ("query", ground / "patches.npy", "--index", ground / "index", "--details", "matches.csv")
+    done = run(*query, "--min-confidence", 0.5, "--json")
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
     assert (result["patches"], result["unsure"], result["dropped"]) == (5, 1, 0)
@@ -361,9 +360,9 @@ def test_index_query_score(ground, here):
     assert rows[:5] == answers and len(rows) == 6  # the flat patch has a row too
 
 
-def test_unsure_answers_can_be_left_out(ground, here):
-    asked = ("query", ground / "patches.npy", "--index", ground / "index")
-    done = run(*asked, "--min-confidence", 0.5, "--drop-unsure")
+def test_drop_unsure_leaves_unsure_matches_out(ground, here):
+    query = ("query", ground / "patches.npy", "--index", ground / "index")
+    done = run(*query, "--min-confidence", 0.5, "--drop-unsure")
     assert done.exit_code == 0
     assert Path("submission.csv").read_text() == (ground / "answers.csv").read_text()
     assert "1 unsure, below 0.5, left out" in done.stdout
@@ -372,7 +371,7 @@ def test_unsure_answers_can_be_left_out(ground, here):
     assert not score.stderr
 
 
-def test_a_missing_patch_is_warned_of_and_scored_as_wrong(ground, here):
+def test_a_missing_patch_prints_a_warning_and_counts_as_wrong(ground, here):
     text = (ground / "answers.csv").read_text().splitlines()
     Path("submission.csv").write_text("\n".join(text[:-1]) + "\n")
     done = run("score", "submission.csv", ground / "answers.csv")
@@ -381,20 +380,20 @@ def test_a_missing_patch_is_warned_of_and_scored_as_wrong(ground, here):
     assert "SC_img       0.7500" in done.stdout
 
 
-def test_quiet_says_nothing_and_the_result_is_one_line(ground, here):
+def test_quiet_prints_only_the_result(ground, here):
     done = run("index", ground / "images.npy", "--quiet")
     assert (done.exit_code, done.stderr) == (0, "")
     assert lines(done.stdout) == ["index: 2 images, 180 windows, exact search, encoder siamese"]
 
 
-def test_units_and_bands_that_were_taken_are_told(ground, here):
+def test_units_and_bands_in_use_are_printed(ground, here):
     done = run("index", ground / "images.npy", "--units", "dn", "--bands", "B08 B04 B03 B02", "--json")
     assert done.exit_code == 0
     assert "dn (as stated), B08 B04 B03 B02" in done.stderr
     assert json.loads(done.stdout)["index"] == "index"
 
 
-def test_patches_from_files_get_a_table_of_them_and_coordinates(ground, here, write_tif):
+def test_patches_from_files_get_a_patch_table_and_coordinates(ground, here, write_tif):
     from rasterio.warp import transform
 
     image = np.load(ground / "images.npy")[0]
@@ -406,8 +405,8 @@ def test_patches_from_files_get_a_table_of_them_and_coordinates(ground, here, wr
         write_tif(name, pixels, crs="EPSG:32631", transform=(10, 0, east, 0, -10, north))
     (here / "out").mkdir()
     assert run("index", "scenes/*.tif", "--quiet").exit_code == 0
-    asked = ("query", "chips", "--out", "out/submission.csv", "--details", "out/matches.csv")
-    assert run(*asked, "--quiet").exit_code == 0
+    query = ("query", "chips", "--out", "out/submission.csv", "--details", "out/matches.csv")
+    assert run(*query, "--quiet").exit_code == 0
     assert Path("out/patches.csv").read_text() == "Patch ID,path\n0,chips/a.TIF\n1,chips/b.tif\n"
     assert Path("out/submission.csv").read_text() == "Patch ID,Result\n0,0 50 3\n1,0 20 40\n"
     best = next(csv.DictReader(io.StringIO(Path("out/matches.csv").read_text())))
@@ -451,16 +450,16 @@ def test_every_warning_of_the_product_is_printed_once_without_verbose(here, monk
     assert lines(run("score").stderr)[:-1] == ["warning: 7 patches are unsure"]
 
 
-def test_chips_scopes_tables_and_windows(ground, here, write_tif):
+def test_query_with_filters_details_and_saved_windows(ground, here, write_tif):
     images = np.load(ground / "images.npy")
     for number, (image, day) in enumerate(zip(images, ("2018-06-01", "2019-06-01"), strict=True)):
         place = {"crs": "EPSG:32631", "transform": (10, 0, 500000 + 9000 * number, 0, -10, 5600000)}
         write_tif(f"scenes/{day}.tif", image, **place)
         write_tif(f"chips/{number}.tif", image[9:109, 20:130], **place)
     assert run("index", "scenes", "--quiet").exit_code == 0
-    asked = ("query", "chips", "--out", "out/s.csv", "--details", "out/m.geojson")
+    query = ("query", "chips", "--out", "out/s.csv", "--details", "out/m.geojson")
     more = ("--save-windows", "out/windows", "--min-confidence", 0.5, "--drop-unsure", "--json")
-    done = run(*asked, "--between", "2019", *more)
+    done = run(*query, "--between", "2019", *more)
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
     written = [result[name] for name in ("submission", "patch_table", "details", "windows")]
@@ -475,7 +474,7 @@ def test_chips_scopes_tables_and_windows(ground, here, write_tif):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--between", "2021/2019"], "FROM is after TO"),
         (["--between", "2021"], "no image is left"),
@@ -486,21 +485,21 @@ def test_chips_scopes_tables_and_windows(ground, here, write_tif):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_restrictions_are_one_sentence_and_leave_nothing(ground, here, arguments, told):
+def test_wrong_filters_and_outputs_print_one_line_and_write_nothing(ground, here, arguments, message):
     (here / "there").mkdir()
-    (here / "there" / "mine").touch()
+    (here / "there" / "existing").touch()
     (here / "list.geojson").write_text("[]")
     before = sorted(here.rglob("*"))
     done = run("query", ground / "patches.npy", "--index", ground / "index", *arguments, "--quiet")
     assert done.exit_code == 1 and not done.stdout
-    assert len(lines(done.stderr)) == 1 and told in done.stderr
+    assert len(lines(done.stderr)) == 1 and message in done.stderr
     assert sorted(here.rglob("*")) == before
 
 
 # --- settings -----------------------------------------------------------------------------------
 
 
-def test_settings_are_taken_from_the_working_folder_and_flags_come_first(ground, here):
+def test_settings_come_from_the_working_folder_and_flags_override_them(ground, here):
     Path("retrieve.toml").write_text("[index]\nstride_px = 32\n[search]\nkept = 2\n[refine]\nradius_px = 9\n")
     done = run("index", ground / "images.npy", "--json")
     assert json.loads(done.stdout)["windows"] < 40
@@ -513,7 +512,7 @@ def test_settings_are_taken_from_the_working_folder_and_flags_come_first(ground,
     assert table["rank"].max() == 1
 
 
-def test_settings_may_be_named_by_a_flag_or_by_the_environment(here, monkeypatch):
+def test_a_settings_file_is_named_by_a_flag_or_the_environment(here, monkeypatch):
     Path("mine.toml").write_text("[demo]\nimages = 3\n")
     for arguments, variable in ((["--config", "mine.toml"], ""), ([], "mine.toml")):
         monkeypatch.setenv("RETRIEVE_CONFIG", variable) if variable else None
@@ -521,7 +520,7 @@ def test_settings_may_be_named_by_a_flag_or_by_the_environment(here, monkeypatch
     assert json.loads(run("config", "--defaults", "--json").stdout)["demo"]["images"] == DemoConfig.images
 
 
-def test_the_printed_settings_are_settings(here):
+def test_printed_settings_are_a_settings_file(here):
     Path("retrieve.toml").write_text(run("config", "--defaults").stdout)
     done = run("config")
     assert done.exit_code == 0 and done.stdout == Path("retrieve.toml").read_text()
@@ -530,7 +529,7 @@ def test_the_printed_settings_are_settings(here):
 # --- export -------------------------------------------------------------------------------------
 
 
-def test_export_as_each_kind(ground, here):
+def test_export_in_each_format(ground, here):
     index = ground / "index"
     done = run("export", index, "--as", "geoparquet", "--out", "vectors.parquet", "--json")
     assert done.exit_code == 0, done.output
@@ -590,13 +589,13 @@ def test_ingest_and_the_three_bare_commands(places, here, monkeypatch):
     assert "16 patches in" in done.stdout
 
 
-def test_train_passes_its_flags_on(here, monkeypatch):
+def test_train_passes_its_flags_to_the_training(here, monkeypatch):
     import retrieval.training.siamese
 
-    seen = {}
+    received = {}
 
     def fit(series, out, config, **more):
-        seen.update(series=series, out=out, config=config, **more)
+        received.update(series=series, out=out, config=config, **more)
         more["progress"](retrieval.training.progress.Progress(0, 3, 1.0, 0.0, note="begun"))
         history = here / "history.csv"
         history.write_text("step,loss,learning_rate,seconds,recall_at_1,recall_at_20\n1,0.5,0.1,1,,\n")
@@ -610,96 +609,37 @@ def test_train_passes_its_flags_on(here, monkeypatch):
         "train", "series", "--recipe", "recipe.json", "--steps", 3, "--out", "mine.keras", "--overwrite"
     )
     assert done.exit_code == 0, done.output
-    config = seen["config"]
+    config = received["config"]
     assert (config.steps, config.learning_rate, config.augment.haze) == (3, 0.01, 0)
     assert config.batch == TrainConfig.batch
-    assert (seen["series"], seen["out"], seen["overwrite"]) == (Path("series"), Path("mine.keras"), True)
+    assert (received["series"], received["out"], received["overwrite"]) == (
+        Path("series"),
+        Path("mine.keras"),
+        True,
+    )
     assert "begun" in done.stderr
     assert "mine.keras: step 2 of 3; of 8 patches 50.0% have their right place first" in done.stdout
     assert (here / "curve.png").stat().st_size > 0
 
 
-# --- progress -----------------------------------------------------------------------------------
-
-
-def test_a_report_is_written_from_what_a_query_wrote(ground, here):
-    asked = (ground / "patches.npy", "--index", ground / "index")
-    assert run("query", *asked, "--details", "matches.parquet", "--quiet").exit_code == 0
+def test_report_reads_the_outputs_of_a_query(ground, here):
+    query = (ground / "patches.npy", "--index", ground / "index")
+    assert run("query", *query, "--details", "matches.parquet", "--quiet").exit_code == 0
     (here / "answers.csv").write_bytes((ground / "answers.csv").read_bytes())
-    done = run("report", *asked, "--json", "--title", "Mine")
+    done = run("report", *query, "--json", "--title", "Mine")
     assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
-    assert (told["patches"], told["shown"], told["failures"]) == (5, 5, 0)
-    assert told["bytes"] == (here / "report.html").stat().st_size
+    message = json.loads(done.stdout)
+    assert (message["patches"], message["shown"], message["failures"]) == (5, 5, 0)
+    assert message["bytes"] == (here / "report.html").stat().st_size
     assert "answers: answers.csv" in done.stderr and "<h1>Mine</h1>" in (here / "report.html").read_text()
-    done = run("report", *asked)
+    done = run("report", *query)
     assert done.exit_code == 1 and "report.html exists and is kept" in done.stderr
     (here / "answers.csv").unlink()
-    done = run("report", *asked, "--overwrite")
+    done = run("report", *query, "--overwrite")
     assert done.exit_code == 0 and done.stdout.startswith("report.html: 5 of 5 patches; ")
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_progress_is_a_line_a_stage_where_nobody_looks():
-    stream = io.StringIO()
-    with ConsoleProgress(stream=stream) as console:
-        console.note("four images")
-        for done in range(1, 4):
-            console("indexing", done, 3)
-        console("merging", 0, None)
-    told = lines(stream.getvalue())
-    assert [line.split(" in ")[0] for line in told] == ["four images", "indexing: 3", "merging"]
-    assert "\r" not in stream.getvalue()
-
-
-def test_progress_on_a_terminal_has_rate_and_time_left(monkeypatch):
-    moment = [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: moment[0])
-    stream = Terminal()
-    with ConsoleProgress(stream=stream) as console:
-        for done in range(1, 5):
-            moment[0] += 2
-            console("indexing", done, 4)
-    assert "indexing  2/4  2.0 s each  0:04 left" in stream.getvalue()
-    assert lines(stream.getvalue().split("\033[K")[-1]) == ["indexing: 4 in 8.0 s, 2.0 s each"]
-
-
-def test_a_bar_has_no_colour_where_none_is_wanted(monkeypatch):
-    for variable, coloured in (("", True), ("1", False)):
-        monkeypatch.setenv("NO_COLOR", variable)
-        stream = Terminal()
-        with ConsoleProgress(stream=stream, redraw_s=0) as console:
-            console("indexing", 2, 4)
-        assert "#" * 12 in stream.getvalue() and "-" * 12 in stream.getvalue()
-        assert ("\033[32m" in stream.getvalue()) is coloured
-
-
-def test_a_dumb_terminal_gets_lines(monkeypatch):
-    monkeypatch.setenv("TERM", "dumb")
-    stream = Terminal()
-    with ConsoleProgress(stream=stream) as console:
-        console("indexing", 2, 4)
-    assert "\r" not in stream.getvalue() and "\033" not in stream.getvalue()
-
-
-def test_a_long_stage_is_told_of_in_a_file_too(monkeypatch):
-    moment = [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: moment[0])
-    stream = io.StringIO()
-    with ConsoleProgress(stream=stream) as console:
-        for done in range(1, 41):
-            moment[0] += 2
-            console("indexing", done, 40)
-    told = lines(stream.getvalue())
-    assert told[0] == "indexing  15/40  2.0 s each  0:50 left"
-    assert len(told) == 3 and told[-1] == "indexing: 40 in 80.0 s, 2.0 s each"
-
-
-def test_verbose_says_what_is_taken_and_what_it_took(ground, here):
+def test_verbose_prints_settings_time_memory_and_traceback(ground, here):
     done = run("index", ground / "images.npy", "--verbose")
     assert "'stride_px': 8" in done.stderr and " MB at most" in done.stderr
     done = run("index", ground / "images.npy", "--verbose", "--units", "byte", "--out", "other")
@@ -708,7 +648,7 @@ def test_verbose_says_what_is_taken_and_what_it_took(ground, here):
     assert "Traceback" not in run("index", ground / "images.npy", "--units", "byte", "--out", "other").stderr
 
 
-def test_the_shell_can_be_taught_to_complete():
+def test_shell_completion_lists_commands():
     completing = ENVIRONMENT | {
         "_RETRIEVE_COMPLETE": "complete_bash",
         "COMP_WORDS": "retrieve in",
@@ -716,16 +656,3 @@ def test_the_shell_can_be_taught_to_complete():
     }
     done = subprocess.run([sys.executable, "-m", "retrieval"], env=completing, capture_output=True, text=True)
     assert set(done.stdout.split()) >= {"index", "ingest"}
-
-
-def test_quiet_progress_says_nothing():
-    stream = Terminal()
-    with ConsoleProgress(quiet=True, stream=stream) as console:
-        console.note("four images")
-        console("indexing", 1, 4)
-    assert stream.getvalue() == ""
-
-
-def test_rates_and_times_for_people():
-    assert [pace(rate) for rate in (1234.5, 7.46, 0.25)] == ["1234/s", "7.5/s", "4.0 s each"]
-    assert [clock(s) for s in (0, 61, 3723)] == ["0:00", "1:01", "1:02:03"]

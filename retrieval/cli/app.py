@@ -140,7 +140,7 @@ def retrieve(
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow without its start-up log, which none of its own settings prevents.
+    """Import TensorFlow without its start-up log, which no setting of TensorFlow prevents.
 
     Nothing happens where Keras uses another backend or TensorFlow is missing; later steps report that.
     """

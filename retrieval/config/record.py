@@ -28,7 +28,7 @@ class Setting:
 
     @property
     def range(self) -> str:
-        """The range for people: "1 to 64 px"; empty where there is none."""
+        """The range for people: "1 to 64 px"; empty without a range."""
         if self.low is None or self.high is None:
             return ""
         unit = f" {self.unit}" if self.unit else ""

@@ -22,19 +22,19 @@ def ground(tmp_path_factory):
     return folder
 
 
-def test_an_index_that_grows_and_shrinks(ground, tmp_path):
+def test_add_and_remove_change_an_index(ground, tmp_path):
     out = tmp_path / "index"
     settings = ("--encoder", "structure-tensor", "--stride", "16")
     assert run("index", ground / "1.npy", "--out", out, *settings).exit_code == 0
     done = run("index", ground / "2.npy", "--out", out, "--add", "--json", "--quiet")
-    told = json.loads(done.stdout)
-    assert (told["added"], told["present"], told["images"], told["windows"]) == ([1], 0, 2, 50)
+    result = json.loads(done.stdout)
+    assert (result["added"], result["present"], result["images"], result["windows"]) == ([1], 0, 2, 50)
     again = run("index", ground / "2.npy", "--out", out, "--add")
     assert again.stdout == f"{out}: 1 already present; now 2 images, 50 windows, exact search\n"
-    gone = run("index", "--out", out, "--remove", "1.npy", "--remove", 1, "--quiet")
-    assert gone.exit_code == 1 and "no image left" in gone.stderr
-    gone = run("index", "--out", out, "--remove", "1.npy")
-    assert gone.stdout == f"{out}: 1 removed; now 1 images, 25 windows, exact search\n"
+    done = run("index", "--out", out, "--remove", "1.npy", "--remove", 1, "--quiet")
+    assert done.exit_code == 1 and "no image left" in done.stderr
+    done = run("index", "--out", out, "--remove", "1.npy")
+    assert done.stdout == f"{out}: 1 removed; now 1 images, 25 windows, exact search\n"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_an_unfinished_change_needs_restart_for_another_one(ground, tmp_path, mo
     assert done.exit_code == 0 and json.loads(done.stdout)["images"] == 2
 
 
-def test_settings_of_another_index_and_no_index(ground, tmp_path):
+def test_add_refuses_other_settings_and_a_missing_index(ground, tmp_path):
     out = tmp_path / "index"
     done = run("index", ground / "1.npy", "--out", out, "--add")
     assert done.exit_code == 1 and "no such folder" in done.stderr
