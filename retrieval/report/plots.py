@@ -285,7 +285,7 @@ _PANEL_PX = 256  # 4 screen pixels for each pixel of a patch, so that all are eq
 _COLUMNS, _GAP_PX, _MARGIN_PX = 6, 8, 56
 _PAGE_PX = 2 * _MARGIN_PX + _COLUMNS * _PANEL_PX + 160
 _HEAD_PX, _HEADING_PX, _CARD_PX, _FOOT_PX = 112, 44, 28 + _PANEL_PX + 50, 44
-_LABEL_PX = {"patch": 50, "match": 54, "answer": 64}
+_LABEL_PX = {"patch": 50, "match": 60, "answer": 64}
 _THIN = {"color": "#888888", "lw": 0.8}
 
 
