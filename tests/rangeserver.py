@@ -1,4 +1,4 @@
-"""A file server on the loopback that serves parts of files, counts what it served, and fails when told to."""
+"""A file server on the loopback that serves parts of files, counts what it served, and fails on request."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RangeServer:
         return f"{self.url}/{name}"
 
     def fail(self, status: int | str, times: int = 10**9, path: str = "") -> None:
-        """Fail so many times with a status, "html", "cut" or "whole", for paths that hold a text."""
+        """Fail a number of times with a status, "html", "cut" or "whole", for paths that hold a text."""
         left = [times]
 
         def trouble(asked: str) -> int | str | None:

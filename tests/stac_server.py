@@ -23,7 +23,7 @@ CONFORMS = {
 
 @dataclass
 class Fault:
-    """What goes wrong, so many times, for requests of a path."""
+    """A failure of requests of a path, a number of times."""
 
     kind: int | str
     times: int = 10**9

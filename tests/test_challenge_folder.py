@@ -1,4 +1,4 @@
-"""The reference job: in a folder with the challenge's file names, three bare commands give what is right."""
+"""The reference job: in a folder with the challenge's file names, three bare commands give right answers."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _three_bare_commands(folder: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    (folder / "said.txt").write_text(done.stderr)
+    (folder / "stderr.txt").write_text(done.stderr)
 
 
 def _rows(path: Path) -> dict[int, str]:
@@ -98,7 +98,7 @@ def test_the_index_holds_every_window_of_every_image(folder):
     assert (np.stack([image_ids, x, y], 1) == expected).all()
 
 
-def test_the_index_says_what_its_images_are(folder):
+def test_the_index_lists_its_images(folder):
     with (folder / "index" / "images.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(r["image_id"], r["width"], r["height"], r["bands"]) for r in rows] == [
@@ -116,7 +116,7 @@ def test_every_patch_has_one_row_in_the_order_of_the_patches(folder):
     assert list(_rows(folder / "submission.csv")) == list(_rows(folder / "answers.csv"))
 
 
-def test_the_score_is_that_of_the_definition(folder):
+def test_the_score_follows_its_definition(folder):
     submission, answers = _rows(folder / "submission.csv"), _rows(folder / "answers.csv")
     right, credit = [], []
     for patch, result in answers.items():
@@ -132,8 +132,8 @@ def test_the_score_is_that_of_the_definition(folder):
     assert expected["SC"] > 0.95  # clear skies, two summers: what is missed is a defect
 
 
-def test_what_it_says_on_the_way(folder):
-    said = (folder / "said.txt").read_text()
-    assert "test_images.tfrecords: 2 images, scaled, B04 B03 B02 B08" in said
-    assert "test_patches.tfrecords: 24 patches, scaled, B04 B03 B02 B08" in said
-    assert "absl" not in said and "oneDNN" not in said
+def test_units_and_bands_are_printed(folder):
+    stderr = (folder / "stderr.txt").read_text()
+    assert "test_images.tfrecords: 2 images, scaled, B04 B03 B02 B08" in stderr
+    assert "test_patches.tfrecords: 24 patches, scaled, B04 B03 B02 B08" in stderr
+    assert "absl" not in stderr and "oneDNN" not in stderr

@@ -129,7 +129,7 @@ def test_failures_that_pass_are_retried(web, listed, big, tmp_path, trouble):
 
 
 @pytest.mark.parametrize(
-    ("trouble", "said"),
+    ("trouble", "message"),
     [
         (404, "there is no such file"),
         (401, "asks for a login"),
@@ -142,15 +142,15 @@ def test_failures_that_pass_are_retried(web, listed, big, tmp_path, trouble):
         ("cut", "cannot be read"),
     ],
 )
-def test_failures_that_stay_are_explained(web, listed, big, tmp_path, trouble, said):
+def test_failures_that_stay_are_explained(web, listed, big, tmp_path, trouble, message):
     web.fail(trouble)
     with pytest.raises(RemoteError) as caught:
         images_of(web.of("31TCJ/2023-07-06.tif"), tmp_path / "out")
-    assert said in str(caught.value) and "2023-07-06.tif" in str(caught.value)
+    assert message in str(caught.value) and "2023-07-06.tif" in str(caught.value)
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
     web.fail(trouble, path="2023")
     report = images_of(listed, tmp_path / "out", bbox=box_of(0, 0, 100, 100))
-    assert report.records == 1 and any("skipped: " in n and said in n for n in report.notes)
+    assert report.records == 1 and any("skipped: " in n and message in n for n in report.notes)
     assert not list((tmp_path / "out").rglob(".*"))
 
 

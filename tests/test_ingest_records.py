@@ -46,7 +46,7 @@ def source(tmp_path):
 
 @pytest.fixture
 def put(write_tif, source):
-    """Write one date of a place: described bands, nodata 0, georeferenced unless told otherwise."""
+    """Write one date of a place: described bands, nodata 0, georeferenced by default."""
 
     def write(name, pixels, **how):
         defaults = {"descriptions": BANDS[: pixels.shape[-1]], "nodata": 0, "crs": UTM, "transform": at()}

@@ -230,9 +230,9 @@ def test_dates_and_cloud_choose_products(safes, tmp_path, spec):
         write_product(safes, replace(spec, taken=f"{year}-07-06T10:56:21", cloud=cloud))
     report = images_of(safes, tmp_path / "out", dates="2022/", max_cloud=20)
     assert [p.stem for p in sorted((tmp_path / "out").rglob("*.tif"))] == ["2023-07-06"]
-    said = " ".join(report.notes)
-    assert "skipped, outside of the dates 2022-01-01/..: S2A_MSIL2A_20210706" in said
-    assert "skipped, more than 20 % cloud: S2A_MSIL2A_20220706" in said
+    message = " ".join(report.notes)
+    assert "skipped, outside of the dates 2022-01-01/..: S2A_MSIL2A_20210706" in message
+    assert "skipped, more than 20 % cloud: S2A_MSIL2A_20220706" in message
     with pytest.raises(
         MissingInputError, match=r"nothing to ingest: outside of the dates 2030.*20210706.*20220706"
     ):
@@ -257,9 +257,9 @@ def test_the_newest_baseline_of_a_day_comes_first_and_others_fill_it(safes, tmp_
     expected[:, 20:60] = second[:, 20:60]
     expected[:, :20] = 0
     assert np.array_equal(pixels_of(tmp_path / "out"), expected)
-    said = " ".join(report.notes)
-    assert "its nodata filled from S2A_MSIL2A_20230706T105621_N0400" in said
-    assert "is taken from S2A_MSIL2A_20230706T105621_N0510" in said and "MSIL1C" in said
+    message = " ".join(report.notes)
+    assert "its nodata filled from S2A_MSIL2A_20230706T105621_N0400" in message
+    assert "is taken from S2A_MSIL2A_20230706T105621_N0510" in message and "MSIL1C" in message
     source = tags_of(tmp_path / "out/31TCJ/2023-07-06.tif")["SOURCE"]
     assert source.split() == [
         Spec(first, baseline="05.10").name,
@@ -433,18 +433,18 @@ DAMAGES = [
 ]
 
 
-@pytest.mark.parametrize(("damage", "said"), DAMAGES, ids=range(len(DAMAGES)))
-def test_a_damaged_product_is_explained_and_skipped(safes, tmp_path, spec, damage, said):
+@pytest.mark.parametrize(("damage", "message"), DAMAGES, ids=range(len(DAMAGES)))
+def test_a_damaged_product_is_explained_and_skipped(safes, tmp_path, spec, damage, message):
     root = write_product(safes, spec)
     damage(root)
     with pytest.raises(StorageError) as caught:
         images_of(root, tmp_path / "alone")
     text = str(caught.value)
-    assert said in text and spec.name in text and "\n" not in text
+    assert message in text and spec.name in text and "\n" not in text
     good = write_product(safes, replace(spec, taken="2023-08-05T10:56:21"))
     report = images_of(safes, tmp_path / "out")
     assert [p.stem for p in (tmp_path / "out").rglob("*.tif")] == ["2023-08-05"]
-    assert any(note.startswith("skipped: ") and said in note for note in report.notes)
+    assert any(note.startswith("skipped: ") and message in note for note in report.notes)
     assert good.exists() and not (tmp_path / "alone").exists()
 
 
@@ -513,8 +513,7 @@ def test_a_wrong_offset_gives_a_warning_and_changes_nothing(safes, tmp_path, rng
     for month, offset in ((5, -1000), (6, -1000), (7, -1000), (8, -1000)):
         pixels = rng.integers(100 + month, 5000, (SIDE, SIDE, 4)).astype(np.uint16)
         write_product(safes, Spec(pixels, taken=f"2023-0{month}-05T10:56:21", offset=offset))
-    told = [note for note in images_of(safes, tmp_path / "right").notes if "warning" in note]
-    assert told == []
+    assert not [note for note in images_of(safes, tmp_path / "right").notes if "warning" in note]
     root = next(safes.glob("*20230705*"))
     edited(">-1000<", ">0<")(root)
     (note,) = (note for note in images_of(safes, tmp_path / "wrong").notes if "warning" in note)

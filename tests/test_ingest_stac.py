@@ -102,7 +102,7 @@ def pixels(path):
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         ({"api": "earth.example"}, "--api 'earth.example': not the address"),
         ({"api": "http://[1/"}, "not the address"),
@@ -113,8 +113,8 @@ def pixels(path):
         ({"dates": "2021/.."}, "--dates 2021-01-01/..: the span is open. Expected a first and a last day"),
     ],
 )
-def test_invalid_queries_are_explained(more, told):
-    with pytest.raises(ConfigError, match=told):
+def test_invalid_queries_are_explained(more, message):
+    with pytest.raises(ConfigError, match=message):
         query_of(**({"api": "http://x"} | more))
 
 
@@ -185,8 +185,8 @@ def test_baselines_are_read_from_any_property():
 
 
 def item_of(assets, **properties):
-    told = {"datetime": "2023-05-01T10:50:31.024Z", "proj:code": CRS, "s2:mgrs_tile": "31TCJ", **properties}
-    return {"id": "x", "properties": told, "assets": assets}
+    known = {"datetime": "2023-05-01T10:50:31.024Z", "proj:code": CRS, "s2:mgrs_tile": "31TCJ"}
+    return {"id": "x", "properties": known | properties, "assets": assets}
 
 
 def asset(name, **more):
@@ -375,8 +375,8 @@ def test_all_baselines_give_the_same_ground(tiles, catalogue, out):
     image = next(iter(read_images(out / "31TCJ" / "2022-05-01.tif")))
     assert (image.bands, image.nodata, image.crs) == (("B04", "B03", "B02", "B08"), 0, CRS)
     with rasterio.open(out / "31TCJ" / "2022-05-01.tif") as file:
-        told = Provenance.from_tags(file.tags())
-    assert told == Provenance("S2A_31TCJ_20220501_0_L2A", "2022-05-01T10:50:31Z", "04.00", 5.0)
+        provenance = Provenance.from_tags(file.tags())
+    assert provenance == Provenance("S2A_31TCJ_20220501_0_L2A", "2022-05-01T10:50:31Z", "04.00", 5.0)
     assert {name: (row.offset, row.offset_from) for name, row in rows(out).items()} == {
         "S2A_31TCJ_20210501_0_L2A": (0, "raster:bands"),
         "S2A_31TCJ_20220501_0_L2A": (-1000, "raster:bands"),
@@ -470,9 +470,9 @@ def test_cloud_over_the_box_counts_and_not_over_the_tile(tiles, catalogue, out):
     catalogue.conforms = ("core", "search", "collections")  # it can't leave the third out itself
     report = run(out, catalogue, bbox=lonlat("31TCJ", 150, 150, 300, 280))
     assert report.dates == 2
-    told = {row.item[10:18]: row.left_out for row in rows(out).values()}
-    assert told["20220501"] == "more than 50 % hidden" and told["20220511"] == "more than 60 % cloud"
-    assert not told["20220506"] and not told["20220516"]
+    reasons = {row.item[10:18]: row.left_out for row in rows(out).values()}
+    assert reasons["20220501"] == "more than 50 % hidden" and reasons["20220511"] == "more than 60 % cloud"
+    assert not reasons["20220506"] and not reasons["20220516"]
     assert rows(out)["S2A_31TCJ_20220501_0_L2A"].hidden > 99
     assert any("skipped: 1 days with more than 50 % hidden" in note for note in report.notes)
 
@@ -555,7 +555,7 @@ def test_missing_metadata_are_read_from_the_files(tiles, catalogue, out):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda item: item.update(assets={}), "no red (B04)"),
         (lambda item: item.update(assets=None), "do not describe an image"),
@@ -567,11 +567,11 @@ def test_missing_metadata_are_read_from_the_files(tiles, catalogue, out):
         ),
     ],
 )
-def test_items_with_invalid_metadata_are_skipped(tiles, catalogue, out, change, told):
+def test_items_with_invalid_metadata_are_skipped(tiles, catalogue, out, change, message):
     change(tiles.put("31TCJ", "2022-05-01"))
     tiles.put("31TDJ", "2022-06-01")
     report = run(out, catalogue, bbox=lonlat("31TCJ", 100, 100, 800, 300))
-    assert report.places == 1 and told in report.left_out[0].left_out
+    assert report.places == 1 and message in report.left_out[0].left_out
 
 
 def test_addresses_are_signed_just_before_reading(tiles, catalogue, files, out, monkeypatch):
@@ -618,7 +618,7 @@ def test_a_pause_that_a_catalogue_asks_for_is_kept_up_to_two_minutes(tiles, cata
 
 
 @pytest.mark.parametrize(
-    ("kind", "path", "told"),
+    ("kind", "path", "message"),
     [
         (429, "/search", "too many requests (429)"),
         (500, "/search", "the server failed (500), also when retried"),
@@ -632,12 +632,12 @@ def test_a_pause_that_a_catalogue_asks_for_is_kept_up_to_two_minutes(tiles, cata
         ("cut", "/search", "the connection was cut"),
     ],
 )
-def test_a_failing_catalogue_is_explained_on_one_line(tiles, catalogue, out, kind, path, told):
+def test_a_failing_catalogue_is_explained_on_one_line(tiles, catalogue, out, kind, path, message):
     tiles.put("31TCJ", "2022-05-01")
     catalogue.fail(kind, path=path)
     with pytest.raises(CatalogueError) as error:
         run(out, catalogue)
-    assert told in str(error.value) and catalogue.url in str(error.value)
+    assert message in str(error.value) and catalogue.url in str(error.value)
     assert "\n" not in str(error.value) and len(str(error.value)) < 420
     assert not out.exists()
 
@@ -648,7 +648,7 @@ def test_an_unreachable_catalogue_is_explained(out):
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         ({"collection": "sentinel-3"}, "no collection 'sentinel-3'. It has sentinel-2-l2a"),
         ({"dates": "2001"}, "Check --bbox and --dates"),
@@ -657,14 +657,14 @@ def test_an_unreachable_catalogue_is_explained(out):
     ],
 )
 @pytest.mark.parametrize("query", [True, False])
-def test_a_search_without_results_is_explained(tiles, catalogue, out, more, told, query):
+def test_a_search_without_results_is_explained(tiles, catalogue, out, more, message, query):
     tiles.put("31TCJ", "2022-05-01", cloud=20)
     tiles.put("31TCJ", "2022-05-02", cloud=30)
     if not query:
         catalogue.conforms = ("core", "search", "collections")
     with pytest.raises(CatalogueError) as error:
         run(out, catalogue, **more)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert not out.exists()
 
 
@@ -808,7 +808,7 @@ def test_boxes_that_begin_with_a_minus_are_values(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--bbox", "1,2", "--dates", "2022"], "Expected west,south,east,north"),
         (["--bbox", "1,2,3,4", "--dates", "then"], "Expected FROM/TO"),
@@ -816,11 +816,11 @@ def test_boxes_that_begin_with_a_minus_are_values(tmp_path):
         (["--bbox", "1,2,3,4", "--dates", "2022", "--api", "http://127.0.0.1:9"], "connection refused"),
     ],
 )
-def test_failures_of_the_command_are_one_line(tmp_path, monkeypatch, arguments, told):
+def test_failures_of_the_command_are_one_line(tmp_path, monkeypatch, arguments, message):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     done = call(*arguments, "--out", tmp_path / "x")
     assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert done.stderr.startswith("error: ") and told in done.stderr
+    assert done.stderr.startswith("error: ") and message in done.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -228,7 +228,7 @@ def _overlaps(area: Any, image: StoredImage) -> bool:
 
 
 def _area_in_pixels(area: Any, image: StoredImage) -> Any:
-    """Return the part of an area near an image in the image's pixels; empty where there is none."""
+    """Return the part of an area near an image in the image's pixels; it can be empty."""
     import shapely
 
     near = shapely.intersection(area, shapely.union_all(_extent(image)))

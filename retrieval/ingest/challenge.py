@@ -75,7 +75,7 @@ def write_as_challenge(
         progress: called with the number of images written, and of all images.
 
     Returns:
-        What was written.
+        The report.
 
     Raises:
         BandsError: places have different bands.

@@ -1,7 +1,7 @@
 """One date of a place as a GeoTIFF: digital numbers, hidden pixels and provenance.
 
 Every source (SAFE, STAC, GeoTIFF) ends in the same files, `<place>/<date>.tif`, which `retrieve index`,
-`retrieve ingest` and any GIS can open. Those of Sentinel-2 hold digital numbers (DN), where reflectance is
+`retrieve ingest` and any GIS can open. Sentinel-2 files hold digital numbers (DN), where reflectance is
 DN / 10000 and 0 is nodata.
 """
 
@@ -111,7 +111,7 @@ def writing_date(
         overwrite: replace an existing file.
 
     Yields:
-        The writer. Blocks are collected in a temporary GeoTIFF on the disk, not in memory; the file is made
+        The writer. It collects blocks in a temporary GeoTIFF on the disk, not in memory. The file is made
         from it when the block ends without an error.
 
     Raises:

@@ -35,7 +35,7 @@ def darkest_dn(pixels: NDArray[np.uint16]) -> float | None:
 
 
 def find_suspect_dates(darkest: Mapping[str, float]) -> dict[str, float]:
-    """Find the dates of a place whose darkest pixels differ by about 1000 DN from those of the other dates.
+    """Find the dates of a place whose darkest pixels differ by about 1000 DN from the other dates.
 
     Args:
         darkest: `darkest_dn` of each date.
@@ -54,7 +54,7 @@ def find_suspect_dates(darkest: Mapping[str, float]) -> dict[str, float]:
 
 
 def warn_of_suspect_dates(place: str, darkest: Mapping[str, float]) -> list[str]:
-    """Return one sentence that names the suspect dates of a place; empty where there are none."""
+    """Return one sentence that names the suspect dates of a place; empty without suspect dates."""
     suspects = find_suspect_dates(darkest)
     if not suspects:
         return []
@@ -106,7 +106,7 @@ def _read_darkest(path: Path) -> tuple[str, float | None]:
 
 
 def leaves_negatives(stored: NDArray[np.generic], offset_dn: float) -> bool:
-    """Return whether an offset makes so many pixels negative that it must have been applied already.
+    """Return whether an offset makes too many pixels negative, so that it must have been applied already.
 
     Args:
         stored: digital numbers in the file, any shape, 0 = nodata.

@@ -124,7 +124,7 @@ class WrittenPlaces:
     paths: tuple[Path, ...]
     """Every requested file that exists now, sorted."""
     notes: tuple[str, ...]
-    """What was skipped, kept or merged; one sentence each."""
+    """Notes on skipped, kept and merged inputs; one sentence each."""
 
     @property
     def places(self) -> int:

@@ -40,7 +40,7 @@ class IngestReport:
     patches: int
     """Number of patches; 0 except for a challenge."""
     notes: tuple[str, ...]
-    """Which bands and units were inferred, what was skipped and why; one sentence each."""
+    """Inferred bands and units, and skipped inputs with the reason; one sentence each."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def ingest(
     Records of products, or of a part of GeoTIFFs, are made by way of `<out>.places`, a temporary folder.
 
     Args:
-        source: a folder of GeoTIFFs; a Sentinel-2 product, its zip, or a folder of products; the address or
-            path of a GeoTIFF, or a `.txt` file with one per line.
+        source: a folder of GeoTIFFs; a Sentinel-2 product, its zip, or a folder of products. Or the address
+            or path of a GeoTIFF, or a `.txt` file with one per line.
         out: folder to write.
         as_: "series": shards of training series. "challenge": the latest date of each place as images,
             patches of the other dates at seeded random pixels, and the answers. "images":
@@ -104,7 +104,7 @@ def ingest(
         progress: called with the stage, the number of blocks read or squares written, and of all.
 
     Returns:
-        What was written, with notes on what was inferred and skipped.
+        The report, with notes on inferred units and bands and on skipped inputs.
 
     Raises:
         ConfigError: an option is out of range.

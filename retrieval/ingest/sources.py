@@ -40,7 +40,7 @@ def write_places(
         source: see `ingest`.
         out: folder of the places; existing dates made from the same input are kept.
         image_filter: which dates, and which part of them.
-        bands: band names of GeoTIFFs, if stated; those of products are known.
+        bands: band names of GeoTIFFs, if stated; products have known bands.
         retry: how often a read from the web is tried; None = four times.
         overwrite: replace dates that were made from other input.
         progress: called with the number of blocks read, and of all blocks.

@@ -219,7 +219,7 @@ def plan_cuts(survey: Survey, size_px: int, max_nodata: float) -> list[Cut]:
 
     Args:
         survey: the place.
-        size_px: side of the squares. A place that is smaller along an axis is not cut along it; the last
+        size_px: side of the squares. A place that is smaller along an axis is not cut along it. The last
             square of a larger place is moved back inside and overlaps its neighbour.
         max_nodata: a date is left out of a square in which its share of nodata is larger.
 

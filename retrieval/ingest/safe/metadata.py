@@ -46,7 +46,7 @@ class Granule:
     files: Mapping[str, str]
     """The file of each of `BANDS`, relative to the product."""
     scene: str | None
-    """The file of the scene classification at 20 m; None where there is none."""
+    """The file of the scene classification at 20 m; None for Level-1C."""
 
 
 @dataclass(frozen=True)

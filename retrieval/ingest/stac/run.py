@@ -41,7 +41,7 @@ SAVE_EVERY = 25
 
 @dataclass(frozen=True)
 class StacReport:
-    """What was found and written."""
+    """The outcome of a query."""
 
     path: Path
     """The output folder."""
@@ -56,7 +56,7 @@ class StacReport:
     left_out: tuple[ItemRow, ...]
     """Items that were skipped, with the reason."""
     notes: tuple[str, ...]
-    """What was skipped and what looks wrong; one sentence each."""
+    """Notes on skipped items and suspect offsets; one sentence each."""
 
 
 def ingest_stac(
@@ -81,7 +81,7 @@ def ingest_stac(
         progress: called with the stage, the number of items done, and of all items.
 
     Returns:
-        What was written, what was skipped, and what looks wrong.
+        The report, with notes on skipped items and suspect offsets.
 
     Raises:
         MissingPackageError: the extra `stac` is not installed.
@@ -111,7 +111,7 @@ def ingest_stac(
 
 @dataclass(frozen=True)
 class _Run:
-    """One run: the query, its tools and what was skipped so far."""
+    """One run: the query, its tools, and the items skipped so far."""
 
     query: CatalogQuery
     reader: Reader
