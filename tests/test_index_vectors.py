@@ -56,14 +56,14 @@ def slow_search(ids, vectors, queries, k):
 
 
 @given(st.integers(0, 10**6), st.integers(1, 90), st.integers(1, 30), st.integers(1, 40))
-def test_exact_search_is_exhaustive(seed, n, queries, k):
+def test_exact_search_is_exhaustive(seed, n, count, k):
     rng = np.random.default_rng(seed)
     ids = np.sort(rng.choice(2**40, n, replace=False))
     vectors = vectors_of(rng, n)
-    asked = vectors_of(rng, queries)
-    similarity, found = build(ids, vectors, block=37).search(asked, k)
-    slow, expected = slow_search(ids, vectors, asked, k)
-    assert similarity.shape == found.shape == (queries, k)
+    queries = vectors_of(rng, count)
+    similarity, found = build(ids, vectors, block=37).search(queries, k)
+    slow, expected = slow_search(ids, vectors, queries, k)
+    assert similarity.shape == found.shape == (count, k)
     np.testing.assert_array_equal(found[:, :n], expected)
     np.testing.assert_allclose(similarity[:, :n], slow, atol=1e-5)
     assert (found[:, n:] == -1).all() and np.isneginf(similarity[:, n:]).all()
@@ -88,9 +88,9 @@ def test_zero_query_gets_the_smallest_ids(rng):
 
 def test_size_of_query_blocks_does_not_change_results(rng):
     index = build(np.arange(300), vectors_of(rng, 300))
-    asked = vectors_of(rng, 70)
-    whole = index.search(asked, 20)
-    for a, b in zip(index.search(asked, 20, query_block=9), whole, strict=True):
+    queries = vectors_of(rng, 70)
+    whole = index.search(queries, 20)
+    for a, b in zip(index.search(queries, 20, query_block=9), whole, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
@@ -302,17 +302,17 @@ def look_alikes():
 
 @pytest.mark.parametrize(("config", "least"), [(FAST, 0.96), (IVF, 0.9)], ids=["fast", "ivf"])
 def test_recall_against_exact_on_the_same_vectors(look_alikes, config, least):
-    ids, vectors, asked = look_alikes
+    ids, vectors, queries = look_alikes
     index, exact = build(ids, vectors, config), build(ids, vectors)
     assert (
         index.kind == config.kind and index.rerank_k < len(vectors) / 10
     )  # or there would be nothing to test
-    got, truth = index.search(asked, 20)[1], exact.search(asked, 20)[1]
+    got, truth = index.search(queries, 20)[1], exact.search(queries, 20)[1]
     shares = [len(set(g) & set(t)) / 20 for g, t in zip(got, truth, strict=True)]
     first = (got[:, 0] == truth[:, 0]).mean()
     assert np.mean(shares) >= least and first >= least + 0.01
-    exact_ids = exact_search(lambda: [(ids, vectors)], asked, 20)
-    recall = measure_recall(index, asked, exact_ids, "other vectors")
+    exact_ids = exact_search(lambda: [(ids, vectors)], queries, 20)
+    recall = measure_recall(index, queries, exact_ids, "other vectors")
     assert (recall.recall_at_1, recall.queries, recall.source) == (first, 200, "other vectors")
     assert recall.recall_at_20 == pytest.approx(np.mean(shares), abs=0.002)
     assert f"{recall.recall_at_1:.1%}" in str(recall)
@@ -324,32 +324,32 @@ def test_recall_reads_the_names_of_0_1_0():
 
 
 def test_reading_all_cells_finds_what_codes_without_cells_find(look_alikes):
-    ids, vectors, asked = look_alikes
+    ids, vectors, queries = look_alikes
     fast, ivf = (build(ids, vectors, IndexConfig(kind=k, nprobe=4096)) for k in ("fast", "ivf"))
     quarter = build(ids, vectors, IVF)
     assert ivf.nprobe == ivf_cells(len(ids)) == 4 * quarter.nprobe and fast.nprobe == 0
-    same = fast.search(asked, 20)[1] == ivf.search(asked, 20)[1]
+    same = fast.search(queries, 20)[1] == ivf.search(queries, 20)[1]
     assert same.mean() > 0.98  # codes are learned from other samples
 
 
 def test_share_scales_cells_and_reranked_candidates(look_alikes):
-    ids, vectors, asked = look_alikes
+    ids, vectors, queries = look_alikes
     whole, part = (IndexConfig(kind="ivf", nprobe=p, rerank_k=a) for p, a in ((64, 800), (16, 200)))
     found, expected = (
-        build(ids, vectors, whole).search(asked, 9, 0.25),
-        build(ids, vectors, part).search(asked, 9),
+        build(ids, vectors, whole).search(queries, 9, 0.25),
+        build(ids, vectors, part).search(queries, 9),
     )
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)
     fast = build(ids, vectors, FAST)
-    np.testing.assert_array_equal(fast.search(asked, 9, 0.25)[1], fast.search(asked, 9)[1])
+    np.testing.assert_array_equal(fast.search(queries, 9, 0.25)[1], fast.search(queries, 9)[1])
 
 
 @pytest.mark.parametrize("config", [FAST, IVF], ids=["fast", "ivf"])
 def test_reranking_all_candidates_is_exact(look_alikes, config):
-    ids, vectors, asked = look_alikes
+    ids, vectors, queries = look_alikes
     every = IndexConfig(kind=config.kind, nprobe=4096, rerank_k=len(ids))
-    (s, i), (t, j) = build(ids, vectors, every).search(asked, 9), build(ids, vectors).search(asked, 9)
+    (s, i), (t, j) = build(ids, vectors, every).search(queries, 9), build(ids, vectors).search(queries, 9)
     np.testing.assert_allclose(s, t, atol=1e-3)
     assert (i == j).mean() > 0.98  # half precision swaps near ties
 
@@ -399,10 +399,10 @@ def test_zero_query_gets_the_smallest_ids_from_codes(rng, config):
 def test_exact_search_in_blocks_is_exhaustive(seed, n, k):
     rng = np.random.default_rng(seed)
     ids = np.sort(rng.choice(2**40, n, replace=False))
-    vectors, asked = vectors_of(rng, n), vectors_of(rng, 7)
+    vectors, queries = vectors_of(rng, n), vectors_of(rng, 7)
     parts = [(ids[i : i + 13], vectors[i : i + 13]) for i in range(0, n, 13)]
-    found = exact_search(lambda: parts, asked, k)
-    np.testing.assert_array_equal(found[:, :n], slow_search(ids, vectors, asked, k)[1])
+    found = exact_search(lambda: parts, queries, k)
+    np.testing.assert_array_equal(found[:, :n], slow_search(ids, vectors, queries, k)[1])
     assert (found[:, n:] == -1).all()
 
 
@@ -410,10 +410,10 @@ def test_exact_search_in_blocks_is_exhaustive(seed, n, k):
 def test_ties_of_exact_search_go_to_the_smaller_id_in_any_blocks(seed, n, k, block):
     rng = np.random.default_rng(seed)
     ids = np.sort(rng.choice(2**40, n, replace=False))
-    vectors, asked = (rng.integers(-1, 2, (m, 3)).astype(np.float32) for m in (n, 7))  # nearly all tie
+    vectors, queries = (rng.integers(-1, 2, (m, 3)).astype(np.float32) for m in (n, 7))  # nearly all tie
     parts = [(ids[i : i + block], vectors[i : i + block]) for i in range(0, n, block)]
-    found = exact_search(lambda: parts, asked, k)
-    np.testing.assert_array_equal(found[:, :n], slow_search(ids, vectors, asked, k)[1])
+    found = exact_search(lambda: parts, queries, k)
+    np.testing.assert_array_equal(found[:, :n], slow_search(ids, vectors, queries, k)[1])
     assert (found[:, n:] == -1).all()
 
 
@@ -452,15 +452,15 @@ def test_missing_faiss_error_names_what_to_install(monkeypatch):
 @pytest.mark.parametrize("config", [EXACT, IVF], ids=["exact", "ivf"])
 def test_gpu_and_cpu_agree(rng, tmp_path, config):
     vectors = clustered(rng, 20_000)
-    asked = clustered(np.random.default_rng(5), 500)
+    queries = clustered(np.random.default_rng(5), 500)
     ids = np.arange(len(vectors)) * 3 + 2**40
     cpu, gpu = build(ids, vectors, config), build(ids, vectors, config, device="gpu")
-    (s, i), (t, j) = cpu.search(asked, 50), gpu.search(asked, 50)
+    (s, i), (t, j) = cpu.search(queries, 50), gpu.search(queries, 50)
     np.testing.assert_allclose(s, t, atol=5e-3)  # half precision
     assert np.mean([len(set(a) & set(b)) / 50 for a, b in zip(i, j, strict=True)]) > 0.97
     gpu.save(tmp_path / "v.faiss")
     back = VectorIndex.open(tmp_path / "v.faiss", gpu.kind, config.nprobe)
-    np.testing.assert_array_equal(back.search(asked, 50)[1], i)
+    np.testing.assert_array_equal(back.search(queries, 50)[1], i)
 
 
 @pytest.mark.parametrize("kind", ["exact", "fast", "ivf"])
