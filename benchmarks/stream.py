@@ -11,7 +11,6 @@ time spent waiting for batches.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -23,11 +22,12 @@ import numpy as np
 from context import Stage, arguments, context, stage, table, write_json
 
 from retrieval.config import TrainConfig
+from retrieval.training.recipes import read_recipe
 from tfrecords.read import CropPlan
 
 WARM = 10
 """First steps, not counted: the pool fills, the step is compiled."""
-RECIPE = Path(__file__).with_name("siamese.json")
+RECIPE = "siamese"
 
 
 def series(count: int, dates: int, size: int) -> Iterator[Any]:
@@ -93,7 +93,7 @@ def training(folder: str, config: TrainConfig, steps: int) -> dict[str, Any]:
 
     from retrieval.training.batches import Split, training_batches, training_crops
     from retrieval.training.networks import blank_model
-    from retrieval.training.steps import compiled_step, new_optimizer
+    from retrieval.training.siamese import compiled_step, new_optimizer
 
     model = blank_model(config)
     step = compiled_step(model, new_optimizer(model, config), [], config)
@@ -149,7 +149,7 @@ def main() -> None:
         ("crops", crops, (plan,)),
     ):
         stages[name] = stage(name, step, folder, *more, imports=("tensorflow",) if step != raw_bytes else ())
-    recipe = TrainConfig.from_mapping(json.loads(RECIPE.read_text()))
+    recipe = TrainConfig.from_mapping(read_recipe(RECIPE))
     told = folder, replace(recipe, shuffle=args.shuffle, steps=WARM + args.steps), args.steps
     stages["training"] = stage("training", training, *told, imports=("tensorflow", "keras"))
     size = sum(p.stat().st_size for p in files(folder))

@@ -3,7 +3,7 @@
     retrieve ingest DATA/train --out build/series
     python benchmarks/tried.py DATA build/series --out build/tried --json benchmarks/results/tried.json
 
-Every variant is `benchmarks/siamese.json`, shortened (`SHORT`), with one change and the same seed. The
+Every variant is the recipe `siamese`, shortened (`SHORT`), with one change and the same seed. The
 protocol of `benchmarks/accuracy.py` gives queries and databases. The figures are of exact search at stride 8:
 the right place within 12 px among the first 1, 20 and 500 distinct places. They are measured for the indexed
 vector, and for its learned half alone. Intervals are bootstrapped over blocks of ground; differences to the
@@ -37,7 +37,8 @@ from retrieval.matching.candidates import non_max_suppression
 from retrieval.models.embed import embed_image, embed_patches
 from retrieval.models.encoder import load_encoder
 from retrieval.synthetic.sets import make_series
-from retrieval.training.siamese import train
+from retrieval.training.recipes import read_recipe
+from retrieval.training.siamese import train_encoder
 from retrieval.types import Candidates, Encoder, pack_ids
 from tfrecords.read import series_files
 
@@ -50,7 +51,7 @@ DEEP = SearchConfig(top_k=SearchConfig.round2_top_k, max_candidates=SearchConfig
 """The numbers of windows and places of round 2."""
 BLOCK = 1 << 17
 """Windows per block."""
-RECIPE = Path(__file__).with_name("siamese.json")
+RECIPE = "siamese"
 STEPS = 300
 """Steps of every training."""
 SHORT: dict[str, Any] = {
@@ -131,7 +132,7 @@ def recipe_of(variant: Variant, steps: int) -> TrainConfig:
     Raises:
         ConfigError: it changes an unknown setting.
     """
-    values = json.loads(RECIPE.read_text()) | SHORT
+    values = read_recipe(RECIPE) | SHORT
     values |= {k: steps for k in ("steps", "validate_every", "checkpoint_every")}
     for name, value in variant.changes.items():
         values[name] = values[name] | value if isinstance(value, Mapping) else value
@@ -214,7 +215,7 @@ def done(job: Job) -> dict[str, Any]:
     begun = time.process_time()
     name = job.variant.shipped or str(job.out)
     if not job.variant.shipped:
-        train(job.series, job.out, job.config, overwrite=True)
+        train_encoder(job.series, job.out, job.config, overwrite=True)
     trained = time.process_time()
     encoder = load_encoder(name)
     halves = {"indexed": slice(None)}

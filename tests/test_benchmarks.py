@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from engine import texture
 
-from retrieval.config import CoveredConfig, IndexConfig, TrainConfig, VerifierConfig
-from retrieval.errors import ConfigError
+from retrieval.config import IndexConfig, TrainConfig
 from retrieval.evaluation.calibration_fit import fit_calibration
 from retrieval.evaluation.submission import Submission
 from retrieval.index.faiss_index import VectorIndex
 from retrieval.index.recall import exact_search
+from retrieval.training.recipes import read_recipe
 from retrieval.types import Candidates, RankedCandidates
 from tfrecords.schema import BANDS
 
@@ -31,7 +31,6 @@ import enlarged  # noqa: E402
 import exhaustive  # noqa: E402
 import hollow  # noqa: E402
 import protocol  # noqa: E402
-import recipe  # noqa: E402
 import stream  # noqa: E402
 import streamed  # noqa: E402
 import subpixel  # noqa: E402
@@ -412,7 +411,7 @@ def test_every_variant_is_a_different_recipe():
     assert len(set(keys)) == len(keys) == len({tried.encoder_file(v, Path()) for v in tried.VARIANTS})
     assert tried.VARIANTS[0] == tried.BASE and len({v.question for v in tried.VARIANTS}) == 12
     base = tried.recipe_of(tried.BASE, 7)
-    shipped = json.loads(tried.RECIPE.read_text())
+    shipped = read_recipe(tried.RECIPE)
     assert base.steps == 7 and base.keep == "last" and base.augment.clouds == shipped["augment"]["clouds"]
     for variant in tried.VARIANTS[1:]:
         changed = tried.recipe_of(variant, 7) != base
@@ -420,7 +419,7 @@ def test_every_variant_is_a_different_recipe():
 
 
 def test_the_plain_recipe_is_valid():
-    plain = recipe.read_recipe(BENCHMARKS / "plain.json", TrainConfig)
+    plain = TrainConfig.from_mapping(read_recipe(BENCHMARKS / "plain.json"))
     assert (plain.arch, plain.loss, plain.mining) == ("plain", "triplet", "semi-hard")
 
 
@@ -603,24 +602,6 @@ def test_the_chart_shows_every_group_and_names_missing_measurements(tmp_path):
     with pytest.raises(SystemExit, match="venice: not measured with training-free and siamese"):
         chart.draw(accuracy, tmp_path / "b.svg")
     assert not (tmp_path / "b.svg").exists()
-
-
-# ---------------------------------------------------------------- recipes
-
-
-@pytest.mark.parametrize("name, kind", [("verifier", VerifierConfig), ("covered", CoveredConfig)])
-def test_a_recipe_file_lists_every_default(name, kind):
-    spelled = json.loads((BENCHMARKS / f"{name}.json").read_text())
-    assert set(spelled) == set(kind().to_dict())
-    assert recipe.read_recipe(BENCHMARKS / f"{name}.json", kind).to_dict() == spelled
-    assert recipe.read_recipe(None, kind) == kind()
-
-
-@pytest.mark.parametrize("text", ["[]", "{", '{"no": 1}', '{"steps": 0}'])
-def test_invalid_recipes_are_refused(tmp_path, text):
-    (tmp_path / "r.json").write_text(text)
-    with pytest.raises(ConfigError):
-        recipe.read_recipe(tmp_path / "r.json", VerifierConfig)
 
 
 # ---------------------------------------------------------------- floors on real imagery

@@ -308,7 +308,7 @@ def test_a_missing_package_is_named_with_its_extra(ground, tmp_path, module):
         ("retrieval.pipeline.build_index", ["index", "images.npy"], "to resume"),
         ("retrieval.pipeline.locate", ["query", "patches.npy", "--index", "index"], "Nothing was written"),
         ("retrieval.demo.run_demo", ["demo"], "to resume"),
-        ("retrieval.training.siamese.train", ["train", "series"], "to resume"),
+        ("retrieval.training.siamese.train_encoder", ["train", "series"], "to resume"),
         (
             "retrieval.cli.ingest_stac.ingest_stac",
             ["ingest-stac", "--bbox", "1,2,3,4", "--dates", "2022", "--out", "places"],
@@ -596,14 +596,14 @@ def test_train_passes_its_flags_to_the_training(here, monkeypatch):
 
     def fit(series, out, config, **more):
         received.update(series=series, out=out, config=config, **more)
-        more["progress"](retrieval.training.progress.Progress(0, 3, 1.0, 0.0, note="begun"))
+        more["progress"](retrieval.training.trainer.Progress(0, 3, 1.0, 0.0, note="begun"))
         history = here / "history.csv"
         history.write_text("step,loss,learning_rate,seconds,recall_at_1,recall_at_20\n1,0.5,0.1,1,,\n")
         return retrieval.training.siamese.TrainReport(
             out, history, 3, 1.0, 2, 0.5, 0.9, (0.25, 0.5), 8, 50, "f"
         )
 
-    monkeypatch.setattr(retrieval.training.siamese, "train", fit)
+    monkeypatch.setattr(retrieval.training.siamese, "train_encoder", fit)
     (here / "recipe.json").write_text('{"steps": 9, "learning_rate": 0.01, "augment": {"haze": 0}}')
     done = run(
         "train", "series", "--recipe", "recipe.json", "--steps", 3, "--out", "mine.keras", "--overwrite"

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from engine import digital, refined, texture
 
-import retrieval.training.steps as steps
-from retrieval.config import CoveredConfig, SearchConfig
+from retrieval.config import CloudConfig, SearchConfig
 from retrieval.errors import ConfigError, TrainingError
 from retrieval.matching.local_search import (
     CELL_PX,
@@ -24,14 +23,14 @@ from retrieval.matching.tensors import Arrays
 from retrieval.models.cloud_mask import CloudMask, cloud_model, shipped_cloud_mask
 from retrieval.models.local_descriptors import half_resolution, local_model
 from retrieval.training.cloud_batches import _foreign, by_bands, draw_clouds, draw_pairs
-from retrieval.training.cloud_networks import _loss, train_covered
+from retrieval.training.cloud_networks import place_loss, train_cloud_mask, train_local_descriptors
 from retrieval.training.weather import paste_clouds, under_clouds
 from retrieval.types import unpack_ids
 from tfrecords.errors import OutputExistsError
 from tfrecords.schema import BANDS, Patches, Series
 from tfrecords.write import write_series
 
-TINY = CoveredConfig(
+TINY = CloudConfig(
     cloud_width=2,
     cloud_steps=3,
     cloud_batch=4,
@@ -339,11 +338,11 @@ def test_the_loss_is_small_where_the_own_place_agrees_and_large_where_another_do
         ]
     )
     every = np.ones((3, 3), bool)
-    loss, right = (float(v) for v in _loss(own, stored, offset, every, 50.0))
+    loss, right = (float(v) for v in place_loss(own, stored, offset, every, 50.0))
     assert loss < 0.01 and right == 1
-    wrong, right = (float(v) for v in _loss(own[::-1].copy(), stored, offset, every, 50.0))
+    wrong, right = (float(v) for v in place_loss(own[::-1].copy(), stored, offset, every, 50.0))
     assert wrong > 5 and right < 1
-    alone, _ = (float(v) for v in _loss(own[::-1].copy(), stored, offset, np.eye(3, dtype=bool), 50.0))
+    alone, _ = (float(v) for v in place_loss(own[::-1].copy(), stored, offset, np.eye(3, dtype=bool), 50.0))
     assert alone < wrong  # regions that share ground do not count
 
 
@@ -357,20 +356,25 @@ def test_a_batch_of_crops_has_clouds_where_it_says():
     assert bright[cloud == 1].mean() > bright[cloud == 0].mean() + 0.3
 
 
-def test_training_writes_two_models_and_the_same_again(tmp_path):
+def test_training_writes_a_model_and_the_same_again(tmp_path):
     write_series(places(3), tmp_path / "series")
-    told = []
-    files = [tmp_path / "clouds.keras", tmp_path / "local.keras"]
-    figures = train_covered(tmp_path / "series", *files, TINY, progress=lambda *a: told.append(a[0]))
-    assert set(figures) == {
-        *("cloud_loss", "cloud_found", "clear_missed"),
-        *("local_loss", "local_right", "found_loss", "found_right"),
+    steps = []
+    for train, names in (
+        (train_cloud_mask, {"loss", "cloud_found", "clear_hidden"}),
+        (train_local_descriptors, {"known_loss", "known_right", "found_loss", "found_right"}),
+    ):
+        out = tmp_path / f"{train.__name__}.keras"
+        figures = train(tmp_path / "series", out, TINY, progress=steps.append)
+        assert set(figures) == names and all(np.isfinite(v) for v in figures.values()) and out.exists()
+        again = train(tmp_path / "series", tmp_path / f"again-{out.name}", TINY)
+        assert again == pytest.approx(figures, rel=1e-3)
+        with pytest.raises(OutputExistsError):
+            train(tmp_path / "series", out, TINY)
+    assert {s.stage for s in steps} == {
+        "training the cloud network",
+        "training local descriptors under known clouds",
+        "training local descriptors under found clouds",
     }
-    assert all(np.isfinite(v) for v in figures.values()) and all(f.exists() for f in files)
-    again = train_covered(tmp_path / "series", tmp_path / "a.keras", tmp_path / "b.keras", TINY)
-    assert again == pytest.approx(figures, rel=1e-3)
-    with pytest.raises(OutputExistsError):
-        train_covered(tmp_path / "series", *files, TINY)
 
 
 LONGER = replace(TINY, cloud_steps=21, steps=22, found_steps=23)
@@ -378,53 +382,63 @@ LONGER = replace(TINY, cloud_steps=21, steps=22, found_steps=23)
 
 @pytest.fixture(scope="module")
 def at_once(tmp_path_factory):
-    """A training that nobody stopped: its folder, with the series, and its figures."""
+    """The networks of trainings that nobody stopped, with their series and figures."""
     folder = tmp_path_factory.mktemp("covered")
     write_series(places(3), folder / "series")
-    return folder, train_covered(folder / "series", folder / "clouds.keras", folder / "local.keras", LONGER)
+    trainers = (train_cloud_mask, train_local_descriptors)
+    return folder, {t: t(folder / "series", folder / f"{t.__name__}.keras", LONGER) for t in trainers}
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2])
-def test_a_training_that_was_stopped_goes_on_and_ends_the_same(stage, at_once, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "train, stage",
+    [
+        (train_cloud_mask, "cloud network"),
+        (train_local_descriptors, "known"),
+        (train_local_descriptors, "found"),
+    ],
+)
+def test_an_interrupted_training_resumes_to_the_same_weights(train, stage, at_once, tmp_path):
     import keras
 
-    def stop(name, done, total):
-        begun.append((name, done))
-        if len(dict(begun)) > stage:
+    def stop(progress):
+        if stage in progress.stage and progress.step == 20:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(steps, "SAVED_S", 0.0)
     folder, whole = at_once
-    begun, files = [], [tmp_path / "clouds.keras", tmp_path / "local.keras"]
+    out, seen = tmp_path / "out.keras", []
     with pytest.raises(KeyboardInterrupt):
-        train_covered(folder / "series", *files, LONGER, progress=stop)
-    assert not any(f.exists() for f in files) and (tmp_path / "local.keras.training").is_dir()
+        train(folder / "series", out, LONGER, progress=stop, checkpoint_s=0.0)
+    assert not out.exists()
     with pytest.raises(TrainingError, match=r"steps was 22 and is 2"):
-        train_covered(folder / "series", *files, replace(LONGER, steps=2))
-    (name, done), told = begun[-1], []
-    figures = train_covered(folder / "series", *files, LONGER, progress=lambda *a: told.append(a[:2]))
-    assert done == 20 and (name, 19) in told
-    assert figures == pytest.approx(whole, rel=1e-3)
-    for file in files:
-        both = (keras.saving.load_model(f, safe_mode=True) for f in (file, folder / file.name))
-        for a, b in zip(*(model.get_weights() for model in both), strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-3)
-    assert not (tmp_path / "local.keras.training").exists()
+        train(folder / "series", out, replace(LONGER, steps=2))
+    figures = train(folder / "series", out, LONGER, progress=seen.append)
+    assert next(p.step for p in seen if stage in p.stage and not p.note) == 20
+    assert figures == pytest.approx(whole[train], rel=1e-3)
+    both = (keras.saving.load_model(f, safe_mode=True) for f in (out, folder / f"{train.__name__}.keras"))
+    for a, b in zip(*(model.get_weights() for model in both), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
+    assert not (tmp_path / "out.keras.training").exists()
 
 
-def test_the_state_of_another_training_is_left_only_where_it_may_be(tmp_path, monkeypatch):
+def test_the_state_of_another_training_is_replaced_only_with_overwrite(tmp_path):
     write_series(places(3), tmp_path / "series")
-    files = [tmp_path / "a.keras", tmp_path / "b.keras"]
+    out = tmp_path / "b.keras"
     with pytest.raises(ZeroDivisionError):
-        train_covered(tmp_path / "series", *files, replace(TINY, steps=20), progress=lambda *a: 1 / 0)
+        train_cloud_mask(
+            tmp_path / "series",
+            out,
+            replace(TINY, cloud_steps=20),
+            progress=lambda p: p.step == 2 and 1 / 0,
+            checkpoint_s=0.0,
+        )
     with pytest.raises(TrainingError, match="overwrite"):
-        train_covered(tmp_path / "series", *files, TINY)
-    train_covered(tmp_path / "series", *files, TINY, overwrite=True)
-    assert all(f.exists() for f in files) and not (tmp_path / "b.keras.training").exists()
+        train_cloud_mask(tmp_path / "series", out, TINY)
+    train_cloud_mask(tmp_path / "series", out, TINY, overwrite=True)
+    assert out.exists() and not (tmp_path / "b.keras.training").exists()
 
 
 def test_too_few_places_are_refused():
     with pytest.raises(TrainingError, match="1 series, at most 1 places"):
         by_bands(places(1), TINY)
     with pytest.raises(ConfigError, match="covered"):
-        CoveredConfig(covered=1.5)
+        CloudConfig(covered=1.5)

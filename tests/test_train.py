@@ -13,7 +13,14 @@ from engine import texture as ground_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval.config import AugmentConfig, LearnedConfig, TensorConfig, TrainConfig
+from retrieval.config import (
+    AugmentConfig,
+    CloudConfig,
+    LearnedConfig,
+    TensorConfig,
+    TrainConfig,
+    VerifierConfig,
+)
 from retrieval.errors import ConfigError, EncoderError, TrainingError
 from retrieval.models.encoder import KerasEncoder, load_encoder
 from retrieval.synthetic.noise import fractal
@@ -32,9 +39,9 @@ from retrieval.training.batches import (
 from retrieval.training.checkpoint import State, assign, folder_of, load_state, save_state
 from retrieval.training.losses import infonce_loss, loss_of, multi_similarity_loss, triplet_loss
 from retrieval.training.networks import blank_model, plain_model
-from retrieval.training.progress import Progress, print_progress
-from retrieval.training.siamese import train
-from retrieval.training.steps import compiled_step, new_optimizer, objective
+from retrieval.training.recipes import read_recipe, recipe_names
+from retrieval.training.siamese import compiled_step, new_optimizer, objective, train_encoder
+from retrieval.training.trainer import Progress, Schedule, Trainer, print_progress
 from retrieval.training.validate import ValidationSet, hold_out, recall
 from retrieval.training.weather import add_haze, paste_clouds
 from tfrecords.errors import MissingInputError, OutputExistsError
@@ -356,6 +363,24 @@ def test_recipes_are_checked_and_nested_ones_are_read_from_maps():
         AugmentConfig(clouds=1.5)
 
 
+@pytest.mark.parametrize(
+    "name, kind", [("siamese", TrainConfig), ("verifier", VerifierConfig), ("clouds", CloudConfig)]
+)
+def test_shipped_recipes_hold_known_settings(name, kind):
+    values = read_recipe(name)
+    assert name in recipe_names() and kind.from_mapping(values) != TrainConfig()
+    assert kind is TrainConfig or set(values) == set(kind().to_dict())
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "\x00"])
+def test_files_that_are_no_recipe(tmp_path, text):
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(ConfigError):
+        read_recipe(tmp_path / "r.json")
+    with pytest.raises(ConfigError, match="one of clouds, siamese, verifier"):
+        read_recipe(tmp_path / "none.json")
+
+
 # --- checkpoints ---------------------------------------------------------------------------------
 
 
@@ -446,7 +471,7 @@ class Log:
 def trained(series, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "a.keras"
     log = Log()
-    return train(series, out, SMALL, progress=log), log
+    return train_encoder(series, out, SMALL, progress=log), log
 
 
 def test_training_learns_and_writes_an_encoder_that_opens(trained):
@@ -466,19 +491,19 @@ def test_training_learns_and_writes_an_encoder_that_opens(trained):
 def test_the_same_seed_gives_the_same_losses(series, trained, tmp_path):
     log = Log()
     short = replace(SMALL, workers=1)
-    train(series, tmp_path / "b.keras", short, progress=log)
+    train_encoder(series, tmp_path / "b.keras", short, progress=log)
     np.testing.assert_allclose([x for _, x in log.steps], [x for _, x in trained[1].steps], rtol=1e-4)
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(series, trained, tmp_path):
     out, log = tmp_path / "stopped.keras", Log(interrupt_at=9)
-    with pytest.raises(KeyboardInterrupt, match="again to go on"):
-        train(series, out, SMALL, progress=log)
+    with pytest.raises(KeyboardInterrupt, match="again to resume"):
+        train_encoder(series, out, SMALL, progress=log)
     assert not out.exists() and log.steps[-1][0] == 9
     with pytest.raises(TrainingError, match="learning_rate was"):
-        train(series, out, replace(SMALL, learning_rate=1e-4), progress=Log())
+        train_encoder(series, out, replace(SMALL, learning_rate=1e-4), progress=Log())
     again = Log()
-    report = train(series, out, SMALL, progress=again)
+    report = train_encoder(series, out, SMALL, progress=again)
     assert [s for s, _ in again.steps] == list(range(10, 17))
     np.testing.assert_allclose([x for _, x in again.steps], [x for _, x in trained[1].steps[9:]], rtol=1e-4)
     probe = np.random.default_rng(0).uniform(-1, 1, (2, 80, 80, 4)).astype("float32")
@@ -491,32 +516,32 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(series, trained, tm
 def test_outputs_are_not_overwritten_and_finished_runs_not_repeated(series, trained):
     report = trained[0]
     with pytest.raises(OutputExistsError):
-        train(series, report.out, SMALL)
+        train_encoder(series, report.out, SMALL)
     with pytest.raises(EncoderError, match="keras"):
-        train(series, report.out.with_suffix(".h5"), SMALL)
+        train_encoder(series, report.out.with_suffix(".h5"), SMALL)
     report.out.unlink()
     log = Log()
-    again = train(series, report.out, SMALL, progress=log)
+    again = train_encoder(series, report.out, SMALL, progress=log)
     assert not log.steps and again.fingerprint == report.fingerprint
 
 
 def test_the_plain_model_and_averaged_weights_train_too(series, tmp_path):
     log = Log()
     config = replace(SMALL, arch="plain", steps=24, average=0.5, augment=NOTHING, loss="infonce")
-    report = train(series, tmp_path / "p.keras", config, progress=log)
+    report = train_encoder(series, tmp_path / "p.keras", config, progress=log)
     losses = [x for _, x in log.steps]
     assert losses[-1] < losses[0] and report.training_free is None
     assert log.recalls[-1][1].in_20 > 0.2
 
 
 def test_the_last_weights_are_written_where_the_recipe_says_so(series, tmp_path):
-    report = train(series, tmp_path / "last.keras", replace(SMALL, keep="last"))
+    report = train_encoder(series, tmp_path / "last.keras", replace(SMALL, keep="last"))
     assert report.best_step == report.steps
 
 
 def test_a_learnable_stem_learns(series, tmp_path):
     config = replace(SMALL, learned=LearnedConfig(width=8, dim=16, stem="learnable"), steps=4, keep="last")
-    report = train(series, tmp_path / "stem.keras", config, progress=Log())
+    report = train_encoder(series, tmp_path / "stem.keras", config, progress=Log())
     kernel = np.asarray(load_encoder(report.out).model.get_layer("derivatives").get_weights()[0])
     begun = blank_model(config).get_layer("derivatives").get_weights()[0]
     assert 0 < np.abs(kernel - begun).max() < 0.5
@@ -527,13 +552,10 @@ def test_the_plain_model_is_an_encoder():
     assert (encoder.dim, encoder.step_px) == (16, 8)
 
 
-def test_a_loss_that_is_not_finite_ends_the_training(series, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "retrieval.training.siamese.compiled_step", lambda *a: lambda pixels, allowed: float("nan")
-    )
+def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
+    trainer = Trainer(tmp_path / "state", {}, Schedule(3), Log())
     with pytest.raises(TrainingError, match="loss is nan at step 1"):
-        train(series, tmp_path / "n.keras", replace(SMALL, arch="plain"), progress=Log())
-    assert not (tmp_path / "n.keras").exists()
+        trainer.run_drawn(lambda x: (float("nan"),), lambda rng: (rng.random(2),), np.random.default_rng(0))
 
 
 def test_the_compiled_step_does_what_the_plain_one_does():
@@ -588,14 +610,14 @@ def test_data_that_cannot_be_trained_on_are_refused(series, tmp_path):
     one = tmp_path / "one"
     write_series([place(1)], one)
     with pytest.raises(TrainingError, match="same ground"):
-        train(one, tmp_path / "o.keras", SMALL, progress=Log())
+        train_encoder(one, tmp_path / "o.keras", SMALL, progress=Log())
     with pytest.raises(MissingInputError):
-        train(tmp_path / "nowhere", tmp_path / "o.keras", SMALL, progress=Log())
+        train_encoder(tmp_path / "nowhere", tmp_path / "o.keras", SMALL, progress=Log())
     small = tmp_path / "small"
     write_series([place(1, side=64), place(2, side=64)], small)
     config = replace(SMALL, held_out=0.0, arch="plain")
     with pytest.raises(TrainingError, match="share ground"):
-        train(small, tmp_path / "o.keras", config, progress=Log())
+        train_encoder(small, tmp_path / "o.keras", config, progress=Log())
 
 
 def test_validation_counts_the_right_place_only():
@@ -687,4 +709,4 @@ def test_progress_lines_say_what_matters(capsys):
     show(Progress(5, 10, 0.5, 2.0))
     show(Progress(5, 10, 0.5, 2.0, note="a note"))
     err = capsys.readouterr().err.splitlines()
-    assert err == ["step 5/10  loss 0.5000  2.0 steps/s  0:02 left", "a note"]
+    assert err == ["training: step 5/10  loss 0.5000  2.0 steps/s  0:02 left", "a note"]

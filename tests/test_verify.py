@@ -197,7 +197,7 @@ def trained(tmp_path_factory):
             folder / "series",
             folder / f"{name}.keras",
             replace(TINY, steps=steps),
-            progress=lambda stage, done, total: stages.append((stage, done, total)),
+            progress=stages.append,
         )
         for name, steps in (("short", 10), ("long", 120), ("again", 10))
     }
@@ -208,21 +208,51 @@ def test_training_lowers_the_loss(trained):
     _, figures, stages = trained
     assert figures["long"]["loss"] < figures["short"]["loss"]
     assert 0 <= figures["long"]["right"] <= 1
-    assert ("mining confusions", 2, 2) in stages and ("training the verifier", 120, 120) in stages
+    assert "mining confusions: round 2 of 2" in [stage.note for stage in stages]
+    assert ("training the verifier", 120, 120) in [(s.stage, s.step, s.steps) for s in stages]
 
 
 def test_the_same_seed_gives_the_same_weights(trained):
-    import keras
-
     folder, figures, _ = trained
-    short, again, long = (
-        keras.saving.load_model(folder / f"{n}.keras", compile=False, safe_mode=True).get_weights()
-        for n in ("short", "again", "long")
-    )
+    short, again, long = (weights(folder / f"{n}.keras") for n in ("short", "again", "long"))
     for a, b in zip(short, again, strict=True):
         np.testing.assert_allclose(a, b, atol=5e-3)  # what was compiled in between rounds otherwise
     assert figures["short"]["loss"] == pytest.approx(figures["again"]["loss"], abs=1e-2)
     assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(short, long, strict=True))
+
+
+def weights(path):
+    import keras
+
+    return keras.saving.load_model(path, compile=False, safe_mode=True).get_weights()
+
+
+def interrupted_at(step):
+    def stop(progress):
+        if progress.step == step and (step or "round 1" in progress.note):
+            raise KeyboardInterrupt
+
+    return stop
+
+
+@pytest.mark.parametrize("step", [0, 5, 10])
+def test_an_interrupted_verifier_resumes_to_the_same_weights(trained, tmp_path, step):
+    """Interrupted while it mines (0), in the middle, and after the last step."""
+    series, config, out = trained[0] / "series", replace(TINY, steps=10), tmp_path / "v.keras"
+    with pytest.raises(KeyboardInterrupt):
+        train_verifier(series, out, config, progress=interrupted_at(step), checkpoint_s=0.0)
+    rounds = sorted((tmp_path / "v.keras.training").glob("round-*.npz"))
+    assert not out.exists() and len(rounds) == (TINY.rounds if step else 1)
+    if step:
+        with pytest.raises(TrainingError, match="steps was 10 and is 11"):
+            train_verifier(series, out, replace(config, steps=11))
+    written, seen = rounds[0].stat().st_mtime_ns, []
+    train_verifier(series, out, config, progress=lambda p: seen.append((p, rounds[0].stat().st_mtime_ns)))
+    assert {at for _, at in seen} == {written}  # mined pairs are not mined again
+    assert [p.step for p, _ in seen if not p.note] == list(range(max(1, step), 11))
+    for a, b in zip(weights(out), weights(trained[0] / "short.keras"), strict=True):
+        np.testing.assert_allclose(a, b, atol=5e-3)
+    assert not (tmp_path / "v.keras.training").exists()
 
 
 def test_what_is_written_can_be_asked(trained):

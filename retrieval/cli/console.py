@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
 if TYPE_CHECKING:
-    from retrieval.training.progress import Progress as TrainingProgress
+    from retrieval.training.trainer import Progress as TrainingProgress
 
 REDRAW_S = 0.1
 """Shortest time between two redraws of the bar on a terminal."""
@@ -101,7 +101,7 @@ class ConsoleProgress:
         else:
             left = f"  {clock(state.seconds_left)} left" if state.rate else ""
             self._done, self._total = state.step, state.steps
-            count = f"training  {state.step}/{state.steps}"
+            count = f"{state.stage}  {state.step}/{state.steps}"
             self._draw(f"{count}  loss {state.loss:.4f}  {pace(state.rate)}{left}")
 
     def _stage_text(self) -> str:

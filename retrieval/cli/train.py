@@ -1,51 +1,84 @@
-"""`retrieve train`: time series to an encoder."""
+"""`retrieve train`: time series to a network."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from retrieval.cli.app import command, import_tensorflow, print_result
 from retrieval.cli.console import ConsoleProgress
 from retrieval.cli.options import AsJson, ConfigFile, DeviceOption, Overwrite, Quiet, Verbose
-from retrieval.config import Loss, TrainConfig
+from retrieval.config import CloudConfig, Loss, TrainConfig, VerifierConfig
 from retrieval.config.settings import Settings, read_settings
-from retrieval.errors import ConfigError
+
+Model = Literal["encoder", "verifier", "cloud", "local"]
+RECIPES: dict[Model, Any] = {
+    "encoder": TrainConfig,
+    "verifier": VerifierConfig,
+    "cloud": CloudConfig,
+    "local": CloudConfig,
+}
+"""Settings of each model."""
+CLOUD_NAMES = {"steps": "cloud_steps", "batch": "cloud_batch"}
+"""Settings of the cloud network that the flags set."""
 
 
 @command(
     "train",
     "retrieve train series/ --out encoder.keras",
-    "retrieve train series/ --out encoder.keras --validation other-places/ --steps 20000 --loss infonce",
+    "retrieve train series/ --out encoder.keras --validation other-places/ --steps 20000 --recipe siamese",
+    "retrieve train series/ --model verifier --recipe verifier --out verifier.keras",
 )
 def train(
     series: Annotated[
         Path, typer.Argument(metavar="SERIES", help="Folder of time series, or one .tfrecords file.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Encoder to write, a .keras file.")] = Path(
-        "encoder.keras"
-    ),
+    model: Annotated[
+        Model,
+        typer.Option(
+            help="encoder: patches to vectors; verifier: candidates to log-odds; cloud: pixels under cloud; "
+            "local: descriptors for patches under cloud."
+        ),
+    ] = "encoder",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", show_default="MODEL.keras", help="Network to write, a .keras file."),
+    ] = None,
     validation: Annotated[
         Path | None,
         typer.Option(
-            help="Time series of other places to validate on.", show_default="some places of SERIES"
+            help="Time series of other places to validate an encoder on.",
+            show_default="some places of SERIES",
+        ),
+    ] = None,
+    cloud_network: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default="the shipped one",
+            help="Cloud network that hides clouds in the training of local descriptors.",
         ),
     ] = None,
     recipe: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Settings of section [train] as JSON. Flags override them."),
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Settings as JSON; siamese, verifier and clouds are the recipes of the shipped networks. "
+            "Flags override them.",
+        ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, show_default=str(TrainConfig.steps), help="Training steps.")
+        int | None, typer.Option(min=1, show_default="the recipe's", help="Training steps.")
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=2, show_default=str(TrainConfig.batch), help="Pairs per step.")
+        int | None, typer.Option(min=2, show_default="the recipe's", help="Patches or pairs per step.")
     ] = None,
-    loss: Annotated[Loss | None, typer.Option(show_default=TrainConfig.loss, help="Loss function.")] = None,
+    loss: Annotated[
+        Loss | None, typer.Option(show_default=TrainConfig.loss, help="Loss function of an encoder.")
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -61,45 +94,87 @@ def train(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train an encoder on time series: two dates of a place against other places.
+    """Train a network on time series; the encoder by default.
 
-    It validates on places that it does not learn from. Checkpoints are kept in OUT.training/, from which an
-    interrupted run resumes.
+    An encoder learns from two dates of a place against other places, and validates on places that it does not
+    learn from. Checkpoints are kept in OUT.training/, from which an interrupted run resumes.
     """
-    settings = read_settings(config_file)
-    config = _recipe(settings, recipe, steps=steps, batch=batch, loss=loss, seed=seed)
+    _check_flags(model, validation=validation, loss=loss, cloud_network=cloud_network)
+    out, settings = out or Path(f"{model}.keras"), read_settings(config_file)
+    flags = {"steps": steps, "batch": batch, "seed": seed, "loss": loss}
+    if model == "cloud":
+        flags = {CLOUD_NAMES.get(name, name): value for name, value in flags.items()}
+    config = _recipe(settings, RECIPES[model], recipe, **flags)
     import_tensorflow()
     from retrieval.index.device import on_device
-    from retrieval.report.plots import draw_curve, read_history
-    from retrieval.training.siamese import train as fit
 
     with ConsoleProgress(quiet, verbose=verbose) as console, on_device(device):
-        console.note(settings.note(TrainConfig))
+        console.note(settings.note(RECIPES[model]))
         console.detail(f"train: {config.to_dict()}")
-        report = fit(
-            series, out, config, validation=validation, overwrite=overwrite, progress=console.training
-        )
+        more: dict[str, Any] = {"overwrite": overwrite, "progress": console.training}
+        if model == "encoder":
+            result, template = _train_encoder(series, out, config, validation=validation, **more)
+        else:
+            result, template = _train_network(model, series, out, config, cloud_network, **more)
+    print_result(as_json, result, template)
+
+
+def _check_flags(model: Model, **flags: Any) -> None:
+    """Refuse flags of another model.
+
+    Raises:
+        typer.BadParameter: a flag does not belong to the model.
+    """
+    owner = {"validation": "encoder", "loss": "encoder", "cloud_network": "local"}
+    for name, value in flags.items():
+        if value is not None and owner[name] != model:
+            raise typer.BadParameter(
+                f"--{name.replace('_', '-')} is a flag of --model {owner[name]}. Leave it out."
+            )
+
+
+def _train_encoder(series: Path, out: Path, config: TrainConfig, **more: Any) -> tuple[dict[str, Any], str]:
+    """Train an encoder and draw its curve; return the result and its template."""
+    from retrieval.report.plots import draw_curve, read_history
+    from retrieval.training.siamese import train_encoder
+
+    report = train_encoder(series, out, config, **more)
     free = report.training_free[0] if report.training_free else None
     curve = report.history.with_name("curve.png")
     title = f"Training of {report.out.name}"
     draw_curve(read_history(report.history, free), curve, title=title, overwrite=True)
     result = asdict(report) | {k: str(v) for k, v in (("out", report.out), ("history", report.history))}
-    result["curve"] = str(curve)
     template = (
         "{out}: step {best_step} of {steps}; of {patches} patches {recall_at_1:.1%} have their right "
         "place first among {windows} windows"
     ) + ("" if free is None else f", training-free {free:.1%}")
-    print_result(as_json, result, template + "; see {curve}")
+    return result | {"curve": str(curve)}, template + "; see {curve}"
 
 
-def _recipe(settings: Settings, path: Path | None, **flags: Any) -> TrainConfig:
+def _train_network(
+    model: Model, series: Path, out: Path, config: Any, cloud_network: Path | None, **more: Any
+) -> tuple[dict[str, Any], str]:
+    """Train one of the other networks; return the result and its template."""
+    from retrieval.models.cloud_mask import CloudMask
+    from retrieval.models.registry import load_network
+    from retrieval.training.cloud_networks import train_cloud_mask, train_local_descriptors
+    from retrieval.training.verifier import train_verifier
+
+    if model == "local":
+        more["cloud_mask"] = CloudMask(load_network(cloud_network)) if cloud_network else None
+    trainers: dict[Model, Any] = {
+        "verifier": train_verifier,
+        "cloud": train_cloud_mask,
+        "local": train_local_descriptors,
+    }
+    figures = trainers[model](series, out, config, **more)
+    template = "{out}: " + ", ".join(f"{name.replace('_', ' ')} {{{name}:.3f}}" for name in figures)
+    return {"out": str(out)} | figures, template
+
+
+def _recipe(settings: Settings, kind: Any, recipe: str | None, **flags: Any) -> Any:
     """Return the training's settings: flags, then the recipe, then the settings file, then defaults."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8")) if path else {}
-    except ValueError as error:
-        raise ConfigError(
-            f'{path} is no JSON ({error}). Expected an object such as {{"learning_rate": 5e-4}}.'
-        ) from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds a {type(values).__name__}. Expected an object of settings by name.")
-    return settings.make(TrainConfig, **values | {name: v for name, v in flags.items() if v is not None})
+    from retrieval.training.recipes import read_recipe
+
+    values = read_recipe(recipe) if recipe else {}
+    return settings.make(kind, **values | {name: v for name, v in flags.items() if v is not None})

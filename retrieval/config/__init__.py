@@ -19,7 +19,7 @@ from retrieval.config.engine import (
 from retrieval.config.recipes import (
     Arch,
     AugmentConfig,
-    CoveredConfig,
+    CloudConfig,
     DemoConfig,
     Keep,
     LearnedConfig,
@@ -35,7 +35,7 @@ __all__ = [
     "Arch",
     "AugmentConfig",
     "ChipConfig",
-    "CoveredConfig",
+    "CloudConfig",
     "DemoConfig",
     "Device",
     "IndexConfig",

@@ -66,7 +66,7 @@ class VerifierConfig(Config):
 
 
 @dataclass(frozen=True)
-class CoveredConfig(Config):
+class CloudConfig(Config):
     """The recipe of the two networks for patches under cloud, see `retrieval.training.cloud_networks`."""
 
     cloud_width: int = setting(16, 1, 10**5, help="Channels of the cloud network.")

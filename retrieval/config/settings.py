@@ -22,12 +22,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from retrieval.config.engine import ChipConfig, IndexConfig, RefineConfig, SearchConfig
-from retrieval.config.recipes import CoveredConfig, DemoConfig, TrainConfig, VerifierConfig
+from retrieval.config.recipes import CloudConfig, DemoConfig, TrainConfig, VerifierConfig
 from retrieval.config.record import Config, Setting, field_types, settings_of
 from retrieval.errors import ConfigError
 
 FILE = Path("retrieve.toml")
 """Settings file of the working folder, read where no other is named."""
+RENAMED_SECTIONS = {"covered": "cloud"}
+"""Sections of 0.1.0 and their present names."""
 WIDTH = 100
 """Columns of a printed settings file."""
 
@@ -45,7 +47,7 @@ RECORDS = (
     RefineConfig,
     ChipConfig,
     VerifierConfig,
-    CoveredConfig,
+    CloudConfig,
     TrainConfig,
     DemoConfig,
 )
@@ -103,6 +105,7 @@ def read_settings(path: str | Path | None = None) -> Settings:
         raise ConfigError(f"{path}: no such file. `retrieve config --defaults` prints one.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no TOML: {error}. Expected lines such as stride_px = 16.") from error
+    given = {RENAMED_SECTIONS.get(name, name): values for name, values in given.items()}
     for name, values in given.items():
         if name not in SECTIONS or not isinstance(values, dict):
             what = f"section [{name}]" if isinstance(values, dict) else f"key {name!r} outside of a section"

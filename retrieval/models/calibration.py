@@ -1,7 +1,7 @@
 """Confidence: the probability that the best candidate is right.
 
 A logistic regression weighs what speaks for the best candidate. It is fitted on places that the encoder has
-not learned from; right means within 5 px. It belongs to one encoder and lies beside it:
+not learned from; right means within 5 px. It belongs to one encoder and lies next to it:
 `<name>.calibration.json` for patches and `<name>.chips.calibration.json` for larger chips. An encoder without
 a calibration gives no confidence.
 
@@ -61,7 +61,7 @@ class Calibration:
 
     @property
     def is_fitted(self) -> bool:
-        """Whether this is a fit; `UNCALIBRATED` and `UNCALIBRATED_CHIPS` are none."""
+        """Whether this is a fit, unlike `UNCALIBRATED` and `UNCALIBRATED_CHIPS`."""
         return bool(np.isfinite(self.weights).all())
 
     def probability(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -141,7 +141,7 @@ def shipped_calibrations() -> tuple[Calibration, ...]:
 
 
 def calibrations_beside(encoder_file: Path) -> Iterator[Calibration]:
-    """Yield the calibrations that lie beside an encoder's file.
+    """Yield the calibrations that lie next to an encoder's file.
 
     Raises:
         ConfigError: one of the files is damaged.

@@ -1,7 +1,7 @@
 """The networks in the package: their names, files and the constants that were fitted with them.
 
-`retrieval/models/weights/` holds a `.keras` file for each network, and JSON beside it for what was fitted to
-its answers: calibrations of the encoders, the threshold of the cloud network, the score of local descriptors.
+`retrieval/models/weights/` holds a `.keras` file for each network. JSON files hold the constants of their
+answers: calibrations of the encoders, threshold of the cloud network, score of the local descriptors.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def load_network(path: Path) -> Any:
 
 
 def shipped_constants(name: str) -> dict[str, Any]:
-    """Return the constants in a JSON file beside the shipped weights, such as "clouds.threshold.json"."""
+    """Return the constants in a JSON file of the shipped weights, such as "clouds.threshold.json"."""
     content: dict[str, Any] = json.loads((WEIGHTS / name).read_text())
     return content
 

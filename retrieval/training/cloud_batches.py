@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.config import PATCH_PX, AugmentConfig, CoveredConfig
+from retrieval.config import PATCH_PX, AugmentConfig, CloudConfig
 from retrieval.errors import TrainingError
 from retrieval.models.cloud_mask import CloudMask
 from retrieval.models.local_descriptors import STEP_PX
@@ -28,7 +28,7 @@ Draws = dict[tuple[str, ...], list[Series]]
 """Series by their bands."""
 
 
-def by_bands(series: Sequence[Series], config: CoveredConfig) -> Draws:
+def by_bands(series: Sequence[Series], config: CloudConfig) -> Draws:
     """Series that are large enough, by their bands, of those that enough places have."""
     sets: Draws = {}
     for one in series:
@@ -59,7 +59,7 @@ def _set_of(sets: Draws, rng: np.random.Generator) -> list[Series]:
 
 
 def draw_clouds(
-    sets: Draws, config: CoveredConfig, rng: np.random.Generator
+    sets: Draws, config: CloudConfig, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """A batch of crops, some under clouds.
 
@@ -104,7 +104,7 @@ def _change(
 
 
 def draw_pairs(
-    sets: Draws, config: CoveredConfig, rng: np.random.Generator, finder: CloudMask | None = None
+    sets: Draws, config: CloudConfig, rng: np.random.Generator, finder: CloudMask | None = None
 ) -> tuple[NDArray, ...]:
     """A batch of patches, most under clouds that are hidden, and of regions of other dates.
 
@@ -168,7 +168,7 @@ def _beside_grid(offset: NDArray[np.int64], rng: np.random.Generator) -> NDArray
 
 def _weathered(
     patches: NDArray[np.float32],
-    config: CoveredConfig,
+    config: CloudConfig,
     rng: np.random.Generator,
     finder: CloudMask | None,
 ) -> NDArray[np.float32]:

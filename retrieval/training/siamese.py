@@ -1,13 +1,10 @@
-"""Training from series on disk to an encoder in a file."""
+"""Training of the encoder from series on disk."""
 
 from __future__ import annotations
 
-import signal
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,35 +12,43 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.config import TrainConfig
-from retrieval.errors import EncoderError, TrainingError
+from retrieval.config import PATCH_PX, TrainConfig
+from retrieval.errors import TrainingError
 from retrieval.models.encoder import KerasEncoder, save_encoder
-from retrieval.training.batches import Batch, Crops, training_batches, training_crops
-from retrieval.training.checkpoint import HISTORY, State, assign, folder_of, load_state, save_state, values_of
+from retrieval.training.batches import Crops, training_batches, training_crops
+from retrieval.training.checkpoint import HISTORY, assign, folder_of, values_of
+from retrieval.training.losses import LossFunction, loss_of
 from retrieval.training.networks import blank_model, new_model
-from retrieval.training.progress import Progress, ProgressCallback, print_progress
-from retrieval.training.steps import check_backend, compiled_step, new_optimizer
+from retrieval.training.trainer import (
+    Batch,
+    ProgressCallback,
+    Schedule,
+    Trainer,
+    check_output,
+    identity_of,
+    print_progress,
+)
 from retrieval.training.validate import Recall, ValidationSet, hold_out, recall
-from tfrecords.artifacts import check_free
-from tfrecords.read import series_files
 
-_SMOOTH, _RECENT = 0.98, 0.95
-"""Momentum of the running mean of the loss, and of the time of a step."""
-
-_BARREN = 10
+_MAX_BARREN = 10
 """Batches in a row without a single negative after which the data are refused."""
+_NOTHING = 1e-9
+"""Squared length below which a half of a vector counts as empty."""
+
+Step = Callable[[NDArray[np.float32], NDArray[np.bool_]], float]
+"""(pixels (2n, 64, 64, 4), allowed (n, n)) -> loss before the step; the weights change."""
 
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a training gave."""
+    """The result of a training."""
 
     out: Path
     """The encoder."""
     history: Path
     """Table of loss, learning rate, time and recall over the steps."""
     steps: int
-    """Steps done, those of earlier runs counted in."""
+    """Steps done, in all runs."""
     seconds: float
     """Time that they took."""
     best_step: int
@@ -62,7 +67,7 @@ class TrainReport:
     """Of the encoder that was written."""
 
 
-def train(
+def train_encoder(
     series: Any,
     out: Path | str,
     config: TrainConfig | None = None,
@@ -73,275 +78,137 @@ def train(
 ) -> TrainReport:
     """Train an encoder.
 
-    State is kept in `<out>.training/`. A run that was stopped, by Ctrl-C or otherwise, goes on from
-    there when it is called again with the same recipe and data.
+    The state lies in `<out>.training/`. The same call with the same recipe and data resumes an interrupted
+    run.
 
     Args:
         series: training series, see `tfrecords.read.series_files`.
         out: the encoder to write; ends in ".keras".
         config: the recipe.
-        validation: series of other places to validate on; places that it shares with `series` are
-            left out of the training. Without it some of `series` are held out.
-        overwrite: replace an encoder that is there, and begin anew where the state kept is of
-            another recipe or data.
-        progress: called after every step; prints to standard error if there is none.
+        validation: series of other places to validate on. Places that it shares with `series` are not
+            trained on. None holds out some of `series`.
+        overwrite: replace an existing encoder, and the state of another recipe or other data.
+        progress: called after every step; None prints to standard error.
 
     Returns:
-        What was reached; the encoder written is that of the best validation, or the last (`config.keep`).
+        The result; the encoder written is that of the best validation, or the last (`config.keep`).
 
     Raises:
         EncoderError: `out` has another suffix.
-        OutputExistsError: `out` is there and `overwrite` is false.
-        TrainingError: no pairs, no places to hold out, a loss that is not finite, or the state of
-            another recipe in the way.
+        OutputExistsError: `out` exists and `overwrite` is false.
+        TrainingError: no pairs, no places to hold out, a loss that is not finite, or the state of another
+            recipe.
         DependencyError: Keras is not set to TensorFlow.
         MissingInputError, RecordError, ArrayError: the series cannot be read.
-        KeyboardInterrupt: it was stopped; the text says how to go on.
+        KeyboardInterrupt: Ctrl-C; the text says how to resume.
     """
     out, config = Path(out), config or TrainConfig()
-    _check_out(out, overwrite)
-    check_backend()
-    show = progress or print_progress()
-    split, held = hold_out(series, config, validation)
+    check_output(out, overwrite)
+    split, held_out = hold_out(series, config, validation)
+    schedule = Schedule(
+        config.steps,
+        config.checkpoint_every,
+        log_every=config.log_every,
+        validate_every=config.validate_every,
+    )
+    identity = identity_of(config.to_dict(), series=series, validation=validation)
+    trainer = Trainer(folder_of(out), identity, schedule, progress or print_progress())
+    run = _EncoderRun(out, config, trainer, held_out)
     crops = partial(training_crops, series, config, split)
-    run = _Run(out, config, held, show, _identity(series, config, validation))
-    run.begin(crops, overwrite)
-    run.go(crops)
+    run.prepare(crops, overwrite)
+    run.train(crops)
     return run.finish(overwrite)
 
 
-def _check_out(out: Path, overwrite: bool) -> None:
-    if out.suffix != ".keras":
-        raise EncoderError(f"{out}: expected a name that ends in .keras")
-    check_free(out, overwrite=overwrite)
+class _EncoderRun:
+    """The model of one run, its optimizer, and its validation."""
 
+    def __init__(self, out: Path, config: TrainConfig, trainer: Trainer, held_out: ValidationSet) -> None:
+        self.out, self.config, self.trainer, self.held_out = out, config, trainer, held_out
 
-def _identity(series: Any, config: TrainConfig, validation: Any) -> dict[str, Any]:
-    """All that decides the result: recipe and data, these by the names and sizes of their files."""
-    recipe = {k: v for k, v in config.to_dict().items() if k != "workers"}
-    data = {
-        name: [[path.name, path.stat().st_size] for path in series_files(source)]
-        for name, source in (("series", series), ("validation", validation))
-        if source is not None
-    }
-    return {"recipe": recipe, "data": data}
-
-
-@contextmanager
-def _stop_on_interrupt() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event, so that no step is cut in two; the second acts as ever."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    former = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame: Any) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, former)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, former)
-
-
-class _Run:
-    """One run: the model, the optimizer, and where they stand."""
-
-    def __init__(
-        self,
-        out: Path,
-        config: TrainConfig,
-        held: ValidationSet,
-        show: ProgressCallback,
-        identity: dict[str, Any],
-    ) -> None:
-        self.out, self.config, self.held, self.show, self.identity = out, config, held, show, identity
-        self.folder = folder_of(out)
-        self.state = State()
-        self.rate, self.warm, self.barren = 0.0, False, 0
-        self.measured: Recall | None = None
-
-    def begin(self, crops: Crops, overwrite: bool) -> None:
-        """Take over the state of a run that was stopped, or make a new model."""
-        earlier = self._earlier(overwrite)
-        if earlier is None:
-            self._note(
-                f"training on {len(self.identity['data']['series'])} files; fitting the training-free half"
-            )
-            self.model, free = new_model(self.config, crops(0))
+    def prepare(self, crops: Crops, overwrite: bool) -> None:
+        """Make the model, or restore that of an interrupted run."""
+        trainer, config = self.trainer, self.config
+        is_resumed, training_free = trainer.load(overwrite), None
+        if is_resumed:
+            self.model = blank_model(config)
         else:
-            self.model, free = blank_model(self.config), None
-        self.optimizer = new_optimizer(self.model, self.config)
+            files = len(trainer.identity["data"]["series"])
+            trainer.note(f"training on {files} files; fitting the training-free half")
+            self.model, training_free = new_model(config, crops(0))
+        self.optimizer = new_optimizer(self.model, config)
         self.average = self._averages()
-        if earlier is not None:
-            self.state = earlier
-            self._restore()
-            self._note(f"going on after step {self.state.step} of {self.config.steps}, from {self.folder}")
+        trainer.track(model=self.model.weights, optimizer=self.optimizer.variables, average=self.average)
         self.encoder = KerasEncoder(self.model, self.out.stem)
-        if earlier is None:
-            self._measure_start(free)
-
-    def _earlier(self, overwrite: bool) -> State | None:
-        try:
-            state = load_state(self.folder, self.identity)
-        except TrainingError:
-            if overwrite:
-                return None
-            raise
-        done = state is not None and state.step >= self.config.steps
-        return None if done and self.out.exists() else state
+        if not is_resumed:
+            self._measure_start(training_free)
 
     def _averages(self) -> list[Any]:
-        """Variables for averaged weights, where they are wanted."""
+        """Return variables for averaged weights, if the recipe has any."""
         import keras
 
         if not self.config.average:
             return []
         return [keras.Variable(v, trainable=False) for v in values_of(self.model.trainable_variables)]
 
-    def _measure_start(self, free: Any | None) -> None:
-        """Measure before the first step: what must be beaten."""
-        if free is not None:
-            found = recall(KerasEncoder(free, "training-free"), self.held)
-            self.state.training_free = found.first, found.in_20
-            self._note(
+    def _measure_start(self, training_free: Any | None) -> None:
+        """Measure before the first step, and the training-free encoder, which training must beat."""
+        trainer = self.trainer
+        if training_free is not None:
+            found = recall(KerasEncoder(training_free, "training-free"), self.held_out)
+            trainer.state.training_free = found.first, found.in_20
+            trainer.note(
                 f"validating with {found.patches} patches among {found.windows} windows; training-free: "
                 f"right place first {found.first:.3f}, in 20 {found.in_20:.3f}"
             )
-        self._validate()
-        self._log()
-        self._report()
+        trainer.recall = self.validate()
+        trainer.log(self.learning_rate())
+        trainer.report()
 
-    def go(self, crops: Crops) -> None:
-        """Train until all steps are done."""
-        config, state = self.config, self.state
-        if state.step >= config.steps:
-            return
-        step = compiled_step(self.model, self.optimizer, self.average, config)
-        with _stop_on_interrupt() as stop, training_batches(crops, config, state.step) as batches:
-            clock = time.monotonic()
-            while state.step < config.steps:
-                batch = next(batches)
-                self._check_negatives(batch)
-                self._count(step(batch.pixels, batch.allowed))
-                if self._due(config.validate_every):
-                    self._validate()
-                clock = self._tick(clock)
-                if self._due(config.log_every) or self.measured:
-                    self._log()
-                self._report()
-                if self._due(config.checkpoint_every) or stop.is_set():
-                    self._save()
-                if stop.is_set() and state.step < config.steps:
-                    raise KeyboardInterrupt(
-                        f"stopped after step {state.step} of {config.steps}; {self.folder} keeps all of it: "
-                        f"run the same command again to go on"
-                    )
+    def train(self, crops: Crops) -> None:
+        """Take all steps."""
+        step = compiled_step(self.model, self.optimizer, self.average, self.config)
+        self.trainer.run(
+            lambda pixels, allowed: (step(pixels, allowed),),
+            lambda start: _encoder_batches(crops, self.config, start),
+            self.validate,
+            self.learning_rate,
+        )
 
-    def _due(self, every: int) -> bool:
-        """Whether the step just done is one of every so many, or the last."""
-        return self.state.step % every == 0 or self.state.step == self.config.steps
+    def learning_rate(self) -> float:
+        """Return the present learning rate."""
+        from keras import ops
 
-    def _check_negatives(self, batch: Batch) -> None:
-        """Refuse data in which all crops share ground; one such batch may come by chance."""
-        self.barren = 0 if batch.allowed.any() else self.barren + 1
-        if self.barren == _BARREN:
-            raise TrainingError(
-                f"in {_BARREN} batches of {len(batch.allowed)} crops all share ground, so that none is a "
-                f"negative of another: give series of more places, or larger ones"
-            )
+        return float(ops.convert_to_numpy(self.optimizer.learning_rate))
 
-    def _count(self, loss: float) -> None:
-        """Enter the loss of a step."""
-        state = self.state
-        if not np.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss} at step {state.step + 1}: lower learning_rate or clip_norm; "
-                f"{self.folder} keeps the last checkpoint"
-            )
-        first = not np.isfinite(state.smooth_loss)
-        state.smooth_loss = loss if first else _SMOOTH * state.smooth_loss + (1 - _SMOOTH) * loss
-        state.step += 1
-
-    def _tick(self, since: float) -> float:
-        """Enter the time of a step; those that also compiled or validated say nothing about the rate."""
-        now = time.monotonic()
-        self.state.seconds += now - since
-        took = max(now - since, 1e-6)
-        if self.warm and not self.measured:
-            self.rate = 1 / (_RECENT / self.rate + (1 - _RECENT) * took) if self.rate else 1 / took
-        self.warm = True
-        return now
-
-    def _validate(self) -> None:
-        """Measure on held-out places, and keep the weights if the recipe says so."""
-        variables = self.model.trainable_variables
+    def validate(self) -> Recall:
+        """Measure on held-out places, and keep the weights if they are the best or the recipe says so."""
+        variables, state = self.model.trainable_variables, self.trainer.state
         current = values_of(variables)
         if self.average:
             assign(variables, values_of(self.average), "average")
-        self.measured = recall(self.encoder, self.held)
-        figures = self.measured.first, self.measured.in_20
-        if figures > self.state.best or self.config.keep == "last":
-            self.state.best, self.state.best_step = figures, self.state.step
-            self.state.arrays["best"] = values_of(self.model.weights)
+        measured = recall(self.encoder, self.held_out)
+        figures = measured.first, measured.in_20
+        if figures > state.best or self.config.keep == "last":
+            state.best, state.best_step = figures, state.step
+            state.arrays["best"] = values_of(self.model.weights)
         assign(variables, current, "model")
-
-    def _log(self) -> None:
-        """Add a row to the history; recall is in it where it was measured at this step."""
-        from keras import ops
-
-        found, loss = self.measured, self.state.smooth_loss
-        self.state.history.append(
-            {
-                "step": self.state.step,
-                "loss": round(loss, 6) if np.isfinite(loss) else "",
-                "learning_rate": float(ops.convert_to_numpy(self.optimizer.learning_rate)),
-                "seconds": round(self.state.seconds, 1),
-                "recall_at_1": found.first if found else "",
-                "recall_at_20": found.in_20 if found else "",
-            }
-        )
-
-    def _report(self) -> None:
-        """Tell where it stands."""
-        state = self.state
-        self.show(Progress(state.step, self.config.steps, state.smooth_loss, self.rate, self.measured))
-        self.measured = None
-
-    def _note(self, text: str) -> None:
-        """Tell a sentence."""
-        self.show(Progress(self.state.step, self.config.steps, self.state.smooth_loss, 0.0, note=text))
-
-    def _parts(self) -> dict[str, list[Any]]:
-        return {"model": self.model.weights, "optimizer": self.optimizer.variables, "average": self.average}
-
-    def _save(self) -> None:
-        arrays = {name: values_of(variables) for name, variables in self._parts().items()}
-        state = replace(self.state, arrays={**arrays, "best": self.state.arrays["best"]})
-        save_state(self.folder, state, self.identity)
-
-    def _restore(self) -> None:
-        for name, variables in self._parts().items():
-            assign(variables, self.state.arrays.get(name, []), name)
+        return measured
 
     def finish(self, overwrite: bool) -> TrainReport:
-        """Write the weights that were kept as an encoder."""
-        state = self.state
-        best: list[NDArray[Any]] = state.arrays["best"]
-        assign(self.model.weights, best, "best weights")
+        """Write the kept weights as an encoder."""
+        state = self.trainer.state
+        assign(self.model.weights, state.arrays["best"], "best weights")
         encoder = KerasEncoder(self.model, self.out.stem)
         save_encoder(self.model, self.out, overwrite=overwrite)
-        self._note(
+        self.trainer.note(
             f"wrote {self.out}: step {state.best_step}, right place first {state.best[0]:.3f}, "
             f"in 20 {state.best[1]:.3f}"
         )
-        last = recall(encoder, self.held)
+        last = recall(encoder, self.held_out)
         return TrainReport(
             out=self.out,
-            history=self.folder / HISTORY,
+            history=self.trainer.folder / HISTORY,
             steps=state.step,
             seconds=state.seconds,
             best_step=state.best_step,
@@ -352,3 +219,99 @@ class _Run:
             windows=last.windows,
             fingerprint=encoder.fingerprint,
         )
+
+
+@contextmanager
+def _encoder_batches(crops: Crops, config: TrainConfig, start: int) -> Iterator[Iterator[Batch]]:
+    """Open the batches from a step on, and refuse data without negatives.
+
+    Raises:
+        TrainingError: in many batches in a row all crops share ground; one such batch may come by chance.
+    """
+
+    def checked() -> Iterator[Batch]:
+        barren = 0
+        for batch in batches:
+            barren = 0 if batch.allowed.any() else barren + 1
+            if barren == _MAX_BARREN:
+                raise TrainingError(
+                    f"in {_MAX_BARREN} batches of {len(batch.allowed)} crops all share ground, so that none "
+                    "is a negative of another: give series of more places, or larger ones"
+                )
+            yield batch.pixels, batch.allowed
+
+    with training_batches(crops, config, start) as batches:
+        yield checked()
+
+
+# --- one step -------------------------------------------------------------------------------------
+
+
+def new_optimizer(model: Any, config: TrainConfig) -> Any:
+    """Adam with warm-up, cosine decay, decoupled weight decay (not of biases) and clipped gradients."""
+    import keras
+
+    warmup = min(config.warmup_steps, config.steps - 1)
+    rise = {"warmup_target": config.learning_rate, "warmup_steps": warmup} if warmup else {}
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else config.learning_rate, config.steps - warmup, alpha=0.0, **rise
+    )
+    optimizer = keras.optimizers.Adam(
+        rate, weight_decay=config.weight_decay or None, global_clipnorm=config.clip_norm
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer.build(model.trainable_variables)
+    return optimizer
+
+
+def objective(config: TrainConfig) -> LossFunction:
+    """Return the loss of both halves together, of the learned half alone, or a mean of these."""
+    from keras import ops
+
+    together = loss_of(config)
+    if not config.alone or config.arch == "plain":
+        return together
+
+    def learned(vectors: Any) -> Any:
+        half = vectors[:, config.tensor.dim :]
+        return half * ops.rsqrt(ops.maximum(ops.sum(half * half, axis=-1, keepdims=True), _NOTHING))
+
+    def both(vectors_a: Any, vectors_p: Any, allowed: Any) -> Any:
+        own = together(learned(vectors_a), learned(vectors_p), allowed)
+        return config.alone * own + (1 - config.alone) * together(vectors_a, vectors_p, allowed)
+
+    return both
+
+
+def compiled_step(model: Any, optimizer: Any, average: Sequence[Any], config: TrainConfig) -> Step:
+    """Compile a step.
+
+    Args:
+        model: an encoder; its trainable variables are trained.
+        optimizer: built for them.
+        average: variables that follow them with the momentum `config.average`; may be empty.
+        config: loss, batch and momentum.
+
+    Returns:
+        The step.
+    """
+    import tensorflow as tf
+
+    loss_function, n = objective(config), config.batch
+    variables = model.trainable_variables
+
+    def step(pixels: Any, allowed: Any) -> Any:
+        with tf.GradientTape() as tape:
+            vectors = model(pixels, training=True)[:, 0, 0]  # (2n, dim)
+            loss = loss_function(vectors[:n], vectors[n:], allowed)
+        optimizer.apply(tape.gradient(loss, variables), variables)
+        for mean, variable in zip(average, variables, strict=bool(average)):
+            mean.assign(config.average * mean + (1 - config.average) * variable)
+        return loss
+
+    signature = [
+        tf.TensorSpec((2 * n, PATCH_PX, PATCH_PX, 4), tf.float32),
+        tf.TensorSpec((n, n), tf.bool),
+    ]
+    compiled = tf.function(step, input_signature=signature, jit_compile=config.compile)
+    return lambda pixels, allowed: float(compiled(tf.constant(pixels), tf.constant(allowed)))

@@ -1,12 +1,13 @@
-"""Training of the verifier: confusions that search and NCC make themselves, told apart by a small network.
+"""Training of the verifier on the confusions of search and NCC.
 
-A round takes one date of every series as the images to be searched, patches of the other dates as
-questions, and looks for them with the training-free encoder. What correlates best without being right is
-what the network has to refuse. Some patches are shown without their right place: then none is right.
+A round indexes one date of every series and searches for patches of the other dates with the training-free
+encoder. The network learns to refuse the wrong places that correlate best. Some patches come without their
+right place; then every place is wrong.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -28,10 +29,21 @@ from retrieval.models.encoder import load_encoder
 from retrieval.models.registry import TRAINING_FREE
 from retrieval.models.verifier import SIDE, verifier_model
 from retrieval.training.augment import add_noise, blurred, change_light, in_bytes, turned_alike
-from retrieval.training.steps import check_backend
+from retrieval.training.checkpoint import folder_of
+from retrieval.training.trainer import (
+    CHECKPOINT_S,
+    ProgressCallback,
+    Schedule,
+    Trainer,
+    adam_w,
+    check_output,
+    identity_of,
+    print_progress,
+    save_model,
+)
 from retrieval.training.weather import add_haze, paste_clouds
-from retrieval.types import Candidates, Progress, pack_ids, silent
-from tfrecords.artifacts import writing_file
+from retrieval.types import Candidates, pack_ids
+from tfrecords.artifacts import fingerprint, writing_file
 from tfrecords.read import read_series
 from tfrecords.schema import BANDS, Patches, Series, to_scaled
 
@@ -228,45 +240,63 @@ def _regions(
 
 
 def train_verifier(
-    series: Any, out: Path, config: VerifierConfig, *, overwrite: bool = False, progress: Progress = silent
+    series: Any,
+    out: Path | str,
+    config: VerifierConfig | None = None,
+    *,
+    overwrite: bool = False,
+    progress: ProgressCallback | None = None,
+    checkpoint_s: float = CHECKPOINT_S,
 ) -> dict[str, float]:
-    """Mine confusions from series and train the network on them.
+    """Mine confusions from series and train the verifier on them.
+
+    The state and the mined rounds lie in `<out>.training/` until the verifier is written. The same call with
+    the same recipe and data resumes an interrupted run.
 
     Args:
         series: what `tfrecords.read.read_series` opens.
         out: a `.keras` file.
         config: the recipe; the same one with the same data gives the same weights.
-        overwrite: replace a file that is there.
-        progress: told of rounds and steps.
+        overwrite: replace an existing file, and the state of another recipe or other data.
+        progress: called after every round and step; None prints to standard error.
+        checkpoint_s: seconds between checkpoints.
 
     Returns:
-        Loss, and share of questions answered rightly, over the last tenth of the steps.
+        Loss and share of questions answered rightly, averaged over the last tenth of the steps.
 
     Raises:
-        TrainingError: fewer than two series, or nothing in them to learn from.
-        OutputExistsError: `out` is there and `overwrite` is false.
+        TrainingError: fewer than two series, nothing in them to learn from, or the state of another run.
+        OutputExistsError: `out` exists and `overwrite` is false.
     """
     import keras
 
-    check_backend()
-    with writing_file(out, overwrite=overwrite) as temporary:
-        rounds = _mined(list(read_series(series)), config, progress)
-        keras.utils.set_random_seed(config.seed)
-        model = verifier_model(config.width)
-        figures = _fit(model, rounds, config, progress)
-        model.save(temporary.with_suffix(".keras"))
-        temporary.with_suffix(".keras").replace(temporary)
-    return figures
+    out, config = Path(out), config or VerifierConfig()
+    check_output(out, overwrite)
+    trainer = Trainer(
+        folder_of(out),
+        identity_of(config.to_dict(), series=series),
+        Schedule(config.steps, checkpoint_s=checkpoint_s),
+        progress or print_progress(),
+        "training the verifier",
+    )
+    trainer.load(overwrite)
+    pairs = _mine_all(list(read_series(series)), config, trainer)
+    keras.utils.set_random_seed(config.seed)
+    model = verifier_model(config.width)
+    loss, right = _fit(model, pairs, config, trainer).tolist()
+    save_model(model, out, overwrite=overwrite)
+    shutil.rmtree(trainer.folder)
+    return {"loss": loss, "right": right}
 
 
-def _mined(series: Sequence[Series], config: VerifierConfig, progress: Progress) -> Pairs:
-    """All rounds, those of each set of bands in turn."""
+def _mine_all(series: Sequence[Series], config: VerifierConfig, trainer: Trainer) -> Pairs:
+    """Return the pairs of all rounds; series with the same bands take turns."""
     sets: dict[tuple[str, ...], list[Series]] = {}
     for one in series:
         if min(one.pixels.shape[1:3]) >= PATCH_PX:
             sets.setdefault(one.bands, []).append(one)
-    grounds = {bands: len({one.overlap_group for one in those}) for bands, those in sets.items()}
-    chosen = [those for bands, those in sorted(sets.items()) if grounds[bands] >= config.least_places]
+    grounds = {bands: len({one.overlap_group for one in group}) for bands, group in sets.items()}
+    chosen = [group for bands, group in sorted(sets.items()) if grounds[bands] >= config.least_places]
     if not chosen:
         raise TrainingError(
             f"{len(series)} series of at most {max(grounds.values(), default=0)} places with the same bands; "
@@ -274,21 +304,30 @@ def _mined(series: Sequence[Series], config: VerifierConfig, progress: Progress)
         )
     rounds = []
     for number in range(config.rounds):
-        rounds.append(mine(chosen[number % len(chosen)], number // len(chosen), config))
-        progress("mining confusions", number + 1, config.rounds)
+        rounds.append(_mined_round(trainer, chosen[number % len(chosen)], number, len(chosen), config))
+        trainer.note(f"mining confusions: round {number + 1} of {config.rounds}")
     return Pairs(*(np.concatenate([getattr(r, f.name) for r in rounds]) for f in fields(Pairs)))
 
 
-def _fit(model: Any, pairs: Pairs, config: VerifierConfig, progress: Progress) -> dict[str, float]:
-    """Cross-entropy over the candidates of a patch and "none of them"."""
-    import keras
+def _mined_round(
+    trainer: Trainer, series: Sequence[Series], number: int, sets: int, config: VerifierConfig
+) -> Pairs:
+    """Return the pairs of a round, from the file of an interrupted run if there is one."""
+    path = trainer.folder / f"round-{number:03d}-{fingerprint(trainer.identity)[:16]}.npz"
+    if path.exists():
+        with np.load(path, allow_pickle=False) as file:
+            return Pairs(**{f.name: file[f.name] for f in fields(Pairs)})
+    pairs = mine(series, number // sets, config)
+    with writing_file(path) as temporary, temporary.open("wb") as opened:
+        np.savez(opened, **{f.name: getattr(pairs, f.name) for f in fields(Pairs)})
+    return pairs
+
+
+def _fit(model: Any, pairs: Pairs, config: VerifierConfig, trainer: Trainer) -> NDArray[np.float64]:
+    """Minimise the cross-entropy over the candidates of a patch and "none of them"."""
     import tensorflow as tf
 
-    rate = keras.optimizers.schedules.CosineDecay(
-        1e-6, config.steps, warmup_target=config.learning_rate, warmup_steps=config.steps // 30
-    )
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, clipnorm=1.0)
-    optimizer.build(model.trainable_variables)
+    optimizer = adam_w(model.trainable_variables, config.steps, config.learning_rate, config.weight_decay)
     shown = config.shown
 
     @tf.function(jit_compile=True)
@@ -301,13 +340,10 @@ def _fit(model: Any, pairs: Pairs, config: VerifierConfig, progress: Progress) -
         optimizer.apply_gradients(zip(grads, model.trainable_variables, strict=True))
         return loss, tf.reduce_mean(tf.cast(tf.argmax(odds, 1) == label, tf.float32))
 
-    rng, told = np.random.default_rng([config.seed, 1]), []
-    for number in range(config.steps):
-        told.append([float(v) for v in step(*draw(pairs, config, rng))])
-        if number % 20 == 19:
-            progress("training the verifier", number + 1, config.steps)
-    last = np.mean(told[-max(1, config.steps // 10) :], axis=0)
-    return {"loss": float(last[0]), "right": float(last[1])}
+    trainer.track(variables=[*model.variables, *optimizer.variables])
+    return trainer.run_drawn(
+        step, lambda rng: draw(pairs, config, rng), np.random.default_rng([config.seed, 1])
+    )
 
 
 def draw(pairs: Pairs, config: VerifierConfig, rng: np.random.Generator) -> tuple[NDArray, ...]:
@@ -343,6 +379,3 @@ def _turned_tensor(tensor: NDArray, turn: int) -> NDArray:
     if turn % 2:
         sign = sign * np.array([1, -1, -1], tensor.dtype)
     return turned_alike(tensor, turn) * sign
-
-
-__all__ = ["Pairs", "draw", "mine", "train_verifier"]

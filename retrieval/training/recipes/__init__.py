@@ -1,0 +1,44 @@
+"""Recipes of the shipped networks: `siamese`, `verifier`, and `clouds` with the local descriptors."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from retrieval.errors import ConfigError
+
+_FOLDER = resources.files(__name__)
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the shipped recipes."""
+    return sorted(f.name.removesuffix(".json") for f in _FOLDER.iterdir() if f.name.endswith(".json"))
+
+
+def read_recipe(source: str | Path) -> dict[str, Any]:
+    """Read a recipe.
+
+    Args:
+        source: the name of a shipped recipe, or a JSON file with an object of settings.
+
+    Raises:
+        ConfigError: no such recipe or file, or another content.
+    """
+    file = _FOLDER / f"{source}.json" if str(source) in recipe_names() else Path(source)
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{source}: no such recipe. Expected a JSON file, or one of {', '.join(recipe_names())}."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f'{source} is no JSON ({error}). Expected an object such as {{"learning_rate": 5e-4}}.'
+        ) from error
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{source} holds a {type(values).__name__}. Expected an object of settings by name."
+        )
+    return values
