@@ -96,7 +96,7 @@ def augmented(**knobs: float) -> dict[str, Any]:
     return {"augment": knobs}
 
 
-PHOTOMETRY = dict.fromkeys(("gain", "offset", "curve", "haze", "blur", "noise_dn", "eight_bit"), 0.0)
+PHOTOMETRY = dict.fromkeys(("gain", "offset", "tone_curve_std", "haze", "blur", "noise_dn", "eight_bit"), 0.0)
 BASE = Variant("recipe", "as shipped, short")
 VARIANTS = (
     BASE,

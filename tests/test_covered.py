@@ -38,8 +38,8 @@ TINY = CloudConfig(
     steps=3,
     found_steps=2,
     batch=6,
-    near=2,
-    least_places=2,
+    regions_per_place=2,
+    min_places=2,
 )
 
 
@@ -291,7 +291,7 @@ def places(count, dates=2, size=128):
 
 
 def test_a_batch_of_pairs_shows_each_patch_in_its_region():
-    config = replace(TINY, covered=0.0, batch=12, near=3)
+    config = replace(TINY, cloud_share=0.0, batch=12, regions_per_place=3)
     sets = by_bands(places(3), config)
     patches, regions, offset, foreign = draw_pairs(sets, config, np.random.default_rng(0))
     assert patches.shape[:3] == (12, 64, 64) and regions.shape[:3] == (12, 104, 104)
@@ -304,7 +304,7 @@ def test_a_batch_of_pairs_shows_each_patch_in_its_region():
 
 
 def test_found_masks_hide_what_the_network_finds_and_patches_lie_near_the_grid():
-    config = replace(TINY, covered=1.0, batch=24, near=3)
+    config = replace(TINY, cloud_share=1.0, batch=24, regions_per_place=3)
     seen = []
 
     def finder(scaled):
@@ -440,5 +440,5 @@ def test_the_state_of_another_training_is_replaced_only_with_overwrite(tmp_path)
 def test_too_few_places_are_refused():
     with pytest.raises(TrainingError, match="1 series, at most 1 places"):
         by_bands(places(1), TINY)
-    with pytest.raises(ConfigError, match="covered"):
-        CloudConfig(covered=1.5)
+    with pytest.raises(ConfigError, match="cloud_share"):
+        CloudConfig(cloud_share=1.5)

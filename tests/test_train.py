@@ -266,7 +266,7 @@ def test_no_augmentation_changes_nothing():
 
 def test_both_crops_of_a_pair_are_turned_alike_and_all_eight_ways_come():
     a = some_crops(64)
-    out = augment_pairs(a, a, replace(NOTHING, turn=True), np.random.default_rng(0))
+    out = augment_pairs(a, a, replace(NOTHING, flip_rotate=True), np.random.default_rng(0))
     np.testing.assert_allclose(out[:64], out[64:], atol=1e-5)
     ways = [np.rot90(m, k) for m in (a[0], a[0][:, ::-1]) for k in range(4)]
     got = turned(np.repeat(a[:1], 8, axis=0), np.arange(8))
@@ -363,6 +363,17 @@ def test_recipes_are_checked_and_nested_ones_are_read_from_maps():
         AugmentConfig(clouds=1.5)
 
 
+def test_former_names_of_settings_are_migrated():
+    former = {"alone": 0.5, "pool": 99, "uses": 2, "augment": {"curve": 0.3, "turn": False}}
+    config = TrainConfig.from_mapping(former)
+    assert (config.branch_loss_weight, config.pool_size, config.reuse_per_pair) == (0.5, 99, 2)
+    assert (config.augment.tone_curve_std, config.augment.flip_rotate) == (0.3, False)
+    assert CloudConfig.from_mapping({"covered": 0.1, "near": 3}) == CloudConfig(
+        cloud_share=0.1, regions_per_place=3
+    )
+    assert VerifierConfig.from_mapping({"shown": 4, "absent": 0.2}).candidates == 4
+
+
 @pytest.mark.parametrize(
     "name, kind", [("siamese", TrainConfig), ("verifier", VerifierConfig), ("clouds", CloudConfig)]
 )
@@ -415,7 +426,7 @@ SMALL = TrainConfig(
     learning_rate=3e-3,
     crops_per_series=24,
     shuffle=64,
-    pool=96,
+    pool_size=96,
     projection_crops=512,
     validation_queries=40,
     validation_series=4,
@@ -584,7 +595,7 @@ def test_the_loss_of_the_learned_half_alone_is_that_of_its_part_of_the_vector():
     own = infonce_loss(halves[1] / 0.8, halves[3] / 0.8, allowed, config.temperature)
     together = infonce_loss(a, p, allowed, config.temperature)
     for alone, wanted in ((0, together), (1, own), (0.25, 0.25 * own + 0.75 * together)):
-        got = objective(replace(config, alone=alone))(a, p, allowed)
+        got = objective(replace(config, branch_loss_weight=alone))(a, p, allowed)
         assert float(got) == pytest.approx(float(wanted), rel=1e-4)
 
 
@@ -642,7 +653,7 @@ def test_the_next_round_is_opened_before_the_last_one_ends_and_none_after_the_la
         for i in count():
             yield {"anchor": np.float32(i), "place_id": np.int64(i % 5)}
 
-    config = replace(SMALL, pool=24, batch=4, checkpoint_every=5, steps=10)
+    config = replace(SMALL, pool_size=24, batch=4, checkpoint_every=5, steps=10)
     batches = numbered_batches(crops, config, 0)
     assert [next(batches)[0] for _ in range(3)] == [0, 1, 2] and not opened[1].is_set()
     assert next(batches)[0] == 3 and opened[1].wait(60)
@@ -661,7 +672,7 @@ def test_batches_end_with_the_recipe_and_their_threads_with_the_block():
         opened.append(round_)
         yield from (element(i) for i in count())
 
-    config = replace(SMALL, pool=24, batch=4, checkpoint_every=6, steps=12, workers=2)
+    config = replace(SMALL, pool_size=24, batch=4, checkpoint_every=6, steps=12, workers=2)
     before = set(threading.enumerate())
     with training_batches(crops, config, 5) as batches:
         assert len(list(batches)) == 7
@@ -691,7 +702,7 @@ def test_batches_do_not_depend_on_the_number_of_threads_or_on_where_they_start()
                 "y": np.int64(0),
             }
 
-    config = replace(SMALL, pool=24, batch=4, checkpoint_every=5)
+    config = replace(SMALL, pool_size=24, batch=4, checkpoint_every=5)
     got = []
     for workers, start, seed in ((1, 0, 0), (3, 0, 0), (2, 4, 0), (1, 0, 1)):
         with training_batches(crops, replace(config, workers=workers, seed=seed), start) as batches:

@@ -18,7 +18,15 @@ from tfrecords.schema import BANDS, Patches, Series
 from tfrecords.write import write_series
 
 TINY = VerifierConfig(
-    width=4, rounds=2, questions=24, confusions=4, least_places=2, steps=12, batch=8, shown=3, clouds=0.0
+    width=4,
+    rounds=2,
+    queries=24,
+    confusions=4,
+    min_places=2,
+    steps=12,
+    batch=8,
+    candidates=3,
+    cloud_share=0.0,
 )
 
 
@@ -90,7 +98,7 @@ def pairs(n=30, confusions=5, usable=None):
 
 
 def test_a_batch_shows_the_right_place_first_or_not_at_all():
-    config = replace(TINY, batch=16, shown=3, confusions=5, absent=0.4, swapped=0.0)
+    config = replace(TINY, batch=16, candidates=3, confusions=5, absent_share=0.4, swapped_share=0.0)
     made, rng = pairs(), np.random.default_rng(0)
     absent = []
     for _ in range(20):
@@ -109,9 +117,9 @@ def test_a_batch_shows_the_right_place_first_or_not_at_all():
 def test_a_patch_whose_right_place_was_not_met_is_shown_without_it():
     usable = np.ones((30, 6), bool)
     usable[:, 0] = False
-    config = replace(TINY, absent=0.0, confusions=5)
+    config = replace(TINY, absent_share=0.0, confusions=5)
     for seed in range(3):
-        assert (draw(pairs(usable=usable), config, np.random.default_rng(seed))[3] == config.shown).all()
+        assert (draw(pairs(usable=usable), config, np.random.default_rng(seed))[3] == config.candidates).all()
 
 
 def test_one_seed_draws_one_batch():
@@ -140,7 +148,7 @@ def ncc_of(mine_):
 
 def test_mined_pairs_have_their_right_place_and_wrong_ones(mined):
     n = len(mined.template)
-    assert n == TINY.questions and mined.region.shape == (n, 1 + TINY.confusions, SIDE, SIDE, 3)
+    assert n == TINY.queries and mined.region.shape == (n, 1 + TINY.confusions, SIDE, SIDE, 3)
     assert mined.shown.shape == (n, SIDE, SIDE, 1) and mined.known.shape[:2] == mined.usable.shape
     assert mined.usable[:, 0].mean() > 0.9  # the ground did not change: NCC meets it
     correlation = np.where(mined.usable, ncc_of(mined), -1)
@@ -271,11 +279,13 @@ def test_a_finished_verifier_is_left_alone(trained):
 
 def test_too_few_places(tmp_path, trained):
     with pytest.raises(TrainingError, match="expected 9"):
-        train_verifier(trained[0] / "series", tmp_path / "v.keras", replace(TINY, least_places=9))
+        train_verifier(trained[0] / "series", tmp_path / "v.keras", replace(TINY, min_places=9))
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("knob", [{"shown": 1}, {"shown": 9}, {"steps": 0}, {"absent": 1.5}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "knob", [{"candidates": 1}, {"candidates": 9}, {"steps": 0}, {"absent_share": 1.5}, {"seed": -1}]
+)
 def test_knobs_out_of_range(knob):
     with pytest.raises(ConfigError):
         replace(TINY, **knob)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -42,6 +43,16 @@ class LearnedConfig(Config):
 class VerifierConfig(Config):
     """The recipe of the verifier, see `retrieval.training.verifier`."""
 
+    READ_BY: ClassVar[tuple[str, ...]] = ("train",)
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "questions": "queries",
+        "least_places": "min_places",
+        "clouds": "cloud_share",
+        "shown": "candidates",
+        "absent": "absent_share",
+        "swapped": "swapped_share",
+    }
+
     width: int = setting(
         24, 1, 10**7, help="Channels of the first convolution; later ones have up to twice as many."
     )
@@ -51,15 +62,17 @@ class VerifierConfig(Config):
         10**7,
         help="Times that wrong candidates are mined, each with other dates, bands and places.",
     )
-    questions: int = setting(1500, 1, 10**7, help="Patches searched in a round.")
+    queries: int = setting(1500, 1, 10**7, help="Patches searched in a round.")
     confusions: int = setting(10, 1, 10**7, help="Wrong candidates kept per patch, the best correlated ones.")
-    least_places: int = setting(4, 1, 10**7, help="Minimum number of places with the same bands in a round.")
-    clouds: float = setting(0.25, 0, 1, help="Share of the patches with clouds over 10 to 70 % of them.")
+    min_places: int = setting(4, 1, 10**7, help="Minimum number of places with the same bands in a round.")
+    cloud_share: float = setting(0.25, 0, 1, help="Share of the patches with clouds over 10 to 70 % of them.")
     steps: int = setting(6000, 1, 10**7, help="Training steps.")
     batch: int = setting(24, 1, 10**7, help="Patches per step.")
-    shown: int = setting(8, 2, "confusions", help="Candidates of a patch per step.")
-    absent: float = setting(0.15, 0, 1, help="Share of the patches without their right candidate.")
-    swapped: float = setting(0.3, 0, 1, help="Share of the steps in which patch and candidate are swapped.")
+    candidates: int = setting(8, 2, "confusions", help="Candidates of a patch per step.")
+    absent_share: float = setting(0.15, 0, 1, help="Share of the patches without their right candidate.")
+    swapped_share: float = setting(
+        0.3, 0, 1, help="Share of the steps in which patch and candidate are swapped."
+    )
     learning_rate: float = setting(2e-3, 0, 10, help="Peak learning rate of Adam.")
     weight_decay: float = setting(1e-3, 0, 1, help="Decoupled weight decay of Adam.")
     seed: int = setting(0, 0, MAX_SEED, help="Random seed.")
@@ -67,7 +80,14 @@ class VerifierConfig(Config):
 
 @dataclass(frozen=True)
 class CloudConfig(Config):
-    """The recipe of the two networks for patches under cloud, see `retrieval.training.cloud_networks`."""
+    """The recipe of the cloud network and the local descriptors, see `retrieval.training.cloud_networks`."""
+
+    READ_BY: ClassVar[tuple[str, ...]] = ("train",)
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "near": "regions_per_place",
+        "covered": "cloud_share",
+        "least_places": "min_places",
+    }
 
     cloud_width: int = setting(16, 1, 10**5, help="Channels of the cloud network.")
     cloud_steps: int = setting(6000, 1, 10**7, help="Training steps of the cloud network.")
@@ -80,7 +100,7 @@ class CloudConfig(Config):
         3500, 0, 10**7, help="Further steps, clouds masked by the prediction of the cloud network."
     )
     batch: int = setting(96, 1, 10**5, help="Pairs of a patch and a region per step.")
-    near: int = setting(
+    regions_per_place: int = setting(
         6,
         1,
         10**5,
@@ -93,8 +113,8 @@ class CloudConfig(Config):
         unit="px",
         help="Side of the region in which a patch is searched, at every fourth pixel.",
     )
-    covered: float = setting(0.8, 0, 1, help="Share of the patches with clouds.")
-    least_places: int = setting(4, 1, 10**5, help="Minimum number of places with the same bands.")
+    cloud_share: float = setting(0.8, 0, 1, help="Share of the patches with clouds.")
+    min_places: int = setting(4, 1, 10**5, help="Minimum number of places with the same bands.")
     learning_rate: float = setting(2e-3, 0, 10, help="Peak learning rate of Adam.")
     weight_decay: float = setting(1e-3, 0, 1, help="Decoupled weight decay of Adam.")
     seed: int = setting(0, 0, MAX_SEED, help="Random seed.")
@@ -118,7 +138,9 @@ class DemoConfig(Config):
 class AugmentConfig(Config):
     """Augmentation of training crops; probabilities are per crop unless the text says per pair."""
 
-    turn: bool = setting(
+    RENAMED: ClassVar[Mapping[str, str]] = {"turn": "flip_rotate", "curve": "tone_curve_std"}
+
+    flip_rotate: bool = setting(
         True, help="Give both crops of a pair the same one of the eight rotations and reflections."
     )
     gain: float = setting(
@@ -127,7 +149,7 @@ class AugmentConfig(Config):
     offset: float = setting(
         0.1, 0, 2, help="Standard deviation of the brightness offset per band, in scaled units."
     )
-    curve: float = setting(
+    tone_curve_std: float = setting(
         0.15, 0, 2, help="Standard deviation of the tone curve per band, `x + c (1 - x^2)`: a gamma."
     )
     haze: float = setting(0.3, 0, 1, help="Probability of uneven haze, which reduces contrast by up to 60 %.")
@@ -154,6 +176,11 @@ class TrainConfig(Config):
     """A training recipe; with the same data it gives the same weights."""
 
     READ_BY: ClassVar[tuple[str, ...]] = ("train",)
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "alone": "branch_loss_weight",
+        "pool": "pool_size",
+        "uses": "reuse_per_pair",
+    }
 
     arch: Arch = setting(
         "siamese", help="siamese: the shipped design; plain: a small CNN on the raw bands, for comparisons."
@@ -172,7 +199,7 @@ class TrainConfig(Config):
         help="Triplet: the hardest negative of the batch, or the hardest below the positive's similarity.",
     )
     temperature: float = setting(0.07, 1e-3, 10, help="InfoNCE: divisor of the similarities.")
-    alone: float = setting(
+    branch_loss_weight: float = setting(
         1.0, 0, 1, help="Weight of the loss of the learned half; the rest weighs the loss of both halves."
     )
     batch: int = setting(128, 2, 2**16, help="Pairs per step; the crops of other pairs are negatives.")
@@ -203,14 +230,14 @@ class TrainConfig(Config):
     shuffle: int = setting(
         1024, 1, 10**7, unit="pairs", help="Size of the shuffle buffer and of the prefetch; 66 kB per pair."
     )
-    pool: int = setting(
+    pool_size: int = setting(
         2048,
         2,
         10**7,
         unit="pairs",
         help="Shuffled pairs from which batches are composed by place, at least `batch`; 131 kB per pair.",
     )
-    uses: int = setting(
+    reuse_per_pair: int = setting(
         4,
         1,
         10**6,

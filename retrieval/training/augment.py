@@ -40,7 +40,7 @@ def augment_pairs(
     """
     n = len(anchor)
     both = np.stack([anchor, positive], axis=1)  # (n, 2, s, s, 4)
-    if config.turn:
+    if config.flip_rotate:
         both = turned(both, rng.integers(8, size=n))
     crops = np.ascontiguousarray(both.transpose(1, 0, 2, 3, 4)).reshape(2 * n, *anchor.shape[1:])
     change_light(crops, config, rng)
@@ -88,7 +88,7 @@ def change_light(crops: Pixels, config: AugmentConfig, rng: np.random.Generator)
     """Change contrast, brightness and tone curve of each band of each crop, in place."""
     m, bands = len(crops), crops.shape[-1]
     shape = (m, 1, 1, bands)
-    bend = rng.normal(0, config.curve, shape)
+    bend = rng.normal(0, config.tone_curve_std, shape)
     log_gain = rng.normal(0, config.gain, (m, 1, 1, 1)) + rng.normal(0, config.gain / 2, shape)
     offset = rng.normal(0, config.offset, shape)
     # gain (x + bend (1 - x^2)) + offset, as a polynomial: two passes over the pixels instead of six.

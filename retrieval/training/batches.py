@@ -271,7 +271,9 @@ def numbered_batches(
         stream = opening.submit(_opened, crops(round_))
         while True:
             rng = np.random.default_rng([config.seed, 1, round_])
-            batches = compose(stream.result(), config.batch, config.per_place, config.pool, config.uses, rng)
+            batches = compose(
+                stream.result(), config.batch, config.per_place, config.pool_size, config.reuse_per_pair, rng
+            )
             end, early = (round_ + 1) * every, None
             for step, batch in enumerate(islice(batches, passed, every), round_ * every + passed):
                 if early is None and step >= end - _EARLY and end < config.steps:

@@ -35,11 +35,11 @@ def by_bands(series: Sequence[Series], config: CloudConfig) -> Draws:
         if min(one.pixels.shape[1:3]) >= config.region_px and len(one.pixels) > 1:
             sets.setdefault(one.bands, []).append(one)
     places = {bands: len({one.overlap_group for one in those}) for bands, those in sets.items()}
-    chosen = {b: those for b, those in sorted(sets.items()) if places[b] >= config.least_places}
+    chosen = {b: those for b, those in sorted(sets.items()) if places[b] >= config.min_places}
     if not chosen:
         raise TrainingError(
             f"{len(series)} series, at most {max(places.values(), default=0)} places with the same bands, "
-            f"two dates and {config.region_px} px; expected {config.least_places}"
+            f"two dates and {config.region_px} px; expected {config.min_places}"
         )
     return chosen
 
@@ -131,7 +131,7 @@ def draw_pairs(
         one = series[number]
         dates = len(one.pixels)
         first = int(rng.integers(dates))
-        for _ in range(config.near):
+        for _ in range(config.regions_per_place):
             second = (first + int(rng.integers(1, dates))) % dates
             y, x = (int(rng.integers(size - side + 1)) for size in one.pixels.shape[1:3])
             both = one.pixels[[first, second], y : y + side, x : x + side]
@@ -175,7 +175,7 @@ def _weathered(
     """Another light, haze and blur on some; clouds on most, hidden as `draw_pairs` says."""
     change_light(patches, AugmentConfig(), rng)
     _change(patches, ((0.2, lambda p: add_haze(p, rng)), (0.1, blurred)), rng)
-    _change(patches, ((config.covered, lambda p: _clouded(p, rng, hide=finder is None)),), rng)
+    _change(patches, ((config.cloud_share, lambda p: _clouded(p, rng, hide=finder is None)),), rng)
     add_noise(patches, 15.0, rng)
     _change(patches, ((0.15, lambda p: in_bytes(p, rng)),), rng)
     patches = np.clip(patches, -1, 1)

@@ -67,7 +67,7 @@ def train_cloud_mask(
         tenth of the steps.
 
     Raises:
-        TrainingError: no bands with `config.least_places` places that are large enough, or the state of
+        TrainingError: no bands with `config.min_places` places that are large enough, or the state of
             another run.
         OutputExistsError: `out` exists and `overwrite` is false.
     """

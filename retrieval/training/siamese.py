@@ -269,7 +269,7 @@ def objective(config: TrainConfig) -> LossFunction:
     from keras import ops
 
     together = loss_of(config)
-    if not config.alone or config.arch == "plain":
+    if not config.branch_loss_weight or config.arch == "plain":
         return together
 
     def learned(vectors: Any) -> Any:
@@ -278,7 +278,9 @@ def objective(config: TrainConfig) -> LossFunction:
 
     def both(vectors_a: Any, vectors_p: Any, allowed: Any) -> Any:
         own = together(learned(vectors_a), learned(vectors_p), allowed)
-        return config.alone * own + (1 - config.alone) * together(vectors_a, vectors_p, allowed)
+        return config.branch_loss_weight * own + (1 - config.branch_loss_weight) * together(
+            vectors_a, vectors_p, allowed
+        )
 
     return both
 

@@ -135,8 +135,8 @@ def _ask(
     """Patches of other dates than the target's, weathered."""
     weight = np.sqrt([float(np.prod(one.pixels.shape[1:3])) for one in series])
     kept: list[tuple[NDArray, tuple[int, int, int], int]] = []
-    for _ in range(50 * config.questions):
-        if len(kept) == config.questions:
+    for _ in range(50 * config.queries):
+        if len(kept) == config.queries:
             break
         i = int(rng.choice(len(series), p=weight / weight.sum()))
         one = series[i]
@@ -158,7 +158,7 @@ def _weathered(pixels: NDArray[np.float32], config: VerifierConfig, rng: np.rand
     change_light(pixels, AugmentConfig(), rng)
     changes: list[tuple[float, Any]] = [
         (0.2, lambda p: add_haze(p, rng)),
-        (config.clouds, lambda p: paste_clouds(p, rng.uniform(0.1, 0.7, len(p)), rng)[0]),
+        (config.cloud_share, lambda p: paste_clouds(p, rng.uniform(0.1, 0.7, len(p)), rng)[0]),
         (0.1, blurred),
         (1.0, lambda p: _noisy(p, rng)),
         (0.15, lambda p: in_bytes(p, rng)),
@@ -296,11 +296,11 @@ def _mine_all(series: Sequence[Series], config: VerifierConfig, trainer: Trainer
         if min(one.pixels.shape[1:3]) >= PATCH_PX:
             sets.setdefault(one.bands, []).append(one)
     grounds = {bands: len({one.overlap_group for one in group}) for bands, group in sets.items()}
-    chosen = [group for bands, group in sorted(sets.items()) if grounds[bands] >= config.least_places]
+    chosen = [group for bands, group in sorted(sets.items()) if grounds[bands] >= config.min_places]
     if not chosen:
         raise TrainingError(
             f"{len(series)} series of at most {max(grounds.values(), default=0)} places with the same bands; "
-            f"expected {config.least_places} or more"
+            f"expected {config.min_places} or more"
         )
     rounds = []
     for number in range(config.rounds):
@@ -328,7 +328,7 @@ def _fit(model: Any, pairs: Pairs, config: VerifierConfig, trainer: Trainer) -> 
     import tensorflow as tf
 
     optimizer = adam_w(model.trainable_variables, config.steps, config.learning_rate, config.weight_decay)
-    shown = config.shown
+    shown = config.candidates
 
     @tf.function(jit_compile=True)
     def step(template: Any, region: Any, visible: Any, label: Any) -> Any:
@@ -353,15 +353,15 @@ def draw(pairs: Pairs, config: VerifierConfig, rng: np.random.Generator) -> tupl
         template and region (n * shown, 31, 31, 3), visible (n * shown, 31, 31, 1), and which candidate is
         right (n,), `shown` for none.
     """
-    n, shown = config.batch, config.shown
+    n, shown = config.batch, config.candidates
     rows = rng.choice(len(pairs.template), n)
-    here = pairs.usable[rows, 0] & (rng.random(n) >= config.absent)
+    here = pairs.usable[rows, 0] & (rng.random(n) >= config.absent_share)
     others = 1 + np.argsort(rng.random((n, pairs.region.shape[1] - 1)), axis=1)[:, :shown]
     cols = np.where(here[:, None], np.c_[np.zeros(n, int), others[:, : shown - 1]], others)
     template = np.repeat(pairs.template[rows][:, None], shown, 1)
     visible = np.repeat(pairs.shown[rows][:, None], shown, 1) & pairs.known[rows[:, None], cols]
     region = pairs.region[rows[:, None], cols]
-    if rng.random() < config.swapped:
+    if rng.random() < config.swapped_share:
         template, region = region, template
     turn = int(rng.integers(8))
     flat = [
