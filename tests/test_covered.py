@@ -22,7 +22,7 @@ from retrieval.matching.session import Session
 from retrieval.matching.tensors import Arrays
 from retrieval.models.cloud_mask import CloudMask, cloud_model, shipped_cloud_mask
 from retrieval.models.local_descriptors import half_resolution, local_model
-from retrieval.training.cloud_batches import _foreign, by_bands, draw_clouds, draw_pairs
+from retrieval.training.cloud_batches import by_bands, draw_clouds, draw_pairs, foreign_regions
 from retrieval.training.cloud_networks import place_loss, train_cloud_mask, train_local_descriptors
 from retrieval.training.weather import paste_clouds, under_clouds
 from retrieval.types import unpack_ids
@@ -324,7 +324,7 @@ def test_regions_that_share_ground_are_no_negatives():
     expected = np.ones((5, 5), bool)
     expected[0, 1] = expected[1, 0] = False
     expected[3, :3] = expected[:3, 3] = False  # another series of the same ground
-    np.testing.assert_array_equal(_foreign(where, 104), expected)
+    np.testing.assert_array_equal(foreign_regions(where, 104), expected)
 
 
 def test_the_loss_is_small_where_the_own_place_agrees_and_large_where_another_does():

@@ -6,7 +6,6 @@ from engine import learned_encoder, small_encoder, texture
 from hypothesis import given
 from hypothesis import strategies as st
 
-import retrieval.models.embed as embed
 from retrieval.config import IndexConfig
 from retrieval.errors import ConfigError
 from retrieval.models.embed import embed_dense, embed_image, embed_patches, worth_indexing
@@ -81,11 +80,10 @@ def test_strides_that_do_not_fit_are_refused(stride):
 
 @pytest.mark.parametrize("stride", [4, 8, 16])
 @pytest.mark.parametrize("tile_px", [64, 100, 130])
-def test_tiles_change_nothing(monkeypatch, stride, tile_px):
+def test_tiles_change_nothing(stride, tile_px):
     scaled = holed(texture(150, 201))
     whole = embed_dense(small_encoder(), scaled, stride)
-    monkeypatch.setattr(embed, "TILE_PX", tile_px)
-    np.testing.assert_allclose(embed_dense(small_encoder(), scaled, stride), whole, atol=1e-5)
+    np.testing.assert_allclose(embed_dense(small_encoder(), scaled, stride, tile_px), whole, atol=1e-5)
 
 
 # ---------------------------------------------------------------- what is indexed
@@ -179,13 +177,12 @@ class Tops:
 # ---------------------------------------------------------------- patches
 
 
-def test_patches_are_embedded_block_by_block(monkeypatch):
-    monkeypatch.setattr(embed, "PATCH_BATCH", 3)
+def test_patches_are_embedded_batch_by_batch():
     patches = np.stack([texture(64, 64, seed=s) for s in range(8)])
-    vectors = embed_patches(small_encoder(), patches)
+    vectors = embed_patches(small_encoder(), patches, batch=3)
     np.testing.assert_allclose(vectors, small_encoder().embed(patches)[:, 0, 0], atol=1e-6)
     read, told = Patches(np.arange(8), patches, "scaled", BANDS, None), []
-    again = embed_patches(small_encoder(), read, lambda *step: told.append(step))
+    again = embed_patches(small_encoder(), read, lambda *step: told.append(step), batch=3)
     np.testing.assert_array_equal(again, vectors)
     assert [done for _, done, _ in told] == [3, 6, 8]
 

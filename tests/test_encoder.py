@@ -313,7 +313,7 @@ def not_encoders():
         "stride 14": (functional(zeros, pool(64, 14), unit), "stride that divides 64"),
         "sees the image": (
             functional(zeros, lambda x: x - ops.mean(x, (1, 2), keepdims=True), pool(64, 8), unit),
-            "cut out of it",
+            "vector of its crop",
         ),
         "not of NaN": (functional(pool(64, 8), unit), "NaN"),
         "two inputs": (keras.Model([four, keras.Input((3,))], unit(pool(64, 8)(four))), "not an encoder"),

@@ -304,7 +304,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 
 def test_columns_that_make_no_submission_are_refused():
-    with pytest.raises(SubmissionError, match=r"received x of shape \(1,\) beside patch ids of shape \(2,\)"):
+    with pytest.raises(SubmissionError, match=r"received x of shape \(1,\) for patch ids of shape \(2,\)"):
         Submission(np.arange(2), np.arange(2), np.arange(1), np.arange(2))
     with pytest.raises(SubmissionError, match=r"received patch_ids of shape \(\)"):
         Submission(np.int64(1), np.arange(1), np.arange(1), np.arange(1))

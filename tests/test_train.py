@@ -644,8 +644,7 @@ def test_validation_counts_the_right_place_only():
     assert found.first == pytest.approx(1 / 3) and found.patches == 3 and found.windows == 2 * 9 * 9
 
 
-def test_the_next_round_is_opened_before_the_last_one_ends_and_none_after_the_last(monkeypatch):
-    monkeypatch.setattr("retrieval.training.batches._EARLY", 2)
+def test_the_next_round_is_opened_before_the_last_one_ends_and_none_after_the_last():
     opened = [threading.Event() for _ in range(4)]
 
     def crops(round_):
@@ -654,13 +653,13 @@ def test_the_next_round_is_opened_before_the_last_one_ends_and_none_after_the_la
             yield {"anchor": np.float32(i), "place_id": np.int64(i % 5)}
 
     config = replace(SMALL, pool_size=24, batch=4, checkpoint_every=5, steps=10)
-    batches = numbered_batches(crops, config, 0)
+    batches = numbered_batches(crops, config, 0, early_steps=2)
     assert [next(batches)[0] for _ in range(3)] == [0, 1, 2] and not opened[1].is_set()
     assert next(batches)[0] == 3 and opened[1].wait(60)
     assert [step for step, _ in islice(batches, 6)] == [4, 5, 6, 7, 8, 9] and not opened[2].is_set()
     # A step of a round is the same, whether the round was opened early or is the first.
-    late = [raw["anchor"] for _, raw in islice(numbered_batches(crops, config, 5), 3)]
-    early = [raw["anchor"] for _, raw in islice(numbered_batches(crops, config, 0), 5, 8)]
+    late = [raw["anchor"] for _, raw in islice(numbered_batches(crops, config, 5, 2), 3)]
+    early = [raw["anchor"] for _, raw in islice(numbered_batches(crops, config, 0, 2), 5, 8)]
     np.testing.assert_array_equal(early, late)
     assert next(islice(batches, 1))[0] == 10 and opened[2].is_set()  # whoever goes on gets more
 

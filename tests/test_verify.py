@@ -12,7 +12,7 @@ from retrieval.matching.tensors import Templates
 from retrieval.models.structure_tensor import structure_tensor
 from retrieval.models.verifier import SIDE, Verifier, shipped_verifier, verifier_model
 from retrieval.training.augment import turned_alike
-from retrieval.training.verifier import NEAR_PX, Pairs, _turned_tensor, draw, mine, train_verifier
+from retrieval.training.verifier import NEAR_PX, Pairs, draw, mine, train_verifier, turned_tensor
 from tfrecords.errors import OutputExistsError
 from tfrecords.schema import BANDS, Patches, Series
 from tfrecords.write import write_series
@@ -69,15 +69,15 @@ def test_turned_tensors_are_the_tensors_of_turned_pictures(turn):
     pixels = texture(64, 64, seed=turn)[None]
     tensor = np.asarray(structure_tensor(pixels, 10 / 2047.5)[0])
     of_turned = np.asarray(structure_tensor(np.ascontiguousarray(turned_alike(pixels, turn)), 10 / 2047.5)[0])
-    np.testing.assert_allclose(_turned_tensor(tensor, turn), of_turned, atol=1e-4)
+    np.testing.assert_allclose(turned_tensor(tensor, turn), of_turned, atol=1e-4)
     np.testing.assert_allclose(
-        _turned_tensor(tensors(pixels), turn), tensors(turned_alike(pixels, turn)), atol=5e-3
+        turned_tensor(tensors(pixels), turn), tensors(turned_alike(pixels, turn)), atol=5e-3
     )
 
 
 def test_the_eight_turns_differ_and_keep_the_shape():
     pixels = texture(64, 64, seed=2)[None]
-    turned = [_turned_tensor(tensors(pixels), turn) for turn in range(8)]
+    turned = [turned_tensor(tensors(pixels), turn) for turn in range(8)]
     assert {t.shape for t in turned} == {(1, SIDE, SIDE, 3)}
     assert len({np.ascontiguousarray(t).tobytes() for t in turned}) == 8
 

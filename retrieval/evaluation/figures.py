@@ -1,4 +1,4 @@
-"""What is reported of a submission: seven figures with their intervals, for programs and for people."""
+"""The seven figures of a submission with their intervals, for programs and for people."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Figure:
     """A measured share or mean, or the difference of two, with its interval."""
 
     value: float
-    """What was measured: a share or mean in [0, 1], a difference in [-1, 1]."""
+    """The measurement: a share or mean in [0, 1], a difference in [-1, 1]."""
     low: float
     """Lower end of the 95 % interval, at most `value`."""
     high: float
@@ -25,7 +25,7 @@ class Figure:
 
     @property
     def leaves_zero_out(self) -> bool:
-        """Whether 0 is outside of the interval: of a difference, that its sign is told."""
+        """Whether the interval leaves 0 out, so that the sign of a difference is certain."""
         return self.low > 0 or self.high < 0
 
     def to_dict(self) -> dict[str, float]:

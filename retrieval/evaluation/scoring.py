@@ -50,8 +50,8 @@ def compare(
 ) -> Comparison:
     """Measure by how much `a` scores above `b`, patch by patch on the same answers.
 
-    Both are resampled together, so what makes a block hard for both cancels: the interval tells which
-    of two methods is better where those of two scores, side by side, still overlap.
+    Both are resampled together, so that blocks which are hard for both cancel. The interval can decide
+    between two methods whose separate intervals overlap.
 
     Args:
         a: one submission.

@@ -61,7 +61,7 @@ class Submission:
         column, shape = np.asarray(getattr(self, name)), np.shape(self.patch_ids)
         if column.ndim != 1 or column.shape != shape:
             raise SubmissionError(
-                f"{self.source}: received {name} of shape {column.shape} beside patch ids of shape {shape}; "
+                f"{self.source}: received {name} of shape {column.shape} for patch ids of shape {shape}; "
                 "expected one number a patch in each column"
             )
         if column.size and column.dtype.kind not in "iu":
@@ -99,12 +99,11 @@ def read_submission(path: str | Path) -> Submission:
         path: the file.
 
     Returns:
-        The rows in the order of the file, which may be none.
+        The rows in the order of the file.
 
     Raises:
         MissingInputError: there is no such file, or it can't be read.
-        SubmissionError: a row is malformed, out of range or doubled; the text names its line, what was
-            received and what was expected.
+        SubmissionError: a row is malformed, out of range or doubled; the text names its line.
     """
     path = Path(path)
     rows: list[tuple[int, ...]] = []

@@ -1,9 +1,9 @@
-"""Where a patch shows cloud instead of ground: a small network on brightness and texture of any bands.
+"""The cloud network: a small network that finds cloud in patches of any bands by brightness and texture.
 
-A vector of a whole window breaks when half of it is cloud, and so does its correlation. What is hidden is
-left out of both once it is known; patches of products come without a mask, so it is found here. The network
-sees, at half resolution, the mean, the largest and the smallest of the bands and the strength of the edges,
-over some 64 px around each pixel. It was trained on pasted clouds (`retrieval.training.cloud_networks`).
+Cloud over half of a window spoils its vector and its correlation. Both can leave hidden pixels out, but
+patches come without a mask, so this network makes one. Its input, at half resolution, is the mean, the
+largest and the smallest band and the strength of the edges. Its field of view is about 64 px. It learned
+from pasted clouds (`retrieval.training.cloud_networks`).
 
 Source: F. Yu, V. Koltun, Multi-scale context aggregation by dilated convolutions (2016).
 """
@@ -23,20 +23,20 @@ from retrieval.models.registry import CLOUDS, load_shipped, shipped_constants
 from retrieval.models.structure_tensor import structure_tensor
 
 DILATIONS = (1, 2, 4, 8)
-"""Of its convolutions, one after the other."""
+"""Dilation rates of the convolutions, in order."""
 BATCH = 64
-"""Patches looked at at a time: what of them fits a core's cache."""
+"""Patches per call: they fit the cache of a core."""
 
 
 def cloud_model(width: int = 16) -> Any:
-    """The network, not yet trained.
+    """Return the untrained network.
 
     Args:
         width: channels of its convolutions.
 
     Returns:
-        A functional `keras.Model`, (n, h, w, b) scaled, NaN = not known -> (n, h / 2, w / 2) log-odds that
-        thick or thin cloud hides or blurs the ground there; h and w even.
+        A functional `keras.Model`, (n, h, w, b) scaled, NaN = nodata -> (n, h / 2, w / 2) log-odds of thick
+        or thin cloud; h and w even.
     """
     import keras
     from keras import layers, ops
@@ -73,13 +73,13 @@ class CloudMask:
         self._call = Compiled(lambda scaled: model(scaled, training=False), after=1)
 
     def __call__(self, scaled: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Which pixels cloud hides or blurs.
+        """Return the pixels that cloud hides or blurs.
 
         Args:
-            scaled: (n, h, w, b) float32 in [-1, 1], NaN = not known; h and w even.
+            scaled: (n, h, w, b) float32 in [-1, 1], NaN = nodata; h and w even.
 
         Returns:
-            (n, h, w) true under cloud; never where nothing is known.
+            (n, h, w) true under cloud; false on nodata.
         """
         n, h, w = scaled.shape[:3]
         covered = np.zeros((n, h // 2, w // 2), bool)

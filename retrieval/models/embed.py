@@ -1,8 +1,7 @@
-"""From pixels to vectors: every window of an image in one pass, and patches in batches.
+"""From pixels to vectors: all windows of an image in one pass, and patches in batches.
 
-Embedding an image at once shares the work that its overlapping windows have in common: at stride 8
-a pixel lies in 64 windows. `embed_image` is the unit of work: an array in, vectors out, wherever it
-runs.
+One pass shares the work of overlapping windows: at stride 8 a pixel lies in 64 windows. `embed_image` is the
+unit of work: an array in, vectors out.
 """
 
 from __future__ import annotations
@@ -19,22 +18,21 @@ from retrieval.types import Encoder, PatchPixels, Progress, WindowVectors, silen
 from tfrecords.grid import WindowGrid, valid_share
 
 TILE_PX = 768
-"""Larger images are embedded tile by tile, so that memory does not grow with them."""
+"""Side of the tiles of larger images, which bound the memory."""
 PATCH_BATCH = 32
-"""Patches embedded at a time."""
+"""Patches per batch."""
 
 
 def embed_image(encoder: Encoder, scaled: NDArray[np.float32], config: IndexConfig) -> WindowVectors:
-    """Embed the windows of one image that show something.
+    """Embed the windows of an image that show texture.
 
-    Windows lie on the stride; where it does not end at the right or lower edge there is one more
-    column or row of them along it, so that no place is further than half a stride from a window. One
-    is left out where less than `config.min_visible` of it is known, where it is flat (no pixel
-    differs from its neighbours) and where the encoder sees nothing in it.
+    Windows lie on the stride. If the stride misses the right or lower edge, one more column or row of windows
+    follows the edge. No place is further than half a stride from a window. A window is left out if less than
+    `config.min_visible` of it has data, if it is flat, or if its vector is zero.
 
     Args:
         encoder: any `Encoder`.
-        scaled: (h, w, b) float32 in [-1, 1], NaN = not known; h and w at least 64.
+        scaled: (h, w, b) float32 in [-1, 1], NaN = nodata; h and w at least 64.
         config: stride and visibility.
 
     Returns:
@@ -49,7 +47,7 @@ def embed_image(encoder: Encoder, scaled: NDArray[np.float32], config: IndexConf
 
 
 def _starts(length_px: int, stride_px: int) -> tuple[int, ...]:
-    """Where grids of windows begin along a side: at 0, and at the last place if the first leaves it out."""
+    """Return the starts of the grids along a side: 0, and the last position if that grid misses it."""
     last = length_px - PATCH_PX
     return (0, last) if last % stride_px else (0,)
 
@@ -57,7 +55,7 @@ def _starts(length_px: int, stride_px: int) -> tuple[int, ...]:
 def _windows(
     encoder: Encoder, scaled: NDArray[np.float32], x: int, y: int, config: IndexConfig
 ) -> WindowVectors:
-    """The grid of windows that begins at a pixel."""
+    """Embed the grid of windows that starts at a pixel."""
     part = scaled[y:, x:]
     grid = WindowGrid(part.shape[0], part.shape[1], PATCH_PX, config.stride_px)
     dense = embed_dense(encoder, part, config.stride_px).reshape(grid.count, encoder.dim)
@@ -65,22 +63,25 @@ def _windows(
     return WindowVectors(grid.xy()[keep] + np.array([x, y], np.int32), dense[keep], grid.count)
 
 
-def embed_dense(encoder: Encoder, scaled: NDArray[np.float32], stride_px: int) -> NDArray[np.float32]:
-    """Embed all windows of an image on a stride of one's own.
+def embed_dense(
+    encoder: Encoder, scaled: NDArray[np.float32], stride_px: int, tile_px: int = TILE_PX
+) -> NDArray[np.float32]:
+    """Embed all windows of an image on a given stride.
 
-    A stride that is a multiple of the encoder's takes every so many vectors; a finer one runs the
-    encoder on shifted copies and interleaves what they give (shift and stitch, Long et al. 2015).
+    A multiple of the encoder's stride subsamples its vectors. A finer stride runs the encoder on shifted
+    copies and interleaves the results (shift and stitch, Long et al. 2015).
 
     Args:
         encoder: any `Encoder`.
         scaled: (h, w, b) float32.
         stride_px: a multiple or a divisor of the encoder's stride.
+        tile_px: side of the tiles of a larger image.
 
     Returns:
         (rows, cols, dim) float32, row r and column c for the window at (c * stride, r * stride).
 
     Raises:
-        ConfigError: the stride fits the encoder's in neither way.
+        ConfigError: the stride is neither.
     """
     step = encoder.step_px
     if stride_px % step and step % stride_px:
@@ -95,14 +96,16 @@ def embed_dense(encoder: Encoder, scaled: NDArray[np.float32], stride_px: int) -
     for dy, dx in product(shifts, shifts):
         target = out[dy // stride_px :: every, dx // stride_px :: every]
         if target.size:
-            _fill(target, encoder, scaled[dy:, dx:], take)
+            _fill(target, encoder, scaled[dy:, dx:], take, tile_px)
     return out
 
 
-def _fill(target: NDArray[np.float32], encoder: Encoder, scaled: NDArray[np.float32], take: int) -> None:
-    """Embed tiles side by side into `target`, taking every `take`-th vector of the encoder's own grid."""
+def _fill(
+    target: NDArray[np.float32], encoder: Encoder, scaled: NDArray[np.float32], take: int, tile_px: int
+) -> None:
+    """Embed tiles into `target` in parallel, and take every `take`-th vector of the encoder's grid."""
     stride = encoder.step_px * take
-    per_tile = max(1, (TILE_PX - PATCH_PX) // stride + 1)
+    per_tile = max(1, (tile_px - PATCH_PX) // stride + 1)
 
     def embed(corner: tuple[int, int]) -> None:
         row, col = corner
@@ -117,7 +120,7 @@ def _fill(target: NDArray[np.float32], encoder: Encoder, scaled: NDArray[np.floa
 
 
 def worth_indexing(scaled: NDArray[np.float32], config: IndexConfig) -> NDArray[np.bool_]:
-    """Which windows of an image are neither hidden nor flat: (rows, cols) bool."""
+    """Return the windows of an image that are neither hidden nor flat: (rows, cols) bool."""
     known = np.zeros(scaled.shape[:2], bool)
     differs = np.zeros((scaled.shape[0] - 1, scaled.shape[1] - 1), bool)
     for band in np.moveaxis(scaled, -1, 0):  # band by band: reductions over a short last axis are slow
@@ -127,7 +130,7 @@ def worth_indexing(scaled: NDArray[np.float32], config: IndexConfig) -> NDArray[
         known |= number
         if number.all():
             differs |= (here != left) | (here != above)
-        else:  # not "unequal": beside NaN nothing differs, and nodata's edge is no relief
+        else:  # not "unequal": next to NaN nothing differs, and the edge of nodata is no texture
             differs |= (here < left) | (here > left) | (here < above) | (here > above)
     seen = valid_share(known, PATCH_PX, config.stride_px) >= config.min_visible - 1e-6
     # One less than the window's edge: both neighbours of a pair must lie inside it.
@@ -135,26 +138,30 @@ def worth_indexing(scaled: NDArray[np.float32], config: IndexConfig) -> NDArray[
 
 
 def embed_patches(
-    encoder: Encoder, patches: NDArray[np.float32] | PatchPixels, progress: Progress = silent
+    encoder: Encoder,
+    patches: NDArray[np.float32] | PatchPixels,
+    progress: Progress = silent,
+    batch: int = PATCH_BATCH,
 ) -> NDArray[np.float32]:
-    """Embed patches, some batches side by side.
+    """Embed patches, batches in parallel.
 
     Args:
         encoder: any `Encoder`.
         patches: (n, 64, 64, b) scaled, or as they were read.
-        progress: told how many are done.
+        progress: hears of each batch.
+        batch: patches per batch.
 
     Returns:
-        (n, dim) float32 of unit length; zero for a patch without anything to see.
+        (n, dim) float32 of unit length; zero for a patch without texture.
     """
 
     def embed(start: int) -> NDArray[np.float32]:
-        rows = slice(start, start + PATCH_BATCH)
+        rows = slice(start, start + batch)
         scaled = patches[rows] if isinstance(patches, np.ndarray) else patches.scaled(rows)
         return encoder.embed(scaled)[:, 0, 0]
 
     out = np.zeros((len(patches), encoder.dim), np.float32)
-    starts = range(0, len(patches), PATCH_BATCH)
+    starts = range(0, len(patches), batch)
     for start, vectors in zip(starts, parallel_map(embed, starts), strict=True):
         out[start : start + len(vectors)] = vectors
         progress("embedding patches", start + len(vectors), len(patches))

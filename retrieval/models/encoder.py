@@ -1,4 +1,4 @@
-"""A Keras model as an encoder: checked when it is opened, compiled once, saved whole."""
+"""Keras models as encoders: checked on opening, compiled once, saved as a whole."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ _TRAINING_ONLY = ("_initializer", "_regularizer", "_constraint")
 
 
 def fingerprint(model: Any) -> str:
-    """sha256 over what a model computes: its graph, its constants and its weights.
+    """Return the sha256 of a model's graph, constants and weights.
 
-    The names that Keras makes up for layers, and what only training uses, do not count: the same
-    model has the same fingerprint however often it is built, saved and loaded, on every machine and
-    backend.
+    Names of layers and settings of the training do not count. The same model has the same fingerprint after
+    every build, save and load, on every machine and backend.
     """
     config = model.get_config()
     weights = {layer.name: layer.weights for layer in model.layers}
@@ -46,15 +45,14 @@ def fingerprint(model: Any) -> str:
 
 
 def _leaves(value: Any) -> list[Any]:
-    """What is in nested lists."""
+    """Return the leaves of nested lists."""
     return [leaf for v in value for leaf in _leaves(v)] if isinstance(value, (list, tuple)) else [value]
 
 
 def _essence(value: Any, made: dict[str, str]) -> Any:
-    """A piece of a Keras configuration without what only training uses, and without what is not set.
+    """Return a piece of a Keras configuration without settings of the training and without unset keys.
 
-    Keys that are not set are left out since a newer Keras may add some; a tensor becomes the digest
-    of the layer that makes it.
+    A newer Keras may add unset keys. A tensor becomes the digest of the layer that makes it.
     """
     if isinstance(value, (list, tuple)):
         return [_essence(v, made) for v in value]
@@ -68,7 +66,7 @@ def _essence(value: Any, made: dict[str, str]) -> Any:
 
 
 class FakeEncoder:
-    """Mean-free cell means in plain NumPy: for tests of everything that only needs *an* encoder."""
+    """Zero-mean cell averages in plain NumPy, for tests that need any encoder."""
 
     name = "fake"
     step_px = 8
@@ -92,9 +90,9 @@ class FakeEncoder:
 
 
 COMPILED_AFTER = 24
-"""Images of one size before the model is compiled for it: one or two seconds, a third saved of each image."""
+"""Images of one size before the model is compiled for it: 1 to 2 s that save a third of each image."""
 SAME_VECTOR = 1e-3
-"""A model is refused if a window's vector in an image differs from that of its crop by more than this."""
+"""Largest difference between a window's vector in an image and the vector of its crop."""
 
 
 class KerasEncoder:
@@ -114,14 +112,14 @@ class KerasEncoder:
         self.dim, self.step_px = self._probe()
 
     def warm_up(self, images: int) -> None:
-        """Hear how many images are to come: of many alike the first is compiled for."""
+        """Prepare for a number of images: the model is compiled for the first of many."""
         self._call.warm_up(images)
 
     def embed(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Embed every window of a batch; shapes as in `retrieval.types.Encoder.embed`.
 
         Raises:
-            EncoderError: the model is one for another number of bands.
+            EncoderError: the model takes another number of bands.
         """
         if self._bands not in (None, batch.shape[-1]):
             raise EncoderError(
@@ -131,7 +129,7 @@ class KerasEncoder:
         return np.asarray(self._call(np.ascontiguousarray(batch, dtype=np.float32)), np.float32)
 
     def _probe(self) -> tuple[int, int]:
-        """Dimension and stride, read off a seeded picture; what does not fit is refused."""
+        """Return dimension and stride from a seeded picture; refuse a model that is not an encoder."""
         try:
             self._bands = self.model.input_shape[-1]
             shape = (1, 2 * PATCH_PX, 2 * PATCH_PX, self._bands or 4)
@@ -154,7 +152,7 @@ class KerasEncoder:
         return one.shape[-1], PATCH_PX // (whole.shape[1] - 1)
 
     def _check_vectors(self, whole: NDArray, one: NDArray, last: NDArray, holed: NDArray) -> None:
-        """Refuse vectors that are not of unit length, not those of the window alone, or not numbers."""
+        """Refuse vectors without unit length, that depend on pixels outside of the window, or NaN."""
         if not np.allclose(np.linalg.norm(whole, axis=-1), 1, atol=1e-3):
             raise EncoderError(
                 f"{self.name}: vectors are not of unit length: end the model with a normalisation"
@@ -162,9 +160,9 @@ class KerasEncoder:
         off = max(np.abs(whole[:, 0, 0] - one[:, 0, 0]).max(), np.abs(whole[:, -1, -1] - last[:, 0, 0]).max())
         if off > SAME_VECTOR:
             raise EncoderError(
-                f"{self.name}: a window's vector in an image and that of the window cut out of it differ by "
-                f"{off:.2g}; expected at most {SAME_VECTOR:g}: its pixels alone may decide (no padding, no "
-                "normalisation over the image, a stride that divides 64)"
+                f"{self.name}: a window's vector in an image and the vector of its crop differ by {off:.2g}. "
+                f" Expected at most {SAME_VECTOR:g}. Use no padding, no normalisation over the "
+                "image, and a stride that divides 64."
             )
         if not np.isfinite(holed).all():
             raise EncoderError(

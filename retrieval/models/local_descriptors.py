@@ -31,7 +31,7 @@ def half_resolution(scaled: Any) -> tuple[Any, Any]:
 
 
 def local_model(dim: int = 24) -> Any:
-    """The network, not yet trained.
+    """Return the untrained network.
 
     Args:
         dim: numbers in a descriptor.

@@ -1,8 +1,7 @@
-"""The two encoders as Keras models. Both begin from the same stem, `retrieval.models.structure_tensor`.
+"""The two encoders as Keras models; `retrieval.models.structure_tensor` is the stem of both.
 
-* The *training-free* one averages the structure tensor in overlapping cells and whitens them by PCA.
-* The *learned* one puts a small convolutional network beside it and joins both vectors, since they
-  fail on different patches.
+* The *training-free* encoder averages the structure tensor in overlapping cells and whitens them by PCA.
+* The *learned* encoder appends the vector of a small convolutional network, which fails on other patches.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from retrieval.errors import EncoderError
 from retrieval.models.structure_tensor import learnable_tensor, structure_tensor
 
 _NOTHING = 1e-6
-"""Squared length of a raw vector below which a window shows nothing; its vector is zero."""
+"""Squared length of a raw vector below which a window counts as empty; its vector is zero."""
 
 # --- building blocks, on symbolic tensors -------------------------------------------------------
 
 
 def _unit(y: Any) -> Any:
-    """Unit length along the last axis; the zero vector where there is nothing."""
+    """Scale to unit length along the last axis; keep empty vectors zero."""
     from keras import ops
 
     square = ops.sum(y * y, axis=-1, keepdims=True)
@@ -76,7 +75,7 @@ def _cells_per_side(config: TensorConfig) -> int:
 
 
 def tensor_model(projection: NDArray[np.float32], config: TensorConfig) -> Any:
-    """The training-free encoder as a Keras model.
+    """Return the training-free encoder as a Keras model.
 
     Args:
         projection: (cells * cells * 3, dim) from `fit_projection`.
@@ -142,7 +141,7 @@ def fit_projection(cells: NDArray[np.float32], config: TensorConfig) -> NDArray[
 
 
 def learned_model(config: LearnedConfig, projection: NDArray[np.float32], tensor: TensorConfig) -> Any:
-    """The learned encoder: a convolutional branch on the structure tensor, joined with the whitened cells.
+    """Return the learned encoder: a convolutional branch on the structure tensor, and the whitened cells.
 
     Window arithmetic along one side: 64 px -> 62 (gradient) -> 15 cells of 6 px every 4 -> 13 -> 11
     (two 3 x 3 convolutions) -> 5 (stride 2) -> 1 (5 x 5): the receptive field is 64 px, the stride 8.

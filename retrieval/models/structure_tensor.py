@@ -1,13 +1,12 @@
-"""What survives a season: the structure tensor of an image, merged over its bands.
+"""The structure tensor of an image, merged over its bands: it survives a change of season.
 
-The gradient of a field's edge keeps its direction when the crop turns from green to bare, while its
-sign and size change; clouds and haze scale it. The multi-band structure tensor of Di Zenzo (1986),
-`J = sum over bands of grad(I) grad(I)^T`, forgets sign and band, so that any number of bands gives
-the same three channels: the log-magnitude of the gradient `g`, `g cos 2t` and `g sin 2t`, with `t`
-the gradient's direction.
+The gradient at a field's edge keeps its direction when the crop turns from green to bare. Its sign and size
+change; clouds and haze scale it. The multi-band structure tensor of Di Zenzo (1986) is
+`J = sum over bands of grad(I) grad(I)^T`. It drops sign and band: any number of bands gives the same three
+channels. These are `g`, `g cos 2t` and `g sin 2t`, with log-magnitude `g` and direction `t` of the gradient.
 
-Written in `keras.ops`: the encoder's stem and the refinement's images are the same function, on
-TensorFlow, JAX and PyTorch. NaN is "nothing known here"; no NaN comes out.
+The function uses `keras.ops` only. It is the encoder's stem and the input of NCC, on TensorFlow, JAX and
+PyTorch. NaN is nodata; the output has no NaN.
 
 Source: S. Di Zenzo, A note on the gradient of a multi-image, CVGIP 33 (1986), 116-125.
 """
@@ -23,7 +22,7 @@ BORDER_PX = 1
 
 
 def known(scaled: Any) -> Any:
-    """Where an image shows anything.
+    """Return the pixels with data.
 
     Args:
         scaled: (n, h, w, b) float32; NaN where a band is nodata or missing.
@@ -37,11 +36,11 @@ def known(scaled: Any) -> Any:
 
 
 def structure_tensor(scaled: Any, noise: float) -> tuple[Any, Any]:
-    """Log-magnitude and doubled direction of the multi-band gradient.
+    """Return log-magnitude and doubled direction of the multi-band gradient.
 
     Args:
-        scaled: (n, h, w, b) float32 in [-1, 1], any b; NaN = not known.
-        noise: gradient, in scaled units, below which a slope is taken for sensor noise.
+        scaled: (n, h, w, b) float32 in [-1, 1], any b; NaN = nodata.
+        noise: gradient, in scaled units, below which a slope counts as sensor noise.
 
     Returns:
         tensor: (n, h - 2, w - 2, 3) float32: g >= 0, g cos 2t, g sin 2t; 0 where not visible.
@@ -58,13 +57,13 @@ def structure_tensor(scaled: Any, noise: float) -> tuple[Any, Any]:
 
 
 def learnable_tensor(scaled: Any, noise: float) -> tuple[Any, Any]:
-    """The structure tensor of two derivatives that are learned, the same ones for every band.
+    """Return the structure tensor of two learned derivatives, which all bands share.
 
-    Each is a 3 x 3 kernel that begins as the central difference: before the first step the tensor is
-    that of `structure_tensor`, but for pixels beside unknown ones.
+    Each is a 3 x 3 kernel that starts as the central difference. Before the first step the tensor equals
+    `structure_tensor`, except next to nodata.
 
     Args:
-        scaled: (n, h, w, b) float32 in [-1, 1], symbolic, any b; NaN = not known.
+        scaled: (n, h, w, b) float32 in [-1, 1], symbolic, any b; NaN = nodata.
         noise: as for `structure_tensor`.
 
     Returns:
@@ -86,7 +85,7 @@ def learnable_tensor(scaled: Any, noise: float) -> tuple[Any, Any]:
 
 
 def _filled(scaled: Any) -> tuple[Any, Any]:
-    """Pixels with 0 where nothing is known, and 1 where something is: (n, h, w, b) each."""
+    """Return pixels with 0 for nodata, and 1 where there are data: (n, h, w, b) each."""
     from keras import ops
 
     number = ops.logical_not(ops.isnan(scaled))
@@ -94,7 +93,7 @@ def _filled(scaled: Any) -> tuple[Any, Any]:
 
 
 def _merged(gx: Any, gy: Any, noise: float) -> Any:
-    """Derivatives of every band, (n, h, w, b) each -> the tensor's three channels, (n, h, w, 3)."""
+    """Merge the derivatives of all bands, (n, h, w, b) each, into the tensor's channels, (n, h, w, 3)."""
     from keras import ops
 
     jxx = ops.sum(gx * gx, axis=-1, keepdims=True)

@@ -1,10 +1,10 @@
-"""A small network that tells a right pair from a look-alike: patch beside candidate, at half resolution.
+"""The verifier: a small network that separates right candidates from similar wrong ones.
 
-NCC adds up agreement over the whole patch, so a few strong edges decide, and a field that was mown or a
-cloud pulls a right pair below a wrong one. The network sees where both agree and where not. It is given
-the two structure tensors, aligned by their correlation, and answers with log-odds; it was trained on
-candidates that search and NCC had confused (`retrieval.training.verifier`), together with none of them being
-right. Bands and brightness never reach it: any sensor, any bands.
+NCC sums agreement over the whole patch, so that a few strong edges decide. A mown field or a cloud can put a
+right pair below a wrong one. The verifier sees where patch and candidate agree. Its input is the two
+structure tensors at half resolution, aligned by NCC; its output is log-odds. It learned from candidates that
+search and NCC confuse (`retrieval.training.verifier`). Bands and brightness never reach it: it serves any
+sensor.
 
 Source: S. Zagoruyko, N. Komodakis, Learning to compare image patches via convolutional neural networks
 (2015), whose two-channel form compares before it pools.
@@ -22,20 +22,20 @@ from retrieval.kernels.compiled import Compiled
 from retrieval.models.registry import VERIFIER, load_shipped
 
 SIDE = 31
-"""Side of what is compared, in half-resolution pixels: a patch less the gradient's border."""
+"""Side of a compared tensor, in half-resolution pixels: a patch without the border of the gradient."""
 LOCAL = (5, 11)
-"""Sides of the squares over which agreement is summed for the network to look at."""
+"""Sides of the squares over which local agreement is summed."""
 
 
 def verifier_model(width: int = 24) -> Any:
-    """The network, not yet trained.
+    """Return the untrained network.
 
     Args:
         width: channels of its first convolution.
 
     Returns:
         A functional `keras.Model` of template (n, 31, 31, 3), region (n, 31, 31, 3) and visible
-        (n, 31, 31, 1), 1 where both show something -> (n,) log-odds that they are one place.
+        (n, 31, 31, 1), 1 where both are visible -> (n,) log-odds that they show one place.
     """
     import keras
     from keras import layers, ops
@@ -63,7 +63,7 @@ def verifier_model(width: int = 24) -> Any:
 
 
 def _normed(x: Any, visible: Any, count: Any) -> Any:
-    """Mean-free over the visible pixels, of unit variance, 0 where hidden."""
+    """Return zero mean and unit variance over the visible pixels, 0 where hidden."""
     from keras import ops
 
     x = (x - ops.sum(x * visible, (1, 2), keepdims=True) / count) * visible
@@ -71,7 +71,7 @@ def _normed(x: Any, visible: Any, count: Any) -> Any:
 
 
 def _locally(product: Any, energy: list[Any], side: int) -> Any:
-    """Agreement over squares around each pixel, near 0 where there is little to see."""
+    """Return the agreement over squares around each pixel, near 0 without texture."""
     from keras import layers, ops
 
     mean = ops.concatenate([product, *energy], -1)
@@ -81,7 +81,7 @@ def _locally(product: Any, energy: list[Any], side: int) -> Any:
 
 
 class Verifier:
-    """A trained network, ready to be asked."""
+    """A trained verifier."""
 
     def __init__(self, model: Any) -> None:
         """Wrap a model of `verifier_model`'s inputs."""
@@ -91,12 +91,12 @@ class Verifier:
     def __call__(
         self, template: NDArray[np.float32], region: NDArray[np.float32], visible: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Log-odds that pairs show one place.
+        """Return the log-odds that pairs show one place.
 
         Args:
             template: (n, 31, 31, 3) structure tensors of patches at half resolution.
             region: (n, 31, 31, 3) of candidates, aligned to the pixel of that resolution.
-            visible: (n, 31, 31, 1), 1 where both show something.
+            visible: (n, 31, 31, 1), 1 where both are visible.
 
         Returns:
             (n,) float32.

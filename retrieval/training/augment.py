@@ -1,7 +1,7 @@
-"""What training crops go through before the encoder sees them: all on pixels, before its stem.
+"""Augmentation of training crops, on pixels, before the encoder.
 
-NumPy on whole batches; the same generator state gives the same pixels. Values are scaled float32,
-NaN is not known and stays NaN, and no crop loses its last band.
+NumPy on whole batches; the same generator state gives the same pixels. Values are scaled float32. NaN is
+nodata and stays NaN, and no crop loses its last band.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from retrieval.config import AugmentConfig
 from retrieval.training.weather import add_haze, paste_clouds
 
 Pixels = NDArray[np.float32]
-"""(n, y, x, b) scaled float32, NaN = not known."""
+"""(n, y, x, b) scaled float32, NaN = nodata."""
 
 _DN = 1 / 2047.5
 """One DN in scaled units."""
 _GRAIN = 1 << 22
-"""Length of the store of noise that crops take theirs from: drawing it anew would cost a third of a step."""
+"""Length of the noise store that crops read from: fresh noise would cost a third of a step."""
 _RGB, _NIR = (True, True, True, False), (False, False, False, True)
 
 
@@ -33,7 +33,7 @@ def augment_pairs(
         anchor: (n, s, s, 4).
         positive: (n, s, s, 4), the same places on another date.
         config: probabilities and strengths.
-        rng: source of chance.
+        rng: random generator.
 
     Returns:
         (2n, s, s, 4) float32 in [-1, 1]: the anchors, then the positives.
@@ -61,14 +61,14 @@ def _apply(crops: Pixels, chosen: NDArray[np.bool_], change: object) -> None:
 
 
 def turned(crops: Pixels, turns: NDArray[np.int64]) -> Pixels:
-    """Turn and mirror crops.
+    """Rotate and flip crops.
 
     Args:
         crops: (n, ..., y, x, b), square.
-        turns: (n,) 0 to 7: so many quarter turns, mirrored before them from 4 on.
+        turns: (n,) 0 to 7: number of quarter turns modulo 4, after a flip from 4 on.
 
     Returns:
-        A copy; what lies along further axes is turned alike.
+        A copy; further axes are rotated alike.
     """
     out = np.empty_like(crops)
     for turn in range(8):
@@ -79,7 +79,7 @@ def turned(crops: Pixels, turns: NDArray[np.int64]) -> Pixels:
 
 
 def turned_alike(pixels: NDArray, turn: int) -> NDArray:
-    """Pictures (..., y, x, b), all mirrored from `turn` 4 on and then turned by quarter turns; a view."""
+    """Return a view of pictures (..., y, x, b), flipped from `turn` 4 on and rotated by quarter turns."""
     pixels = pixels[..., ::-1, :] if turn >= 4 else pixels
     return np.rot90(pixels, turn % 4, axes=(-3, -2))
 
@@ -101,7 +101,7 @@ def change_light(crops: Pixels, config: AugmentConfig, rng: np.random.Generator)
 
 
 def clouded(crops: Pixels, config: AugmentConfig, rng: np.random.Generator) -> None:
-    """Put clouds over one crop of some pairs, in place; with their mask in some of these."""
+    """Paste clouds over one crop of some pairs, in place; some of them with a mask."""
     n = len(crops) // 2
     rows = np.flatnonzero(rng.random(n) < config.clouds)
     rows = rows + n * rng.integers(2, size=len(rows))
@@ -114,7 +114,7 @@ def clouded(crops: Pixels, config: AugmentConfig, rng: np.random.Generator) -> N
 
 
 def blurred(crops: Pixels) -> Pixels:
-    """Blur with a 3 x 3 binomial kernel; pixels beside NaN become NaN."""
+    """Blur with a 3 x 3 binomial kernel; neighbours of NaN become NaN."""
     out = crops.copy()
     out[:, 1:-1] = 0.25 * (crops[:, :-2] + crops[:, 2:]) + 0.5 * crops[:, 1:-1]
     rows = out.copy()
@@ -124,12 +124,12 @@ def blurred(crops: Pixels) -> Pixels:
 
 @lru_cache(maxsize=1)
 def _grain() -> NDArray[np.float32]:
-    """A store of white noise."""
+    """Return a store of white noise."""
     return np.random.default_rng(7).standard_normal(_GRAIN, dtype=np.float32)
 
 
 def add_noise(crops: Pixels, most_dn: float, rng: np.random.Generator) -> None:
-    """Add sensor noise, in place; its standard deviation lies between 2 and `most_dn` DN, log-evenly."""
+    """Add sensor noise, in place; its standard deviation lies between 2 and `most_dn` DN, log-uniformly."""
     size, grain = crops[0].size, _grain()
     low = min(2.0, most_dn) + 1e-6
     sigma = np.exp(rng.uniform(np.log(low), np.log(max(low, most_dn)), len(crops))) * _DN
@@ -138,7 +138,7 @@ def add_noise(crops: Pixels, most_dn: float, rng: np.random.Generator) -> None:
 
 
 def in_bytes(crops: Pixels, rng: np.random.Generator) -> Pixels:
-    """Render as an eight-bit picture: stretch between two levels, cut off beyond them, 256 steps."""
+    """Render as an 8-bit picture: stretch between two levels, clip, 256 steps."""
     shape = (len(crops), 1, 1, 1)
     low = rng.uniform(-1.05, -0.9, shape).astype(np.float32)
     high = rng.uniform(-0.45, 0.9, shape).astype(np.float32)
@@ -149,7 +149,7 @@ def in_bytes(crops: Pixels, rng: np.random.Generator) -> Pixels:
 def drop_bands(crops: Pixels, config: AugmentConfig, rng: np.random.Generator) -> None:
     """Set bands to NaN, in place: the same ones in both crops of a pair, or different ones.
 
-    A crop whose bands would all go keeps them: what it has is decided by its pixels.
+    A crop that would lose all bands with data keeps all of them.
     """
     n = len(crops) // 2
     kind = rng.random(n)
@@ -166,7 +166,7 @@ def drop_bands(crops: Pixels, config: AugmentConfig, rng: np.random.Generator) -
 
 
 def draw_bands(count: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Sets of bands that users have: colour only, near infrared only, one band, or any set.
+    """Draw sets of bands that users have: colour only, near infrared only, one band, or any set.
 
     Returns:
         (count, 4) bool, at least one True in each row.

@@ -1,8 +1,8 @@
-"""From streamed crops to batches: which places train, which pairs meet, which are no negatives.
+"""From streamed crops to batches: places of the training, composition of batches, allowed negatives.
 
-A batch is a function of the recipe's seed and of its number alone. Training data are streamed in
-*rounds* of `checkpoint_every` steps, each a new shuffle of the data, so that a run that was stopped
-goes on in the midst of a round after passing over a few batches, not over all that went before.
+A batch depends only on the recipe's seed and on its number. Training data are streamed in *rounds* of
+`checkpoint_every` steps, each with a new shuffle of the data. A resumed run therefore skips the batches of
+one round only.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from tfrecords.read import CropPlan, naming_bad_records, stream_crops
 
 
 class LookAlikes:
-    """Numbers the clusters of crops; the same crops in the same order get the same numbers."""
+    """Assigns crops to clusters; the same crops in the same order get the same clusters."""
 
     def __init__(self, clusters: int) -> None:
-        """So many clusters, 1 or more."""
+        """Set the number of clusters, 1 or more."""
         self._clusters, self._encoder = clusters, load_encoder(TRAINING_FREE)
         self._centres = np.zeros((0, self._encoder.dim), np.float32)
 
     def __call__(self, crops: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Clusters of the next crops.
+        """Return the clusters of the next crops.
 
         Args:
-            crops: (n, 64, 64, b) scaled, NaN = not known.
+            crops: (n, 64, 64, b) scaled, NaN = nodata.
 
         Returns:
             (n,) in [0, clusters).
@@ -52,42 +52,42 @@ class LookAlikes:
 
 
 EPOCHS_PER_ROUND = 1 << 12
-"""Numbers of epochs set aside for a round; small data are gone through many times in one."""
+"""Epoch numbers reserved for a round; small data take many epochs in one."""
 _PATIENCE = 20_000
-"""So many crops in a row without one to train on mean that there is none."""
+"""Crops in a row without a usable one after which the data are refused."""
 _FIRST_FILL = 4
-"""Batches' worth of crops that the pool holds before the first batch is taken."""
-_EARLY = 128
-"""Steps before the end of a round at which the next one's stream begins to fill its buffers."""
+"""Crops in the pool before the first batch, in batches."""
+EARLY_STEPS = 128
+"""Steps before the end of a round at which the stream of the next round is opened."""
 _READ = 64
-"""Crops taken from the stream at a time."""
+"""Crops read from the stream at a time."""
 
 Element = dict[str, NDArray[Any]]
-"""One crop pair, or a batch of them, as `stream_crops` gives it."""
+"""One crop pair, or a batch of pairs, as `stream_crops` gives it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Which places are kept out of training."""
+    """The places that are held out of the training."""
 
     seed: int = 0
-    """Of the draw by number."""
+    """Seed of the draw by number."""
     share: float = 0.0
     """Share of the overlap groups held out by their numbers, 0 to 1."""
     groups: frozenset[int] = frozenset()
-    """Overlap groups held out besides."""
+    """Further overlap groups held out."""
     places: frozenset[int] = frozenset()
-    """Places held out besides, as `tfrecords.schema.group_of` numbers their names."""
+    """Further places held out, as `tfrecords.schema.group_of` numbers their names."""
 
     def held(self, place_id: NDArray[np.int64], overlap_group: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which crops or series are held out; all three arrays have one shape."""
+        """Return which crops or series are held out; all three arrays have one shape."""
         drawn = draw_number(overlap_group, self.seed) < self.share
         listed = np.isin(overlap_group, sorted(self.groups)) | np.isin(place_id, sorted(self.places))
         return drawn | listed
 
 
 def draw_number(values: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
-    """A number in [0, 1) for each value, as good as random, the same everywhere (SplitMix64)."""
+    """Return a pseudo-random number in [0, 1) for each value, the same everywhere (SplitMix64)."""
     with np.errstate(over="ignore"):
         z = np.asarray(values).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15) * np.uint64(2 * seed + 1)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -96,10 +96,10 @@ def draw_number(values: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
 
 
 def allowed_negatives(batch: Element, jitter_px: int) -> NDArray[np.bool_]:
-    """Which crops of a batch may serve as negatives of which.
+    """Return which crops of a batch may be negatives of which.
 
-    Two crops that share ground never do: crops of one place whose windows meet, the positive's shift
-    counted in, and crops of two places that share ground anywhere.
+    Crops that share ground never are: crops of one place whose windows meet, the positive's shift included,
+    and crops of two places that overlap anywhere.
 
     Args:
         batch: place_id, overlap_group, x, y, each (n,).
@@ -117,13 +117,13 @@ def allowed_negatives(batch: Element, jitter_px: int) -> NDArray[np.bool_]:
 
 
 def texture(crops: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean difference of neighbouring pixels, in the band where it is largest.
+    """Return the mean difference of neighbouring pixels, in the band where it is largest.
 
     Args:
-        crops: (n, s, s, b) scaled, NaN = not known.
+        crops: (n, s, s, b) scaled, NaN = nodata.
 
     Returns:
-        (n,) float32, 0 where nothing is known.
+        (n,) float32, 0 without data.
     """
     steps = np.abs(np.diff(crops, axis=2))
     known = ~np.isnan(steps)
@@ -132,7 +132,7 @@ def texture(crops: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def plan_of(config: TrainConfig) -> CropPlan:
-    """How crops are cut for a recipe."""
+    """Return how a recipe cuts crops."""
     return CropPlan(
         size_px=PATCH_PX,
         crops_per_series=config.crops_per_series,
@@ -143,19 +143,19 @@ def plan_of(config: TrainConfig) -> CropPlan:
 
 
 def training_crops(source: Any, config: TrainConfig, split: Split, round_: int) -> Iterator[Element]:
-    """Endless crops to train on, one after the other.
+    """Yield endless crops to train on.
 
     Args:
         source: see `tfrecords.read.series_files`.
         config: the recipe.
-        split: places that are left out.
-        round_: number of the round; each has an order of its own.
+        split: places that are held out.
+        round_: number of the round; each has another order.
 
     Yields:
-        One element of `stream_crops`, as NumPy arrays; with `config.alike` its cluster too.
+        One element of `stream_crops`, as NumPy arrays; with `config.alike` also its cluster.
 
     Raises:
-        TrainingError: none of the crops may be trained on.
+        TrainingError: no crop is usable.
         RecordError: a record is damaged.
     """
     dataset = stream_crops(source, plan_of(config), epoch=round_ * EPOCHS_PER_ROUND, repeat=True)
@@ -182,20 +182,19 @@ def training_crops(source: Any, config: TrainConfig, split: Split, round_: int) 
 def compose(
     crops: Iterable[Element], batch: int, per_place: int, pool: int, uses: int, rng: np.random.Generator
 ) -> Iterator[Element]:
-    """Compose batches in which several crops of a place meet, or of a cluster where they have one.
+    """Compose batches with several crops of a place, or of a cluster where crops have one.
 
-    Crops wait in a pool, and stay there until they have been used a few times: reading is slower than
-    training, and augmentation makes each use another one (data echoing, Choi et al. 2019). A batch
-    takes up to `per_place` crops of one place after the other, in random order, and begins again with
-    the first where there are too few places.
+    Reading is slower than training, so each crop is used several times with another augmentation (data
+    echoing, Choi et al. 2019). Crops wait in a pool between their uses. A batch takes up to `per_place`
+    crops of each place, in random order. With too few places it starts again with the first.
 
     Args:
         crops: single elements, endless.
-        batch: crops in a batch.
-        per_place: see above.
-        pool: crops that wait once it is full; at least `batch`.
-        uses: batches in which a crop takes part.
-        rng: source of chance.
+        batch: crops per batch.
+        per_place: most crops of a place in a batch.
+        pool: size of the full pool; at least `batch`.
+        uses: batches that use a crop.
+        rng: random generator.
 
     Yields:
         Batches: the elements' arrays, stacked.
@@ -227,7 +226,7 @@ class _Waiting:
 def _take(
     waiting: dict[int, deque[_Waiting]], wanted: int, per_place: int, rng: np.random.Generator
 ) -> list[Element]:
-    """Take crops out of the pool, place by place; what has uses left goes back when the batch is full."""
+    """Take crops out of the pool, place by place; crops with uses left return when the batch is full."""
     chosen: list[Element] = []
     back: list[tuple[int, _Waiting]] = []
     while len(chosen) < wanted:
@@ -249,12 +248,12 @@ def _take(
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What one step sees."""
+    """The input of one step."""
 
     pixels: NDArray[np.float32]
     """(2n, 64, 64, 4) augmented: n anchors, then their n positives."""
     allowed: NDArray[np.bool_]
-    """(n, n) which may be negatives of which."""
+    """(n, n) which crops may be negatives of which."""
 
 
 Crops = Callable[[int], Iterable[Element]]
@@ -262,9 +261,16 @@ Crops = Callable[[int], Iterable[Element]]
 
 
 def numbered_batches(
-    crops: Crops, config: TrainConfig, start: int
+    crops: Crops, config: TrainConfig, start: int, early_steps: int = EARLY_STEPS
 ) -> Generator[tuple[int, Element], None, None]:
-    """Raw batches from step `start` on, with their steps; each round is opened before the last one ends."""
+    """Yield raw batches from step `start` on, with their steps.
+
+    Args:
+        crops: gives the crops of a round.
+        config: the recipe.
+        start: first step.
+        early_steps: steps before the end of a round at which the next one is opened.
+    """
     every = config.checkpoint_every
     round_, passed = divmod(start, every)
     with ThreadPoolExecutor(1, "open") as opening:
@@ -276,7 +282,7 @@ def numbered_batches(
             )
             end, early = (round_ + 1) * every, None
             for step, batch in enumerate(islice(batches, passed, every), round_ * every + passed):
-                if early is None and step >= end - _EARLY and end < config.steps:
+                if early is None and step >= end - early_steps and end < config.steps:
                     early = opening.submit(_opened, crops(round_ + 1))
                 yield step, batch
             round_, passed = round_ + 1, 0
@@ -284,7 +290,7 @@ def numbered_batches(
 
 
 def _opened(crops: Iterable[Element]) -> Iterator[Element]:
-    """Crops whose first one is there, so that their stream is running."""
+    """Read the first crop, so that the stream runs, and return all crops."""
     crops = iter(crops)
     return chain(list(islice(crops, 1)), crops)
 
@@ -300,15 +306,15 @@ def prepare(step: int, raw: Element, config: TrainConfig) -> Batch:
 
 @contextmanager
 def training_batches(crops: Crops, config: TrainConfig, start: int) -> Iterator[Iterator[Batch]]:
-    """Batches from step `start` on, prepared in threads ahead of the training.
+    """Prepare batches from step `start` on in threads, before the training needs them.
 
     Args:
         crops: gives the crops of a round.
-        config: the recipe; there are no batches beyond its steps.
+        config: the recipe; the batches end with its steps.
         start: first step.
 
     Yields:
-        An iterator; leaving the block ends the threads, a stream that is being opened when it has begun.
+        An iterator; leaving the block ends the threads.
     """
     reading = ThreadPoolExecutor(1, "read")
     preparing = ThreadPoolExecutor(config.workers, "augment")

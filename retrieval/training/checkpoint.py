@@ -1,8 +1,7 @@
-"""Training state on disk: one file, written whole, without pickle; and the history beside it.
+"""Training state on disk: one file, written as a whole, without pickle; and the history as a table.
 
-`<out>.training/state.npz` holds all that a stopped run needs to go on as if it had not been stopped:
-weights, the optimizer's variables, averaged and best weights, the step, and the history. Chance needs
-nothing else: every draw is made from the recipe's seed and the number of the step.
+`<out>.training/state.npz` holds all that an interrupted run needs. That is the weights, also averaged and
+best ones, the variables of the optimizer, the state of the random generator, the step, and the history.
 """
 
 from __future__ import annotations
@@ -30,28 +29,28 @@ Arrays = list[NDArray[Any]]
 
 @dataclass(eq=False)
 class State:
-    """Where a training stands."""
+    """The position of a training."""
 
     step: int = 0
     """Steps done."""
     seconds: float = 0.0
-    """Time spent on them, over all runs."""
+    """Time of the steps, in all runs."""
     best: tuple[float, float] = (-1.0, -1.0)
     """Best recall so far, first and in 20."""
     best_step: int = 0
-    """Step at which it was measured."""
+    """Step of the best recall."""
     smooth_loss: float = float("nan")
     """Running mean of the loss."""
     training_free: tuple[float, float] | None = None
-    """Recall of the training-free half alone on the same patches."""
+    """Recall of the training-free half on the same patches."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """Rows of the history."""
     arrays: dict[str, Arrays] = field(default_factory=dict)
-    """"model", "optimizer", "average", "best": lists of variables."""
+    """Lists of variables, such as "model", "optimizer", "average", "best"."""
 
 
 def folder_of(out: Path) -> Path:
-    """Where the state of the training that will write `out` is kept."""
+    """Return the folder of the state of the training that writes `out`."""
     return out.with_name(out.name + ".training")
 
 
@@ -59,9 +58,9 @@ def save_state(folder: Path, state: State, identity: Mapping[str, Any]) -> None:
     """Write state and history.
 
     Args:
-        folder: from `folder_of`; made if there is none.
+        folder: from `folder_of`; created if necessary.
         state: what to write.
-        identity: recipe and data; a run with another identity does not go on from here.
+        identity: recipe and data; another run refuses the state.
 
     Raises:
         DiskFullError: the disk is full; the former state is untouched.
@@ -80,14 +79,14 @@ def save_state(folder: Path, state: State, identity: Mapping[str, Any]) -> None:
 
 
 def load_state(folder: Path, identity: Mapping[str, Any]) -> State | None:
-    """Read the state of a stopped run.
+    """Read the state of an interrupted run.
 
     Args:
         folder: from `folder_of`.
         identity: recipe and data of this run.
 
     Returns:
-        The state, None where there is none.
+        The state, or None without one.
 
     Raises:
         TrainingError: it is damaged, of another format version, or of another recipe or other data.
@@ -100,17 +99,17 @@ def load_state(folder: Path, identity: Mapping[str, Any]) -> State | None:
             arrays = {name: file[name] for name in file.files}
         page = json.loads(arrays.pop("page").tobytes())
     except Exception as err:
-        raise TrainingError(f"{path} is damaged ({err}): begin anew with --overwrite") from err
+        raise TrainingError(f"{path} is damaged ({err}): start again with --overwrite") from err
     if (page.get("kind"), page.get("version")) != (KIND, FORMAT_VERSION[KIND]):
         raise TrainingError(
             f"{path} has format version {page.get('version')}; this release reads {FORMAT_VERSION[KIND]}: "
-            f"go on with the release that wrote it, or begin anew with --overwrite"
+            f"resume with the release that wrote it, or start again with --overwrite"
         )
     if page["fingerprint"] != fingerprint(identity):
         other = _difference(page["identity"], identity)
         raise TrainingError(
             f"{folder} holds step {page['step']} of another training ({other}): "
-            f"go on with the former recipe and data, name another output, or begin anew with --overwrite"
+            f"resume with the former recipe and data, name another output, or start again with --overwrite"
         )
     groups: dict[str, Arrays] = {}
     for name in sorted(arrays):
@@ -125,14 +124,14 @@ def load_state(folder: Path, identity: Mapping[str, Any]) -> State | None:
 
 
 def _difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The first few things in which two identities differ."""
+    """Return the first differences between two identities."""
     old, new = _flat(was), _flat(now)
     keys = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
     return ", ".join(f"{k} was {old.get(k)!r} and is {new.get(k)!r}" for k in keys[:4])
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested maps with dotted keys."""
+    """Return nested maps with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in json.loads(json.dumps(values)).items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
@@ -140,7 +139,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def values_of(variables: Sequence[Any]) -> Arrays:
-    """Values of Keras variables, copied."""
+    """Return copies of the values of Keras variables."""
     from keras import ops
 
     return [np.array(ops.convert_to_numpy(v)) for v in variables]
@@ -155,7 +154,7 @@ def assign(variables: Sequence[Any], values: Sequence[NDArray[Any]], what: str) 
     shapes = [tuple(v.shape) for v in variables], [tuple(v.shape) for v in values]
     if shapes[0] != shapes[1]:
         raise TrainingError(
-            f"the checkpoint's {what} does not fit this release's: begin anew with --overwrite"
+            f"the checkpoint's {what} does not fit this release. Start again with --overwrite."
         )
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

@@ -1,7 +1,7 @@
-"""Batches that the two networks for patches under cloud learn from (`retrieval.training.cloud_networks`).
+"""Batches for the cloud network and the local descriptors (`retrieval.training.cloud_networks`).
 
-Crops with pasted clouds, whose opacity is known; and patches of one date, most under clouds that are hidden,
-with regions of another date in which they lie.
+The cloud network gets crops with pasted clouds of known opacity. The local descriptors get patches of one
+date, most of them with hidden clouds, and regions of another date that contain them.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from retrieval.training.weather import add_haze, under_clouds
 from tfrecords.schema import Series, to_scaled
 
 CLOUDY = 0.12
-"""Opacity, meant over 2 x 2 pixels, from which on a pixel counts as cloud."""
+"""Smallest opacity of cloud, averaged over 2 x 2 pixels."""
 LEAST_KNOWN = 0.95
-"""Share of a crop that must be known."""
+"""Smallest share of a crop with data."""
 
 Draws = dict[tuple[str, ...], list[Series]]
 """Series by their bands."""
 
 
 def by_bands(series: Sequence[Series], config: CloudConfig) -> Draws:
-    """Series that are large enough, by their bands, of those that enough places have."""
+    """Return the series that are large enough, by their bands, for bands with enough places."""
     sets: Draws = {}
     for one in series:
         if min(one.pixels.shape[1:3]) >= config.region_px and len(one.pixels) > 1:
@@ -45,7 +45,7 @@ def by_bands(series: Sequence[Series], config: CloudConfig) -> Draws:
 
 
 def _some_bands(count: int, rng: np.random.Generator) -> list[int]:
-    """All bands, the first three, or a single one."""
+    """Draw all bands, the first three, or a single one."""
     draw = rng.random()
     if count >= 3 and draw >= 0.5:
         return [0, 1, 2] if count > 3 and draw < 0.75 else [int(rng.integers(count))]
@@ -53,7 +53,7 @@ def _some_bands(count: int, rng: np.random.Generator) -> list[int]:
 
 
 def _set_of(sets: Draws, rng: np.random.Generator) -> list[Series]:
-    """Series of one set of bands; those with colours and near infrared twice as often."""
+    """Draw the series of one set of bands; colour with near infrared twice as often."""
     weight = np.array([2.0 if {"B02", "B08"} <= set(bands) else 1.0 for bands in sets])
     return list(sets.values())[int(rng.choice(len(sets), p=weight / weight.sum()))]
 
@@ -61,10 +61,10 @@ def _set_of(sets: Draws, rng: np.random.Generator) -> list[Series]:
 def draw_clouds(
     sets: Draws, config: CloudConfig, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A batch of crops, some under clouds.
+    """Draw a batch of crops, some under clouds.
 
     Returns:
-        crops (n, 64, 64, b) scaled, and (n, 32, 32) 1 where there is cloud, else 0.
+        crops (n, 64, 64, b) scaled, and (n, 32, 32) 1 for cloud, else 0.
     """
     series, n = _set_of(sets, rng), config.cloud_batch
     columns = _some_bands(len(series[0].bands), rng)
@@ -96,7 +96,7 @@ def _change(
     changes: Sequence[tuple[float, Callable[[NDArray], NDArray]]],
     rng: np.random.Generator,
 ) -> None:
-    """Make changes to a share of the crops each, in place."""
+    """Apply each change to a share of the crops, in place."""
     for share, change in changes:
         rows = np.flatnonzero(rng.random(len(crops)) < share)
         if len(rows):
@@ -106,18 +106,18 @@ def _change(
 def draw_pairs(
     sets: Draws, config: CloudConfig, rng: np.random.Generator, finder: CloudMask | None = None
 ) -> tuple[NDArray, ...]:
-    """A batch of patches, most under clouds that are hidden, and of regions of other dates.
+    """Draw a batch of patches, most of them with hidden clouds, and of regions of other dates.
 
     Args:
         sets: series to draw from.
         config: the recipe.
-        rng: source of chance.
-        finder: hides what it takes for cloud; the patches then lie as the search meets them, a pixel from
-            where it looks at most. Without it the mask is that of the clouds, roughly, and they lie anywhere.
+        rng: random generator.
+        finder: the cloud mask that hides clouds; patches then lie within a pixel of the search grid. None
+            hides roughly the pasted clouds, and patches lie anywhere.
 
     Returns:
-        patches (n, 64, 64, b) and regions (n, r, r, b) scaled; offset (n, 2) x and y of each patch in its
-        region; foreign (n, n) false where patch i may be seen in region j though they are no pair.
+        patches (n, 64, 64, b) and regions (n, r, r, b), scaled. offset (n, 2): x and y of each patch in its
+        region. foreign (n, n): false where region j of another pair may show the ground of patch i.
     """
     series, n, side = _set_of(sets, rng), config.batch, config.region_px
     columns = _some_bands(len(series[0].bands), rng)
@@ -148,11 +148,11 @@ def draw_pairs(
             where.append((number, one.overlap_group, x, y))
     asked = _weathered(np.stack(patches).astype(np.float32), config, rng, finder)
     stored = np.clip(np.stack(regions).astype(np.float32), -1, 1)
-    return asked, stored, np.array(offsets, np.float32), _foreign(where, side)
+    return asked, stored, np.array(offsets, np.float32), foreign_regions(where, side)
 
 
-def _foreign(where: Sequence[tuple[int, int, int, int]], side: int) -> NDArray[np.bool_]:
-    """(n, n) whether a region shares no ground with another's; each with its own counts as foreign."""
+def foreign_regions(where: Sequence[tuple[int, int, int, int]], side: int) -> NDArray[np.bool_]:
+    """Return (n, n) whether two regions share no ground; true on the diagonal."""
     number, group, x, y = (np.array(v) for v in zip(*where, strict=True))
     near = (np.abs(x[:, None] - x) < side) & (np.abs(y[:, None] - y) < side)
     shared = np.where(number[:, None] == number, near, group[:, None] == group)
@@ -161,7 +161,7 @@ def _foreign(where: Sequence[tuple[int, int, int, int]], side: int) -> NDArray[n
 
 
 def _beside_grid(offset: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Offsets that lie between two places of the grid of `STEP_PX`, moved a pixel nearer to one of them."""
+    """Move offsets that lie half way between grid places of `STEP_PX` a pixel towards one of them."""
     between = offset % STEP_PX == STEP_PX // 2
     return np.where(between, offset + rng.choice([-1, 1], offset.shape), offset)
 
@@ -172,7 +172,7 @@ def _weathered(
     rng: np.random.Generator,
     finder: CloudMask | None,
 ) -> NDArray[np.float32]:
-    """Another light, haze and blur on some; clouds on most, hidden as `draw_pairs` says."""
+    """Change the light, add haze and blur to some, and clouds to most, hidden as in `draw_pairs`."""
     change_light(patches, AugmentConfig(), rng)
     _change(patches, ((0.2, lambda p: add_haze(p, rng)), (0.1, blurred)), rng)
     _change(patches, ((config.cloud_share, lambda p: _clouded(p, rng, hide=finder is None)),), rng)
@@ -183,7 +183,7 @@ def _weathered(
 
 
 def _clouded(patches: NDArray[np.float32], rng: np.random.Generator, hide: bool) -> NDArray[np.float32]:
-    """Patches under clouds; NaN where a mask hides them, if one shall."""
+    """Paste clouds over patches; `hide` sets roughly the clouds to NaN."""
     made = under_clouds(patches, rng.uniform(0.2, 0.75, len(patches)), rng)
     if not hide:
         return made.pixels

@@ -2,7 +2,7 @@
 
 The cloud network learns from crops with pasted clouds of known opacity (`retrieval.training.weather`). The
 local descriptors learn to find a patch of one date, with its clouds hidden, in regions of another date. They
-compare it with the regions of all pairs of the batch at every fourth pixel; the loss is the cross-entropy of
+compare it with the regions of all pairs of the batch at every fourth pixel. The loss is the cross-entropy of
 the true place (InfoNCE). The first stage hides the known clouds, the second the ones that the network finds.
 
 Source: A. van den Oord et al., Representation learning with contrastive predictive coding (2018).

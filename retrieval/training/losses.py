@@ -1,11 +1,14 @@
 """Metric losses over a batch of pairs, in `keras.ops` and float32.
 
-All take the vectors of n anchors and of their n positives and a mask of negatives. Row i of the one
-belongs to row i of the other; every other row is a negative where the mask allows it. Both
-directions count: positives look for their anchors too.
+Each takes the vectors of n anchors, of their n positives, and a mask of negatives. Row i of the anchors
+belongs to row i of the positives; other rows are negatives where the mask allows it. The losses are
+symmetric: anchors and positives change roles.
 
-Sources: F. Schroff et al., FaceNet, CVPR 2015 (triplet, semi-hard mining); A. van den Oord et al.,
-2018 (InfoNCE); X. Wang et al., Multi-Similarity Loss with General Pair Weighting, CVPR 2019.
+Sources:
+
+- F. Schroff et al., FaceNet, CVPR 2015 (triplet, semi-hard mining).
+- A. van den Oord et al., 2018 (InfoNCE).
+- X. Wang et al., Multi-Similarity Loss with General Pair Weighting, CVPR 2019.
 """
 
 from __future__ import annotations
@@ -20,11 +23,11 @@ LossFunction = Callable[[Any, Any, Any], Any]
 """(vectors_a (n, d), vectors_p (n, d), allowed (n, n) bool) -> scalar float32."""
 
 _NEVER = -1e9
-"""Stands for minus infinity: an infinity would make NaN of a gradient."""
+"""Stands for minus infinity, whose gradient would be NaN."""
 
 
 def _both_ways(a: Any, p: Any, allowed: Any) -> tuple[Any, Any, Any]:
-    """Similarities (2n, n) of anchors to positives and of positives to anchors, own ones (2n,), mask."""
+    """Return similarities in both directions (2n, n), the similarity of each pair (2n,), and the mask."""
     from keras import ops
 
     a, p = ops.cast(a, "float32"), ops.cast(p, "float32")
@@ -39,7 +42,7 @@ def _both_ways(a: Any, p: Any, allowed: Any) -> tuple[Any, Any, Any]:
 
 
 def _others(similarity: Any, mask: Any) -> Any:
-    """Similarities where the mask is set, minus infinity elsewhere."""
+    """Return similarities where the mask is set, minus infinity elsewhere."""
     from keras import ops
 
     return ops.where(mask, similarity, ops.full_like(similarity, _NEVER))
@@ -48,15 +51,15 @@ def _others(similarity: Any, mask: Any) -> Any:
 def triplet_loss(
     vectors_a: Any, vectors_p: Any, allowed: Any, margin: float = 0.2, mining: Mining = "hard"
 ) -> Any:
-    """Mean of `max(0, margin + negative - positive)`, one mined negative for each vector.
+    """Return the mean of `max(0, margin + negative - positive)`, with one mined negative for each vector.
 
     Args:
         vectors_a: (n, d) of unit length.
         vectors_p: (n, d) of unit length.
         allowed: (n, n) bool, True where positive j may serve as a negative of anchor i.
         margin: in cosine.
-        mining: "hard" takes the most similar negative; "semi-hard" the most similar one that is less
-            similar than the positive, and the least similar one of all where there is none such.
+        mining: "hard" takes the most similar negative. "semi-hard" takes the most similar one below the
+            positive, or else the least similar one.
 
     Returns:
         Scalar float32, 0 or more; a row without allowed negatives counts as 0.
@@ -77,13 +80,13 @@ def triplet_loss(
 
 
 def infonce_loss(vectors_a: Any, vectors_p: Any, allowed: Any, temperature: float = 0.05) -> Any:
-    """Cross-entropy of picking the own partner among it and all allowed negatives.
+    """Return the cross-entropy of the partner among the partner and all allowed negatives.
 
     Args:
         vectors_a: (n, d) of unit length.
         vectors_p: (n, d) of unit length.
         allowed: (n, n) bool, True where positive j may serve as a negative of anchor i.
-        temperature: similarities are divided by this.
+        temperature: divisor of the similarities.
 
     Returns:
         Scalar float32, the mean over both directions; a row without allowed negatives counts as 0.
@@ -135,7 +138,7 @@ def multi_similarity_loss(
 
 
 def loss_of(config: TrainConfig) -> LossFunction:
-    """The loss that a recipe names, with its parameters filled in."""
+    """Return the loss of a recipe, with its parameters."""
     if config.loss == "triplet":
         return partial(triplet_loss, margin=config.margin, mining=config.mining)
     if config.loss == "infonce":

@@ -1,4 +1,4 @@
-"""The models that are trained: the Siamese encoder, and a plain CNN to compare it with."""
+"""The encoder before training, and a plain CNN for comparisons."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def sample_projection(crops: Iterable[Element], config: TrainConfig) -> NDArray[
 
 
 def plain_model(config: LearnedConfig) -> Any:
-    """A small CNN on the raw bands, four of them: a yardstick, not to be shipped.
+    """Return a small CNN on four raw bands, for comparisons.
 
     Window arithmetic along one side: 64 px -> 30 (6 x 6, stride 2) -> 14 (4 x 4, stride 2) -> 12
     (3 x 3) -> 5 (4 x 4, stride 2) -> 1 (5 x 5): the receptive field is 64 px, the stride 8.
@@ -69,7 +69,7 @@ def plain_model(config: LearnedConfig) -> Any:
 
 
 def blank_model(config: TrainConfig) -> Any:
-    """The model of a recipe before anything was fitted: what a checkpoint's weights are put into."""
+    """Return the model of a recipe without any fit, to receive the weights of a checkpoint."""
     if config.arch == "plain":
         return plain_model(config.learned)
     cells = cells_model(config.tensor)(np.zeros((1, PATCH_PX, PATCH_PX, 1), np.float32))[0]
@@ -82,7 +82,7 @@ def new_model(config: TrainConfig, crops: Iterable[Element]) -> tuple[Any, Any |
 
     Args:
         config: the recipe.
-        crops: what the projection is fitted to.
+        crops: they fit the projection.
 
     Returns:
         The model; and the training-free one with the same projection, None for a plain model.

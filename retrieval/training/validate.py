@@ -1,9 +1,8 @@
-"""How good the encoder is on places that it was not trained on: recall of the right place among many.
+"""Validation of an encoder: recall of the right place on places without training.
 
-The latest date of every held-out series is searched, window by window at the encoder's own stride,
-for patches that were cut from the other dates at random places. The figure is the share of patches
-for which a window within 12 px of the right place is the most similar one of all, or among the first
-20. The search is exact.
+Patches are cut from held-out series at random places. Each is searched in the latest dates of all held-out
+series, window by window at the encoder's stride, exactly. A window within 12 px of the right place is right.
+The figures are the shares of patches with a right window first, and among the first 20.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from tfrecords.read import read_series
 from tfrecords.schema import BANDS, Series, group_of, to_scaled
 
 NEAR_PX = 12
-"""A window so near to the right place counts as it: half a stride along the diagonal is 5.7."""
+"""Largest distance of a right window; half a stride along the diagonal is 5.7."""
 _KNOWN = 0.98
-"""Least share of known pixels of a patch that is looked for, in both dates."""
+"""Smallest share of a patch with data, on both dates."""
 _SPARE = 4
-"""So many times its even share of patches may a series give, to make up for others that give none."""
+"""Most patches of a series, in even shares; they make up for series without any."""
 _TRIES = 20
 _FIRST = 20
 _BLOCK = 64
@@ -38,24 +37,24 @@ _BLOCK = 64
 
 @dataclass(frozen=True)
 class Recall:
-    """Shares of patches whose right place was found."""
+    """Shares of patches with a right window."""
 
     first: float
-    """Right place first, 0 to 1."""
+    """Share with the right window first, 0 to 1."""
     in_20: float
-    """Right place among the 20 most similar windows, 0 to 1."""
+    """Share with a right window among the 20 most similar ones, 0 to 1."""
     patches: int
-    """How many were looked for."""
+    """Number of patches."""
     windows: int
-    """How many windows were searched."""
+    """Number of windows searched."""
 
 
 @dataclass(frozen=True, eq=False)
 class ValidationSet:
-    """Images that are searched and patches that are looked for, none of them trained on."""
+    """Images and patches of the validation; training never sees them."""
 
     images: list[NDArray[np.float32]]
-    """Scaled (h, w, 4), NaN = not known: the latest date of each series."""
+    """Scaled (h, w, 4), NaN = nodata: the latest date of each series."""
     patches: NDArray[np.float32]
     """(n, 64, 64, 4) scaled, of other dates."""
     truth: NDArray[np.int64]
@@ -63,19 +62,19 @@ class ValidationSet:
 
 
 def hold_out(source: Any, config: TrainConfig, validation: Any = None) -> tuple[Split, ValidationSet]:
-    """Decide which places are held out, and read them.
+    """Choose the places that are held out, and read them.
 
     Args:
         source: series to train on.
         config: the recipe: share, seed, numbers of series and patches.
-        validation: series to validate on; their places are left out of the training. Without it
-            whole overlap groups of `source` are held out, drawn by their numbers.
+        validation: series to validate on; their places are left out of the training. None holds out whole
+            overlap groups of `source`, drawn by their numbers.
 
     Returns:
-        What is left out of the training, and what is validated on.
+        The split, and the validation set.
 
     Raises:
-        TrainingError: there are not two overlap groups, or no patch to look for.
+        TrainingError: fewer than two overlap groups, or no usable patch.
     """
     if validation is not None:
         seen: set[tuple[int, int]] = set()
@@ -91,7 +90,7 @@ def hold_out(source: Any, config: TrainConfig, validation: Any = None) -> tuple[
 
 
 def _leaves_some(source: Any, split: Split) -> bool:
-    """Whether a series is left to train on."""
+    """Return whether a series is left to train on."""
     return any(not _is_held(one, split) for one in read_series(source))
 
 
@@ -100,19 +99,19 @@ def _is_held(series: Series, split: Split) -> bool:
 
 
 def _noting(series: Iterable[Series], seen: set[tuple[int, int]]) -> Iterator[Series]:
-    """Pass series on, noting their places and groups."""
+    """Yield the series, and collect their places and groups."""
     for one in series:
         seen.add((group_of(one.place), one.overlap_group))
         yield one
 
 
 def _held_of(source: Any, split: Split) -> Iterator[Series]:
-    """The held-out series of a source."""
+    """Return the held-out series of a source."""
     return (one for one in read_series(source) if _is_held(one, split))
 
 
 def _smallest(source: Any, config: TrainConfig) -> int:
-    """Where the draw held none out: the group that it came nearest to."""
+    """Return the group that a draw without held-out groups came nearest to."""
     groups = np.unique(np.array([s.overlap_group for s in read_series(source)], np.int64))
     if len(groups) < 2:
         raise TrainingError(
@@ -124,7 +123,7 @@ def _smallest(source: Any, config: TrainConfig) -> int:
 
 @dataclass(frozen=True, eq=False)
 class _Cut:
-    """What is kept of a held-out series."""
+    """Image and patches of a held-out series."""
 
     image: NDArray[np.float32]
     patches: NDArray[np.float32]
@@ -132,16 +131,15 @@ class _Cut:
 
 
 def _chosen(series: Iterable[Series], config: TrainConfig, enough: bool = False) -> list[_Cut]:
-    """Cut images and patches out of series, of as many overlap groups as there are.
+    """Cut images and patches out of series of as many overlap groups as possible.
 
     Args:
-        series: held-out ones; one is in memory at a time.
-        config: how many series and patches.
-        enough: stop reading when there are as many groups as series are wanted.
+        series: held-out series; one is in memory at a time.
+        config: numbers of series and patches.
+        enough: stop at the wanted number of groups.
 
     Returns:
-        The first series of every group, then the second ones, up to the number that is wanted; in
-        the order in which they came.
+        The first series of every group, then the second ones, up to the wanted number, in reading order.
     """
     wanted = config.validation_series
     patches = max(1, _SPARE * config.validation_queries // wanted)
@@ -160,7 +158,7 @@ def _chosen(series: Iterable[Series], config: TrainConfig, enough: bool = False)
 
 
 def _cut(series: Series, wanted: int, rng: np.random.Generator) -> _Cut:
-    """The latest date, and patches of the others where both are known."""
+    """Cut the latest date, and patches of other dates where both have data."""
     image = _four_bands(series, len(series.pixels) - 1)
     shares = valid_share(_known(image), PATCH_PX, 1)
     patches, xy = [], []
@@ -179,13 +177,13 @@ def _cut(series: Series, wanted: int, rng: np.random.Generator) -> _Cut:
 
 
 def _known(scaled: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """(h, w): where at least one band is a number."""
+    """Return (h, w) whether at least one band is a number."""
     known: NDArray[np.bool_] = np.isfinite(scaled).max(axis=-1)
     return known
 
 
 def _four_bands(series: Series, date: int, x: int | None = None, y: int | None = None) -> NDArray[np.float32]:
-    """A date, or its window at (x, y), in four bands: ours first where there are more, NaN where fewer."""
+    """Return a date, or its window at (x, y), in four bands, B04, B03, B02, B08 first; NaN if missing."""
     pixels = series.pixels[date]
     if x is not None and y is not None:
         pixels = pixels[y : y + PATCH_PX, x : x + PATCH_PX]
@@ -198,7 +196,7 @@ def _four_bands(series: Series, date: int, x: int | None = None, y: int | None =
 
 
 def _together(cuts: list[_Cut], config: TrainConfig) -> ValidationSet:
-    """One set out of several series, their patches thinned evenly to the number that is wanted."""
+    """Return one set of several series, with their patches thinned evenly to the wanted number."""
     order = sorted((k, number) for number, cut in enumerate(cuts) for k in range(len(cut.patches)))
     order = sorted((number, k) for k, number in order[: config.validation_queries])
     if not order:
@@ -217,11 +215,11 @@ def recall(encoder: Encoder, data: ValidationSet) -> Recall:
     """Measure an encoder.
 
     Args:
-        encoder: what turns windows and patches into vectors.
-        data: what is searched, and for what.
+        encoder: the encoder.
+        data: images and patches.
 
     Returns:
-        Recall of the right place; a flat patch, whose vector is zero, counts as not found.
+        Recall of the right place; a flat patch has a zero vector and counts as not found.
     """
     queries = embed_patches(encoder, data.patches)
     windows = [embed_image(encoder, image, IndexConfig(stride_px=encoder.step_px)) for image in data.images]
@@ -241,7 +239,7 @@ def recall(encoder: Encoder, data: ValidationSet) -> Recall:
 
 
 def _right(found: NDArray[np.int64], truth: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether windows (..., 3), given as image, x, y, count as the right place."""
+    """Return whether windows (..., 3), as image, x, y, count as the right place."""
     far = np.hypot(found[..., 1] - truth[..., 1], found[..., 2] - truth[..., 2])
     right: NDArray[np.bool_] = (found[..., 0] == truth[..., 0]) & (far <= NEAR_PX)
     return right

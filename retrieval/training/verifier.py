@@ -366,12 +366,12 @@ def draw(pairs: Pairs, config: VerifierConfig, rng: np.random.Generator) -> tupl
     turn = int(rng.integers(8))
     flat = [
         np.ascontiguousarray(v.reshape(n * shown, SIDE, SIDE, -1)).astype(np.float32)
-        for v in (_turned_tensor(template, turn), _turned_tensor(region, turn), turned_alike(visible, turn))
+        for v in (turned_tensor(template, turn), turned_tensor(region, turn), turned_alike(visible, turn))
     ]
     return (*flat, np.where(here, 0, shown).astype(np.int64))
 
 
-def _turned_tensor(tensor: NDArray, turn: int) -> NDArray:
+def turned_tensor(tensor: NDArray, turn: int) -> NDArray:
     """Structure tensors (..., y, x, 3) of turned pictures: the direction's cosine and sine change sign."""
     sign = np.array([1, 1, 1], tensor.dtype)
     if turn >= 4:

@@ -1,7 +1,7 @@
 """Clouds and haze for training crops: fractal, soft-edged, with displaced shadows; seeded.
 
-Fields are cut out of a small bank of periodic random fields, since a Fourier transform for each crop
-would cost more than the training step.
+Fields come from a small bank of periodic random fields: a Fourier transform per crop would cost more than a
+step.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from retrieval.synthetic.noise import fractal
 
 BANK_PX = 256
-"""Side of a field; fields are periodic, so that any larger crop wraps around."""
+"""Side of a field; fields are periodic, and larger crops wrap around."""
 BANK_FIELDS = 48
 _SHADOW = 0.62
-"""Share of the light that a thick cloud's shadow takes, as in `retrieval.synthetic`."""
+"""Share of the light that the shadow of a thick cloud removes, as in `retrieval.synthetic`."""
 
 
 @lru_cache(maxsize=2)
 def field_bank(seed: int = 0) -> NDArray[np.float32]:
-    """Random fields of zero mean and unit variance: (48, 256, 256) float32, from streaky to smooth."""
+    """Return random fields of zero mean and unit variance: (48, 256, 256) float32, from streaky to smooth."""
     rng = np.random.default_rng([seed, 77])
     shape = (BANK_PX, BANK_PX)
     return np.stack(
@@ -43,17 +43,16 @@ def field_bank(seed: int = 0) -> NDArray[np.float32]:
 def draw_fields(
     bank: NDArray[np.float32], count: int, size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Cut fields out of the bank, and the same fields displaced by a shadow's way.
+    """Cut fields out of the bank, and the same fields displaced as shadows.
 
     Args:
         bank: from `field_bank`.
-        count: how many.
+        count: number of fields.
         size: height and width in pixels.
-        rng: source of chance.
+        rng: random generator.
 
     Returns:
-        fields (count, h, w) and displaced fields (count, h, w): the latter show what lies 4 to 32 px
-        away in a direction of its own for each.
+        fields (count, h, w), and displaced fields (count, h, w), each by 4 to 32 px in another direction.
     """
     which = rng.integers(len(bank), size=count)
     corner = rng.integers(BANK_PX, size=(2, count))
@@ -71,7 +70,7 @@ def draw_fields(
 def _opacity(
     fields: NDArray[np.float32], edge: NDArray[np.float32], soft: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """0 to 1, a half where a field passes `edge`; `edge` and `soft` are (n, 1, 1)."""
+    """Return the opacity, 0 to 1 and 0.5 where a field equals `edge`; `edge` and `soft` are (n, 1, 1)."""
     t = np.clip((fields - edge) / (2 * soft) + np.float32(0.5), 0, 1)
     return t * t * (3 - 2 * t)
 
@@ -81,11 +80,11 @@ class Weather:
     """Crops under clouds."""
 
     pixels: NDArray[np.float32]
-    """(n, h, w, b) in [-1, 1], NaN where it was."""
+    """(n, h, w, b) in [-1, 1]; NaN stays NaN."""
     cloud: NDArray[np.float32]
     """(n, h, w) opacity of the clouds, 0 to 1."""
     shadow: NDArray[np.float32]
-    """(n, h, w) depth of their shadows where no cloud is, 0 to 1; edges are still seen in it."""
+    """(n, h, w) depth of their shadows outside of clouds, 0 to 1; edges stay visible in shadow."""
 
 
 def under_clouds(
@@ -94,16 +93,16 @@ def under_clouds(
     """Paste clouds and their shadows over crops.
 
     Args:
-        scaled: (n, h, w, b) float32 in [-1, 1], NaN where not known.
-        cover: (n,) share of each crop that shall be under clouds, 0 to 1.
-        rng: source of chance; the same state gives the same clouds.
+        scaled: (n, h, w, b) float32 in [-1, 1], NaN = nodata.
+        cover: (n,) share of each crop under clouds, 0 to 1.
+        rng: random generator; the same state gives the same clouds.
         seed: of the bank of fields.
     """
     n, h, w, b = scaled.shape
     fields, displaced = draw_fields(field_bank(seed), n, (h, w), rng)
     at = np.clip(np.rint((1 - cover) * h * w).astype(np.int64), 0, h * w - 1)
     edge = np.take_along_axis(np.sort(fields.reshape(n, -1), axis=1), at[:, None], 1)[:, :, None]
-    # Half way beyond the largest value where there shall be none.
+    # Far beyond the largest value for crops without clouds.
     edge = np.where(cover[:, None, None] <= 0, np.float32(1e3), edge).astype(np.float32)
     soft = rng.uniform(0.05, 0.5, (n, 1, 1)).astype(np.float32)
     cloud = _opacity(fields, edge, soft)
@@ -121,10 +120,10 @@ def under_clouds(
 def paste_clouds(
     scaled: NDArray[np.float32], cover: NDArray[np.float64], rng: np.random.Generator, seed: int = 0
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """`under_clouds`, and how much the clouds or, at three tenths and more, their shadows hide.
+    """Paste clouds, and return what clouds and deep shadows (0.3 or more) hide.
 
     Returns:
-        The crops with clouds; and (n, h, w) float32 from 0 to 1.
+        The crops with clouds, and (n, h, w) float32, 0 to 1, how much is hidden.
     """
     made = under_clouds(scaled, cover, rng, seed)
     return made.pixels, np.maximum(made.cloud, np.where(made.shadow > 0.3, made.shadow, 0))
@@ -133,16 +132,16 @@ def paste_clouds(
 def add_haze(
     scaled: NDArray[np.float32], rng: np.random.Generator, seed: int = 0, most: float = 0.6
 ) -> NDArray[np.float32]:
-    """Thin the contrast of crops by haze of uneven thickness.
+    """Reduce the contrast of crops by haze of uneven thickness.
 
     Args:
         scaled: (n, h, w, b) float32.
-        rng: source of chance.
+        rng: random generator.
         seed: of the bank of fields.
         most: largest share of the ground's light that haze replaces.
 
     Returns:
-        A copy, NaN where it was.
+        A copy; NaN stays NaN.
     """
     n, h, w, b = scaled.shape
     field = draw_fields(field_bank(seed), n, (h, w), rng)[0]
