@@ -69,7 +69,7 @@ def test_a_known_logistic_is_recovered():
     assert np.abs(fitted.probability(fresh) - TRUTH.probability(fresh)).max() < 0.03
 
 
-def test_what_is_fitted_is_calibrated():
+def test_a_fit_is_calibrated():
     x, right = drawn(6000)
     fitted = fit_calibration(x[:3000], right[:3000], fitted_on="drawn")
     assert expected_calibration_error(fitted.probability(x[3000:]), right[3000:]) < 0.04
@@ -148,7 +148,7 @@ def test_the_margin_is_over_all_others_and_none():
     assert x.shape[1] == len(TERMS) and logit_margin(refined([[0.9]], [[0.4]], [[2.0]])) == 2.0
 
 
-def test_those_not_verified_and_those_not_there_do_not_rival():
+def test_unverified_and_missing_candidates_do_not_count():
     wanted = calibration_features(refined([[0.9]], [[0.4]], [[3.0]]))
     for found in (
         refined([[0.9, 0.7]], [[0.4, 0.3]], [[3.0, np.nan]]),
@@ -157,7 +157,7 @@ def test_those_not_verified_and_those_not_there_do_not_rival():
         np.testing.assert_allclose(calibration_features(found), wanted, atol=1e-6)
 
 
-def test_certain_are_good_odds_of_what_correlates():
+def test_confident_needs_log_odds_and_ncc():
     odds = [[3.1, -9.0], [2.9, -9.0], [5.0, -9.0], [5.0, 4.0]]
     found = refined([[0.1, 0], [0.9, 0], [0.09, 0.9], [0.9, 0]], [[0.4] * 2] * 4, odds)
     assert is_confident(found, SearchConfig()).tolist() == [True, False, False, False]
@@ -187,7 +187,7 @@ def test_saved_and_loaded(tmp_path):
     "text",
     ["", "[]", "{}", '{"weights": [1, 2], "bias": 0, "fitted_on": ""}', '{"weights": 1, "bias": 0}', "\x00"],
 )
-def test_files_that_are_no_calibration(tmp_path, text):
+def test_files_that_are_not_a_calibration_are_refused(tmp_path, text):
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(ConfigError):
         Calibration.load(tmp_path / "c.json")

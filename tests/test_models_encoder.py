@@ -1,4 +1,4 @@
-"""Encoders: what their vectors do not depend on, how they are saved and told apart, what is refused."""
+"""Encoders: invariances of their vectors, files and fingerprints, refused models."""
 
 import pickle
 import zipfile

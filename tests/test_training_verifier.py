@@ -1,4 +1,4 @@
-"""The verifier: turned tensors, batches, mining on generated series, training; and the shipped one."""
+"""The verifier: rotated tensors, batches, mining on generated series, training; and the shipped one."""
 
 from dataclasses import replace
 
@@ -65,7 +65,7 @@ def places(count, dates=2, size=(128, 136), overlap=None):
 
 
 @pytest.mark.parametrize("turn", range(8))
-def test_turned_tensors_are_the_tensors_of_turned_pictures(turn):
+def test_rotated_tensors_are_the_tensors_of_rotated_pictures(turn):
     pixels = texture(64, 64, seed=turn)[None]
     tensor = np.asarray(structure_tensor(pixels, 10 / 2047.5)[0])
     of_turned = np.asarray(structure_tensor(np.ascontiguousarray(turned_alike(pixels, turn)), 10 / 2047.5)[0])
@@ -263,7 +263,7 @@ def test_an_interrupted_verifier_resumes_to_the_same_weights(trained, tmp_path, 
     assert not (tmp_path / "v.keras.training").exists()
 
 
-def test_what_is_written_can_be_asked(trained):
+def test_the_written_verifier_answers(trained):
     import keras
 
     model = keras.saving.load_model(trained[0] / "short.keras", compile=False, safe_mode=True)
@@ -271,7 +271,7 @@ def test_what_is_written_can_be_asked(trained):
     assert odds.shape == (5,) and odds.dtype == np.float32 and np.isfinite(odds).all()
 
 
-def test_a_finished_verifier_is_left_alone(trained):
+def test_an_existing_verifier_is_kept(trained):
     folder = trained[0]
     with pytest.raises(OutputExistsError):
         train_verifier(folder / "series", folder / "short.keras", TINY)
@@ -286,7 +286,7 @@ def test_too_few_places(tmp_path, trained):
 @pytest.mark.parametrize(
     "knob", [{"candidates": 1}, {"candidates": 9}, {"steps": 0}, {"absent_share": 1.5}, {"seed": -1}]
 )
-def test_knobs_out_of_range(knob):
+def test_settings_out_of_range_are_refused(knob):
     with pytest.raises(ConfigError):
         replace(TINY, **knob)
 

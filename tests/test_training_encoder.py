@@ -1,4 +1,4 @@
-"""Training: losses against slow loops, what is never a negative, augmentation, and runs in small."""
+"""Training of the encoder: losses against slow loops, negatives, augmentation, recipes, and small runs."""
 
 import signal
 import threading
@@ -146,7 +146,7 @@ def crops_at(places):
     return {"place_id": place, "overlap_group": group, "x": x, "y": y}
 
 
-def test_what_shares_ground_is_never_a_negative():
+def test_crops_that_share_ground_are_never_negatives():
     batch = crops_at(
         [(1, 1, 0, 0), (1, 1, 63, 0), (1, 1, 64, 0), (1, 1, 0, 64), (2, 1, 500, 500), (3, 3, 0, 0)]
     )
@@ -169,7 +169,7 @@ def test_allowed_negatives_agree_with_a_slow_loop():
         assert allowed[i, j] == (not shares)
 
 
-def test_overlapping_ground_is_a_negative_where_the_recipe_says_so():
+def test_overlaps_makes_overlapping_ground_a_negative():
     raw = crops_at([(1, 1, 0, 0), (1, 1, 8, 0), (2, 1, 0, 0)])
     raw |= {name: np.zeros((3, 64, 64, 4), np.float32) for name in ("anchor", "positive")}
     config = replace(SMALL, overlaps=True)
@@ -215,7 +215,7 @@ def test_crops_that_look_alike_are_of_one_cluster(rng):
     np.testing.assert_array_equal(np.concatenate([halves(crops[:4]), halves(crops[4:])]), cluster)
 
 
-def test_held_out_by_number_is_the_share_that_was_asked_for_and_seeded():
+def test_the_held_out_share_is_the_requested_one_and_seeded():
     groups = np.array([group_of(str(i)) for i in range(4000)])
     held = Split(seed=1, share=0.1).held(groups, groups)
     assert 0.08 < held.mean() < 0.12
@@ -225,7 +225,7 @@ def test_held_out_by_number_is_the_share_that_was_asked_for_and_seeded():
     assert 0 <= draw_number(groups, 0).min() and draw_number(groups, 0).max() < 1
 
 
-def test_texture_leaves_out_water_and_what_is_not_known():
+def test_texture_is_zero_on_water_and_nodata():
     rng = np.random.default_rng(0)
     crops = np.zeros((3, 64, 64, 4), np.float32)
     crops[1] += rng.normal(0, 0.05, (64, 64, 4)).astype("float32")
@@ -264,7 +264,7 @@ def test_no_augmentation_changes_nothing():
     np.testing.assert_allclose(out, np.concatenate([a, p]), atol=1e-5)
 
 
-def test_both_crops_of_a_pair_are_turned_alike_and_all_eight_ways_come():
+def test_both_crops_of_a_pair_are_rotated_alike_in_all_eight_ways():
     a = some_crops(64)
     out = augment_pairs(a, a, replace(NOTHING, flip_rotate=True), np.random.default_rng(0))
     np.testing.assert_allclose(out[:64], out[64:], atol=1e-5)
@@ -303,7 +303,7 @@ def test_a_crop_keeps_the_last_band_that_it_has():
     assert not np.isnan(crops[..., 0]).any()
 
 
-def test_clouds_cover_what_was_asked_for_and_are_seeded():
+def test_clouds_cover_the_requested_share_and_are_seeded():
     crops = some_crops(20)
     cover = np.linspace(0, 0.9, 20)
     out, hidden = paste_clouds(crops, cover, np.random.default_rng(0))
@@ -317,7 +317,7 @@ def test_clouds_cover_what_was_asked_for_and_are_seeded():
     assert (out < crops - 0.03).any()  # shadows
 
 
-def test_clouds_haze_and_blur_keep_what_is_not_known():
+def test_clouds_haze_and_blur_keep_nodata():
     crops = some_crops(4)
     crops[:, 10:20, 10:20] = np.nan
     rng = np.random.default_rng(0)
@@ -439,7 +439,7 @@ SMALL = TrainConfig(
 
 
 def place(number, group=None, side=150):
-    """Ground that keeps its structure while light and season change: fields of two bands mixed anew."""
+    """Ground with constant structure while light and season change: two fields in another mixture."""
     rng = np.random.default_rng(number)
     ground = np.stack([fractal(rng, (side, side), beta=1.8, low_px=60) for _ in range(2)], axis=-1)
     dates = []
@@ -462,7 +462,7 @@ def series(tmp_path_factory):
 
 
 class Log:
-    """Keeps what it is told; may press Ctrl-C."""
+    """Collects progress; may press Ctrl-C."""
 
     def __init__(self, interrupt_at=None):
         self.steps, self.notes, self.recalls, self.interrupt_at = [], [], [], interrupt_at
@@ -506,7 +506,7 @@ def test_the_same_seed_gives_the_same_losses(series, trained, tmp_path):
     np.testing.assert_allclose([x for _, x in log.steps], [x for _, x in trained[1].steps], rtol=1e-4)
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(series, trained, tmp_path):
+def test_an_interrupted_run_resumes_to_the_same_weights(series, trained, tmp_path):
     out, log = tmp_path / "stopped.keras", Log(interrupt_at=9)
     with pytest.raises(KeyboardInterrupt, match="again to resume"):
         train_encoder(series, out, SMALL, progress=log)
@@ -545,7 +545,7 @@ def test_the_plain_model_and_averaged_weights_train_too(series, tmp_path):
     assert log.recalls[-1][1].in_20 > 0.2
 
 
-def test_the_last_weights_are_written_where_the_recipe_says_so(series, tmp_path):
+def test_keep_last_writes_the_last_weights(series, tmp_path):
     report = train_encoder(series, tmp_path / "last.keras", replace(SMALL, keep="last"))
     assert report.best_step == report.steps
 
@@ -612,7 +612,7 @@ def test_no_place_is_in_two_splits(series, tmp_path):
     assert len(held.images) == 2 and len(held.patches) == 40
 
 
-def test_one_group_is_held_out_where_the_draw_takes_none(series):
+def test_one_group_is_held_out_if_the_draw_takes_none(series):
     split, held = hold_out(series, replace(SMALL, held_out=0.0))
     assert len(split.groups) == 1 and len(held.images) == 1
 
@@ -714,7 +714,7 @@ def test_batches_do_not_depend_on_the_number_of_threads_or_on_where_they_start()
     assert steps == [3, 4, 5, 6, 7]
 
 
-def test_progress_lines_say_what_matters(capsys):
+def test_progress_lines_have_step_loss_rate_and_time_left(capsys):
     show = print_progress(every_s=0)
     show(Progress(5, 10, 0.5, 2.0))
     show(Progress(5, 10, 0.5, 2.0, note="a note"))
