@@ -200,7 +200,7 @@ def test_band_names_are_separated_by_commas_or_spaces():
         (["train", "empty", "--recipe", "recipe.json"], "no stepps"),
         (["train", "empty", "--recipe", "list.json"], "holds a list"),
         (["train", "empty", "--recipe", "torn.json"], "is no JSON"),
-        (["train", "empty", "--recipe", "none.json"], "none.json: No such file"),
+        (["train", "empty", "--recipe", "none.json"], "none.json: no such recipe"),
         (["demo", "--encoder", "none"], "no encoder none"),
         (["demo", "--patches", "3"], "at least 24"),
         (["index", "--config", "none.toml"], "none.toml: no such file"),

@@ -71,10 +71,16 @@ def train(
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, show_default="the recipe's", help="Training steps.")
+        int | None,
+        typer.Option(
+            min=1, show_default=str(TrainConfig.steps), help="Training steps; the default is for an encoder."
+        ),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=2, show_default="the recipe's", help="Patches or pairs per step.")
+        int | None,
+        typer.Option(
+            min=2, show_default=str(TrainConfig.batch), help="Pairs per step; the default is for an encoder."
+        ),
     ] = None,
     loss: Annotated[
         Loss | None, typer.Option(show_default=TrainConfig.loss, help="Loss function of an encoder.")
