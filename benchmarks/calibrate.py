@@ -1,12 +1,11 @@
-"""Fit the probability of an answer to measured answers, and show whether it can be trusted.
+"""Fit the confidence to measured answers, and measure its reliability.
 
     python benchmarks/calibrate.py build/accuracy --encoder structure-tensor --out NAME.calibration.json
 
-Reads the evidence that `benchmarks/accuracy.py` left for an encoder, one file a group of scenes. The
-calibration that is written is fitted to all groups; the figures are of groups left out one at a time:
-expected calibration error, and precision at the coverage that each threshold leaves. A group that is
-another in fewer bands or bits is left out together with that one: these are the same queries. `--charts
-FOLDER` draws a reliability diagram and a curve of precision over coverage; `--json` keeps the figures.
+The script reads the evidence files of `benchmarks/accuracy.py` for an encoder, one per group. The written
+calibration is fitted to all groups. The figures hold out one group at a time: expected calibration error, and
+precision and coverage at each threshold. Variants of a group have the same queries and are held out with it.
+`--charts` draws a reliability diagram and precision over coverage.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ BINS = 10
 
 
 def measured(folder: Path, encoder: str) -> Measured:
-    """Evidence and rightness of every query, by group of scenes."""
+    """Return evidence and correctness of every query, by group."""
     out: Measured = {}
     for file in sorted(folder.glob(f"evidence-*-{encoder}.npz")):
         with np.load(file, allow_pickle=False) as content:
@@ -49,12 +48,12 @@ def measured(folder: Path, encoder: str) -> Measured:
 
 
 def families() -> dict[str, str]:
-    """The group whose queries each group asks, by the names that their evidence has."""
+    """Return the group that shares its queries with each group, by evidence name."""
     return {slug(name): slug(group.form_of or name) for name, group in GROUPS.items()}
 
 
 def left_out(groups: Measured) -> dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]:
-    """Probability of every answer by a calibration that has not seen its group, and whether it is right."""
+    """Return the confidence of every answer by a fit to other groups, and whether it is right."""
     family, sizes = families(), [len(right) for _, right in groups.values()]
     features, right = (np.concatenate([v[i] for v in groups.values()]) for i in (0, 1))
     labels = np.repeat([family.get(name, name) for name in groups], sizes)
@@ -63,7 +62,7 @@ def left_out(groups: Measured) -> dict[str, tuple[NDArray[np.float64], NDArray[n
 
 
 def reliability(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> list[dict[str, float]]:
-    """Stated and observed share in equally wide bins that hold anything."""
+    """Return confidence and share right in equally wide bins, without empty ones."""
     which = np.minimum((probability * BINS).astype(int), BINS - 1)
     return [
         {
@@ -77,7 +76,7 @@ def reliability(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> l
 
 
 def coverage(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> list[dict[str, float]]:
-    """What each threshold keeps, and how much of that is right."""
+    """Return coverage and precision at each threshold."""
     out = []
     for threshold in THRESHOLDS:
         kept = probability >= threshold
@@ -89,7 +88,7 @@ def coverage(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> list
 def summary(
     stated: dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]],
 ) -> tuple[dict[str, Any], NDArray[np.float64], NDArray[np.bool_]]:
-    """Figures of the groups and of all together; and all probabilities and rightness."""
+    """Return the figures of groups and of all together, and all confidences and correctness."""
     probability, right = (np.concatenate([v[i] for v in stated.values()]) for i in (0, 1))
     groups = {
         name: {
@@ -110,7 +109,7 @@ def summary(
 
 
 def report(figures: dict[str, Any]) -> None:
-    """Print what people read."""
+    """Print the figures."""
     for name, one in figures["groups"].items():
         print(
             f"{name:38s} {one['answers']:5d} answers, {one['right']:.3f} right, stated {one['stated']:.3f}, "
@@ -127,7 +126,7 @@ def report(figures: dict[str, Any]) -> None:
 
 
 def draw(probability: NDArray[np.float64], right: NDArray[np.bool_], title: str, path: Path) -> None:
-    """Reliability diagram and precision over coverage, side by side."""
+    """Draw the reliability diagram and precision over coverage."""
     from matplotlib.figure import Figure
 
     with drawing():

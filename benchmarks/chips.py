@@ -1,11 +1,11 @@
-"""How often is a larger chip located, how far can its confidence be trusted, and which weights say so?
+"""Measure how often larger chips are located, and fit their confidence.
 
     python benchmarks/chips.py SERIES --out build/chips.json --weights build/chips-weights.json
 
-SERIES is a folder that `retrieve ingest` wrote, of places that no encoder has learned from. The last date
-of every series is indexed. Chips of 80 to 256 pixels are cut from the others at random places; two of
-five get thick clouds with shadows over 30 to 80 %, a third a part of their bands. The weights that are
-written are fitted to all of them; the figures are of groups of places left out one at a time.
+SERIES is a folder of `retrieve ingest`, of places that no encoder was trained on. The last date of every
+series is indexed. Chips of 80 to 256 pixels come from random positions of the other dates. Two of five get
+clouds with shadows over 30 to 80 %, a third loses bands. The written weights are fitted to all chips; the
+figures hold out one group of places at a time.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from tfrecords.read import ImageSource, read_series
 from tfrecords.schema import Chips, Image, Series, to_scaled
 
 PENALTY = 1.0
-"""Keeps weights small where data are separable."""
+"""Weight decay, for separable data."""
 SIDES_PX = (80, 257)
-"""Sides of chips, the last left out."""
+"""Range of chip sides, without the last."""
 
 
 def images_of(series: list[Series]) -> ImageSource:
-    """The last date of each series."""
+    """Return the last date of each series."""
     images = [
         Image(i, s.pixels[-1], s.units, s.bands, s.nodata, path=f"{s.place} {s.dates[-1]}")
         for i, s in enumerate(series)
@@ -57,7 +57,7 @@ def images_of(series: list[Series]) -> ImageSource:
 
 
 def draw(series: list[Series], each: int, seed: int) -> tuple[Chips, NDArray[np.int64], list[str]]:
-    """Chips, where they are from (n, 3: image, x, y), and their groups."""
+    """Return chips, their origins (n, 3: image, x, y), and their groups."""
     rng = np.random.default_rng(seed)
     chips: list[Image] = []
     truth, groups = [], []
@@ -84,7 +84,7 @@ def draw(series: list[Series], each: int, seed: int) -> tuple[Chips, NDArray[np.
 
 
 def distance(series: list[Series], truth: NDArray[np.int64], found: RankedCandidates) -> NDArray[np.float64]:
-    """Pixels from the truth, (n,), infinite in another place: images of a place may share ground."""
+    """Return distances to the truth in pixels, (n,), infinite for another place."""
     asked = [series[i] for i in truth[:, 0]]
     got = [series[i] for i in np.maximum(found.image_ids[:, 0], 0)]
     same = np.array([a.place == b.place for a, b in zip(asked, got, strict=True)])
@@ -95,14 +95,14 @@ def distance(series: list[Series], truth: NDArray[np.int64], found: RankedCandid
 
 
 def fit(seen: NDArray[np.float64], right: NDArray[np.bool_], on: str) -> Calibration:
-    """A calibration with rounded weights."""
+    """Return a calibration with rounded weights."""
     fitted = fit_calibration(seen, right, terms=CHIP_TERMS, penalty=PENALTY, fitted_on=on)
     weights = tuple(round(weight, 4) for weight in fitted.weights)
     return replace(fitted, weights=weights, bias=round(fitted.bias, 4))
 
 
 def figures(probability: NDArray, right: NDArray[np.bool_], groups: list[str]) -> dict[str, Any]:
-    """Shares, calibration error, and precision at what each threshold leaves."""
+    """Return shares, calibration error, and precision at each threshold."""
     names = np.array(groups)
     out: dict[str, Any] = {
         name: {"chips": int((names == name).sum()), "right": round(float(right[names == name].mean()), 4)}
@@ -122,7 +122,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("series", type=Path)
-    parser.add_argument("--each", type=int, default=12, help="chips of a series")
+    parser.add_argument("--each", type=int, default=12, help="chips per series")
     parser.add_argument("--encoder", default=None)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
