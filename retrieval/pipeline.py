@@ -41,6 +41,7 @@ def build_index(
     units: str | None = None,
     device: Device = "auto",
     overwrite: bool = False,
+    executor: Executor | None = None,
     progress: Progress = silent,
 ) -> Index:
     """Embed images and write an index folder as a whole; an interrupted run resumes.
@@ -54,6 +55,7 @@ def build_index(
         units: "dn", "reflectance", "scaled" or "byte"; None infers them from the values.
         device: "auto", "cpu" or "gpu".
         overwrite: replace a finished index.
+        executor: embeds the images; None for threads of this process, in bounded memory.
         progress: hears of each image.
 
     Raises:
@@ -62,8 +64,8 @@ def build_index(
     source = images if isinstance(images, ImageSource) else read_images(images, bands=bands, units=units)
     chosen, settings, folder = load_encoder(encoder), config or IndexConfig(), Path(out)
     with on_device(device):
-        more: dict[str, Any] = {"overwrite": overwrite, "device": device, "progress": progress}
-        write_index(source, folder, chosen, settings, source=source.note, **more)
+        more: dict[str, Any] = {"device": device, "executor": executor, "progress": progress}
+        write_index(source, folder, chosen, settings, source=source.note, overwrite=overwrite, **more)
         return Index(IndexFolder(folder, encoder=chosen, device=device, just_written=True), device)
 
 

@@ -47,7 +47,7 @@ NEW = """<?xml version="1.0" encoding="UTF-8" standalone="no" ?>
 
 @dataclass
 class Spec:
-    """What a product shall be."""
+    """The wanted properties of a product."""
 
     pixels: np.ndarray
     """(h, w, 4) digital numbers without offset; 0 = no data."""
@@ -199,7 +199,7 @@ def _numbers(spec: Spec) -> str:
 
 
 def zipped(root: Path, *, at_top: bool = False, remove: bool = True) -> Path:
-    """Pack a product as it is downloaded: its folder in a zip beside it."""
+    """Pack a product as it is downloaded: its folder in a zip next to it."""
     path = root.with_name(f"{root.name}.zip")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(p for p in root.rglob("*") if p.is_file()):

@@ -1,6 +1,6 @@
 """Encoder, refinement and the whole way are the same on every backend of Keras that is installed.
 
-The backend is chosen when Keras is first imported, so each has a process of its own; the others do without
+The backend is chosen when Keras is first imported, so each has a separate process; the others do without
 TensorFlow altogether. TensorFlow has one too: nothing but the backend differs.
 """
 

@@ -78,10 +78,11 @@ def test_storage_never_imports_the_engine():
     ]
 
 
-def test_no_file_passes_600_lines_and_nothing_is_unpickled():
+def test_files_have_60_to_600_lines_and_nothing_is_unpickled():
     for path in [*(ROOT / "retrieval").rglob("*.py"), *(ROOT / "tfrecords").rglob("*.py")]:
         text = path.read_text()
-        assert text.count("\n") <= 600, f"{path} has {text.count(chr(10))} lines: make it a folder"
+        lines, exempt = text.count("\n"), path.stem in ("__init__", "__main__", "errors")
+        assert exempt or 60 <= lines <= 600, f"{path} has {lines} lines: fold it, or make it a folder"
         assert "import pickle" not in text and "allow_pickle=True" not in text, path
         for call in re.findall(r"np\.load\((?:[^()]|\([^()]*\))*\)", text):
             assert "allow_pickle=False" in call, f"{path}: {call}"

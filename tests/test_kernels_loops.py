@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_refine import slow_ncc
+from test_matching_pyramid import slow_ncc
 
 import retrieval.kernels
 from retrieval.config import TensorConfig
@@ -24,7 +24,7 @@ from tfrecords.schema import BANDS, Patches
 
 
 def around(template, pictures, owner, which, corner, shifts, scale=1.0):
-    """`ncc_around` of every position into a row of its own, the last first."""
+    """`ncc_around` of every position into a separate row, the last first."""
     box = template.shape[1]
     spread, rows = local_energy(pictures, box, scale), np.arange(len(owner))[::-1].copy()
     out = np.full((len(owner), shifts, shifts), np.nan, np.float32)

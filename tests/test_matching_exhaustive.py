@@ -1,4 +1,4 @@
-"""The last look: what is in doubt and shows enough is compared with every place, within bounds."""
+"""Exhaustive search: uncertain patches with texture are compared with every place, within a budget."""
 
 import re
 import warnings

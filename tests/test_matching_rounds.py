@@ -1,4 +1,4 @@
-"""Two rounds: what is certain is left alone, what is in doubt is looked for longer."""
+"""Search in rounds: certain patches take one round, uncertain ones a second with more candidates."""
 
 import numpy as np
 import pytest

@@ -28,7 +28,7 @@ def scene(seed, height=150, width=170, hidden=False):
 
 @pytest.fixture
 def images():
-    """Three of one size, one of them partly hidden, and two of sizes of their own."""
+    """Three of one size, one of them partly hidden, and two of separate sizes."""
     made = {0: scene(0), 1: scene(1, hidden=True), 2: scene(2), 3: scene(3, 100, 90), 4: scene(4, 64, 300)}
     return Arrays(made, dict.fromkeys(made, BANDS))
 

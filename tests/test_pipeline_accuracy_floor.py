@@ -8,8 +8,8 @@ from retrieval.pipeline import build_index, evaluate
 from retrieval.synthetic.sets import make_challenge
 
 FLOORS = {"siamese": 0.85, "structure-tensor": 0.80}
-"""SC of 100 patches of five places, clouds and another season over them: some hundredths below what is
-measured. A change that falls below has broken something."""
+"""SC of 100 patches of five places, with clouds and another season: some hundredths below the measured SC. A
+change that falls below has broken something."""
 
 
 @pytest.fixture(scope="module")

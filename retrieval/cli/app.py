@@ -33,9 +33,9 @@ COMMANDS = {
     "train": ("train", "Train an encoder on time series"),
     "calibrate": ("calibrate", "Fit the confidence of an index to known answers"),
     "export": ("export", "Write an index or an encoder in other tools' formats"),
-    "demo": ("demo", "Run a small generated challenge"),
-    "config": ("doctor", "Print all settings as a retrieve.toml"),
-    "doctor": ("doctor", "Check the installation"),
+    "demo": ("setup", "Run a small generated challenge"),
+    "config": ("setup", "Print all settings as a retrieve.toml"),
+    "doctor": ("setup", "Check the installation"),
 }
 """Module and summary of each command, in the order of the help."""
 _TENSORFLOW_CHATTER = re.compile(r"WARNING: All log messages before absl|[IW]\d{4} ")

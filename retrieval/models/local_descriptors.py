@@ -1,4 +1,9 @@
-"""The network of local descriptors, and what it sees."""
+"""Local descriptors: the network, and the half-resolution tensor that it reads.
+
+A descriptor covers 9 x 9 half-resolution pixels, about 20 pixels of the image, every 4 pixels. The network
+weights each descriptor by its information, and hidden pixels count for nothing. So descriptors of a patch and
+of an image agree in the visible part alone. `retrieval.matching.local_search` compares them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,7 @@ FIELD_PX = 9
 
 
 def half_resolution(scaled: Any) -> tuple[Any, Any]:
-    """Structure tensor of pictures at half resolution.
+    """Compute the structure tensor of pictures at half resolution.
 
     Args:
         scaled: (n, h, w, b), NaN = not known.
