@@ -1,16 +1,14 @@
 """Check the English of the project: banned phrases and long sentences.
 
     python tests/prose.py [FILES]      list the findings in FILES, by default in all tracked files
-    python tests/prose.py --baseline   write the number of findings of each file to tests/prose-baseline.json
 
-The exit code is 1 if a file has more findings than the baseline allows. Markdown is checked for banned
+The exit code is 1 if there are findings. Markdown is checked for banned
 phrases only, without its code. Decision records are exempt.
 """
 
 from __future__ import annotations
 
 import ast
-import json
 import re
 import subprocess
 import sys
@@ -19,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-BASELINE = ROOT / "tests/prose-baseline.json"
 EXEMPT = ("docs/decisions/", "tests/prose.py", "tests/test_prose.py")
 MAX_WORDS = 25
 
@@ -77,31 +74,17 @@ class Text(NamedTuple):
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; return 1 if a file has more findings than its baseline."""
-    if arguments == ["--baseline"]:
-        counts = {path: len(findings) for path, findings in check_all().items() if findings}
-        BASELINE.write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        print(f"{sum(counts.values())} findings in {len(counts)} files")
-        return 0
+    """Print the findings of files, of all tracked ones without arguments; return 1 if there are any."""
     paths = [Path(name).resolve().relative_to(ROOT).as_posix() for name in arguments] or tracked_files()
     findings = {path: check_file(path) for path in paths if is_checked(path)}
-    print("\n".join(str(finding) for listed in findings.values() for finding in listed) or "no findings")
-    return 1 if above_baseline(findings) else 0
+    listed = [str(finding) for of_file in findings.values() for finding in of_file]
+    print("\n".join(listed) or "no findings")
+    return int(bool(listed))
 
 
 def check_all() -> dict[str, list[Finding]]:
     """Return the findings of every tracked file."""
     return {path: check_file(path) for path in tracked_files() if is_checked(path)}
-
-
-def above_baseline(findings: dict[str, list[Finding]]) -> list[str]:
-    """Return a report of the files that have more findings than the baseline allows."""
-    allowed = json.loads(BASELINE.read_text(encoding="utf-8"))
-    worse = {path: listed for path, listed in findings.items() if len(listed) > allowed.get(path, 0)}
-    return [
-        "\n".join([f"{path}: {allowed.get(path, 0)} findings allowed", *map(str, listed)])
-        for path, listed in worse.items()
-    ]
 
 
 def tracked_files() -> list[str]:
