@@ -1,4 +1,4 @@
-"""Exhaustive search: uncertain patches with texture are compared with every place, within a budget."""
+"""Exhaustive search: uncertain patches with enough texture are compared with every place, within a limit."""
 
 import re
 import warnings
