@@ -91,10 +91,10 @@ def embed_dense(
     grid = WindowGrid(scaled.shape[0], scaled.shape[1], PATCH_PX, stride_px)
     out = np.zeros((grid.rows, grid.cols, encoder.dim), np.float32)
     shifts = range(0, step, stride_px) if stride_px < step else (0,)
-    every = max(1, step // stride_px)
+    factor = max(1, step // stride_px)
     take = max(1, stride_px // step)
     for dy, dx in product(shifts, shifts):
-        target = out[dy // stride_px :: every, dx // stride_px :: every]
+        target = out[dy // stride_px :: factor, dx // stride_px :: factor]
         if target.size:
             _fill(target, encoder, scaled[dy:, dx:], take, tile_px)
     return out
@@ -125,16 +125,16 @@ def worth_indexing(scaled: NDArray[np.float32], config: IndexConfig) -> NDArray[
     differs = np.zeros((scaled.shape[0] - 1, scaled.shape[1] - 1), bool)
     for band in np.moveaxis(scaled, -1, 0):  # band by band: reductions over a short last axis are slow
         band = np.ascontiguousarray(band)
-        here, left, above = band[1:, 1:], band[1:, :-1], band[:-1, 1:]
+        centre, left, above = band[1:, 1:], band[1:, :-1], band[:-1, 1:]
         number = band == band
         known |= number
         if number.all():
-            differs |= (here != left) | (here != above)
+            differs |= (centre != left) | (centre != above)
         else:  # not "unequal": next to NaN nothing differs, and the edge of nodata is no texture
-            differs |= (here < left) | (here > left) | (here < above) | (here > above)
-    seen = valid_share(known, PATCH_PX, config.stride_px) >= config.min_visible - 1e-6
+            differs |= (centre < left) | (centre > left) | (centre < above) | (centre > above)
+    visible = valid_share(known, PATCH_PX, config.stride_px) >= config.min_visible - 1e-6
     # One less than the window's edge: both neighbours of a pair must lie inside it.
-    return seen & (valid_share(differs, PATCH_PX - 1, config.stride_px) > 0)
+    return visible & (valid_share(differs, PATCH_PX - 1, config.stride_px) > 0)
 
 
 def embed_patches(

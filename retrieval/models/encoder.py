@@ -31,17 +31,17 @@ def fingerprint(model: Any) -> str:
     """
     config = model.get_config()
     weights = {layer.name: layer.weights for layer in model.layers}
-    made: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for layer in config["layers"]:  # producers come before what they feed
         name = layer["config"]["name"]
         plain = {**layer, "name": None, "config": {**layer["config"], "name": None}}
-        digest = hashlib.sha256(json.dumps(_essence(plain, made), sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(_essence(plain, digests), sort_keys=True).encode())
         for w in weights.get(name, ()):
             value = np.ascontiguousarray(w.numpy(), dtype="<f4")
             digest.update(json.dumps(value.shape).encode() + value.tobytes())
-        made[name] = digest.hexdigest()
-    ends = config.get("output_layers") or list(made)[-1]
-    return hashlib.sha256(json.dumps([made.get(end, end) for end in _leaves(ends)]).encode()).hexdigest()
+        digests[name] = digest.hexdigest()
+    ends = config.get("output_layers") or list(digests)[-1]
+    return hashlib.sha256(json.dumps([digests.get(end, end) for end in _leaves(ends)]).encode()).hexdigest()
 
 
 def _leaves(value: Any) -> list[Any]:
@@ -49,20 +49,22 @@ def _leaves(value: Any) -> list[Any]:
     return [leaf for v in value for leaf in _leaves(v)] if isinstance(value, (list, tuple)) else [value]
 
 
-def _essence(value: Any, made: dict[str, str]) -> Any:
+def _essence(value: Any, digests: dict[str, str]) -> Any:
     """Return a piece of a Keras configuration without settings of the training and without unset keys.
 
     A newer Keras may add unset keys. A tensor becomes the digest of the layer that makes it.
     """
     if isinstance(value, (list, tuple)):
-        return [_essence(v, made) for v in value]
+        return [_essence(v, digests) for v in value]
     if not isinstance(value, dict):
         return value
     if value.get("class_name") == "__keras_tensor__":
         name, *rest = value["config"]["keras_history"]
-        return [made.get(name, name), *rest]
-    kept = {k: v for k, v in value.items() if v and k not in _INESSENTIAL and not k.endswith(_TRAINING_ONLY)}
-    return {k: _essence(v, made) for k, v in kept.items()}
+        return [digests.get(name, name), *rest]
+    essential = {
+        k: v for k, v in value.items() if v and k not in _INESSENTIAL and not k.endswith(_TRAINING_ONLY)
+    }
+    return {k: _essence(v, digests) for k, v in essential.items()}
 
 
 class FakeEncoder:
@@ -134,7 +136,7 @@ class KerasEncoder:
             self._bands = self.model.input_shape[-1]
             shape = (1, 2 * PATCH_PX, 2 * PATCH_PX, self._bands or 4)
             probe = np.random.default_rng(0).uniform(-1, 1, shape).astype("float32")
-            whole, one = self.embed(probe), self.embed(probe[:, :PATCH_PX, :PATCH_PX])
+            whole, window = self.embed(probe), self.embed(probe[:, :PATCH_PX, :PATCH_PX])
             last = self.embed(probe[:, PATCH_PX:, PATCH_PX:])
             probe[:, : PATCH_PX // 2, : PATCH_PX // 2] = np.nan
             holed = self.embed(probe)
@@ -142,22 +144,29 @@ class KerasEncoder:
             raise EncoderError(
                 f"{self.name}: not an encoder: it cannot embed a 64 x 64 x 4 patch ({e})"
             ) from e
-        if one.ndim != 4 or one.shape[1:3] != (1, 1) or whole.shape[1] < 2 or PATCH_PX % (whole.shape[1] - 1):
+        if (
+            window.ndim != 4
+            or window.shape[1:3] != (1, 1)
+            or whole.shape[1] < 2
+            or PATCH_PX % (whole.shape[1] - 1)
+        ):
             raise EncoderError(
-                f"{self.name}: a 64 x 64 patch gives {one.shape} and 128 x 128 pixels give {whole.shape}; "
+                f"{self.name}: a 64 x 64 patch gives {window.shape} and 128 x 128 pixels give {whole.shape}; "
                 "expected (1, 1, 1, dim) and a stride that divides 64: the model must be fully "
                 "convolutional, without padding"
             )
-        self._check_vectors(whole, one, last, holed)
-        return one.shape[-1], PATCH_PX // (whole.shape[1] - 1)
+        self._check_vectors(whole, window, last, holed)
+        return window.shape[-1], PATCH_PX // (whole.shape[1] - 1)
 
-    def _check_vectors(self, whole: NDArray, one: NDArray, last: NDArray, holed: NDArray) -> None:
+    def _check_vectors(self, whole: NDArray, window: NDArray, last: NDArray, holed: NDArray) -> None:
         """Refuse vectors without unit length, that depend on pixels outside of the window, or NaN."""
         if not np.allclose(np.linalg.norm(whole, axis=-1), 1, atol=1e-3):
             raise EncoderError(
                 f"{self.name}: vectors are not of unit length: end the model with a normalisation"
             )
-        off = max(np.abs(whole[:, 0, 0] - one[:, 0, 0]).max(), np.abs(whole[:, -1, -1] - last[:, 0, 0]).max())
+        off = max(
+            np.abs(whole[:, 0, 0] - window[:, 0, 0]).max(), np.abs(whole[:, -1, -1] - last[:, 0, 0]).max()
+        )
         if off > SAME_VECTOR:
             raise EncoderError(
                 f"{self.name}: a window's vector in an image and the vector of its crop differ by {off:.2g}. "

@@ -59,8 +59,8 @@ def _whitened(cells: Any, weight: Any, config: TensorConfig, per_side: int) -> A
         weight
     )
     total = layers.AveragePooling2D(per_side, 1, padding="valid")(cells)
-    seen = layers.AveragePooling2D(per_side, 1, padding="valid")(weight)
-    mean = total / ops.maximum(seen, 1e-3)  # (n, rows, cols, c)
+    visible_share = layers.AveragePooling2D(per_side, 1, padding="valid")(weight)
+    mean = total / ops.maximum(visible_share, 1e-3)  # (n, rows, cols, c)
     for c in range(channels):
         raw = raw - mean[..., c : c + 1] * offset[..., c * config.dim : (c + 1) * config.dim]
     return raw
@@ -163,8 +163,8 @@ def learned_model(config: LearnedConfig, projection: NDArray[np.float32], tensor
     fixed = _unit(_whitened(cells, weight, tensor, _cells_per_side(tensor)))
     if config.stem == "learnable":
         stem, visible = learnable_tensor(scaled, tensor.noise)
-    fine, seen = _cells(stem, visible, 6, 4)
-    y = ops.concatenate([fine, seen], axis=-1)
+    fine, visible_share = _cells(stem, visible, 6, 4)
+    y = ops.concatenate([fine, visible_share], axis=-1)
     y = layers.Conv2D(config.width, 3, activation="gelu", name="conv1")(y)
     y = layers.Conv2D(config.width, 3, activation="gelu", name="conv2")(y)
     y = layers.Conv2D(2 * config.width, 3, strides=2, activation="gelu", name="conv3")(y)

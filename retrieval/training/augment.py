@@ -158,11 +158,11 @@ def drop_bands(crops: Pixels, config: AugmentConfig, rng: np.random.Generator) -
     first, second = draw_bands(n, rng), draw_bands(n, rng)
     first[~(apart | together)] = True
     second = np.where(apart[:, None], second, first)
-    kept = np.concatenate([first, second])  # (2n, 4)
+    present = np.concatenate([first, second])  # (2n, 4)
     has = ~np.isnan(crops[:, ::8, ::8]).all((1, 2))
-    kept |= ~(kept & has).any(1, keepdims=True)
-    for band in range(kept.shape[1]):
-        crops[~kept[:, band], :, :, band] = np.nan
+    present |= ~(present & has).any(1, keepdims=True)
+    for band in range(present.shape[1]):
+        crops[~present[:, band], :, :, band] = np.nan
 
 
 def draw_bands(count: int, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -46,8 +46,8 @@ class LookAlikes:
             (n,) in [0, clusters).
         """
         vectors = embed_patches(self._encoder, crops)
-        wanted = self._clusters - len(self._centres)
-        self._centres = np.concatenate([self._centres, vectors[:wanted]])
+        target = self._clusters - len(self._centres)
+        self._centres = np.concatenate([self._centres, vectors[:target]])
         return (vectors @ self._centres.T).argmax(1)
 
 
@@ -202,16 +202,16 @@ def compose(
     crops = iter(crops)
     waiting: dict[int, deque[_Waiting]] = {}
     pool, fresh = max(pool, batch), max(1, batch // uses)
-    count, wanted = 0, min(pool, _FIRST_FILL * batch)
+    count, target = 0, min(pool, _FIRST_FILL * batch)
     while True:
-        for crop in islice(crops, wanted):
+        for crop in islice(crops, target):
             of = int(crop.get("cluster", crop["place_id"]))
             waiting.setdefault(of, deque()).append(_Waiting(crop, uses))
             count += 1
         chosen = _take(waiting, batch, per_place, rng)
         count = sum(map(len, waiting.values()))
         # Twice as many as were used up until the pool is full: the first batch need not wait for that.
-        wanted = max(batch - count, min(2 * fresh, pool - count))
+        target = max(batch - count, min(2 * fresh, pool - count))
         yield {name: np.stack([c[name] for c in chosen]) for name in chosen[0]}
 
 
@@ -224,25 +224,25 @@ class _Waiting:
 
 
 def _take(
-    waiting: dict[int, deque[_Waiting]], wanted: int, per_place: int, rng: np.random.Generator
+    waiting: dict[int, deque[_Waiting]], target: int, per_place: int, rng: np.random.Generator
 ) -> list[Element]:
     """Take crops out of the pool, place by place; crops with uses left return when the batch is full."""
     chosen: list[Element] = []
     back: list[tuple[int, _Waiting]] = []
-    while len(chosen) < wanted:
+    while len(chosen) < target:
         places = list(waiting)
         for i in rng.permutation(len(places)):
             queue = waiting[places[i]]
-            for _ in range(min(per_place, len(queue), wanted - len(chosen))):
-                one = queue.popleft()
-                chosen.append(one.crop)
-                one.uses -= 1
-                if one.uses > 0:
-                    back.append((places[i], one))
+            for _ in range(min(per_place, len(queue), target - len(chosen))):
+                entry = queue.popleft()
+                chosen.append(entry.crop)
+                entry.uses -= 1
+                if entry.uses > 0:
+                    back.append((places[i], entry))
             if not queue:
                 del waiting[places[i]]
-    for place, one in back:
-        waiting.setdefault(place, deque()).append(one)
+    for place, entry in back:
+        waiting.setdefault(place, deque()).append(entry)
     return chosen
 
 
@@ -271,8 +271,8 @@ def numbered_batches(
         start: first step.
         early_steps: steps before the end of a round at which the next one is opened.
     """
-    every = config.checkpoint_every
-    round_, passed = divmod(start, every)
+    round_steps = config.checkpoint_every
+    round_, passed = divmod(start, round_steps)
     with ThreadPoolExecutor(1, "open") as opening:
         stream = opening.submit(_opened, crops(round_))
         while True:
@@ -280,8 +280,8 @@ def numbered_batches(
             batches = compose(
                 stream.result(), config.batch, config.per_place, config.pool_size, config.reuse_per_pair, rng
             )
-            end, early = (round_ + 1) * every, None
-            for step, batch in enumerate(islice(batches, passed, every), round_ * every + passed):
+            end, early = (round_ + 1) * round_steps, None
+            for step, batch in enumerate(islice(batches, passed, round_steps), round_ * round_steps + passed):
                 if early is None and step >= end - early_steps and end < config.steps:
                     early = opening.submit(_opened, crops(round_ + 1))
                 yield step, batch

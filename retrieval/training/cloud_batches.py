@@ -31,11 +31,11 @@ Draws = dict[tuple[str, ...], list[Series]]
 def by_bands(series: Sequence[Series], config: CloudConfig) -> Draws:
     """Return the series that are large enough, by their bands, for bands with enough places."""
     sets: Draws = {}
-    for one in series:
-        if min(one.pixels.shape[1:3]) >= config.region_px and len(one.pixels) > 1:
-            sets.setdefault(one.bands, []).append(one)
-    places = {bands: len({one.overlap_group for one in those}) for bands, those in sets.items()}
-    chosen = {b: those for b, those in sorted(sets.items()) if places[b] >= config.min_places}
+    for record in series:
+        if min(record.pixels.shape[1:3]) >= config.region_px and len(record.pixels) > 1:
+            sets.setdefault(record.bands, []).append(record)
+    places = {bands: len({record.overlap_group for record in of_bands}) for bands, of_bands in sets.items()}
+    chosen = {b: of_bands for b, of_bands in sorted(sets.items()) if places[b] >= config.min_places}
     if not chosen:
         raise TrainingError(
             f"{len(series)} series, at most {max(places.values(), default=0)} places with the same bands, "
@@ -70,10 +70,10 @@ def draw_clouds(
     columns = _some_bands(len(series[0].bands), rng)
     drawn: list[NDArray] = []
     while len(drawn) < n:
-        one = series[int(rng.integers(len(series)))]
-        y, x = (int(rng.integers(size - PATCH_PX + 1)) for size in one.pixels.shape[1:3])
-        crop = one.pixels[int(rng.integers(len(one.pixels))), y : y + PATCH_PX, x : x + PATCH_PX]
-        scaled = to_scaled(crop, one.units, one.nodata)[..., columns]
+        record = series[int(rng.integers(len(series)))]
+        y, x = (int(rng.integers(size - PATCH_PX + 1)) for size in record.pixels.shape[1:3])
+        crop = record.pixels[int(rng.integers(len(record.pixels))), y : y + PATCH_PX, x : x + PATCH_PX]
+        scaled = to_scaled(crop, record.units, record.nodata)[..., columns]
         if (~np.isnan(scaled).all(-1)).mean() >= LEAST_KNOWN:
             drawn.append(turned_alike(scaled, int(rng.integers(8))))
     crops, opacity = np.stack(drawn).astype(np.float32), np.zeros((n, PATCH_PX, PATCH_PX), np.float32)
@@ -82,8 +82,8 @@ def draw_clouds(
     change_light(lit, AugmentConfig(), rng)
     crops[rows] = lit
     rows = np.flatnonzero(rng.random(n) < 0.65)
-    made = under_clouds(crops[rows], rng.uniform(0.03, 0.85, len(rows)), rng)
-    crops[rows], opacity[rows] = made.pixels, made.cloud
+    clouded = under_clouds(crops[rows], rng.uniform(0.03, 0.85, len(rows)), rng)
+    crops[rows], opacity[rows] = clouded.pixels, clouded.cloud
     _change(crops, ((0.15, lambda p: add_haze(p, rng)),), rng)
     add_noise(crops, 15.0, rng)
     _change(crops, ((0.2, lambda p: in_bytes(p, rng)),), rng)
@@ -121,21 +121,21 @@ def draw_pairs(
     """
     series, n, side = _set_of(sets, rng), config.batch, config.region_px
     columns = _some_bands(len(series[0].bands), rng)
-    area = np.sqrt([float(np.prod(one.pixels.shape[1:3])) for one in series])
+    area = np.sqrt([float(np.prod(record.pixels.shape[1:3])) for record in series])
     patches: list[NDArray] = []
     regions: list[NDArray] = []
     offsets: list[NDArray] = []
     where: list[tuple[int, int, int, int]] = []
     while len(patches) < n:
         number = int(rng.choice(len(series), p=area / area.sum()))
-        one = series[number]
-        dates = len(one.pixels)
+        record = series[number]
+        dates = len(record.pixels)
         first = int(rng.integers(dates))
         for _ in range(config.regions_per_place):
             second = (first + int(rng.integers(1, dates))) % dates
-            y, x = (int(rng.integers(size - side + 1)) for size in one.pixels.shape[1:3])
-            both = one.pixels[[first, second], y : y + side, x : x + side]
-            scaled = to_scaled(both, one.units, one.nodata)[..., columns]
+            y, x = (int(rng.integers(size - side + 1)) for size in record.pixels.shape[1:3])
+            both = record.pixels[[first, second], y : y + side, x : x + side]
+            scaled = to_scaled(both, record.units, record.nodata)[..., columns]
             if (~np.isnan(scaled).all(-1)).mean((1, 2)).min() < LEAST_KNOWN or len(patches) == n:
                 continue
             turned = turned_alike(scaled, int(rng.integers(8)))
@@ -145,10 +145,10 @@ def draw_pairs(
             regions.append(turned[0])
             patches.append(turned[1][dy : dy + PATCH_PX, dx : dx + PATCH_PX])
             offsets.append(offset)
-            where.append((number, one.overlap_group, x, y))
-    asked = _weathered(np.stack(patches).astype(np.float32), config, rng, finder)
+            where.append((number, record.overlap_group, x, y))
+    queries = _weathered(np.stack(patches).astype(np.float32), config, rng, finder)
     stored = np.clip(np.stack(regions).astype(np.float32), -1, 1)
-    return asked, stored, np.array(offsets, np.float32), foreign_regions(where, side)
+    return queries, stored, np.array(offsets, np.float32), foreign_regions(where, side)
 
 
 def foreign_regions(where: Sequence[tuple[int, int, int, int]], side: int) -> NDArray[np.bool_]:
@@ -184,10 +184,10 @@ def _weathered(
 
 def _clouded(patches: NDArray[np.float32], rng: np.random.Generator, hide: bool) -> NDArray[np.float32]:
     """Paste clouds over patches; `hide` sets roughly the clouds to NaN."""
-    made = under_clouds(patches, rng.uniform(0.2, 0.75, len(patches)), rng)
+    clouded = under_clouds(patches, rng.uniform(0.2, 0.75, len(patches)), rng)
     if not hide:
-        return made.pixels
+        return clouded.pixels
     # No mask is perfect: some hide too little, some too much, a few nothing.
-    hidden = made.cloud > rng.uniform(0.04, 0.35, (len(patches), 1, 1))
+    hidden = clouded.cloud > rng.uniform(0.04, 0.35, (len(patches), 1, 1))
     hidden &= rng.random((len(patches), 1, 1)) < 0.92
-    return np.where(hidden[..., None], np.float32(np.nan), made.pixels)
+    return np.where(hidden[..., None], np.float32(np.nan), clouded.pixels)

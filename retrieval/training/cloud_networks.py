@@ -218,9 +218,9 @@ def place_loss(queries: Any, stored: Any, offset: Any, foreign: Any, heat: Any) 
         tf.abs(at[None, None, :] - offset[:, :1, None]), tf.abs(at[None, :, None] - offset[:, 1:, None])
     )
     nearest = away <= tf.reduce_min(away, (1, 2), keepdims=True)
-    own = tf.eye(n, dtype=tf.bool)[:, :, None, None]
-    right = own & nearest[:, None]
-    beside = own & ((away < 2.5 * STEP_PX) & ~nearest)[:, None]
+    diagonal = tf.eye(n, dtype=tf.bool)[:, :, None, None]
+    right = diagonal & nearest[:, None]
+    beside = diagonal & ((away < 2.5 * STEP_PX) & ~nearest)[:, None]
     none = tf.constant(-1e9)
     score = tf.where(beside | ~foreign[:, :, None, None], none, score)
     of_right = tf.where(right, score, none)

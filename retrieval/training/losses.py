@@ -32,11 +32,11 @@ def _both_ways(a: Any, p: Any, allowed: Any) -> tuple[Any, Any, Any]:
 
     a, p = ops.cast(a, "float32"), ops.cast(p, "float32")
     similarity = ops.matmul(a, ops.transpose(p))  # (n, n)
-    own = ops.sum(a * p, axis=-1)
+    positive = ops.sum(a * p, axis=-1)
     allowed = ops.cast(allowed, "bool")
     return (
         ops.concatenate([similarity, ops.transpose(similarity)]),
-        ops.concatenate([own, own]),
+        ops.concatenate([positive, positive]),
         ops.concatenate([allowed, ops.transpose(allowed)]),
     )
 
@@ -66,17 +66,17 @@ def triplet_loss(
     """
     from keras import ops
 
-    similarity, own, mask = _both_ways(vectors_a, vectors_p, allowed)
+    similarity, positive, mask = _both_ways(vectors_a, vectors_p, allowed)
     negative = ops.max(_others(similarity, mask), axis=-1)
     if mining == "semi-hard":
-        below = ops.logical_and(mask, similarity < own[:, None])
+        below = ops.logical_and(mask, similarity < positive[:, None])
         easiest = -ops.max(_others(-similarity, mask), axis=-1)
         negative = ops.where(
             ops.any(below, axis=-1),
             ops.max(_others(similarity, below), axis=-1),
             ops.where(ops.any(mask, axis=-1), easiest, negative),
         )
-    return ops.mean(ops.relu(margin + negative - own))
+    return ops.mean(ops.relu(margin + negative - positive))
 
 
 def infonce_loss(vectors_a: Any, vectors_p: Any, allowed: Any, temperature: float = 0.05) -> Any:
@@ -93,10 +93,10 @@ def infonce_loss(vectors_a: Any, vectors_p: Any, allowed: Any, temperature: floa
     """
     from keras import ops
 
-    similarity, own, mask = _both_ways(vectors_a, vectors_p, allowed)
-    own = own / temperature
+    similarity, positive, mask = _both_ways(vectors_a, vectors_p, allowed)
+    positive = positive / temperature
     others = _others(similarity / temperature, mask)
-    return ops.mean(ops.logsumexp(ops.concatenate([own[:, None], others], axis=-1), axis=-1) - own)
+    return ops.mean(ops.logsumexp(ops.concatenate([positive[:, None], others], axis=-1), axis=-1) - positive)
 
 
 def multi_similarity_loss(
@@ -127,10 +127,10 @@ def multi_similarity_loss(
     """
     from keras import ops
 
-    similarity, own, mask = _both_ways(vectors_a, vectors_p, allowed)
-    near = ops.logical_and(mask, similarity + epsilon > own[:, None])
-    contested = ops.cast(own - epsilon < ops.max(_others(similarity, mask), axis=-1), "float32")
-    together = contested * ops.softplus(-alpha * (own - base)) / alpha
+    similarity, positive, mask = _both_ways(vectors_a, vectors_p, allowed)
+    near = ops.logical_and(mask, similarity + epsilon > positive[:, None])
+    contested = ops.cast(positive - epsilon < ops.max(_others(similarity, mask), axis=-1), "float32")
+    together = contested * ops.softplus(-alpha * (positive - base)) / alpha
     # log(1 + sum exp) is the log-sum-exp with a zero beside the others.
     others = _others(beta * (similarity - base), near)
     others = ops.concatenate([ops.zeros_like(others[:, :1]), others], axis=-1)

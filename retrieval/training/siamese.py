@@ -277,8 +277,8 @@ def objective(config: TrainConfig) -> LossFunction:
         return half * ops.rsqrt(ops.maximum(ops.sum(half * half, axis=-1, keepdims=True), _NOTHING))
 
     def both(vectors_a: Any, vectors_p: Any, allowed: Any) -> Any:
-        own = together(learned(vectors_a), learned(vectors_p), allowed)
-        return config.branch_loss_weight * own + (1 - config.branch_loss_weight) * together(
+        learned_loss = together(learned(vectors_a), learned(vectors_p), allowed)
+        return config.branch_loss_weight * learned_loss + (1 - config.branch_loss_weight) * together(
             vectors_a, vectors_p, allowed
         )
 

@@ -77,9 +77,9 @@ def hold_out(source: Any, config: TrainConfig, validation: Any = None) -> tuple[
         TrainingError: fewer than two overlap groups, or no usable patch.
     """
     if validation is not None:
-        seen: set[tuple[int, int]] = set()
-        cuts = _chosen(_noting(read_series(validation), seen), config)
-        split = Split(places=frozenset(p for p, _ in seen), groups=frozenset(g for _, g in seen))
+        place_keys: set[tuple[int, int]] = set()
+        cuts = _chosen(_noting(read_series(validation), place_keys), config)
+        split = Split(places=frozenset(p for p, _ in place_keys), groups=frozenset(g for _, g in place_keys))
         if not _leaves_some(source, split):
             raise TrainingError(f"{source}: {validation} has all of its places: give series of other places")
         return split, _together(cuts, config)
@@ -91,23 +91,23 @@ def hold_out(source: Any, config: TrainConfig, validation: Any = None) -> tuple[
 
 def _leaves_some(source: Any, split: Split) -> bool:
     """Return whether a series is left to train on."""
-    return any(not _is_held(one, split) for one in read_series(source))
+    return any(not _is_held(record, split) for record in read_series(source))
 
 
 def _is_held(series: Series, split: Split) -> bool:
     return bool(split.held(np.array([group_of(series.place)]), np.array([series.overlap_group]))[0])
 
 
-def _noting(series: Iterable[Series], seen: set[tuple[int, int]]) -> Iterator[Series]:
+def _noting(series: Iterable[Series], place_keys: set[tuple[int, int]]) -> Iterator[Series]:
     """Yield the series, and collect their places and groups."""
-    for one in series:
-        seen.add((group_of(one.place), one.overlap_group))
-        yield one
+    for record in series:
+        place_keys.add((group_of(record.place), record.overlap_group))
+        yield record
 
 
 def _held_of(source: Any, split: Split) -> Iterator[Series]:
     """Return the held-out series of a source."""
-    return (one for one in read_series(source) if _is_held(one, split))
+    return (record for record in read_series(source) if _is_held(record, split))
 
 
 def _smallest(source: Any, config: TrainConfig) -> int:
@@ -141,34 +141,38 @@ def _chosen(series: Iterable[Series], config: TrainConfig, enough: bool = False)
     Returns:
         The first series of every group, then the second ones, up to the wanted number, in reading order.
     """
-    wanted = config.validation_series
-    patches = max(1, _SPARE * config.validation_queries // wanted)
+    limit = config.validation_series
+    patches = max(1, _SPARE * config.validation_queries // limit)
     counts: Counter[int] = Counter()
-    kept: list[tuple[int, int, _Cut]] = []
-    for number, one in enumerate(series):
-        rank = counts[one.overlap_group]
-        if min(one.pixels.shape[1:3]) < PATCH_PX or (len(kept) == wanted and rank >= kept[-1][0]):
+    cuts_by_rank: list[tuple[int, int, _Cut]] = []
+    for number, record in enumerate(series):
+        rank = counts[record.overlap_group]
+        if min(record.pixels.shape[1:3]) < PATCH_PX or (
+            len(cuts_by_rank) == limit and rank >= cuts_by_rank[-1][0]
+        ):
             continue
-        counts[one.overlap_group] += 1
-        kept.append((rank, number, _cut(one, patches, np.random.default_rng([config.seed, 4, number]))))
-        kept = sorted(kept, key=lambda k: k[:2])[:wanted]
-        if enough and kept[-1][0] == 0 and len(kept) == wanted:
+        counts[record.overlap_group] += 1
+        cuts_by_rank.append(
+            (rank, number, _cut(record, patches, np.random.default_rng([config.seed, 4, number])))
+        )
+        cuts_by_rank = sorted(cuts_by_rank, key=lambda k: k[:2])[:limit]
+        if enough and cuts_by_rank[-1][0] == 0 and len(cuts_by_rank) == limit:
             break
-    return [cut for _, _, cut in sorted(kept, key=lambda k: k[1])]
+    return [cut for _, _, cut in sorted(cuts_by_rank, key=lambda k: k[1])]
 
 
-def _cut(series: Series, wanted: int, rng: np.random.Generator) -> _Cut:
+def _cut(series: Series, limit: int, rng: np.random.Generator) -> _Cut:
     """Cut the latest date, and patches of other dates where both have data."""
     image = _four_bands(series, len(series.pixels) - 1)
     shares = valid_share(_known(image), PATCH_PX, 1)
     patches, xy = [], []
-    for _ in range(wanted * _TRIES if (shares >= _KNOWN).any() else 0):
+    for _ in range(limit * _TRIES if (shares >= _KNOWN).any() else 0):
         x, y = int(rng.integers(shares.shape[1])), int(rng.integers(shares.shape[0]))
         patch = _four_bands(series, int(rng.integers(len(series.pixels) - 1)), x, y)
         if shares[y, x] >= _KNOWN and _known(patch).mean() >= _KNOWN:
             patches.append(patch)
             xy.append((x, y))
-        if len(patches) == wanted:
+        if len(patches) == limit:
             break
     side = (PATCH_PX, PATCH_PX, len(BANDS))
     return _Cut(

@@ -97,9 +97,10 @@ def mine(series: Sequence[Series], number: int, config: VerifierConfig) -> Pairs
     rng = np.random.default_rng([config.seed, number])
     columns = _bands_of_round(series[0].bands, number, rng)
     names = tuple(series[0].bands[c] for c in columns)
-    target = [int(rng.integers(len(one.pixels))) for one in series]
+    target = [int(rng.integers(len(record.pixels))) for record in series]
     images = {
-        2 * i: _scaled(one, t)[..., columns] for i, (one, t) in enumerate(zip(series, target, strict=True))
+        2 * i: _scaled(record, t)[..., columns]
+        for i, (record, t) in enumerate(zip(series, target, strict=True))
     }
     question = _ask(series, target, columns, config, rng)
     # A turned copy of every image: look-alikes that are wrong for certain.
@@ -108,7 +109,9 @@ def mine(series: Sequence[Series], number: int, config: VerifierConfig) -> Pairs
     ground = Arrays(images, dict.fromkeys(images, names))
     encoder = load_encoder(TRAINING_FREE)
     index = _indexed(encoder, images)
-    groups = np.array([g for one in series for g in (one.overlap_group, -1)])  # a turned copy is nobody's
+    groups = np.array(
+        [g for record in series for g in (record.overlap_group, -1)]
+    )  # a turned copy is nobody's
     patches = Patches(np.arange(len(question.pixels)), question.pixels, "scaled", names, np.nan)
     found = find_candidates(index, embed_patches(encoder, question.pixels), CANDIDATES)
     return _paired(question, groups, patches, found, ground, config)
@@ -133,23 +136,23 @@ def _ask(
     rng: np.random.Generator,
 ) -> _Question:
     """Patches of other dates than the target's, weathered."""
-    weight = np.sqrt([float(np.prod(one.pixels.shape[1:3])) for one in series])
-    kept: list[tuple[NDArray, tuple[int, int, int], int]] = []
+    weight = np.sqrt([float(np.prod(record.pixels.shape[1:3])) for record in series])
+    drawn: list[tuple[NDArray, tuple[int, int, int], int]] = []
     for _ in range(50 * config.queries):
-        if len(kept) == config.queries:
+        if len(drawn) == config.queries:
             break
         i = int(rng.choice(len(series), p=weight / weight.sum()))
-        one = series[i]
-        date = (target[i] + int(rng.integers(1, len(one.pixels)))) % len(one.pixels)
-        y, x = (int(rng.integers(n - PATCH_PX + 1)) for n in one.pixels.shape[1:3])
+        record = series[i]
+        date = (target[i] + int(rng.integers(1, len(record.pixels)))) % len(record.pixels)
+        y, x = (int(rng.integers(n - PATCH_PX + 1)) for n in record.pixels.shape[1:3])
         both = to_scaled(
-            one.pixels[[date, target[i]], y : y + PATCH_PX, x : x + PATCH_PX], one.units, one.nodata
+            record.pixels[[date, target[i]], y : y + PATCH_PX, x : x + PATCH_PX], record.units, record.nodata
         )[..., columns]
         if (~np.isnan(both).all(-1)).mean((1, 2)).min() >= LEAST_KNOWN:
-            kept.append((both[0], (2 * i, x, y), one.overlap_group))
-    if not kept:
+            drawn.append((both[0], (2 * i, x, y), record.overlap_group))
+    if not drawn:
         raise TrainingError("no patch is known on two dates of a series; expected clear ground on two dates")
-    pixels, truth, group = (np.array([k[c] for k in kept]) for c in range(3))
+    pixels, truth, group = (np.array([k[c] for k in drawn]) for c in range(3))
     return _Question(_weathered(pixels.astype(np.float32), config, rng), truth, group)
 
 
@@ -198,10 +201,10 @@ def _paired(
     at_truth = Candidates(truth[:, :1], truth[:, 1:2], truth[:, 2:], np.zeros((len(truth), 1), np.float32))
     right = match_half_resolution(session, at_truth, 1)
     wrong = match_half_resolution(session, found, found.image_ids.shape[1])
-    own = (wrong.image_ids >= 0) & (groups[wrong.image_ids] == question.group[:, None])
+    same_place = (wrong.image_ids >= 0) & (groups[wrong.image_ids] == question.group[:, None])
     off = np.hypot(wrong.x - truth[:, 1:2], wrong.y - truth[:, 2:3])
     same = wrong.image_ids == truth[:, :1]
-    allowed = (wrong.image_ids >= 0) & np.where(same, off > NEAR_PX, ~own)
+    allowed = (wrong.image_ids >= 0) & np.where(same, off > NEAR_PX, ~same_place)
     order = np.argsort(~allowed, axis=1, kind="stable")[:, : config.confusions]  # NCC's order otherwise
     met = np.hypot(right.x - truth[:, 1:2], right.y - truth[:, 2:3]) <= RIGHT_PX
     usable = np.concatenate([met, np.take_along_axis(allowed, order, 1)], 1)
@@ -292,10 +295,10 @@ def train_verifier(
 def _mine_all(series: Sequence[Series], config: VerifierConfig, trainer: Trainer) -> Pairs:
     """Return the pairs of all rounds; series with the same bands take turns."""
     sets: dict[tuple[str, ...], list[Series]] = {}
-    for one in series:
-        if min(one.pixels.shape[1:3]) >= PATCH_PX:
-            sets.setdefault(one.bands, []).append(one)
-    grounds = {bands: len({one.overlap_group for one in group}) for bands, group in sets.items()}
+    for record in series:
+        if min(record.pixels.shape[1:3]) >= PATCH_PX:
+            sets.setdefault(record.bands, []).append(record)
+    grounds = {bands: len({record.overlap_group for record in group}) for bands, group in sets.items()}
     chosen = [group for bands, group in sorted(sets.items()) if grounds[bands] >= config.min_places]
     if not chosen:
         raise TrainingError(
@@ -355,9 +358,9 @@ def draw(pairs: Pairs, config: VerifierConfig, rng: np.random.Generator) -> tupl
     """
     n, shown = config.batch, config.candidates
     rows = rng.choice(len(pairs.template), n)
-    here = pairs.usable[rows, 0] & (rng.random(n) >= config.absent_share)
+    present = pairs.usable[rows, 0] & (rng.random(n) >= config.absent_share)
     others = 1 + np.argsort(rng.random((n, pairs.region.shape[1] - 1)), axis=1)[:, :shown]
-    cols = np.where(here[:, None], np.c_[np.zeros(n, int), others[:, : shown - 1]], others)
+    cols = np.where(present[:, None], np.c_[np.zeros(n, int), others[:, : shown - 1]], others)
     template = np.repeat(pairs.template[rows][:, None], shown, 1)
     visible = np.repeat(pairs.shown[rows][:, None], shown, 1) & pairs.known[rows[:, None], cols]
     region = pairs.region[rows[:, None], cols]
@@ -368,7 +371,7 @@ def draw(pairs: Pairs, config: VerifierConfig, rng: np.random.Generator) -> tupl
         np.ascontiguousarray(v.reshape(n * shown, SIDE, SIDE, -1)).astype(np.float32)
         for v in (turned_tensor(template, turn), turned_tensor(region, turn), turned_alike(visible, turn))
     ]
-    return (*flat, np.where(here, 0, shown).astype(np.int64))
+    return (*flat, np.where(present, 0, shown).astype(np.int64))
 
 
 def turned_tensor(tensor: NDArray, turn: int) -> NDArray:
