@@ -14,8 +14,11 @@ PIXEL = 10.0
 CRS = "EPSG:32631"
 CORNERS = {"31TCJ": (399_960.0, 4_900_020.0), "31TDJ": (403_960.0, 4_900_020.0)}
 """Left and top of each tile; they overlap by 112 columns."""
-FAR = {"01KAB": ("EPSG:32701", 177_990.0, 8_118_000.0)}
-"""CRS, left and top of a tile that the antimeridian crosses in its column 256."""
+FAR = {
+    "01KAB": ("EPSG:32701", 177_990.0, 8_118_000.0),
+    "60KXF": ("EPSG:32760", 604_000.0, 8_118_000.0),
+}
+"""CRS, left and top of a tile that the antimeridian crosses in its column 256, and of one at 178 degrees."""
 NAMES = {"B04": "red", "B03": "green", "B02": "blue", "B08": "nir"}
 
 

@@ -220,6 +220,33 @@ def tags_of(path):
         return dataset.tags()
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_the_day_in_a_name_is_corrected_by_the_time_in_the_tags(tmp_path, rng):
+    pixels = rng.integers(1, 9000, (80, 80, 4)).astype(np.uint16)
+    at = (10, 0, 604_000, 0, -10, 8_118_000)  # 178 degrees east
+
+    def write(name, when, crs="EPSG:32760"):
+        write_date(tmp_path / "in" / name, pixels, BANDS, crs, at if crs else None, Provenance(datetime=when))
+
+    write("fiji/2023-08-21.tif", "2023-08-21T22:19:41Z")
+    write("fiji/2023-09.tif", "2023-09-11T11:19:41+12:00")
+    write("fiji/2023-10-01.tif", "2020-01-01T11:00:00Z")  # contradicts the name, which counts
+    write("local/2023-08-21.tif", "2023-08-22T00:19:41+02:00", crs=None)
+    images_of(tmp_path / "in", tmp_path / "out")
+    written = sorted(
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.tif")
+    )
+    assert written == [
+        "fiji/2023-08-22.tif",
+        "fiji/2023-09-11.tif",
+        "fiji/2023-10-01.tif",
+        "local/2023-08-21.tif",
+    ]
+    write("fiji/2023-08-22.tif", "2023-08-22T00:19:41Z")
+    with pytest.raises(MissingInputError, match=r"both fiji of 2023-08-22. Expected one file per date"):
+        images_of(tmp_path / "in", tmp_path / "two")
+
+
 def test_images_without_a_crs(write_tif, tmp_path, rng):
     pixels = rng.integers(1, 255, (70, 70, 3)).astype(np.uint8)
     for year in (2018, 2019):

@@ -182,9 +182,12 @@ def test_a_tile_across_the_antimeridian(safes, tmp_path, rng, epsg, lon, box):
     across = Spec(ground(rng, 400, 400), tile="01KAB", epsg=epsg, corner=(left, round(y[0] / 10) * 10.0))
     write_product(safes, across)
     images_of(safes, tmp_path / "out", bbox=box)
-    raster = describe_raster(tmp_path / "out/01KAB/2023-07-06.tif")
+    (path,) = (tmp_path / "out/01KAB").glob("*.tif")
+    raster = describe_raster(path)
     *_, east, _ = (float(v) for v in box.split(","))
     middle, _ = lonlat(raster.transform[2] + 5 * raster.width, raster.transform[5] - 500, epsg)
+    # 10:56 UTC is nearly 23:00 of the same day at 180 degrees east, and of the day before at 180 west.
+    assert raster.date == path.stem == ("2023-07-06" if middle > 0 else "2023-07-05")
     assert abs(middle) > 179.97 and 64 <= raster.width < 400
     if east == 180:
         assert middle > 0
@@ -196,7 +199,8 @@ def test_the_command_takes_a_box_across_the_antimeridian(safes, tmp_path, rng):
     how = ["--as", "images", "--out", str(tmp_path / "out"), "--bbox", "179.99,-17.02,-179.99,-17"]
     done = CliRunner().invoke(app, ["ingest", str(safes), *how])
     assert done.exit_code == 0, done.output
-    raster = describe_raster(tmp_path / "out/01KAB/2023-07-06.tif")
+    (path,) = (tmp_path / "out/01KAB").glob("*.tif")
+    raster = describe_raster(path)
     west, _ = lonlat(raster.transform[2], raster.transform[5], 32701)
     east, _ = lonlat(raster.transform[2] + 10 * raster.width, raster.transform[5], 32701)
     assert 179.98 < west < 179.9901 and -179.9901 < east < -179.98
@@ -240,6 +244,28 @@ def test_dates_and_cloud_choose_products(safes, tmp_path, spec):
     with pytest.raises(ConfigError, match="--max-cloud"):
         images_of(safes, tmp_path / "none", max_cloud=101)
     assert not (tmp_path / "none").exists()
+
+
+FIJI = {"tile": "60KXF", "epsg": 32760, "corner": (604_000.0, 8_118_000.0)}
+"""Ground at 178 degrees east, where the solar day begins at 12:08 UTC."""
+
+
+def test_the_acquisition_day_is_the_solar_day(safes, tmp_path, rng):
+    times = ("2023-08-21T00:07:11", "2023-08-21T22:19:41", "2023-08-21T23:37:00")
+    specs = [Spec(ground(rng), taken=taken, made="2023-08-25T00:00:00", **FIJI) for taken in times[::2]]
+    for spec in specs:
+        write_product(safes, spec)
+    images_of(safes, tmp_path / "out")
+    assert np.array_equal(pixels_of(tmp_path / "out", "60KXF/2023-08-21.tif"), specs[0].pixels)
+    assert np.array_equal(pixels_of(tmp_path / "out", "60KXF/2023-08-22.tif"), specs[1].pixels)
+    # The tag holds UTC, from which the index computes the same day.
+    path = tmp_path / "out/60KXF/2023-08-22.tif"
+    assert tags_of(path)["DATETIME"] == "2023-08-21T23:37:00.024Z" and describe_raster(path).date == path.stem
+    # --dates selects by that day, of products and of the files made from them.
+    for number, source in enumerate((safes, tmp_path / "out")):
+        part = tmp_path / f"part{number}"
+        images_of(source, part, dates="2023-08-22")
+        assert [file.name for file in part.rglob("*.tif")] == ["2023-08-22.tif"]
 
 
 def test_the_newest_baseline_of_a_day_comes_first_and_others_fill_it(safes, tmp_path, rng):

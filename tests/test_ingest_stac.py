@@ -39,7 +39,7 @@ from tfrecords.errors import (
     MissingPackageError,
     OutputExistsError,
 )
-from tfrecords.read import read_images
+from tfrecords.read import describe_raster, read_images
 from tfrecords.schema.records import Provenance
 
 QUICK = RetryPolicy(attempts=3, pause_s=0.02)
@@ -448,6 +448,21 @@ def test_a_pass_at_midnight_utc_is_one_day(tiles, catalogue, out):
     far.put("31TCJ", "2022-05-02", time="00:00:04", id_="B_31TCJ", scl=clear())
     assert run(out, catalogue).dates == 1
     assert (out / "31TCJ" / "2022-05-02.tif").exists()  # at 1.7 degrees east the sun is seven minutes on
+
+
+def test_dates_are_solar_days(tiles, catalogue, out):
+    tiles.put("60KXF", "2023-08-21", time="00:07:11", id_="A_60KXF", scl=clear())
+    tiles.put("60KXF", "2023-08-21", time="22:19:41", id_="B_60KXF", scl=clear())
+    tiles.put("60KXF", "2023-08-22", time="22:19:41", id_="C_60KXF", scl=clear())
+    box = lonlat("60KXF", 100, 100, 300, 300)
+    assert run(out, catalogue, bbox=box, dates="2023-08-21/2023-08-22").items == 2
+    assert {row.item: row.file for row in rows(out).values()} == {
+        "A_60KXF": "60KXF/2023-08-21.tif",
+        "B_60KXF": "60KXF/2023-08-22.tif",
+    }
+    with rasterio.open(out / "60KXF/2023-08-22.tif") as file:
+        assert file.tags()["DATETIME"] == "2023-08-21T22:19:41Z"
+    assert describe_raster(out / "60KXF/2023-08-22.tif").date == "2023-08-22"
 
 
 def test_the_latest_processing_of_a_pass_is_used(tiles, catalogue, out):

@@ -77,6 +77,32 @@ def test_date_comes_from_the_tag_else_from_the_name(rng, tmp_path, write_tif):
 
 
 @pytest.mark.parametrize(
+    ("text", "east", "utc"),
+    [
+        ("2023-08-21T22:19:41Z", "2023-08-22", "2023-08-21"),
+        ("2023-08-21T22:19:41", "2023-08-22", "2023-08-21"),
+        ("2023-08-22T00:19:41+02:00", "2023-08-22", "2023-08-21"),
+        ("2023-08-21T00:07:11.024Z", "2023-08-21", "2023-08-21"),
+        ("2023-08-20T22:00:00-05:00", "2023-08-21", "2023-08-21"),
+        ("2023:08:21 22:19:41", "2023-08-22", "2023-08-21"),
+        ("2023-08-21", "2023-08-21", "2023-08-21"),
+        ("2023-08", "2023-08", "2023-08"),
+        ("yesterday", None, None),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_the_acquisition_day_is_the_solar_day_else_that_of_utc(rng, tmp_path, write_tif, text, east, utc):
+    import rasterio
+
+    at_178_east = {"crs": "EPSG:32760", "transform": (10, 0, 604_000, 0, -10, 8_118_000)}
+    for name, where, day in (("east.tif", at_178_east, east), ("local.tif", {}, utc)):
+        path = write_tif(name, dn(rng, 64, 64, 4), **where)
+        with rasterio.open(path, "r+") as file:
+            file.update_tags(DATETIME=text)
+        assert [image.date for image in read_images(path)] == [day]
+
+
+@pytest.mark.parametrize(
     ("date", "days"),
     [
         ("2019", ("2019-01-01", "2019-12-31")),

@@ -37,6 +37,11 @@ class PixelWindow:
     height: int
     """Rows."""
 
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Column and row of its centre."""
+        return self.x0 + self.width / 2, self.y0 + self.height / 2
+
     def blocks(self, rows_px: int, columns_px: int) -> list[PixelWindow]:
         """Split the window at the block boundaries of the image, so that no stored block is read twice.
 

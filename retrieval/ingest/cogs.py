@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -29,8 +30,8 @@ from retrieval.ingest.remote import is_remote, read_remote, redact
 from retrieval.ingest.retry import RetryPolicy
 from tfrecords.challenge import Progress
 from tfrecords.errors import ArrayError, BandsError, MissingInputError, StorageError
-from tfrecords.schema import band_names
-from tfrecords.schema.dates import date_of
+from tfrecords.read.rasters import longitude_of
+from tfrecords.schema import acquisition_day, band_names, date_of, days_of
 from tfrecords.schema.records import Provenance
 
 BLOCK_PX = 2048
@@ -152,6 +153,7 @@ def ingest_cogs(
     tasks = [task for cog in find_cogs(source) if (task := _plan(cog, image_filter, bands, retry, skipped))]
     if not tasks:
         raise skipped.error(source)
+    _check_dates(tasks)
     paths = write_dates(tasks, out, skipped, overwrite=overwrite, progress=progress)
     if not paths:
         raise skipped.error(source)
@@ -163,8 +165,9 @@ def _plan(
 ) -> DateTask | None:
     """Open a GeoTIFF and plan its copy; None where it is skipped."""
     name = redact(cog.address)
-    if reason := image_filter.reason_to_skip(cog.date, None):
-        skipped.add(reason, name)
+    reasons = [image_filter.reason_to_skip(day, None) for day in _neighbours(cog.date)]
+    if all(reasons):
+        skipped.add(reasons[0], name)
         return None
     try:
         with _CogReader(cog.address, retry) as reader:
@@ -179,15 +182,16 @@ def _task(
 ) -> DateTask | None:
     dataset, name = reader.open(), redact(cog.address)
     provenance = Provenance.from_tags(dataset.tags())
-    if reason := image_filter.reason_to_skip(cog.date, provenance.cloud_cover):
-        skipped.add(reason, name)
-        return None
     crs = dataset.crs.to_string() if dataset.crs else None
     transform = None if dataset.transform.is_identity else tuple(float(v) for v in dataset.transform[:6])
     window = window_of_box(image_filter.box, crs, transform, dataset.width, dataset.height, name)
     if not holds_patch(window, name, skipped):
         return None
     assert window is not None
+    date = _date_of(cog, provenance, longitude_of(crs, transform, window.centre))
+    if reason := image_filter.reason_to_skip(date, provenance.cloud_cover):
+        skipped.add(reason, name)
+        return None
     try:
         names = band_names(dataset.count, bands, dataset.descriptions)
     except BandsError as error:
@@ -196,7 +200,7 @@ def _task(
     provenance = replace(provenance, source=provenance.source or name, recipe=recipe)
     return DateTask(
         place=cog.place,
-        date=cog.date,
+        date=date,
         name=name,
         window=window,
         crs=crs,
@@ -208,6 +212,34 @@ def _task(
         block=(BLOCK_PX, BLOCK_PX),
         open=lambda: _CogReader(cog.address, reader.retry, provenance),
     )
+
+
+def _neighbours(date: str) -> tuple[str, str, str]:
+    """Return the date in a name, the day before and the day after: the name can hold the day of UTC."""
+    if not (days := days_of(date)):
+        return date, date, date
+    first, last = (datetime.date.fromisoformat(day) for day in days)
+    one = datetime.timedelta(days=1)
+    return date, (first - one).isoformat(), (last + one).isoformat()
+
+
+def _date_of(cog: Cog, provenance: Provenance, longitude: float | None) -> str:
+    """Return the acquisition day of the tag DATETIME, unless the date in the name contradicts it."""
+    day = acquisition_day(provenance.datetime, lambda: longitude)
+    _, earliest, latest = _neighbours(cog.date)
+    return day if day and earliest <= day <= latest else cog.date
+
+
+def _check_dates(tasks: Sequence[DateTask]) -> None:
+    """Refuse two files of one place and acquisition day."""
+    names: dict[tuple[str, str], str] = {}
+    for task in tasks:
+        other = names.setdefault((task.place, task.date), task.name)
+        if other != task.name:
+            raise MissingInputError(
+                f"{task.name} and {other} are both {task.place} of {task.date}. Expected one file per date "
+                "of a place. Leave one out"
+            )
 
 
 class _CogReader:

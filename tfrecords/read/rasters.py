@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfrecords.errors import ArrayError, MissingInputError
-from tfrecords.schema import UNKNOWN, Georeference, Provenance, days_of, is_nodata, sure_date_of
+from tfrecords.grid import pixel_to_map
+from tfrecords.schema import UNKNOWN, Georeference, Provenance, acquisition_day, is_nodata, sure_date_of
 
 RESOLUTION_M = 10.0
 """Side of a pixel on the ground, of the bands that the product is made for."""
@@ -46,7 +47,7 @@ class Raster:
     resolution_m: float | None
     """Side of a pixel; None unless the reference system is projected."""
     date: str | None = None
-    """Day of acquisition, from the tag DATETIME, else from the file's name; None if both lack it."""
+    """Acquisition day: the solar day of the tag DATETIME, else the date in the file's name, else None."""
     provenance: Provenance = UNKNOWN
     """Origin of the pixels, from the tags."""
 
@@ -127,7 +128,7 @@ def _described(path: Path, dataset: Any) -> Raster:
     _refuse_transparency(path, dataset)
     crs, transform = dataset.crs, dataset.transform
     provenance = Provenance.from_tags(dataset.tags())
-    day = provenance.datetime.replace(" ", "T").split("T")[0]
+    day = acquisition_day(provenance.datetime, lambda: _dataset_longitude(dataset))
     metres = crs.linear_units_factor[1] if crs and crs.is_projected else None
     return Raster(
         path=path,
@@ -140,9 +141,39 @@ def _described(path: Path, dataset: Any) -> Raster:
         crs=crs.to_string() if crs else None,
         transform=None if transform == Affine.identity() else _six(transform),
         resolution_m=None if metres is None else float(np.hypot(transform.a, transform.d)) * metres,
-        date=day if days_of(day) else sure_date_of(path.stem),
+        date=day or sure_date_of(path.stem),
         provenance=provenance,
     )
+
+
+def _dataset_longitude(dataset: Any) -> float | None:
+    crs = dataset.crs.to_string() if dataset.crs else None
+    return longitude_of(crs, dataset.transform, (dataset.width / 2, dataset.height / 2))
+
+
+def longitude_of(
+    crs: str | None, transform: Sequence[float] | None, pixel: tuple[float, float]
+) -> float | None:
+    """Return the longitude of a pixel coordinate, degrees.
+
+    Args:
+        crs: the coordinate reference system, or None.
+        transform: (a, b, c, d, e, f) from pixel corners to map coordinates, or None.
+        pixel: x and y; (w / 2, h / 2) is the centre of an image.
+
+    Returns:
+        -180 to 180; None without a georeference, or where PROJ cannot transform it.
+    """
+    from rasterio.warp import transform as project
+
+    if not crs or transform is None:
+        return None
+    x, y = pixel_to_map(transform, *pixel)
+    try:
+        longitude = float(project(crs, "EPSG:4326", [float(x)], [float(y)])[0][0])
+    except Exception:  # rasterio lets GDAL's own errors through, which have no public names
+        return None
+    return (longitude + 180) % 360 - 180 if np.isfinite(longitude) else None
 
 
 def _six(transform: Any) -> tuple[float, float, float, float, float, float]:

@@ -5,7 +5,7 @@ axes (..., y, x, b), NaN where a pixel is nodata.
 """
 
 from tfrecords.schema.bands import BANDS, band_names
-from tfrecords.schema.dates import date_of, days_of, sure_date_of
+from tfrecords.schema.dates import acquisition_day, date_of, days_of, solar_day, sure_date_of
 from tfrecords.schema.decode import (
     PatchBytes,
     decode_image,
@@ -59,6 +59,7 @@ __all__ = [
     "Provenance",
     "Series",
     "Units",
+    "acquisition_day",
     "as_comparable",
     "band_names",
     "check_dtype",
@@ -83,6 +84,7 @@ __all__ = [
     "patch_bytes",
     "patch_of",
     "series_of",
+    "solar_day",
     "sure_date_of",
     "to_dn",
     "to_scaled",

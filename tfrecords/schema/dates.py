@@ -1,15 +1,17 @@
-"""Dates in names of files, and the days that a date covers."""
+"""Dates in names of files, the days that a date covers, and the day of an acquisition."""
 
 from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Callable
 
 _DAY = re.compile(r"(?<!\d)((?:19|20)\d\d)([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d)")
 _MONTH = re.compile(r"(?<!\d)((?:19|20)\d\d)[-_.](0[1-9]|1[0-2])(?!\d)")
 _YEAR = re.compile(r"(?<!\d)((?:19|20)\d\d)(?!\d)")
 _WORD = re.compile(r"(?<![a-z])(before|pre|after|post)(?![a-z])", re.IGNORECASE)
 _WORDS = {"before": "before", "pre": "before", "after": "after", "post": "after"}
+_TIFF = re.compile(r"(\d{4}):(\d\d):(\d\d)(?=\D|$)")
 _WHOLE = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d))?)?")
 
 
@@ -68,3 +70,34 @@ def days_of(date: str) -> tuple[str, str] | None:
     except ValueError:
         return None
     return first.isoformat(), last.isoformat()
+
+
+def solar_day(when: datetime.datetime, longitude: float | None) -> datetime.date:
+    """Return the acquisition day: the solar day, on which one pass has one date everywhere.
+
+    Args:
+        when: the time; without a zone it is UTC.
+        longitude: of the image's centre, degrees; None = unknown, then the day is that of UTC.
+    """
+    utc = when.astimezone(datetime.UTC) if when.tzinfo else when
+    return (utc + datetime.timedelta(hours=(longitude or 0.0) / 15)).date()
+
+
+def acquisition_day(text: str, longitude: Callable[[], float | None]) -> str | None:
+    """Return the acquisition day of a time in metadata.
+
+    Args:
+        text: ISO 8601, or TIFF's YYYY:MM:DD hh:mm:ss. A date without a time is its own day.
+        longitude: returns the longitude of the image's centre; called where there is a time.
+
+    Returns:
+        YYYY-MM-DD, or a month or a year as it is; None where the text is not a date.
+    """
+    text = _TIFF.sub(r"\1-\2-\3", text.strip(), count=1)
+    if _WHOLE.fullmatch(text):
+        return text if days_of(text) else None
+    try:
+        return solar_day(datetime.datetime.fromisoformat(text), longitude()).isoformat()
+    except (ValueError, OverflowError):
+        day = re.split(r"[T ]", text)[0]
+        return day if days_of(day) else None

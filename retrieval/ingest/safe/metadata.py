@@ -17,6 +17,7 @@ from xml.parsers import expat
 
 from retrieval.ingest.safe.tree import XML_BYTES, Tree
 from tfrecords.errors import ProductError
+from tfrecords.schema import solar_day
 from tfrecords.schema.records import Provenance
 
 BANDS = ("B04", "B03", "B02", "B08")
@@ -74,10 +75,9 @@ class Product:
     note: str
     """What looks wrong in the metadata; usually empty."""
 
-    @property
-    def date(self) -> str:
-        """Acquisition day, YYYY-MM-DD, UTC."""
-        return self.taken[:10]
+    def day(self, longitude: float | None) -> str:
+        """Return the acquisition day, YYYY-MM-DD: the solar day at a longitude in degrees."""
+        return solar_day(datetime.datetime.fromisoformat(self.taken), longitude).isoformat()
 
     @property
     def age(self) -> tuple[float, str]:

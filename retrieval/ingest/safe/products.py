@@ -32,6 +32,7 @@ from retrieval.ingest.safe.tile import BLOCK_PX, Tile, open_tile
 from retrieval.ingest.safe.tree import find_trees
 from tfrecords.challenge import Progress
 from tfrecords.errors import StorageError
+from tfrecords.read.rasters import longitude_of
 from tfrecords.schema.records import Provenance
 
 
@@ -45,6 +46,7 @@ class _TileImage:
     crs: str
     transform: tuple[float, ...]
     grid: tuple[Any, ...]
+    date: str
 
     @property
     def name(self) -> str:
@@ -108,8 +110,11 @@ def _open_products(
     for tree in trees:
         try:
             product = read_product(tree)
-            if reason := image_filter.reason_to_skip(product.date, product.cloud_cover):
-                skipped.add(reason, tree.name)
+            # The solar day is known when the tile is open; the earliest and the latest day are known now.
+            days = product.day(-180), product.day(180)
+            reasons = [image_filter.reason_to_skip(day, product.cloud_cover) for day in days]
+            if all(reasons):
+                skipped.add(reasons[0], tree.name)
                 continue
             opened = [_open_tile(product, granule, image_filter, skipped) for granule in product.granules]
         except StorageError as error:
@@ -127,20 +132,24 @@ def _open_products(
 def _open_tile(
     product: Product, granule: Granule, image_filter: ImageFilter, skipped: Skipped
 ) -> _TileImage | None:
-    """Open a tile; None where it lies outside of the box."""
+    """Open a tile; None where it lies outside of the box or of the dates."""
     with open_tile(product, granule) as tile:
         window = window_of_box(image_filter.box, tile.crs, tile.transform, tile.width, tile.height, tile.name)
         if not holds_patch(window, tile.name, skipped):
             return None
         assert window is not None
-        return _TileImage(product, granule, window, tile.crs, tile.transform, tile.grid)
+        date = product.day(longitude_of(tile.crs, tile.transform, window.centre))
+        if reason := image_filter.reason_to_skip(date, product.cloud_cover):
+            skipped.add(reason, tile.name)
+            return None
+        return _TileImage(product, granule, window, tile.crs, tile.transform, tile.grid, date)
 
 
 def _group_by_day(tiles: Sequence[_TileImage], skipped: Skipped, notes: list[str]) -> list[list[_TileImage]]:
     """Return the tiles of each place and day, the preferred one first."""
     days: dict[tuple[str, str], list[_TileImage]] = {}
     for tile in tiles:
-        days.setdefault((tile.granule.tile, tile.product.date), []).append(tile)
+        days.setdefault((tile.granule.tile, tile.date), []).append(tile)
     groups = []
     for (place, date), candidates in sorted(days.items()):
         candidates.sort(key=lambda tile: tile.priority, reverse=True)
@@ -173,7 +182,7 @@ def _task(group: Sequence[_TileImage], hide_snow: bool) -> DateTask:
 
     return DateTask(
         place=first.granule.tile,
-        date=first.product.date,
+        date=first.date,
         name=names[0],
         window=first.window,
         crs=first.crs,

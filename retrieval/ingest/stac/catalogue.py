@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -133,12 +134,22 @@ def _items(client: Client, query: CatalogQuery, *, cloudy: bool, found: OnFound 
             method=_method(client),
             collections=[query.collection],
             bbox=list(half),
-            datetime=f"{query.first}/{query.last}",
+            datetime=_times(query, half),
             limit=PAGE,
             **more,
         ).pages_as_dicts()
         _collect(pages, items, query, found)
     return sorted(items.values(), key=lambda item: (str(item["properties"].get("datetime")), item["id"]))
+
+
+def _times(query: CatalogQuery, box: tuple[float, float, float, float]) -> str:
+    """Return the span in UTC that holds the solar days of a query anywhere in a box."""
+    west, _, east, _ = box
+    start = datetime.datetime.combine(query.first, datetime.time()) - datetime.timedelta(hours=east / 15)
+    end = datetime.datetime.combine(query.last, datetime.time(23, 59, 59)) - datetime.timedelta(
+        hours=west / 15
+    )
+    return f"{start:%Y-%m-%dT%H:%M:%SZ}/{end:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _collect(

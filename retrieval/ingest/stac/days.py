@@ -85,11 +85,16 @@ def sort_into_days(
     clear = _clear_items(items, query, skipped)
     scenes = _latest_processing(_read_scenes(clear, locate, skipped), skipped)
     windows = _windows_of_places(scenes, query, skipped)
-    longitude = query.bbox.centre_longitude
+    longitudes = {place: window.longitude for place, window in windows.items()}
     groups: dict[tuple[str, datetime.date], list[Scene]] = {}
     for scene in scenes:
-        if scene.place in windows:
-            groups.setdefault((scene.place, scene.day(longitude)), []).append(scene)
+        if scene.place not in windows:
+            continue
+        day = scene.day(longitudes[scene.place])
+        if query.first <= day <= query.last:
+            groups.setdefault((scene.place, day), []).append(scene)
+        else:
+            skipped.add([row_of(scene, day.isoformat(), left_out=f"outside of the dates {query.dates}")])
     days = [Day(*key, _clearest_first(group), windows[key[0]]) for key, group in sorted(groups.items())]
     if not days:
         raise CatalogueError(explain_nothing_written(skipped.rows))
@@ -228,7 +233,7 @@ def select_dates(
        equals the clearest, then the earliest.
 
     Args:
-        hidden: share of the ground that is hidden on each date, 0 to 1.
+        hidden: share of the ground that is hidden on each date of the span, 0 to 1.
         first: first day of the span.
         last: last day of the span.
         count: largest number of dates, 1 or more.
@@ -243,9 +248,7 @@ def select_dates(
     days = (last - first).days + 1
     best: dict[int, datetime.date] = {}
     for date in sorted(hidden, key=lambda date: (date not in kept, hidden[date], date)):
-        # A solar day may fall just before the first or after the last day in UTC.
-        position = min(max((date - first).days, 0), days - 1)
-        best.setdefault(position * count // days, date)
+        best.setdefault((date - first).days * count // days, date)
     # Stretches without a kept date, in order: kept dates may leave room for some of them only.
     selected = hidden.keys() & set(kept)
     for date in sorted(set(best.values()) - selected)[: max(0, count - len(selected))]:

@@ -13,6 +13,8 @@ from retrieval.geo.pixel_window import PixelWindow
 from retrieval.ingest.stac.catalogue import Item, cloud_cover
 from retrieval.ingest.stac.offset import Offset, baseline_of, offset_of
 from tfrecords.errors import BandsError, CatalogueError
+from tfrecords.read.rasters import longitude_of
+from tfrecords.schema import solar_day
 from tfrecords.schema.records import Provenance
 
 COMMON = {"B04": "red", "B03": "green", "B02": "blue", "B08": "nir"}
@@ -43,6 +45,11 @@ class Grid:
         """Left, bottom, right and top in map coordinates."""
         a, _, c, _, e, f = self.transform
         return c, f + e * self.height, c + a * self.width, f
+
+    @property
+    def longitude(self) -> float | None:
+        """Longitude of the centre, degrees; None where PROJ cannot transform it."""
+        return longitude_of(self.crs, self.transform, (self.width / 2, self.height / 2))
 
     def crop(self, window: PixelWindow) -> Grid:
         """Return the grid of a window of these pixels."""
@@ -87,9 +94,9 @@ class Scene:
     baseline: str
     """Processing baseline, such as 04.00; empty where unknown."""
 
-    def day(self, longitude: float) -> datetime.date:
+    def day(self, longitude: float | None) -> datetime.date:
         """Return the solar day at a longitude in degrees: one pass has one day, even at midnight UTC."""
-        return (self.when + datetime.timedelta(hours=longitude / 15)).date()
+        return solar_day(self.when, longitude)
 
     def provenance(self) -> Provenance:
         """Return the tags of the file."""
