@@ -1,4 +1,4 @@
-"""Compiled or not, the same; many shapes, no warning; results in the order of the items."""
+"""Compiled functions, executors and parallel maps."""
 
 import os
 import threading
@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from engine import small_encoder
 
-from retrieval.kernels import compiled
-from retrieval.kernels.compiled import Compiled
-from retrieval.kernels.executors import parallel_map, prefetch_map
+from retrieval.kernels.compiled import MAX_SHAPES, Compiled
+from retrieval.kernels.executors import limit_tf_threads, parallel_map, prefetch_map
 from retrieval.models.encoder import COMPILED_AFTER
 
 
@@ -26,17 +25,17 @@ def test_the_same_before_and_after_it_is_compiled():
         assert type(total) is type(exp) is np.ndarray
 
 
-def test_where_many_calls_are_expected_the_first_shape_alone_is_compiled_at_once():
-    one = Compiled(lambda a: a * 2.0, after=2)
-    one.expect(3)
-    one(np.ones(1, np.float32))
-    assert not one._fast
-    one.expect(4)
+def test_with_many_calls_announced_the_first_shape_is_compiled_at_once():
+    function = Compiled(lambda a: a * 2.0, after=2)
+    function.warm_up(3)
+    function(np.ones(1, np.float32))
+    assert not function.shapes
+    function.warm_up(4)
     for n in (2, 2, 3, 3):
-        assert one(np.ones(n, np.float32)).tolist() == [2.0] * n
-    assert [shapes[0][0] for shapes in one._fast] == [(2,)]
-    assert one(np.ones(3, np.float32)).tolist() == [2.0] * 3
-    assert [shapes[0][0] for shapes in one._fast] == [(2,), (3,)]
+        assert function(np.ones(n, np.float32)).tolist() == [2.0] * n
+    assert function.shapes == [(2,)]
+    assert function(np.ones(3, np.float32)).tolist() == [2.0] * 3
+    assert function.shapes == [(2,), (3,)]
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -44,7 +43,7 @@ def test_many_shapes_are_no_reason_to_warn(fused, caplog, capfd):
     one = Compiled(lambda a: a * 2.0, fused=fused, after=0)
     for n in range(1, 30):
         assert one(np.ones(n, np.float32)).tolist() == [2.0] * n
-    assert len(one._fast) == compiled.MAX_SHAPES  # compiled code is never freed
+    assert len(one.shapes) == MAX_SHAPES  # compiled code is never freed
     assert "retracing" not in caplog.text + capfd.readouterr().err
 
 
@@ -64,80 +63,74 @@ def test_arguments_that_are_left_out_cost_nothing(monkeypatch):
     assert one(np.ones(3, np.float32), np.ones(3, np.float32)).tolist() == [2.0] * 3
 
 
-def test_cores_are_shared_unless_somebody_has_decided(monkeypatch):
+@pytest.mark.parametrize(("cores", "expected"), [(1, "1"), (2, "1"), (4, "1"), (16, "4")])
+def test_tensorflow_shares_the_cores_with_parallel_batches(monkeypatch, cores, expected):
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "")  # restored after the test
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS")
+    limit_tf_threads(cores)
+    assert os.environ["TF_NUM_INTRAOP_THREADS"] == expected
+
+
+def test_a_thread_limit_of_the_user_stays(monkeypatch):
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "3")
-    compiled.limit_tf_threads()
+    limit_tf_threads(16)
     assert os.environ["TF_NUM_INTRAOP_THREADS"] == "3"
-    for cores, own in ((1, "1"), (2, "1"), (4, "1"), (16, "4")):
-        monkeypatch.setattr(compiled, "cores", lambda cores=cores: cores)
-        monkeypatch.delenv("TF_NUM_INTRAOP_THREADS")
-        compiled.limit_tf_threads()
-        assert os.environ["TF_NUM_INTRAOP_THREADS"] == own
 
 
-def test_side_by_side_keeps_the_order_and_uses_several_threads(monkeypatch):
-    monkeypatch.setattr(compiled, "threads", lambda: 3)
+def test_parallel_map_keeps_the_order_and_uses_several_threads():
     meeting = threading.Barrier(3, timeout=20)
 
-    def work(item):
-        meeting.wait()  # passes only if three are at work at once
-        return item * item
+    def square(number):
+        meeting.wait()  # passes only if three run at the same time
+        return number * number
 
-    assert list(parallel_map(work, range(9))) == [i * i for i in range(9)]
-    monkeypatch.setattr(compiled, "threads", lambda: 1)
-    assert list(parallel_map(lambda i: -i, range(3))) == [0, -1, -2]
+    assert list(parallel_map(square, range(9), 3)) == [i * i for i in range(9)]
+    assert list(parallel_map(lambda i: -i, range(3), 1)) == [0, -1, -2]
 
 
-def test_what_goes_wrong_in_a_thread_is_raised(monkeypatch):
-    monkeypatch.setattr(compiled, "threads", lambda: 2)
-
-    def work(item):
-        raise ValueError(item)
+def test_an_error_in_a_thread_is_raised():
+    def fail(number):
+        raise ValueError(number)
 
     with pytest.raises(ValueError, match="0"):
-        list(parallel_map(work, range(4)))
+        list(parallel_map(fail, range(4), 2))
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_ahead_keeps_the_order_and_what_was_made_before_a_failure(monkeypatch, count):
-    monkeypatch.setattr(compiled, "threads", lambda: count)
-
+def test_prefetch_map_keeps_the_order_and_the_results_before_a_failure(count):
     def drawn(stop):
         yield from range(5)
         raise stop
 
-    def work(item):
-        return 6 // (3 - item)
-
-    assert list(prefetch_map(str, range(9))) == list("012345678")
+    assert list(prefetch_map(str, range(9), count=count)) == list("012345678")
     for stop in (KeyboardInterrupt, ValueError):
-        made = []
+        results = []
         with pytest.raises(stop):
-            for each in prefetch_map(str, drawn(stop)):
-                made.append(each)
-        assert made == list("01234")
-    made = []
+            for result in prefetch_map(str, drawn(stop), count=count):
+                results.append(result)
+        assert results == list("01234")
+    results = []
     with pytest.raises(ZeroDivisionError):
-        for each in prefetch_map(work, range(9)):
-            made.append(each)
-    assert made == [2, 3, 6]
+        for result in prefetch_map(lambda number: 6 // (3 - number), range(9), count=count):
+            results.append(result)
+    assert results == [2, 3, 6]
 
 
-def test_ahead_draws_few_and_large_ones_alone(monkeypatch):
-    monkeypatch.setattr(compiled, "threads", lambda: 2)
-    drawn, seen = [], []
+def test_prefetch_map_draws_few_tasks_and_runs_large_ones_alone():
+    drawn = []
 
-    def items(sizes):
+    def tasks(sizes):
         for size in sizes:
             drawn.append(size)
             yield size
 
-    for number, _ in enumerate(prefetch_map(lambda s: s, items([1] * 9), lambda s: s, 100)):
+    for number, _ in enumerate(prefetch_map(lambda s: s, tasks([1] * 9), lambda s: s, 100, 2)):
         assert len(drawn) <= number + 3  # as many as threads, and one
     drawn.clear()
-    for _ in prefetch_map(lambda s: s, items([1, 100, 1, 100, 100]), lambda s: s, 100):
-        seen.append(len(drawn))
-    assert seen == [2, 2, 4, 4, 5]
+    counts = [
+        len(drawn) for _ in prefetch_map(lambda s: s, tasks([1, 100, 1, 100, 100]), lambda s: s, 100, 2)
+    ]
+    assert counts == [2, 2, 4, 4, 5]
 
 
 def test_of_many_images_the_encoder_is_compiled_for_the_first(tmp_path):
@@ -147,4 +140,4 @@ def test_of_many_images_the_encoder_is_compiled_for_the_first(tmp_path):
     for repeated, ready in ((1, False), (2, True)):
         encoder = small_encoder()
         build_index(np.concatenate([pixels] * repeated), tmp_path / str(ready), encoder=encoder)
-        assert bool(encoder._call._fast) is ready
+        assert bool(encoder.compiled_shapes) is ready

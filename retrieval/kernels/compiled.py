@@ -37,6 +37,11 @@ class Compiled:
         self._fast: dict[tuple, Callable[..., Any]] = {}
         self._lock = Lock()
 
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the first argument for which compiled code exists, oldest first."""
+        return [arguments[0][0] for arguments in self._fast]
+
     def warm_up(self, calls: int) -> None:
         """Announce the number of calls: with many, the first shapes are compiled at once."""
         self._at_once = calls >= 2 * self._after

@@ -56,14 +56,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def limit_tf_threads() -> None:
+def limit_tf_threads(core_count: int | None = None) -> None:
     """Keep TensorFlow from splitting each step over all cores while several batches run at the same time.
 
     Otherwise its threads and ours wait for each other: on two cores a query takes a third longer. Call it
     before TensorFlow starts, in a process that indexes or queries. Training runs one batch at a time and is
     faster without. `TF_NUM_INTRAOP_THREADS` stays as it is where it is set.
+
+    Args:
+        core_count: cores to share; None for the cores of this process.
     """
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores() // MAX_THREADS)))
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, (core_count or cores()) // MAX_THREADS)))
 
 
 def parallel_map(
@@ -89,6 +92,7 @@ def prefetch_map(
     tasks: Iterable[_In],
     size: Callable[[_In], int] = lambda _: 0,
     room: int = 1,
+    count: int | None = None,
 ) -> Iterator[_Out]:
     """Yield the result of each task, in order, while later tasks already run.
 
@@ -100,8 +104,9 @@ def prefetch_map(
         tasks: at most one more than there are threads is in progress.
         size: of a task.
         room: no task is drawn while those in progress reach this size together: a large one runs alone.
+        count: threads; None for `threads()`.
     """
-    count = threads()
+    count = count or threads()
     if count == 1:
         yield from map(function, tasks)
         return

@@ -113,6 +113,11 @@ class KerasEncoder:
         self._call = Compiled(lambda batch: model(batch, training=False), after=COMPILED_AFTER)
         self.dim, self.step_px = self._probe()
 
+    @property
+    def compiled_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of batches for which compiled code exists."""
+        return self._call.shapes
+
     def warm_up(self, images: int) -> None:
         """Prepare for a number of images: the model is compiled for the first of many."""
         self._call.warm_up(images)
