@@ -37,7 +37,6 @@ SHIPPED_KINDS = {
 
 PARTS = {
     "embedding images, threads together": "embedding images, sum of both threads",
-    "finding what shows enough": "finding cloud",
 }
 """Plain names of parts that stored files name differently."""
 
