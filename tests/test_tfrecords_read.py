@@ -24,6 +24,7 @@ from tfrecords.read import (
     describe_raster,
     read_images,
     read_patches,
+    read_queries,
     read_series,
     series_files,
 )
@@ -211,13 +212,60 @@ def test_nan_is_nodata_if_it_is_the_tag(write_tif):
 def test_a_folder_may_mix_dtypes_bands_and_sizes(tmp_path, rng, write_tif):
     write_tif("a.tif", dn(rng, 64, 64, 4))
     write_tif("b.tif", np.full((65, 90, 3), 5, np.uint8))
-    write_tif("c.tif", np.full((64, 64, 1), 0.5, np.float32))
+    write_tif("c.tif", np.full((64, 64, 1), 0.5, np.float32) * -1)
     write_tif("d.tif", np.full((64, 64, 1), -0.5, np.float32))
     images = read_images(tmp_path)
-    assert [i.units for i in images] == ["dn", "byte", "scaled", "scaled"]  # floats are decided together
+    assert [i.units for i in images] == ["dn", "byte", "scaled", "scaled"]
     assert (
         "byte, B04 B03 B02 (1 files); dn, B04 B03 B02 B08 (1 files); scaled, unknown (2 files)" in images.note
     )
+
+
+def test_each_file_of_a_folder_has_its_units(tmp_path, rng, write_tif):
+    ground = [dn(rng, 64, 64, 4).astype(np.float32) for _ in range(4)]
+    write_tif("a.tif", ground[0])
+    write_tif("b.tif", ground[1] / 10000)
+    glint = ground[2] / 10000
+    glint[30, 31, :3] = 2.41
+    write_tif("c/glint.tif", glint)
+    write_tif("d.tif", ground[3])
+    write_tif("e.tif", np.zeros((64, 64, 4), np.float32))
+    for images in (read_images(tmp_path), read_queries(tmp_path)):
+        assert [i.units for i in images] == ["dn", "reflectance", "reflectance", "dn", "dn"]
+        for image, pixels in zip(images, ground, strict=False):
+            expected = to_scaled(pixels, "dn", 0)
+            different = np.abs(np.nan_to_num(image.scaled()) - np.nan_to_num(expected)) > 1e-5
+            assert different.sum() <= 3
+        note = images.note
+        assert "units differ from dn in" in note and "b.tif (reflectance), " in note
+        assert note.endswith("glint.tif (reflectance)") and "a.tif" not in note
+    with pytest.raises(UnitsError, match=r"b\.tif looks like reflectance; .*a\.tif like dn"):
+        read_patches(tmp_path)
+
+
+def test_reflectance_next_to_scaled_files_is_ambiguous(tmp_path, rng, write_tif):
+    pixels = dn(rng, 64, 64, 4).astype(np.float32)
+    write_tif("a.tif", to_scaled(pixels, "dn", 0))
+    write_tif("b.tif", pixels / 10000)
+    with pytest.raises(UnitsError, match=r"b\.tif: .* reflectance and scaled alike, and .*a\.tif is scaled"):
+        read_images(tmp_path)
+
+
+def test_an_array_that_mixes_units_is_refused(rng):
+    pixels = dn(rng, 40, 64, 64, 4).astype(np.float32)
+    pixels[1] /= 10000
+    with pytest.raises(UnitsError, match=r"image 1: values up to .* look like reflectance"):
+        list(read_images(pixels))
+    with pytest.raises(UnitsError, match=r"patch 1: values up to .* look like reflectance"):
+        read_patches(pixels)
+    whole = pixels[2:4] * 0 + 1  # dark water
+    assert read_patches(np.concatenate([pixels[5:9], whole])).units == "dn"
+    reflectance = np.delete(pixels, 1, axis=0) / 10000
+    reflectance[7, 5:7, 5] = 2.41  # glint
+    assert [i.units for i in read_images(reflectance)] == ["reflectance"] * 39
+    reflectance[1] *= 10000
+    with pytest.raises(UnitsError, match=r"patch 1: .* values .* are outside the range of units"):
+        read_patches(reflectance)
 
 
 def test_note_names_other_resolutions(write_tif, rng):

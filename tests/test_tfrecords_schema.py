@@ -80,8 +80,8 @@ def test_bands_that_cannot_be_named(count, given_, descriptions, message):
         (np.array([0, 4000], np.uint16), ("dn", True)),
         (np.array([0, 200], np.uint16), ("dn", False)),
         (np.array([-20, 4000], np.int16), ("dn", True)),
-        (np.array([-1, 1], np.float16), ("scaled", True)),
-        (np.array([-0.2, 0.3], np.float32), ("scaled", True)),
+        (np.array([-1, -0.5, 1], np.float16), ("scaled", True)),
+        (np.array([-0.6, 0.3], np.float32), ("scaled", True)),
         (np.array([0.01, 0.4], np.float32), ("reflectance", False)),
         (np.array([0.0, 1.2], np.float64), ("reflectance", False)),
         (np.array([1.0, 3000.0], np.float16), ("dn", True)),
@@ -101,6 +101,47 @@ def test_units_that_cannot_be_guessed():
         guess_units(np.array([-3.0, 1.0]), "x")
     with pytest.raises(ArrayError, match="dtype is <U1"):
         guess_units(np.array(["a"]), "x")
+
+
+def with_outliers(values, *outliers):
+    """Return values with one outlier for each 400."""
+    values = values.astype(np.float32).ravel()
+    values[::400] = np.resize(np.array(outliers), len(values[::400]))
+    return values
+
+
+@pytest.mark.parametrize(
+    ("sample", "expected"),
+    [
+        (np.linspace(0.02, 0.4, 4000), "reflectance"),
+        (with_outliers(np.linspace(0.02, 0.4, 4000), 2.41, 6), "reflectance"),  # glint
+        (with_outliers(np.linspace(0.02, 0.4, 4000), -0.7), "reflectance"),  # dead pixels
+        (np.linspace(-0.05, 0.4, 4000), "reflectance"),  # dark water after atmospheric correction
+        (np.r_[np.zeros(4000), np.linspace(0.02, 1.4, 400)], "reflectance"),  # zeros may be nodata
+        (np.r_[np.full(900, 2.41), np.linspace(0.02, 0.4, 4000)], "reflectance"),  # a lake of glint
+        (np.r_[np.zeros(40000), np.linspace(100, 3000, 100)], "dn"),
+        (np.r_[np.ones(4000), np.linspace(900, 3000, 400)], "dn"),  # dark water is at least 1 in L2A
+        (with_outliers(np.linspace(100, 3000, 4000), 0.5), "dn"),
+        (with_outliers(np.linspace(-0.9, 0.4, 4000), 1.3, -1.4), "scaled"),  # overshoot of a resampling
+        (np.r_[np.full(4000, -1), np.linspace(-0.9, 0.4, 4000)], "scaled"),
+    ],
+)
+def test_few_extremes_do_not_decide_the_units(sample, expected):
+    assert guess_units(sample.astype(np.float32), "x")[0] == expected
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        np.linspace(-0.15, 0.3, 4000),  # bright ground in scaled, or very dark reflectance
+        np.linspace(-0.08, 0.01, 4000),  # most of it below 0
+        np.r_[np.full(400, -1.0), np.linspace(0.02, 0.4, 4000)],  # -1 is perhaps nodata of either
+        np.linspace(0.5, 60, 4000),  # percent
+    ],
+)
+def test_ambiguous_units_are_refused(sample):
+    with pytest.raises(UnitsError, match=r"x: values from .* fit \w+ and \w+ alike\. .*--units"):
+        guess_units(sample.astype(np.float32), "x")
 
 
 def test_default_nodata():

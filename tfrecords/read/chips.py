@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tfrecords.errors import ArrayError
 from tfrecords.grid import PATCH_PX
-from tfrecords.read.images import checked_pixels, rasters_as_images, rows_as_images
+from tfrecords.read.images import checked_pixels, rasters_as_images, rows_as_images, units_of_rasters
 from tfrecords.read.patches import check_values, patches_of_rasters, read_patches, same_tag
 from tfrecords.read.rasters import Raster, describe_raster
 from tfrecords.read.sources import ImageLike, Source, check_stack, find_source, load_npy
@@ -27,12 +27,12 @@ def read_queries(
             JPEG chips have any size from 64 x 64 and may differ in bands, dtype and nodata. A PNG or JPEG
             of three bands is B04 B03 B02, of one band `unknown`.
         bands: names of the bands, the same for all; else the file's, else by number of bands.
-        units: "dn", "reflectance", "scaled" or "byte"; else inferred from dtype and range, once for all
-            chips of a dtype.
+        units: "dn", "reflectance", "scaled" or "byte"; else inferred from dtype and range, for each
+            file by itself.
 
     Returns:
-        Patches if all are 64 x 64 and equal in bands, dtype and nodata; else chips, each checked when it
-        is read.
+        Patches if all are 64 x 64 and equal in bands, units, dtype and nodata; else chips, each checked when
+        it is read.
 
     Raises:
         RetrieveError: like `read_patches`; chips may differ, but need at least 64 pixels each way.
@@ -79,11 +79,13 @@ def _of_rasters(source: Source, bands: Sequence[str] | None, units: str | None) 
     for raster in rasters:
         _check_size(raster.height, raster.width, str(raster.path))
     names = [band_names(r.count, bands, r.descriptions) for r in rasters]
-    if all(_fits_array(r, rasters[0]) for r in rasters) and len(set(names)) == 1:
-        patches = patches_of_rasters(source, rasters, bands, units)
+    decided = units_of_rasters(rasters, units)
+    alike = len(set(names)) == len({d.units for d in decided}) == 1
+    if alike and all(_fits_array(r, rasters[0]) for r in rasters):
+        patches = patches_of_rasters(source, rasters, bands, decided)
         check_values(patches, source.name)
         return patches
-    note, read = rasters_as_images(source, rasters, names, units)
+    note, read = rasters_as_images(source, rasters, names, decided)
     return Chips(
         np.arange(len(rasters), dtype=np.int64),
         np.array([(r.height, r.width) for r in rasters], np.int64),

@@ -22,6 +22,7 @@ from tfrecords.read.sources import (
     ImageLike,
     Source,
     SourceUnits,
+    agree_units,
     check_range,
     check_stack,
     decide_units,
@@ -29,7 +30,20 @@ from tfrecords.read.sources import (
     load_npy,
     spread_indices,
 )
-from tfrecords.schema import Fields, Image, band_names, check_finite, default_nodata, image_of
+from tfrecords.schema import (
+    Fields,
+    Image,
+    UnitsGuess,
+    band_names,
+    check_finite,
+    check_units,
+    default_nodata,
+    fitting_units,
+    image_of,
+)
+
+NAMED = 20
+"""Files of other units than most that the note names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +78,7 @@ def read_images(
             at any depth, hidden files do not.
         bands: names of the bands; else the file's, else by number of bands.
         units: "dn", "reflectance", "scaled" or "byte"; else the record's, else inferred from dtype and
-            range, once for all images of a dtype.
+            range: once for an array, for each GeoTIFF by itself.
 
     Returns:
         The images, each checked when it is read.
@@ -141,43 +155,62 @@ def rows_as_images(
     return names, decided, read
 
 
-def units_of_rasters(
-    rasters: Sequence[Raster], units: str | None, name: str
-) -> dict[np.dtype[Any], SourceUnits]:
-    """Return the units of files, decided once for each dtype."""
-    by_dtype: dict[np.dtype[Any], list[Raster]] = {}
-    for raster in rasters:
-        by_dtype.setdefault(raster.dtype, []).append(raster)
-    return {
-        dtype: decide_units(
-            (sample_raster(group[i].path) for i in spread_indices(len(group))), units, f"{name} ({dtype})"
-        )
-        for dtype, group in by_dtype.items()
+def units_of_rasters(rasters: Sequence[Raster], units: str | None) -> list[SourceUnits]:
+    """Return the units of each file.
+
+    Args:
+        rasters: the files.
+        units: the user's units, or None.
+
+    Raises:
+        UnitsError: the range of a file fits no units, or several alike; names it.
+    """
+    if units:
+        return [SourceUnits(check_units(units), True, True)] * len(rasters)
+    # Dtype alone decides for whole numbers: some of them show whether the guess is certain.
+    whole = [rank for rank, raster in enumerate(rasters) if raster.dtype.kind in "ui"]
+    read = {rank for rank, raster in enumerate(rasters) if raster.dtype.kind not in "ui"}
+    read |= {whole[i] for i in spread_indices(len(whole))}
+    guesses = {
+        rank: fitting_units(sample_raster(raster.path), str(raster.path))
+        for rank, raster in enumerate(rasters)
+        if rank in read
     }
+    sure = {
+        dtype: any(guesses[rank].sure for rank in whole if rank in read and rasters[rank].dtype == dtype)
+        for dtype in {rasters[rank].dtype for rank in whole}
+    }
+    for rank in whole:
+        dtype = rasters[rank].dtype
+        guesses[rank] = UnitsGuess(("byte" if dtype == np.uint8 else "dn",), sure[dtype], False, 0, 0)
+    return agree_units([guesses[rank] for rank in range(len(rasters))], [str(r.path) for r in rasters])
 
 
 def rasters_note(
-    rasters: Sequence[Raster],
-    bands: Sequence[Sequence[str]],
-    decided: dict[np.dtype[Any], SourceUnits],
-    name: str,
+    rasters: Sequence[Raster], bands: Sequence[Sequence[str]], decided: Sequence[SourceUnits], name: str
 ) -> str:
     """Return one line with the units and bands of files.
 
     Args:
         rasters: the files.
         bands: names of the bands of each file.
-        decided: units by dtype.
+        decided: units of each file.
         name: name of the source.
 
     Returns:
-        Numbers of files by units and bands, and of those whose pixels are not 10 m.
+        Numbers of files by units and bands, and of files whose pixels are not 10 m. Files are named whose
+        units differ from most.
     """
     noun = "GeoTIFFs" if all(r.path.suffix.lower() in TIF for r in rasters) else "files"
-    kinds = Counter(f"{decided[r.dtype].text()}, {' '.join(b)}" for r, b in zip(rasters, bands, strict=True))
+    kinds = Counter(f"{d.text()}, {' '.join(b)}" for d, b in zip(decided, bands, strict=True))
     text = f"{name}: {len(rasters)} {noun}, " + "; ".join(
         f"{kind} ({count} files)" if len(kinds) > 1 else kind for kind, count in sorted(kinds.items())
     )
+    usual = Counter(d.units for d in decided).most_common(1)[0][0]
+    odd = [f"{r.path} ({d.units})" for r, d in zip(rasters, decided, strict=True) if d.units != usual]
+    if odd:
+        more = f" and {len(odd) - NAMED} more" if len(odd) > NAMED else ""
+        text += f"; units differ from {usual} in {', '.join(odd[:NAMED])}{more}"
     other = [r for r in rasters if r.resolution_m and abs(r.resolution_m / RESOLUTION_M - 1) > 0.05]
     if other:
         text += (
@@ -193,7 +226,7 @@ def _from_rasters(source: Source, bands: Sequence[str] | None, units: str | None
     for raster in rasters:
         _check_size(raster.height, raster.width, str(raster.path))
     names = [band_names(r.count, bands, r.descriptions) for r in rasters]
-    note, read = rasters_as_images(source, rasters, names, units)
+    note, read = rasters_as_images(source, rasters, names, units_of_rasters(rasters, units))
 
     def begin() -> Iterator[Image]:
         for rank, raster in enumerate(rasters):
@@ -203,15 +236,17 @@ def _from_rasters(source: Source, bands: Sequence[str] | None, units: str | None
 
 
 def rasters_as_images(
-    source: Source, rasters: Sequence[Raster], names: Sequence[tuple[str, ...]], units: str | None
+    source: Source,
+    rasters: Sequence[Raster],
+    names: Sequence[tuple[str, ...]],
+    decided: Sequence[SourceUnits],
 ) -> tuple[str, Callable[[int], Image]]:
-    """Return the note on files with given band names, and a function that returns an unchecked file."""
-    decided = units_of_rasters(rasters, units, source.name)
+    """Return the note on files of given bands and units, and a function that returns an unchecked file."""
 
     def read(rank: int) -> Image:
         path = rasters[rank].path
         pixels, raster = read_raster(path)
-        used = decided[raster.dtype].units
+        used = decided[rank].units
         return Image(
             rank,
             pixels,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tfrecords.errors import ArrayError, BandsError, DuplicateIdError
+from tfrecords.errors import ArrayError, BandsError, DuplicateIdError, UnitsError
 from tfrecords.grid import PATCH_PX
 from tfrecords.read.images import rasters_note, units_of_rasters, units_of_records
 from tfrecords.read.lazy_pixels import File, LazyPixels
@@ -18,6 +18,7 @@ from tfrecords.read.records import find_bytes, raw_and_fields, record_offsets
 from tfrecords.read.sources import (
     ImageLike,
     Source,
+    SourceUnits,
     check_range,
     check_stack,
     decide_units,
@@ -67,7 +68,8 @@ def read_patches(
     """
     opened = find_source(source, "patches")
     if opened.kind == "tif":
-        patches = patches_of_rasters(opened, [describe_raster(path) for path in opened.paths], bands, units)
+        rasters = [describe_raster(path) for path in opened.paths]
+        patches = patches_of_rasters(opened, rasters, bands, units_of_rasters(rasters, units))
     elif opened.kind == "tfrecords":
         patches = _from_records(opened, bands, units)
     else:
@@ -94,7 +96,7 @@ def check_values(patches: Patches, name: str) -> None:
         block = np.asarray(patches.pixels[start : start + BLOCK])
         where = f"{name}: patches {start} to {start + len(block) - 1}"
         check_finite(block, patches.nodata, where)
-        check_range(block, patches.units, patches.nodata, where)
+        check_range(block, patches.units, patches.nodata, f"{name}: patch", start)
 
 
 def _from_array(
@@ -117,9 +119,9 @@ def _from_array(
 
 
 def patches_of_rasters(
-    source: Source, rasters: Sequence[Raster], bands: Sequence[str] | None, units: str | None
+    source: Source, rasters: Sequence[Raster], bands: Sequence[str] | None, decided: Sequence[SourceUnits]
 ) -> Patches:
-    """Return files as patches, without checking values; raises like `read_patches`."""
+    """Return files of given units as patches, without checking values; raises like `read_patches`."""
     for raster in rasters:
         _check_size(raster.height, raster.width, str(raster.path))
     names = [band_names(r.count, bands, r.descriptions) for r in rasters]
@@ -135,8 +137,13 @@ def patches_of_rasters(
                 f"{raster.path} has dtype {raster.dtype} and nodata {raster.nodata}; {first.path} has "
                 f"{first.dtype} and {first.nodata}. Query them in two runs."
             )
-    decided = units_of_rasters(rasters, units, source.name)
-    used = decided[first.dtype].units
+    used = decided[0].units
+    for raster, own in zip(rasters, decided, strict=True):
+        if own.units != used:
+            raise UnitsError(
+                f"{raster.path} looks like {own.units}; {first.path} like {used}. Query them in two runs, or "
+                "state the units with --units."
+            )
     return Patches(
         np.arange(len(rasters), dtype=np.int64),
         np.stack([read_raster(raster.path)[0] for raster in rasters]),

@@ -19,7 +19,8 @@ from tfrecords.schema import UNKNOWN, Georeference, Provenance, acquisition_day,
 
 RESOLUTION_M = 10.0
 """Side of a pixel on the ground, of the bands that the product is made for."""
-SAMPLE_PX = 256
+SAMPLE_PX = 96
+"""Side of the windows from which units are inferred."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ def read_raster(path: Path) -> tuple[NDArray[Any], Raster]:
 
 
 def sample_raster(path: Path) -> NDArray[Any]:
-    """Return valid pixels from the middle of a file, or from all of it if the middle is nodata.
+    """Return valid pixels of nine windows spread over a file, or of all of it if these are nodata.
 
     Args:
         path: a GeoTIFF.
@@ -232,11 +233,15 @@ def sample_raster(path: Path) -> NDArray[Any]:
     from rasterio.windows import Window
 
     with _opened(path) as dataset:
-        x, y = max(0, (dataset.width - SAMPLE_PX) // 2), max(0, (dataset.height - SAMPLE_PX) // 2)
-        middle = Window(x, y, min(SAMPLE_PX, dataset.width), min(SAMPLE_PX, dataset.height))
-        for window in (middle, None):
-            pixels = np.moveaxis(dataset.read(window=window), 0, -1)
-            valid = pixels[~is_nodata(pixels, dataset.nodata)]
+        height, width = min(SAMPLE_PX, dataset.height), min(SAMPLE_PX, dataset.width)
+        rows, cols = (
+            sorted({round((length - side) * part) for part in (0.1, 0.5, 0.9)})
+            for length, side in ((dataset.height, height), (dataset.width, width))
+        )
+        spread = [Window(x, y, width, height) for y in rows for x in cols]
+        for windows in (spread, [None]):
+            blocks = [np.moveaxis(dataset.read(window=window), 0, -1) for window in windows]
+            valid = np.concatenate([block[~is_nodata(block, dataset.nodata)] for block in blocks])
             if len(valid):
                 break
     sample: NDArray[Any] = valid

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfrecords.errors import ArrayError, MissingInputError, UnitsError
-from tfrecords.schema import Units, as_comparable, check_dtype, check_units, guess_units, min_max
+from tfrecords.schema import (
+    REFLECTANCE_TOP,
+    Units,
+    UnitsGuess,
+    as_comparable,
+    check_dtype,
+    check_units,
+    guess_units,
+    min_max,
+)
 
 TIF = (".tif", ".tiff")
 PICTURE = (".png", ".jpg", ".jpeg")
@@ -23,6 +33,8 @@ SAMPLES = 16
 """Images that decide the units, spread over the source."""
 LIMITS = {"scaled": (-1.001, 1.001), "reflectance": (-1.0, 10.0), "byte": (0.0, 255.0)}
 """Values outside this range contradict the units."""
+MAX_OUTLIERS = 0.01
+"""Largest share of values outside the range: glint, dead pixels, overshoot of a resampling."""
 
 ImageLike = str | os.PathLike[str] | NDArray[Any]
 """A file, a folder, a glob, or an array (n, h, w, b) in memory."""
@@ -190,36 +202,95 @@ def decide_units(samples: Iterable[NDArray[Any]], stated: str | None, name: str)
     return SourceUnits(units, False, sure)
 
 
+def agree_units(guesses: Sequence[UnitsGuess], names: Sequence[str]) -> list[SourceUnits]:
+    """Return the units of each file of a source, by its own sample.
+
+    Other files help where a sample does not decide. A file without known pixels has the units of most files.
+    One with fractions up to 255 is `dn` next to other `dn`. A file that may be reflectance or `scaled` is
+    reflectance, unless another file is certainly `scaled`.
+
+    Args:
+        guesses: one per file.
+        names: its name for messages.
+
+    Raises:
+        UnitsError: a file fits several units alike; names it.
+    """
+    known = Counter(g.fitting[0] for g in guesses if g.fitting and not g.ambiguous)
+    scaled = next((n for g, n in zip(guesses, names, strict=True) if g.fitting == ("scaled",)), None)
+    return [_agreed(g, name, known, scaled) for g, name in zip(guesses, names, strict=True)]
+
+
+def _agreed(guess: UnitsGuess, name: str, known: Counter[Units], scaled: str | None) -> SourceUnits:
+    """Return the units of one file, given the number of files by units, and a file that is `scaled`."""
+    if not guess.fitting:
+        return SourceUnits(known.most_common(1)[0][0] if known else "reflectance", False, False)
+    if scaled and guess.fitting == ("reflectance", "scaled"):
+        raise UnitsError(
+            f"{name}: values from {guess.low:g} to {guess.high:g} fit reflectance and scaled alike, and "
+            f"{scaled} is scaled. Give files of one kind at a time, and state their units with --units."
+        )
+    if guess.ambiguous and known[guess.fitting[0]]:
+        return SourceUnits(guess.fitting[0], False, False)
+    return SourceUnits(*guess.settle(name)[:1], False, guess.sure)
+
+
 def spread_indices(count: int, samples: int = SAMPLES) -> list[int]:
     """Return up to `samples` numbers below `count`, evenly spread, with the first and the last."""
     return sorted({int(i) for i in np.linspace(0, count - 1, min(count, samples)).round()})
 
 
-def check_range(pixels: NDArray[Any], units: Units, nodata: float | None, name: str) -> None:
-    """Refuse pixels that contradict the units of their source.
+def check_range(pixels: NDArray[Any], units: Units, nodata: float | None, name: str, first: int = 0) -> None:
+    """Refuse pixels that contradict the units of their source; a few outliers, such as glint, do not.
 
     Args:
-        pixels: any shape.
+        pixels: (..., y, x, b); each image of a stack is checked by itself.
         units: the units of the source.
         nodata: its tag; this value is always accepted.
-        name: name of the pixels for messages.
+        name: name of the pixels for messages; the number of an image in a stack follows it.
+        first: number of the first image of a stack.
 
     Raises:
-        UnitsError: a value is outside the range of the units.
+        UnitsError: more than 1 % of an image's values are outside the range of the units.
     """
-    if units not in LIMITS or (units == "byte" and pixels.dtype == np.uint8):
+    if pixels.ndim == 4:
+        # Image by image: one that has other units than its stack is a small share of the stack.
+        for row, image in enumerate(pixels) if _may_contradict(pixels, units) else ():
+            check_range(image, units, nodata, f"{name} {first + row}")
+        return
+    if not _may_contradict(pixels, units):
+        return
+    values = as_comparable(pixels) if pixels.dtype.kind == "f" else pixels.astype(np.float64)
+    if units == "dn":
+        known = values[np.isfinite(values) & (values != 0) & (values != nodata)]
+        # Whole numbers this small are dark water.
+        if known.size and np.quantile(known, 0.99) <= REFLECTANCE_TOP and (known != np.rint(known)).any():
+            raise UnitsError(
+                f"{name}: values up to {float(known.max()):g} look like reflectance; expected units 'dn'. "
+                f"Give it apart from the others, or state its units with --units."
+            )
         return
     low, high = LIMITS[units]
-    if pixels.size:
-        smallest, largest = min_max(pixels)
-        if low <= smallest and largest <= high:
-            return  # the common case; with a NaN both comparisons are false, and each value is checked
-    values = as_comparable(pixels) if pixels.dtype.kind == "f" else pixels.astype(np.float64)
     bad = (values < low) | (values > high)
     if nodata is not None and bad.any():
         bad &= pixels != nodata
-    if bad.any():
+    if bad.mean() > MAX_OUTLIERS:
         raise UnitsError(
             f"{name}: {int(bad.sum())} values (e.g. {float(pixels[bad][0]):g}) are outside the range of "
             f"units {units!r}; expected {low:g} to {high:g}. State the right units with --units."
         )
+
+
+def _may_contradict(pixels: NDArray[Any], units: Units) -> bool:
+    """Return whether pixels must be checked value by value; False in the common case, and fast."""
+    if not pixels.size or (pixels.dtype.kind in "ui" and units == "dn"):
+        return False
+    if units == "byte" and pixels.dtype == np.uint8:
+        return False
+    if units == "dn":
+        coarse = as_comparable(pixels[..., ::8, ::8, :])
+        middle = np.median(coarse.reshape(len(coarse) if coarse.ndim == 4 else 1, -1), axis=1)
+        return not (middle > REFLECTANCE_TOP).all()
+    smallest, largest = min_max(pixels)
+    low, high = LIMITS[units]
+    return not (low <= smallest and largest <= high)  # with a NaN both are false: each value is checked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -23,7 +24,11 @@ SCALED_SLACK = 1.001
 SIGN = 0x8000
 """The sign bit of half precision."""
 REFLECTANCE_TOP = 2.0
-"""Sun glint, clouds and snow exceed 1; no reflectance exceeds this."""
+"""Clouds and snow exceed 1; only glint exceeds this."""
+REFLECTANCE_LOW = -0.2
+"""No reflectance lies below this."""
+SAMPLE_VALUES = 1 << 20
+"""Values that decide the units at most."""
 
 
 def check_units(units: str) -> Units:
@@ -56,8 +61,37 @@ def check_dtype(dtype: np.dtype[Any], where: str) -> None:
         )
 
 
+@dataclass(frozen=True)
+class UnitsGuess:
+    """The units that fit a sample of pixels."""
+
+    fitting: tuple[Units, ...]
+    """Units that fit, the likeliest first; empty if the sample is."""
+    sure: bool
+    """Whether the first one is certain."""
+    ambiguous: bool
+    """Whether the first one is no likelier than the others: the sample alone does not decide."""
+    low: float
+    """Robust smallest value, the 1st percentile."""
+    high: float
+    """Robust largest value, the 99th percentile."""
+
+    def settle(self, where: str) -> tuple[Units, bool]:
+        """Return the units of a sample that stands alone, and whether they are certain.
+
+        Raises:
+            UnitsError: the sample is ambiguous.
+        """
+        if self.ambiguous:
+            raise UnitsError(
+                f"{where}: values from {self.low:g} to {self.high:g} fit {' and '.join(self.fitting)} alike. "
+                f"State the units with --units."
+            )
+        return (self.fitting[0] if self.fitting else "reflectance"), self.sure
+
+
 def guess_units(sample: NDArray[Any], where: str) -> tuple[Units, bool]:
-    """Infer the units of a file or array from dtype and range; call it once per file or array.
+    """Infer the units of a file or array from dtype and robust range; call it once per file or array.
 
     Args:
         sample: pixels of any shape, without nodata if its tag is known.
@@ -67,31 +101,66 @@ def guess_units(sample: NDArray[Any], where: str) -> tuple[Units, bool]:
         The units, and whether they are certain; if not, ask the user to state them.
 
     Raises:
+        UnitsError: the range fits no units, or several alike.
+        ArrayError: pixels cannot have this dtype.
+    """
+    return fitting_units(sample, where).settle(where)
+
+
+def fitting_units(sample: NDArray[Any], where: str) -> UnitsGuess:
+    """Return the units that fit a sample; like `guess_units`, but an ambiguous sample is no error.
+
+    The range is that of the 1st and 99th percentiles, without zeros, which may be nodata: glint and dead
+    pixels do not decide. Reflectance of water may be negative, down to -0.2 by atmospheric correction.
+
+    Args:
+        sample: pixels of any shape, without nodata if its tag is known.
+        where: file or array, for the message.
+
+    Raises:
         UnitsError: the range fits no units.
         ArrayError: pixels cannot have this dtype.
     """
     check_dtype(sample.dtype, where)
     if sample.dtype == np.uint8:
-        return "byte", True
-    low, high = _span(sample)
-    if sample.dtype.kind in "ui":
-        return "dn", high > 255
-    if low >= -SCALED_SLACK and high <= SCALED_SLACK and low < 0:
-        return "scaled", True
-    if low >= 0 and high <= REFLECTANCE_TOP:
-        return "reflectance", False
-    if high > REFLECTANCE_TOP:
-        return "dn", bool(low >= 0 and high > 255)
+        return UnitsGuess(("byte",), True, False, 0.0, 255.0)
+    values = sample.ravel()[:: 1 + 2 * (sample.size // (2 * SAMPLE_VALUES))]  # an odd step meets all bands
+    values = as_comparable(values[np.isfinite(values) & (values != 0)])
+    integer = sample.dtype.kind in "ui"
+    if not values.size:
+        return UnitsGuess(("dn",) if integer else (), False, False, 0.0, 0.0)
+    low, high = _robust_range(values)
+    if integer:
+        return UnitsGuess(("dn",), high > 255, False, low, high)
+    dark = values[values <= REFLECTANCE_TOP]
+    if 2 * dark.size < values.size or (high > REFLECTANCE_TOP and _whole(dark)):
+        ambiguous = high <= 255 and not _whole(values)  # perhaps percent, or bytes that were resampled
+        fitting: tuple[Units, ...] = ("dn", "byte") if ambiguous else ("dn",)
+        return UnitsGuess(fitting, low >= 0 and high > 255, ambiguous, low, high)
+    filled = float((values == -1).mean()) > 0.001
+    known = values[values != -1] if filled else values
+    low = _robust_range(known)[0] if known.size else -1.0
+    if low >= REFLECTANCE_LOW:
+        # All of a scaled image may be this bright; a few values below 0 are dark water in reflectance.
+        fitting = ("reflectance", "scaled") if high <= SCALED_SLACK else ("reflectance",)
+        rival = len(fitting) > 1 and (filled or low < -0.1 or float(np.median(known)) < 0)
+        return UnitsGuess(fitting, False, rival, low, high)
+    if low >= -SCALED_SLACK and high <= SCALED_SLACK:
+        return UnitsGuess(("scaled",), True, False, low, high)
     raise UnitsError(
         f"{where}: values from {low:g} to {high:g} are neither scaled [-1, 1], reflectance [0, 1] nor "
         f"digital numbers. State the units with --units, or rescale the values."
     )
 
 
-def _span(sample: NDArray[Any]) -> tuple[float, float]:
-    """Return the smallest and largest finite value; (0, 0) if all are not finite."""
-    values = sample if sample.dtype.kind in "ui" else sample[np.isfinite(sample)]
-    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+def _robust_range(values: NDArray[Any]) -> tuple[float, float]:
+    """Return the 1st and 99th percentiles; of few values the smallest and largest."""
+    return tuple(float(np.quantile(values, q, method=m)) for q, m in ((0.01, "lower"), (0.99, "higher")))  # type: ignore
+
+
+def _whole(values: NDArray[Any]) -> bool:
+    """Return whether all values are whole numbers."""
+    return bool((values == np.rint(values)).all())
 
 
 def default_nodata(units: Units) -> float | None:
