@@ -277,3 +277,5 @@ class StoredImage:
     """Processing baseline."""
     cloud_cover: float | None = None
     """Cloud cover of the product in percent, 0 to 100, or None."""
+    orientation: int = 1
+    """EXIF number of the way the file lies; the index holds its pixels north-up."""

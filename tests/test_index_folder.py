@@ -134,6 +134,7 @@ def test_table_of_plain_images(written):
         datetime="",
         baseline="",
         cloud_cover="",
+        orientation="1",
     )
 
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX
 from retrieval.errors import ConfigError
+from retrieval.geo.file_windows import to_file
 from retrieval.geo.footprints import GeometryColumn, footprints
 from retrieval.index.folder import IndexFolder
 from retrieval.types import Progress, StoredImage, silent, unpack_ids
@@ -203,6 +204,9 @@ class _VectorFile:
         if self._geometry:
             shapes = footprints(self._images, columns["image_id"], x, y, PATCH_PX, PATCH_PX)
             columns |= self._geometry.arrays(shapes)
+        columns["x"], columns["y"], _, _ = to_file(
+            self._images, columns["image_id"], x, y, PATCH_PX, PATCH_PX
+        )
         flat = pa.array(np.ascontiguousarray(vectors, self._dtype).ravel())
         columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
         arrays = [

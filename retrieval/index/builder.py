@@ -127,7 +127,7 @@ def embed_task(task: EmbedTask) -> EmbeddedImage:
 
 
 def _row(image: Image, windows: int) -> StoredImage:
-    names = ("image_id", "path", "width", "height", "bands", "crs", "transform", "date")
+    names = ("image_id", "path", "width", "height", "bands", "crs", "transform", "date", "orientation")
     values = {name: getattr(image, name) for name in names}
     for name in ("source", "datetime", "baseline", "cloud_cover"):
         values[name] = getattr(image.provenance, name)

@@ -210,4 +210,5 @@ def _from_cells(cells: dict[str, str]) -> StoredImage:
         datetime=cells.get("datetime") or "",
         baseline=cells.get("baseline") or "",
         cloud_cover=float(cells["cloud_cover"]) if cells.get("cloud_cover") else None,
+        orientation=int(cells.get("orientation") or 1),
     )

@@ -246,7 +246,7 @@ def _next_peak(surface: NDArray[Any], row: int, col: int) -> float:
 
 
 def _position(at: Any, image: StoredImage) -> str:
-    text = f"x {_with_fraction(at.x, at.dx)}, y {_with_fraction(at.y, at.dy)}"
+    text = f"x {_with_fraction(at.file_x, at.file_dx)}, y {_with_fraction(at.file_y, at.file_dy)}"
     text += f", {image.date}" if image.date else ""
     if isfinite(at.longitude) and isfinite(at.latitude):
         text += f", {_degrees(at.latitude, 'N', 'S')} {_degrees(at.longitude, 'E', 'W')}"
@@ -257,7 +257,7 @@ def _truth(card: Card, names: Names) -> str:
     at = card.best
     if at.verdict not in ("shifted", "wrong"):
         return ""
-    text = names.place(int(at.right_image_id), at.right_x, at.right_y)
+    text = names.place(int(at.right_image_id), at.file_right_x, at.file_right_y)
     return text if card.distance_m is None else f"{text}; {metres(card.distance_m)} away on the ground"
 
 
@@ -274,7 +274,7 @@ def _runners_up(card: Card, names: Names) -> list[dict[str, str]]:
         items.append(
             {
                 "uri": small_uri(natural(runner_up.pixels, names.images[int(at.image_id)].bands)),
-                "name": names.place(int(at.image_id), at.x, at.y),
+                "name": names.place(int(at.image_id), at.file_x, at.file_y),
                 "ncc": f"{at.ncc:.2f}",
                 "similarity": f"{at.similarity:.2f}",
             }
@@ -290,7 +290,8 @@ def _numbers(card: Card, names: Names) -> list[tuple[str, str]]:
     if card.around is not None:
         image = names.images[int(at.image_id)]
         rows += [("image", int(at.image_id)), ("image file", image.path), ("date", image.date or "")]
-        rows += [("x, y", f"{at.x}, {at.y}"), ("dx, dy", f"{_signed(at.dx, 3)}, {_signed(at.dy, 3)} px")]
+        rows.append(("x, y", f"{at.file_x}, {at.file_y}"))
+        rows.append(("dx, dy", f"{_signed(at.file_dx, 3)}, {_signed(at.file_dy, 3)} px"))
         rows += [("NCC", f"{at.ncc:.4f}"), ("similarity", f"{at.similarity:.4f}")]
         if isfinite(at.longitude) and isfinite(at.latitude):
             rows.append(("longitude, latitude", f"{at.longitude:.6f}, {at.latitude:.6f}"))

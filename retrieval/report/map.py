@@ -211,7 +211,7 @@ def _footprint(at: Any, layout: Layout, has_card: bool) -> Footprint:
     if verdict == "unknown":
         kind = _confidence_kind(float(at.confidence))
     judged = f"{SIGNS[verdict]} {KINDS[kind]}, " if verdict != "unknown" else ""
-    place = f"{layout.labels[image_id]}, x {at.x}, y {at.y}"
+    place = f"{layout.labels[image_id]}, x {at.file_x}, y {at.file_y}"
     confidence = f", confidence {confidence_text(at.confidence)}" if isfinite(at.confidence) else ""
     return Footprint(
         patch_id=patch_id,

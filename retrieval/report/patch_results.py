@@ -16,14 +16,18 @@ from retrieval.errors import ConfigError, MissingPatchWarning
 from retrieval.evaluation.figures import Score
 from retrieval.evaluation.scoring import score
 from retrieval.evaluation.submission import Submission
+from retrieval.geo.file_windows import shifts_to_upright, to_upright
 from retrieval.models.calibration import RIGHT_PX
 from retrieval.types import StoredImage
 from tfrecords.errors import MissingInputError
+from tfrecords.read.orientation import UPRIGHT
 
 COLUMNS = {"patch_id": "i", "rank": "i", "image_id": "i", "x": "i", "y": "i"} | dict.fromkeys(
     ("dx", "dy", "similarity", "ncc", "confidence"), "f"
 )
 """Columns of the details table that the page needs: `i` for integers, `f` for any number."""
+POSITION = ("x", "y", "dx", "dy", "right_x", "right_y")
+"""Columns in pixels."""
 COORDINATES = ("longitude", "latitude")
 MAX_FAILURE_SHARE = 2 / 3
 """Largest share of failures among the patches shown: a reader compares them with successes."""
@@ -144,7 +148,25 @@ def judge(
         (best.image_id == best.right_image_id) & (best.image_id >= 0)
     )
     best["verdict"] = _verdicts(best)
-    return PatchResults(best, frame, None if answers is None else _score(best, answers))
+    measured = None if answers is None else _score(best, answers)
+    return PatchResults(_upright(best, side, images), _upright(frame, side, images), measured)
+
+
+def _upright(frame: Any, side: Any, images: Mapping[int, StoredImage]) -> Any:
+    """Return positions in the pixels of the index; `file_x` and the like keep the pixels of the files."""
+    frame = frame.assign(**{f"file_{name}": frame[name] for name in POSITION if name in frame})
+    if all(image.orientation == UPRIGHT for image in images.values()):
+        return frame
+    height, width = side.loc[frame.patch_id, ["height", "width"]].to_numpy().T
+    for prefix in ("", "right_"):
+        if f"{prefix}x" in frame:
+            ids, x, y = (frame[f"{prefix}{name}"].to_numpy() for name in ("image_id", "x", "y"))
+            turned = np.isin(ids, [i for i, image in images.items() if image.orientation > 4])
+            across, down = np.where(turned, height, width), np.where(turned, width, height)
+            frame[f"{prefix}x"], frame[f"{prefix}y"], _, _ = to_upright(images, ids, x, y, across, down)
+    shift = shifts_to_upright(images, frame.image_id.to_numpy(), frame.dx.to_numpy(), frame.dy.to_numpy())
+    frame["dx"], frame["dy"] = shift
+    return frame
 
 
 def _best_matches(frame: Any, side: Any) -> Any:
@@ -178,9 +200,11 @@ def _check_ids(frame: Any, side: Any, images: Mapping[int, StoredImage]) -> None
         raise ConfigError(
             f"the table of candidates: it names image {strange[0]}, which is not in the index. {fix}"
         )
-    sizes = {i: (image.width, image.height) for i, image in images.items()}
+    sizes = {i: _file_size(image) for i, image in images.items()}
     limits = np.array([sizes[i] for i in frame.image_id], dtype=np.int64).reshape(-1, 2)
-    patch_side = side.loc[frame.patch_id]
+    patch_side = side.loc[frame.patch_id].reset_index(drop=True)
+    turned = np.array([images[i].orientation > 4 for i in frame.image_id], bool)  # rows are columns
+    patch_side[turned] = patch_side[turned][["width", "height"]].to_numpy()
     # A chip may extend beyond its image, a patch may not.
     low = [np.where(patch_side[n] > PATCH_PX, 1 - patch_side[n], 0) for n in ("width", "height")]
     outside = (frame.x < low[0]) | (frame.y < low[1])
@@ -191,6 +215,11 @@ def _check_ids(frame: Any, side: Any, images: Mapping[int, StoredImage]) -> None
             f"the table of candidates: it puts patch {row.patch_id:g} at x {row.x:g}, y {row.y:g} of image "
             f"{row.image_id:g}, which has {sizes[row.image_id]} columns and rows. {fix}"
         )
+
+
+def _file_size(image: StoredImage) -> tuple[int, int]:
+    """Return the columns and rows of an image's file."""
+    return (image.height, image.width) if image.orientation > 4 else (image.width, image.height)
 
 
 def _right_places(answers: Submission, patch_ids: NDArray[np.int64]) -> Any:

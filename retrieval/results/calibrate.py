@@ -17,6 +17,7 @@ from retrieval.evaluation.calibration_fit import (
 )
 from retrieval.evaluation.intervals import ground_blocks
 from retrieval.evaluation.submission import Submission
+from retrieval.geo.file_windows import to_file
 from retrieval.models.calibration import (
     CHIP_TERMS,
     RIGHT_PX,
@@ -122,7 +123,10 @@ def _is_right(matches: Matches, answers: Submission, rows: NDArray[np.int64]) ->
     found = matches.candidates.select(rows)
     if found.image_ids.shape[1] == 0:
         return np.zeros(len(rows), bool)
-    distance_px = np.hypot(found.x[:, 0] - answers.x, found.y[:, 0] - answers.y)
+    height, width = matches.sizes[rows].T
+    at = found.image_ids[:, 0], found.x[:, 0], found.y[:, 0], width, height
+    x, y, _, _ = to_file(matches.folder.images, *at)
+    distance_px = np.hypot(x - answers.x, y - answers.y)
     return np.asarray((found.image_ids[:, 0] == answers.image_ids) & (distance_px <= RIGHT_PX))
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from retrieval.errors import ConfigError, UncalibratedWarning
 from retrieval.geo.coordinates import lonlat, offsets_m
+from retrieval.geo.file_windows import shifts_to_file, to_file
 from retrieval.geo.footprints import DECIMALS, footprints
 from retrieval.index.folder import IndexFolder
 from retrieval.matching.large_chips import LocatedChips
@@ -31,7 +32,7 @@ class Matches:
     patch_ids: NDArray[np.int64]
     """(n,) ids of the patches or chips."""
     candidates: RankedCandidates
-    """(n, k) refined candidates, best first; positions of the top-left pixel."""
+    """(n, k) refined candidates, best first; positions of the top-left pixel in the index, north-up."""
     confidence: NDArray[np.float64]
     """(n,) probability in [0, 1] that the best candidate is right, within 5 px; NaN without a calibration."""
     folder: IndexFolder
@@ -81,16 +82,16 @@ class Matches:
     def best(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return image_id, x and y of the best candidates, (n,) each.
 
-        A patch without a candidate gets the first pixel of the first image. x and y of a chip that extends
-        beyond its image may be negative.
+        x and y are the smallest column and row in the image's file, whatever its orientation. They may be
+        negative for a chip that extends beyond its image. A patch without a candidate gets the first pixel
+        of the first image.
         """
         first, c = min(self.folder.images, default=0), self.candidates
         missing = c.image_ids[:, 0] < 0
-        return (
-            np.where(missing, first, c.image_ids[:, 0]),
-            np.where(missing, 0, c.x[:, 0]),
-            np.where(missing, 0, c.y[:, 0]),
-        )
+        height, width = self.sizes.T
+        x, y, _, _ = to_file(self.folder.images, c.image_ids[:, 0], c.x[:, 0], c.y[:, 0], width, height)
+        ids = np.where(missing, first, c.image_ids[:, 0])
+        return ids, np.where(missing, 0, x), np.where(missing, 0, y)
 
     def frame(self) -> Any:
         """Return a `pandas.DataFrame` with one row per patch; see `retrieval.pipeline.Index.locate`."""
@@ -99,10 +100,12 @@ class Matches:
         image_id, x, y = self.best()
         c = self.candidates
         columns: dict[str, Any] = {"patch_id": self.patch_ids, "image_id": image_id, "x": x, "y": y}
-        columns |= {"dx": c.dx[:, 0], "dy": c.dy[:, 0], "confidence": self.confidence}
+        dx, dy = shifts_to_file(self.folder.images, c.image_ids[:, 0], c.dx[:, 0], c.dy[:, 0])
+        columns |= {"dx": dx, "dy": dy, "confidence": self.confidence}
         columns |= {"similarity": np.maximum(c.similarity[:, 0], -1), "ncc": c.ncc[:, 0]}
         # The stand-in of a patch without a candidate has no coordinates.
-        at = c.image_ids[:, 0], x + c.dx[:, 0], y + c.dy[:, 0], self.sizes[:, 1], self.sizes[:, 0]
+        left, top = c.x[:, 0] + c.dx[:, 0], c.y[:, 0] + c.dy[:, 0]
+        at = c.image_ids[:, 0], left, top, self.sizes[:, 1], self.sizes[:, 0]
         columns["longitude"], columns["latitude"] = lonlat(self.folder.images, *at)
         return pd.DataFrame(columns)
 
@@ -136,8 +139,9 @@ class Matches:
         row, rank = np.nonzero(c.image_ids >= 0)
         height, width = self.sizes[row].T
         columns: dict[str, Any] = {"patch_id": self.patch_ids[row], "rank": rank}
-        columns |= {name: getattr(c, field)[row, rank] for name, field in _CANDIDATE.items()}
-        columns |= {"width": width, "height": height}
+        image_ids, x, y = c.image_ids[row, rank], c.x[row, rank], c.y[row, rank]
+        dx, dy = c.dx[row, rank], c.dy[row, rank]
+        columns |= {"image_id": image_ids} | self._file_columns(image_ids, x, y, dx, dy, width, height)
         columns |= {"similarity": c.similarity[row, rank], "ncc": c.ncc[row, rank]}
         columns["confidence"] = np.where(rank == 0, self.confidence[row], np.nan)
         columns["calibrated"] = self.calibrated[row]
@@ -145,11 +149,27 @@ class Matches:
             columns["unsure"] = self.unsure(min_confidence)[row]
         columns["windows"] = np.ones(len(row), int) if self.windows is None else self.windows[row]
         columns["agree"] = np.ones(len(row), int) if self.agree is None else self.agree[row, rank]
-        at = columns["image_id"], columns["x"] + columns["dx"], columns["y"] + columns["dy"], width, height
+        at = image_ids, x + dx, y + dy, width, height
         columns["longitude"], columns["latitude"] = lonlat(self.folder.images, *at)
         columns |= self._offsets(row, *at) | self._image_columns(*at)
         columns[FOOTPRINT] = _texts(s and _wkt(s) for s in footprints(self.folder.images, *at))
         return pd.DataFrame(columns)
+
+    def _file_columns(
+        self,
+        image_ids: NDArray,
+        x: NDArray,
+        y: NDArray,
+        dx: NDArray,
+        dy: NDArray,
+        width: NDArray,
+        height: NDArray,
+    ) -> dict[str, NDArray]:
+        """Return the columns of the windows in the pixels of the files."""
+        images = self.folder.images
+        x, y, width, height = to_file(images, image_ids, x, y, width, height)
+        dx, dy = shifts_to_file(images, image_ids, dx, dy)
+        return {"x": x, "y": y, "dx": dx, "dy": dy, "width": width, "height": height}
 
     def _offsets(
         self, row: NDArray, image_ids: NDArray, x: NDArray, y: NDArray, width: NDArray, height: NDArray
@@ -173,9 +193,6 @@ class Matches:
         at = np.rint(x).astype(np.int64), np.rint(y).astype(np.int64)
         columns["hidden_share"] = _hidden_share(self.folder, image_ids, *at, width, height)
         return columns
-
-
-_CANDIDATE = {"image_id": "image_ids", "x": "x", "y": "y", "dx": "dx", "dy": "dy"}
 
 
 def _texts(values: Iterable[str | None]) -> Any:

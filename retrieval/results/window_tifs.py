@@ -29,9 +29,9 @@ def write_window_tifs(
 ) -> None:
     """Write the best match of each patch as `patch_<id>.tif`; the folder is written as a whole.
 
-    A file holds the pixels of the index as uint16 digital numbers, reflectance x 10000 up to 4095. Nodata
-    and pixels outside the image are 65535. The file has the image's bands and CRS, and the tags PATCH_ID,
-    IMAGE_ID, IMAGE, DATE and CONFIDENCE.
+    A file holds the pixels of the index, north-up, as uint16 digital numbers: reflectance x 10000 up to 4095.
+    Nodata and pixels outside the image are 65535. The file has the image's bands and CRS, and the tags
+    PATCH_ID, IMAGE_ID, IMAGE, DATE and CONFIDENCE.
 
     Args:
         matches: the matches; a patch without a candidate has no file.
@@ -44,8 +44,9 @@ def write_window_tifs(
         OutputExistsError: the folder exists and `overwrite` is not set.
         DiskFullError: the disk is full; an existing folder is unchanged.
     """
-    image_ids, x, y = matches.best()
-    selected = matches.candidates.image_ids[:, 0] >= 0
+    found = matches.candidates
+    image_ids, x, y = found.image_ids[:, 0], found.x[:, 0], found.y[:, 0]
+    selected = image_ids >= 0
     if rows is not None:
         selected &= rows
     order = np.flatnonzero(selected)

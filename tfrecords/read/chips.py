@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from tfrecords.errors import ArrayError
 from tfrecords.grid import PATCH_PX
 from tfrecords.read.images import checked_pixels, rasters_as_images, rows_as_images, units_of_rasters
+from tfrecords.read.orientation import describe_upright
 from tfrecords.read.patches import check_values, patches_of_rasters, read_patches, same_tag
-from tfrecords.read.rasters import Raster, describe_raster
+from tfrecords.read.rasters import Raster
 from tfrecords.read.sources import ImageLike, Source, check_stack, find_source, load_npy
 from tfrecords.schema import Chips, Patches, band_names
 
@@ -75,7 +76,7 @@ def _of_array(source: Source, array: NDArray[Any], bands: Sequence[str] | None, 
 
 def _of_rasters(source: Source, bands: Sequence[str] | None, units: str | None) -> Patches | Chips:
     """Return files as patches or chips."""
-    rasters = [describe_raster(path) for path in source.paths]
+    rasters = [describe_upright(path) for path in source.paths]
     for raster in rasters:
         _check_size(raster.height, raster.width, str(raster.path))
     names = [band_names(r.count, bands, r.descriptions) for r in rasters]

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from tfrecords.errors import DuplicateIdError, GridError
 from tfrecords.grid import PATCH_PX
-from tfrecords.read.rasters import RESOLUTION_M, Raster, describe_raster, read_raster, sample_raster
+from tfrecords.read.orientation import describe_upright, read_upright
+from tfrecords.read.rasters import RESOLUTION_M, Raster, sample_raster
 from tfrecords.read.records import count_records, read_fields
 from tfrecords.read.sources import (
     SAMPLES,
@@ -222,7 +223,7 @@ def rasters_note(
 
 def _from_rasters(source: Source, bands: Sequence[str] | None, units: str | None) -> ImageSource:
     """Return files as images."""
-    rasters = [describe_raster(path) for path in source.paths]
+    rasters = [describe_upright(path) for path in source.paths]
     for raster in rasters:
         _check_size(raster.height, raster.width, str(raster.path))
     names = [band_names(r.count, bands, r.descriptions) for r in rasters]
@@ -245,7 +246,7 @@ def rasters_as_images(
 
     def read(rank: int) -> Image:
         path = rasters[rank].path
-        pixels, raster = read_raster(path)
+        pixels, raster = read_upright(path)
         used = decided[rank].units
         return Image(
             rank,
@@ -258,6 +259,7 @@ def rasters_as_images(
             transform=raster.transform,
             date=raster.date,
             provenance=raster.provenance,
+            orientation=raster.orientation,
         )
 
     return rasters_note(rasters, names, decided, source.name), read

@@ -13,7 +13,8 @@ from tfrecords.errors import ArrayError, BandsError, DuplicateIdError, UnitsErro
 from tfrecords.grid import PATCH_PX
 from tfrecords.read.images import rasters_note, units_of_rasters, units_of_records
 from tfrecords.read.lazy_pixels import File, LazyPixels
-from tfrecords.read.rasters import Raster, describe_raster, read_raster
+from tfrecords.read.orientation import describe_upright, read_upright
+from tfrecords.read.rasters import Raster
 from tfrecords.read.records import find_bytes, raw_and_fields, record_offsets
 from tfrecords.read.sources import (
     ImageLike,
@@ -68,7 +69,7 @@ def read_patches(
     """
     opened = find_source(source, "patches")
     if opened.kind == "tif":
-        rasters = [describe_raster(path) for path in opened.paths]
+        rasters = [describe_upright(path) for path in opened.paths]
         patches = patches_of_rasters(opened, rasters, bands, units_of_rasters(rasters, units))
     elif opened.kind == "tfrecords":
         patches = _from_records(opened, bands, units)
@@ -146,7 +147,7 @@ def patches_of_rasters(
             )
     return Patches(
         np.arange(len(rasters), dtype=np.int64),
-        np.stack([read_raster(raster.path)[0] for raster in rasters]),
+        np.stack([read_upright(raster.path)[0] for raster in rasters]),
         used,
         names[0],
         default_nodata(used) if first.nodata is None else first.nodata,

@@ -51,6 +51,10 @@ class Raster:
     """Acquisition day: the solar day of the tag DATETIME, else the date in the file's name, else None."""
     provenance: Provenance = UNKNOWN
     """Origin of the pixels, from the tags."""
+    exif_orientation: int = 1
+    """The tag Orientation of a JPEG, 1 to 8; 1 without the tag."""
+    orientation: int = 1
+    """How the file lies, if these metadata are of its upright pixels; see `tfrecords.read.orientation`."""
 
     @property
     def georeference(self) -> Georeference | None:
@@ -144,6 +148,7 @@ def _described(path: Path, dataset: Any) -> Raster:
         resolution_m=None if metres is None else float(np.hypot(transform.a, transform.d)) * metres,
         date=day or sure_date_of(path.stem),
         provenance=provenance,
+        exif_orientation=_exif_orientation(dataset),
     )
 
 
@@ -175,6 +180,13 @@ def longitude_of(
     except Exception:  # rasterio lets GDAL's own errors through, which have no public names
         return None
     return (longitude + 180) % 360 - 180 if np.isfinite(longitude) else None
+
+
+def _exif_orientation(dataset: Any) -> int:
+    """Return the tag Orientation of a JPEG; 1 without a valid one."""
+    text = str(dataset.tags().get("EXIF_Orientation", "")).strip()
+    number = int(text) if text.isdigit() else 1
+    return number if dataset.driver == "JPEG" and 1 <= number <= 8 else 1
 
 
 def _six(transform: Any) -> tuple[float, float, float, float, float, float]:

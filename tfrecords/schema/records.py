@@ -116,6 +116,8 @@ class Image:
     """Day of acquisition, ISO; a month if the day is unknown; None if both are."""
     provenance: Provenance = UNKNOWN
     """Product and time of the pixels."""
+    orientation: int = 1
+    """EXIF number of the way the file lies; `pixels` and `transform` are north-up in any case."""
 
     def __post_init__(self) -> None:
         _check(f"image {self.image_id}", self.pixels, "yxb", self.bands, self.units)
