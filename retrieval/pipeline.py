@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from retrieval.config import ChipConfig, Device, IndexConfig, RefineConfig, SearchConfig
 from retrieval.evaluation import Score, read_submission, score
-from retrieval.geo.coordinates import check_resolution
 from retrieval.geo.filters import SearchFilter, keep_contained, read_filter
+from retrieval.geo.pixel_size import match_pixel_size
 from retrieval.index.builder import write_index
 from retrieval.index.device import on_device
 from retrieval.index.folder import IndexFolder
@@ -103,12 +103,12 @@ def locate(
         progress: hears of each stage.
 
     Raises:
-        RetrieveError: bad patches, or chips of another resolution.
+        RetrieveError: bad patches, or chips whose pixels are no image's size within a factor of 1.5.
     """
     if not isinstance(queries, (Patches, Chips)):
         queries = read_queries(queries, bands=bands, units=units)
     folder, settings = index.folder, (search, refinement, chips)
-    check_resolution(folder.images, queries.georeferences, queries.paths)
+    queries = match_pixel_size(folder.images, queries)
     with on_device(index.device):
         session = Session.open(folder, queries, search_filter, *settings, executor, progress)
         if isinstance(queries, Chips):

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import shapely
 
-from retrieval.geo.coordinates import check_resolution, lonlat, offsets_m
+from retrieval.geo.coordinates import lonlat, offsets_m
 from retrieval.geo.footprints import GeometryColumn, bounding_boxes, footprints
 from retrieval.types import StoredImage
-from tfrecords.errors import GridError
 from tfrecords.schema import Georeference
 
 UTM31 = (10.0, 0.0, 500_000.0, 0.0, -10.0, 5_000_000.0)
@@ -162,12 +161,3 @@ def test_offsets_across_systems():
     )
     assert north[0] == pytest.approx(111.1, abs=0.1)
     assert east[0] == pytest.approx(111.3 * np.cos(np.radians(lat)), abs=0.2)
-
-
-def test_chips_of_another_resolution_are_refused_with_a_fix():
-    fine, coarse = (Georeference("EPSG:32631", (s, 0, 5e5, 0, -s, 5e6)) for s in (10.2, 20.0))
-    degrees = Georeference("EPSG:4326", (0.01, 0, 3, 0, -0.01, 50))
-    check_resolution(IMAGES, [fine, None, degrees], ["a", "b", "c"])
-    check_resolution({1: IMAGES[1]}, [coarse], ["a"])
-    with pytest.raises(GridError, match=r"b\.tif: its pixels are 20 m wide. .* 10 m. .*gdalwarp -tr 10 10"):
-        check_resolution(IMAGES, [fine, coarse], ["a.tif", "b.tif"])

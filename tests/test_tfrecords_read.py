@@ -21,7 +21,6 @@ from tfrecords.errors import (
 )
 from tfrecords.read import (
     count_records,
-    describe_raster,
     read_images,
     read_patches,
     read_queries,
@@ -270,12 +269,14 @@ def test_an_array_that_mixes_units_is_refused(rng):
 
 def test_note_names_other_resolutions(write_tif, rng):
     note = read_images(
-        write_tif("a.tif", dn(rng, 64, 64, 4), crs="EPSG:32631", transform=(20, 0, 0, 0, -20, 0))
+        write_tif("a.tif", dn(rng, 64, 64, 4), crs="EPSG:32631", transform=(20, 0, 5e5, 0, -20, 5e6))
     ).note
-    assert "1 have pixels of another size than 10 m (e.g." in note and "20 m)" in note
-    degrees = write_tif("b.tif", dn(rng, 64, 64, 4), crs="EPSG:4326", transform=(1e-4, 0, 0, 0, -1e-4, 0))
-    assert "another size" not in read_images(degrees).note
-    assert describe_raster(degrees).resolution_m is None
+    assert "1 have pixels of another size than 10 m (e.g." in note and "20 x 20 m)" in note
+    for latitude, text in ((0, "11.1 x 11.1 m)"), (60, "5.58 x 11.1 m)")):
+        degrees = write_tif(
+            "b.tif", dn(rng, 64, 64, 4), crs="EPSG:4326", transform=(1e-4, 0, 0, 0, -1e-4, latitude)
+        )
+        assert text in read_images(degrees).note
 
 
 def test_missing_inputs_are_named(tmp_path, write_tif):

@@ -10,18 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from retrieval.config import PATCH_PX
 from retrieval.types import StoredImage
-from tfrecords.errors import GridError
 from tfrecords.grid import pixel_to_map
+from tfrecords.read.pixel_size import east_north_m
 from tfrecords.schema import Georeference
 
 Images = Mapping[int, StoredImage]
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
-
-DEGREE = np.pi / 180
-WGS84_A, WGS84_E2 = 6378137.0, 0.0066943799901413165
-"""Semi-major axis of the ellipsoid in metres, and its squared eccentricity."""
-MAX_PIXEL_DIFFERENCE = 0.05
-"""Largest difference between the pixel sizes of a chip and an image, as a share."""
 
 
 def lonlat(
@@ -104,32 +98,6 @@ def offsets_m(
     return east, north
 
 
-def check_resolution(images: Images, chips: Sequence[Georeference | None], names: Sequence[str]) -> None:
-    """Refuse chips whose pixel size differs from that of every image.
-
-    The check covers projected systems only; the pixel size of others is unknown.
-
-    Args:
-        images: the index's image table.
-        chips: georeference of each chip; None where it has none.
-        names: file of each chip.
-
-    Raises:
-        GridError: a chip's pixels are more than 5 % larger or smaller than the pixels of every image.
-    """
-    sides = {pixel_m(i.crs, i.transform) for i in images.values() if i.crs and i.transform}
-    image_sides = sorted(side for side in sides if side)
-    for chip, name in zip(chips, names, strict=False):
-        side = pixel_m(chip.crs, chip.transform) if chip else None
-        if side and image_sides and all(abs(side / s - 1) > MAX_PIXEL_DIFFERENCE for s in image_sides):
-            nearest = min(image_sides, key=lambda s: abs(s - side))
-            raise GridError(
-                f"{name}: its pixels are {side:g} m wide. Expected the images' pixel size, "
-                f"{', '.join(f'{s:g}' for s in image_sides)} m. Resample it with "
-                f"gdalwarp -tr {nearest:g} {nearest:g} -r average"
-            )
-
-
 def pixel_m(crs: str, transform: Sequence[float]) -> float | None:
     """Return the side of a pixel in metres; None where the CRS is not projected."""
     unit = _unit_m(crs)
@@ -172,11 +140,8 @@ def _difference_m(crs: str, start: Points, end: Points) -> Points:
     dx, dy = end[0] - start[0], end[1] - start[1]
     if unit:
         return _finite(dx * unit), _finite(dy * unit)
-    sin = np.sin(start[1] * DEGREE)
-    normal = WGS84_A / np.sqrt(1 - WGS84_E2 * sin**2)
-    meridian = normal * (1 - WGS84_E2) / (1 - WGS84_E2 * sin**2)
-    dx = (dx + 180) % 360 - 180
-    return _finite(dx * DEGREE * normal * np.sqrt(1 - sin**2)), _finite(dy * DEGREE * meridian)
+    east, north = east_north_m(start, end)
+    return _finite(east), north
 
 
 def _finite(values: NDArray) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import ChipConfig, Device, RefineConfig, SearchConfig
 from retrieval.geo.filters import SearchFilter
+from retrieval.geo.pixel_size import match_pixel_size
 from retrieval.index.device import on_device
 from retrieval.index.faiss_index import VectorIndex
 from retrieval.index.folder import KIND, IndexFolder
@@ -151,7 +152,8 @@ def open_index_and_queries(
         device: "auto", "cpu" or "gpu".
 
     Raises:
-        RetrieveError: the index or the queries cannot be opened; a folder that is no index fails at once.
+        RetrieveError: the index or the queries cannot be opened, or their pixel sizes do not fit; a folder
+            that is no index fails at once.
     """
     read_manifest(path, KIND, verify=False)
 
@@ -162,4 +164,5 @@ def open_index_and_queries(
     with ThreadPoolExecutor(1) as pool:
         opening = pool.submit(open_folder)
         opened = read_queries(queries, bands=bands, units=units)
-        return opening.result(), opened
+        folder = opening.result()
+        return folder, match_pixel_size(folder.images, opened)

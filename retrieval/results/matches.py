@@ -72,8 +72,8 @@ class Matches:
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """(n, 2) rows and columns of each patch or chip."""
-        return self.patches.sizes
+        """(n, 2) rows and columns of each patch or chip, at the images' pixel size, without padding."""
+        return sizes_of(self.patches)
 
     def query(self, row: int) -> NDArray[np.float32]:
         """Return the query in a row, (h, w, b) scaled, NaN = nodata."""
@@ -193,6 +193,12 @@ class Matches:
         at = np.rint(x).astype(np.int64), np.rint(y).astype(np.int64)
         columns["hidden_share"] = _hidden_share(self.folder, image_ids, *at, width, height)
         return columns
+
+
+def sizes_of(queries: Patches | Chips) -> NDArray[np.int64]:
+    """Return rows and columns (n, 2) of patches or chips, without padding."""
+    unpadded = queries.unpadded if isinstance(queries, Chips) else None
+    return queries.sizes if unpadded is None else unpadded
 
 
 def _texts(values: Iterable[str | None]) -> Any:

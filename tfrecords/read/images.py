@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tfrecords.errors import DuplicateIdError, GridError
 from tfrecords.grid import PATCH_PX
 from tfrecords.read.orientation import describe_upright, read_upright
+from tfrecords.read.pixel_size import middle_sides_m, size_text
 from tfrecords.read.rasters import RESOLUTION_M, Raster, sample_raster
 from tfrecords.read.records import count_records, read_fields
 from tfrecords.read.sources import (
@@ -212,11 +213,13 @@ def rasters_note(
     if odd:
         more = f" and {len(odd) - NAMED} more" if len(odd) > NAMED else ""
         text += f"; units differ from {usual} in {', '.join(odd[:NAMED])}{more}"
-    other = [r for r in rasters if r.resolution_m and abs(r.resolution_m / RESOLUTION_M - 1) > 0.05]
-    if other:
+    sizes = np.array([(r.height, r.width) for r in rasters], np.int64)
+    sides, _ = middle_sides_m([r.georeference for r in rasters], sizes)
+    other = np.flatnonzero((np.abs(sides / RESOLUTION_M - 1) > 0.05).any(1))
+    if len(other):
         text += (
-            f"; {len(other)} have pixels of another size than {RESOLUTION_M:g} m (e.g. {other[0].path}: "
-            f"{other[0].resolution_m:g} m): patches of 10 m will not be found in them"
+            f"; {len(other)} have pixels of another size than {RESOLUTION_M:g} m (e.g. "
+            f"{rasters[other[0]].path}: {size_text(sides[other[0]])})"
         )
     return text
 

@@ -218,6 +218,8 @@ class Chips:
     """Units and bands that the reader inferred, one sentence for standard error."""
     georeferences: tuple[Georeference | None, ...] = ()
     """Georeference per chip, or None; empty if no chip has one."""
+    unpadded: NDArray[np.int64] | None = None
+    """(n, 2) rows and columns of each without padding at the right and below; None if no chip is padded."""
 
     def __len__(self) -> int:
         return len(self.patch_ids)
