@@ -47,6 +47,7 @@ def test_images_and_chips_are_north_up(rng, write_tif, number, degrees):
     path = write_tif("a.tif", stored, crs="EPSG:4326" if degrees else CRS, transform=transform)
     (image,) = read_images(path)
     np.testing.assert_array_equal(image.pixels, pixels)
+    assert ("read north-up" in read_images(path).note) == (number != 1)
     assert image.transform == pytest.approx(up) and image.orientation == number
     (chip,) = read_queries(path)
     np.testing.assert_array_equal(chip.pixels, pixels)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tfrecords.errors import DuplicateIdError, GridError
 from tfrecords.grid import PATCH_PX
-from tfrecords.read.orientation import describe_upright, read_upright
+from tfrecords.read.orientation import UPRIGHT, describe_upright, read_upright
 from tfrecords.read.pixel_size import middle_sides_m, size_text
 from tfrecords.read.rasters import RESOLUTION_M, Raster, sample_raster
 from tfrecords.read.records import count_records, read_fields
@@ -200,8 +200,8 @@ def rasters_note(
         name: name of the source.
 
     Returns:
-        Numbers of files by units and bands, and of files whose pixels are not 10 m. Files are named whose
-        units differ from most.
+        Numbers of files by units and bands, of files not north-up, and of files whose pixels are not 10 m.
+        Files are named whose units differ from most.
     """
     noun = "GeoTIFFs" if all(r.path.suffix.lower() in TIF for r in rasters) else "files"
     kinds = Counter(f"{d.text()}, {' '.join(b)}" for d, b in zip(decided, bands, strict=True))
@@ -213,6 +213,9 @@ def rasters_note(
     if odd:
         more = f" and {len(odd) - NAMED} more" if len(odd) > NAMED else ""
         text += f"; units differ from {usual} in {', '.join(odd[:NAMED])}{more}"
+    turned = [r for r in rasters if r.orientation != UPRIGHT]
+    if turned:
+        text += f"; {len(turned)} lie mirrored or turned and are read north-up (e.g. {turned[0].path})"
     sizes = np.array([(r.height, r.width) for r in rasters], np.int64)
     sides, _ = middle_sides_m([r.georeference for r in rasters], sizes)
     other = np.flatnonzero((np.abs(sides / RESOLUTION_M - 1) > 0.05).any(1))
