@@ -242,6 +242,25 @@ def test_dates_of_different_units_are_refused_unless_stated(put, source, tmp_pat
     assert found.units == "dn" and found.pixels.dtype == np.uint16
 
 
+def test_tags_scale_and_offset_are_applied(put, source, tmp_path, rng):
+    import rasterio
+
+    kept = []
+    for date, shift in (("2019-01-01", 0.0), ("2019-07-01", 3.0)):  # the second is warped onto the first
+        pixels = ground(rng, 70, 70)
+        path = put(f"a/{date}.tif", pixels, transform=at(500000.0 + shift))
+        kept.append(pixels * 1e-4 - 0.1)
+        with rasterio.open(path, "r+") as file:
+            file.scales, file.offsets = (1e-4,) * 4, (-0.1,) * 4
+    report = ingest(source, tmp_path / "out")
+    (series,) = read_series(tmp_path / "out")
+    assert series.units == "reflectance" and np.isnan(series.nodata)
+    np.testing.assert_allclose(series.pixels[0], kept[0], atol=1e-6)
+    inside = series.pixels[1][1:-1, 1:-1]
+    assert inside.min() >= kept[1].min() - 1e-6 and inside.max() <= kept[1].max() + 1e-6
+    assert any("tags SCALE and OFFSET are applied to 2 files" in note for note in report.notes)
+
+
 def test_a_date_that_is_all_nodata_does_not_decide_the_units(put, source, tmp_path, rng):
     put("p/2017.tif", np.zeros((64, 64, 4), np.float32))
     for year in (2018, 2019):

@@ -242,6 +242,56 @@ def test_each_file_of_a_folder_has_its_units(tmp_path, rng, write_tif):
         read_patches(tmp_path)
 
 
+PLACE = {"crs": "EPSG:32631", "transform": TILE}
+
+
+def tag(path, scale, offset):
+    import rasterio
+
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = scale, offset
+    return path
+
+
+@pytest.mark.parametrize(
+    ("scale", "offset", "dtype", "nodata"),
+    [
+        (2e-5, -0.2, np.uint16, 0),  # Landsat collection 2
+        (2.75e-5, -0.2, np.uint16, None),  # without a tag 0 is nodata
+        (1e-4, 0, np.int16, -9999),
+        (1e-4, -0.1, np.uint16, 65535),  # Sentinel-2 from baseline 04.00 on
+        (0.5, 0, np.float32, np.nan),
+        (1 / 255, 0, np.uint8, 255),
+    ],
+)
+def test_tags_scale_and_offset_are_applied(rng, write_tif, scale, offset, dtype, nodata):
+    reflectance = rng.uniform(0.0 if dtype == np.uint8 else -0.05, 0.4, (90, 70, 4))
+    stored = (reflectance - offset) / scale
+    stored = (stored if dtype == np.float32 else stored.round()).astype(dtype)
+    stored[5, 6] = 0 if nodata is None else nodata
+    path = tag(write_tif("a.tif", stored, nodata=nodata, **PLACE), (scale,) * 4, (offset,) * 4)
+    for images in (read_images(path), read_queries(path)):
+        assert f"tags SCALE and OFFSET are applied to 1 files (e.g. {path}: scale {scale:g}" in images.note
+        (image,) = images
+        assert image.units == "reflectance" and "reflectance (a guess" not in images.note
+        nothing = np.isnan(image.scaled()).all(-1)
+        assert nothing[5, 6] and nothing.sum() == 1
+        error = np.abs(image.pixels - reflectance)[~nothing]
+        assert error.max() < (1e-6 if dtype == np.float32 else 0.51 * scale)
+
+
+def test_each_band_has_its_scale_and_zero_is_refused(rng, write_tif):
+    stored = dn(rng, 64, 64, 2)
+    path = tag(write_tif("a.tif", stored, descriptions=("B04", "B08"), **PLACE), (1e-4, 2e-4), (0, -0.1))
+    (image,) = read_images(path)
+    np.testing.assert_allclose(image.pixels, stored * [1e-4, 2e-4] + [0, -0.1], rtol=1e-6, atol=1e-7)
+    digital = tag(write_tif("b.tif", stored, descriptions=("B04", "B08"), **PLACE), (1, 1), (-1000, -1000))
+    (image,) = read_images(digital)
+    assert image.units == "dn" and image.pixels.max() == stored.max() - 1000
+    with pytest.raises(ArrayError, match=r"c\.tif: its tags are SCALE \(0\.0, 1\.0\)"):
+        read_images(tag(write_tif("c.tif", stored, descriptions=("B04", "B08"), **PLACE), (0, 1), (0, 0)))
+
+
 def test_reflectance_next_to_scaled_files_is_ambiguous(tmp_path, rng, write_tif):
     pixels = dn(rng, 64, 64, 4).astype(np.float32)
     write_tif("a.tif", to_scaled(pixels, "dn", 0))

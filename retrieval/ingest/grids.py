@@ -205,8 +205,8 @@ class OpenDates:
             width: columns.
 
         Returns:
-            (height, width, bands) as stored. Where warped: bilinear, nodata outside; GDAL moves single bands
-            that would equal the nodata tag by one.
+            (height, width, bands) as stored, with the tags SCALE and OFFSET applied. Where warped: bilinear,
+            nodata outside; GDAL moves single bands that would equal the nodata tag by one.
 
         Raises:
             ArrayError: the file is damaged.
@@ -219,7 +219,7 @@ class OpenDates:
         except (RasterioError, OSError) as error:
             path = self._rasters[number].path
             raise ArrayError(f"{path}: damaged, it cannot be read ({error}). Get it again") from error
-        return np.ascontiguousarray(np.moveaxis(pixels, 0, -1))
+        return self._rasters[number].values(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))
 
     def _dataset(self, number: int) -> Any:
         if number not in self._open:
@@ -250,8 +250,8 @@ class OpenDates:
                 width=first.width,
                 height=first.height,
                 resampling=Resampling.bilinear,
-                src_nodata=raster.nodata,
-                nodata=self._nodata if raster.nodata is None else raster.nodata,
+                src_nodata=raster.stored_nodata,
+                nodata=self._nodata if raster.stored_nodata is None else raster.stored_nodata,
                 # A pixel is nodata where all its bands are, not band by band.
                 UNIFIED_SRC_NODATA="YES",
             )

@@ -23,6 +23,7 @@ from retrieval.types import Progress, silent
 from tfrecords.artifacts import check_free, fingerprint
 from tfrecords.errors import MissingInputError
 from tfrecords.grid import PATCH_PX
+from tfrecords.read import scaling_note
 from tfrecords.read.rasters import RESOLUTION_M
 from tfrecords.write import SERIES_PER_SHARD
 
@@ -244,6 +245,9 @@ def _describe(surveys: Sequence[Survey]) -> list[str]:
         f"({join_names(_names(members))})"
         for kind, members in kinds.items()
     ]
+    scaled = scaling_note([raster for place in surveys for raster in place.rasters])
+    if scaled:
+        notes.append(scaled.removeprefix("; "))
     warped = _names([place for place in surveys if any(place.warped)])
     if warped:
         notes.append(

@@ -13,14 +13,13 @@ from retrieval.ingest.grids import OpenDates, needs_warp
 from retrieval.ingest.places import Place
 from tfrecords.errors import BandsError, GridError, UnitsError
 from tfrecords.grid import PATCH_PX
-from tfrecords.read import Raster, describe_raster
+from tfrecords.read import Raster, describe_raster, units_of_sample
 from tfrecords.schema import (
     Units,
     band_names,
     check_finite,
     check_units,
     default_nodata,
-    guess_units,
     is_nodata,
 )
 
@@ -170,7 +169,7 @@ def _units(rasters: Sequence[Raster], stated: str | None) -> tuple[Units, bool]:
     samples = [_sample(raster) for raster in rasters]
     # The units of a date that is all nodata are unknown.
     guesses = [
-        (raster.path, *guess_units(sample, str(raster.path)))
+        (raster.path, *units_of_sample(raster, sample).settle(str(raster.path)))
         for raster, sample in zip(rasters, samples, strict=True)
         if sample.size or not any(other.size for other in samples)
     ]
@@ -201,7 +200,7 @@ def _sample(raster: Raster) -> NDArray[np.generic]:
 
 
 def _valid_pixels(dataset: Any, raster: Raster, window: Any) -> NDArray[np.generic]:
-    pixels = np.moveaxis(dataset.read(window=window), 0, -1)
+    pixels = raster.values(np.moveaxis(dataset.read(window=window), 0, -1))
     return pixels[~is_nodata(pixels, raster.nodata)]
 
 

@@ -16,7 +16,7 @@ from tfrecords.errors import DuplicateIdError, GridError
 from tfrecords.grid import PATCH_PX
 from tfrecords.read.orientation import UPRIGHT, describe_upright, read_upright
 from tfrecords.read.pixel_size import middle_sides_m, size_text
-from tfrecords.read.rasters import RESOLUTION_M, Raster, sample_raster
+from tfrecords.read.rasters import RESOLUTION_M, Raster, sample_raster, units_of_sample
 from tfrecords.read.records import count_records, read_fields
 from tfrecords.read.sources import (
     SAMPLES,
@@ -40,7 +40,6 @@ from tfrecords.schema import (
     check_finite,
     check_units,
     default_nodata,
-    fitting_units,
     image_of,
 )
 
@@ -174,7 +173,7 @@ def units_of_rasters(rasters: Sequence[Raster], units: str | None) -> list[Sourc
     read = {rank for rank, raster in enumerate(rasters) if raster.dtype.kind not in "ui"}
     read |= {whole[i] for i in spread_indices(len(whole))}
     guesses = {
-        rank: fitting_units(sample_raster(raster.path), str(raster.path))
+        rank: units_of_sample(raster, sample_raster(raster.path))
         for rank, raster in enumerate(rasters)
         if rank in read
     }
@@ -213,6 +212,7 @@ def rasters_note(
     if odd:
         more = f" and {len(odd) - NAMED} more" if len(odd) > NAMED else ""
         text += f"; units differ from {usual} in {', '.join(odd[:NAMED])}{more}"
+    text += scaling_note(rasters)
     turned = [r for r in rasters if r.orientation != UPRIGHT]
     if turned:
         text += f"; {len(turned)} lie mirrored or turned and are read north-up (e.g. {turned[0].path})"
@@ -225,6 +225,15 @@ def rasters_note(
             f"{rasters[other[0]].path}: {size_text(sides[other[0]])})"
         )
     return text
+
+
+def scaling_note(rasters: Sequence[Raster]) -> str:
+    """Return the part of a note on the tags SCALE and OFFSET; empty if no file has them."""
+    tagged = [(r.path, r.scaling) for r in rasters if r.scaling]
+    if not tagged:
+        return ""
+    path, scaling = tagged[0]
+    return f"; tags SCALE and OFFSET are applied to {len(tagged)} files (e.g. {path}: {scaling.text()})"
 
 
 def _from_rasters(source: Source, bands: Sequence[str] | None, units: str | None) -> ImageSource:

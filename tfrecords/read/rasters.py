@@ -6,7 +6,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,52 @@ from numpy.typing import NDArray
 
 from tfrecords.errors import ArrayError, MissingInputError
 from tfrecords.grid import pixel_to_map
-from tfrecords.schema import UNKNOWN, Georeference, Provenance, acquisition_day, is_nodata, sure_date_of
+from tfrecords.schema import (
+    UNKNOWN,
+    Georeference,
+    Provenance,
+    UnitsGuess,
+    acquisition_day,
+    fitting_units,
+    is_nodata,
+    sure_date_of,
+)
 
 RESOLUTION_M = 10.0
 """Side of a pixel on the ground, of the bands that the product is made for."""
 SAMPLE_PX = 96
 """Side of the windows from which units are inferred."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The tags SCALE and OFFSET of a file's bands: value = number x scale + offset."""
+
+    scales: tuple[float, ...]
+    """Scale of each band."""
+    offsets: tuple[float, ...]
+    """Offset of each band."""
+    nodata: float | None
+    """The stored number of nodata pixels: the tag, else 0 for whole numbers; None = nothing is nodata."""
+
+    def apply(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the values of stored numbers.
+
+        Args:
+            stored: (..., y, x, b) numbers of all bands, as in the file.
+
+        Returns:
+            (..., y, x, b) float32, NaN where all bands are nodata.
+        """
+        values = stored.astype(np.float32)
+        values *= np.array(self.scales, np.float32)
+        values += np.array(self.offsets, np.float32)
+        values[is_nodata(stored, self.nodata)] = np.nan
+        return values
+
+    def text(self) -> str:
+        """Return scale and offset of the first band as a text for the note."""
+        return f"scale {self.scales[0]:g}, offset {self.offsets[0]:g}"
 
 
 @dataclass(frozen=True)
@@ -36,9 +76,9 @@ class Raster:
     count: int
     """Number of bands."""
     dtype: np.dtype[Any]
-    """Dtype of all bands."""
+    """Dtype of all bands; float32 where `scaling` applies."""
     nodata: float | None
-    """The nodata tag, or None."""
+    """The nodata tag, or None; NaN where `scaling` applies."""
     descriptions: tuple[str | None, ...]
     """Description of each band, or None."""
     crs: str | None
@@ -55,6 +95,17 @@ class Raster:
     """The tag Orientation of a JPEG, 1 to 8; 1 without the tag."""
     orientation: int = 1
     """How the file lies, if these metadata are of its upright pixels; see `tfrecords.read.orientation`."""
+    scaling: Scaling | None = None
+    """Tags SCALE and OFFSET, which readers apply; None if they change nothing."""
+
+    @property
+    def stored_nodata(self) -> float | None:
+        """The nodata tag of the numbers in the file, or None."""
+        return self.scaling.nodata if self.scaling else self.nodata
+
+    def values(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Return the values of numbers as stored (..., y, x, b), with the tags SCALE and OFFSET applied."""
+        return self.scaling.apply(stored) if self.scaling else stored
 
     @property
     def georeference(self) -> Georeference | None:
@@ -134,14 +185,15 @@ def _described(path: Path, dataset: Any) -> Raster:
     crs, transform = dataset.crs, dataset.transform
     provenance = Provenance.from_tags(dataset.tags())
     day = acquisition_day(provenance.datetime, lambda: _dataset_longitude(dataset))
+    scaling = _scaling(path, dataset)
     metres = crs.linear_units_factor[1] if crs and crs.is_projected else None
     return Raster(
         path=path,
         height=dataset.height,
         width=dataset.width,
         count=dataset.count,
-        dtype=np.dtype(dataset.dtypes[0]),
-        nodata=None if dataset.nodata is None else float(dataset.nodata),
+        dtype=np.dtype(np.float32 if scaling else dataset.dtypes[0]),
+        nodata=np.nan if scaling else _tag(dataset),
         descriptions=tuple(dataset.descriptions),
         crs=crs.to_string() if crs else None,
         transform=None if transform == Affine.identity() else _six(transform),
@@ -149,6 +201,7 @@ def _described(path: Path, dataset: Any) -> Raster:
         date=day or sure_date_of(path.stem),
         provenance=provenance,
         exif_orientation=_exif_orientation(dataset),
+        scaling=scaling,
     )
 
 
@@ -189,6 +242,25 @@ def _exif_orientation(dataset: Any) -> int:
     return number if dataset.driver == "JPEG" and 1 <= number <= 8 else 1
 
 
+def _tag(dataset: Any) -> float | None:
+    """Return the nodata tag of an opened file, or None."""
+    return None if dataset.nodata is None else float(dataset.nodata)
+
+
+def _scaling(path: Path, dataset: Any) -> Scaling | None:
+    """Return the tags SCALE and OFFSET of an opened file; None if they change nothing."""
+    scales, offsets = tuple(map(float, dataset.scales)), tuple(map(float, dataset.offsets))
+    if set(scales) == {1.0} and set(offsets) == {0.0}:
+        return None
+    if 0 in scales or not np.isfinite((*scales, *offsets)).all():
+        raise ArrayError(
+            f"{path}: its tags are SCALE {scales} and OFFSET {offsets}; expected finite numbers, no "
+            "scale of 0. Correct the tags, or remove them."
+        )
+    whole = np.dtype(dataset.dtypes[0]).kind in "ui"
+    return Scaling(scales, offsets, 0.0 if dataset.nodata is None and whole else _tag(dataset))
+
+
 def _six(transform: Any) -> tuple[float, float, float, float, float, float]:
     """Return the six numbers of an affine transform."""
     a, b, c, d, e, f = (float(v) for v in transform[:6])
@@ -217,8 +289,8 @@ def read_raster(path: Path) -> tuple[NDArray[Any], Raster]:
         path: a GeoTIFF.
 
     Returns:
-        Pixels (h, w, b) as stored, and metadata. Masks and colour tags are ignored: only pixels that equal
-        the tag are nodata.
+        Pixels (h, w, b) as stored, with tags SCALE and OFFSET applied, and metadata. Masks and colour tags
+        are ignored: only pixels that equal the tag are nodata.
 
     Raises:
         MissingInputError: the file does not exist.
@@ -226,7 +298,24 @@ def read_raster(path: Path) -> tuple[NDArray[Any], Raster]:
             a palette.
     """
     with _opened(path) as dataset:
-        return np.ascontiguousarray(np.moveaxis(dataset.read(), 0, -1)), _described(path, dataset)
+        raster = _described(path, dataset)
+        return raster.values(np.ascontiguousarray(np.moveaxis(dataset.read(), 0, -1))), raster
+
+
+def units_of_sample(raster: Raster, sample: NDArray[Any]) -> UnitsGuess:
+    """Return the units that fit a file; values of tags SCALE and OFFSET up to 1 are always reflectance.
+
+    Args:
+        raster: the file.
+        sample: some of its valid pixels, (m, b) values.
+
+    Raises:
+        UnitsError: the range fits no units.
+    """
+    guess = fitting_units(sample, str(raster.path))
+    if raster.scaling and guess.fitting[:1] == ("reflectance",):
+        return replace(guess, fitting=("reflectance",), sure=True, ambiguous=False)
+    return guess
 
 
 def sample_raster(path: Path) -> NDArray[Any]:
@@ -236,7 +325,7 @@ def sample_raster(path: Path) -> NDArray[Any]:
         path: a GeoTIFF.
 
     Returns:
-        (m, b) as stored; m is 0 if all pixels are nodata.
+        (m, b) like `read_raster`; m is 0 if all pixels are nodata.
 
     Raises:
         MissingInputError: the file does not exist.
@@ -245,6 +334,7 @@ def sample_raster(path: Path) -> NDArray[Any]:
     from rasterio.windows import Window
 
     with _opened(path) as dataset:
+        raster = _described(path, dataset)
         height, width = min(SAMPLE_PX, dataset.height), min(SAMPLE_PX, dataset.width)
         rows, cols = (
             sorted({round((length - side) * part) for part in (0.1, 0.5, 0.9)})
@@ -253,7 +343,8 @@ def sample_raster(path: Path) -> NDArray[Any]:
         spread = [Window(x, y, width, height) for y in rows for x in cols]
         for windows in (spread, [None]):
             blocks = [np.moveaxis(dataset.read(window=window), 0, -1) for window in windows]
-            valid = np.concatenate([block[~is_nodata(block, dataset.nodata)] for block in blocks])
+            blocks = [raster.values(block) for block in blocks]
+            valid = np.concatenate([block[~is_nodata(block, raster.nodata)] for block in blocks])
             if len(valid):
                 break
     sample: NDArray[Any] = valid
