@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,7 +47,7 @@ def fit_calibration(
     return Calibration(tuple(weights), bias, fitted_on, encoder, terms)
 
 
-def fit_logistic(features: NDArray[np.float64], right: NDArray, penalty: float) -> NDArray[np.float64]:
+def fit_logistic(features: NDArray[np.float64], right: NDArray[Any], penalty: float) -> NDArray[np.float64]:
     """Fit a logistic regression by Newton's method.
 
     Args:
@@ -73,7 +75,7 @@ def fit_logistic(features: NDArray[np.float64], right: NDArray, penalty: float) 
 def held_out_probability(
     features: NDArray[np.float64],
     right: NDArray[np.bool_],
-    groups: NDArray,
+    groups: NDArray[Any],
     *,
     terms: tuple[str, ...] = TERMS,
     penalty: float | None = None,
@@ -98,7 +100,7 @@ def held_out_probability(
     return probability
 
 
-def expected_calibration_error(probability: NDArray, right: NDArray[np.bool_], bins: int = 10) -> float:
+def expected_calibration_error(probability: NDArray[Any], right: NDArray[np.bool_], bins: int = 10) -> float:
     """Return the mean gap between stated and observed share over equally wide bins, weighted by their count.
 
     Source: C. Guo et al., On calibration of modern neural networks (2017).

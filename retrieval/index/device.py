@@ -108,7 +108,7 @@ def on_device(device: Device) -> AbstractContextManager[Any]:
         return nullcontext()
     import keras
 
-    return keras.device("cpu:0")  # type: ignore[no-any-return]
+    return keras.device("cpu:0")
 
 
 def to_gpu(index: FaissIndex, half_vectors: FaissIndex | None = None) -> FaissIndex:

@@ -163,7 +163,9 @@ class KerasEncoder:
         self._check_vectors(whole, window, last, holed)
         return window.shape[-1], PATCH_PX // (whole.shape[1] - 1)
 
-    def _check_vectors(self, whole: NDArray, window: NDArray, last: NDArray, holed: NDArray) -> None:
+    def _check_vectors(
+        self, whole: NDArray[Any], window: NDArray[Any], last: NDArray[Any], holed: NDArray[Any]
+    ) -> None:
         """Refuse vectors without unit length, that depend on pixels outside of the window, or NaN."""
         if not np.allclose(np.linalg.norm(whole, axis=-1), 1, atol=1e-3):
             raise EncoderError(

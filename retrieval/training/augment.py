@@ -7,6 +7,7 @@ nodata and stays NaN, and no crop loses its last band.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +79,7 @@ def turned(crops: Pixels, turns: NDArray[np.int64]) -> Pixels:
     return out
 
 
-def turned_alike(pixels: NDArray, turn: int) -> NDArray:
+def turned_alike(pixels: NDArray[Any], turn: int) -> NDArray[Any]:
     """Return a view of pictures (..., y, x, b), flipped from `turn` 4 on and rotated by quarter turns."""
     pixels = pixels[..., ::-1, :] if turn >= 4 else pixels
     return np.rot90(pixels, turn % 4, axes=(-3, -2))

@@ -7,6 +7,7 @@ date, most of them with hidden clouds, and regions of another date that contain 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,7 @@ def draw_clouds(
     """
     series, n = _set_of(sets, rng), config.cloud_batch
     columns = _some_bands(len(series[0].bands), rng)
-    drawn: list[NDArray] = []
+    drawn: list[NDArray[Any]] = []
     while len(drawn) < n:
         record = series[int(rng.integers(len(series)))]
         y, x = (int(rng.integers(size - PATCH_PX + 1)) for size in record.pixels.shape[1:3])
@@ -93,7 +94,7 @@ def draw_clouds(
 
 def _change(
     crops: NDArray[np.float32],
-    changes: Sequence[tuple[float, Callable[[NDArray], NDArray]]],
+    changes: Sequence[tuple[float, Callable[[NDArray[Any]], NDArray[Any]]]],
     rng: np.random.Generator,
 ) -> None:
     """Apply each change to a share of the crops, in place."""
@@ -105,7 +106,7 @@ def _change(
 
 def draw_pairs(
     sets: Draws, config: CloudConfig, rng: np.random.Generator, finder: CloudMask | None = None
-) -> tuple[NDArray, ...]:
+) -> tuple[NDArray[Any], ...]:
     """Draw a batch of patches, most of them with hidden clouds, and of regions of other dates.
 
     Args:
@@ -122,9 +123,9 @@ def draw_pairs(
     series, n, side = _set_of(sets, rng), config.batch, config.region_px
     columns = _some_bands(len(series[0].bands), rng)
     area = np.sqrt([float(np.prod(record.pixels.shape[1:3])) for record in series])
-    patches: list[NDArray] = []
-    regions: list[NDArray] = []
-    offsets: list[NDArray] = []
+    patches: list[NDArray[Any]] = []
+    regions: list[NDArray[Any]] = []
+    offsets: list[NDArray[Any]] = []
     where: list[tuple[int, int, int, int]] = []
     while len(patches) < n:
         number = int(rng.choice(len(series), p=area / area.sum()))

@@ -137,7 +137,7 @@ def _ask(
 ) -> _Question:
     """Patches of other dates than the target's, weathered."""
     weight = np.sqrt([float(np.prod(record.pixels.shape[1:3])) for record in series])
-    drawn: list[tuple[NDArray, tuple[int, int, int], int]] = []
+    drawn: list[tuple[NDArray[Any], tuple[int, int, int], int]] = []
     for _ in range(50 * config.queries):
         if len(drawn) == config.queries:
             break
@@ -156,7 +156,7 @@ def _ask(
     return _Question(_weathered(pixels.astype(np.float32), config, rng), truth, group)
 
 
-def _weathered(pixels: NDArray[np.float32], config: VerifierConfig, rng: np.random.Generator) -> NDArray:
+def _weathered(pixels: NDArray[np.float32], config: VerifierConfig, rng: np.random.Generator) -> NDArray[Any]:
     """Another light, haze, clouds, blur, noise and bytes, each on some."""
     change_light(pixels, AugmentConfig(), rng)
     changes: list[tuple[float, Any]] = [
@@ -221,9 +221,9 @@ def _paired(
 def _regions(
     ground: TensorCache,
     columns: tuple[int, ...],
-    ids: NDArray,
-    x: NDArray,
-    y: NDArray,
+    ids: NDArray[Any],
+    x: NDArray[Any],
+    y: NDArray[Any],
     usable: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
     """Cut out what candidates show, those that are usable."""
@@ -349,7 +349,7 @@ def _fit(model: Any, pairs: Pairs, config: VerifierConfig, trainer: Trainer) -> 
     )
 
 
-def draw(pairs: Pairs, config: VerifierConfig, rng: np.random.Generator) -> tuple[NDArray, ...]:
+def draw(pairs: Pairs, config: VerifierConfig, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
     """One batch: patches with some of their candidates, all turned alike.
 
     Returns:
@@ -374,7 +374,7 @@ def draw(pairs: Pairs, config: VerifierConfig, rng: np.random.Generator) -> tupl
     return (*flat, np.where(present, 0, shown).astype(np.int64))
 
 
-def turned_tensor(tensor: NDArray, turn: int) -> NDArray:
+def turned_tensor(tensor: NDArray[Any], turn: int) -> NDArray[Any]:
     """Structure tensors (..., y, x, 3) of turned pictures: the direction's cosine and sine change sign."""
     sign = np.array([1, 1, 1], tensor.dtype)
     if turn >= 4:
