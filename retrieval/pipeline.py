@@ -18,6 +18,7 @@ from retrieval.index.device import on_device
 from retrieval.index.folder import IndexFolder
 from retrieval.matching.exhaustive import exhaustive_search
 from retrieval.matching.large_chips import locate_chips
+from retrieval.matching.places import rival_places
 from retrieval.matching.pyramid import refine_full_resolution
 from retrieval.matching.rounds import search_in_rounds
 from retrieval.matching.session import Session
@@ -117,7 +118,7 @@ def locate(
         candidates = refine_full_resolution(session, candidates)
         candidates = exhaustive_search(session, candidates)
         candidates = keep_contained(candidates, search_filter)
-        return Matches.of_patches(folder, queries, candidates)
+        return Matches.of_patches(folder, queries, candidates, rival_places(session, candidates))
 
 
 def evaluate(submission: str | Path, answers: str | Path) -> Score:

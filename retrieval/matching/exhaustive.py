@@ -23,6 +23,7 @@ from retrieval.config import SearchConfig
 from retrieval.errors import SearchBudgetWarning
 from retrieval.kernels.compiled import Compiled
 from retrieval.matching.local_search import shipped_local_search
+from retrieval.matching.places import rival_places
 from retrieval.matching.pyramid import match_half_resolution, refine_full_resolution
 from retrieval.matching.session import Session
 from retrieval.models.calibration import is_confident, logit_margin
@@ -92,7 +93,10 @@ def exhaustive_search(session: Session, ranked: RankedCandidates) -> RankedCandi
     candidates = _closest(session.with_queries(visible.patches))
     ranked = ranked.pad_to(ranked.image_ids.shape[1])
     candidates = candidates.pad_to(ranked.image_ids.shape[1])
-    better = logit_margin(candidates) > logit_margin(ranked.select(rows))
+    before = ranked.select(rows)
+    better = logit_margin(candidates, rival_places(session, candidates)) > logit_margin(
+        before, rival_places(session, before)
+    )
     better |= hidden_share(visible.patches) >= MAX_HIDDEN_SHARE
     ranked.update(rows[better], candidates.select(better))
     return ranked
@@ -121,7 +125,7 @@ def select_uncertain(
         Ascending rows.
     """
     search, queries = session.search, session.queries
-    uncertain = np.flatnonzero(~is_confident(ranked, search))
+    uncertain = np.flatnonzero(~is_confident(ranked, search, rival_places(session, ranked)))
     if not len(session.image_ids) or not search.exhaustive_budget:
         return uncertain[:0]
     megapixels = sum(float(np.prod(session.images.size(i))) for i in session.image_ids) / 1e6

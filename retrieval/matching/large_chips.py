@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, ChipConfig, IndexConfig, SearchConfig
 from retrieval.matching.candidates import concatenate
+from retrieval.matching.places import PlacedWindows, number_placements, rival_places
 from retrieval.matching.pyramid import measure_all, refine_full_resolution
 from retrieval.matching.rounds import search_vectors
 from retrieval.matching.session import Session
@@ -223,11 +224,20 @@ def count_agreement(
     return counted.take(order[count[order] > 0])
 
 
-def chip_features(placements: Placements, windows: int) -> NDArray[np.float64]:
-    """Return the calibration features of a chip's best placement, (4,) as `CHIP_TERMS`; zeros for none."""
+def chip_features(
+    placements: Placements, windows: int, places: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
+    """Return the calibration features of a chip's best placement, (4,) as `CHIP_TERMS`; zeros for none.
+
+    Args:
+        placements: best first.
+        windows: number of windows of the chip.
+        places: (m,) a number for each place; None where each placement is a place.
+    """
     if not len(placements):
         return np.zeros(len(CHIP_TERMS))
-    lead = placements.score[0] - (placements.score[1] if len(placements) > 1 else 0.0)
+    places = np.arange(len(placements)) if places is None else places
+    lead = placements.score[0] - placements.score[places != places[0]].max(initial=0.0)
     count = int(placements.agree[0])
     return np.array([placements.ncc[0], lead, count / windows, np.log2(count)])
 
@@ -254,6 +264,8 @@ class LocatedChips:
     """(n, k) windows that agree on a placement."""
     features: NDArray[np.float64]
     """(n, 4) calibration features of the best, as `CHIP_TERMS`."""
+    places: NDArray[np.int64]
+    """(n, k) a number for each place, 0 for that of the best; -1 where there is no placement."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -317,6 +329,7 @@ class _Answer:
     windows: int
     features: NDArray[np.float64]
     confidence: float
+    places: NDArray[np.int64]
 
 
 class _Group:
@@ -398,9 +411,10 @@ class _Group:
         peaks = peaks.pad_to(len(placements))
         counted = count_agreement(placements, peaks, chip.offsets, self._session.chips)
         kept = counted.take(self._contained(row, counted))
-        features = chip_features(kept, len(chip))
+        places = self._places(row, kept)
+        features = chip_features(kept, len(chip), places)
         probability = self._calibrations.several.probability(features[None])
-        return _Answer(kept, len(chip), features, float(probability[0]))
+        return _Answer(kept, len(chip), features, float(probability[0]), places)
 
     def _single(self, row: int, found: RankedCandidates) -> _Answer:
         """Answer a chip with a single window, as a patch."""
@@ -414,8 +428,16 @@ class _Group:
         ranked = found.map(lambda v: v[:, order])
         ranked = replace(ranked, image_ids=np.where(contained[order], ranked.image_ids, -1))
         kept = placements.take(order[: min(int(contained.sum()), self._session.chips.max_placements)])
-        confidence = float(self._calibrations.single.probability(calibration_features(ranked))[0])
-        return _Answer(kept, 1, chip_features(kept, 1), confidence)
+        features = calibration_features(ranked, rival_places(self._session, ranked))
+        confidence = float(self._calibrations.single.probability(features)[0])
+        places = self._places(row, kept)
+        return _Answer(kept, 1, chip_features(kept, 1, places), confidence, places)
+
+    def _places(self, row: int, placements: Placements) -> NDArray[np.int64]:
+        """Return the places of a chip's placements, (m,)."""
+        height, width = self._sizes[row].tolist()
+        placed = PlacedWindows(placements.image_ids, placements.x, placements.y)
+        return number_placements(self._session, placed, placements.score, width, height)
 
     def _contained(self, row: int, placements: Placements) -> NDArray[np.bool_]:
         """Which placements of a chip the search filter contains."""
@@ -436,13 +458,14 @@ def _split(found: RankedCandidates, counts: Sequence[int]) -> list[RankedCandida
 def _stack(answers: Sequence[_Answer], width: int) -> LocatedChips:
     """All answers as arrays, padded to `width` placements."""
     shape = len(answers), width
-    ids, x, y, agree = (np.full(shape, fill, np.int64) for fill in (-1, -1, -1, 0))
+    ids, x, y, agree, places = (np.full(shape, fill, np.int64) for fill in (-1, -1, -1, 0, -1))
     dx, dy, ncc = (np.zeros(shape, np.float32) for _ in range(3))
     similarity, logit = np.full(shape, -np.inf, np.float32), np.full(shape, np.nan, np.float32)
     for row, answer in enumerate(answers):
         placements = answer.placements
         part = slice(len(placements))
         ids[row, part], agree[row, part] = placements.image_ids, placements.agree
+        places[row, part] = answer.places
         ncc[row, part], similarity[row, part] = placements.ncc, placements.similarity
         for pixel, offset, exact in ((x, dx, placements.x), (y, dy, placements.y)):
             pixel[row, part] = np.rint(exact)
@@ -451,4 +474,4 @@ def _stack(answers: Sequence[_Answer], width: int) -> LocatedChips:
     windows = np.array([a.windows for a in answers], np.int64)
     confidence = np.array([a.confidence for a in answers], np.float64)
     found = RankedCandidates(ids, x, y, dx, dy, ncc, similarity, logit)
-    return LocatedChips(found, confidence, windows, agree, features)
+    return LocatedChips(found, confidence, windows, agree, features, places)

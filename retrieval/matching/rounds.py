@@ -8,12 +8,14 @@ remain uncertain go to `retrieval.matching.exhaustive`.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import RefineConfig, SearchConfig
 from retrieval.matching.candidates import find_candidates
+from retrieval.matching.places import rival_places
 from retrieval.matching.pyramid import match_and_verify
 from retrieval.matching.session import Session
 from retrieval.models.calibration import is_confident
@@ -62,10 +64,15 @@ def search_vectors(session: Session, vectors: NDArray[np.float32]) -> RankedCand
         part = session if len(uncertain) == len(vectors) else session.select(uncertain)
         part = part.with_settings(*settings)
         candidates = find_candidates(session.vectors, vectors[uncertain], part.search, probe_share)
-        best = match_and_verify(part, candidates, lambda found: is_confident(found, search))
+        best = match_and_verify(part, candidates, partial(_is_confident, part))
         ranked.update(uncertain, best.pad_to(search.return_k))
-        uncertain = uncertain[~is_confident(best, search) & vectors[uncertain].any(1)]
+        uncertain = uncertain[~_is_confident(part, best) & vectors[uncertain].any(1)]
     return ranked
+
+
+def _is_confident(session: Session, found: RankedCandidates) -> NDArray[np.bool_]:
+    """Return which patches need no further candidates, (n,)."""
+    return is_confident(found, session.search, rival_places(session, found))
 
 
 def _rounds(

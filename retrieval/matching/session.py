@@ -24,7 +24,7 @@ from retrieval.index.folder import KIND, IndexFolder
 from retrieval.kernels.executors import ThreadExecutor
 from retrieval.matching.tensor_cache import TensorCache
 from retrieval.models.verifier import Verifier
-from retrieval.types import Encoder, Executor, PatchPixels, Pixels, Progress, silent
+from retrieval.types import Encoder, Executor, PatchPixels, Pixels, Progress, StoredImage, silent
 from tfrecords.artifacts import read_manifest
 from tfrecords.read import read_queries
 from tfrecords.schema import Chips, Patches
@@ -53,6 +53,8 @@ class Session:
     """How a chip larger than a patch is located."""
     image_ids: Sequence[int] = ()
     """Images that exhaustive search covers."""
+    table: Mapping[int, StoredImage] = field(default_factory=dict)
+    """The image table; images that it lacks have no position on the map."""
     search_filter: SearchFilter | None = None
     """Which images and which area may be answered; None for all."""
     executor: Executor = field(default_factory=ThreadExecutor)
@@ -112,6 +114,7 @@ class Session:
             refinement=replace(refinement, radius_px=radius),
             chips=chips or ChipConfig(),
             image_ids=sorted(search_filter.images if search_filter else index.images),
+            table=index.images,
             search_filter=search_filter,
             executor=executor or ThreadExecutor(),
             progress=progress,

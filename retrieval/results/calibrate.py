@@ -119,15 +119,17 @@ def _rows(matches: Matches, answers: Submission) -> NDArray[np.int64]:
 
 
 def _is_right(matches: Matches, answers: Submission, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return whether each answer's best candidate lies within `RIGHT_PX` of the truth."""
-    found = matches.candidates.select(rows)
-    if found.image_ids.shape[1] == 0:
-        return np.zeros(len(rows), bool)
-    height, width = matches.sizes[rows].T
-    at = found.image_ids[:, 0], found.x[:, 0], found.y[:, 0], width, height
+    """Return whether each answer's place lies within `RIGHT_PX` of the truth, in any of its images."""
+    found, places = matches.candidates.select(rows), matches.place_numbers()[rows]
+    row, rank = np.nonzero(places == 0)
+    height, width = matches.sizes[rows[row]].T
+    image_ids = found.image_ids[row, rank]
+    at = image_ids, found.x[row, rank], found.y[row, rank], width, height
     x, y, _, _ = to_file(matches.folder.images, *at)
-    distance_px = np.hypot(x - answers.x, y - answers.y)
-    return np.asarray((found.image_ids[:, 0] == answers.image_ids) & (distance_px <= RIGHT_PX))
+    near = np.hypot(x - answers.x[row], y - answers.y[row]) <= RIGHT_PX
+    right = np.zeros(len(rows), bool)
+    right[row[near & (image_ids == answers.image_ids[row])]] = True
+    return right
 
 
 def _held_out_error(

@@ -16,6 +16,8 @@ from retrieval.geo.file_windows import shifts_to_file, to_file
 from retrieval.geo.footprints import DECIMALS, footprints
 from retrieval.index.folder import IndexFolder
 from retrieval.matching.large_chips import LocatedChips
+from retrieval.matching.places import number_places
+from retrieval.matching.session import Session
 from retrieval.models.calibration import calibration_features, calibration_of
 from retrieval.results.tables import FOOTPRINT
 from retrieval.types import RankedCandidates
@@ -45,11 +47,26 @@ class Matches:
     """(n, k) windows that agree on a candidate; None for patches."""
     features: NDArray[np.float64] | None = None
     """(n, 4) inputs of the calibration: `TERMS` of patches, `CHIP_TERMS` of chips."""
+    places: NDArray[np.int64] | None = None
+    """(n, k) placements of chips: a number for each place, 0 for that of the best; None for patches."""
 
     @classmethod
-    def of_patches(cls, folder: IndexFolder, patches: Patches, ranked: RankedCandidates) -> Self:
-        """Return the matches of patches, with the confidence of the encoder's calibration."""
-        features = calibration_features(ranked)
+    def of_patches(
+        cls,
+        folder: IndexFolder,
+        patches: Patches,
+        ranked: RankedCandidates,
+        rivals: NDArray[np.int64] | None = None,
+    ) -> Self:
+        """Return the matches of patches, with the confidence of the encoder's calibration.
+
+        Args:
+            folder: the index folder.
+            patches: the queries.
+            ranked: candidates of each patch, best first.
+            rivals: (n, k) from `retrieval.matching.places.rival_places`; None if each candidate is a place.
+        """
+        features = calibration_features(ranked, rivals)
         confidence = calibration_of(folder.encoder).probability(features)
         matches = cls(patches.patch_ids, ranked, confidence, folder, patches, features=features)
         warn_uncalibrated(matches)
@@ -60,7 +77,15 @@ class Matches:
         """Return the matches of chips."""
         ids, ranked, confidence = chips.patch_ids, located.found, located.confidence
         matches = cls(
-            ids, ranked, confidence, folder, chips, located.windows, located.agree, located.features
+            ids,
+            ranked,
+            confidence,
+            folder,
+            chips,
+            located.windows,
+            located.agree,
+            located.features,
+            located.places,
         )
         warn_uncalibrated(matches)
         return matches
@@ -118,6 +143,17 @@ class Matches:
         check_confidence_limit(min_confidence, self.folder, bool(self.calibrated.all()))
         return self.confidence < (0.0 if min_confidence is None else min_confidence)
 
+    def place_numbers(self) -> NDArray[np.int64]:
+        """Return (n, k): one number for all candidates of a patch that show the same ground.
+
+        The best candidate's place is 0, the others ascend by rank; -1 where there is no candidate.
+        """
+        if self.places is not None:
+            return self.places
+        assert isinstance(self.patches, Patches)
+        session = Session(self.folder, self.patches, table=self.folder.images)
+        return number_places(session, self.candidates)
+
     def details(self, min_confidence: float | None = None) -> Any:
         """Return the table of all candidates with their details.
 
@@ -127,8 +163,9 @@ class Matches:
         Returns:
             A `pandas.DataFrame` with the columns of `docs/formats.md`:
 
-            - patch_id, rank (0 is the best match), image_id, x, y, dx, dy, width, height
-            - similarity, ncc, confidence (of rank 0), calibrated, unsure, windows, agree
+            - patch_id, rank (0 is the best match), place (0 is that of the best match)
+            - image_id, x, y, dx, dy, width, height
+            - similarity, ncc, confidence (of place 0), calibrated, unsure, windows, agree
             - longitude, latitude, off_east_m, off_north_m, off_m
             - image_path, image_date, source, datetime, baseline, cloud_cover, hidden_share
             - footprint (WKT, longitude and latitude)
@@ -139,11 +176,12 @@ class Matches:
         row, rank = np.nonzero(c.image_ids >= 0)
         height, width = self.sizes[row].T
         columns: dict[str, Any] = {"patch_id": self.patch_ids[row], "rank": rank}
+        columns["place"] = self.place_numbers()[row, rank]
         image_ids, x, y = c.image_ids[row, rank], c.x[row, rank], c.y[row, rank]
         dx, dy = c.dx[row, rank], c.dy[row, rank]
         columns |= {"image_id": image_ids} | self._file_columns(image_ids, x, y, dx, dy, width, height)
         columns |= {"similarity": c.similarity[row, rank], "ncc": c.ncc[row, rank]}
-        columns["confidence"] = np.where(rank == 0, self.confidence[row], np.nan)
+        columns["confidence"] = np.where(columns["place"] == 0, self.confidence[row], np.nan)
         columns["calibrated"] = self.calibrated[row]
         if min_confidence is not None:
             columns["unsure"] = self.unsure(min_confidence)[row]
