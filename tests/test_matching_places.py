@@ -73,7 +73,7 @@ def test_more_dates_of_a_place_support_it(tmp_path, georeference, dates):
     same &= np.abs(details[["x", "y"]].to_numpy() - truth).max(1) <= 5
     assert (details.place[same] == 0).all() and (details.place[~same] > 0).all()
     assert details[same].groupby("patch_id").size().min() >= 2
-    assert details.confidence[same].notna().all() and details.confidence[~same].isna().all()
+    assert (details.confidence.notna() == (details["rank"] == 0)).all()
 
 
 def test_a_twin_at_another_place_of_the_map_is_a_rival(tmp_path):

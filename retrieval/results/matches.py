@@ -165,7 +165,7 @@ class Matches:
 
             - patch_id, rank (0 is the best match), place (0 is that of the best match)
             - image_id, x, y, dx, dy, width, height
-            - similarity, ncc, confidence (of place 0), calibrated, unsure, windows, agree
+            - similarity, ncc, confidence (of rank 0), calibrated, unsure, windows, agree
             - longitude, latitude, off_east_m, off_north_m, off_m
             - image_path, image_date, source, datetime, baseline, cloud_cover, hidden_share
             - footprint (WKT, longitude and latitude)
@@ -181,7 +181,7 @@ class Matches:
         dx, dy = c.dx[row, rank], c.dy[row, rank]
         columns |= {"image_id": image_ids} | self._file_columns(image_ids, x, y, dx, dy, width, height)
         columns |= {"similarity": c.similarity[row, rank], "ncc": c.ncc[row, rank]}
-        columns["confidence"] = np.where(columns["place"] == 0, self.confidence[row], np.nan)
+        columns["confidence"] = np.where(rank == 0, self.confidence[row], np.nan)
         columns["calibrated"] = self.calibrated[row]
         if min_confidence is not None:
             columns["unsure"] = self.unsure(min_confidence)[row]
