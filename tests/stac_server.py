@@ -39,6 +39,7 @@ class Catalogue:
         self.items: list[dict[str, Any]] = []
         self.collections = ["sentinel-2-l2a", "landsat-c2-l2"]
         self.page, self.methods, self.conforms = 3, ("GET", "POST"), tuple(CONFORMS)
+        self.hidden_links: tuple[str, ...] = ()
         self.requests: list[tuple[str, str, dict[str, Any]]] = []
         self.faults: list[Fault] = []
         self.lock = Lock()
@@ -68,7 +69,10 @@ class Catalogue:
         links = [{"rel": "self", "href": self.url}, {"rel": "root", "href": self.url}]
         links += [{"rel": "data", "href": f"{self.url}/collections"}]
         links += [{"rel": "search", "href": f"{self.url}/search", "method": m} for m in self.methods]
+        links = [link for link in links if link["rel"] not in self.hidden_links]
         told = {"type": "Catalog", "stac_version": "1.0.0", "id": "test", "description": "A catalogue"}
+        if self.conforms is None:
+            return told | {"links": links}
         return told | {"conformsTo": [CONFORMS[name] for name in self.conforms], "links": links}
 
     def collection(self, name: str) -> dict[str, Any]:

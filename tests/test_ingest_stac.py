@@ -657,6 +657,31 @@ def test_a_failing_catalogue_is_explained_on_one_line(tiles, catalogue, out, kin
     assert not out.exists()
 
 
+@pytest.mark.parametrize("conforms", [None, (), ("core",)])
+@pytest.mark.parametrize("hidden", [(), ("data",)])
+def test_a_root_with_a_search_link_is_searched_whatever_it_conforms_to(
+    tiles, catalogue, out, conforms, hidden
+):
+    tiles.put("31TCJ", "2022-05-01", cloud=5)
+    tiles.put("31TCJ", "2022-05-02", cloud=99)
+    catalogue.conforms, catalogue.hidden_links = conforms, hidden
+    assert run(out, catalogue).dates == 1
+    message = "no item of" if hidden else "no collection 'sentinel-3'. It has sentinel-2-l2a"
+    with pytest.raises(CatalogueError, match=message):
+        run(out.with_name("other"), catalogue, collection="sentinel-3")
+
+
+@pytest.mark.parametrize("conforms", [None, (), ("core", "collections")])
+def test_a_root_without_a_search_link_is_refused_in_one_sentence(tiles, catalogue, out, conforms):
+    tiles.put("31TCJ", "2022-05-01")
+    catalogue.conforms, catalogue.hidden_links = conforms, ("search",)
+    with pytest.raises(CatalogueError) as error:
+        run(out, catalogue)
+    assert str(error.value).startswith(
+        f"{catalogue.url}: it cannot be searched, its root has no search link. Expected"
+    )
+
+
 def test_an_unreachable_catalogue_is_explained(out):
     with pytest.raises(CatalogueError, match=r"127.0.0.1:9/v1: it cannot be reached .connection refused"):
         ingest_stac(out, query_of("http://127.0.0.1:9/v1"), retry=QUICK)

@@ -70,7 +70,24 @@ def find_items(query: CatalogQuery, retry: RetryPolicy, found: OnFound | None = 
 def _open(query: CatalogQuery, retry: RetryPolicy) -> Client:
     from pystac_client import Client
 
-    return Client.open(query.api, stac_io=_retrying_io(retry))
+    client = Client.open(query.api, stac_io=_retrying_io(retry))
+    # A root can have the links of an API without the list of standards that it conforms to.
+    if not client.conforms_to("ITEM_SEARCH"):
+        links = [link for link in client.links if link.rel == "search" and link.media_type != "text/html"]
+        for link in links:
+            link.media_type = "application/geo+json"  # pystac-client follows no other
+        if not links:
+            raise CatalogueError(
+                f"{query.api}: it cannot be searched, its root has no search link. {_EXPECTED}"
+            )
+        client.add_conforms_to("ITEM_SEARCH")
+    if not _lists_collections(client) and client.get_single_link("data") is not None:
+        client.add_conforms_to("COLLECTIONS")
+    return client
+
+
+def _lists_collections(client: Client) -> bool:
+    return client.conforms_to("COLLECTIONS") or client.conforms_to("FEATURES")
 
 
 def _retrying_io(retry: RetryPolicy) -> StacApiIO:
@@ -107,6 +124,8 @@ def _retrying_io(retry: RetryPolicy) -> StacApiIO:
 def _check_collection(client: Client, query: CatalogQuery) -> None:
     from pystac_client.exceptions import APIError
 
+    if not _lists_collections(client):
+        return  # the search alone knows
     try:
         if client.get_collection(query.collection) is not None:
             return
@@ -221,7 +240,7 @@ def _readable_errors(api: str) -> Iterator[None]:
             yield
     except APIError as error:
         raise CatalogueError(_explain_request(api, error)) from error
-    except NotImplementedError as error:
+    except (NotImplementedError, Warning) as error:  # pystac-client raises its warning DoesNotConformTo
         raise CatalogueError(f"{api}: it cannot be searched ({_short(error)}). {_EXPECTED}") from error
     except (STACError, ClientTypeError, ValueError, KeyError, TypeError, AttributeError) as error:
         # HTML is not JSON; other JSON lacks the members of a catalogue.
