@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import datetime
 import json
+import logging
 import sys
+import threading
 import types
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from retrieval.errors import ConfigError
 from retrieval.geo.request import BoundingBox, DateSpan
 from retrieval.ingest.retry import RetryPolicy
 from retrieval.ingest.run import ingest
+from retrieval.ingest.stac.access import explain_final, signer
 from retrieval.ingest.stac.days import select_dates
 from retrieval.ingest.stac.journal import read_rows
 from retrieval.ingest.stac.offset import baseline_of, offset_of
@@ -602,6 +605,69 @@ def test_addresses_are_signed_just_before_reading(tiles, catalogue, files, out, 
     assert "sig=1" not in (out / "items.csv").read_text()
 
 
+def signing(monkeypatch, sign):
+    """Replace the package that signs."""
+    fake = types.ModuleType("planetary_computer")
+    fake.sign = sign
+    monkeypatch.setitem(sys.modules, "planetary_computer", fake)
+    return fake
+
+
+def test_an_unreachable_signing_service_is_tried_four_times_and_explained(tiles, catalogue, out, monkeypatch):
+    for day in ("2022-05-01", "2022-05-06", "2022-05-11"):
+        tiles.put("31TCJ", day, scl=clear())
+    calls, slept = [], []
+
+    def sign(href):
+        calls.append(href)
+        raise ConnectionError("HTTPSConnectionPool: Max retries exceeded with url: /token?key=hush")
+
+    signing(monkeypatch, sign)
+    with pytest.raises(CatalogueError) as error:
+        ingest_stac(
+            out, query_of(catalogue.url, sign="planetary-computer"), retry=RetryPolicy(sleep=slept.append)
+        )
+    assert "the signing service cannot be reached, tried 4 times" in str(error.value)
+    assert "hush" not in str(error.value)
+    # One request serves all items, and is not repeated for each.
+    assert (len(calls), slept) == (4, [1, 2, 4])
+
+
+def test_a_signing_service_that_does_not_answer_is_left(tiles, catalogue, out, monkeypatch):
+    tiles.put("31TCJ", "2022-05-01", scl=clear())
+    signing(monkeypatch, lambda href: threading.Event().wait(30))
+    retry = RetryPolicy(attempts=2, pause_s=0.01, timeout_s=0.2)
+    with pytest.raises(CatalogueError, match=r"cannot be reached, tried 2 times .no answer in time"):
+        ingest_stac(out, query_of(catalogue.url, sign="planetary-computer"), retry=retry)
+
+
+def test_the_package_that_signs_does_not_repeat_requests_itself(monkeypatch):
+    asked = []
+    fake = signing(monkeypatch, lambda href: href + "?sig=1")
+    fake.sas = types.SimpleNamespace(get_token=lambda *where, **how: asked.append((where, how)))
+    sign = signer("planetary-computer", QUICK)
+    assert sign("https://data.blob.core.windows.net/s2/a.tif") == (
+        "https://data.blob.core.windows.net/s2/a.tif?sig=1"
+    )
+    assert asked == [(("data", "s2"), {"retry_total": 0})]
+
+
+def test_a_signing_service_that_refuses_is_asked_once(tiles, catalogue, out, monkeypatch):
+    tiles.put("31TCJ", "2022-05-01", scl=clear())
+    calls = []
+
+    def sign(href):
+        calls.append(href)
+        error = RuntimeError("404")
+        error.response = types.SimpleNamespace(status_code=404)
+        raise error
+
+    signing(monkeypatch, sign)
+    with pytest.raises(CatalogueError, match=r"the signing service refuses \(404\).*check --api"):
+        run(out, catalogue, sign="planetary-computer")
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize("methods", [("GET",), ("POST",)])
 def test_catalogues_are_searched_with_the_method_they_accept(tiles, catalogue, out, methods):
     catalogue.methods, catalogue.page = methods, 1
@@ -733,6 +799,97 @@ def test_an_unreadable_item_is_named_and_the_others_are_written(tiles, catalogue
     again = run(out, catalogue)  # only what is missing
     assert (again.dates, again.new, again.left_out) == (2, 1, ())
     assert not [path for _, path, _ in files.requests[-20:] if "20220601" in path]
+
+
+@pytest.mark.parametrize("status", [401, 403, 409])
+@pytest.mark.parametrize("sign", [None, "planetary-computer"])
+def test_refused_files_are_tried_once_and_the_remedy_is_named(
+    tiles, catalogue, files, out, monkeypatch, status, sign
+):
+    tiles.put("31TCJ", "2022-05-01")
+    signing(monkeypatch, lambda href: href + "?sig=hush")
+    files.fail(status, path=".tif")
+    slept = []
+    with pytest.raises(CatalogueError) as error:
+        ingest_stac(out, query_of(catalogue.url, sign=sign), retry=RetryPolicy(sleep=slept.append))
+    remedy = "add --sign planetary-computer" if sign is None else "check that --sign fits the catalogue"
+    assert f"access is refused (HTTP response code: {status}). " in str(error.value)
+    assert remedy in str(error.value) and "hush" not in str(error.value) and not slept
+
+
+@pytest.mark.parametrize(
+    ("href", "message", "remedy"),
+    [
+        (
+            "s3://b/a.tif",
+            "AWS_SECRET_ACCESS_KEY and AWS_NO_SIGN_REQUEST configuration options not defined, and "
+            "/root/.aws/credentials not filled",
+            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        ),
+        ("s3://b/a.tif", "Access Denied", "AWS_NO_SIGN_REQUEST=YES"),
+        (
+            "gs://b/a.tif",
+            "GS_SECRET_ACCESS_KEY, or GS_NO_SIGN_REQUEST=YES configuration options not defined",
+            "Set GOOGLE_APPLICATION_CREDENTIALS",
+        ),
+        (
+            "az://b/a.tif",
+            "CURL error: Could not resolve host: None.blob.core.windows.net",
+            "Set AZURE_STORAGE_ACCOUNT",
+        ),
+        ("https://h/a.tif", "HTTP response code: 409", "add --sign planetary-computer"),
+        ("https://h/a.tif", "HTTP response code: 404", "it cannot be read (HTTP response code: 404)"),
+        ("https://h/a.tif", "HTTP response code: 422", "it cannot be read"),
+        ("https://h/a.tif", "HTTP response code: 429", None),
+        ("https://h/a.tif", "HTTP response code: 503", None),
+        ("https://h:4043/403/a.tif", "CURL error: Failed to connect to h port 4043", None),
+    ],
+)
+def test_failures_that_stay_have_a_remedy(href, message, remedy):
+    reason = explain_final(message, href, signed=False)
+    assert (remedy in reason) if remedy else reason == ""
+
+
+def test_files_in_a_store_without_credentials_are_tried_once(tiles, catalogue, out, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_NO_SIGN_REQUEST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(out.parent))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("CPL_AWS_AUTODETECT_EC2", "NO")
+    item = tiles.put("31TCJ", "2022-05-01")
+    for asset_ in item["assets"].values():
+        asset_["href"] = asset_["href"].replace(tiles.url, "s3://eodata")
+    slept = []
+    with pytest.raises(CatalogueError, match="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
+        ingest_stac(out, query_of(catalogue.url), retry=RetryPolicy(sleep=slept.append))
+    assert not slept
+
+
+@pytest.mark.parametrize("kind", [404, 409, 500, "html", "cut"])
+def test_a_signature_is_neither_printed_nor_written(
+    tiles, catalogue, files, out, monkeypatch, caplog, capfd, kind
+):
+    caplog.set_level(logging.DEBUG)
+    tiles.put("31TCJ", "2022-05-01", scl=clear())
+    tiles.put("31TCJ", "2022-06-01", scl=clear())
+    signing(monkeypatch, lambda href: href + "?st=1&sig=hush%2Fhush")
+    files.fail(kind, path="20220501_0_L2A/B03")
+    report = run(out, catalogue, sign="planetary-computer")
+    assert report.dates == 1 and len(report.left_out) == 1
+    logging.getLogger("odc").error("Aborting load of %s", "https://h/a.tif?sig=hush")
+    texts = [*report.notes, report.left_out[0].left_out, caplog.text, *capfd.readouterr()]
+    texts += [path.read_text() for path in (out / "items.csv", out / "search.json")]
+    texts += [path.read_bytes().decode("latin-1") for path in out.rglob("*.tif")]
+    assert "hush" not in "\n".join(texts) and "https://h/a.tif" in caplog.text
+
+
+def test_a_key_in_the_address_of_the_catalogue_is_neither_printed_nor_written(tiles, catalogue, out):
+    tiles.put("31TCJ", "2022-05-01", scl=clear())
+    secret = catalogue.url.replace("://", "://user:hush@")
+    assert "hush" not in json.dumps(query_of(secret + "?key=hush").to_json())
+    with pytest.raises(CatalogueError) as error:
+        ingest_stac(out, query_of(secret, dates="2001"), retry=QUICK)
+    assert "hush" not in str(error.value)
 
 
 def test_nothing_is_written_if_no_item_can_be_read(tiles, catalogue, files, out):

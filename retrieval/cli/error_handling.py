@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
+from click import ClickException
 
 from retrieval.cli.console import RED, YELLOW, coloured
 from retrieval.errors import DependencyError
@@ -28,7 +29,7 @@ VERBOSE = "retrieval.verbose"
 def error_handling(context: typer.Context) -> Iterator[None]:
     """Print the errors and warnings of a command; an error that a user can meet shows no traceback."""
     try:
-        with _printed_warnings(context):
+        with _printed_warnings(context), _redacted_tracebacks():
             yield
     except KeyboardInterrupt as stop:
         typer.echo(str(stop) or _resume_hint(context.invoked_subcommand), err=True)
@@ -65,9 +66,33 @@ def _resume_hint(command: str | None) -> str:
 
 def _fail(sentence: str, context: typer.Context) -> NoReturn:
     if context.meta.get(VERBOSE):
-        typer.echo(traceback.format_exc(), err=True, nl=False)
-    typer.echo(f"{coloured('error:', RED, sys.stderr)} {sentence}", err=True)
+        typer.echo(_redacted(traceback.format_exc()), err=True, nl=False)
+    typer.echo(f"{coloured('error:', RED, sys.stderr)} {_redacted(sentence)}", err=True)
     raise typer.Exit(1) from None
+
+
+def _redacted(text: str) -> str:
+    """Return a text without signed addresses and passwords."""
+    if not any(mark in text for mark in "?@="):
+        return text
+    from retrieval.ingest.redaction import redact_text
+
+    return redact_text(text)
+
+
+@contextmanager
+def _redacted_tracebacks() -> Iterator[None]:
+    """Print the traceback of an unexpected error where it holds a secret, but without it."""
+    try:
+        yield
+    except (RetrieveError, OSError, MemoryError, ImportError, typer.Exit, typer.Abort, ClickException):
+        raise
+    except Exception:
+        trace = traceback.format_exc()
+        if _redacted(trace) == trace:
+            raise
+        typer.echo(_redacted(trace), err=True, nl=False)
+        raise typer.Exit(1) from None
 
 
 @contextmanager
@@ -81,7 +106,7 @@ def _printed_warnings(context: typer.Context) -> Iterator[None]:
                 printed.add(str(message))
                 typer.echo(f"{coloured('warning:', YELLOW, sys.stderr)} {message}", err=True)
         elif sys.warnoptions or (context.meta.get(VERBOSE) and not issubclass(category, DeprecationWarning)):
-            python_handler(message, category, *where, **more)
+            python_handler(_redacted(str(message)), category, *where, **more)
 
     with warnings.catch_warnings():
         if not sys.warnoptions:

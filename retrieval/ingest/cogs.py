@@ -26,7 +26,8 @@ from retrieval.ingest.places_writer import (
     recipe_of,
     write_dates,
 )
-from retrieval.ingest.remote import is_remote, read_remote, redact
+from retrieval.ingest.redaction import redact, redact_logs
+from retrieval.ingest.remote import is_remote, read_remote
 from retrieval.ingest.retry import RetryPolicy
 from tfrecords.challenge import Progress
 from tfrecords.errors import ArrayError, BandsError, MissingInputError, StorageError
@@ -149,6 +150,7 @@ def ingest_cogs(
         OutputExistsError: a date exists that was made from other input.
         DiskFullError: the disk is full.
     """
+    redact_logs()
     skipped = Skipped()
     tasks = [task for cog in find_cogs(source) if (task := _plan(cog, image_filter, bands, retry, skipped))]
     if not tasks:

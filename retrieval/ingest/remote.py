@@ -6,9 +6,9 @@ from collections.abc import Callable
 from http.client import HTTPException
 from typing import TypeVar
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
+from retrieval.ingest.redaction import redact, redact_text
 from retrieval.ingest.retry import BUSY_STATUS, RetryPolicy, TransientError
 from tfrecords.errors import RemoteError
 
@@ -18,6 +18,7 @@ SIGNATURES = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _MEANING = {
     401: "it asks for a login. Use a signed address, or download the file",
     403: "access is not allowed. The address may need a signature, or its signature may have expired",
+    409: "public access is not allowed. The address needs a signature",
     404: "there is no such file. Check the address",
     410: "the file is gone. Check the address",
     416: "the file is empty",
@@ -30,14 +31,6 @@ T = TypeVar("T")
 def is_remote(name: str) -> bool:
     """Return whether a name is an address on the web."""
     return name.lower().startswith(("http://", "https://"))
-
-
-def redact(address: str) -> str:
-    """Return an address without user name, password and query, which may hold a signature."""
-    if not is_remote(address):
-        return address
-    parts = urlsplit(address)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def read_remote(address: str, read: Callable[[], T], policy: RetryPolicy) -> T:
@@ -61,14 +54,15 @@ def read_remote(address: str, read: Callable[[], T], policy: RetryPolicy) -> T:
         try:
             return read()
         except (RasterioError, OSError) as error:
-            raise TransientError(f"the connection was cut, or the file is damaged ({error})") from error
+            reason = redact_text(str(error))
+            raise TransientError(f"the connection was cut, or the file is damaged ({reason})") from None
 
     try:
         return policy.call(attempt)
     except TransientError as error:
         raise RemoteError(
             f"{redact(address)}: it cannot be read, tried {error.attempts} times: {error}"
-        ) from error
+        ) from None
 
 
 def _probe(address: str, timeout_s: float) -> None:
@@ -88,12 +82,12 @@ def _probe(address: str, timeout_s: float) -> None:
         if error.code in BUSY_STATUS or error.code >= 500:
             wait = error.headers.get("Retry-After", "")
             raise TransientError(meaning, float(wait) if wait.isdecimal() else 0.0) from error
-        raise RemoteError(f"{redact(address)}: {meaning}") from error
+        raise RemoteError(f"{redact(address)}: {meaning}") from None
     except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
-        raise TransientError(f"the server cannot be reached ({reason})") from error
+        raise TransientError(f"the server cannot be reached ({redact_text(str(reason))})") from None
     except ValueError as error:
-        raise RemoteError(f"{redact(address)}: not an address ({error})") from error
+        raise RemoteError(f"{redact(address)}: not an address ({redact_text(str(error))})") from None
 
 
 def _check_answer(address: str, status: int, kind: str, begin: bytes) -> None:

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
 BUSY_STATUS = (408, 425, 429, 500, 502, 503, 504)
 """HTTP statuses that may pass."""
-FINAL_STATUS = (400, 401, 403, 404, 410)
-"""HTTP statuses that stay."""
 
 T = TypeVar("T")
 

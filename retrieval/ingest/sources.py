@@ -11,7 +11,7 @@ from retrieval.errors import ConfigError
 from retrieval.geo.request import ImageFilter
 from retrieval.ingest.cogs import ingest_cogs, is_list
 from retrieval.ingest.places_writer import WrittenPlaces, is_written_here
-from retrieval.ingest.remote import redact
+from retrieval.ingest.redaction import redact
 from retrieval.ingest.retry import RetryPolicy
 from retrieval.ingest.safe.products import ingest_products
 from retrieval.ingest.safe.tree import holds_products

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from retrieval.ingest.redaction import redact, redact_text
 from retrieval.ingest.retry import RetryPolicy, TransientError
 from retrieval.ingest.stac.query import CATALOGUES, CatalogQuery
 from tfrecords.errors import CatalogueError, MissingPackageError
@@ -60,7 +61,7 @@ def find_items(query: CatalogQuery, retry: RetryPolicy, found: OnFound | None = 
         CatalogueError: the catalogue cannot be reached, is not a STAC API, has no such collection, or no
             matching item.
     """
-    with _readable_errors(query.api):
+    with _readable_errors(redact(query.api)):
         client = _open(query, retry)
         _check_collection(client, query)
         items = _items(client, query, cloudy=False, found=found)
@@ -78,7 +79,7 @@ def _open(query: CatalogQuery, retry: RetryPolicy) -> Client:
             link.media_type = "application/geo+json"  # pystac-client follows no other
         if not links:
             raise CatalogueError(
-                f"{query.api}: it cannot be searched, its root has no search link. {_EXPECTED}"
+                f"{redact(query.api)}: it cannot be searched, its root has no search link. {_EXPECTED}"
             )
         client.add_conforms_to("ITEM_SEARCH")
     if not _lists_collections(client) and client.get_single_link("data") is not None:
@@ -136,7 +137,7 @@ def _check_collection(client: Client, query: CatalogQuery) -> None:
     likely = [name for name in names if "sentinel-2" in name.lower()] or names
     shown = ", ".join(likely[:NAMED]) + (" ..." if len(names) > min(NAMED, len(likely)) else "")
     raise CatalogueError(
-        f"{query.api}: no collection {query.collection!r}. It has {shown or 'none'}. Choose one with "
+        f"{redact(query.api)}: no collection {query.collection!r}. It has {shown or 'none'}. Choose one with "
         "--collection"
     )
 
@@ -187,7 +188,8 @@ def _collect(
         seen |= ids
         if len(items) > MOST_ITEMS:
             raise CatalogueError(
-                f"{query.api}: more than {MOST_ITEMS} items. Reduce --bbox or --dates, and run several times"
+                f"{redact(query.api)}: more than {MOST_ITEMS} items. Reduce --bbox or --dates, and run "
+                "several times"
             )
 
 
@@ -204,10 +206,12 @@ def _explain_nothing(client: Client, query: CatalogQuery) -> list[Item]:
     request = f"{query.collection} for {query.bbox} from {query.first} to {query.last}"
     items = _items(client, query, cloudy=True)
     if not items:
-        raise CatalogueError(f"{query.api}: no item of {request}. Check --bbox and --dates")
+        raise CatalogueError(f"{redact(query.api)}: no item of {request}. Check --bbox and --dates")
     unknown = [item for item in items if cloud_cover(item) is None]
     if not unknown:
-        raise CatalogueError(f"{query.api}: no item of {request} {describe_cloud(items, query.max_cloud)}")
+        raise CatalogueError(
+            f"{redact(query.api)}: no item of {request} {describe_cloud(items, query.max_cloud)}"
+        )
     return unknown
 
 
@@ -239,14 +243,14 @@ def _readable_errors(api: str) -> Iterator[None]:
             warnings.simplefilter("ignore")  # about conformance classes that a root does not declare
             yield
     except APIError as error:
-        raise CatalogueError(_explain_request(api, error)) from error
+        raise CatalogueError(_explain_request(api, error)) from None
     except (NotImplementedError, Warning) as error:  # pystac-client raises its warning DoesNotConformTo
-        raise CatalogueError(f"{api}: it cannot be searched ({_short(error)}). {_EXPECTED}") from error
+        raise CatalogueError(f"{api}: it cannot be searched ({_short(error)}). {_EXPECTED}") from None
     except (STACError, ClientTypeError, ValueError, KeyError, TypeError, AttributeError) as error:
         # HTML is not JSON; other JSON lacks the members of a catalogue.
         raise CatalogueError(
             f"{api}: it does not answer as a STAC catalogue ({_short(error)}). {_EXPECTED}"
-        ) from error
+        ) from None
 
 
 _EXPECTED = f"Expected the root of a STAC API, such as {CATALOGUES['earth-search']}"
@@ -286,4 +290,4 @@ def _reason(text: str) -> str:
 
 def _short(error: object) -> str:
     """Return the beginning of a message, on one line."""
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    return redact_text(" ".join(str(error).split()))[:160] or type(error).__name__

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from retrieval.ingest.redaction import redact
 from retrieval.ingest.stac.catalogue import Item, cloud_cover, describe_cloud
 from retrieval.ingest.stac.journal import ItemRow
 from retrieval.ingest.stac.query import CatalogQuery
@@ -122,7 +123,7 @@ def _clear_items(items: Sequence[Item], query: CatalogQuery, skipped: SkippedIte
     """Return the items whose cloud cover is within the limit or unknown."""
     cloudy = [item for item in items if (cloud_cover(item) or 0) > query.max_cloud]
     if items and len(cloudy) == len(items):
-        raise CatalogueError(f"{query.api}: no item {describe_cloud(cloudy, query.max_cloud)}")
+        raise CatalogueError(f"{redact(query.api)}: no item {describe_cloud(cloudy, query.max_cloud)}")
     reason = f"more than {query.max_cloud:g} % cloud"
     rows = [ItemRow(str(item["id"]), cloud_cover=cloud_cover(item), left_out=reason) for item in cloudy]
     if rows:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from retrieval.errors import ConfigError
 from retrieval.geo.request import BoundingBox, DateSpan, check_percent
+from retrieval.ingest.redaction import redact, redact_text
 
 CATALOGUES = {
     "earth-search": "https://earth-search.aws.element84.com/v1",
@@ -71,10 +72,10 @@ class CatalogQuery:
         return self.dates.last
 
     def to_json(self) -> dict[str, Any]:
-        """Return the query as JSON values."""
+        """Return the query as JSON values, without a key in the address of the catalogue."""
         values = {name: value for name, value in vars(self).items() if name not in ("bbox", "dates")}
         span = {"first": self.first.isoformat(), "last": self.last.isoformat()}
-        return {"api": values.pop("api"), "bbox": list(self.bbox.as_tuple()), **span, **values}
+        return {"api": redact(values.pop("api")), "bbox": list(self.bbox.as_tuple()), **span, **values}
 
 
 def _check_address(api: str) -> None:
@@ -90,6 +91,6 @@ def _check_address(api: str) -> None:
         valid = False
     if not valid:
         raise ConfigError(
-            f"--api {api!r}: not the address of a catalogue. Expected one such as "
+            f"--api {redact_text(api)!r}: not the address of a catalogue. Expected one such as "
             f"{CATALOGUES['earth-search']}, or one of the names {', '.join(CATALOGUES)}"
         )

@@ -11,35 +11,18 @@ from numpy.typing import NDArray
 
 from retrieval.ingest.dated_image import hidden_mask, to_dn
 from retrieval.ingest.offset_check import leaves_negatives
-from retrieval.ingest.retry import FINAL_STATUS, RetryPolicy, TransientError
+from retrieval.ingest.redaction import redact_text
+from retrieval.ingest.retry import RetryPolicy, TransientError
+from retrieval.ingest.stac.access import Sign, explain_final
 from retrieval.ingest.stac.scene import COMMON, SCL, Grid, Scene, Source, place_of
-from tfrecords.errors import CatalogueError, DiskFullError, MissingPackageError
+from tfrecords.errors import CatalogueError, DiskFullError
 
 STRIP_PX = 1024
 """Rows that are converted at a time: a whole tile in float64 would take gigabytes."""
 THREADS = 4
 """Number of parts of a window that are fetched at a time."""
 
-Sign = Callable[[str], str]
-"""Returns an address with a signature that allows reading."""
 T = TypeVar("T")
-
-
-def signer(sign: str | None) -> Sign:
-    """Return the function that signs addresses.
-
-    Raises:
-        MissingPackageError: the package that signs is not installed.
-    """
-    if sign is None:
-        return str
-    try:
-        import planetary_computer
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            "--sign planetary-computer: a package is not installed. Run: pip install planetary-computer"
-        ) from error
-    return lambda href: str(planetary_computer.sign(href))
 
 
 class Reader:
@@ -61,7 +44,7 @@ class Reader:
             CatalogueError: the file cannot be read, or has no georeference.
         """
         if scene.grid is None:
-            grid = self._read(lambda: self._read_grid(scene.bands["B04"]))
+            grid = self._read(lambda: self._read_grid(scene.bands["B04"]), scene.bands["B04"].href)
             scene = replace(scene, grid=grid, place=scene.place or place_of(grid))
         return scene
 
@@ -107,10 +90,10 @@ class Reader:
         return out, any(negative)
 
     def _load(self, scene: Scene, names: Sequence[str], window: Grid) -> list[NDArray[Any]]:
-        return self._read(lambda: self._fetch(scene, names, window))
+        return self._read(lambda: self._fetch(scene, names, window), scene.bands[names[0]].href)
 
-    def _read(self, read: Callable[[], T]) -> T:
-        """Call a function that reads files; repeat it while it fails.
+    def _read(self, read: Callable[[], T], href: str) -> T:
+        """Call a function that reads files, one of them at `href`; repeat it while it fails.
 
         Raises:
             CatalogueError: every attempt failed, or the failure will not pass.
@@ -124,15 +107,14 @@ class Reader:
             except (MemoryError, DiskFullError, CatalogueError):
                 raise
             except Exception as error:  # GDAL's own errors have no public names
-                message = " ".join(str(error).split())[:160]
-                if any(f"code: {status}" in message for status in FINAL_STATUS):
-                    raise CatalogueError(f"it cannot be read ({message})") from error
-                raise TransientError(message) from error
+                if reason := explain_final(str(error), href, signed=self._sign is not str):
+                    raise CatalogueError(reason) from None  # the cause can hold a signature
+                raise TransientError(redact_text(" ".join(str(error).split()))[:160]) from None
 
         try:
             return self._retry.call(attempt)
         except TransientError as error:
-            raise CatalogueError(f"it cannot be read ({error}, tried {error.attempts} times)") from error
+            raise CatalogueError(f"it cannot be read ({error}, tried {error.attempts} times)") from None
 
     def _read_grid(self, source: Source) -> Grid:
         import rasterio

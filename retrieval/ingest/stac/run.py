@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from retrieval.ingest.dated_image import write_date
 from retrieval.ingest.offset_check import darkest_dn, warn_of_suspect_dates
 from retrieval.ingest.places_writer import provenance_of
+from retrieval.ingest.redaction import redact_logs
 from retrieval.ingest.retry import RetryPolicy
+from retrieval.ingest.stac.access import signer
 from retrieval.ingest.stac.catalogue import check_installed, find_items
 from retrieval.ingest.stac.days import (
     Day,
@@ -27,7 +29,7 @@ from retrieval.ingest.stac.days import (
 )
 from retrieval.ingest.stac.journal import ItemRow, Journal
 from retrieval.ingest.stac.query import CatalogQuery
-from retrieval.ingest.stac.read import Reader, signer
+from retrieval.ingest.stac.read import Reader
 from retrieval.ingest.stac.scene import COMMON, Scene
 from retrieval.types import Progress, silent
 from tfrecords.errors import CatalogueError
@@ -91,10 +93,11 @@ def ingest_stac(
         DiskFullError: the disk is full; the dates that were written are whole.
     """
     check_installed()
+    redact_logs()
     retry = retry or RetryPolicy()
     run = _Run(
         query,
-        Reader(retry, signer(query.sign)),
+        Reader(retry, signer(query.sign, retry)),
         Journal(Path(out), query, overwrite=overwrite),
         progress,
     )

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from retrieval.geo.pixel_window import PixelWindow
+from retrieval.ingest.redaction import redact_text
 from retrieval.ingest.stac.catalogue import Item, cloud_cover
 from retrieval.ingest.stac.offset import Offset, baseline_of, offset_of
 from tfrecords.errors import BandsError, CatalogueError
@@ -228,7 +229,9 @@ def _href(item: Item, href: str) -> str:
     base = next((link["href"] for link in item.get("links", ()) if link.get("rel") == "self"), "")
     address = urljoin(base, href)
     if urlsplit(address).scheme not in SCHEMES:
-        raise CatalogueError(f"its file {href[:80]!r} has no address on the network ({', '.join(SCHEMES)})")
+        raise CatalogueError(
+            f"its file {redact_text(href)[:80]!r} has no address on the network ({', '.join(SCHEMES)})"
+        )
     return address
 
 
