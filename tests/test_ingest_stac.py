@@ -424,6 +424,34 @@ def test_a_tile_that_only_repeats_ground_is_skipped(tiles, catalogue, out):
     assert report.places == 1 and "its ground is also in 31TCJ" in report.notes[0]
 
 
+@pytest.mark.parametrize("by", ["metadata", "classification"])
+def test_the_dates_of_both_tiles_count_before_a_tile_is_chosen(tiles, catalogue, out, by):
+    cloudy = np.full_like(clear(), 9)
+    # The western tile holds slightly more of the box, and has one clear date of three.
+    for number, month in enumerate("123"):
+        hidden = number < 2
+        cloud = 70 if hidden and by == "metadata" else 10
+        scl = cloudy if hidden and by == "classification" else clear()
+        tiles.put("31TCJ", f"2022-0{month}-01", cloud=cloud, scl=scl)
+        tiles.put("31TDJ", f"2022-0{month}-01", cloud=20, scl=clear())
+    box = lonlat("31TCJ", 405, 100, 505, 300)  # in both tiles
+    report = run(out, catalogue, bbox=box)
+    assert (report.places, report.dates) == (1, 3)
+    assert sorted(path.parent.name for path in out.rglob("*.tif")) == ["31TDJ"] * 3
+    assert any("31TCJ, its ground is also in 31TDJ" in note for note in report.notes)
+    again = run(out, catalogue, bbox=box)
+    assert (again.places, again.dates, again.new) == (1, 3, 0)
+
+
+def test_of_tiles_with_as_many_dates_the_one_with_more_ground_is_kept(tiles, catalogue, out):
+    for month in "12":
+        for tile in ("31TCJ", "31TDJ"):
+            tiles.put(tile, f"2022-0{month}-01", scl=clear())
+    report = run(out, catalogue, bbox=lonlat("31TCJ", 405, 100, 600, 300))  # 405 to 512 are in both
+    assert (report.places, report.dates) == (1, 2)
+    assert {path.parent.name for path in out.rglob("*.tif")} == {"31TDJ"}
+
+
 def test_items_of_one_day_are_merged_on_one_grid(tiles, catalogue, out):
     ground = ground_of("31TCJ")
     west, east = ground.copy(), ground.copy()

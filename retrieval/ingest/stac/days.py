@@ -169,7 +169,7 @@ def _latest_processing(scenes: Sequence[Scene], skipped: SkippedItems) -> list[S
 def _windows_of_places(
     scenes: Sequence[Scene], query: CatalogQuery, skipped: SkippedItems
 ) -> dict[str, Grid]:
-    """Return the window of each place that covers ground which no other place covers."""
+    """Return the window of each place."""
     groups: dict[str, list[Scene]] = {}
     for scene in scenes:
         groups.setdefault(scene.place, []).append(scene)
@@ -181,13 +181,35 @@ def _windows_of_places(
             skipped.add(
                 [row_of(scene, left_out=str(error)) for scene in members], f"skipped: {place}, {error}"
             )
-    for place, other in find_repeated(windows, query.bbox).items():
-        del windows[place]
-        reason = f"its ground is also in {other}"
-        skipped.add(
-            [row_of(scene, left_out=reason) for scene in groups[place]], f"skipped: {place}, {reason}"
-        )
     return windows
+
+
+def drop_repeated(
+    days: Sequence[Day],
+    query: CatalogQuery,
+    shares: Mapping[str, float],
+    existing: Collection[str],
+    skipped: SkippedItems,
+) -> list[Day]:
+    """Return the days of the places whose ground no other place covers with as many usable dates.
+
+    Args:
+        days: the days of all places.
+        query: the query.
+        shares: share of the ground that is hidden, 0 to 1, by day.file.
+        existing: places with files of an earlier run; they are kept.
+        skipped: receives the other days.
+    """
+    windows = {day.place: day.window for day in days}
+    usable = Counter(day.place for day in days if 100 * shares.get(day.file, 1.01) <= query.max_hidden)
+    dates = {place: min(usable[place], query.dates_per_place) for place in windows}
+    repeated = find_repeated(windows, query.bbox, dates, existing)
+    for place, other in repeated.items():
+        reason = f"its ground is also in {other}"
+        members = [day for day in days if day.place == place]
+        rows = [row for day in members for row in day.rows(left_out=reason)]
+        skipped.add(rows, f"skipped: {place}, {reason}")
+    return [day for day in days if day.place not in repeated]
 
 
 def _grids_in_one_crs(scenes: Sequence[Scene]) -> list[Grid]:

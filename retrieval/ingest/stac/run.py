@@ -22,6 +22,7 @@ from retrieval.ingest.stac.catalogue import check_installed, find_items
 from retrieval.ingest.stac.days import (
     Day,
     SkippedItems,
+    drop_repeated,
     explain_nothing_written,
     note_missing_metadata,
     select_dates,
@@ -106,7 +107,10 @@ def ingest_stac(
     run.skipped.notes += note_missing_metadata(days)
     run.journal.begin()
     run.journal.note(run.skipped.rows)
-    selected = run.select(days, run.measure_hidden(days))
+    shares = run.measure_hidden(days)
+    existing = {day.place for day in days if run.exists(day)}
+    days = drop_repeated(days, query, shares, existing, run.skipped)
+    selected = run.select(days, shares)
     run.journal.note(run.skipped.rows)
     new = run.write(selected)
     return run.report({str(item["id"]) for item in items}, new)
@@ -213,7 +217,7 @@ class _Run:
         """Return the clear dates of a place with their hidden shares, and the dates selected from them."""
         query = self.query
         clear = {day.date: shares[day.file] for day in days if 100 * shares[day.file] <= query.max_hidden}
-        existing = [day.date for day in days if self._exists(day)]
+        existing = [day.date for day in days if self.exists(day)]
         dates = select_dates(clear, query.first, query.last, query.dates_per_place, existing)
         return clear, dates
 
@@ -221,7 +225,7 @@ class _Run:
 
     def write(self, selected: Sequence[Day]) -> int:
         """Read and write the days that do not exist yet; return how many were written."""
-        missing = [day for day in selected if not self._exists(day)]
+        missing = [day for day in selected if not self.exists(day)]
         new = 0
         if missing:
             self.progress("reading dates", 0, len(missing))
@@ -232,7 +236,8 @@ class _Run:
         self.journal.save()
         return new
 
-    def _exists(self, day: Day) -> bool:
+    def exists(self, day: Day) -> bool:
+        """Return whether an earlier run wrote the file of a day."""
         rows = [self.journal.rows.get(scene.id) for scene in day.scenes]
         recorded = all(row and row.file == day.file for row in rows)
         return recorded and (self.journal.folder / day.file).is_file()

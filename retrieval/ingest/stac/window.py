@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,24 +65,30 @@ def _union(grids: Sequence[Grid]) -> Grid:
     return Grid(first.crs, (a, 0.0, c + a * x0, 0.0, e, f + e * y0), y1 - y0, x1 - x0)
 
 
-def find_repeated(windows: Mapping[str, Grid], bbox: BoundingBox) -> dict[str, str]:
+def find_repeated(
+    windows: Mapping[str, Grid], bbox: BoundingBox, dates: Mapping[str, int], existing: Collection[str] = ()
+) -> dict[str, str]:
     """Find places whose ground another place covers too: neighbouring tiles overlap by 10 km.
 
     Args:
         windows: pixels of each place.
         bbox: the box of the query.
+        dates: number of usable dates of each place.
+        existing: places with files, which are kept.
 
     Returns:
-        For each repeated place the place that covers it. The place with the most ground in the box is
-        kept; of equals the first by name.
+        For each repeated place the place that covers it. The place with the most dates is kept, of equals
+        the one with the most ground in the box, then the first by name.
     """
     ground = {name: _footprint(window, bbox) for name, window in windows.items()}
-    order = sorted(ground, key=lambda name: (-round(ground[name].area, 9), name))
+    order = sorted(
+        ground, key=lambda name: (name not in existing, -dates[name], -round(ground[name].area, 9), name)
+    )
     kept: list[str] = []
     repeated: dict[str, str] = {}
     for name in order:
         footprint = ground[name]
-        for other in kept:
+        for other in kept if name not in existing else ():
             shared = footprint.intersection(ground[other]).area
             if footprint.area > 0 and shared >= SAME_GROUND * footprint.area:
                 repeated[name] = other
