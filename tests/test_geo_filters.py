@@ -96,6 +96,13 @@ def test_invalid_dates_are_explained(between, problem):
 # --- areas ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_geojson_can_begin_with_a_byte_order_mark(tmp_path, encoding):
+    square = {"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]]}
+    (tmp_path / "a.geojson").write_text(json.dumps(square), encoding=encoding)
+    assert read_area(tmp_path / "a.geojson").area == 1
+
+
 @pytest.mark.parametrize("wrap", ["bare", "feature", "collection", "geometries", "multi"])
 def test_polygons_are_found_wherever_geojson_has_them(tmp_path, wrap):
     square = polygon_of((50, 50), (120, 50), (120, 120), (50, 120))

@@ -283,6 +283,11 @@ def test_places_and_dates_are_read_from_addresses(tmp_path, name, place, date):
     assert (cog.place, cog.date) == (place, date)
 
 
+def test_a_list_can_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "list.txt").write_text("http://h/31TCJ/2020-01-01.tif\n", encoding="utf-8-sig")
+    assert [cog.address for cog in find_cogs(str(tmp_path / "list.txt"))] == ["http://h/31TCJ/2020-01-01.tif"]
+
+
 def test_invalid_lists_are_explained(tmp_path):
     path = tmp_path / "list.txt"
     with pytest.raises(MissingInputError, match="no such file"):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import zipfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import rasterio
 from safetree import BANDS, Spec, write_jp2, write_product, write_small_world, zipped
 from test_readme import run_page
 from typer.testing import CliRunner
@@ -490,6 +492,70 @@ def test_an_image_with_damaged_blocks_is_explained(safes, tmp_path, rng):
     assert no_partial_files(tmp_path / "out")
 
 
+@pytest.mark.parametrize("prefix", ["", "downloads/2023/", "a/b/c/d/"])
+@pytest.mark.parametrize("separator", ["/", "\\"])
+def test_a_zip_can_hold_its_product_at_any_depth(safes, tmp_path, spec, prefix, separator):
+    root = write_product(safes, spec)
+    with zipfile.ZipFile(safes / "packed.zip", "w") as archive:
+        for file in sorted(p for p in root.rglob("*") if p.is_file()):
+            info = zipfile.ZipInfo("x")
+            info.filename = (prefix + file.relative_to(safes).as_posix()).replace("/", separator)
+            archive.writestr(info, file.read_bytes())
+    shutil.rmtree(root)
+    images_of(safes, tmp_path / "out")
+    assert np.array_equal(pixels_of(tmp_path / "out"), spec.pixels)
+    assert tags_of(tmp_path / "out/31TCJ/2023-07-06.tif")["SOURCE"] == spec.name
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_a_product_of_another_mission_is_named(safes, tmp_path, kind):
+    root = safes / "S1A_IW_GRDH_1SDV_20230706T060000_20230706T060025_049300_05ED9A_1B2C.SAFE"
+    (root / "annotation").mkdir(parents=True)
+    (root / "manifest.safe").write_text("<xfdu/>")
+    source = root if kind == "folder" else zipped(root)
+    with pytest.raises(ProductError, match=r"a product of Sentinel-1\. Expected Sentinel-2") as error:
+        images_of(source, tmp_path / "out")
+    assert "again" not in str(error.value)
+
+
+def test_a_run_of_sen2cor_at_20_m_is_named(safes, tmp_path, spec):
+    root = write_product(safes, spec)
+    path = metadata(root)
+    path.write_text(re.sub(r"<IMAGE_FILE>[^<]*_10m</IMAGE_FILE>", "", path.read_text()))
+    with pytest.raises(
+        ProductError, match=r"B04, B03, B02, B08 are not of 10 m. Run Sen2Cor with --resolution 10"
+    ):
+        images_of(root, tmp_path / "out")
+
+
+@pytest.mark.parametrize("level", ["1C", "2A"])
+def test_a_product_of_geotiffs_is_read(safes, tmp_path, spec, level):
+    root = write_product(safes, replace(spec, level=level))
+    for path in list(root.rglob("*.jp2")):
+        with rasterio.open(path) as file:
+            profile = file.profile | {"driver": "GTiff"}
+            with rasterio.open(path.with_suffix(".tif"), "w", **profile) as copy:
+                copy.write(file.read())
+        path.unlink()
+    images_of(root, tmp_path / "out")
+    assert np.array_equal(pixels_of(tmp_path / "out"), spec.pixels)
+
+
+def test_other_archives_are_named(tmp_path):
+    (tmp_path / "x.SAFE.tar").write_bytes(bytes(1024))
+    with pytest.raises(MissingInputError, match=r"x\.SAFE\.tar: a file that cannot be read here.*Unpack"):
+        images_of(tmp_path / "x.SAFE.tar", tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["product", "folder", "zip"])
+def test_index_points_to_ingest_for_products(safes, tmp_path, spec, kind):
+    root = write_product(safes, spec)
+    source = {"product": root, "folder": safes}.get(kind) or zipped(root)
+    done = CliRunner().invoke(app, ["index", str(source), "--out", str(tmp_path / "index")])
+    assert done.exit_code == 1
+    assert f"retrieve ingest {source} --as images --out places" in done.output.replace("\n", " ")
+
+
 def test_damaged_and_other_zips_are_explained(safes, tmp_path, spec):
     whole = zipped(write_product(safes, spec))
     other = safes / "other.zip"
@@ -551,6 +617,13 @@ def test_a_wrong_offset_gives_a_warning_and_changes_nothing(safes, tmp_path, rng
     )
     wrong, right = (pixels_of(tmp_path / name, "31TCJ/2023-07-05.tif") for name in ("wrong", "right"))
     assert np.array_equal(wrong, right + 1000)
+
+
+def test_products_that_are_not_used_are_not_noted(safes, tmp_path, rng):
+    write_product(safes, Spec(ground(rng), level="1C", offset=None))  # without offsets and without classes
+    write_product(safes, Spec(ground(rng), level="2A"))
+    notes = images_of(safes, tmp_path / "out").notes
+    assert not any("offset" in note or "no cloud is hidden" in note for note in notes), notes
 
 
 def test_a_new_baseline_without_offsets_is_noted(safes, tmp_path, spec):

@@ -9,6 +9,8 @@ import logging
 import sys
 import threading
 import types
+import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,7 @@ from retrieval.ingest.run import ingest
 from retrieval.ingest.stac.access import explain_final, signer
 from retrieval.ingest.stac.days import select_dates
 from retrieval.ingest.stac.journal import read_rows
-from retrieval.ingest.stac.offset import baseline_of, offset_of
+from retrieval.ingest.stac.offset import UNKNOWN_PRODUCT, baseline_of, offset_of
 from retrieval.ingest.stac.query import CATALOGUES, CatalogQuery
 from retrieval.ingest.stac.run import ingest_stac
 from retrieval.ingest.stac.scene import COMMON, scene_of
@@ -162,6 +164,21 @@ SCALED = {"scale": 0.0001, "offset": -0.1}
         ({"s2:processing_baseline": "05.00"}, {"scale": 1e-4}, DAY(2016, 3, 1), -1000, "baseline 05.00"),
         ({"processing:version": "05.10"}, {}, DAY(2016, 3, 1), -1000, "baseline 05.10"),
         ({"s2:product_uri": "S2A_MSIL2A_X_N0213_R1"}, {}, DAY(2023, 3, 1), 0, "baseline 02.13"),
+        (
+            {"sentinel:product_id": "S2A_MSIL1C_X_N0214_R094_T31TCJ_Y"},
+            {},
+            DAY(2023, 3, 1),
+            0,
+            "baseline 02.14",
+        ),
+        ({"s2:granule_id": "S2A_OPER_MSI_L1C_TL_A_T31TCJ_N02.08"}, {}, DAY(2023, 3, 1), 0, "baseline 02.08"),
+        (
+            {"s2:granule_id": "S2A_OPER_MSI_L2A_TL_A_T31TCJ_N05.10"},
+            {},
+            DAY(2016, 3, 1),
+            -1000,
+            "baseline 05.10",
+        ),
         # nothing at all: the day
         ({}, {}, DAY(2022, 1, 25), -1000, "the date, a guess"),
         ({}, {}, DAY(2022, 1, 24), 0, "the date, a guess"),
@@ -171,6 +188,34 @@ SCALED = {"scale": 0.0001, "offset": -0.1}
 def test_the_offset_comes_from_the_metadata(properties, raster, day, dn, source):
     offset = offset_of({"id": "S2A_31TCJ", "properties": properties}, raster, day)
     assert (offset.dn, offset.quantification, offset.source) == (dn, 10_000, source)
+
+
+@pytest.mark.parametrize(
+    ("item", "dn"),
+    [
+        ({"id": "Sentinel-2_mosaic_2023_Q1_31TCJ_0_0", "properties": {}}, 0),
+        ({"id": "x", "collection": "sentinel-2-global-mosaics", "properties": {"processing:level": "L3"}}, 0),
+        ({"id": "S2A_31TCJ_2023", "properties": {"product:type": "S2MSI_L3__MCQ"}}, 0),
+        ({"id": "x", "collection": "sentinel-2-l2a", "properties": {}}, -1000),
+        ({"id": "x", "properties": {"s2:product_type": "S2MSI1C"}}, -1000),
+        ({"id": "x", "properties": {"processing:level": "L2A"}}, -1000),
+        ({"id": "S2B_MSIL2A_20230301T105031_R051_T31TCJ_20230301T153000", "properties": {}}, -1000),
+    ],
+)
+def test_the_date_suggests_an_offset_of_level_1c_and_2a_alone(item, dn):
+    offset = offset_of(item, {}, DAY(2023, 3, 1))
+    assert offset.dn == dn and offset.source == ("the date, a guess" if dn else UNKNOWN_PRODUCT)
+
+
+def test_a_mosaic_without_an_offset_keeps_its_numbers_and_is_noted(tiles, catalogue, out):
+    item = tiles.put(
+        "31TCJ", "2023-03-01", stored_offset=0, style="planetary-computer", id_="mosaic_Q1_31TCJ"
+    )
+    item["properties"] |= {"s2:processing_baseline": None, "processing:level": "L3"}
+    path = out / "31TCJ" / "2023-03-01.tif"
+    report = run(out, catalogue)
+    assert np.array_equal(pixels(path), truth(path, "31TCJ", ground_of("31TCJ")))
+    assert any("1 of 1 items are neither Level-1C nor Level-2A" in note for note in report.notes)
 
 
 def test_another_scale_is_another_quantification():
@@ -502,6 +547,27 @@ def test_the_latest_processing_of_a_pass_is_used(tiles, catalogue, out):
     report = run(out, catalogue)
     assert report.dates == 1 and "later processing" in rows(out)["OLD_31TCJ"].left_out
     assert rows(out)["NEW_31TCJ"].file
+
+
+@pytest.mark.parametrize(("first", "second"), [("44.999", "45.000"), ("45.000", "45.004"), ("45.1", "45.1")])
+@pytest.mark.parametrize("newer", ["baseline", "time"])
+def test_two_processings_of_a_pass_differ_by_milliseconds(tiles, catalogue, out, first, second, newer):
+    old, new = ({"s2:generation_time": f"202{year}-01-01T00:00:00Z"} for year in (1, 2))
+    baseline = "03.00" if newer == "baseline" else "05.00"
+    put = partial(tiles.put, "31TCJ", "2020-05-01", scl=clear())
+    put(time=f"10:50:{first}", id_="OLD_31TCJ", baseline=baseline, properties=old)
+    put(time=f"10:50:{second}", id_="NEW_31TCJ", baseline="05.00", properties=new)
+    assert run(out, catalogue).dates == 1
+    assert rows(out)["NEW_31TCJ"].file and rows(out)["OLD_31TCJ"].left_out == "a later processing exists"
+
+
+def test_items_of_one_second_can_be_two_granules(tiles, catalogue, out):
+    for part, cover in (("1", 1), ("8", 2)):
+        tiles.put(
+            "31TCJ", "2020-05-01", time=f"10:50:45.{part}", id_=f"{part}_31TCJ", cloud=cover, scl=clear()
+        )
+    run(out, catalogue)
+    assert all(row.file == "31TCJ/2020-05-01.tif" for row in rows(out).values())
 
 
 def test_cloud_over_the_box_counts_and_not_over_the_tile(tiles, catalogue, out):
@@ -891,6 +957,33 @@ def test_files_in_a_store_without_credentials_are_tried_once(tiles, catalogue, o
     with pytest.raises(CatalogueError, match="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
         ingest_stac(out, query_of(catalogue.url), retry=RetryPolicy(sleep=slept.append))
     assert not slept
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_files_without_a_georeference_are_named(tiles, catalogue, out, known):
+    item = tiles.put("31TCJ", "2022-05-01")
+    for path in tiles.folder.rglob("*.tif"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with rasterio.open(path) as file:
+                pixels_ = file.read()
+            profile = {"height": SIZE, "width": SIZE, "count": 1, "dtype": "uint16"}
+            with rasterio.open(path, "w", driver="GTiff", **profile) as file:
+                file.write(pixels_)
+    if not known:
+        for asset_ in item["assets"].values():
+            asset_.pop("proj:transform", None)
+    with pytest.raises(CatalogueError, match="georeference") as error:
+        run(out, catalogue)
+    assert "tried" not in str(error.value)
+
+
+def test_notes_speak_of_dates_that_are_used(tiles, catalogue, out):
+    tiles.put("31TCJ", "2022-05-01", scl=clear())
+    hazy = tiles.put("31TCJ", "2022-05-02", cloud=50, style="planetary-computer")
+    hazy["properties"]["s2:processing_baseline"] = None
+    report = run(out, catalogue, dates_per_place=1)
+    assert report.dates == 1 and not any("guessed" in n or "classification" in n for n in report.notes)
 
 
 @pytest.mark.parametrize("kind", [404, 409, 500, "html", "cut"])

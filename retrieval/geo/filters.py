@@ -188,7 +188,7 @@ def read_area(path: str | Path) -> Any:
 
 def _read_json(path: Path) -> Any:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())  # UTF-8, -16 or -32, with or without a byte-order mark
     except OSError as error:
         raise MissingInputError(f"{path}: {error.strerror}. Expected a GeoJSON file of polygons") from error
     except ValueError as error:

@@ -91,7 +91,7 @@ def find_cogs(source: str) -> list[Cog]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise MissingInputError(f"{path}: no such file. Expected a list of GeoTIFFs, one per line") from None
     except UnicodeDecodeError as error:

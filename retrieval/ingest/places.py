@@ -52,6 +52,11 @@ def find_places(source: str | os.PathLike[str]) -> tuple[Place, ...]:
             date in a place.
     """
     root = Path(source)
+    if root.exists() and not root.is_dir():
+        raise MissingInputError(
+            f"{root}: a file that cannot be read here. Expected a folder, a GeoTIFF, a list (.txt) or a zip "
+            "of a Sentinel-2 product. Unpack other archives first"
+        )
     if not root.is_dir():
         raise MissingInputError(
             f"{root}: no such folder. Expected one that holds a folder of GeoTIFFs per place"

@@ -88,6 +88,7 @@ def find_source(source: ImageLike, what: str) -> Source:
             more = ", .png or .jpg" if what == "patches" else ""
             raise MissingInputError(
                 f"{name}: the folder holds no .tif or .tiff{more} file; expected {what} as GeoTIFFs"
+                f"{_product_hint(path)}"
             )
     elif path.exists():
         paths = (path,)
@@ -116,7 +117,17 @@ def _kind(paths: Sequence[Path], name: str, what: str) -> Literal["npy", "tif", 
         return "npy"
     raise MissingInputError(
         f"{name}: cannot read {', '.join(sorted(suffixes))} as {what}; expected {_kinds(what)}"
+        f"{_product_hint(paths[0])}"
     )
+
+
+def _product_hint(path: Path) -> str:
+    """Return how to read Sentinel-2 products; empty where a path holds none."""
+    folder = path.is_dir() and (path.suffix.upper() == ".SAFE" or any(path.rglob("MTD_MSIL*.xml")))
+    zips = path.suffix.lower() == ".zip" or (path.is_dir() and any(path.rglob("*.zip")))
+    if not (folder or zips):
+        return ""
+    return f". For Sentinel-2 products run `retrieve ingest {path} --as images --out places`, then use places"
 
 
 def load_npy(path: Path) -> NDArray[Any]:

@@ -24,6 +24,8 @@ BANDS = ("B04", "B03", "B02", "B08")
 """The 10 m bands, in the order in which they are stored."""
 BAND_IDS = {"B02": "1", "B03": "2", "B04": "3", "B08": "7"}
 """Their ids in the metadata."""
+IMAGE_SUFFIXES = (".jp2", ".tif", ".tiff", ".TIF")
+"""Suffixes of images: JPEG 2000 as ESA writes them, or converted to GeoTIFF."""
 OFFSET_SINCE = 4.0
 """First processing baseline with offsets."""
 
@@ -48,6 +50,8 @@ class Granule:
     """The file of each of `BANDS`, relative to the product."""
     scene: str | None
     """The file of the scene classification at 20 m; None for Level-1C."""
+    coarse: bool = False
+    """Whether it has images of 20 or 60 m, such as a run of Sen2Cor without 10 m makes alone."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +226,8 @@ def _merge_by_tile(granules: Sequence[Granule]) -> list[Granule]:
     for granule in granules:
         former = tiles.get(granule.tile, granule)
         files = {**former.files, **granule.files}
-        tiles[granule.tile] = Granule(granule.tile, files, former.scene or granule.scene)
+        scene, coarse = former.scene or granule.scene, former.coarse or granule.coarse
+        tiles[granule.tile] = Granule(granule.tile, files, scene, coarse)
     return list(tiles.values())
 
 
@@ -240,7 +245,7 @@ def _granule(tree: Tree, element: ElementTree.Element, where: str) -> Granule:
             files[band[1]] = _file(tree, identifier, name, "R10m", where)
         elif re.search(r"_SCL(_L2A_.*)?_20m(\.jp2)?$", name):
             scene = _file(tree, identifier, name, "R20m", where)
-    return Granule(tile, files, scene)
+    return Granule(tile, files, scene, any(re.search(r"_[26]0m(\.jp2)?$", name) for name in names))
 
 
 def _file(tree: Tree, identifier: str, name: str, folder: str, where: str) -> str:
@@ -255,9 +260,8 @@ def _file(tree: Tree, identifier: str, name: str, folder: str, where: str) -> st
         raise ProductError(
             f"{where}: names {name[:80]!r}, which is not inside the product. Download the product again"
         )
-    name = name.removesuffix(".jp2") + ".jp2"
-    if "/" in name:
-        return name
+    stem = re.sub(r"\.(jp2|tiff?)$", "", name, flags=re.IGNORECASE)
     images = f"GRANULE/{identifier}/IMG_DATA"
-    inner = f"{images}/{folder}/{name}"
-    return inner if tree.has(inner) else f"{images}/{name}"
+    stems = [stem] if "/" in stem else [f"{images}/{folder}/{stem}", f"{images}/{stem}"]
+    candidates = [stem + suffix for suffix in IMAGE_SUFFIXES for stem in stems]
+    return next((file for file in candidates if tree.has(file)), f"{stems[-1]}.jp2")

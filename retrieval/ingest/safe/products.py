@@ -89,8 +89,10 @@ def ingest_products(
     """
     skipped = Skipped()
     notes: list[str] = []
-    tiles = _open_products(source, image_filter, skipped, notes)
-    tasks = [_task(group, image_filter.hide_snow) for group in _group_by_day(tiles, skipped, notes)]
+    tiles = _open_products(source, image_filter, skipped)
+    groups = _group_by_day(tiles, skipped, notes)
+    notes += _describe([tile for group in groups for tile in group])
+    tasks = [_task(group, image_filter.hide_snow) for group in groups]
     if not tasks:
         raise skipped.error(source)
     check_same_grid(tasks, out)
@@ -100,9 +102,7 @@ def ingest_products(
     return WrittenPlaces(paths, (*notes, *skipped.notes(), *check_files(paths)))
 
 
-def _open_products(
-    source: Path, image_filter: ImageFilter, skipped: Skipped, notes: list[str]
-) -> list[_TileImage]:
+def _open_products(source: Path, image_filter: ImageFilter, skipped: Skipped) -> list[_TileImage]:
     """Open all tiles of all products that pass the filter."""
     trees, errors = find_trees(source)
     skipped.errors += errors
@@ -120,13 +120,17 @@ def _open_products(
         except StorageError as error:
             skipped.errors.append(error)
             continue
-        kept = [tile for tile in opened if tile]
-        tiles += kept
-        notes += [product.note] if kept and product.note else []
+        tiles += [tile for tile in opened if tile]
+    return tiles
+
+
+def _describe(tiles: Sequence[_TileImage]) -> list[str]:
+    """Return notes on the products that are used."""
+    notes = sorted({tile.product.note for tile in tiles} - {""})
     unclassified = sorted({tile.name for tile in tiles if tile.granule.scene is None})
     if unclassified:
         notes.append(f"no scene classification, so no cloud is hidden: {join_names(unclassified)}")
-    return tiles
+    return notes
 
 
 def _open_tile(

@@ -133,6 +133,11 @@ def open_tile(product: Product, granule: Granule) -> Iterator[Tile]:
     if granule.tile not in name:  # products with several tiles
         name += f" ({granule.tile})"
     missing = [band for band in BANDS if band not in granule.files]
+    if missing and granule.coarse:
+        raise ProductError(
+            f"{name}: its images of {', '.join(missing)} are not of 10 m. Run Sen2Cor with --resolution 10, "
+            "or use the product as ESA distributes it"
+        )
     if missing:
         raise ProductError(
             f"{name}: its metadata name no image of {', '.join(missing)}. Download the product again"
@@ -158,19 +163,21 @@ def open_tile(product: Product, granule: Granule) -> Iterator[Tile]:
 
 
 def _image(stack: ExitStack, tree: Tree, file: str, name: str) -> Any:
-    """Check the boxes of a JPEG 2000 file, and open it."""
+    """Open a JPEG 2000 file, after a check of its boxes, or a GeoTIFF."""
     import rasterio
     from rasterio.errors import RasterioError
 
     if not tree.has(file):
         raise ProductError(f"{name}: its image {file} is missing. Download the product again")
-    _check_length(tree, file, name)
+    # Only the driver of the suffix: a file named .jp2 could be a list of other files.
+    driver, kind = ("JP2OpenJPEG", "JPEG 2000") if file.endswith(".jp2") else ("GTiff", "GeoTIFF")
+    if file.endswith(".jp2"):
+        _check_length(tree, file, name)
     try:
-        # Only the JPEG 2000 driver: a file named .jp2 could be a list of other files.
-        return stack.enter_context(rasterio.open(tree.gdal(file), driver="JP2OpenJPEG"))
+        return stack.enter_context(rasterio.open(tree.gdal(file), driver=driver))
     except (RasterioError, OSError) as error:
         raise ProductError(
-            f"{name}: {file} cannot be opened as JPEG 2000 ({error}). Download the product again"
+            f"{name}: {file} cannot be opened as {kind} ({error}). Download the product again"
         ) from error
 
 

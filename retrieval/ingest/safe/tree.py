@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,6 +14,7 @@ from tfrecords.errors import MissingInputError, ProductError
 
 METADATA = re.compile(r"(MTD_MSIL(1C|2A)|S2[A-Z]_(OPER|USER)_MTD_SAFL(1C|2A)\w*)\.xml")
 """Name of the metadata file of a product; the second form was used before December 2016."""
+_OTHER_MISSION = re.compile(r"S([13456])[A-D]_\w+\.(SAFE|SEN3)$")
 XML_BYTES = 32 << 20
 """Largest size of a metadata file; a larger one is refused unread."""
 
@@ -40,14 +41,14 @@ class Tree:
         if self.inside is None:
             return (self.path / name).is_file()
         with self._zip() as archive:
-            return self.inside + name in archive.namelist()
+            return self.inside + name in _members(archive)
 
     def size(self, name: str) -> int:
         """Return the size of a file, bytes, unpacked."""
         if self.inside is None:
             return (self.path / name).stat().st_size
         with self._zip() as archive:
-            return archive.getinfo(self.inside + name).file_size
+            return archive.getinfo(_members(archive)[self.inside + name]).file_size
 
     def head(self, name: str, count: int) -> bytes:
         """Return the first bytes of a file.
@@ -63,7 +64,7 @@ class Tree:
             if self.inside is None:
                 with (self.path / name).open("rb") as file:
                     return file.read(count)
-            with self._zip() as archive, archive.open(self.inside + name) as packed:
+            with self._zip() as archive, archive.open(_members(archive)[self.inside + name]) as packed:
                 return packed.read(count)
         except KeyError:
             raise ProductError(f"{self.path}: no {name}. Download it again") from None
@@ -144,22 +145,34 @@ def _candidates(source: Path) -> Iterator[Path]:
 def _in_folder(path: Path) -> list[Tree]:
     names = sorted(entry.name for entry in path.iterdir() if METADATA.fullmatch(entry.name))
     if not names:
-        raise ProductError(
-            f"{path}: no MTD_MSIL1C.xml or MTD_MSIL2A.xml, so not a whole product. Download it again"
-        )
+        files = [str(file.relative_to(path.parent)) for file in path.rglob("*")]
+        other = _describe_other(files, "a whole product. Download it again")
+        raise ProductError(f"{path}: {other}")
     return [Tree(path, None, names[0])]
 
 
 def _in_zip(path: Path) -> list[Tree]:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [PurePosixPath(name) for name in archive.namelist()]
+            names = [PurePosixPath(name) for name in _members(archive)]
     except (zipfile.BadZipFile, OSError) as error:
         raise ProductError(f"{path}: truncated, or not a zip ({error}). Download it again") from error
-    # A product lies at the top of its zip or one folder down; deeper names are of granules.
-    metadata = {
-        name.parent: name.name for name in names if METADATA.fullmatch(name.name) and len(name.parts) < 3
-    }
+    found = {name.parent: name.name for name in names if METADATA.fullmatch(name.name)}
+    # A product can lie at any depth, but not inside another product.
+    metadata = {at: name for at, name in found.items() if not set(at.parents) & set(found)}
     if not metadata:
-        raise ProductError(f"{path}: no MTD_MSIL1C.xml or MTD_MSIL2A.xml, so not a zip of a product")
+        raise ProductError(f"{path}: {_describe_other([str(name) for name in names])}")
     return [Tree(path, "" if str(at) == "." else f"{at}/", name) for at, name in metadata.items()]
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, str]:
+    """Return the stored name of each file of a zip by its name with slashes; some have backslashes."""
+    return {name.replace("\\", "/"): name for name in archive.namelist()}
+
+
+def _describe_other(names: Sequence[str], expected: str = "a zip of a product") -> str:
+    """Return what a folder or zip without metadata of Sentinel-2 is."""
+    parts = {part for name in names for part in PurePosixPath(name).parts}
+    if mission := next((match[1] for match in map(_OTHER_MISSION.match, sorted(parts)) if match), None):
+        return f"a product of Sentinel-{mission}. Expected Sentinel-2, Level-1C or Level-2A"
+    return f"no MTD_MSIL1C.xml or MTD_MSIL2A.xml, so not {expected}"

@@ -10,10 +10,14 @@ from dataclasses import dataclass, field
 from retrieval.ingest.redaction import redact
 from retrieval.ingest.stac.catalogue import Item, cloud_cover, describe_cloud
 from retrieval.ingest.stac.journal import ItemRow
+from retrieval.ingest.stac.offset import GUESSED, UNKNOWN_PRODUCT
 from retrieval.ingest.stac.query import CatalogQuery
 from retrieval.ingest.stac.scene import SCL, Grid, Scene, scene_of
 from retrieval.ingest.stac.window import crop_to_box, find_repeated
 from tfrecords.errors import BandsError, CatalogueError, GridError
+
+SAME_PASS = datetime.timedelta(milliseconds=5)
+"""Two items of a tile whose times differ by no more are one pass: catalogues round its time differently."""
 
 
 @dataclass(frozen=True)
@@ -151,19 +155,20 @@ def _read_scenes(
 
 
 def _latest_processing(scenes: Sequence[Scene], skipped: SkippedItems) -> list[Scene]:
-    """Return, of the products of one pass over one tile, those with the latest processing baseline."""
-
-    def key(scene: Scene) -> tuple[str, datetime.datetime]:
-        return scene.place, scene.when.replace(microsecond=0)
-
-    latest: dict[tuple[str, datetime.datetime], str] = {}
-    for scene in scenes:
-        latest[key(scene)] = max(latest.get(key(scene), ""), scene.baseline)
-    old = [scene for scene in scenes if scene.baseline < latest[key(scene)]]
+    """Return, of the products of one pass over one tile, the latest: by baseline, then by processing time."""
+    passes: list[list[Scene]] = []
+    for scene in sorted(scenes, key=lambda scene: (scene.place, scene.when)):
+        first = passes[-1][0] if passes else None
+        if first and first.place == scene.place and scene.when - first.when <= SAME_PASS:
+            passes[-1].append(scene)
+        else:
+            passes.append([scene])
+    latest = {id(scene): max(other.age for other in members) for members in passes for scene in members}
+    old = [scene for scene in scenes if scene.age < latest[id(scene)]]
     if old:
         rows = [row_of(scene, left_out="a later processing exists") for scene in old]
         skipped.add(rows, f"skipped: {len(old)} items of which a later processing exists")
-    return [scene for scene in scenes if scene.baseline == latest[key(scene)]]
+    return [scene for scene in scenes if scene.age == latest[id(scene)]]
 
 
 def _windows_of_places(
@@ -222,13 +227,19 @@ def _grids_in_one_crs(scenes: Sequence[Scene]) -> list[Grid]:
 def note_missing_metadata(days: Sequence[Day]) -> list[str]:
     """Return a note for each kind of metadata that items lack."""
     scenes = [scene for day in days for scene in day.scenes]
-    guessed = [scene for scene in scenes if "guess" in scene.bands["B04"].offset.source]
+    sources = [scene.bands["B04"].offset.source for scene in scenes]
+    guessed, unknown = sources.count(GUESSED), sources.count(UNKNOWN_PRODUCT)
     unclassified = [scene for scene in scenes if SCL not in scene.bands]
     notes = []
     if guessed:
         notes.append(
-            f"{len(guessed)} of {len(scenes)} items state neither offset nor processing baseline: their "
+            f"{guessed} of {len(scenes)} items state neither offset nor processing baseline: their "
             "offset was guessed from the date"
+        )
+    if unknown:
+        notes.append(
+            f"{unknown} of {len(scenes)} items are neither Level-1C nor Level-2A and state no offset: their "
+            "numbers were left unchanged"
         )
     if unclassified:
         notes.append(

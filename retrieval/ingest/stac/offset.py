@@ -15,6 +15,12 @@ OFFSET_SINCE_0400 = -1000.0
 """Added to digital numbers from processing baseline 04.00 on."""
 DAY_OF_0400 = datetime.date(2022, 1, 25)
 """Products processed from this day on have baseline 04.00 or later."""
+GUESSED = "the date, a guess"
+"""Source of an offset that only the day suggests."""
+UNKNOWN_PRODUCT = "nothing, neither Level-1C nor Level-2A"
+"""Source of the offset of a product that states none and has no level, such as a mosaic."""
+_NAMES = ("s2:product_uri", "sentinel:product_id", "s2:granule_id", "s2:tile_id", "s2:datastrip_id", "title")
+_LEVEL = re.compile(r"L(EVEL)?[-_ ]?(1C|2A)(?![0-9A-Z])|S2MSI(1C|2A)|^S2[A-D]_(?!.*L3)")
 
 
 @dataclass(frozen=True)
@@ -33,15 +39,15 @@ def baseline_of(item: Mapping[str, Any]) -> str:
     """Return the processing baseline of an item, such as "04.00"; empty where it is unknown.
 
     It is read from `s2:processing_baseline`, `sentinel:processing_baseline`, `processing:version`, or the
-    name of the product.
+    name of the product or granule (`_N0214_`, before December 2016 `_N02.08`).
     """
     properties = item.get("properties", {})
     for key in ("s2:processing_baseline", "sentinel:processing_baseline", "processing:version"):
         version = re.fullmatch(r"0?(\d)\.(\d\d?)", str(properties.get(key, "")).strip())
         if version:
             return f"0{version[1]}.{version[2]:0<2}"
-    for name in (properties.get("s2:product_uri", ""), item.get("id", "")):
-        if version := re.search(r"_N(\d\d)(\d\d)_", str(name)):
+    for name in (*(properties.get(key, "") for key in _NAMES), item.get("id", "")):
+        if version := re.search(r"_N(\d\d)\.?(\d\d)(?=[_.]|$)", str(name)):
             return f"{version[1]}.{version[2]}"
     return ""
 
@@ -56,7 +62,8 @@ def offset_of(item: Mapping[str, Any], raster: Mapping[str, Any], day: datetime.
     2. The band's `scale` and `offset` (`raster:bands`, or `bands` with `raster:scale` as in STAC 1.1):
        offset / scale, in digital numbers.
     3. The processing baseline: -1000 from 04.00 on, 0 before. (Planetary Computer states only this.)
-    4. The day: -1000 from 25 January 2022 on, 0 before; a guess.
+    4. The day, for Level-1C and Level-2A: -1000 from 25 January 2022 on, 0 before; a guess. Other products,
+       such as mosaics, have no offset.
 
     Args:
         item: a STAC item as JSON.
@@ -79,7 +86,20 @@ def offset_of(item: Mapping[str, Any], raster: Mapping[str, Any], day: datetime.
     if baseline:
         dn = OFFSET_SINCE_0400 if baseline >= "04.00" else 0.0
         return Offset(dn, quantification, f"baseline {baseline}")
-    return Offset(OFFSET_SINCE_0400 if day >= DAY_OF_0400 else 0.0, quantification, "the date, a guess")
+    if not _has_level(item):
+        return Offset(0.0, quantification, UNKNOWN_PRODUCT)
+    return Offset(OFFSET_SINCE_0400 if day >= DAY_OF_0400 else 0.0, quantification, GUESSED)
+
+
+def _has_level(item: Mapping[str, Any]) -> bool:
+    """Return whether an item is a product of Level-1C or Level-2A: by its level, else by its names."""
+    properties = item.get("properties", {})
+    keys = ("processing:level", "s2:product_type", "product:type", "sentinel:product_type")
+    stated = [str(properties[key]).upper() for key in keys if properties.get(key)]
+    if stated:
+        return any(_LEVEL.search(text) or text in ("L1", "L2", "1C", "2A") for text in stated)
+    names = (item.get("id", ""), *(properties.get(key, "") for key in _NAMES), item.get("collection", ""))
+    return any(_LEVEL.search(str(name).upper()) for name in names)
 
 
 def _number(value: Any) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -94,6 +95,13 @@ class Scene:
     """Share of the tile under cloud, percent."""
     baseline: str
     """Processing baseline, such as 04.00; empty where unknown."""
+    made: str = ""
+    """Time of processing; empty where unknown."""
+
+    @property
+    def age(self) -> tuple[str, str]:
+        """Sort key: baseline, then time of processing."""
+        return self.baseline, self.made
 
     def day(self, longitude: float | None) -> datetime.date:
         """Return the solar day at a longitude in degrees: one pass has one day, even at midnight UTC."""
@@ -138,6 +146,7 @@ def scene_of(item: Item) -> Scene:
         grid,
         cloud_cover(item),
         baseline_of(item),
+        _made(item),
     )
 
 
@@ -148,8 +157,24 @@ def _when(item: Item) -> datetime.datetime:
         when = datetime.datetime.fromisoformat(str(text))
     except ValueError:
         raise CatalogueError(f"its date {text!r} is not an ISO 8601 time") from None
-    utc = datetime.UTC
-    return (when if when.tzinfo else when.replace(tzinfo=utc)).astimezone(utc)
+    return utc_of(when)
+
+
+def utc_of(when: datetime.datetime) -> datetime.datetime:
+    """Return a time in UTC; without a zone it is UTC already."""
+    return (when if when.tzinfo else when.replace(tzinfo=datetime.UTC)).astimezone(datetime.UTC)
+
+
+def _made(item: Item) -> str:
+    """Return the time of processing, ISO 8601 UTC, from the properties or the end of the product's name."""
+    properties = item["properties"]
+    for key in ("s2:generation_time", "processing:datetime", "created"):
+        with suppress(ValueError):
+            return utc_of(datetime.datetime.fromisoformat(str(properties.get(key)))).isoformat()
+    for key in ("s2:product_uri", "sentinel:product_id"):
+        if stamp := re.search(r"_(\d{8}T\d{6})(\.SAFE)?$", str(properties.get(key, ""))):
+            return utc_of(datetime.datetime.strptime(stamp[1], "%Y%m%dT%H%M%S")).isoformat()
+    return ""
 
 
 # --- bands --------------------------------------------------------------------------------------
