@@ -400,6 +400,40 @@ def test_our_images_of_any_size_and_bands(tmp_path, rng):
         )
 
 
+@pytest.mark.parametrize("kind", ["images", "patches", "series"])
+def test_shards_are_one_source(tmp_path, rng, kind):
+    encode = {
+        "images": lambda i: encode_image(Image(i, dn(rng, 64, 64, 4), "dn", BANDS, 0.0)),
+        "patches": lambda i: encode_patch(i, dn(rng, 64, 64, 4), "dn", BANDS, 0.0),
+        "series": lambda i: encode_series(Series(dn(rng, 2, 64, 64, 4), "dn", BANDS, 0.0)),
+    }[kind]
+    name = "train.tfrecords" if kind == "series" else f"test_{kind}.tfrecords"
+    shards = [tmp_path / f"{name}-{n:05d}-of-00003" for n in range(3)]
+    for number, shard in enumerate(shards):
+        records(shard, encode(2 * number), encode(2 * number + 1))
+    read = {"images": read_images, "patches": read_patches, "series": series_files}[kind]
+    sources = [tmp_path, str(tmp_path / f"{name}*")] + ([] if kind == "series" else [tmp_path / name])
+    for source in sources:
+        assert len(read(source)) == (3 if kind == "series" else 6)
+    if kind == "images":
+        assert [image.image_id for image in read(tmp_path)] == list(range(6))
+    shards[1].unlink()
+    for source in sources if kind != "series" else sources[:1]:
+        with pytest.raises(MissingInputError, match=r"tfrecords-00001-of-00003: missing, 2 of 3 files"):
+            read(source)
+
+
+def test_a_record_with_two_ids_is_refused_by_name(tmp_path, rng):
+    raw = encode_image(Image(1, dn(rng, 64, 64, 4), "dn", BANDS, 0.0))
+    record = tf.train.Example.FromString(raw)
+    record.features.feature["image_id"].int64_list.value.append(2)
+    path = records(tmp_path / "i.tfrecords", raw, record.SerializeToString())
+    with pytest.raises(
+        RecordError, match=r"i\.tfrecords: record 1 .*'image_id' holds 2 numbers; expected one"
+    ):
+        list(read_images(path))
+
+
 def test_wrong_images_are_named_by_file_and_record(tmp_path, rng):
     raw = [encode_image(Image(i, dn(rng, 64, 64, 4), "dn", BANDS, 0.0)) for i in (1, 2, 1)]
     path = records(tmp_path / "i.tfrecords", *raw)

@@ -11,7 +11,7 @@ from pathlib import Path
 from tfrecords.artifacts import FORMAT_VERSION, MANIFEST, read_manifest
 from tfrecords.errors import ArrayError, MissingInputError
 from tfrecords.read.records import read_fields
-from tfrecords.read.sources import TFRECORD, files_below
+from tfrecords.read.sources import TFRECORD, check_shards, files_below
 from tfrecords.schema import Fields, Series, check_finite, series_of
 
 SeriesLike = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -56,6 +56,7 @@ def _in_folder(folder: Path) -> tuple[Path, ...]:
     if folder.suffix == ".partial":
         read_manifest(folder, "series")  # refuses an unfinished folder
     if not (folder / MANIFEST).exists():
+        check_shards(files)
         return files
     try:
         kind = json.loads((folder / MANIFEST).read_text()).get("kind")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ TIF = (".tif", ".tiff")
 PICTURE = (".png", ".jpg", ".jpeg")
 """Read as query chips; never as images to search."""
 TFRECORD = (".tfrecords", ".tfrecord")
+_SHARD = re.compile(r"(.+\.tfrecords?)-(\d{5})-of-(\d{5})", re.IGNORECASE)
+"""Name of one of several files of a source, as TensorFlow writes it: name-00000-of-00002."""
 SAMPLES = 16
 """Images that decide the units, spread over the source."""
 LIMITS = {"scaled": (-1.001, 1.001), "reflectance": (-1.0, 10.0), "byte": (0.0, 255.0)}
@@ -59,11 +62,36 @@ def visible(path: Path, root: Path) -> bool:
     return not any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
+def suffix_of(path: Path) -> str:
+    """Return the suffix of a file in lower case; that of `x.tfrecords-00000-of-00002` is `.tfrecords`."""
+    shard = _SHARD.fullmatch(path.name)
+    return Path(shard[1] if shard else path.name).suffix.lower()
+
+
+def check_shards(paths: Sequence[Path]) -> None:
+    """Check that no shard is missing.
+
+    Args:
+        paths: the files of a source, shards or not.
+
+    Raises:
+        MissingInputError: a shard is missing; the text names it.
+    """
+    sets: dict[tuple[Path, str, int], set[int]] = {}
+    for path in paths:
+        if shard := _SHARD.fullmatch(path.name):
+            sets.setdefault((path.parent, shard[1], int(shard[3])), set()).add(int(shard[2]))
+    for (folder, name, count), numbers in sets.items():
+        if missing := sorted(set(range(count)) - numbers):
+            first = folder / f"{name}-{missing[0]:05d}-of-{count:05d}"
+            raise MissingInputError(
+                f"{first}: missing, {len(numbers)} of {count} files are there. Get it too."
+            )
+
+
 def files_below(folder: Path, suffixes: Sequence[str]) -> tuple[Path, ...]:
     """Return files below a folder with one of the suffixes, in any case, sorted by relative POSIX path."""
-    files = (
-        p for p in folder.rglob("*") if p.suffix.lower() in suffixes and visible(p, folder) and p.is_file()
-    )
+    files = (p for p in folder.rglob("*") if suffix_of(p) in suffixes and visible(p, folder) and p.is_file())
     return tuple(sorted(files, key=lambda p: p.relative_to(folder).as_posix()))
 
 
@@ -94,10 +122,19 @@ def find_source(source: ImageLike, what: str) -> Source:
         paths = (path,)
     else:
         paths = tuple(sorted(map(Path, glob.glob(name, recursive=True)), key=lambda p: p.as_posix()))  # noqa: PTH207 - a pattern may be absolute
-        paths = tuple(p for p in paths if p.suffix.lower() in TIF) or paths
+        paths = tuple(p for p in paths if suffix_of(p) in TIF) or paths or _shards_of(path)
         if not paths:
             raise MissingInputError(f"{name}: no such file or folder; expected {what} as {_kinds(what)}")
+    if len(paths) > 1:  # one shard alone was named on purpose
+        check_shards(paths)
     return Source(_kind(paths, name, what), name, paths)
+
+
+def _shards_of(path: Path) -> tuple[Path, ...]:
+    """Return the shards of a name: `x.tfrecords` stands for `x.tfrecords-00000-of-00002` and so on."""
+    shards = sorted(path.parent.glob(f"{glob.escape(path.name)}-?????-of-?????"))
+    check_shards(shards)
+    return tuple(shards)
 
 
 def _kinds(what: str) -> str:
@@ -108,7 +145,7 @@ def _kinds(what: str) -> str:
 
 def _kind(paths: Sequence[Path], name: str, what: str) -> Literal["npy", "tif", "tfrecords"]:
     """Return the kind of files by their common suffix."""
-    suffixes = {p.suffix.lower() for p in paths}
+    suffixes = {suffix_of(p) for p in paths}
     if suffixes <= set(TIF) or (what == "patches" and suffixes <= set(PICTURE)):
         return "tif"
     if suffixes <= set(TFRECORD):

@@ -70,8 +70,11 @@ class Fields:
         return bytes(self.values(name, "bytes_list")[0])
 
     def integer(self, name: str, low: int = 0, high: int = 2**63 - 1) -> int:
-        """Return the first whole number of a feature, in [low, high]."""
-        value = int(self.values(name, "int64_list")[0])
+        """Return the one whole number of a feature, in [low, high]."""
+        values = self.values(name, "int64_list")
+        if len(values) != 1:
+            raise self.fault(f"feature {name!r} holds {len(values)} numbers; expected one")
+        value = int(values[0])
         if not low <= value <= high:
             raise self.fault(f"feature {name!r} is {value}; expected {low} to {high}")
         return value
