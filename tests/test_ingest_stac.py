@@ -292,6 +292,23 @@ def test_bands_are_found_in_the_style_of_each_catalogue(style, files):
     assert [one.href for one in bands.values()] == [f"https://x.org/{name}.tif" for name in files.split()]
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("nbart_red", "nbart_green", "nbart_blue", "nbart_nir_1"),
+        ("red", "green", "blue", "nir08"),
+        ("B04", "B03", "B02", "B8A"),
+        ("sr_red", "sr_green", "sr_blue", "sr_nir"),
+    ],
+)
+@pytest.mark.parametrize("described", [True, False])
+def test_bands_have_the_names_of_other_archives(names, described):
+    more = [{"eo:bands": [{"name": name}]} if described else {} for name in names]
+    assets = {name: asset(name, **each) for name, each in zip(names, more, strict=True)}
+    scene = scene_of(item_of(assets))
+    assert [scene.bands[band].href.rsplit("/", 1)[-1].split(".")[0] for band in COMMON] == list(names)
+
+
 def test_bands_of_one_file_are_numbered():
     bands = scene_of(item_of({"all": asset("all", **common("blue", "green", "red", "nir"))})).bands
     assert [one.number for one in bands.values()] == [3, 2, 1, 4]

@@ -45,6 +45,8 @@ from tfrecords.schema import (
         (4, None, ["B04", None, "B02", "B08"], BANDS),
         (3, None, ["B11", "B08", "B03"], ("B11", "B08", "B03")),
         (4, None, ["Red", "green", "BLUE", "nir"], BANDS),
+        (4, None, ["nbart_red", "nbart_green", "nbart_blue", "nbart_nir_1"], BANDS),
+        (4, None, ["red", "green", "blue", "nir08"], ("B04", "B03", "B02", "B8A")),
         (2, None, ["B4, central wavelength 665 nm", "b8a"], ("B04", "B8A")),
         (5, ["a", "b", "c", "d", "e"], None, ("a", "b", "c", "d", "e")),
         (2, None, ["B12", "B10"], ("B12", "B10")),

@@ -17,17 +17,25 @@ BANDS = ("B04", "B03", "B02", "B08")
 BY_COUNT = {4: BANDS, 3: BANDS[:3], 1: ("unknown",)}
 """Names by number of bands, where nothing else names them."""
 
-COMMON_NAMES = {"red": "B04", "green": "B03", "blue": "B02", "nir": "B08"}
-"""STAC's common names of the four, https://github.com/stac-extensions/eo#common-band-names."""
+COMMON_NAMES = {
+    **{"red": "B04", "green": "B03", "blue": "B02", "nir": "B08", "nir08": "B8A", "nir09": "B09"},
+    **{"nir_1": "B08", "nir_2": "B8A", "coastal": "B01", "coastal_aerosol": "B01", "cirrus": "B10"},
+    **{"rededge071": "B05", "rededge075": "B06", "rededge078": "B07", "swir16": "B11", "swir22": "B12"},
+    **{"rededge1": "B05", "rededge2": "B06", "rededge3": "B07", "swir_2": "B11", "swir_3": "B12"},
+    **{"red_edge_1": "B05", "red_edge_2": "B06", "red_edge_3": "B07"},
+}
+"""Common names of STAC, https://github.com/stac-extensions/eo#common-band-names, and of DEA (Australia)."""
+_PREFIX = re.compile(r"^(nbart?|sr|boa|toa)_")
+"""What some archives put before a name, by the correction: nbart_red is red."""
 
 
 def canonical(name: str) -> str:
-    """Return the one spelling of a band: "b4", "B4, central wavelength 665 nm" and "Red" are "B04"."""
+    """Return the one spelling of a band: "b4", "B4, central wavelength 665 nm" and "nbart_red" are "B04"."""
     name = name.strip()
     number = re.match(r"^[Bb]0*(\d{1,2})([Aa]?)(?![0-9A-Za-z])", name)
     if number:
         return f"B{int(number[1]):02d}{number[2].upper()}" if not number[2] else f"B{int(number[1])}A"
-    return COMMON_NAMES.get(name.lower(), name)
+    return COMMON_NAMES.get(_PREFIX.sub("", name.lower()), name)
 
 
 def band_names(

@@ -17,6 +17,7 @@ from retrieval.ingest.stac.offset import Offset, baseline_of, offset_of
 from tfrecords.errors import BandsError, CatalogueError
 from tfrecords.read.rasters import longitude_of
 from tfrecords.schema import solar_day
+from tfrecords.schema.bands import canonical
 from tfrecords.schema.records import Provenance
 
 COMMON = {"B04": "red", "B03": "green", "B02": "blue", "B08": "nir"}
@@ -184,9 +185,11 @@ def _find_band(item: Item, name: str, common: str) -> tuple[str, int] | None:
     """Return the asset of a band, and the band's number in it, from 1.
 
     A band is found by its common name in `bands` (STAC 1.1) or `eo:bands`, else by its own name, else by the
-    asset's key. Single bands are preferred to composites, GeoTIFF to JPEG 2000, fine pixels to coarse.
+    asset's key. Names can have a prefix (nbart_red). The narrow near infrared B8A (nir08) replaces a missing
+    B08. Single bands are preferred to composites, GeoTIFF to JPEG 2000, fine pixels to coarse.
     """
-    for matches in (_has_common(common), _has_name(name), _has_name(common)):
+    matchers = [_has_common(common), _has_name(name), _has_name(common), _is_canonical(name)]
+    for matches in [*matchers, _has_common("nir08"), _is_canonical("B8A")] if name == "B08" else matchers:
         candidates = [
             (key, number)
             for key, asset in item.get("assets", {}).items()
@@ -222,6 +225,10 @@ def _has_name(name: str) -> Any:
     """Match the band's name, or the asset's key with or without its pixel size: B04, B04_10m, red."""
     pattern = re.compile(rf"{name}(_\d+m)?", re.IGNORECASE)
     return lambda key, band: pattern.fullmatch(key) or pattern.fullmatch(str(band.get("name", "")))
+
+
+def _is_canonical(name: str) -> Any:
+    return lambda key, band: name in (canonical(key), canonical(str(band.get("name", ""))))
 
 
 def _rank(asset: Mapping[str, Any]) -> tuple[int, bool, float]:
