@@ -133,7 +133,7 @@ def open_tile(product: Product, granule: Granule) -> Iterator[Tile]:
     if granule.tile not in name:  # products with several tiles
         name += f" ({granule.tile})"
     missing = [band for band in BANDS if band not in granule.files]
-    if missing and granule.coarse:
+    if len(missing) == len(BANDS) and granule.coarse:
         raise ProductError(
             f"{name}: its images of {', '.join(missing)} are not of 10 m. Run Sen2Cor with --resolution 10, "
             "or use the product as ESA distributes it"

@@ -100,6 +100,7 @@ class Reader:
             CatalogueError: every attempt failed, or the failure will not pass.
         """
         import rasterio
+        from rasterio.errors import NotGeoreferencedWarning
 
         def attempt() -> T:
             try:
@@ -110,7 +111,7 @@ class Reader:
             except Exception as error:  # GDAL's own errors have no public names
                 if reason := explain_final(str(error), href, signed=self._sign is not str):
                     raise CatalogueError(reason) from None  # the cause can hold a signature
-                if not str(error).strip():
+                if not str(error).strip() or isinstance(error, NotGeoreferencedWarning):
                     raise CatalogueError(_describe_silent_error(error, self._sign(href))) from None
                 raise TransientError(redact_text(" ".join(str(error).split()))[:160]) from None
 
