@@ -142,6 +142,69 @@ def test_a_product_without_classification_is_noted(safes, tmp_path, spec):
     assert any("no cloud is hidden" in note for note in images_of(safes, tmp_path / "out").notes)
 
 
+GML = """<?xml version="1.0" encoding="UTF-8"?>
+<eop:Mask xmlns:eop="http://www.opengis.net/eop/2.0" xmlns:gml="http://www.opengis.net/gml/3.2">
+<eop:maskMembers><eop:MaskFeature><eop:maskType>OPAQUE</eop:maskType><eop:extentOf><gml:Polygon><gml:exterior>
+<gml:LinearRing><gml:posList srsDimension="2">{ring}</gml:posList></gml:LinearRing></gml:exterior>
+</gml:Polygon></eop:extentOf></eop:MaskFeature></eop:maskMembers></eop:Mask>"""
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_polygons_of_level_1c_hide_cloud(safes, tmp_path, rng, old, packed):
+    spec = Spec(ground(rng), level="1C", baseline="02.04", offset=None, old=old)
+    root = write_product(safes, spec)
+    left, top = spec.corner
+    corners = [(20, 30), (80, 30), (80, 90), (20, 90), (20, 30)]
+    ring = " ".join(f"{left + 10 * x:g} {top - 10 * y:g}" for x, y in corners)
+    (folder,) = (path for path in (root / "GRANULE").iterdir())
+    name = "S2A_OPER_MSK_CLOUDS_EPAE_20230706T105621_A000001_T31TCJ_B00_MSIL1C" if old else "MSK_CLOUDS_B00"
+    (folder / "QI_DATA").mkdir()
+    (folder / "QI_DATA" / f"{name}.gml").write_text(GML.format(ring=ring))
+    if packed:
+        zipped(root)
+    notes = images_of(safes, tmp_path / "out").notes
+    expected = spec.pixels.copy()
+    expected[30:90, 20:80] = 0
+    assert np.array_equal(pixels_of(tmp_path / "out"), expected)
+    assert not any("no cloud is hidden" in note for note in notes)
+
+
+@pytest.mark.parametrize("snow", [False, True])
+def test_the_classes_of_level_1c_hide_cloud(safes, tmp_path, rng, snow):
+    spec = Spec(ground(rng), level="1C")
+    root = write_product(safes, spec)
+    classes = np.zeros((3, 27, 27), np.uint8)  # opaque cloud, cirrus, snow; pixels of 60 m
+    classes[0, 2:4, 5:9], classes[1, 10, 10], classes[2, 20:22, 1:3] = 1, 1, 1
+    (folder,) = (path for path in (root / "GRANULE").iterdir())
+    (folder / "QI_DATA").mkdir()
+    profile = {"height": 27, "width": 27, "count": 3, "dtype": "uint8", "driver": "JP2OpenJPEG"}
+    place = {"crs": "EPSG:32631", "transform": rasterio.Affine(60, 0, spec.corner[0], 0, -60, spec.corner[1])}
+    with rasterio.open(
+        folder / "QI_DATA/MSK_CLASSI_B00.jp2",
+        "w",
+        QUALITY="100",
+        REVERSIBLE="YES",
+        YCBCR420="NO",
+        **profile,
+        **place,
+    ) as file:
+        file.write(classes)
+    images_of(safes, tmp_path / "out", hide_snow=snow)
+    marks = (classes if snow else classes[:2]).any(0).repeat(6, 0).repeat(6, 1)[:SIDE, :SIDE]
+    expected = np.where(marks[..., None], 0, spec.pixels)
+    assert np.array_equal(pixels_of(tmp_path / "out"), expected)
+
+
+def test_a_damaged_cloud_mask_is_named(safes, tmp_path, rng):
+    root = write_product(safes, Spec(ground(rng), level="1C", baseline="02.04", offset=None))
+    (folder,) = (path for path in (root / "GRANULE").iterdir())
+    (folder / "QI_DATA").mkdir()
+    (folder / "QI_DATA" / "MSK_CLOUDS_B00.gml").write_text(GML.format(ring="1 2 three"))
+    with pytest.raises(ProductError, match=r"MSK_CLOUDS_B00\.gml: a ring is no list of coordinates"):
+        images_of(root, tmp_path / "out")
+
+
 def lonlat(x, y, epsg=32631):
     from rasterio.warp import transform
 

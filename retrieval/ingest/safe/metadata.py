@@ -11,7 +11,7 @@ import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 from xml.parsers import expat
 
@@ -37,6 +37,11 @@ _TAGS = {
 """Elements of the quantification (the second name before 2018) and of the offsets."""
 _IMAGES = ("IMAGE_FILE", "IMAGE_FILE_2A", "IMAGE_ID", "IMAGE_ID_2A")
 
+_CLOUD_MASKS = (
+    re.compile(r"/QI_DATA/MSK_CLASSI_B00\.jp2$"),
+    re.compile(r"/QI_DATA/(MSK_CLOUDS_B00|S2\w+_MSK_CLOUDS_\w+_B00_MSIL1C)\.gml$"),
+)
+
 _Elements = Mapping[str, Sequence[ElementTree.Element]]
 
 
@@ -52,6 +57,13 @@ class Granule:
     """The file of the scene classification at 20 m; None for Level-1C."""
     coarse: bool = False
     """Whether it has images of 20 or 60 m, such as a run of Sen2Cor without 10 m makes alone."""
+    clouds: str | None = None
+    """The file of the cloud mask of Level-1C; None where there is no such file."""
+
+    @property
+    def folder(self) -> str:
+        """Its folder, relative to the product."""
+        return next(iter(self.files.values()), "").partition("/IMG_DATA/")[0]
 
 
 @dataclass(frozen=True)
@@ -107,7 +119,7 @@ def read_product(tree: Tree) -> Product:
             product, or lacks an element.
     """
     where = f"{tree.path}: {tree.metadata}"
-    root = _root(tree.head(tree.metadata, XML_BYTES + 1), where)
+    root = parse_xml(tree.head(tree.metadata, XML_BYTES + 1), where)
     elements: dict[str, list[ElementTree.Element]] = {}
     for element in root.iter():
         elements.setdefault(element.tag.rpartition("}")[2], []).append(element)
@@ -120,6 +132,9 @@ def read_product(tree: Tree) -> Product:
     if quantification <= 0:
         raise ProductError(f"{where}: {names[0]} is {quantification:g}. Expected a number above 0")
     cover = _optional(elements, "Cloud_Coverage_Assessment")
+    granules = _granules(tree, elements, where)
+    if level == "1C":
+        granules = tuple(replace(granule, clouds=_find_clouds(tree, granule)) for granule in granules)
     return Product(
         tree=tree,
         level=level,
@@ -129,13 +144,21 @@ def read_product(tree: Tree) -> Product:
         quantification=quantification,
         offsets=offsets,
         cloud_cover=_number(cover, "Cloud_Coverage_Assessment", where) if cover else None,
-        granules=_granules(tree, elements, where),
+        granules=granules,
         note=f"{tree.name}: {note}" if note else "",
     )
 
 
-def _root(content: bytes, where: str) -> ElementTree.Element:
-    """Parse untrusted XML: no document types, no entities, limited size."""
+def parse_xml(content: bytes, where: str) -> ElementTree.Element:
+    """Parse untrusted XML: no document types, no entities, limited size.
+
+    Args:
+        content: the file, or its first `XML_BYTES` + 1 bytes.
+        where: its name in messages.
+
+    Raises:
+        ProductError: it is damaged, too large, or declares a document type or entities.
+    """
 
     def refuse(*_: object) -> None:
         raise ProductError(
@@ -265,3 +288,9 @@ def _file(tree: Tree, identifier: str, name: str, folder: str, where: str) -> st
     stems = [stem] if "/" in stem else [f"{images}/{folder}/{stem}", f"{images}/{stem}"]
     candidates = [stem + suffix for suffix in IMAGE_SUFFIXES for stem in stems]
     return next((file for file in candidates if tree.has(file)), f"{stems[-1]}.jp2")
+
+
+def _find_clouds(tree: Tree, granule: Granule) -> str | None:
+    """Return the file of the cloud mask of a granule; the raster (baseline 04.00) before polygons."""
+    names = tree.names(f"{granule.folder}/QI_DATA/") if granule.folder else []
+    return next((name for kind in _CLOUD_MASKS for name in names if kind.search(name)), None)

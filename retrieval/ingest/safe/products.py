@@ -127,9 +127,11 @@ def _open_products(source: Path, image_filter: ImageFilter, skipped: Skipped) ->
 def _describe(tiles: Sequence[_TileImage]) -> list[str]:
     """Return notes on the products that are used."""
     notes = sorted({tile.product.note for tile in tiles} - {""})
-    unclassified = sorted({tile.name for tile in tiles if tile.granule.scene is None})
+    unclassified = sorted({tile.name for tile in tiles if not (tile.granule.scene or tile.granule.clouds)})
     if unclassified:
-        notes.append(f"no scene classification, so no cloud is hidden: {join_names(unclassified)}")
+        notes.append(
+            f"no scene classification or cloud mask, so no cloud is hidden: {join_names(unclassified)}"
+        )
     return notes
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from retrieval.geo.pixel_window import PixelWindow
 from retrieval.ingest.dated_image import hidden_mask, to_dn
 from retrieval.ingest.grids import quiet_gdal
+from retrieval.ingest.safe.clouds import CLASSI_PX, CloudPolygons, read_polygons
 from retrieval.ingest.safe.metadata import BANDS, Granule, Product
 from retrieval.ingest.safe.tree import Tree
 from tfrecords.errors import GridError, ProductError
@@ -47,6 +48,8 @@ class Tile:
     """Open rasters in the order of `BANDS`."""
     scene: Any | None
     """Open raster of the scene classification, half as large; None for Level-1C."""
+    clouds: CloudPolygons | CloudRaster | None = None
+    """Cloud mask of Level-1C; None where the product lacks it."""
 
     @property
     def grid(self) -> tuple[Any, ...]:
@@ -79,18 +82,47 @@ class Tile:
         return out, empty
 
     def _hidden(self, window: PixelWindow, hide_snow: bool) -> NDArray[np.bool_]:
-        """Return what the scene classification hides; each of its 20 m pixels covers four."""
+        """Return what the scene classification or the cloud mask of Level-1C hides."""
+        if isinstance(self.clouds, CloudPolygons):
+            return self.clouds.hidden(window)
+        if isinstance(self.clouds, CloudRaster):
+            return self.clouds.hidden(window, self.name, hide_snow=hide_snow)
         if self.scene is None:
             return np.zeros((window.height, window.width), bool)
-        left, top = window.x0 // 2, window.y0 // 2
-        columns = np.arange(window.x0, window.x0 + window.width) // 2 - left
-        rows = np.arange(window.y0, window.y0 + window.height) // 2 - top
-        coarse = PixelWindow(left, top, int(columns[-1]) + 1, int(rows[-1]) + 1)
-        return hidden_mask(read_window(self.scene, coarse, self.name), snow=hide_snow)[np.ix_(rows, columns)]
+        coarse, place = coarse_window(window, 2)
+        return hidden_mask(read_window(self.scene, coarse, self.name), snow=hide_snow)[place]
 
 
-def read_window(dataset: Any, window: PixelWindow, name: str) -> NDArray[np.generic]:
-    """Read a window of a raster's first band, (h, w).
+@dataclass(frozen=True)
+class CloudRaster:
+    """Clouds as a raster of 60 m with the bands opaque cloud, cirrus and snow."""
+
+    dataset: Any
+    """The open raster."""
+
+    def hidden(self, window: PixelWindow, name: str, *, hide_snow: bool) -> NDArray[np.bool_]:
+        """Return the pixels of a window that it marks, (h, w) bool."""
+        coarse, place = coarse_window(window, CLASSI_PX)
+        bands = (1, 2, 3) if hide_snow else (1, 2)
+        marks = [read_window(self.dataset, coarse, name, band) for band in bands]
+        return np.any(marks, axis=0)[place]
+
+
+def coarse_window(window: PixelWindow, factor: int) -> tuple[PixelWindow, Any]:
+    """Return the window of a coarser raster that covers a window, and an index that enlarges its pixels.
+
+    Args:
+        window: pixels of 10 m.
+        factor: columns and rows of 10 m in a coarse pixel.
+    """
+    left, top = window.x0 // factor, window.y0 // factor
+    columns = np.arange(window.x0, window.x0 + window.width) // factor - left
+    rows = np.arange(window.y0, window.y0 + window.height) // factor - top
+    return PixelWindow(left, top, int(columns[-1]) + 1, int(rows[-1]) + 1), np.ix_(rows, columns)
+
+
+def read_window(dataset: Any, window: PixelWindow, name: str, band: int = 1) -> NDArray[np.generic]:
+    """Read a window of one band of a raster, (h, w).
 
     Each stored block is read by itself: GDAL ignores damaged blocks in a read of several.
 
@@ -105,7 +137,7 @@ def read_window(dataset: Any, window: PixelWindow, name: str) -> NDArray[np.gene
         at = Window(block.x0, block.y0, block.width, block.height)
         rest = out[block.y0 - window.y0 :, block.x0 - window.x0 :]
         try:
-            rest[: block.height, : block.width] = dataset.read(1, window=at)
+            rest[: block.height, : block.width] = dataset.read(band, window=at)
         except (RasterioError, OSError) as error:
             raise ProductError(
                 f"{name}: {dataset.name.rpartition('/')[2]} is damaged and cannot be decoded. Download the "
@@ -149,7 +181,7 @@ def open_tile(product: Product, granule: Granule) -> Iterator[Tile]:
             _check_band(dataset, first, f"{name}: {band}")
         scene = _image(stack, product.tree, granule.scene, name) if granule.scene else None
         if scene is not None:
-            _check_scene(scene, first, name)
+            _check_coarse(scene, first, 2, f"{name}: its scene classification")
         yield Tile(
             name,
             first.crs.to_string(),
@@ -159,7 +191,21 @@ def open_tile(product: Product, granule: Granule) -> Iterator[Tile]:
             product,
             bands,
             scene,
+            _open_clouds(stack, product, granule, first, name),
         )
+
+
+def _open_clouds(
+    stack: ExitStack, product: Product, granule: Granule, first: Any, name: str
+) -> CloudPolygons | CloudRaster | None:
+    """Open the cloud mask of a tile of Level-1C, if it has one."""
+    if granule.clouds is None:
+        return None
+    if granule.clouds.endswith(".gml"):
+        return read_polygons(product.tree, granule.clouds, tuple(first.transform[:6]))
+    dataset = _image(stack, product.tree, granule.clouds, name)
+    _check_coarse(dataset, first, CLASSI_PX, f"{name}: its cloud mask")
+    return CloudRaster(dataset)
 
 
 def _image(stack: ExitStack, tree: Tree, file: str, name: str) -> Any:
@@ -216,12 +262,12 @@ def _check_band(dataset: Any, first: Any, name: str) -> None:
         )
 
 
-def _check_scene(scene: Any, first: Any, name: str) -> None:
-    """Check that each pixel of the scene classification covers two by two pixels of the bands."""
-    expected = (first.height + 1) // 2, (first.width + 1) // 2
-    corner = scene.transform.c - first.transform.c, scene.transform.f - first.transform.f
-    if scene.shape != expected or max(map(abs, corner)) > 0.01 * RESOLUTION_M:
+def _check_coarse(mask: Any, first: Any, factor: int, name: str) -> None:
+    """Check that each pixel of a mask covers `factor` by `factor` pixels of the bands."""
+    expected = -(-first.height // factor), -(-first.width // factor)
+    corner = mask.transform.c - first.transform.c, mask.transform.f - first.transform.f
+    if mask.shape != expected or max(map(abs, corner)) > 0.01 * RESOLUTION_M:
         raise GridError(
-            f"{name}: its scene classification has {scene.height} x {scene.width} px. Expected "
-            f"{expected[0]} x {expected[1]} of 20 m with the corner of the bands"
+            f"{name} has {mask.height} x {mask.width} px. Expected {expected[0]} x {expected[1]} of "
+            f"{factor * RESOLUTION_M:g} m with the corner of the bands"
         )

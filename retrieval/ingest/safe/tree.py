@@ -43,6 +43,15 @@ class Tree:
         with self._zip() as archive:
             return self.inside + name in _members(archive)
 
+    def names(self, folder: str) -> list[str]:
+        """Return the paths of the files in a folder (ending in a slash), sorted."""
+        if self.inside is None:
+            below = (self.path / folder).glob("*")
+            return sorted(path.relative_to(self.path).as_posix() for path in below)
+        with self._zip() as archive:
+            start = self.inside + folder
+            return sorted(name[len(self.inside) :] for name in _members(archive) if name.startswith(start))
+
     def size(self, name: str) -> int:
         """Return the size of a file, bytes, unpacked."""
         if self.inside is None:
