@@ -11,6 +11,7 @@ from retrieval.ingest.dated_image import hidden_mask, to_dn, write_date
 from tfrecords.errors import ArrayError, OutputExistsError
 from tfrecords.read import read_images
 from tfrecords.schema.records import Provenance
+from tfrecords.storage import writing_file
 
 
 def test_nodata_stays_nodata_and_ground_never_becomes_nodata() -> None:
@@ -49,3 +50,13 @@ def test_a_written_date_is_read_back_unchanged(tmp_path: Path) -> None:
 def test_missing_or_invalid_tags_are_unknown() -> None:
     assert Provenance.from_tags({}) == Provenance()
     assert Provenance.from_tags({"CLOUD_COVER": "much"}).cloud_cover is None
+
+
+def test_an_error_names_the_output_and_not_its_hidden_temporary_file(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 250 + ".tif")  # the temporary name is too long for a file system
+    with pytest.raises(OSError, match=r"a{250}\.tif") as error, writing_file(path) as temporary:
+        temporary.write_bytes(b"x")
+    assert "/.a" not in str(error.value) and error.value.filename == str(path)
+    with pytest.raises(RuntimeError) as other, writing_file(tmp_path / "b.tif") as temporary:
+        raise RuntimeError(f"Attempt to create '{temporary}' and {tmp_path}/.b.blocks.tif failed")
+    assert str(other.value) == f"Attempt to create '{tmp_path}/b.tif' and {tmp_path}/b.tif failed"

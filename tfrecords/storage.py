@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -139,14 +140,23 @@ def writing_file(
     partial = partial_of(path)
     with naming_full_disk(path, "the former file is unchanged"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)  # left by a killed run
         try:
+            partial.unlink(missing_ok=True)  # left by a killed run
             yield partial
             if durable:
                 place(partial, path)
             else:
                 partial.replace(path)
-        except BaseException:
+        except BaseException as error:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
+            _name_output(error, path)
             raise
+
+
+def _name_output(error: BaseException, path: Path) -> None:
+    """Replace the names of hidden temporary files by that of the output in an error of the system or GDAL."""
+    hidden = re.compile(rf"{re.escape(str(path.parent))}/\.{re.escape(path.stem)}\.[\w.]*")
+    error.args = tuple(hidden.sub(str(path), arg) if isinstance(arg, str) else arg for arg in error.args)
+    if isinstance(error, OSError) and error.filename is not None:
+        error.filename = hidden.sub(str(path), os.fspath(error.filename))

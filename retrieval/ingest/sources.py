@@ -17,6 +17,7 @@ from retrieval.ingest.safe.products import ingest_products
 from retrieval.ingest.safe.tree import holds_products
 from tfrecords.challenge import Progress
 from tfrecords.errors import OutputExistsError
+from tfrecords.read.sources import visible
 
 
 def is_plain_folder(source: str | os.PathLike[str]) -> bool:
@@ -94,7 +95,7 @@ def keep_only(work: Path, paths: Sequence[Path]) -> None:
     Raises:
         OutputExistsError: the folder holds another GeoTIFF that `ingest` did not write.
     """
-    others = sorted({path for path in work.rglob("*.tif") if not path.name.startswith(".")} - set(paths))
+    others = sorted({path for path in work.rglob("*.tif") if visible(path, work)} - set(paths))
     foreign = [path for path in others if not is_written_here(path)]
     if foreign:
         raise OutputExistsError(

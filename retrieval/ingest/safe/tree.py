@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tfrecords.errors import MissingInputError, ProductError
+from tfrecords.read.sources import TIF, files_below
 
 METADATA = re.compile(r"(MTD_MSIL(1C|2A)|S2[A-Z]_(OPER|USER)_MTD_SAFL(1C|2A)\w*)\.xml")
 """Name of the metadata file of a product; the second form was used before December 2016."""
@@ -104,7 +105,7 @@ def holds_products(source: Path) -> bool:
         zips += 1
         with suppress(ProductError):
             return bool(_in_zip(path))
-    return zips > 0 and not any(path.suffix.lower() in (".tif", ".tiff") for path in source.rglob("*"))
+    return zips > 0 and not any(files_below(source, TIF))
 
 
 def find_trees(source: Path) -> tuple[list[Tree], list[ProductError]]:
