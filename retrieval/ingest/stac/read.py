@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.ingest.dated_image import hidden_mask, to_dn
-from retrieval.ingest.grids import quiet_gdal
 from retrieval.ingest.offset_check import leaves_negatives
 from retrieval.ingest.redaction import redact_text
 from retrieval.ingest.retry import RetryPolicy, TransientError
@@ -111,8 +110,9 @@ class Reader:
             except Exception as error:  # GDAL's own errors have no public names
                 if reason := explain_final(str(error), href, signed=self._sign is not str):
                     raise CatalogueError(reason) from None  # the cause can hold a signature
-                if not str(error).strip() or isinstance(error, NotGeoreferencedWarning):
-                    raise CatalogueError(_describe_silent_error(error, self._sign(href))) from None
+                # odc-stac asserts, without a text, that a file has a georeference.
+                if isinstance(error, AssertionError | NotGeoreferencedWarning):
+                    raise CatalogueError("its files have no georeference") from None
                 raise TransientError(redact_text(" ".join(str(error).split()))[:160]) from None
 
         try:
@@ -147,19 +147,6 @@ class Reader:
             groupby="id",
         )
         return [loaded[band].values[0] for band in loaded.data_vars]
-
-
-def _describe_silent_error(error: Exception, address: str) -> str:
-    """Return what an error without a text means: odc-stac asserts that a file has a georeference."""
-    import rasterio
-
-    try:
-        with quiet_gdal(), rasterio.open(address) as file:
-            if file.crs is None or file.transform.is_identity:
-                return "its files have no georeference"
-    except (rasterio.errors.RasterioError, OSError):
-        pass
-    return f"it cannot be read ({type(error).__name__})"
 
 
 def _minimal_item(scene: Scene, sources: dict[str, Source], window: Grid) -> Any:
