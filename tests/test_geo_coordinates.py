@@ -35,6 +35,23 @@ def outlines(ids, x=0, y=0, width=64, height=64):
     return footprints(IMAGES, np.array(ids), np.full(n, float(x)), np.full(n, float(y)), width, height)
 
 
+LOCAL = 'LOCAL_CS["site",UNIT["metre",1]]'
+
+
+@pytest.mark.parametrize("crs", [LOCAL, 'LOCAL_CS["site",UNIT["foot",0.3048]]'])
+def test_local_systems_have_no_position_on_the_earth(crs):
+    images = {0: stored(0, "EPSG:32631", UTM31), 1: stored(1, crs, UTM31), 2: IMAGES[2]}
+    ids, x = np.array([1, 0, 1, 2, 0]), np.full(5, 18.0)
+    lon, lat = lonlat(images, ids, x, x)
+    assert np.isnan(lon).tolist() == np.isnan(lat).tolist() == [True, False, True, False, False]
+    chip = Georeference("EPSG:32631", UTM31)
+    local = Georeference(crs, UTM31)
+    size = np.full(5, 64)
+    east, north = offsets_m(images, ids, x, x, [chip, local, local, local, chip], size, size)
+    assert np.isnan(east[:4]).all() and np.isnan(north[:4]).all()
+    assert (east[4], north[4]) == (180, -180)
+
+
 # --- centres --------------------------------------------------------------------------------------
 
 

@@ -52,7 +52,8 @@ def to_lonlat(images: Images, image_ids: NDArray, x: NDArray, y: NDArray) -> Poi
         y: (n,) rows.
 
     Returns:
-        longitude in [-180, 180] and latitude, (n,) each; NaN without an image or its CRS.
+        longitude in [-180, 180] and latitude, (n,) each; NaN without an image or its CRS, and where
+        PROJ cannot transform it, as with a local coordinate system.
     """
     longitude, latitude = np.full(len(x), np.nan), np.full(len(x), np.nan)
     for image, rows in _by_image(images, image_ids):
@@ -85,7 +86,8 @@ def offsets_m(
 
     Returns:
         metres to the east and to the north, (n,) each, along the axes of the image's projection. A CRS
-        in degrees gives them along the meridian and its normal. NaN where image or chip has no CRS.
+        in degrees gives them along the meridian and its normal. NaN where image or chip has no CRS, or
+        has one that is neither projected nor in degrees, such as a local coordinate system.
     """
     east, north = np.full(len(x), np.nan), np.full(len(x), np.nan)
     for image, image_rows in _by_image(images, image_ids):
@@ -111,6 +113,14 @@ def _unit_m(crs: str) -> float | None:
 
     system = CRS.from_user_input(crs)
     return float(system.linear_units_factor[1]) if system.is_projected else None
+
+
+@cache
+def _is_geographic(crs: str) -> bool:
+    """Return whether coordinates of a CRS are longitudes and latitudes."""
+    from rasterio.crs import CRS
+
+    return bool(CRS.from_user_input(crs).is_geographic)
 
 
 def _by_image(images: Images, image_ids: NDArray) -> Iterator[tuple[StoredImage, NDArray[np.intp]]]:
@@ -140,6 +150,8 @@ def _difference_m(crs: str, start: Points, end: Points) -> Points:
     dx, dy = end[0] - start[0], end[1] - start[1]
     if unit:
         return _finite(dx * unit), _finite(dy * unit)
+    if not _is_geographic(crs):
+        return np.full(len(dx), np.nan), np.full(len(dx), np.nan)
     east, north = east_north_m(start, end)
     return _finite(east), north
 
@@ -150,9 +162,13 @@ def _finite(values: NDArray) -> NDArray[np.float64]:
 
 
 def _reproject(source: str | None, target: str | None, east: NDArray, north: NDArray) -> Points:
+    """Return points in another CRS; NaN where PROJ cannot transform them."""
     if source == target:
         return east, north
     from rasterio.warp import transform
 
-    x, y = transform(source, target, np.ravel(east).tolist(), np.ravel(north).tolist())
-    return np.asarray(x), np.asarray(y)
+    try:
+        x, y = transform(source, target, np.ravel(east).tolist(), np.ravel(north).tolist())
+    except Exception:  # rasterio lets GDAL's own errors through, which have no public names
+        return np.full(np.size(east), np.nan), np.full(np.size(east), np.nan)
+    return _finite(np.asarray(x)), _finite(np.asarray(y))
