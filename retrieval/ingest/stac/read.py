@@ -24,6 +24,9 @@ THREADS = 4
 
 T = TypeVar("T")
 
+NO_GEOREFERENCE = "its files have no georeference"
+"""Reason for an item whose files lack one after every attempt."""
+
 
 class Reader:
     """Reads windows of items."""
@@ -110,15 +113,17 @@ class Reader:
             except Exception as error:  # GDAL's own errors have no public names
                 if reason := explain_final(str(error), href, signed=self._sign is not str):
                     raise CatalogueError(reason) from None  # the cause can hold a signature
-                # odc-stac asserts, without a text, that a file has a georeference.
+                # odc-stac asserts, without a text, that a file has a georeference. A truncated answer looks
+                # the same, so it is tried again.
                 if isinstance(error, AssertionError | NotGeoreferencedWarning):
-                    raise CatalogueError("its files have no georeference") from None
+                    raise TransientError(NO_GEOREFERENCE) from None
                 raise TransientError(redact_text(" ".join(str(error).split()))[:160]) from None
 
         try:
             return self._retry.call(attempt)
         except TransientError as error:
-            raise CatalogueError(f"it cannot be read ({error}, tried {error.attempts} times)") from None
+            tried = f"it cannot be read ({error}, tried {error.attempts} times)"
+            raise CatalogueError(NO_GEOREFERENCE if str(error) == NO_GEOREFERENCE else tried) from None
 
     def _read_grid(self, source: Source) -> Grid:
         import rasterio
