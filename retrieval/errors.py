@@ -37,6 +37,14 @@ class TrainingError(EngineError):
     """Training cannot start or resume: no pairs, a non-finite loss, or a checkpoint of another recipe."""
 
 
+class ExamplesError(EngineError):
+    """Labelled images cannot be used: a class without examples, an unknown label, an image in two sets."""
+
+
+class ModelError(EngineError):
+    """A model folder is not a classifier, or was made for other images."""
+
+
 class MissingPatchWarning(RetrieveWarning):
     """A patch of the answers has no row in the submission and counts as wrong."""
 

@@ -1,0 +1,1 @@
+"""Tasks on Sentinel-2 images that learn from a few labels: classification of images."""
