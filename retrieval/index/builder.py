@@ -39,6 +39,8 @@ PREFETCH_PX = 1 << 22
 """Pixels of images that are embedded in parallel, about; a larger image is embedded alone."""
 RECALL_QUERIES = 256
 """Windows that measure the recall of an index."""
+MAPPED_BYTES = 8 << 20
+"""A part of vectors of this size or more is mapped, a smaller one is read: see `load_vectors`."""
 TRAINING_WINDOWS = 1_000_000
 """Windows that train codes and cells, at least; whole images are drawn."""
 
@@ -233,12 +235,17 @@ def _save_vectors(path: Path, ids: NDArray[np.int64], vectors: NDArray[Any]) -> 
 def load_vectors(path: Path) -> Block:
     """Read an image's part of vectors.
 
+    A map keeps its file open. Callers hold many small parts at a time, so these are read.
+
     Returns:
-        Ids (m,), and vectors (m, dim) of single or half precision, mapped from the file.
+        Ids (m,), and vectors (m, dim) of single or half precision, mapped from a large file.
     """
-    vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     with path.open("rb") as file:
-        file.seek(vectors.offset + vectors.nbytes)
+        if path.stat().st_size < MAPPED_BYTES:
+            vectors = np.load(file, allow_pickle=False)
+        else:
+            vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+            file.seek(vectors.offset + vectors.nbytes)
         return np.load(file, allow_pickle=False), np.asarray(vectors)
 
 

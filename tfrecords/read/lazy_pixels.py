@@ -5,13 +5,12 @@ The 38,400 patches of the reference job have 1.3 GB, but a query reads only a fe
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
-from typing import IO, Any
-from weakref import finalize
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,43 +18,55 @@ from numpy.typing import NDArray
 from tfrecords.errors import MissingInputError, RecordError
 
 
+@dataclass(frozen=True)
 class File:
-    """A file that stays open; several threads may read from it."""
+    """A file that is opened for each reading: thousands of shards need no more descriptors than one."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the file.
+    path: Path
+    """The file."""
+    version: tuple[int, int]
+    """Its size in bytes and time of change in ns when its records were checked."""
+
+    @classmethod
+    def of(cls, path: Path) -> File:
+        """Take note of a file's version.
 
         Raises:
             MissingInputError: the file cannot be read.
         """
-        self.path, self._lock = path, Lock()
-        try:
-            self._file: IO[bytes] = path.open("rb", buffering=0)
-        except OSError as err:
-            raise MissingInputError(f"{path} cannot be read: {err.strerror}") from err
-        finalize(self, self._file.close)
+        with _readable(path) as file:
+            return cls(path, _version(file))
 
-    def read_into(self, target: NDArray[Any], offset: int) -> None:
-        """Fill an array with bytes that start at an offset.
+    def read_into(self, targets: Sequence[NDArray[Any]], offsets: Sequence[int]) -> None:
+        """Fill arrays with bytes that start at offsets.
 
         Raises:
-            RecordError: the file ends too early.
+            MissingInputError: the file cannot be read.
+            RecordError: the file changed.
         """
-        buffer = target.data.cast("B")
-        if hasattr(os, "preadv"):
-            read = os.preadv(self._file.fileno(), [buffer], offset)
-        else:
-            with self._lock:
-                self._file.seek(offset)
-                read = self._file.readinto(buffer)  # type: ignore[attr-defined]
-        if read != len(buffer):
-            raise RecordError(
-                f"{self.path}: the file ends before byte {offset + len(buffer)}. It changed after it was "
-                "opened."
-            )
+        with _readable(self.path) as file:
+            if _version(file) != self.version:
+                raise self._changed()
+            for target, offset in zip(targets, offsets, strict=True):
+                file.seek(offset)
+                if file.readinto(target.data.cast("B")) != target.nbytes:
+                    raise self._changed()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return File, (self.path,)
+    def _changed(self) -> RecordError:
+        return RecordError(f"{self.path}: the file changed after it was opened. Run the command again.")
+
+
+def _readable(path: Path) -> io.FileIO:
+    """Open a file without a buffer."""
+    try:
+        return path.open("rb", buffering=0)
+    except OSError as err:
+        raise MissingInputError(f"{path} cannot be read: {err.strerror}") from err
+
+
+def _version(file: io.FileIO) -> tuple[int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +74,7 @@ class LazyPixels:
     """Pixels of records: behaves like an array (n, h, w, b), and `numpy.asarray` reads it into one.
 
     A slice or an array of rows gives `LazyPixels` again, a single row an array. The reader checked the bytes;
-    the files must not change.
+    a file that changed since is an error.
     """
 
     files: Sequence[File]
@@ -104,10 +115,16 @@ class LazyPixels:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         out = np.empty(self.shape, self.dtype)
+        kinds, offsets, rows_of_file = self.stored.tolist(), self.offset.tolist(), dict[int, list[int]]()
+        for row, number in enumerate(self.file.tolist()):
+            rows_of_file.setdefault(number, []).append(row)
+        converted = {
+            row: np.empty(self.patch_shape, kind) for row, kind in enumerate(kinds) if kind != self.dtype.str
+        }
+        for number, rows in rows_of_file.items():  # each file is opened once
+            targets = [converted[row] if row in converted else out[row] for row in rows]
+            self.files[number].read_into(targets, [offsets[row] for row in rows])
         with np.errstate(invalid="ignore", over="ignore"):
-            for row, kind in enumerate(self.stored.tolist()):
-                target = out[row] if kind == self.dtype.str else np.empty(self.patch_shape, kind)
-                self.files[self.file[row]].read_into(target, int(self.offset[row]))
-                if target.dtype != self.dtype:
-                    out[row] = target
+            for row, pixels in converted.items():
+                out[row] = pixels
         return out if dtype is None else out.astype(dtype, copy=False)

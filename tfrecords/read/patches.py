@@ -164,6 +164,7 @@ def same_tag(a: float | None, b: float | None) -> bool:
 
 def _from_records(source: Source, bands: Sequence[str] | None, units: str | None) -> Patches:
     """Return records as patches; all are parsed and checked, their pixels stay in the files."""
+    files = [File.of(path) for path in source.paths]
     offsets = [record_offsets(path) for path in source.paths]
     decided = units_of_records(source.paths, units, source.name, lambda f: patch_of(f)[1])
     count = sum(map(len, offsets))
@@ -201,7 +202,6 @@ def _from_records(source: Source, bands: Sequence[str] | None, units: str | None
     assert first is not None
     names = band_names(len(first.bands), bands) if bands else first.bands
     file_of_row = np.repeat(np.arange(len(offsets)), [len(o) for o in offsets])
-    files = [File(path) for path in source.paths]
     pixels: Any = LazyPixels(files, file_of_row, begins, stored, first.shape, first.dtype)
     return Patches(
         ids,
