@@ -102,7 +102,7 @@ $(VENV)/.installed: $(VENV)/.made $(PACKAGE) $(SOURCES)
 	@touch $@
 
 $(VENV)/.follows: $(VENV)/.made $(PACKAGE)
-	@echo "Installing patch-retrieval[$(KIND),test,docs] into $(VENV): some minutes the first time"
-	$(INSTALL) --editable '.[$(KIND),test,docs]'
+	@echo "Installing patch-retrieval[$(KIND),labels,test,docs] into $(VENV): some minutes the first time"
+	$(INSTALL) --editable '.[$(KIND),labels,test,docs]'
 	@rm -f $(VENV)/.installed
 	@touch $@

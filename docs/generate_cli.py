@@ -69,7 +69,10 @@ def page() -> str:
     """Return the text of docs/cli.md."""
     intro = inspect.getdoc(app.registered_callback.callback)  # type: ignore[union-attr,arg-type]
     commands = all_commands()
-    rows = [f"| [`retrieve {c.name}`](#retrieve-{c.name}) | {c.short_help} |" for c in commands]
+    rows = [
+        f"| [`retrieve {c.name}`](#retrieve-{(c.name or '').replace(' ', '-')}) | {c.short_help} |"
+        for c in commands
+    ]
     sections = ["\n".join(_section(command)) for command in commands]
     return HEAD.format(intro=intro) + "\n".join(rows) + "\n\n" + "\n\n".join(sections) + "\n"
 

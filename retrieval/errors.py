@@ -45,6 +45,10 @@ class ModelError(EngineError):
     """A model folder is not a classifier, or was made for other images."""
 
 
+class LabelsError(EngineError):
+    """Labels, masks, classes or tiles do not fit each other, or cannot be read; the text names them."""
+
+
 class MissingPatchWarning(RetrieveWarning):
     """A patch of the answers has no row in the submission and counts as wrong."""
 

@@ -33,11 +33,16 @@ COMMANDS = {
     "train": ("train", "Train an encoder on time series"),
     "calibrate": ("calibrate", "Fit the confidence of an index to known answers"),
     "export": ("export", "Write an index or an encoder in other tools' formats"),
+    "labels cover": ("labels", "List the XYZ tiles of an area, split into train, val and test"),
+    "labels check": ("labels", "Check that images and masks fit each other"),
+    "labels subset": ("labels", "Copy or link selected tiles or files"),
     "demo": ("setup", "Run a small generated challenge"),
     "config": ("setup", "Print all settings as a retrieve.toml"),
     "doctor": ("setup", "Check the installation"),
 }
-"""Module and summary of each command, in the order of the help."""
+"""Module and summary of each command, in the order of the help; the first of two words is a group."""
+GROUPS = {"labels": "Prepare, convert and judge vector labels and masks"}
+"""Summary of each group of commands."""
 _TENSORFLOW_CHATTER = re.compile(r"WARNING: All log messages before absl|[IW]\d{4} ")
 """Lines of TensorFlow's log that report no error."""
 KEEPS_TENSORFLOW_THREADS = ("doctor", "train")
@@ -45,32 +50,38 @@ KEEPS_TENSORFLOW_THREADS = ("doctor", "train")
 
 
 class Commands(TyperGroup):
-    """The group of all commands; it imports a command's module on first use."""
+    """A group of commands; it imports a command's module on first use."""
+
+    prefix = ""
+    """Words before the names of the commands in `COMMANDS`: "" or the group and a blank."""
+
+    def summaries(self) -> dict[str, str]:
+        """Return the summary of each command and group, in the order of the help."""
+        names = (name.removeprefix(self.prefix) for name in COMMANDS if name.startswith(self.prefix))
+        words = dict.fromkeys(name.split()[0] for name in names)
+        return {word: _summary(self.prefix + word) for word in words}
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
-        """Return the names of all commands, in the order of the help."""
-        return list(COMMANDS)
+        """Return the names of the commands, in the order of the help."""
+        return list(self.summaries())
 
     def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
         """Return a command, or None where the name is unknown."""
-        if cmd_name in COMMANDS and cmd_name not in self.commands:
-            info = _command_info(cmd_name)
-            self.commands[cmd_name] = get_command_from_info(
-                info, pretty_exceptions_short=False, rich_markup_mode=None
-            )
+        if cmd_name in self.summaries() and cmd_name not in self.commands:
+            self.commands[cmd_name] = _load(self.prefix + cmd_name)
         return self.commands.get(cmd_name)
 
     def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:  # type: ignore[override]
         """Return the command that the arguments name; an unknown name lists similar ones."""
-        if args[0] not in COMMANDS:
-            for name in COMMANDS:
+        if args[0] not in self.summaries():
+            for name in self.summaries():
                 self.get_command(ctx, name)
         return super().resolve_command(ctx, args)  # type: ignore[arg-type]
 
     def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
         """Write the table of commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+            formatter.write_dl(list(self.summaries().items()))
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run a command and translate its errors."""
@@ -98,6 +109,28 @@ def command(name: str, *examples: str, **settings: Any) -> Callable[[Callable], 
     """
     epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)
     return app.command(name, short_help=COMMANDS[name][1], epilog=epilog, **settings)
+
+
+def _summary(name: str) -> str:
+    """Return the summary of a command or a group."""
+    return GROUPS[name] if name in GROUPS else COMMANDS[name][1]
+
+
+def _load(name: str) -> Any:
+    """Return a command, whose module is imported, or a group."""
+    if name in GROUPS:
+        group = Commands(
+            name=name,
+            help=f"{GROUPS[name]}.",
+            short_help=GROUPS[name],
+            no_args_is_help=True,
+            rich_markup_mode=None,
+        )
+        group.prefix = f"{name} "
+        return group
+    loaded = get_command_from_info(_command_info(name), pretty_exceptions_short=False, rich_markup_mode=None)
+    loaded.name = name.split()[-1]
+    return loaded
 
 
 def _command_info(name: str) -> CommandInfo:

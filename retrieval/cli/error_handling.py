@@ -17,10 +17,12 @@ from retrieval.cli.console import RED, YELLOW, coloured
 from retrieval.errors import DependencyError
 from tfrecords.errors import RetrieveError, RetrieveWarning
 
-RESUMABLE = ("demo", "index", "ingest", "ingest-stac", "train")
+RESUMABLE = ("demo", "index", "ingest", "ingest-stac", "labels download", "train")
 """Commands that keep finished parts when they are interrupted."""
 BACKENDS = {"tensorflow": "TensorFlow", "faiss": "FAISS"}
 """Names of the packages that the extras `cpu` and `gpu` install, by module."""
+LABELS = ("geopandas", "mercantile", "pyogrio", "pyproj")
+"""Modules that the extra `labels` installs."""
 VERBOSE = "retrieval.verbose"
 """Key of a context's `meta`: true where `--verbose` was given."""
 
@@ -32,10 +34,14 @@ def error_handling(context: typer.Context) -> Iterator[None]:
         with _printed_warnings(context), _redacted_tracebacks():
             yield
     except KeyboardInterrupt as stop:
-        typer.echo(str(stop) or _resume_hint(context.invoked_subcommand), err=True)
+        # "retrieve labels download" -> "labels download"
+        command = f"{context.command_path} {context.invoked_subcommand}".partition(" ")[2]
+        typer.echo(str(stop) or _resume_hint(command), err=True)
         raise typer.Exit(130) from None
     except ModuleNotFoundError as error:
         module = (error.name or "").split(".")[0]
+        if module in LABELS:
+            _fail(f"{module} is not installed. Run pip install 'patch-retrieval[labels]'.", context)
         if module not in BACKENDS:
             raise
         _fail(str(missing_backend(module)), context)
@@ -58,7 +64,7 @@ def missing_backend(module: str) -> DependencyError:
     )
 
 
-def _resume_hint(command: str | None) -> str:
+def _resume_hint(command: str) -> str:
     if command in RESUMABLE:
         return f"interrupted. Run the same `retrieve {command}` again to resume."
     return "interrupted. Nothing was written; earlier outputs are unchanged."

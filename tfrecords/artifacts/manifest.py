@@ -27,6 +27,8 @@ FORMAT_VERSION: dict[str, int] = {
     "demo": 1,
     "stac": 1,
     "cutouts": 1,
+    "tiles": 1,
+    "masks": 1,
 }
 """Format version that this release writes and reads, by kind of folder."""
 

@@ -1,0 +1,204 @@
+"""`retrieve labels ...`: vector labels, masks and tiles."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from retrieval.cli.app import command, elapsed_s, print_result
+from retrieval.cli.console import ConsoleProgress
+from retrieval.cli.options import AsJson, Overwrite, Quiet, Seed, Verbose
+from retrieval.geo.request import BoundingBox
+
+ClassesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        metavar="FILE|NAME",
+        help="A CSV with the columns name, value and colour, or deepglobe.",
+        show_default="from the data",
+    ),
+]
+Zoom = Annotated[
+    int | None, typer.Option("--zoom", min=0, max=30, help="Only XYZ tiles of this zoom.", show_default="all")
+]
+SplitOption = Annotated[
+    Literal["train", "val", "test"] | None,
+    typer.Option("--split", help="Only the rows of this split.", show_default="all"),
+]
+
+
+def _finish(as_json: bool, report: Any, template: str, start: float, console_notes: tuple[str, ...]) -> None:
+    """Print the result of a command: the report's fields, its notes included."""
+    result = {
+        name: str(value) if isinstance(value, Path) else value for name, value in asdict(report).items()
+    }
+    result["out"] = result.pop("path", None)
+    print_result(as_json, result | {"notes": list(console_notes), "seconds": elapsed_s(start)}, template)
+
+
+@command(
+    "labels cover",
+    "retrieve labels cover area.geojson --zoom 20 --split 70/20/10 --out cover.csv",
+    "retrieve labels cover --bbox 1.35,43.55,1.50,43.65 --zoom 17 --out cover.csv",
+    "retrieve labels cover tiles/ --out cover.csv",
+)
+def cover_command(
+    out: Annotated[Path, typer.Option("--out", "-o", help="CSV to write: z, x, y and split.")],
+    area: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[AREA]",
+            help="A vector file, a raster with a CRS, or a folder of XYZ tiles or rasters.",
+        ),
+    ] = None,
+    bbox: Annotated[
+        str | None,
+        typer.Option(metavar="W,S,E,N", help="Bounding box in degrees instead of AREA."),
+    ] = None,
+    zoom: Annotated[
+        int | None,
+        typer.Option(min=0, max=30, help="Zoom of the tiles.", show_default="as in a folder of tiles"),
+    ] = None,
+    split: Annotated[str, typer.Option(metavar="TRAIN/VAL/TEST", help="Shares of the splits.")] = "70/20/10",
+    block_zoom: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Zoom of the blocks that are split.", show_default="the coarsest with 20 blocks"
+        ),
+    ] = None,
+    gap: Annotated[
+        int, typer.Option(min=0, help="Leave out tiles within this many tiles of another split.")
+    ] = 0,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """List the XYZ tiles of an area and split them into train, val and test.
+
+    The split is by blocks of ground: all tiles of a block, of every zoom, go to one split.
+    """
+    from retrieval.labels import cover
+
+    if (area is None) == (bbox is None):
+        raise typer.BadParameter("expected either AREA or --bbox.")
+    start = time.monotonic()
+    with ConsoleProgress(quiet, verbose=verbose) as console:
+        report = cover(
+            BoundingBox.parse(bbox) if bbox else area or "",
+            out,
+            zoom=zoom,
+            split=split,
+            block_zoom=block_zoom,
+            gap=gap,
+            seed=seed,
+            overwrite=overwrite,
+            progress=console,
+        )
+        for note in report.notes:
+            console.note(note)
+    template = (
+        "{out}: {tiles} tiles, {splits[train]} train, {splits[val]} val, {splits[test]} test; split by "
+        "{blocks} blocks of zoom {block_zoom}"
+    )
+    _finish(as_json, report, template, start, report.notes)
+
+
+@command(
+    "labels check",
+    "retrieve labels check images/ masks/",
+    "retrieve labels check scenes/ scenes/ --classes deepglobe --json",
+)
+def check_command(
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of images, or one image.")],
+    masks: Annotated[
+        Path, typer.Argument(metavar="MASKS", help="Folder of masks, perhaps the same, or one mask.")
+    ],
+    classes: ClassesOption = None,
+    zoom: Zoom = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if a pair is missing or odd.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Check that images and masks fit each other, and print shares and weights of the classes.
+
+    Files of one name belong together: equal paths up to the ending and _sat or _mask. Missing and odd pairs,
+    and masks without a label, are listed.
+    """
+    from retrieval.labels import check
+
+    start = time.monotonic()
+    with ConsoleProgress(quiet, verbose=verbose) as console:
+        report = check(images, masks, classes=classes, zoom=zoom, progress=console)
+        for text in _check_notes(report):
+            console.note(text)
+    rows = [f"{name:<16}{c.share:>9.4f}{c.weight:>9.2f}{c.masks:>8}" for name, c in report.classes.items()]
+    table = "\n".join([f"{'class':<16}{'share':>9}{'weight':>9}{'masks':>8}", *rows])
+    template = (
+        "{pairs} pairs of {images} images and {masks} masks, {problems} missing or odd, {unlabelled} without "
+        "a label\n{table}"
+    )
+    missing = len(report.without_mask) + len(report.without_image)
+    result = asdict(report) | {
+        "problems": missing + len(report.odd),
+        "unlabelled": len(report.without_label),
+        "seconds": elapsed_s(start),
+    }
+    print_result(as_json, result if as_json else result | {"table": table}, template)
+    if strict and not report.is_clean:
+        raise typer.Exit(1)
+
+
+def _check_notes(report: Any) -> list[str]:
+    """Return the names of missing and odd pairs for people, at most ten of each kind."""
+    kinds = {
+        "images without a mask": report.without_mask,
+        "masks without an image": report.without_image,
+        "odd pairs": tuple(f"{name} ({problem})" for name, problem in report.odd.items()),
+        "masks without a label": report.without_label,
+    }
+    notes = list(report.notes)
+    for kind, names in kinds.items():
+        if names:
+            more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+            notes.append(f"{len(names)} {kind}: {', '.join(names[:10])}{more}")
+    return notes
+
+
+@command(
+    "labels subset",
+    "retrieve labels subset tiles/ --cover cover.csv --split train --out train/",
+    "retrieve labels subset tiles/ --cover worst.csv --out worst/ --link",
+)
+def subset_command(
+    source: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of images, masks or predictions.")],
+    cover: Annotated[
+        Path,
+        typer.Option(metavar="CSV", help="Rows to take: columns z, x and y, or name (paths without ending)."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    split: SplitOption = None,
+    link: Annotated[bool, typer.Option("--link", help="Make symbolic links instead of copies.")] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Copy or link selected tiles or files into a folder, under the same names."""
+    from retrieval.labels import subset
+
+    start = time.monotonic()
+    with ConsoleProgress(quiet, verbose=verbose) as console:
+        report = subset(source, cover, out, split=split, link=link, overwrite=overwrite, progress=console)
+        if report.missing:
+            console.note(f"{len(report.missing)} names without a file: {', '.join(report.missing[:10])}")
+    _finish(as_json, report, "{out}: {files} files", start, report.notes)

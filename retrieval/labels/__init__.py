@@ -1,0 +1,32 @@
+"""Vector labels and masks: from an area to tiles, from polygons to masks and back, and how good labels are.
+
+`covers` lists the XYZ tiles of an area, `dataset` checks pairs of images and masks, `selection` copies chosen
+tiles. `classes` names classes, values and colours; `masks` reads and writes class maps. `files` pairs images,
+masks and predictions by name.
+
+The room needs the extra `labels`. The commands of `retrieve labels` call the functions below.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retrieval.labels.covers import cover
+    from retrieval.labels.dataset import check
+    from retrieval.labels.selection import subset
+
+_HOME = {
+    "check": "dataset",
+    "cover": "covers",
+    "subset": "selection",
+}
+
+__all__ = ["check", "cover", "subset"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'retrieval.labels' has no attribute {name!r}")
+    return getattr(import_module(f"retrieval.labels.{_HOME[name]}"), name)
