@@ -35,6 +35,7 @@ COMMANDS = {
     "export": ("export", "Write an index or an encoder in other tools' formats"),
     "labels cover": ("labels", "List the XYZ tiles of an area, split into train, val and test"),
     "labels check": ("labels", "Check that images and masks fit each other"),
+    "labels rasterize": ("labels", "Burn vector labels into masks on the pixels of images"),
     "labels subset": ("labels", "Copy or link selected tiles or files"),
     "demo": ("setup", "Run a small generated challenge"),
     "config": ("setup", "Print all settings as a retrieve.toml"),

@@ -26,6 +26,10 @@ ClassesOption = Annotated[
 Zoom = Annotated[
     int | None, typer.Option("--zoom", min=0, max=30, help="Only XYZ tiles of this zoom.", show_default="all")
 ]
+Layer = Annotated[
+    str | None,
+    typer.Option("--layer", metavar="NAME", help="Layer of the vector file.", show_default="the only one"),
+]
 SplitOption = Annotated[
     Literal["train", "val", "test"] | None,
     typer.Option("--split", help="Only the rows of this split.", show_default="all"),
@@ -172,6 +176,85 @@ def _check_notes(report: Any) -> list[str]:
             more = f" and {len(names) - 10} more" if len(names) > 10 else ""
             notes.append(f"{len(names)} {kind}: {', '.join(names[:10])}{more}")
     return notes
+
+
+@command(
+    "labels rasterize",
+    "retrieve labels rasterize polygons.geojson --like tiles/ --out masks/",
+    "retrieve labels rasterize roads.gpkg --like scene.tif --line-width 6 --out mask.tif",
+    "retrieve labels rasterize landuse.fgb --attribute kind --classes c.csv --like scene.tif --out mask.tif",
+)
+def rasterize_command(
+    labels: Annotated[
+        Path, typer.Argument(metavar="LABELS", help="Vector file of points, lines or polygons.")
+    ],
+    like: Annotated[
+        Path,
+        typer.Option(
+            metavar="IMAGES", help="A GeoTIFF, a folder of GeoTIFFs or XYZ tiles, or a cover (CSV)."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Mask to write (.tif), or folder of masks for a folder.")
+    ],
+    classes: ClassesOption = None,
+    attribute: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Attribute that holds the class of a feature.", show_default="none"
+        ),
+    ] = None,
+    as_class: Annotated[
+        str | None,
+        typer.Option("--class", metavar="NAME", help="Class of all features.", show_default="the only one"),
+    ] = None,
+    layer: Layer = None,
+    line_width: Annotated[
+        float | None,
+        typer.Option(metavar="METRES", help="Width of lines on the ground.", show_default="one pixel"),
+    ] = None,
+    append: Annotated[bool, typer.Option("--append", help="Add to the masks in --out.")] = False,
+    zoom: Zoom = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Burn vector labels into masks on the pixels of images.
+
+    Masks hold class indices, 255 for no data: GeoTIFFs with a colour table, and palette PNGs for XYZ tiles.
+    Labels in another CRS are reprojected; invalid geometries are repaired. Later features cover earlier ones.
+    """
+    from retrieval.labels import rasterize
+
+    start = time.monotonic()
+    with ConsoleProgress(quiet, verbose=verbose) as console:
+        report = rasterize(
+            labels,
+            like,
+            out,
+            classes=classes,
+            attribute=attribute,
+            as_class=as_class,
+            layer=layer,
+            line_width_m=line_width,
+            append=append,
+            zoom=zoom,
+            overwrite=overwrite,
+            progress=console,
+        )
+        for note in report.notes:
+            console.note(note)
+    shares = _shares(report.classes)
+    _finish(
+        as_json, report, f"{{out}}: {{masks}} masks, {{features}} features; {shares}", start, report.notes
+    )
+
+
+def _shares(pixels: dict[str, int]) -> str:
+    """Return the shares of classes for people."""
+    total = max(1, sum(pixels.values()))
+    return ", ".join(f"{name} {count / total:.2%}" for name, count in pixels.items()).replace("{", "{{")
 
 
 @command(

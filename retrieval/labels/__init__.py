@@ -1,8 +1,9 @@
 """Vector labels and masks: from an area to tiles, from polygons to masks and back, and how good labels are.
 
 `covers` lists the XYZ tiles of an area, `dataset` checks pairs of images and masks, `selection` copies chosen
-tiles. `classes` names classes, values and colours; `masks` reads and writes class maps. `files` pairs images,
-masks and predictions by name.
+tiles. `vectors` reads vector files in batches, and `rasterizing` burns them into masks on the pixels of
+`grids`. `metres` measures on the ground. `classes` names classes, values and colours, `masks` reads and
+writes class maps, and `files` pairs images, masks and predictions by name.
 
 The room needs the extra `labels`. The commands of `retrieve labels` call the functions below.
 """
@@ -15,15 +16,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from retrieval.labels.covers import cover
     from retrieval.labels.dataset import check
+    from retrieval.labels.rasterizing import rasterize
     from retrieval.labels.selection import subset
 
 _HOME = {
     "check": "dataset",
     "cover": "covers",
+    "rasterize": "rasterizing",
     "subset": "selection",
 }
 
-__all__ = ["check", "cover", "subset"]
+__all__ = ["check", "cover", "rasterize", "subset"]
 
 
 def __getattr__(name: str) -> Any:
