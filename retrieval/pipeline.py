@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from retrieval.config import ChipConfig, Device, IndexConfig, RefineConfig, SearchConfig
 from retrieval.evaluation import Score, read_submission, score
 from retrieval.geo.filters import SearchFilter, keep_contained, read_filter
-from retrieval.geo.pixel_size import match_pixel_size
 from retrieval.index.builder import write_index
 from retrieval.index.device import on_device
 from retrieval.index.folder import IndexFolder
@@ -21,7 +20,7 @@ from retrieval.matching.large_chips import locate_chips
 from retrieval.matching.places import rival_places
 from retrieval.matching.pyramid import refine_full_resolution
 from retrieval.matching.rounds import search_in_rounds
-from retrieval.matching.session import Session
+from retrieval.matching.session import Session, adapted_to_images
 from retrieval.models.encoder import load_encoder
 from retrieval.results.matches import Matches
 from retrieval.types import Encoder, Executor, Progress, silent
@@ -109,7 +108,7 @@ def locate(
     if not isinstance(queries, (Patches, Chips)):
         queries = read_queries(queries, bands=bands, units=units)
     folder, settings = index.folder, (search, refinement, chips)
-    queries = match_pixel_size(folder.images, queries)
+    queries = adapted_to_images(folder.images, queries)
     with on_device(index.device):
         session = Session.open(folder, queries, search_filter, *settings, executor, progress)
         if isinstance(queries, Chips):

@@ -279,3 +279,5 @@ class StoredImage:
     """Cloud cover of the product in percent, 0 to 100, or None."""
     orientation: int = 1
     """EXIF number of the way the file lies; the index holds its pixels north-up."""
+    clipped: bool = False
+    """Whether bright ground is clipped at 4095 DN: of TFRecords, and in an index of version 1."""

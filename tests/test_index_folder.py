@@ -79,6 +79,14 @@ def test_codes_are_exact_for_digital_numbers(seed):
     np.testing.assert_allclose(from_codes(codes), scaled, atol=1e-6)
 
 
+def test_codes_of_bright_ground_are_exact():
+    dn = np.arange(65535).astype(np.uint16).reshape(1, -1, 1)
+    scaled = image_of(dn).scaled()
+    codes = to_codes(scaled)
+    assert codes[0, 0, 0] == 65535 and (codes[0, 1:] == dn[0, 1:]).all()
+    np.testing.assert_allclose(from_codes(codes), scaled, atol=1e-6)
+
+
 def test_codes_round_scaled_values_to_half_a_digital_number():
     scaled = np.random.default_rng(0).uniform(-1, 1, (50, 50, 4)).astype(np.float32)
     scaled[3, 4] = np.nan
@@ -135,6 +143,7 @@ def test_table_of_plain_images(written):
         baseline="",
         cloud_cover="",
         orientation="1",
+        clipped="False",
     )
 
 

@@ -151,6 +151,19 @@ def test_default_nodata():
     assert [default_nodata(u) for u in units] == [0.0, -1.0, None, None]
 
 
+@pytest.mark.parametrize("units", ["dn", "reflectance"])
+def test_bright_ground_keeps_its_texture(units):
+    dn = np.arange(1, 65535, dtype=np.float64).reshape(1, -1, 1)
+    pixels = (dn / 10000 if units == "reflectance" else dn).astype(np.float32)
+    scaled, clipped = (to_scaled(pixels, units, None, c)[0, :, 0] for c in (False, True))
+    ordinary = dn[0, :, 0] < 4095
+    np.testing.assert_array_equal(scaled[ordinary], clipped[ordinary])
+    assert (np.diff(scaled) > 0).all() and scaled.max() < 2.5
+    assert (clipped[~ordinary] == 1).all()
+    slope = np.diff(scaled)[4090:4100] * 2047.5
+    np.testing.assert_allclose(slope, 1, atol=0.02)  # no kink
+
+
 def test_scaling_of_each_unit():
     dn = np.array([[[0, 2047]], [[4095, 10000]]], np.uint16)
     expected = np.clip(dn.astype(float), 0, 4095) / 2047.5 - 1

@@ -23,6 +23,7 @@ from retrieval.errors import ConfigError, DependencyError, EncoderError
 from retrieval.types import Encoder
 from tfrecords.artifacts import writing_file
 from tfrecords.artifacts.manifest import created_by
+from tfrecords.schema import SCALED_OF_DN
 
 OPSET = 17
 """Version of ONNX's operators: onnxruntime 1.12 and later read it."""
@@ -54,7 +55,7 @@ def export_onnx(
 ) -> OnnxReport:
     """Write an encoder as ONNX.
 
-    The input `scaled` is (batch, height, width, bands) float32 in [-1, 1], NaN = nodata, at least
+    The input `scaled` is (batch, height, width, bands) float32 scaled, NaN = nodata, at least
     64 x 64 pixels. The output `vectors` is (batch, rows, cols, dim) of unit length, see
     `retrieval.types.Encoder.embed`. The file's metadata hold name, fingerprint, step and patch size.
 
@@ -147,7 +148,7 @@ def _describe(model: Any, encoder: Encoder, bands: int | None) -> None:
     model.producer_name = created_by()
     model.doc_string = "Vectors of the 64 x 64 windows of images: unit length, inner product is cosine."
     facts = {"encoder": encoder.name, "fingerprint": encoder.fingerprint, "step_px": encoder.step_px}
-    facts |= {"patch_px": PATCH_PX, "dim": encoder.dim, "pixels": "clip(dn, 0, 4095) / 2047.5 - 1"}
+    facts |= {"patch_px": PATCH_PX, "dim": encoder.dim, "pixels": SCALED_OF_DN}
     onnx.helper.set_model_props(model, {name: str(fact) for name, fact in facts.items()})
 
 

@@ -35,6 +35,7 @@ from retrieval.index.folder import IndexFolder
 from retrieval.types import Progress, StoredImage, silent
 from tfrecords.artifacts import PartialFolder, writing_folder
 from tfrecords.artifacts.manifest import created_by
+from tfrecords.schema import SCALED_OF_DN
 
 VERSION = "1.0.0"
 """STAC version that the embedding extension's schema needs."""
@@ -45,7 +46,7 @@ ITEM_ASSETS = "https://stac-extensions.github.io/item-assets/v1.0.0/schema.json"
 PARQUET = "application/vnd.apache.parquet"
 FIRST_DAY = date(2015, 6, 23)
 """First launch of Sentinel-2: the earliest date of an image whose date is unknown."""
-SCALED = {"format": "python", "expression": "numpy.clip(dn, 0, 4095) / 2047.5 - 1"}
+SCALED = {"format": "python", "expression": SCALED_OF_DN}
 UNIT = {"format": "python", "expression": "vector / numpy.linalg.norm(vector)"}
 
 

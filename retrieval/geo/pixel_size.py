@@ -131,7 +131,8 @@ class _Reader:
             return queries.read(row)
         path = queries.paths[row] if len(queries.paths) == len(queries) else ""
         pixels, number = np.asarray(queries.pixels[row]), int(queries.patch_ids[row])
-        return Image(number, pixels, queries.units, queries.bands, queries.nodata, path=path)
+        form = queries.units, queries.bands, queries.nodata
+        return Image(number, pixels, *form, path=path, clipped=queries.clipped)
 
 
 def _resampled(

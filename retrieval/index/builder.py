@@ -129,8 +129,8 @@ def embed_task(task: EmbedTask) -> EmbeddedImage:
 
 
 def _row(image: Image, windows: int) -> StoredImage:
-    names = ("image_id", "path", "width", "height", "bands", "crs", "transform", "date", "orientation")
-    values = {name: getattr(image, name) for name in names}
+    names = ("image_id", "path", "width", "height", "bands", "crs", "transform", "date")
+    values = {name: getattr(image, name) for name in (*names, "orientation", "clipped")}
     for name in ("source", "datetime", "baseline", "cloud_cover"):
         values[name] = getattr(image.provenance, name)
     return StoredImage(**values, windows=windows)

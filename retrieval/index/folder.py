@@ -6,13 +6,15 @@
       encoder.calibration.json, encoder.chips.calibration.json
                         its calibrations, unless they are the shipped ones
       images.csv        image_id, path, width, height, bands, crs, transform, date, windows,
-                        source, datetime, baseline, cloud_cover
+                        source, datetime, baseline, cloud_cover, orientation, clipped
       vectors.faiss     opens with plain `faiss.read_index`
       pixels/<id>.npy   (h, w, b) uint16 codes of the scaled pixels
 
-Pixels are stored as the encoder saw them: `code = round((scaled + 1) * 2047.5)`, 0 to 4095, which is
-`clip(dn, 0, 4095)`, and 65535 for nodata. A pixel file is checked against the manifest when it is first
-read, all other files when the folder is opened.
+Pixels are stored as the encoder saw them: as digital numbers, 0 to 65534, and 65535 for nodata. Scaled pixels
+up to 1 have the code `round((scaled + 1) * 2047.5)`. Brighter ones expand the logarithm of
+`tfrecords.schema.compress_bright`. Version 1 has codes up to 4095 alone, with the same meaning.
+
+A pixel file is checked against the manifest when it is first read, all other files when the folder is opened.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from retrieval.models.calibration import calibrations_beside
 from retrieval.models.encoder import load_encoder
 from retrieval.types import Encoder, StoredImage
 from tfrecords.artifacts import Manifest, check_file, read_manifest
+from tfrecords.schema import compress_bright, expand_bright
 
 KIND = "index"
 """Kind of the folder in its manifest."""
@@ -43,7 +46,7 @@ TABLE = "images.csv"
 NODATA = np.uint16(65535)
 """Code of a nodata pixel."""
 MAX_CODE = 4095
-"""Largest code of a known pixel."""
+"""Code of scaled 1; codes above it are compressed by a logarithm in scaled pixels."""
 
 
 class IndexFolder:
@@ -153,9 +156,10 @@ def read_index_manifest(path: Path, *, verify: bool | Literal["sizes"] = True) -
 
 
 def to_codes(scaled: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Return scaled pixels as codes: [-1, 1] becomes 0 to 4095, NaN becomes 65535."""
+    """Return scaled pixels as codes: [-1, 1] becomes 0 to 4095, more up to 65534, NaN becomes 65535."""
     codes = scaled + np.float32(1)
     codes *= np.float32(MAX_CODE / 2)
+    expand_bright(codes)
     np.rint(codes, out=codes)
     np.copyto(codes, np.float32(NODATA), where=np.isnan(codes))
     return codes.astype(np.uint16)
@@ -163,7 +167,10 @@ def to_codes(scaled: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 def from_codes(codes: NDArray[np.uint16]) -> NDArray[np.float32]:
     """Return codes as scaled pixels, NaN = nodata; undoes `to_codes` but for its rounding."""
-    scaled: NDArray[np.float32] = np.divide(codes, np.float32(MAX_CODE / 2), dtype=np.float32)
+    scaled = codes.astype(np.float32)
+    if codes.size and codes.max() > MAX_CODE:
+        compress_bright(scaled)
+    scaled /= np.float32(MAX_CODE / 2)
     scaled -= np.float32(1)
     np.copyto(scaled, np.float32(np.nan), where=codes == NODATA)
     return scaled
@@ -190,7 +197,7 @@ def _to_cells(row: StoredImage) -> list[Any]:
 
 
 def _read_table(path: Path) -> list[StoredImage]:
-    """Read `images.csv`; the first builds of 0.1.0 wrote no column after `windows`."""
+    """Read `images.csv`; version 1 has no column `clipped`, its first builds none after `windows`."""
     with path.open(newline="", encoding="utf-8") as file:
         return [_from_cells(cells) for cells in csv.DictReader(file)]
 
@@ -211,4 +218,5 @@ def _from_cells(cells: dict[str, str]) -> StoredImage:
         baseline=cells.get("baseline") or "",
         cloud_cover=float(cells["cloud_cover"]) if cells.get("cloud_cover") else None,
         orientation=int(cells.get("orientation") or 1),
+        clipped=cells.get("clipped", "True") == "True",
     )

@@ -168,4 +168,23 @@ def open_index_and_queries(
         opening = pool.submit(open_folder)
         opened = read_queries(queries, bands=bands, units=units)
         folder = opening.result()
-        return folder, match_pixel_size(folder.images, opened)
+        return folder, adapted_to_images(folder.images, opened)
+
+
+def adapted_to_images(images: Mapping[int, StoredImage], queries: Patches | Chips) -> Patches | Chips:
+    """Return queries in the pixel size and, where all images are clipped, with the clip of the images.
+
+    Args:
+        images: the image table.
+        queries: patches or chips.
+
+    Raises:
+        GridError: see `match_pixel_size`.
+    """
+    queries = match_pixel_size(images, queries)
+    if not all(image.clipped for image in images.values()):
+        return queries
+    if isinstance(queries, Patches):
+        return replace(queries, clipped=True)
+    read = queries.read
+    return replace(queries, read=lambda row: replace(read(row), clipped=True))

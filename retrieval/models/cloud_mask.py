@@ -76,12 +76,13 @@ class CloudMask:
         """Return the pixels that cloud hides or blurs.
 
         Args:
-            scaled: (n, h, w, b) float32 in [-1, 1], NaN = nodata; h and w even.
+            scaled: (n, h, w, b) float32 scaled, NaN = nodata; h and w even.
 
         Returns:
             (n, h, w) true under cloud; false on nodata.
         """
         n, h, w = scaled.shape[:3]
+        scaled = np.minimum(scaled, 1)  # the network was trained on pixels that are clipped at 1
         covered = np.zeros((n, h // 2, w // 2), bool)
         parts = [slice(start, start + BATCH) for start in range(0, n, BATCH)]
         for part, odds in zip(parts, parallel_map(lambda part: self._call(scaled[part]), parts), strict=True):

@@ -32,7 +32,7 @@ def embed_image(encoder: Encoder, scaled: NDArray[np.float32], config: IndexConf
 
     Args:
         encoder: any `Encoder`.
-        scaled: (h, w, b) float32 in [-1, 1], NaN = nodata; h and w at least 64.
+        scaled: (h, w, b) float32, NaN = nodata; h and w at least 64.
         config: stride and visibility.
 
     Returns:

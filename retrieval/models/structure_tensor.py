@@ -39,7 +39,7 @@ def structure_tensor(scaled: Any, noise: float) -> tuple[Any, Any]:
     """Return log-magnitude and doubled direction of the multi-band gradient.
 
     Args:
-        scaled: (n, h, w, b) float32 in [-1, 1], any b; NaN = nodata.
+        scaled: (n, h, w, b) float32 scaled, any b; NaN = nodata.
         noise: gradient, in scaled units, below which a slope counts as sensor noise.
 
     Returns:
@@ -63,7 +63,7 @@ def learnable_tensor(scaled: Any, noise: float) -> tuple[Any, Any]:
     `structure_tensor`, except next to nodata.
 
     Args:
-        scaled: (n, h, w, b) float32 in [-1, 1], symbolic, any b; NaN = nodata.
+        scaled: (n, h, w, b) float32 scaled, symbolic, any b; NaN = nodata.
         noise: as for `structure_tensor`.
 
     Returns:

@@ -29,9 +29,9 @@ def write_window_tifs(
 ) -> None:
     """Write the best match of each patch as `patch_<id>.tif`; the folder is written as a whole.
 
-    A file holds the pixels of the index, north-up, as uint16 digital numbers: reflectance x 10000 up to 4095.
-    Nodata and pixels outside the image are 65535. The file has the image's bands and CRS, and the tags
-    PATCH_ID, IMAGE_ID, IMAGE, DATE and CONFIDENCE.
+    A file holds the pixels of the index, north-up, as uint16 digital numbers: reflectance x 10000. Nodata and
+    pixels outside the image are 65535. The file has the image's bands and CRS, and the tags PATCH_ID,
+    IMAGE_ID, IMAGE, DATE and CONFIDENCE.
 
     Args:
         matches: the matches; a patch without a candidate has no file.

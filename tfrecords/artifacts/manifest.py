@@ -22,7 +22,7 @@ FORMAT_VERSION: dict[str, int] = {
     "challenge": 1,
     "images": 1,
     "patches": 1,
-    "index": 1,
+    "index": 2,
     "checkpoints": 1,
     "demo": 1,
     "stac": 1,
@@ -30,7 +30,9 @@ FORMAT_VERSION: dict[str, int] = {
     "tiles": 1,
     "masks": 1,
 }
-"""Format version that this release writes and reads, by kind of folder."""
+"""Format version that this release writes, by kind of folder."""
+OLDER_VERSIONS: dict[str, tuple[int, ...]] = {"index": (1,)}
+"""Older format versions that this release reads too."""
 
 CHUNK = 1 << 20
 
@@ -182,10 +184,12 @@ def _parsed(path: Path, kind: str) -> Manifest:
         raise ManifestError(
             f"{path.parent}: the folder is of kind {found!r}; expected {kind!r}. Name the right folder."
         )
-    if content.get("version") != FORMAT_VERSION[kind]:
+    accepted = (*OLDER_VERSIONS.get(kind, ()), FORMAT_VERSION[kind])
+    if content.get("version") not in accepted:
+        versions = " and ".join(map(str, accepted))
         raise FormatVersionError(
             f"{path.parent}: format version {content.get('version')!r} of kind {kind!r}, written by "
-            f"{content.get('created_by')!r}. This release reads version {FORMAT_VERSION[kind]}: make the "
+            f"{content.get('created_by')!r}. This release reads version {versions}: make the "
             f"folder again with this release, or use the release that wrote it."
         )
     checksum = content.pop("checksum", None)

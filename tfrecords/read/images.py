@@ -150,8 +150,8 @@ def rows_as_images(
     path = str(source.paths[0]) if source.paths else ""
 
     def read(row: int) -> Image:
-        nodata = default_nodata(decided.units)
-        return Image(row, np.asarray(array[row]), decided.units, names, nodata, path=path)
+        pixels, used = np.asarray(array[row]), decided.units
+        return Image(row, pixels, used, names, default_nodata(used), path=path, clipped=used == "scaled")
 
     return names, decided, read
 
@@ -275,6 +275,7 @@ def rasters_as_images(
             date=raster.date,
             provenance=raster.provenance,
             orientation=raster.orientation,
+            clipped=used == "scaled",
         )
 
     return rasters_note(rasters, names, decided, source.name), read

@@ -116,6 +116,7 @@ def _from_array(
         default_nodata(decided.units),
         paths=tuple(map(str, source.paths)),
         note=f"{source.name}: {len(array)} patches, {decided.text()}, {' '.join(names)}",
+        clipped=decided.units == "scaled",
     )
 
 
@@ -154,6 +155,7 @@ def patches_of_rasters(
         paths=tuple(raster.path.as_posix() for raster in rasters),
         note=rasters_note(rasters, names, decided, source.name),
         georeferences=tuple(raster.georeference for raster in rasters),
+        clipped=used == "scaled",
     )
 
 
@@ -211,4 +213,5 @@ def _from_records(source: Source, bands: Sequence[str] | None, units: str | None
         nodata,
         paths=tuple(map(str, source.paths)),
         note=f"{source.name}: {count} patches, {decided.text()}, {' '.join(names)}",
+        clipped=True,
     )

@@ -1,7 +1,7 @@
 """Records: bands, units and scaling, the kinds of record, and their bytes.
 
-`to_scaled` makes the one form of pixels that encoders, matching and training use: float32 in [-1, 1],
-axes (..., y, x, b), NaN where a pixel is nodata.
+`to_scaled` makes the one form of pixels that encoders, matching and training use. It is float32 from -1 to 1,
+above 1 on bright ground. Its axes are (..., y, x, b); nodata is NaN.
 """
 
 from tfrecords.schema.bands import BANDS, band_names
@@ -32,6 +32,7 @@ from tfrecords.schema.records import (
 )
 from tfrecords.schema.units import (
     REFLECTANCE_TOP,
+    SCALED_OF_DN,
     UNITS,
     Units,
     UnitsGuess,
@@ -39,7 +40,9 @@ from tfrecords.schema.units import (
     check_dtype,
     check_finite,
     check_units,
+    compress_bright,
     default_nodata,
+    expand_bright,
     fitting_units,
     guess_units,
     is_nodata,
@@ -52,6 +55,7 @@ __all__ = [
     "BANDS",
     "ID_LIMIT",
     "REFLECTANCE_TOP",
+    "SCALED_OF_DN",
     "UNITS",
     "UNKNOWN",
     "Chips",
@@ -71,6 +75,7 @@ __all__ = [
     "check_finite",
     "check_id",
     "check_units",
+    "compress_bright",
     "date_of",
     "days_of",
     "decode_image",
@@ -80,6 +85,7 @@ __all__ = [
     "encode_image",
     "encode_patch",
     "encode_series",
+    "expand_bright",
     "fitting_units",
     "group_of",
     "guess_units",

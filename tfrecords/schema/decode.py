@@ -93,6 +93,7 @@ def image_of(fields: Fields, units: Units | None = None, bands: Sequence[str] | 
         crs=fields.text("crs") or None,
         transform=fields.numbers("transform", 6),
         date=fields.text("date") or None,
+        clipped=True,
     )
 
 

@@ -118,6 +118,8 @@ class Image:
     """Product and time of the pixels."""
     orientation: int = 1
     """EXIF number of the way the file lies; `pixels` and `transform` are north-up in any case."""
+    clipped: bool = False
+    """Whether bright ground is clipped at 4095 DN, as in the challenge's own form."""
 
     def __post_init__(self) -> None:
         _check(f"image {self.image_id}", self.pixels, "yxb", self.bands, self.units)
@@ -134,8 +136,8 @@ class Image:
         return int(self.pixels.shape[1])
 
     def scaled(self) -> NDArray[np.float32]:
-        """Return (h, w, b) float32 in [-1, 1], NaN where nodata."""
-        return to_scaled(np.asarray(self.pixels), self.units, self.nodata)
+        """Return (h, w, b) float32, -1 to 1 or 2.2 on bright ground, NaN where nodata."""
+        return to_scaled(np.asarray(self.pixels), self.units, self.nodata, self.clipped)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +160,8 @@ class Patches:
     """Units and bands that the reader inferred, one sentence for standard error."""
     georeferences: tuple[Georeference | None, ...] = ()
     """Georeference per patch, or None; empty if no patch has one."""
+    clipped: bool = False
+    """Whether bright ground is clipped at 4095 DN, as in the challenge's own form."""
 
     def __post_init__(self) -> None:
         _check("patches", self.pixels, "nyxb", self.bands, self.units)
@@ -177,9 +181,9 @@ class Patches:
             rows: a slice or an array of rows; all by default, which needs twice the file's size in memory.
 
         Returns:
-            (m, h, w, b) float32 in [-1, 1], NaN where nodata.
+            (m, h, w, b) float32, -1 to 1 or 2.2 on bright ground, NaN where nodata.
         """
-        return to_scaled(np.asarray(self.pixels[rows]), self.units, self.nodata)
+        return to_scaled(np.asarray(self.pixels[rows]), self.units, self.nodata, self.clipped)
 
     def select(self, rows: slice | NDArray[np.intp]) -> Patches:
         """Return the patches of some rows, without their files; a slice of a memory map stays one."""

@@ -16,8 +16,16 @@ Units = Literal["dn", "reflectance", "scaled", "byte"]
 UNITS: tuple[Units, ...] = get_args(Units)
 
 DN_TOP = 4095.0
-"""Digital numbers above this are clipped: reflectance 0.41, brighter than nearly all ground."""
+"""Digital numbers above this are compressed, or clipped in the challenge's form: reflectance 0.41."""
 DN_HALF = DN_TOP / 2.0
+DN_LIMIT = 65534.0
+"""Largest digital number; 65535 stands for nodata in an index."""
+BRIGHT = 512.0
+"""Compression of bright ground, in DN: the contrast is half the ordinary one at 4095 + 512."""
+SCALED_OF_DN = (
+    "(numpy.minimum(dn, 4095) + 512 * numpy.log1p((numpy.maximum(dn, 4095) - 4095) / 512)) / 2047.5 - 1"
+)
+"""NumPy expression of `to_scaled` for digital numbers, for the metadata of exports."""
 BYTE_HALF = 127.5
 SCALED_SLACK = 1.001
 """float16 may round a scaled value past 1 by half its last bit."""
@@ -230,33 +238,65 @@ def min_max(values: NDArray[Any]) -> tuple[float, float]:
     return (np.nan, np.nan) if np.isnan(ends).any() else (float(ends[0]), float(ends[1]))
 
 
-def to_scaled(pixels: NDArray[Any], units: Units, nodata: float | None) -> NDArray[np.float32]:
+def to_scaled(
+    pixels: NDArray[Any], units: Units, nodata: float | None, clipped: bool = True
+) -> NDArray[np.float32]:
     """Return pixels of any units as scaled pixels, the encoder's input.
 
     Args:
         pixels: (..., y, x, b) as stored.
         units: their units.
         nodata: the tag, None = nothing is nodata.
+        clipped: True clips bright ground at 1, the challenge's own form, which training uses; False keeps
+            its texture, see `compress_bright`.
 
     Returns:
-        (..., y, x, b) float32 in [-1, 1], a copy; NaN in all bands of nodata pixels, and where the input
-        is NaN.
+        (..., y, x, b) float32 in [-1, 1], or up to 2.2 if not clipped. A copy; NaN in all bands of nodata
+        pixels, and where the input is NaN.
     """
     values = pixels.astype(np.float32)
     if units == "reflectance":
         values *= np.float32(10000)
     if units in ("dn", "reflectance"):
-        np.clip(values, 0, DN_TOP, out=values)
+        np.clip(values, 0, DN_TOP if clipped else DN_LIMIT, out=values)
+        if not clipped:
+            compress_bright(values)
         values /= np.float32(DN_HALF)
         values -= np.float32(1)
     elif units == "byte":
         values /= np.float32(BYTE_HALF)
         values -= np.float32(1)
-    np.clip(values, -1, 1, out=values)
+    np.clip(values, -1, 1 if clipped else None, out=values)
     mask = is_nodata(pixels, nodata)
     if mask.any():
         values[mask] = np.nan
     return values
+
+
+def compress_bright(dn: NDArray[np.float32]) -> None:
+    """Compress digital numbers above 4095 in place by a logarithm; the others stay as they are.
+
+    A number becomes `4095 + 512 ln(1 + (dn - 4095) / 512)`: value and slope are continuous at 4095, and no
+    two whole numbers become equal.
+
+    Args:
+        dn: any shape, 0 to 65534; NaN stays NaN.
+    """
+    bright = dn > DN_TOP
+    if bright.any():
+        k, top = np.float32(BRIGHT), np.float32(DN_TOP)
+        dn[bright] = top + k * np.log1p((dn[bright] - top) / k)
+
+
+def expand_bright(dn: NDArray[np.float32]) -> None:
+    """Undo `compress_bright` in place, exact to a tenth of a digital number.
+
+    Args:
+        dn: any shape; NaN stays NaN.
+    """
+    bright = dn > DN_TOP
+    if bright.any():
+        dn[bright] = DN_TOP + BRIGHT * np.expm1((dn[bright].astype(np.float64) - DN_TOP) / BRIGHT)
 
 
 def to_dn(pixels: NDArray[Any], units: Units, nodata: float | None) -> NDArray[np.float32]:
