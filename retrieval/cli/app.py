@@ -36,6 +36,7 @@ COMMANDS = {
     "labels cover": ("labels", "List the XYZ tiles of an area, split into train, val and test"),
     "labels check": ("labels", "Check that images and masks fit each other"),
     "labels rasterize": ("labels", "Burn vector labels into masks on the pixels of images"),
+    "labels vectorize": ("labels", "Turn class maps into polygons"),
     "labels subset": ("labels", "Copy or link selected tiles or files"),
     "demo": ("setup", "Run a small generated challenge"),
     "config": ("setup", "Print all settings as a retrieve.toml"),

@@ -285,3 +285,53 @@ def subset_command(
         if report.missing:
             console.note(f"{len(report.missing)} names without a file: {', '.join(report.missing[:10])}")
     _finish(as_json, report, "{out}: {files} files", start, report.notes)
+
+
+@command(
+    "labels vectorize",
+    "retrieve labels vectorize classes.tif --out polygons.gpkg --min-area 100",
+    "retrieve labels vectorize predicted/ --zoom 20 --simplify 0.5 --out houses.geojson",
+)
+def vectorize_command(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="MAPS", help="A class map, or a folder of class maps or XYZ masks."),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File to write: .gpkg, .parquet, .geojson or .fgb.")
+    ],
+    classes: ClassesOption = None,
+    min_area: Annotated[
+        float, typer.Option(metavar="M2", min=0, help="Leave out polygons below this area, in square metres.")
+    ] = 0.0,
+    simplify: Annotated[
+        float, typer.Option(metavar="METRES", min=0, help="Tolerance of the simplification, in metres.")
+    ] = 0.0,
+    zoom: Zoom = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Turn class maps into polygons, one for each connected area of a class.
+
+    Areas merge across tiles and windows. Neighbours keep their common edges. The background is left out.
+    """
+    from retrieval.labels import vectorize
+
+    start = time.monotonic()
+    with ConsoleProgress(quiet, verbose=verbose) as console:
+        report = vectorize(
+            source,
+            out,
+            classes=classes,
+            min_area_m2=min_area,
+            simplify_m=simplify,
+            zoom=zoom,
+            overwrite=overwrite,
+            progress=console,
+        )
+        for note in report.notes:
+            console.note(note)
+    template = "{out}: {features} polygons, {left_out} below the minimum area left out"
+    _finish(as_json, report, template, start, report.notes)

@@ -2,8 +2,9 @@
 
 `covers` lists the XYZ tiles of an area, `dataset` checks pairs of images and masks, `selection` copies chosen
 tiles. `vectors` reads vector files in batches, and `rasterizing` burns them into masks on the pixels of
-`grids`. `metres` measures on the ground. `classes` names classes, values and colours, `masks` reads and
-writes class maps, and `files` pairs images, masks and predictions by name.
+`grids`; `vectorizing` turns class maps into polygons. `metres` measures on the ground. `classes` names
+classes, values and colours, `masks` reads and writes class maps, and `files` pairs images, masks and
+predictions by name.
 
 The room needs the extra `labels`. The commands of `retrieve labels` call the functions below.
 """
@@ -18,15 +19,17 @@ if TYPE_CHECKING:
     from retrieval.labels.dataset import check
     from retrieval.labels.rasterizing import rasterize
     from retrieval.labels.selection import subset
+    from retrieval.labels.vectorizing import vectorize
 
 _HOME = {
     "check": "dataset",
     "cover": "covers",
     "rasterize": "rasterizing",
     "subset": "selection",
+    "vectorize": "vectorizing",
 }
 
-__all__ = ["check", "cover", "rasterize", "subset"]
+__all__ = ["check", "cover", "rasterize", "subset", "vectorize"]
 
 
 def __getattr__(name: str) -> Any:

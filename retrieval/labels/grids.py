@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from retrieval.errors import LabelsError
 from retrieval.labels.covers import read_cover
-from retrieval.labels.files import find_files, tile_of
+from retrieval.labels.files import Role, find_files, tile_of
 from retrieval.labels.masks import alpha_bands, open_raster, shape_of
 
 WINDOW_PX = 2048
@@ -87,12 +87,13 @@ class Grid:
         yield from groups.items()
 
 
-def open_grid(like: str | Path, zoom: int | None = None) -> Grid:
+def open_grid(like: str | Path, zoom: int | None = None, role: Role = "image") -> Grid:
     """Open the pixels that a raster, a folder or a cover stands for.
 
     Args:
         like: a raster with a CRS, a folder of such rasters or of XYZ tiles, or a cover (CSV).
         zoom: only the XYZ tiles of this zoom.
+        role: whether the files are images or masks.
 
     Returns:
         The grid; no pixel is read.
@@ -107,7 +108,7 @@ def open_grid(like: str | Path, zoom: int | None = None) -> Grid:
         if not tiles:
             raise LabelsError(f"{like}: no tile of zoom {zoom}. Expected one of the file's zooms.")
         return Grid(tuple(_tile_piece(tile, None, TILE_PX) for tile in tiles), True, True)
-    files = find_files(like, zoom=zoom)
+    files = find_files(like, role, zoom)
     tiles_of = {name: tile_of(name) for name in files}
     if like.is_dir() and all(tiles_of.values()):
         pieces = []
