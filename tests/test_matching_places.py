@@ -76,11 +76,13 @@ def test_more_dates_of_a_place_support_it(tmp_path, georeference, dates):
     assert (details.confidence.notna() == (details["rank"] == 0)).all()
 
 
-def test_a_twin_at_another_place_of_the_map_is_a_rival(tmp_path):
-    twins = index_of(tmp_path, (date(0), HERE), (date(0), ELSEWHERE), *others(HERE))
-    found = twins.matches(patches())
+@pytest.mark.parametrize("dates", [1, 2, 3, 9, 12])
+def test_a_twin_at_another_place_of_the_map_is_a_rival_of_all_dates(tmp_path, dates):
+    here = [(date(0), HERE)] * dates
+    found = index_of(tmp_path, *here, (date(0), ELSEWHERE), *others(HERE)).matches(patches())
     assert (found.confidence < 0.6).all()
-    assert (found.place_numbers()[:, :2] == [0, 1]).all()
+    twin = (found.candidates.image_ids == dates) & (found.candidates.logit > 0)
+    assert twin.any(1).all() and (found.place_numbers()[twin] == 1).all()
 
 
 def test_a_copy_without_its_georeference_is_recognised_by_its_pixels(tmp_path):

@@ -425,3 +425,16 @@ def test_candidates_far_behind_the_best_are_not_verified_and_copies_are():
     got = match_and_verify(session, both)
     assert verifier.asked == 2 and got.image_ids[0].tolist() == [0, 1, 0]
     assert got.logit[0, 0] == got.logit[0, 1] and np.isnan(got.logit[0, 2])
+
+
+@pytest.mark.parametrize("dates", [1, 2, 5])
+def test_the_next_place_is_verified_behind_dates_of_one_place(dates):
+    images, at, _, _ = crowded()
+    places = [(i, *at[0], 0.4) for i in range(dates)] + [(dates, 8, 200, 0.4), (dates, 100, 8, 0.4)]
+    verifier = Told()
+    patches = asked([cut(images[0], *at[0])])
+    config = RefineConfig(verify_k=2, half_res_k=3, verify_margin=1000.0)
+    session = Session(arrays(*[images[0]] * dates, images[1]), patches, refinement=config, verifier=verifier)
+    got = match_and_verify(session, found([places]))
+    assert verifier.asked == (2 if dates == 1 else 3)
+    assert got.image_ids[0, 0] < dates and dates in got.image_ids[0, ~np.isnan(got.logit[0])]

@@ -49,7 +49,7 @@ class PlacedWindows:
     y: NDArray[np.float64]
     """(m,) row."""
 
-    def select(self, rows: NDArray) -> Self:
+    def select(self, rows: NDArray | tuple[NDArray, NDArray]) -> Self:
         """Return some windows."""
         return type(self)(self.image_ids[rows], self.x[rows], self.y[rows])
 
@@ -91,6 +91,42 @@ def number_places(session: Session, found: RankedCandidates) -> NDArray[np.int64
     return _number(session, found, exists, exists & comparable)
 
 
+def show_one_place(session: Session, found: RankedCandidates) -> NDArray[np.bool_]:
+    """Return which patches have verified candidates in several images, all of one place.
+
+    Args:
+        session: images and their tensors.
+        found: candidates, best first.
+
+    Returns:
+        (n,). The pixels of unlikely candidates are not compared.
+    """
+    verified = (found.image_ids >= 0) & ~np.isnan(found.logit)
+    one = verified[:, :1].any(1) & ((found.image_ids != found.image_ids[:, :1]) & verified).any(1)
+    rows = np.flatnonzero(one)
+    if len(rows):
+        part, counted = found.select(rows), verified[rows]
+        one[rows] = (_number(session, part, counted, counted & _likely(part)) <= 0).all(1)
+    return one
+
+
+def show_same_place(
+    session: Session, found: RankedCandidates, rows: NDArray, first: NDArray, second: NDArray
+) -> NDArray[np.bool_]:
+    """Return whether two candidates of a patch show the same place, (m,).
+
+    Args:
+        session: images and their tensors.
+        found: candidates.
+        rows: (m,) patches.
+        first: (m,) column of a candidate.
+        second: (m,) column of the other one.
+    """
+    windows = _windows(found)
+    a, b = (windows.select((rows, column)) for column in (first, second))
+    return _same_ground(session, a, b, by_content=np.ones(len(rows), bool))
+
+
 def number_placements(
     session: Session, windows: PlacedWindows, score: NDArray[np.float64], width: int, height: int
 ) -> NDArray[np.int64]:
@@ -126,13 +162,18 @@ def _likely(found: RankedCandidates) -> NDArray[np.bool_]:
     return likely & (found.image_ids >= 0)
 
 
+def _windows(found: RankedCandidates) -> PlacedWindows:
+    """Windows (n, k) of candidates."""
+    x, y = (found.x + found.dx).astype(np.float64), (found.y + found.dy).astype(np.float64)
+    return PlacedWindows(found.image_ids, x, y)
+
+
 def _number(
     session: Session, found: RankedCandidates, exists: NDArray[np.bool_], comparable: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
     """Return the places of the candidates that exist; the pixels of comparable ones are compared."""
     places = np.full(exists.shape, -1, np.int64)
-    x, y = (found.x + found.dx).astype(np.float64), (found.y + found.dy).astype(np.float64)
-    windows = PlacedWindows(found.image_ids, x, y)
+    windows = _windows(found)
     number = 0
     while (free := exists & (places < 0)).any():
         rows = np.flatnonzero(free.any(1))
@@ -140,7 +181,7 @@ def _number(
         places[rows, first[rows]] = number
         free[rows, first[rows]] = False
         row, column = np.nonzero(free)
-        a, b = (PlacedWindows(*(v[row, c] for v in vars(windows).values())) for c in (first[row], column))
+        a, b = (windows.select((row, c)) for c in (first[row], column))
         by_content = comparable[row, first[row]] & comparable[row, column]
         same = _same_ground(session, a, b, by_content=by_content)
         places[row[same], column[same]] = number

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX
 from retrieval.errors import BandsWarning
+from retrieval.matching.places import show_one_place, show_same_place
 from retrieval.matching.session import Session
 from retrieval.matching.surfaces import Peaks, correlate_sites, find_peaks
 from retrieval.matching.tensor_cache import BLOCK_PX, Sites, TensorCache
@@ -43,17 +44,26 @@ STAGES = {
 
 Confident = Callable[[RankedCandidates], NDArray[np.bool_]]
 """Returns which patches need no further candidates, (n,)."""
+FindMore = Callable[[NDArray[np.intp]], Candidates]
+"""Returns more candidates of some patches, given their rows."""
 
 
 def match_and_verify(
-    session: Session, candidates: Candidates, is_confident: Confident | None = None
+    session: Session,
+    candidates: Candidates,
+    is_confident: Confident | None = None,
+    find_more: FindMore | None = None,
 ) -> RankedCandidates:
     """Match candidates at quarter and half resolution and let the verifier decide between the best.
+
+    Where all verified candidates show one place in several images, the next place is verified too: a
+    confidence needs a rival.
 
     Args:
         session: queries, images and settings.
         candidates: of each query, from `retrieval.matching.candidates.find_candidates`.
         is_confident: tells which patches the first candidates decide; None for none.
+        find_more: finds more candidates of the patches whose candidates all show one place; None for none.
 
     Warns:
         BandsWarning: images and patches share no band.
@@ -63,8 +73,13 @@ def match_and_verify(
     """
     _warn_of_unshared_bands(session, candidates)
     matcher = PyramidMatcher(session, candidates)
-    matcher.match_and_verify(is_confident)
-    return matcher.ranked(session.refinement.half_res_k)
+    one_place = matcher.match_and_verify(is_confident)
+    ranked = matcher.ranked(session.refinement.half_res_k)
+    if find_more and len(one_place):
+        more = match_and_verify(session.select(one_place), find_more(one_place), is_confident)
+        ranked = ranked.pad_to(more.image_ids.shape[1])
+        ranked.update(one_place, more)
+    return ranked
 
 
 def match_half_resolution(session: Session, candidates: Candidates, keep: int) -> RankedCandidates:
@@ -196,8 +211,12 @@ class PyramidMatcher:
         self.match_quarter_resolution()
         self.correlate(self.best_pairs(keep), HALF_RADIUS, 1)
 
-    def match_and_verify(self, is_confident: Confident | None) -> None:
-        """Match all candidates at quarter resolution, the best at half, and verify the best of these."""
+    def match_and_verify(self, is_confident: Confident | None) -> NDArray[np.intp]:
+        """Match all candidates at quarter resolution, the best at half, and verify the best of these.
+
+        Returns:
+            Rows of the patches whose candidates, as many as there can be, show one place in several images.
+        """
         settings = self._session.refinement
         self.match_quarter_resolution()
         pairs = self.best_pairs(settings.half_res_k)
@@ -207,11 +226,14 @@ class PyramidMatcher:
         first_k, verify_k = (FIRST_HALF_RES_K, FIRST_VERIFY_K) if in_two_steps else (len(pairs),) * 2
         self.correlate(pairs[rank < first_k], HALF_RADIUS, 1)
         self.verify(self._pairs_to_verify(min(verify_k, settings.verify_k)))
+        one_place = self.verify_rivals(np.ones(len(self._image), bool))
         if is_confident and (rank >= first_k).any():
             uncertain = ~is_confident(self.ranked(settings.half_res_k))
             self.correlate(pairs[(rank >= first_k) & uncertain[pairs[:, 0]]], HALF_RADIUS, 1)
             more = self._pairs_to_verify(settings.verify_k)
             self.verify(more[uncertain[more[:, 0]]])
+            one_place = np.union1d(one_place[~uncertain[one_place]], self.verify_rivals(uncertain))
+        return one_place
 
     def correlate(self, pairs: NDArray, radius: int, level: int) -> None:
         """Correlate (patch, candidate) pairs at a level and keep the peaks."""
@@ -241,6 +263,43 @@ class PyramidMatcher:
             return len(rows)
 
         self._run(run, pairs, VERIFY_BATCH, "verifying", by_image=True)
+
+    def verify_rivals(self, of: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Verify the next place of patches whose verified candidates show one place in several images.
+
+        From the best unverified candidate down, the first one of another place is verified. The search ends
+        at a candidate too far behind the best one, as in `_pairs_to_verify`.
+
+        Args:
+            of: (n,) the patches.
+
+        Returns:
+            Rows of the patches whose candidates, as many as there can be, show one place.
+        """
+        session, state, ids = self._session, self._state, self._found.image_ids
+        seen = (ids < 0) | ~np.isnan(state["logit"])
+        count = int((seen & (ids >= 0)).sum(1).max(initial=0))
+        rows = np.flatnonzero(of & show_one_place(session, self.ranked(count))) if count else np.arange(0)
+        best = self._score().argmax(1)
+        top = np.where(state["level"] == 1, self._weighted_ncc(), -np.inf).max(1, initial=-np.inf)
+        rivals, one_place = [np.zeros((0, 2), np.int64)], []
+        while len(rows):
+            finer_first = self._weighted_ncc() - VERIFIED_BONUS * (state["level"] > 1)
+            column = np.where(seen, -np.inf, finer_first)[rows].argmax(1)
+            ended = seen[rows, column]
+            one_place.append(rows[ended])
+            rows, column = rows[~ended], column[~ended]
+            seen[rows, column] = True
+            pairs = np.stack([rows, column], -1)
+            self.correlate(pairs[state["level"][rows, column] > 1], HALF_RADIUS, 1)
+            close = top[rows] - self._weighted_ncc()[rows, column] <= session.refinement.verify_margin
+            pairs, rows, column = pairs[close], rows[close], column[close]
+            same = show_same_place(session, self.candidates(), rows, best[rows], column)
+            rivals.append(pairs[~same])
+            rows = rows[same]
+        self.verify(np.concatenate(rivals))
+        ended = np.sort(np.concatenate([np.zeros(0, np.intp), *one_place]))
+        return ended[ids[ended, -1] >= 0]
 
     # --- ranking ----------------------------------------------------------------------------------
 

@@ -20,10 +20,12 @@ from retrieval.matching.pyramid import match_and_verify
 from retrieval.matching.session import Session
 from retrieval.models.calibration import is_confident
 from retrieval.models.embed import embed_patches
-from retrieval.types import RankedCandidates
+from retrieval.types import Candidates, RankedCandidates
 
 BLOCK = 10_240
 """Patches matched at a time: bounds memory at any number of them."""
+MORE = 8
+"""Factor on the candidates of a patch whose candidates all show one place."""
 
 
 def search_in_rounds(session: Session, block: int = BLOCK) -> RankedCandidates:
@@ -64,10 +66,22 @@ def search_vectors(session: Session, vectors: NDArray[np.float32]) -> RankedCand
         part = session if len(uncertain) == len(vectors) else session.select(uncertain)
         part = part.with_settings(*settings)
         candidates = find_candidates(session.vectors, vectors[uncertain], part.search, probe_share)
-        best = match_and_verify(part, candidates, partial(_is_confident, part))
+        find_more = (
+            partial(_find_more, part, vectors[uncertain], probe_share) if stage == "searching" else None
+        )
+        best = match_and_verify(part, candidates, partial(_is_confident, part), find_more)
         ranked.update(uncertain, best.pad_to(search.return_k))
         uncertain = uncertain[~_is_confident(part, best) & vectors[uncertain].any(1)]
     return ranked
+
+
+def _find_more(
+    session: Session, vectors: NDArray[np.float32], probe_share: float, rows: NDArray[np.intp]
+) -> Candidates:
+    """Find more candidates of some patches."""
+    assert session.vectors is not None
+    more = replace(session.search, max_candidates=MORE * session.search.max_candidates)
+    return find_candidates(session.vectors, vectors[rows], more, probe_share)
 
 
 def _is_confident(session: Session, found: RankedCandidates) -> NDArray[np.bool_]:
