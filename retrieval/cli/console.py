@@ -98,6 +98,9 @@ class ConsoleProgress:
             loss = f"loss {state.loss:.4f}, " if math.isfinite(state.loss) else ""
             recall = f"recall@1 {state.recall.first:.3f}, recall@20 {state.recall.in_20:.3f}"
             self.note(f"step {state.step} of {state.steps}: {loss}{recall}")
+        elif state.accuracy:
+            accuracy = f"loss {state.loss:.4f}, validation accuracy {state.accuracy.share:.3f}"
+            self.note(f"step {state.step} of {state.steps}: {accuracy}")
         else:
             left = f"  {clock(state.seconds_left)} left" if state.rate else ""
             self._done, self._total = state.step, state.steps

@@ -29,12 +29,14 @@ from retrieval.config.recipes import (
     TrainConfig,
     VerifierConfig,
 )
+from retrieval.config.task_recipes import ClassifierConfig
 
 __all__ = [
     "PATCH_PX",
     "Arch",
     "AugmentConfig",
     "ChipConfig",
+    "ClassifierConfig",
     "CloudConfig",
     "DemoConfig",
     "Device",

@@ -21,8 +21,8 @@ from tfrecords.artifacts import FORMAT_VERSION, fingerprint, writing_file
 
 STATE, HISTORY = "state.npz", "history.csv"
 KIND = "checkpoints"
-COLUMNS = ("step", "loss", "learning_rate", "seconds", "recall_at_1", "recall_at_20")
-"""Columns of the history; recalls are empty where none was measured."""
+COLUMNS = ("step", "loss", "learning_rate", "seconds", "recall_at_1", "recall_at_20", "accuracy")
+"""Columns of the history; recalls and accuracy are empty where they were not measured."""
 
 Arrays = list[NDArray[Any]]
 
@@ -41,6 +41,8 @@ class State:
     """Step of the best recall."""
     smooth_loss: float = float("nan")
     """Running mean of the loss."""
+    is_stopped: bool = False
+    """Whether validation ended the training before its last step."""
     training_free: tuple[float, float] | None = None
     """Recall of the training-free half on the same patches."""
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -66,7 +68,8 @@ def save_state(folder: Path, state: State, identity: Mapping[str, Any]) -> None:
         DiskFullError: the disk is full; the former state is untouched.
     """
     page = {k: getattr(state, k) for k in ("step", "seconds", "best", "best_step", "smooth_loss", "history")}
-    page |= {"training_free": state.training_free, "kind": KIND, "version": FORMAT_VERSION[KIND]}
+    page |= {"training_free": state.training_free, "is_stopped": state.is_stopped}
+    page |= {"kind": KIND, "version": FORMAT_VERSION[KIND]}
     page |= {"identity": identity, "fingerprint": fingerprint(identity)}
     arrays = {f"{name}/{i:04d}": v for name, values in state.arrays.items() for i, v in enumerate(values)}
     arrays["page"] = np.frombuffer(json.dumps(page).encode(), np.uint8)
@@ -119,6 +122,7 @@ def load_state(folder: Path, identity: Mapping[str, Any]) -> State | None:
         **{k: page[k] for k in ("step", "seconds", "best_step", "smooth_loss", "history")},
         best=tuple(page["best"]),
         training_free=tuple(free) if free else None,
+        is_stopped=page.get("is_stopped", False),
         arrays=groups,
     )
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from retrieval.errors import DependencyError, EncoderError, TrainingError
 from retrieval.training.checkpoint import State, assign, load_state, save_state, values_of
-from retrieval.training.validate import Recall
+from retrieval.training.validate import Accuracy, Recall, Validation
 from tfrecords.artifacts import check_free, writing_file
 from tfrecords.read import series_files
 
@@ -57,7 +57,9 @@ class Progress:
     rate: float
     """Steps per second, recently; 0 where it is unknown."""
     recall: Recall | None = None
-    """The validation at this step, if there was one."""
+    """The validation of an encoder at this step, if there was one."""
+    accuracy: Accuracy | None = None
+    """The validation of a classifier at this step, if there was one."""
     note: str = ""
     """A sentence for people."""
     stage: str = "training"
@@ -83,7 +85,9 @@ def print_progress(every_s: float = 10.0) -> ProgressCallback:
 
     def show(progress: Progress) -> None:
         now = time.monotonic()
-        is_event = bool(progress.recall or progress.note) or progress.step == progress.steps
+        is_event = (
+            bool(progress.recall or progress.accuracy or progress.note) or progress.step == progress.steps
+        )
         if not is_event and now - last[0] < every_s:
             return
         if not progress.note:
@@ -103,6 +107,8 @@ def _line(progress: Progress) -> str:
         text += f"  {progress.rate:.1f} steps/s  {_clock(progress.seconds_left)} left"
     if progress.recall:
         text += f"  right place first {progress.recall.first:.3f}, in 20 {progress.recall.in_20:.3f}"
+    if progress.accuracy:
+        text += f"  validation accuracy {progress.accuracy.share:.3f}"
     return text
 
 
@@ -124,11 +130,20 @@ def check_output(out: Path, overwrite: bool) -> None:
         OutputExistsError: the file exists and `overwrite` is false.
         DependencyError: Keras runs on another backend than TensorFlow.
     """
-    import keras
-
     if out.suffix != ".keras":
         raise EncoderError(f"{out}: expected a name that ends in .keras")
     check_free(out, overwrite=overwrite)
+    check_backend()
+
+
+def check_backend() -> None:
+    """Refuse a Keras backend that cannot train.
+
+    Raises:
+        DependencyError: Keras runs on another backend than TensorFlow.
+    """
+    import keras
+
     if keras.backend.backend() != "tensorflow":
         raise DependencyError(
             f"Keras: the backend is {keras.backend.backend()}. Training needs TensorFlow: set "
@@ -232,6 +247,7 @@ class Trainer:
         self.state = State()
         self.variables: dict[str, Sequence[Any]] = {}
         self.recall: Recall | None = None
+        self.accuracy: Accuracy | None = None
         self._show, self._rate, self._is_warm = show, 0.0, False
         self._random_state: Mapping[str, Any] | None = None
         self._figures: list[list[float]] = []
@@ -266,14 +282,14 @@ class Trainer:
 
     @property
     def is_done(self) -> bool:
-        """Whether all steps are done."""
-        return self.state.step >= self.schedule.steps
+        """Whether all steps are done, or validation ended the training."""
+        return self.state.is_stopped or self.state.step >= self.schedule.steps
 
     def run(
         self,
         step: Step,
         batches: Callable[[int], AbstractContextManager[Iterator[Batch]]],
-        validate: Callable[[], Recall] | None = None,
+        validate: Callable[[], Validation] | None = None,
         learning_rate: Callable[[], float] | None = None,
     ) -> None:
         """Take all remaining steps.
@@ -281,7 +297,7 @@ class Trainer:
         Args:
             step: changes the tracked variables.
             batches: opens the batches from a step on.
-            validate: measures the model.
+            validate: measures the model; it may set `state.is_stopped` to end the training here.
             learning_rate: the present one, for the history.
 
         Raises:
@@ -295,9 +311,9 @@ class Trainer:
             while not self.is_done:
                 self._count(step(*next(source)))
                 if validate and self._is_due(self.schedule.validate_every):
-                    self.recall = validate()
+                    self._take(validate())
                 clock = self._measure_rate(clock)
-                if self._is_due(self.schedule.log_every) or self.recall:
+                if self._is_due(self.schedule.log_every) or self._is_validated:
                     self.log(learning_rate() if learning_rate else float("nan"))
                 self.report()
                 if self._is_checkpoint_due() or stop.is_set():
@@ -348,6 +364,17 @@ class Trainer:
                 pending = pool.submit(drawn)
             yield batch
 
+    def _take(self, measured: Validation) -> None:
+        """Keep the validation of this step until it is reported."""
+        if isinstance(measured, Accuracy):
+            self.accuracy = measured
+        else:
+            self.recall = measured
+
+    @property
+    def _is_validated(self) -> bool:
+        return bool(self.recall or self.accuracy)
+
     def _is_due(self, every: int | None) -> bool:
         return every is not None and (self.state.step % every == 0 or self.is_done)
 
@@ -376,7 +403,7 @@ class Trainer:
         now = time.monotonic()
         self.state.seconds += now - since
         took = max(now - since, 1e-6)
-        if self._is_warm and not self.recall:
+        if self._is_warm and not self._is_validated:
             mean = _RATE_MOMENTUM / self._rate + (1 - _RATE_MOMENTUM) * took if self._rate else took
             self._rate = 1 / mean
         self._is_warm = True
@@ -393,13 +420,14 @@ class Trainer:
                 "seconds": round(self.state.seconds, 1),
                 "recall_at_1": recall.first if recall else "",
                 "recall_at_20": recall.in_20 if recall else "",
+                "accuracy": self.accuracy.share if self.accuracy else "",
             }
         )
 
     def report(self) -> None:
         """Report the position, with the validation of this step."""
-        self._show(replace(self._progress(), recall=self.recall))
-        self.recall = None
+        self._show(replace(self._progress(), recall=self.recall, accuracy=self.accuracy))
+        self.recall = self.accuracy = None
 
     def note(self, text: str) -> None:
         """Report a sentence."""

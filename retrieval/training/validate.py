@@ -49,6 +49,20 @@ class Recall:
     """Number of windows searched."""
 
 
+@dataclass(frozen=True)
+class Accuracy:
+    """Share of validation images whose class is right."""
+
+    share: float
+    """From 0 to 1."""
+    images: int
+    """Number of images."""
+
+
+Validation = Recall | Accuracy
+"""The figures of a validation."""
+
+
 @dataclass(frozen=True, eq=False)
 class ValidationSet:
     """Images and patches of the validation; training never sees them."""

@@ -29,6 +29,7 @@ FORMAT_VERSION: dict[str, int] = {
     "cutouts": 1,
     "tiles": 1,
     "masks": 1,
+    "classifier": 1,
 }
 """Format version that this release writes, by kind of folder."""
 OLDER_VERSIONS: dict[str, tuple[int, ...]] = {"index": (1,)}

@@ -1,0 +1,58 @@
+"""Settings of the tasks that learn from a few labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from retrieval.config.recipes import MAX_SEED
+from retrieval.config.record import Config, setting
+
+
+@dataclass(frozen=True)
+class ClassifierConfig(Config):
+    """The recipe of an image classifier, see `retrieval.tasks.training`."""
+
+    READ_BY: ClassVar[tuple[str, ...]] = ("classify train",)
+
+    width: int = setting(
+        24, 4, 1024, help="Channels of the first convolution; the third stage has four times as many."
+    )
+    blocks: int = setting(2, 1, 16, help="Residual blocks in the second and in the third stage.")
+    steps: int = setting(3000, 1, 10**7, help="Training steps; the learning rate schedule follows them.")
+    batch: int = setting(32, 2, 2**16, help="Labelled images per step.")
+    unlabelled_batch: int = setting(96, 1, 2**16, help="Unlabelled images per step, if there are any.")
+    unlabelled_weight: float = setting(1.0, 0, 100, help="Weight of the loss of unlabelled images.")
+    learning_rate: float = setting(2e-3, 0, 10, help="Peak learning rate of Adam; it falls as a cosine.")
+    warmup_steps: int = setting(100, 0, 10**7, help="Steps over which the learning rate rises.")
+    weight_decay: float = setting(5e-4, 0, 1, help="Decoupled weight decay of Adam.")
+    clip_norm: float = setting(5.0, 1e-6, 1e6, help="Largest norm of all gradients together.")
+    average: float = setting(
+        0.99, 0, 0.999999, help="Momentum of the averaged weights, which label the unlabelled images."
+    )
+    label_smoothing: float = setting(
+        0.05, 0, 0.9, help="Share of a label that is spread evenly over all classes."
+    )
+    balance: float = setting(
+        0.5,
+        0,
+        1,
+        help="Exponent of the inverse frequency by which rare classes weigh more: 0 not at all, 1 in full.",
+    )
+    colour: float = setting(
+        1.0, 0, 10, help="Strength of the changes of light and colour of strongly augmented images."
+    )
+    patience: int = setting(
+        0,
+        0,
+        10**6,
+        help="Validations without an improvement after which training stops early; 0 takes all steps.",
+    )
+    validate_every: int = setting(250, 1, 10**7, unit="steps", help="Interval of validations.")
+    orientations: int = setting(
+        4, 1, 8, help="Flips and rotations of an image whose answers are averaged in a prediction."
+    )
+    compile: bool = setting(
+        True, help="Compile the step to a graph; without it the start is faster and the steps are slower."
+    )
+    seed: int = setting(0, 0, MAX_SEED, help="Random seed.")

@@ -1,0 +1,216 @@
+"""A trained classifier: its folder, and the probabilities that it gives.
+
+A model folder holds `model.keras`, which plain Keras opens in safe mode, and `manifest.json` with classes,
+bands, size and form of the images, temperature, threshold and licence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.errors import EncoderError, ModelError
+from retrieval.evaluation.temperature import softmax
+from retrieval.models.registry import load_network
+from retrieval.tasks.images import FULL_SCALE, ImageSet, check_fits
+from retrieval.types import Progress, silent
+from tfrecords.artifacts import read_manifest, writing_folder
+from tfrecords.errors import ManifestError
+
+KIND = "classifier"
+MODEL = "model.keras"
+_BATCH = 256
+UNSTATED = "not stated"
+"""Licence of a model whose author states none."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """The classes of a classifier, and the images that it takes."""
+
+    classes: tuple[str, ...]
+    """Names of the classes in the order of the outputs."""
+    bands: tuple[str, ...]
+    """Names of the bands in their order."""
+    size: tuple[int, int]
+    """Rows and columns of an image."""
+    form: str
+    """"byte" for renderings, "dn" for measurements."""
+    temperature: float = 1.0
+    """Divisor of the logits, fitted to validation images."""
+    threshold: float | None = None
+    """Of two classes: the probability from which an image belongs to the second; None for more classes."""
+    orientations: int = 4
+    """Flips and rotations whose logits are averaged."""
+    licence: str = UNSTATED
+    """Licence of the weights."""
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Description:
+        """Return the description in a manifest.
+
+        Raises:
+            KeyError, TypeError, ValueError: it lacks an entry or has an impossible one.
+        """
+        rows, columns = (int(side) for side in values["size"])
+        description = cls(
+            classes=tuple(str(name) for name in values["classes"]),
+            bands=tuple(str(name) for name in values["bands"]),
+            size=(rows, columns),
+            form=str(values["form"]),
+            temperature=float(values["temperature"]),
+            threshold=None if values["threshold"] is None else float(values["threshold"]),
+            orientations=int(values["orientations"]),
+            licence=str(values["licence"]),
+        )
+        if len(description.classes) < 2 or description.form not in FULL_SCALE:
+            raise ValueError(f"{len(description.classes)} classes of {description.form!r} pixels")
+        return description
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A network with its description."""
+
+    network: Any
+    """A `keras.Model`: pixels divided by the full scale -> logits (n, k)."""
+    description: Description
+    """Classes, bands, size and calibration."""
+    name: str
+    """Name for messages."""
+
+    def check(self, images: ImageSet) -> None:
+        """Refuse images of other bands, another size or another form.
+
+        Raises:
+            BandsError, ArrayError, UnitsError: see `retrieval.tasks.images.check_fits`.
+        """
+        d = self.description
+        check_fits(images, d.bands, d.size, d.form, f"model {self.name}")
+
+    def logits(
+        self, pixels: NDArray[Any], orientations: int | None = None, progress: Progress = silent
+    ) -> NDArray[np.float32]:
+        """Return the logits of stored pixels, averaged over orientations.
+
+        Args:
+            pixels: (n, h, w, b) uint8 or uint16, as in an `ImageSet` of the model's form.
+            orientations: 1 to 8; None takes the model's.
+            progress: called after each batch.
+
+        Returns:
+            (n, k) float32.
+        """
+        parts, total = [], len(pixels)
+        scale = np.float32(FULL_SCALE[self.description.form])  # type: ignore[index]
+        for start in range(0, total, _BATCH):
+            some = pixels[start : start + _BATCH].astype(np.float32) / scale
+            turned = list(oriented(some, orientations or self.description.orientations))
+            answers = [np.asarray(self._call(view)) for view in turned]
+            parts.append(np.mean(answers, axis=0, dtype=np.float32))
+            progress("classifying", min(start + _BATCH, total), total)
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.description.classes)), np.float32)
+
+    def _call(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        answer: NDArray[np.float32] = self.network.predict_on_batch(np.ascontiguousarray(pixels))
+        return answer
+
+    def probabilities(
+        self, images: ImageSet, orientations: int | None = None, progress: Progress = silent
+    ) -> NDArray[np.float64]:
+        """Return the calibrated probability (n, k) of each class.
+
+        Raises:
+            BandsError, ArrayError, UnitsError: the images are of another kind.
+        """
+        self.check(images)
+        return softmax(self.logits(images.pixels, orientations, progress), self.description.temperature)
+
+    def choose(self, probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the class (n,) for probabilities (n, k): the likeliest, or by the threshold of two."""
+        return chosen(probabilities, self.description.threshold)
+
+    def calibrated(self, temperature: float, threshold: float | None) -> Classifier:
+        """Return the classifier with another temperature and threshold."""
+        return replace(
+            self, description=replace(self.description, temperature=temperature, threshold=threshold)
+        )
+
+
+def chosen(probabilities: NDArray[np.float64], threshold: float | None) -> NDArray[np.int64]:
+    """Return the likeliest class (n,), or with a threshold the second of two where it is reached."""
+    if threshold is None:
+        return probabilities.argmax(1).astype(np.int64)
+    return (probabilities[:, 1] >= threshold).astype(np.int64)
+
+
+def oriented(pixels: NDArray[Any], count: int) -> Iterator[NDArray[Any]]:
+    """Yield the first `count` of the flips and rotations of images (n, h, w, b); four if not square.
+
+    The order alternates: as it is, turned by a half, the other two flips, then the same transposed.
+    """
+    square = pixels.shape[1] == pixels.shape[2]
+    for number in range(min(count, 8 if square else 4)):
+        y = pixels.swapaxes(1, 2) if number >= 4 else pixels
+        yield y[:, :: -1 if number % 4 in (1, 2) else 1, :: -1 if number % 4 in (1, 3) else 1]
+
+
+def save_classifier(
+    classifier: Classifier,
+    out: Path,
+    config: Mapping[str, Any],
+    counts: Mapping[str, int],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write a model folder, whole or not at all.
+
+    Args:
+        classifier: the model.
+        out: the folder.
+        config: recipe and data that decide the weights.
+        counts: numbers of images, for the manifest.
+        overwrite: replace a finished model folder.
+
+    Raises:
+        OutputExistsError: the folder exists and `overwrite` is false.
+    """
+    with writing_folder(out, kind=KIND, config=config, overwrite=overwrite) as folder:
+        with folder.part(MODEL) as path:
+            classifier.network.save(path)
+        folder.counts |= counts
+        folder.extra |= asdict(classifier.description)
+
+
+def load_classifier(path: str | Path) -> Classifier:
+    """Open a model folder; code in it never runs.
+
+    Raises:
+        MissingInputError, ManifestError, FormatVersionError: there is no such folder, or it was changed.
+        ModelError: the network does not fit the manifest, or is unsafe.
+    """
+    path = Path(path)
+    manifest = read_manifest(path, KIND)
+    try:
+        description = Description.from_mapping(manifest.extra)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ManifestError(
+            f"{path}: the manifest describes no classifier ({error}). Train it again."
+        ) from error
+    try:
+        network = load_network(path / MODEL)
+    except EncoderError as error:
+        raise ModelError(f"{error}. Train the classifier again.") from error
+    expected = (None, *description.size, len(description.bands)), (None, len(description.classes))
+    found = tuple(network.input_shape), tuple(network.output_shape)
+    if found != expected:
+        raise ModelError(
+            f"{path}: the network maps {found[0]} to {found[1]}; its manifest states {expected[0]} to "
+            f"{expected[1]}. Train the classifier again."
+        )
+    return Classifier(network, description, path.name)
