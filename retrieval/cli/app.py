@@ -33,6 +33,8 @@ COMMANDS = {
     "train": ("train", "Train an encoder on time series"),
     "calibrate": ("calibrate", "Fit the confidence of an index to known answers"),
     "export": ("export", "Write an index or an encoder in other tools' formats"),
+    "classify train": ("classify", "Train a classifier of images from a few labels"),
+    "classify predict": ("classify", "Classify images, or each pixel of a scene"),
     "labels cover": ("labels", "List the XYZ tiles of an area, split into train, val and test"),
     "labels check": ("labels", "Check that images and masks fit each other"),
     "labels rasterize": ("labels", "Burn vector labels into masks on the pixels of images"),
@@ -43,11 +45,14 @@ COMMANDS = {
     "doctor": ("setup", "Check the installation"),
 }
 """Module and summary of each command, in the order of the help; the first of two words is a group."""
-GROUPS = {"labels": "Prepare, convert and judge vector labels and masks"}
+GROUPS = {
+    "classify": "Classify images by a few labelled ones",
+    "labels": "Prepare, convert and judge vector labels and masks",
+}
 """Summary of each group of commands."""
 _TENSORFLOW_CHATTER = re.compile(r"WARNING: All log messages before absl|[IW]\d{4} ")
 """Lines of TensorFlow's log that report no error."""
-KEEPS_TENSORFLOW_THREADS = ("doctor", "train")
+KEEPS_TENSORFLOW_THREADS = ("classify", "doctor", "train")
 """Commands that do not limit TensorFlow's threads."""
 
 

@@ -17,7 +17,7 @@ from retrieval.cli.console import RED, YELLOW, coloured
 from retrieval.errors import DependencyError
 from tfrecords.errors import RetrieveError, RetrieveWarning
 
-RESUMABLE = ("demo", "index", "ingest", "ingest-stac", "labels download", "train")
+RESUMABLE = ("classify train", "demo", "index", "ingest", "ingest-stac", "labels download", "train")
 """Commands that keep finished parts when they are interrupted."""
 BACKENDS = {"tensorflow": "TensorFlow", "faiss": "FAISS"}
 """Names of the packages that the extras `cpu` and `gpu` install, by module."""

@@ -93,6 +93,15 @@ class Classifier:
         d = self.description
         check_fits(images, d.bands, d.size, d.form, f"model {self.name}")
 
+    def check_kind(self, images: ImageSet) -> None:
+        """Refuse images of other bands or another form; they may have any size.
+
+        Raises:
+            BandsError, UnitsError: see `retrieval.tasks.images.check_fits`.
+        """
+        d = self.description
+        check_fits(images, d.bands, images.size, d.form, f"model {self.name}")
+
     def logits(
         self, pixels: NDArray[Any], orientations: int | None = None, progress: Progress = silent
     ) -> NDArray[np.float32]:

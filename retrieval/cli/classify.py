@@ -1,0 +1,286 @@
+"""`retrieve classify ...`: a classifier of images from a few labels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from retrieval.cli.app import command, elapsed_s, import_tensorflow, print_result
+from retrieval.cli.console import ConsoleProgress
+from retrieval.cli.options import (
+    AsJson,
+    Bands,
+    ConfigFile,
+    DeviceOption,
+    Overwrite,
+    Quiet,
+    UnitsOption,
+    Verbose,
+    split_names,
+)
+from retrieval.config import ClassifierConfig
+from retrieval.config.settings import Settings, read_settings
+
+Labelled = Annotated[
+    Path,
+    typer.Argument(
+        metavar="LABELLED",
+        help="Labelled images: an .npz file, a folder with one folder for each class, or a CSV of "
+        "Id,Category.",
+    ),
+]
+ClassNames = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        metavar="NAMES|FILE",
+        help="Names of the classes in order, separated by commas, or a file with one name per line.",
+        show_default="from the labels, sorted",
+    ),
+]
+ModelFolder = Annotated[
+    Path, typer.Option("--model", "-m", metavar="FOLDER", help="Model that `classify train` wrote.")
+]
+Orientations = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=8,
+        help="Flips and rotations of an image whose answers are averaged.",
+        show_default="the model's",
+    ),
+]
+MAPS = (".tif", ".tiff")
+"""Endings of a map."""
+
+
+def _class_names(text: str | None) -> tuple[str, ...] | None:
+    """Return the names in "Forest, Sea lake" or in a file.
+
+    Raises:
+        typer.BadParameter: there is no name.
+    """
+    if text is None:
+        return None
+    lines = Path(text).read_text(encoding="utf-8").splitlines() if Path(text).is_file() else text.split(",")
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise typer.BadParameter(f"no class in {text!r}. Expected names such as Forest,River.")
+    return names
+
+
+@command(
+    "classify train",
+    "retrieve classify train train.npz --unlabelled unsup.npz --validation valid.npz --out model",
+    "retrieve classify train train.csv --unlabelled unsup/ --validation valid.csv --out model",
+    "retrieve classify train classes/ --out model --steps 1000 --recipe recipe.json",
+)
+def train(
+    labelled: Labelled,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
+    unlabelled: Annotated[
+        Path | None,
+        typer.Option(
+            help="Images without labels: .npz, .npy, a folder of images, GeoTIFFs or TFRecord series.",
+            show_default="none",
+        ),
+    ] = None,
+    validation: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labelled images that are never trained on, like LABELLED; they fit the temperature.",
+            show_default="none",
+        ),
+    ] = None,
+    classes: ClassNames = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Settings as JSON. Flags override them."),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, show_default=str(ClassifierConfig.steps), help="Training steps."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            show_default=str(ClassifierConfig.seed),
+            help="Random seed; the same seed gives the same weights.",
+        ),
+    ] = None,
+    licence: Annotated[
+        str, typer.Option(metavar="SPDX", help="Licence of the weights, for the manifest.")
+    ] = "not stated",
+    bands: Bands = None,
+    units: UnitsOption = None,
+    device: DeviceOption = "auto",
+    config_file: ConfigFile = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train a classifier of images from a few labels and many images without.
+
+    The state is kept in OUT.training/, from which an interrupted run resumes. Validation images change no
+    weight: they measure the model, and fit its temperature and threshold.
+    """
+    settings, names = read_settings(config_file), _class_names(classes)
+    config = _recipe(settings, recipe, steps=steps, seed=seed)
+    import_tensorflow()
+    from retrieval.index.device import on_device
+    from retrieval.tasks.sources import read_labelled, read_unlabelled
+    from retrieval.tasks.training import train_classifier
+
+    how: dict[str, Any] = {"bands": split_names(bands), "units": units}
+    with ConsoleProgress(quiet, verbose=verbose) as console, on_device(device):
+        console.note(settings.note(ClassifierConfig))
+        console.detail(f"classify train: {config.to_dict()}")
+        examples = read_labelled(labelled, classes=names, **how)
+        others = unlabelled and read_unlabelled(unlabelled, examples.images, seed=config.seed, **how)
+        held_out = validation and read_labelled(validation, classes=examples.classes, complete=False, **how)
+        report = train_classifier(
+            examples,
+            out,
+            config,
+            unlabelled=others or None,
+            validation=held_out or None,
+            licence=licence,
+            overwrite=overwrite,
+            progress=console.training,
+        )
+    result = asdict(report) | {"out": str(report.out), "history": str(report.history)}
+    template = "{out}: {steps} steps on {labelled} labelled and {unlabelled} unlabelled images"
+    if report.accuracy is not None:
+        template += "; of {validation} validation images {accuracy:.1%} right, calibration error {ece:.3f}"
+    print_result(as_json, result, template)
+
+
+def _recipe(settings: Settings, recipe: str | None, **flags: Any) -> ClassifierConfig:
+    """Return the training's settings: flags, then the recipe, then the settings file, then defaults."""
+    from retrieval.training.recipes import read_recipe
+
+    values = read_recipe(recipe) if recipe else {}
+    given = {name: value for name, value in flags.items() if value is not None}
+    return settings.make(ClassifierConfig, **values | given)
+
+
+@command(
+    "classify predict",
+    "retrieve classify predict test.npz --model model --out submission.csv",
+    "retrieve classify predict images/ --model model --out submission.csv --probabilities p.parquet",
+    "retrieve classify predict scene.tif --model model --out classes.tif --stride 10",
+)
+def predict(
+    images: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IMAGES",
+            help="Images of the model's size: .npz, .npy, a folder, or a CSV of Id,Category. For a map: "
+            "one GeoTIFF of any size.",
+        ),
+    ],
+    model: ModelFolder,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="CSV of Id,Category, or a .tif for a map of the scene's classes."),
+    ],
+    probabilities: Annotated[
+        Path | None,
+        typer.Option(help="Also write the probability of each class, a .parquet file.", show_default="none"),
+    ] = None,
+    stride: Annotated[
+        int, typer.Option(min=1, help="For a map: distance of the classified windows in pixels.")
+    ] = 10,
+    orientations: Orientations = None,
+    bands: Bands = None,
+    units: UnitsOption = None,
+    device: DeviceOption = "auto",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Classify images, or each pixel of a scene.
+
+    The CSV has one row for each image. Its Id is the row of an array; for files it is the number where all
+    stems are numbers, else the stem. A map lies on the scene's own grid, with 255 for nodata.
+    """
+    is_map, names = out.suffix.lower() in MAPS, split_names(bands)
+    if is_map and probabilities:
+        raise typer.BadParameter("--probabilities needs a CSV as --out. A map has none.")
+    import_tensorflow()
+    from retrieval.index.device import on_device
+
+    start = time.monotonic()
+    with ConsoleProgress(quiet, verbose=verbose) as console, on_device(device):
+        if is_map:
+            result, template = _predict_scene(
+                images,
+                model,
+                out,
+                stride,
+                console,
+                bands=names,
+                units=units,
+                orientations=orientations,
+                overwrite=overwrite,
+            )
+        else:
+            result, template = _predict_images(
+                images, model, out, probabilities, console, names, units, orientations, overwrite
+            )
+    print_result(as_json, result | {"seconds": elapsed_s(start)}, template)
+
+
+def _predict_scene(
+    scene: Path, model: Path, out: Path, stride: int, console: ConsoleProgress, **more: Any
+) -> tuple[dict[str, Any], str]:
+    """Write a map; return the result and its template."""
+    from retrieval.tasks.classifier import load_classifier
+    from retrieval.tasks.scene_map import classify_scene
+
+    report = classify_scene(scene, load_classifier(model), out, stride=stride, progress=console, **more)
+    result = asdict(report) | {"out": str(report.path)}
+    result.pop("path")
+    return result, "{out}: {height} x {width} pixels, {windows} windows, {nodata_share:.1%} nodata"
+
+
+def _predict_images(
+    source: Path,
+    model: Path,
+    out: Path,
+    table: Path | None,
+    console: ConsoleProgress,
+    bands: Sequence[str] | None,
+    units: str | None,
+    orientations: int | None,
+    overwrite: bool,
+) -> tuple[dict[str, Any], str]:
+    """Write a submission and its probabilities; return the result and its template."""
+    from retrieval.tasks.classifier import load_classifier
+    from retrieval.tasks.outputs import check_table, write_probabilities, write_submission
+    from retrieval.tasks.sources import read_images
+    from tfrecords.artifacts import check_free
+
+    check_free(out, overwrite=overwrite)
+    if table is not None:
+        check_table(table)
+        check_free(table, overwrite=overwrite)
+    classifier = load_classifier(model)
+    images = read_images(source, bands=bands, units=units)
+    probability = classifier.probabilities(images, orientations, console)
+    classes = classifier.description.classes
+    chosen = [classes[row] for row in classifier.choose(probability)]
+    if table is not None:
+        write_probabilities(table, images.ids, probability, classes, overwrite=overwrite)
+    write_submission(out, images.ids, chosen, overwrite=overwrite)
+    counts = {name: chosen.count(name) for name in classes}
+    result: dict[str, Any] = {"out": str(out), "images": len(images), "classes": counts}
+    return result | {"probabilities": str(table) if table else None}, "{out}: {images} images"
