@@ -1,7 +1,7 @@
 """A trained classifier: its folder, and the probabilities that it gives.
 
-A model folder holds `model.keras`, which plain Keras opens in safe mode, and `manifest.json` with classes,
-bands, size and form of the images, temperature, threshold and licence.
+A model folder holds `model.keras`, which plain Keras opens in safe mode, and `manifest.json`. The manifest
+states classes, bands, size and form of the images, temperature, threshold and licence.
 """
 
 from __future__ import annotations

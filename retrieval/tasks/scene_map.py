@@ -1,6 +1,6 @@
 """A classified scene: windows slide over a GeoTIFF, and each pixel gets the class of the nearest window.
 
-The scene is read, and the map is written, in strips of a few rows of windows, so memory does not grow with
+The scene is read, and the map is written, in strips of a few rows of windows. So memory does not grow with
 the scene's height. Windows lie `stride` pixels apart, and along the right and lower edge. A pixel belongs to
 the window with the nearest centre; ties go to the window further up and left. Nodata pixels inside of a
 window are filled with the mean of its valid ones; in the map they are 255.

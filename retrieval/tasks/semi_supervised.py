@@ -2,9 +2,9 @@
 
 The averaged weights see an unlabelled image weakly augmented and guess its class. The trained weights must
 find the same class in the strongly augmented image (FixMatch). Two additions make that work with few labels
-and few steps: guesses are aligned to the frequencies of the classes, and every guess counts, the more the
-more confident it is compared with the recent ones (SoftMatch). The trained weights follow Adam; the averaged
-ones, which are the result, follow the trained ones slowly (mean teacher).
+and few steps. Guesses are aligned to the frequencies of the classes. Every guess counts, the more the more
+confident it is compared with the recent ones (SoftMatch). The averaged weights, which are the result, follow
+the trained ones slowly (mean teacher).
 
 Sources: K. Sohn et al., FixMatch, 2020. H. Chen et al., SoftMatch, 2023. D. Berthelot et al.,
 ReMixMatch, 2019 (alignment). A. Tarvainen and H. Valpola, Mean teachers, 2017.

@@ -190,7 +190,7 @@ class _Run:
         self._best, self._since_best = -1.0, 0
 
     def prepare(self, overwrite: bool) -> None:
-        """Make the networks, or restore those of an interrupted run."""
+        """Make the networks, or restore the networks of an interrupted run."""
         import keras
 
         keras.utils.set_random_seed(self.config.seed)
