@@ -1,4 +1,7 @@
-"""Settings of the tasks that learn from a few labels."""
+"""Settings of the tasks that learn from a few labels.
+
+A task has one record, which is also the content of its `--recipe` file and its section of `retrieve.toml`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ from retrieval.config.record import Config, setting
 
 @dataclass(frozen=True)
 class ClassifierConfig(Config):
-    """The recipe of an image classifier, see `retrieval.tasks.training`."""
+    """The recipe of an image classifier, see `retrieval.tasks.training`.
+
+    With the same images it gives the same weights.
+    """
 
     READ_BY: ClassVar[tuple[str, ...]] = ("classify train",)
 
