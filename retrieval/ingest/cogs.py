@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from retrieval.geo.pixel_window import PixelWindow, window_of_box
 from retrieval.geo.request import ImageFilter
 from retrieval.ingest.grids import quiet_gdal
-from retrieval.ingest.places import SUFFIXES, find_places
+from retrieval.ingest.places import find_places
 from retrieval.ingest.places_writer import (
     DateTask,
     Skipped,
@@ -32,6 +32,7 @@ from retrieval.ingest.retry import RetryPolicy
 from tfrecords.challenge import Progress
 from tfrecords.errors import ArrayError, BandsError, MissingInputError, StorageError
 from tfrecords.read.rasters import longitude_of
+from tfrecords.read.sources import TIF
 from tfrecords.schema import acquisition_day, band_names, date_of, days_of
 from tfrecords.schema.records import Provenance
 
@@ -55,7 +56,7 @@ class Cog:
 
 def is_list(source: str) -> bool:
     """Return whether a source is an address, a file, or a list of these, and not a folder."""
-    return is_remote(source) or source.lower().endswith((*SUFFIXES, ".txt"))
+    return is_remote(source) or source.lower().endswith((*TIF, ".txt"))
 
 
 def find_cogs(source: str) -> list[Cog]:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfrecords.errors import MissingInputError
+from tfrecords.read.sources import TIF, files_below
 from tfrecords.schema import date_of
-
-SUFFIXES = (".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -42,14 +41,14 @@ def find_places(source: str | os.PathLike[str]) -> tuple[Place, ...]:
 
     Args:
         source: a folder. It, and every folder below it, that directly holds a `.tif` or `.tiff` (any case)
-            is a place. Names that begin with a dot are ignored.
+            is a place. Names that begin with a dot are ignored; links are followed, and a file counts once.
 
     Returns:
         The places, sorted by name; at least one.
 
     Raises:
         MissingInputError: no such folder, no GeoTIFF in it, a file name without a date, or two files of one
-            date in a place.
+            date in a place. Also a link that leads nowhere or in a loop.
     """
     root = Path(source)
     if root.exists() and not root.is_dir():
@@ -62,11 +61,8 @@ def find_places(source: str | os.PathLike[str]) -> tuple[Place, ...]:
             f"{root}: no such folder. Expected one that holds a folder of GeoTIFFs per place"
         )
     by_folder: dict[Path, list[Path]] = {}
-    for folder, names, files in os.walk(root):
-        names[:] = sorted(name for name in names if not name.startswith("."))
-        images = [name for name in files if name.lower().endswith(SUFFIXES) and name[0] != "."]
-        if images:
-            by_folder[Path(folder)] = sorted(Path(folder) / name for name in images)
+    for path in files_below(root, TIF):
+        by_folder.setdefault(path.parent, []).append(path)
     if not by_folder:
         raise MissingInputError(
             f"{root}: no GeoTIFF. Expected a folder per place with a .tif or .tiff file per date, such as "

@@ -17,7 +17,7 @@ from retrieval.ingest.safe.products import ingest_products
 from retrieval.ingest.safe.tree import holds_products
 from tfrecords.challenge import Progress
 from tfrecords.errors import OutputExistsError
-from tfrecords.read.sources import visible
+from tfrecords.read.folders import visible
 
 
 def is_plain_folder(source: str | os.PathLike[str]) -> bool:

@@ -18,6 +18,7 @@ from retrieval.tasks.images import ImageSet, LabelledSet, check_examples, check_
 from retrieval.tasks.labels import class_rows, read_csv
 from tfrecords.errors import ArrayError, BandsError, MissingInputError, UnitsError
 from tfrecords.read import read_series
+from tfrecords.read.folders import suffix_of, visible
 from tfrecords.read.orientation import read_upright
 from tfrecords.read.sources import (
     PICTURE,
@@ -28,8 +29,6 @@ from tfrecords.read.sources import (
     files_below,
     load_npy,
     spread_indices,
-    suffix_of,
-    visible,
 )
 from tfrecords.schema import band_names, default_nodata, is_nodata
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from tfrecords.artifacts import FORMAT_VERSION, MANIFEST, read_manifest
 from tfrecords.errors import ArrayError, MissingInputError
+from tfrecords.read.folders import match_files
 from tfrecords.read.records import read_fields
 from tfrecords.read.sources import TFRECORD, check_shards, files_below
 from tfrecords.schema import Fields, Series, check_finite, series_of
@@ -44,7 +44,7 @@ def series_files(source: SeriesLike) -> tuple[Path, ...]:
     elif Path(source).exists():
         files = (Path(source),)
     else:
-        files = tuple(sorted(map(Path, glob.glob(os.fspath(source), recursive=True)), key=Path.as_posix))  # noqa: PTH207 - a pattern may be absolute
+        files = match_files(os.fspath(source))
     if not files:
         raise MissingInputError(f"{source}: no TFRecord files of series; expected a folder of *.tfrecords")
     return files

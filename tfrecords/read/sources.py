@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfrecords.errors import ArrayError, MissingInputError, UnitsError
+from tfrecords.read.folders import SHARD, list_files, match_files, suffix_of
 from tfrecords.schema import (
     REFLECTANCE_TOP,
     Units,
@@ -30,8 +30,6 @@ TIF = (".tif", ".tiff")
 PICTURE = (".png", ".jpg", ".jpeg")
 """Read as query chips; never as images to search."""
 TFRECORD = (".tfrecords", ".tfrecord")
-_SHARD = re.compile(r"(.+\.tfrecords?)-(\d{5})-of-(\d{5})", re.IGNORECASE)
-"""Name of one of several files of a source, as TensorFlow writes it: name-00000-of-00002."""
 SAMPLES = 16
 """Images that decide the units, spread over the source."""
 LIMITS = {"scaled": (-1.001, 1.001), "reflectance": (-1.0, 10.0), "byte": (0.0, 255.0)}
@@ -57,17 +55,6 @@ class Source:
     """The array in memory."""
 
 
-def visible(path: Path, root: Path) -> bool:
-    """Return whether no part of the path below `root` is hidden; file managers leave files like "._x.tif"."""
-    return not any(part.startswith(".") for part in path.relative_to(root).parts)
-
-
-def suffix_of(path: Path) -> str:
-    """Return the suffix of a file in lower case; that of `x.tfrecords-00000-of-00002` is `.tfrecords`."""
-    shard = _SHARD.fullmatch(path.name)
-    return Path(shard[1] if shard else path.name).suffix.lower()
-
-
 def check_shards(paths: Sequence[Path]) -> None:
     """Check that no shard is missing.
 
@@ -79,7 +66,7 @@ def check_shards(paths: Sequence[Path]) -> None:
     """
     sets: dict[tuple[Path, str, int], set[int]] = {}
     for path in paths:
-        if shard := _SHARD.fullmatch(path.name):
+        if shard := SHARD.fullmatch(path.name):
             sets.setdefault((path.parent, shard[1], int(shard[3])), set()).add(int(shard[2]))
     for (folder, name, count), numbers in sets.items():
         if missing := sorted(set(range(count)) - numbers):
@@ -90,9 +77,19 @@ def check_shards(paths: Sequence[Path]) -> None:
 
 
 def files_below(folder: Path, suffixes: Sequence[str]) -> tuple[Path, ...]:
-    """Return files below a folder with one of the suffixes, in any case, sorted by relative POSIX path."""
-    files = (p for p in folder.rglob("*") if suffix_of(p) in suffixes and visible(p, folder) and p.is_file())
-    return tuple(sorted(files, key=lambda p: p.relative_to(folder).as_posix()))
+    """Return the visible files below a folder with one of some suffixes, in any case, each once.
+
+    Args:
+        folder: the folder; links are followed.
+        suffixes: in lower case.
+
+    Returns:
+        The files, sorted by relative POSIX path.
+
+    Raises:
+        MissingInputError: a link leads nowhere or in a loop, or a folder cannot be read.
+    """
+    return list_files(folder).select(suffixes)
 
 
 def find_source(source: ImageLike, what: str) -> Source:
@@ -103,15 +100,17 @@ def find_source(source: ImageLike, what: str) -> Source:
         what: "images" or "patches", for messages.
 
     Raises:
-        MissingInputError: the input does not exist, or holds no readable file.
+        MissingInputError: the input does not exist, or holds no readable file; or a link in it leads nowhere
+            or in a loop.
     """
     if isinstance(source, np.ndarray):
         return Source("array", f"{what} in memory", array=source)
     path, name = Path(source), str(os.fspath(source))
     if path.is_dir():
         # Pictures in a folder with GeoTIFFs are previews: they would change the ranks, which are the ids.
-        pictures = files_below(path, PICTURE) if what == "patches" else ()
-        paths = files_below(path, TIF) or pictures or files_below(path, TFRECORD)
+        below = list_files(path)
+        pictures = PICTURE if what == "patches" else ()
+        paths = below.select(TIF) or below.select(pictures) or below.select(TFRECORD)
         if not paths:
             more = ", .png or .jpg" if what == "patches" else ""
             raise MissingInputError(
@@ -121,7 +120,7 @@ def find_source(source: ImageLike, what: str) -> Source:
     elif path.exists():
         paths = (path,)
     else:
-        paths = tuple(sorted(map(Path, glob.glob(name, recursive=True)), key=lambda p: p.as_posix()))  # noqa: PTH207 - a pattern may be absolute
+        paths = match_files(name)
         paths = tuple(p for p in paths if suffix_of(p) in TIF) or paths or _shards_of(path)
         if not paths:
             raise MissingInputError(f"{name}: no such file or folder; expected {what} as {_kinds(what)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tfrecords.errors import MissingInputError, ProductError
+from tfrecords.read.folders import Repeats, once, walk_folders, warn_of_repeats
 from tfrecords.read.sources import TIF, files_below
 
 METADATA = re.compile(r"(MTD_MSIL(1C|2A)|S2[A-Z]_(OPER|USER)_MTD_SAFL(1C|2A)\w*)\.xml")
@@ -99,7 +99,7 @@ def holds_products(source: Path) -> bool:
     if not source.is_dir():
         return source.suffix.lower() in (".zip", ".safe") or METADATA.fullmatch(source.name) is not None
     zips = 0
-    for path in _candidates(source):
+    for path in _candidates(source, []):
         if path.is_dir():
             return True
         zips += 1
@@ -130,26 +130,28 @@ def find_trees(source: Path) -> tuple[list[Tree], list[ProductError]]:
         )
     trees: list[Tree] = []
     errors: list[ProductError] = []
-    for path in [source] if source.is_file() else _candidates(source):
+    repeats: Repeats = []
+    for path in [source] if source.is_file() else _candidates(source, repeats):
         try:
             trees += _in_zip(path) if path.is_file() else _in_folder(path)
         except ProductError as error:
             if path == source:
                 raise
             errors.append(error)
+    warn_of_repeats(repeats)
     return sorted(trees, key=lambda tree: tree.name), errors
 
 
-def _candidates(source: Path) -> Iterator[Path]:
-    """Yield the folders and zips that look like products; the source itself can be one."""
-    for folder, names, files in os.walk(source):
-        path = Path(folder)
-        if path.suffix.upper() == ".SAFE" or any(METADATA.fullmatch(name) for name in files):
-            names.clear()
-            yield path
-            continue
-        names[:] = sorted(name for name in names if not name.startswith("."))
-        yield from (path / name for name in sorted(files) if name.lower().endswith(".zip") and name[0] != ".")
+def _candidates(source: Path, repeats: Repeats) -> Iterator[Path]:
+    """Yield the folders and zips that look like products, each once; the source itself can be one."""
+    zips: list[Path] = []
+    for below in walk_folders(source, repeats):
+        if below.path.suffix.upper() == ".SAFE" or any(METADATA.fullmatch(name) for name in below.others):
+            below.folders.clear()
+            yield below.path
+        else:
+            zips += [below.path / name for name in below.others if name.lower().endswith(".zip")]
+    yield from sorted(once(zips, repeats))
 
 
 def _in_folder(path: Path) -> list[Tree]:
