@@ -39,6 +39,7 @@ COMMANDS = {
     "labels check": ("labels", "Check that images and masks fit each other"),
     "labels rasterize": ("labels", "Burn vector labels into masks on the pixels of images"),
     "labels vectorize": ("labels", "Turn class maps into polygons"),
+    "labels compare": ("labels", "Compare a class map with labels, and rank the disagreement"),
     "labels subset": ("labels", "Copy or link selected tiles or files"),
     "demo": ("setup", "Run a small generated challenge"),
     "config": ("setup", "Print all settings as a retrieve.toml"),

@@ -26,6 +26,19 @@ ClassesOption = Annotated[
 Zoom = Annotated[
     int | None, typer.Option("--zoom", min=0, max=30, help="Only XYZ tiles of this zoom.", show_default="all")
 ]
+Attribute = Annotated[
+    str | None,
+    typer.Option(
+        "--attribute",
+        metavar="NAME",
+        help="Attribute that holds the class of a feature.",
+        show_default="none",
+    ),
+]
+AsClass = Annotated[
+    str | None,
+    typer.Option("--class", metavar="NAME", help="Class of all features.", show_default="the only one"),
+]
 Layer = Annotated[
     str | None,
     typer.Option("--layer", metavar="NAME", help="Layer of the vector file.", show_default="the only one"),
@@ -335,3 +348,84 @@ def vectorize_command(
             console.note(note)
     template = "{out}: {features} polygons, {left_out} below the minimum area left out"
     _finish(as_json, report, template, start, report.notes)
+
+
+@command(
+    "labels compare",
+    "retrieve labels compare predicted/ polygons.geojson --table compare.parquet",
+    "retrieve labels compare classes.tif landuse.gpkg --attribute kind --table t.gpkg --tiles t.csv",
+)
+def compare_command(
+    predicted: Annotated[
+        Path,
+        typer.Argument(metavar="MAP", help="A class map with a CRS, or a folder of class maps or XYZ masks."),
+    ],
+    labels: Annotated[
+        Path, typer.Argument(metavar="LABELS", help="A vector file, or masks on the same pixels.")
+    ],
+    table: Annotated[
+        Path | None,
+        typer.Option(help="Write a row per feature: .parquet, .geojson, .gpkg or .fgb.", show_default="none"),
+    ] = None,
+    tiles: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a row per tile, most disagreement first: .csv or as --table.", show_default="none"
+        ),
+    ] = None,
+    classes: ClassesOption = None,
+    attribute: Attribute = None,
+    as_class: AsClass = None,
+    layer: Layer = None,
+    tolerance: Annotated[
+        int, typer.Option(metavar="PIXELS", min=0, max=16, help="Shift that is no disagreement.")
+    ] = 2,
+    min_size: Annotated[
+        int,
+        typer.Option(metavar="PIXELS", min=1, max=64, help="Side of the smallest square of disagreement."),
+    ] = 5,
+    zoom: Zoom = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compare a class map with labels: features without support, areas without a label, and a score.
+
+    The quality-of-data score is 100 without disagreement. Shifts within the tolerance are forgiven. Tiles are
+    ranked by their share of disagreement.
+    """
+    from retrieval.labels import compare
+    from retrieval.labels.agreement import Tolerance
+
+    start = time.monotonic()
+    with ConsoleProgress(quiet, verbose=verbose) as console:
+        result = compare(
+            predicted,
+            labels,
+            table=table,
+            tiles=tiles,
+            classes=classes,
+            attribute=attribute,
+            as_class=as_class,
+            layer=layer,
+            zoom=zoom,
+            tolerance=Tolerance(tolerance, min_size),
+            overwrite=overwrite,
+            progress=console,
+        )
+        for note in result.notes:
+            console.note(note)
+    values = {"quality": result.quality, "features": dict(result.features), "iou": dict(result.iou)}
+    values |= {"worst": list(result.worst), "notes": list(result.notes), "seconds": elapsed_s(start)}
+    values |= {"table": table and str(table), "tiles": tiles and str(tiles)}
+    ious = ", ".join(f"{name} {value:.3f}" for name, value in result.iou.items())
+    template = (
+        "quality of the labels: {quality:.1f} of 100\n"
+        "label features: {features[supported]} supported, {features[unsupported]} unsupported, "
+        "{features[unseen]} outside of the map\n"
+        "areas of the map: {features[missing]} missing in the labels, {features[conflict]} labelled "
+        "otherwise\n"
+        "IoU: {ious}"
+    )
+    print_result(as_json, values if as_json else values | {"ious": ious}, template)

@@ -2,9 +2,9 @@
 
 `covers` lists the XYZ tiles of an area, `dataset` checks pairs of images and masks, `selection` copies chosen
 tiles. `vectors` reads vector files in batches, and `rasterizing` burns them into masks on the pixels of
-`grids`; `vectorizing` turns class maps into polygons. `metres` measures on the ground. `classes` names
-classes, values and colours, `masks` reads and writes class maps, and `files` pairs images, masks and
-predictions by name.
+`grids`; `vectorizing` turns class maps into polygons. `comparing` sets a map against labels, by the rules of
+`agreement`. `metres` measures on the ground. `classes` names classes, values and colours, `masks` reads and
+writes class maps, and `files` pairs images, masks and predictions by name.
 
 The room needs the extra `labels`. The commands of `retrieve labels` call the functions below.
 """
@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from retrieval.labels.comparing import compare
     from retrieval.labels.covers import cover
     from retrieval.labels.dataset import check
     from retrieval.labels.rasterizing import rasterize
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
 
 _HOME = {
     "check": "dataset",
+    "compare": "comparing",
     "cover": "covers",
     "rasterize": "rasterizing",
     "subset": "selection",
     "vectorize": "vectorizing",
 }
 
-__all__ = ["check", "cover", "rasterize", "subset", "vectorize"]
+__all__ = ["check", "compare", "cover", "rasterize", "subset", "vectorize"]
 
 
 def __getattr__(name: str) -> Any:

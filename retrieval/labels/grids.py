@@ -87,13 +87,16 @@ class Grid:
         yield from groups.items()
 
 
-def open_grid(like: str | Path, zoom: int | None = None, role: Role = "image") -> Grid:
+def open_grid(
+    like: str | Path, zoom: int | None = None, role: Role = "image", window_px: int = WINDOW_PX
+) -> Grid:
     """Open the pixels that a raster, a folder or a cover stands for.
 
     Args:
         like: a raster with a CRS, a folder of such rasters or of XYZ tiles, or a cover (CSV).
         zoom: only the XYZ tiles of this zoom.
         role: whether the files are images or masks.
+        window_px: side of the windows of a raster.
 
     Returns:
         The grid; no pixel is read.
@@ -116,7 +119,11 @@ def open_grid(like: str | Path, zoom: int | None = None, role: Role = "image") -
             with open_raster(path) as dataset:
                 pieces.append(_tile_piece(tiles_of[name], path, dataset.width, name))
         return Grid(tuple(pieces), True, True)
-    return Grid(tuple(p for name, path in files.items() for p in _windows(name, path)), False, like.is_dir())
+    return Grid(
+        tuple(p for name, path in files.items() for p in _windows(name, path, window_px)),
+        False,
+        like.is_dir(),
+    )
 
 
 def _tile_piece(tile: Any, path: Path | None, size: int, name: str = "") -> Piece:
@@ -130,7 +137,7 @@ def _tile_piece(tile: Any, path: Path | None, size: int, name: str = "") -> Piec
     return Piece(name, path, rasterio.CRS.from_string(WEB_MERCATOR), transform, size, size)
 
 
-def _windows(name: str, path: Path) -> Iterator[Piece]:
+def _windows(name: str, path: Path, side: int) -> Iterator[Piece]:
     """Yield the windows of a raster, row by row."""
     import rasterio
 
@@ -139,9 +146,9 @@ def _windows(name: str, path: Path) -> Iterator[Piece]:
         raise LabelsError(
             f"{path}: no CRS. Expected a georeferenced raster or XYZ tiles, to place labels on its pixels."
         )
-    for y in range(0, shape.height, WINDOW_PX):
-        for x in range(0, shape.width, WINDOW_PX):
-            width, height = min(WINDOW_PX, shape.width - x), min(WINDOW_PX, shape.height - y)
+    for y in range(0, shape.height, side):
+        for x in range(0, shape.width, side):
+            width, height = min(side, shape.width - x), min(side, shape.height - y)
             a, b, c, d, e, f = shape.transform[:6]
             transform = rasterio.Affine(a, b, a * x + b * y + c, d, e, d * x + e * y + f)
             yield Piece(name, path, shape.crs, transform, width, height, x, y)

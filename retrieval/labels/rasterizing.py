@@ -89,7 +89,7 @@ def rasterize(
     out = Path(out)
     grid = open_grid(like, zoom)
     known = _classes(classes, as_class, Path(labels), out if append else None)
-    choose = _chooser(known, attribute, as_class)
+    choose = class_chooser(known, attribute, as_class)
     _check_output(out, grid, append, overwrite)
     if line_width_m is not None and not line_width_m > 0:
         raise LabelsError(f"--line-width {line_width_m:g}: expected a width above 0 metres.")
@@ -124,7 +124,7 @@ def _classes(
     return classes or Classes.binary(as_class or labels.stem.lower() or "label")
 
 
-def _chooser(classes: Classes, attribute: str | None, as_class: str | None) -> Callable[[Any], int]:
+def class_chooser(classes: Classes, attribute: str | None, as_class: str | None) -> Callable[[Any], int]:
     """Return the function from an attribute value to the index of a class."""
     if attribute is not None:
         if as_class is not None:
@@ -178,7 +178,7 @@ def _burn_all(
         box = (*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist())
         file.read, file.repaired, file.empty = 0, 0, 0  # the file is read once for each CRS of the masks
         for batch in file.batches(crs, columns, _wider(box, line_width_m)):
-            values, without = _class_values(batch, attribute, choose)
+            values, without = class_values(batch, attribute, choose)
             unclassed += without
             shapes = _widened(batch.shapes, crs, line_width_m)
             rows, places = shapely.STRtree(outlines).query(shapes, predicate="intersects")
@@ -200,7 +200,7 @@ def _wider(box: Box, line_width_m: float | None) -> Box:
     return box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
 
 
-def _class_values(
+def class_values(
     batch: Batch, attribute: str | None, choose: Callable[[Any], int]
 ) -> tuple[NDArray[np.int64], int]:
     """Return the class of each feature, -1 without a value, and the number of the latter."""

@@ -70,6 +70,30 @@ class Lattice:
         x_row, y_row = np.array([a, b]), np.array([d, e])
         return shapely.transform(shapes, lambda xy: np.column_stack([xy @ x_row + c, xy @ y_row + f]))
 
+    def boxes(self) -> NDArray[np.int64]:
+        """Return first column, first row, last column + 1 and last row + 1 of each piece, (n, 4)."""
+        first = np.array(self.corners, np.int64)
+        sizes = np.array([(piece.width, piece.height) for piece in self.pieces], np.int64)
+        return np.concatenate([first, first + sizes], axis=1)
+
+    def outline(self) -> Any:
+        """Return the ground of all pieces, in pixels of the lattice."""
+        import shapely
+
+        return shapely.union_all(shapely.box(*self.boxes().T))
+
+    def to_pixels(self, shapes: Shapes) -> Shapes:
+        """Return geometries of map coordinates in pixels of the lattice."""
+        import shapely
+
+        a, b, c, d, e, f = (~self.transform)[:6]
+        x_row, y_row = np.array([a, b]), np.array([d, e])
+        return shapely.transform(shapes, lambda xy: np.column_stack([xy @ x_row + c, xy @ y_row + f]))
+
+    def corner_of(self, piece: Piece) -> tuple[int, int] | None:
+        """Return the first pixel of a piece in the lattice; None where it lies on another one."""
+        return _corner(self.pieces[0], piece)
+
     def pixel_m(self) -> float:
         """Return the side of a pixel on the ground in the middle of the lattice, metres."""
         import shapely

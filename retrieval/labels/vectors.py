@@ -39,7 +39,7 @@ class Batch:
     values: dict[str, list[Any]]
     """n attribute values by column."""
     rows: NDArray[np.int64]
-    """(n,) numbers of the features in the file, from 0; with a bounding box, among the features in it."""
+    """(n,) numbers of the features: GDAL's feature ids, or rows from 0 of GeoParquet."""
 
 
 @dataclass
@@ -126,7 +126,7 @@ class VectorFile:
         source = self._arrow_batches(list(columns), bbox, size)
         while True:
             try:
-                wkb, table = next(source)
+                wkb, table, rows = next(source)
             except StopIteration:
                 return
             except LabelsError:
@@ -136,7 +136,6 @@ class VectorFile:
                     f"{self.path}: damaged ({_first_line(error)}). Replace the file."
                 ) from error
             shapes = self._usable(wkb, move)
-            rows = np.arange(self.read, self.read + len(shapes))
             self.read += len(shapes)
             kept = np.flatnonzero([shape is not None for shape in shapes])
             self.empty += len(shapes) - len(kept)
@@ -176,24 +175,29 @@ class VectorFile:
 
     def _arrow_batches(
         self, columns: list[str], bbox: Box | None, size: int
-    ) -> Iterator[tuple[list[bytes | None], dict[str, list[Any]]]]:
+    ) -> Iterator[tuple[list[bytes | None], dict[str, list[Any]], NDArray[np.int64]]]:
+        """Yield the geometries, attributes and numbers of the features."""
         if self.path.suffix.lower() in PARQUET:
             import pyarrow.parquet as pq
 
             name = _geo_metadata(self.path)["primary_column"]
             with pq.ParquetFile(self.path) as file:
+                first = 0
                 for batch in file.iter_batches(size, columns=[name, *columns]):
                     table = batch.to_pydict()
-                    yield table[name], {column: table[column] for column in columns}
+                    rows = np.arange(first, first + len(batch))
+                    yield table[name], {column: table[column] for column in columns}, rows
+                    first += len(batch)
             return
         import pyogrio
 
-        options: dict[str, Any] = {"layer": self.layer, "columns": columns, "bbox": bbox}
+        options: dict[str, Any] = {"layer": self.layer, "columns": columns, "bbox": bbox, "return_fids": True}
         with pyogrio.open_arrow(self.path, batch_size=size, use_pyarrow=True, **options) as (meta, reader):
             name = meta["geometry_name"] or "wkb_geometry"
             for batch in reader:
                 table = batch.to_pydict()
-                yield table[name], {column: table[column] for column in columns}
+                rows = np.array(table[meta["fid_column"] or "OGC_FID"], np.int64)
+                yield table[name], {column: table[column] for column in columns}, rows
 
 
 def repair(shapes: Shapes) -> tuple[Shapes, int]:

@@ -1,0 +1,448 @@
+"""A class map against labels: which features lack support, which the labels lack, and where most is wrong.
+
+The quality-of-data score of a tile is 100 (1 - E / U). U is the number of pixels of a class in the map or the
+labels. E is the number of pixels that only one of them shows, beyond the tolerance of `agreement`. Both are
+summed over the classes. A tile without any class has 100.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.errors import LabelsError
+from retrieval.labels.agreement import Block, Tolerance, differences, support
+from retrieval.labels.classes import IGNORED, Classes, read_classes
+from retrieval.labels.files import RASTER_ENDINGS
+from retrieval.labels.grids import Piece, open_grid
+from retrieval.labels.masks import classes_of, read_mask
+from retrieval.labels.metres import areas_m2
+from retrieval.labels.rasterizing import class_chooser, class_values
+from retrieval.labels.vectorizing import (
+    Lattice,
+    check_vector_output,
+    joined,
+    lattices,
+    polygonize,
+    write_vectors,
+)
+from retrieval.labels.vectors import Shapes, VectorFile
+from retrieval.types import Progress, silent
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+TILE_PX = 512
+"""Side of the tiles in which a raster is judged."""
+CACHED_PIECES = 256
+SUPPORTED, UNSUPPORTED, UNSEEN = "supported", "unsupported", "unseen"
+"""Kinds of label features: shown by the map, not shown, and outside of its data."""
+MISSING, CONFLICT = "missing", "conflict"
+"""Kinds of areas of the map: without a label, and with a label of another class."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Result of `compare`."""
+
+    features: Mapping[str, int]
+    """Number of rows by kind: supported, unsupported, unseen, missing and conflict."""
+    iou: Mapping[str, float]
+    """Intersection over union of each class, over all pixels."""
+    quality: float
+    """Quality-of-data score over all pixels, 0 to 100."""
+    worst: tuple[str, ...]
+    """Names of the ten tiles with most disagreement."""
+    rows: GeoDataFrame
+    """One row per feature and area; see `docs/formats.md`."""
+    tiles: GeoDataFrame
+    """One row per tile, most disagreement first."""
+    notes: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """Label features on a lattice."""
+
+    shapes: Shapes
+    """(n,) geometries in pixels of the lattice."""
+    values: NDArray[np.int64]
+    """(n,) classes."""
+    rows: NDArray[np.int64]
+    """(n,) numbers of the features in their file."""
+    mask: _Mosaic | None
+    """The mask that the features come from; None for a vector file."""
+
+
+def compare(
+    predicted: str | Path,
+    labels: str | Path,
+    *,
+    table: str | Path | None = None,
+    tiles: str | Path | None = None,
+    classes: str | Path | Classes | None = None,
+    attribute: str | None = None,
+    as_class: str | None = None,
+    layer: str | None = None,
+    zoom: int | None = None,
+    tolerance: Tolerance | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Comparison:
+    """Compare a class map with labels.
+
+    Args:
+        predicted: a class map with a CRS, or a folder of class maps or XYZ masks.
+        labels: a vector file, or a mask or folder of masks on the same pixels.
+        table: vector file to write with one row per feature and area.
+        tiles: vector file or .csv to write with one row per tile, ranked by disagreement.
+        classes: the classes of the map, or their file; None takes the names from the map.
+        attribute: attribute that holds the class of a label.
+        as_class: class of all labels.
+        layer: layer of the vector file.
+        zoom: only the XYZ tiles of this zoom.
+        tolerance: differences that are no disagreement; None for 2 pixels.
+        overwrite: replace existing files.
+        progress: called after each tile.
+
+    Returns:
+        Numbers, and both tables.
+
+    Raises:
+        LabelsError: no label on the map, another grid, a map without a CRS, or an unknown class.
+        MissingInputError: no such file.
+        OutputExistsError: a file exists and `overwrite` is not set.
+    """
+    for path in (table, tiles):
+        if path is not None and not (path is tiles and Path(path).suffix.lower() == ".csv"):
+            check_vector_output(Path(path), overwrite)
+    known = _classes(predicted, classes, attribute, as_class, Path(labels))
+    tolerance = tolerance or Tolerance()
+    notes: list[str] = []
+    rows, ranked, totals = [], [], _Totals(known)
+    found = 0
+    for lattice in lattices(open_grid(predicted, zoom, "mask", TILE_PX)):
+        features = _read_labels(Path(labels), lattice, known, (attribute, as_class, layer, zoom), notes)
+        found += len(features.shapes)
+        part = _LatticeComparison(lattice, features, known, tolerance, totals)
+        for done, number in enumerate(range(len(lattice.pieces)), start=1):
+            part.add_tile(number)
+            progress("comparing tiles", done, len(lattice.pieces))
+        rows.append(part.rows())
+        ranked.append(part.tiles())
+    if not found:
+        raise LabelsError(
+            f"{labels}: no label on the ground of {predicted}. Expected labels of the same ground."
+        )
+    frame, tile_frame = joined(rows), _ranked(joined(ranked))
+    if table is not None:
+        write_vectors(frame, Path(table), overwrite=overwrite)
+    if tiles is not None:
+        _write_tiles(tile_frame, Path(tiles), overwrite)
+    kinds = (SUPPORTED, UNSUPPORTED, UNSEEN, MISSING, CONFLICT)
+    counts = {kind: int((frame["kind"] == kind).sum()) for kind in kinds}
+    worst = tuple(tile_frame["name"][tile_frame["disagreement"] > 0][:10])
+    return Comparison(
+        counts, totals.iou(), totals.quality(), worst, frame, tile_frame, tuple(dict.fromkeys(notes))
+    )
+
+
+def _classes(
+    predicted: str | Path,
+    classes: str | Path | Classes | None,
+    attribute: str | None,
+    as_class: str | None,
+    labels: Path,
+) -> Classes:
+    if isinstance(classes, str | Path):
+        classes = read_classes(classes)
+    first = open_grid(predicted, None, "mask").pieces[0].path
+    classes = classes or (classes_of(first) if first else None)
+    if classes is None and attribute is not None:
+        raise LabelsError(f"{predicted}: its masks name no classes. Name them with --classes.")
+    return classes or Classes.binary(as_class or labels.stem.lower() or "label")
+
+
+# --- labels and maps on a lattice ---------------------------------------------------------------
+
+
+def _read_labels(
+    labels: Path, lattice: Lattice, classes: Classes, options: tuple[Any, ...], notes: list[str]
+) -> _Labels:
+    """Return the label features that meet the pieces of a lattice."""
+    import shapely
+
+    attribute, as_class, layer, zoom = options
+    outline = lattice.outline()
+    if labels.is_dir() or labels.suffix.lower() in RASTER_ENDINGS:
+        shapes, values, rows, mask = _mask_labels(labels, lattice, classes, zoom)
+    else:
+        file = VectorFile.open(labels, layer)
+        if attribute is not None:
+            file.check_column(attribute)
+        choose = class_chooser(classes, attribute, as_class)
+        box = lattice.to_map(np.array([outline.envelope], object))[0].bounds
+        batches = list(file.batches(lattice.crs.to_wkt(), [attribute] if attribute else [], box))
+        parts = [np.array([], object), *(batch.shapes for batch in batches)]
+        shapes = lattice.to_pixels(np.concatenate(parts))
+        chosen = [class_values(batch, attribute, choose)[0] for batch in batches]
+        values = np.concatenate([np.array([], np.int64), *chosen])
+        rows = np.concatenate([np.array([], np.int64), *(batch.rows for batch in batches)])
+        mask = None
+        notes += file.notes()
+    shapely.prepare(outline)
+    kept = np.flatnonzero(shapely.intersects(outline, shapes) & (values >= 0) & (values != IGNORED))
+    return _Labels(shapes[kept], values[kept], rows[kept], mask)
+
+
+def _mask_labels(
+    labels: Path, lattice: Lattice, classes: Classes, zoom: int | None
+) -> tuple[Shapes, NDArray[np.int64], NDArray[np.int64], _Mosaic]:
+    """Return the connected areas of masks on the pixels of a lattice."""
+    grid = open_grid(labels, zoom, "mask", TILE_PX)
+    for other in lattices(grid):
+        corner = lattice.corner_of(other.pieces[0])
+        if corner is not None:
+            corners = tuple((x + corner[0], y + corner[1]) for x, y in other.corners)
+            moved = Lattice(lattice.crs, lattice.transform, other.pieces, corners)
+            shapes, values = polygonize(moved, classes)
+            return shapes, values, np.arange(len(shapes)), _Mosaic(moved, classes)
+    raise LabelsError(
+        f"{labels}: masks on other pixels than the map. Expected the same grid, or a vector file."
+    )
+
+
+class _Mosaic:
+    """Any rectangle of the masks of a lattice."""
+
+    def __init__(self, lattice: Lattice, classes: Classes) -> None:
+        import shapely
+
+        self._boxes = lattice.boxes()
+        self._tree = shapely.STRtree(shapely.box(*self._boxes.T))
+        self._lattice, self._classes = lattice, classes
+        self._cache: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
+
+    def read(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Return a rectangle, 255 where there is no mask."""
+        import shapely
+
+        out = np.full((height, width), IGNORED, np.uint8)
+        for number in self._tree.query(shapely.box(x, y, x + width, y + height)):
+            west, north, east, south = (int(v) for v in self._boxes[number])
+            left, right, top, bottom = (
+                max(x, west),
+                min(x + width, east),
+                max(y, north),
+                min(y + height, south),
+            )
+            if left < right and top < bottom:
+                part = self._piece(int(number))[top - north : bottom - north, left - west : right - west]
+                out[top - y : bottom - y, left - x : right - x] = part
+        return out
+
+    def _piece(self, number: int) -> NDArray[np.uint8]:
+        if number not in self._cache:
+            piece = self._lattice.pieces[number]
+            assert piece.path is not None
+            self._cache[number] = read_mask(piece.path, self._classes, piece.window)
+            if len(self._cache) > CACHED_PIECES:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(number)
+        return self._cache[number]
+
+
+# --- the comparison -----------------------------------------------------------------------------
+
+
+class _Totals:
+    """Pixels over all tiles."""
+
+    def __init__(self, classes: Classes) -> None:
+        self._names = classes.names
+        self.both, self.either, self.wrong = (np.zeros(256, np.int64) for _ in range(3))
+
+    def iou(self) -> dict[str, float]:
+        present = [i for i in range(len(self._names)) if self.either[i]]
+        return {self._names[i]: float(self.both[i] / self.either[i]) for i in present}
+
+    def quality(self) -> float:
+        return quality(int(self.wrong.sum()), int(self.either.sum()))
+
+
+def quality(wrong_px: int, either_px: int) -> float:
+    """Return the quality-of-data score, 0 to 100."""
+    return 100.0 * (1 - wrong_px / either_px) if either_px else 100.0
+
+
+class _LatticeComparison:
+    """Collects what the tiles of one lattice show."""
+
+    def __init__(
+        self, lattice: Lattice, labels: _Labels, classes: Classes, tolerance: Tolerance, totals: _Totals
+    ) -> None:
+        import shapely
+
+        self._lattice, self._labels, self._classes, self._tolerance = lattice, labels, classes, tolerance
+        self._totals, self._map = totals, _Mosaic(lattice, classes)
+        self._tree = shapely.STRtree(labels.shapes)
+        shifts = (2 * tolerance.shift_px + 1) ** 2
+        self._visible = np.zeros(len(labels.shapes), np.int64)
+        self._shown = np.zeros((len(labels.shapes), shifts), np.int64)
+        self._areas: dict[tuple[int, int], list[Any]] = {}
+        self._tiles: list[dict[str, Any]] = []
+
+    def add_tile(self, number: int) -> None:
+        """Compare one piece."""
+        piece, corner = self._lattice.pieces[number], self._lattice.corners[number]
+        block = self._block(piece, corner)
+        numbers, visible, shown = support(block, self._tolerance)
+        self._visible[numbers] += visible
+        self._shown[numbers] += shown
+        row: dict[str, Any] = {"name": piece.name, "x_px": piece.x, "y_px": piece.y}
+        wrong, either, missing, extra, ious = 0, 0, 0, 0, []
+        for one in differences(block, self._classes.labels, self._tolerance):
+            only = int(one.only_predicted.sum()), int(one.only_labels.sum())
+            self._totals.both[one.value] += one.both
+            self._totals.either[one.value] += one.either
+            self._totals.wrong[one.value] += sum(only)
+            missing, extra = missing + only[0], extra + only[1]
+            wrong, either = wrong + sum(only), either + one.either
+            if one.either:
+                ious.append(one.both / one.either)
+            if only[0]:
+                self._keep_areas(one.only_predicted, one.value, block, corner)
+        row |= {"iou": float(np.mean(ious)) if ious else np.nan, "quality": quality(wrong, either)}
+        row |= {"disagreement": wrong / (piece.width * piece.height)}
+        row |= {"only_predicted_px": missing, "only_labels_px": extra}
+        self._tiles.append(row)
+
+    def _block(self, piece: Piece, corner: tuple[int, int]) -> Block:
+        """Return both maps of a piece with their margin."""
+        import shapely
+        from rasterio import Affine
+        from rasterio.features import rasterize
+
+        halo = self._tolerance.halo_px
+        x, y = corner[0] - halo, corner[1] - halo
+        width, height = piece.width + 2 * halo, piece.height + 2 * halo
+        features = np.full((height, width), -1, np.int32)
+        near = np.sort(self._tree.query(shapely.box(x, y, x + width, y + height)))
+        if len(near):
+            pairs = [(self._labels.shapes[number], int(number)) for number in near]
+            rasterize(pairs, out=features, transform=Affine.translation(x, y))
+        table = np.append(self._labels.values, self._classes.unlabelled).astype(np.uint8)
+        labels = table[features]
+        unlabelled = self._classes.unlabelled
+        if self._labels.mask is not None:  # in a mask 255 means that the label is unknown
+            labels, unlabelled = self._labels.mask.read(x, y, width, height), -1
+        predicted = self._map.read(x, y, width, height)
+        return Block(predicted, labels, features, unlabelled, halo)
+
+    def _keep_areas(self, only: NDArray[np.bool_], value: int, block: Block, corner: tuple[int, int]) -> None:
+        """Keep the areas of a class that the labels lack, apart by whether another class is labelled."""
+        from rasterio import Affine
+        from rasterio.features import shapes
+        from shapely.geometry import shape
+
+        halo = block.halo
+        labels = block.labels[halo:-halo, halo:-halo]
+        other = (labels != self._classes.unlabelled) & (labels != value)
+        for conflict in (0, 1):
+            part = only & (other == conflict)
+            found = shapes(part.astype(np.uint8), part, connectivity=4, transform=Affine.translation(*corner))
+            self._areas.setdefault((value, conflict), []).extend(shape(geometry) for geometry, _ in found)
+
+    def rows(self) -> GeoDataFrame:
+        """Return one row per label feature, missing area and area in conflict."""
+        from geopandas import GeoDataFrame
+
+        labels, names = self._labels, np.array(self._classes.names)
+        best = self._shown.max(axis=1, initial=0) / np.maximum(self._visible, 1)
+        kind = np.where(best >= self._tolerance.support, SUPPORTED, UNSUPPORTED)
+        kind = np.where(self._visible == 0, UNSEEN, kind)
+        areas = [
+            (shape, value, conflict)
+            for (value, conflict) in self._areas
+            for shape in self._merged(value, conflict)
+        ]
+        shapes = np.append(labels.shapes, np.array([*(a[0] for a in areas), None], object)[:-1])
+        geometry = self._lattice.to_map(shapes)
+        count = len(areas)
+        columns = {
+            "kind": [*kind, *((MISSING, CONFLICT)[conflict] for *_, conflict in areas)],
+            "class": [*names[labels.values], *(names[value] for _, value, _ in areas)],
+            "feature": [*labels.rows.tolist(), *[-1] * count],
+            "support": np.append(np.where(self._visible > 0, best, np.nan), np.zeros(count)),
+            "iou": np.append(self._ious(), np.zeros(count)),
+            "area_m2": np.round(areas_m2(geometry, self._lattice.crs), 2),
+            "pixels": np.append(self._visible, [int(shape.area) for shape, *_ in areas]).astype(np.int64),
+        }
+        return GeoDataFrame(columns, geometry=geometry, crs=self._lattice.crs.to_wkt())
+
+    def _merged(self, value: int, conflict: int) -> list[Any]:
+        """Return areas of one kind, merged across tiles, without those below the smallest size."""
+        import shapely
+
+        merged = shapely.get_parts(shapely.union_all(np.array(self._areas[value, conflict], object)))
+        large = shapely.area(merged) >= self._tolerance.size_px**2
+        return list(shapely.simplify(merged[large], 0))
+
+    def _ious(self) -> NDArray[np.float64]:
+        """Return the IoU of each label feature with the connected area of its class that overlaps it best."""
+        import shapely
+
+        labels = self._labels
+        shapes, values = polygonize(self._lattice, self._classes)
+        found = np.zeros(len(labels.shapes))
+        if not len(shapes) or not len(labels.shapes):
+            return found
+        ground = self._lattice.outline()
+        shapely.prepare(ground)
+        seen = labels.shapes.copy()
+        beyond = ~shapely.covers(ground, seen)
+        seen[beyond] = shapely.intersection(seen[beyond], ground)
+        one, two = shapely.STRtree(shapes).query(seen, predicate="intersects")
+        same = labels.values[one] == values[two]
+        one, two = one[same], two[same]
+        both = shapely.area(shapely.intersection(seen[one], shapes[two]))
+        either = shapely.area(seen)[one] + shapely.area(shapes)[two] - both
+        np.maximum.at(found, one, np.divide(both, either, out=np.zeros(len(both)), where=either > 0))
+        return found
+
+    def tiles(self) -> GeoDataFrame:
+        """Return one row per tile."""
+        import shapely
+        from geopandas import GeoDataFrame
+
+        geometry = self._lattice.to_map(shapely.box(*self._lattice.boxes().T))
+        return GeoDataFrame(self._tiles, geometry=geometry, crs=self._lattice.crs.to_wkt())
+
+
+def _ranked(tiles: GeoDataFrame) -> GeoDataFrame:
+    """Return tiles with most disagreement first, and z, x and y of XYZ tiles."""
+    from retrieval.labels.files import tile_of
+
+    tiles = tiles.sort_values(["disagreement", "name", "y_px", "x_px"], ascending=[False, True, True, True])
+    tiles = tiles.reset_index(drop=True)
+    places = [tile_of(name) for name in tiles["name"]]
+    if all(places):
+        for axis in "yxz":
+            tiles.insert(1, axis, [getattr(place, axis) for place in places])
+    return tiles
+
+
+def _write_tiles(tiles: GeoDataFrame, path: Path, overwrite: bool) -> None:
+    from tfrecords.storage import writing_file
+
+    if path.suffix.lower() != ".csv":
+        write_vectors(tiles, path, overwrite=overwrite)
+        return
+    with writing_file(path, overwrite=overwrite) as partial:
+        tiles.drop(columns="geometry").to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
