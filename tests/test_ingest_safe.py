@@ -170,6 +170,42 @@ def test_the_polygons_of_level_1c_hide_cloud(safes, tmp_path, rng, old, packed):
     assert not any("no cloud is hidden" in note for note in notes)
 
 
+SQUARES = [[(20, 30), (120, 30), (120, 130), (20, 130)], [(40, 50), (70, 50), (70, 80), (40, 80)]]
+"""Corners of a cloud and of a hole in it, columns and rows."""
+
+
+@pytest.mark.parametrize("order", ["xy", "xyz"])
+def test_holes_of_cloud_polygons_stay_visible(safes, tmp_path, rng, order):
+    """A second cloud lies in the hole of the first; three numbers a corner are read alike."""
+    spec = Spec(ground(rng), level="1C", baseline="02.04", offset=None)
+    root = write_product(safes, spec)
+    squares = [*SQUARES, [(50, 60), (60, 60), (60, 70), (50, 70)], [(80, 90), (90, 90), (90, 95), (80, 95)]]
+    rings = [ring_text(spec, [*corners, corners[0]], order) for corners in squares]
+    outer, hole, inner, other_hole = (
+        f'<gml:LinearRing><gml:posList srsDimension="{len(order)}">{ring}</gml:posList></gml:LinearRing>'
+        for ring in rings
+    )
+    text = GML.format(ring="").partition("<gml:exterior>")[0]
+    text += f"<gml:exterior>{outer}</gml:exterior><gml:interior>{hole}</gml:interior>"
+    text += f"<gml:interior>{other_hole}</gml:interior></gml:Polygon><gml:Polygon>"
+    text += f"<gml:exterior>{inner}</gml:exterior>" + GML.partition("</gml:exterior>")[2].lstrip()
+    (folder,) = (path for path in (root / "GRANULE").iterdir())
+    (folder / "QI_DATA").mkdir()
+    (folder / "QI_DATA" / "MSK_CLOUDS_B00.gml").write_text(text)
+    images_of(safes, tmp_path / "out")
+    hidden = np.zeros((SIDE, SIDE), bool)
+    hidden[30:130, 20:120] = True
+    hidden[50:80, 40:70] = hidden[90:95, 80:90] = False
+    hidden[60:70, 50:60] = True
+    assert np.array_equal(pixels_of(tmp_path / "out"), np.where(hidden[..., None], 0, spec.pixels))
+
+
+def ring_text(spec, corners, order):
+    left, top = spec.corner
+    third = " 0" if order == "xyz" else ""
+    return " ".join(f"{left + 10 * x:g} {top - 10 * y:g}{third}" for x, y in corners)
+
+
 @pytest.mark.parametrize("snow", [False, True])
 def test_the_classes_of_level_1c_hide_cloud(safes, tmp_path, rng, snow):
     spec = Spec(ground(rng), level="1C")

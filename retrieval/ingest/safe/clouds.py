@@ -6,6 +6,7 @@ the tile. MSK_CLASSI holds three bands, opaque cloud, cirrus and snow, 1 where p
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,12 +24,16 @@ CLASSI_PX = 6
 """Columns and rows of 10 m that a pixel of MSK_CLASSI covers."""
 
 
+Ring = tuple[tuple[float, float], ...]
+"""The corners of a closed line, in map coordinates."""
+
+
 @dataclass(frozen=True)
 class CloudPolygons:
-    """Clouds as rings in map coordinates."""
+    """Clouds as polygons in map coordinates."""
 
-    rings: tuple[tuple[tuple[float, float], ...], ...]
-    """The outer ring of each polygon."""
+    polygons: tuple[tuple[Ring, ...], ...]
+    """The rings of each polygon: the outer one, then the rings of its holes."""
     transform: tuple[float, ...]
     """(a, b, c, d, e, f) of the tile."""
 
@@ -38,11 +43,11 @@ class CloudPolygons:
         from rasterio.transform import Affine
 
         shape = window.height, window.width
-        if not self.rings:
+        if not self.polygons:
             return np.zeros(shape, bool)
         a, b, _, d, e, _ = self.transform
         c, f = pixel_to_map(self.transform, window.x0, window.y0)
-        shapes = [{"type": "Polygon", "coordinates": [ring]} for ring in self.rings]
+        shapes = [{"type": "Polygon", "coordinates": rings} for rings in self.polygons]
         burnt: NDArray[Any] = rasterize(
             shapes, out_shape=shape, transform=Affine(a, b, float(c), d, e, float(f)), dtype="uint8"
         )
@@ -62,15 +67,24 @@ def read_polygons(tree: Tree, name: str, transform: Sequence[float]) -> CloudPol
     """
     where = f"{tree.path}: {name}"
     root = parse_xml(tree.head(name, XML_BYTES + 1), where)
-    rings = []
-    for exterior in (element for element in root.iter() if element.tag.rpartition("}")[2] == "exterior"):
-        for positions in (element for element in exterior.iter() if element.tag.endswith("}posList")):
-            size = int(positions.get("srsDimension") or 2)
-            try:
-                values = [float(text) for text in (positions.text or "").split()]
-            except ValueError:
-                values = []
-            if size not in (2, 3) or len(values) < 3 * size or len(values) % size:
-                raise ProductError(f"{where}: a ring is no list of coordinates. Download the product again")
-            rings.append(tuple(zip(values[::size], values[1::size], strict=True)))
-    return CloudPolygons(tuple(rings), tuple(transform))
+    polygons = []
+    for element in root.iter():
+        outer, holes = (
+            [c for c in element if c.tag.endswith(f"}}{kind}")] for kind in ("exterior", "interior")
+        )
+        if outer:
+            polygons.append(tuple(_ring(boundary, where) for boundary in (outer[0], *holes)))
+    return CloudPolygons(tuple(polygons), tuple(transform))
+
+
+def _ring(boundary: ElementTree.Element, where: str) -> Ring:
+    """Return the ring of an `exterior` or `interior` element."""
+    positions = next((element for element in boundary.iter() if element.tag.endswith("}posList")), None)
+    try:
+        size = 2 if positions is None else int(positions.get("srsDimension") or 2)
+        values = [] if positions is None else [float(text) for text in (positions.text or "").split()]
+    except ValueError:
+        size, values = 2, []
+    if size not in (2, 3) or len(values) < 3 * size or len(values) % size:
+        raise ProductError(f"{where}: a ring is no list of coordinates. Download the product again")
+    return tuple(zip(values[::size], values[1::size], strict=True))
