@@ -5,10 +5,12 @@ import json
 
 import numpy as np
 import pytest
+import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.errors import ConfigError
+from retrieval.geo.request import ImageFilter
 from retrieval.ingest.places import find_places
 from retrieval.ingest.run import ingest
 from retrieval.ingest.survey import starts
@@ -165,6 +167,40 @@ def test_large_places_are_cut_and_the_last_squares_are_moved_inside(put, source,
         assert np.array_equal(one.pixels, np.stack([pixels[window] for pixels in dates]))
     assert calls[-1] == ("writing series", 4, 4)
     assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
+
+
+def tag(path, **tags):
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(**tags)
+
+
+@pytest.mark.parametrize("as_", ["series", "challenge"])
+@pytest.mark.parametrize("part", [False, True])
+def test_dates_of_records_are_acquisition_days(put, source, tmp_path, rng, as_, part):
+    """At 3 degrees east 23:55 UTC is in the next solar day; a tag far from the name's date is ignored."""
+    times = {"2023-08-21": "2023-08-21T23:55:00Z", "2024": "2024-05-06", "2020-01-01": "2021-07-07"}
+    for name in (*times, "2023-08"):
+        path = put(f"a/{name}.tif", ground(rng, 80, 90))
+        if name in times:
+            tag(path, DATETIME=times[name])
+    # Without a filter the folder is read as it is; a filter that takes all dates goes by way of places.
+    more = {"image_filter": ImageFilter.parse(None, "2019-01-01/2025-01-01", None)} if part else {}
+    ingest(source, tmp_path / "out", as_=as_, **more)
+    if as_ == "series":
+        (one,) = read_series(tmp_path / "out")
+        assert one.dates == ("2020-01-01", "2023-08", "2023-08-22", "2024-05-06")
+    else:
+        truth = rows_of(tmp_path / "out/truth.csv")
+        assert {row["image_date"] for row in truth} == {"2024-05-06"}
+        assert {row["date"] for row in truth} <= {"2020-01-01", "2023-08", "2023-08-22"}
+
+
+def test_two_files_of_one_acquisition_day_are_refused(put, source, tmp_path, rng):
+    for name in ("2023-08-21", "2023-08-22"):
+        tag(put(f"a/{name}.tif", ground(rng, 80, 90)), DATETIME="2023-08-21T23:55:00Z")
+    with pytest.raises(MissingInputError, match="both of 2023-08-22, the solar day"):
+        ingest(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_dates_without_ground_are_left_out_of_a_square(put, source, tmp_path, rng):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from retrieval.geo.pixel_window import PixelWindow, window_of_box
 from retrieval.geo.request import ImageFilter
 from retrieval.ingest.grids import quiet_gdal
-from retrieval.ingest.places import find_places
+from retrieval.ingest.places import acquisition_date, days_around, find_places
 from retrieval.ingest.places_writer import (
     DateTask,
     Skipped,
@@ -33,7 +32,7 @@ from tfrecords.challenge import Progress
 from tfrecords.errors import ArrayError, BandsError, MissingInputError, StorageError
 from tfrecords.read.rasters import longitude_of
 from tfrecords.read.sources import TIF
-from tfrecords.schema import acquisition_day, band_names, date_of, days_of
+from tfrecords.schema import acquisition_day, band_names, date_of
 from tfrecords.schema.records import Provenance
 
 BLOCK_PX = 2048
@@ -168,7 +167,7 @@ def _plan(
 ) -> DateTask | None:
     """Open a GeoTIFF and plan its copy; None where it is skipped."""
     name = redact(cog.address)
-    reasons = [image_filter.reason_to_skip(day, None) for day in _neighbours(cog.date)]
+    reasons = [image_filter.reason_to_skip(day, None) for day in (cog.date, *days_around(cog.date))]
     if all(reasons):
         skipped.add(reasons[0], name)
         return None
@@ -191,7 +190,8 @@ def _task(
     if not holds_patch(window, name, skipped):
         return None
     assert window is not None
-    date = _date_of(cog, provenance, longitude_of(crs, transform, window.centre))
+    longitude = longitude_of(crs, transform, window.centre)
+    date = acquisition_date(cog.date, acquisition_day(provenance.datetime, lambda: longitude))
     if reason := image_filter.reason_to_skip(date, provenance.cloud_cover):
         skipped.add(reason, name)
         return None
@@ -215,22 +215,6 @@ def _task(
         block=(BLOCK_PX, BLOCK_PX),
         open=lambda: _CogReader(cog.address, reader.retry, provenance),
     )
-
-
-def _neighbours(date: str) -> tuple[str, str, str]:
-    """Return the date in a name, the day before and the day after: the name can hold the day of UTC."""
-    if not (days := days_of(date)):
-        return date, date, date
-    first, last = (datetime.date.fromisoformat(day) for day in days)
-    one = datetime.timedelta(days=1)
-    return date, (first - one).isoformat(), (last + one).isoformat()
-
-
-def _date_of(cog: Cog, provenance: Provenance, longitude: float | None) -> str:
-    """Return the acquisition day of the tag DATETIME, unless the date in the name contradicts it."""
-    day = acquisition_day(provenance.datetime, lambda: longitude)
-    _, earliest, latest = _neighbours(cog.date)
-    return day if day and earliest <= day <= latest else cog.date
 
 
 def _check_dates(tasks: Sequence[DateTask]) -> None:

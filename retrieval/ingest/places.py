@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from tfrecords.errors import MissingInputError
 from tfrecords.read.sources import TIF, files_below
-from tfrecords.schema import date_of
+from tfrecords.schema import date_of, days_of
 
 
 @dataclass(frozen=True)
@@ -89,3 +90,23 @@ def _place(root: Path, folder: Path, files: list[Path]) -> Place:
         dated[date] = path
     ordered = sorted((DatedFile(path, date) for date, path in dated.items()), key=lambda file: file.order)
     return Place(root.resolve().name if name == "." else name, tuple(ordered))
+
+
+def days_around(date: str) -> tuple[str, str]:
+    """Return the day before and the day after the date in a name, which can hold the day of UTC."""
+    if not (days := days_of(date)):
+        return date, date
+    first, last = (datetime.date.fromisoformat(day) for day in days)
+    one = datetime.timedelta(days=1)
+    return (first - one).isoformat(), (last + one).isoformat()
+
+
+def acquisition_date(named: str, day: str | None) -> str:
+    """Return the date of a file: the acquisition day, unless the date in its name contradicts it.
+
+    Args:
+        named: the date in the file's name.
+        day: the solar day of its tag DATETIME, or None.
+    """
+    earliest, latest = days_around(named)
+    return day if day and earliest <= day <= latest else named

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.ingest.grids import OpenDates, needs_warp
-from retrieval.ingest.places import Place
-from tfrecords.errors import BandsError, GridError, UnitsError
+from retrieval.ingest.places import DatedFile, Place, acquisition_date
+from tfrecords.errors import BandsError, GridError, MissingInputError, UnitsError
 from tfrecords.grid import PATCH_PX
 from tfrecords.read import Raster, describe_raster, units_of_sample
 from tfrecords.schema import (
@@ -114,8 +114,9 @@ def survey(place: Place, bands: Sequence[str] | None, units: str | None) -> Surv
         UnitsError: units cannot be inferred, or differ between dates.
         GridError: dates lie on grids that cannot be warped to one.
         ArrayError: a file is damaged.
+        MissingInputError: two files are of one acquisition day.
     """
-    rasters = tuple(describe_raster(file.path) for file in place.files)
+    place, rasters = _dated(place, [describe_raster(file.path) for file in place.files])
     names = [_names(raster, bands) for raster in rasters]
     shared = tuple(name for name in names[0] if all(name in other for other in names))
     if not shared:
@@ -142,6 +143,21 @@ def survey(place: Place, bands: Sequence[str] | None, units: str | None) -> Surv
         tags,
         _common_tag(tags, dtype, needed=any(warped)),
     )
+
+
+def _dated(place: Place, rasters: Sequence[Raster]) -> tuple[Place, tuple[Raster, ...]]:
+    """Return a place with the acquisition days of its files, and their metadata, in the order of time."""
+    dated: dict[str, tuple[DatedFile, Raster]] = {}
+    for file, raster in zip(place.files, rasters, strict=True):
+        date = acquisition_date(file.date, raster.date)
+        if date in dated:
+            raise MissingInputError(
+                f"{file.path} and {dated[date][0].path} are both of {date}, the solar day of their tag "
+                "DATETIME. Expected one file per date of a place. Leave one out"
+            )
+        dated[date] = DatedFile(file.path, date), raster
+    pairs = sorted(dated.values(), key=lambda pair: pair[0].order)
+    return replace(place, files=tuple(file for file, _ in pairs)), tuple(raster for _, raster in pairs)
 
 
 def _names(raster: Raster, given: Sequence[str] | None) -> tuple[str, ...]:
