@@ -23,6 +23,7 @@ from retrieval.types import unpack_ids
 from tfrecords.artifacts import read_manifest
 from tfrecords.errors import OutputExistsError
 from tfrecords.read import ImageSource
+from tfrecords.schema import Provenance
 
 pq = pytest.importorskip("pyarrow.parquet")
 
@@ -220,6 +221,56 @@ def test_an_item_says_what_and_where_its_vectors_are(catalogue, index):
     ids, expected = index.vectors.vectors()
     assert set(columns["image_id"]) == {2} and len(vectors) == properties["emb:runtime_parameters"]["windows"]
     assert np.array_equal(vectors, expected[ids >> 32 == 2])
+
+
+SIDES = {
+    "square": ("EPSG:32631", UTM, 10.0),
+    "high": ("EPSG:32631", (10.0, 0.0, 5e5, 0.0, -20.0, 5.6e6), 15.0),
+    "wide, turned": ("EPSG:32631", (0.0, 30.0, 5e5, -10.0, 0.0, 5.6e6), 20.0),
+    "feet": ("EPSG:2263", (32.808333, 0.0, 980_000.0, 0.0, -32.808333, 200_000.0), 10.0),
+    "degrees": ("EPSG:4326", (1e-4, 0.0, 2.35, 0.0, -1e-4, 60.0), (5.582 + 11.14) / 2),
+    "Web Mercator": ("EPSG:3857", (10.0, 0.0, 0.0, 0.0, -10.0, 8_399_738.0), 5.02),
+    "local": ('LOCAL_CS["site",UNIT["metre",1]]', UTM, None),
+}
+
+
+@pytest.mark.parametrize("case", SIDES)
+def test_the_pixel_of_an_item_has_two_sides_on_the_ground(case, tmp_path):
+    crs, transform, expected = SIDES[case]
+    image = image_of(digital(texture(70, 80)), crs=crs, transform=transform)
+    source = ImageSource("dn", 1, lambda: iter([image]))
+    folder = build_index(source, tmp_path / "index", encoder=FakeEncoder()).folder
+    export_stac(folder, tmp_path / "out")
+    properties = page(tmp_path / "out/windows/0/0.json")["properties"]
+    found = page(tmp_path / "out/windows/collection.json").get("gsd"), properties.get("gsd")
+    assert found == (pytest.approx(expected, rel=3e-3) if expected else None,) * 2
+    if case in ("square", "high"):
+        assert properties["gsd"] == expected
+
+
+TIMES = {
+    "2023-08-21T22:19:41.024Z": "2023-08-21T22:19:41.024000Z",
+    "2023-08-22T00:19:41+02:00": "2023-08-21T22:19:41Z",
+    "2023-08-21T22:19:41": "2023-08-21T22:19:41Z",
+    "2023:08:21 22:19:41": "2023-08-21T22:19:41Z",
+    "2023-08-22": "2023-08-22T00:00:00Z",
+    "": "2023-08-22T00:00:00Z",
+}
+
+
+@pytest.mark.parametrize("time", TIMES)
+def test_the_time_of_an_item_is_that_of_the_acquisition(time, tmp_path):
+    """At 178 degrees east the solar day is the next one; without a time the item has that day."""
+    image = image_of(digital(texture(70, 80)), date="2023-08-22", provenance=Provenance(datetime=time))
+    source = ImageSource("dn", 1, lambda: iter([image]))
+    folder = build_index(source, tmp_path / "index", encoder=FakeEncoder()).folder
+    export_stac(folder, tmp_path / "out")
+    properties = page(tmp_path / "out/windows/0/0.json")["properties"]
+    assert properties["datetime"] == TIMES[time]
+    last = "2023-08-22T23:59:59Z" if TIMES[time].startswith("2023-08-22") else TIMES[time]
+    assert (properties["start_datetime"], properties["end_datetime"]) == (TIMES[time], last)
+    extent = page(tmp_path / "out/windows/collection.json")["extent"]["temporal"]["interval"]
+    assert extent == [[TIMES[time], last]]
 
 
 def test_an_item_without_crs_or_date_is_still_an_item(catalogue):

@@ -100,10 +100,16 @@ def offsets_m(
     return east, north
 
 
-def pixel_m(crs: str, transform: Sequence[float]) -> float | None:
-    """Return the side of a pixel in metres; None where the CRS is not projected."""
+def stated_sides_m(crs: str, transform: Sequence[float]) -> NDArray[np.float64] | None:
+    """Return both sides of a pixel in metres of the map, (2,); None where the CRS is not projected.
+
+    Args:
+        crs: the coordinate reference system.
+        transform: (a, b, c, d, e, f) from pixel corners to map coordinates.
+    """
     unit = _unit_m(crs)
-    return unit and round(float(np.hypot(transform[0], transform[3])) * unit, 6)
+    a, b, _, d, e, _ = transform
+    return None if unit is None else np.hypot([a, b], [d, e]) * unit
 
 
 @cache

@@ -5,7 +5,7 @@ above 1 on bright ground. Its axes are (..., y, x, b); nodata is NaN.
 """
 
 from tfrecords.schema.bands import BANDS, band_names
-from tfrecords.schema.dates import acquisition_day, date_of, days_of, solar_day, sure_date_of
+from tfrecords.schema.dates import acquisition_day, date_of, days_of, moment_of, solar_day, sure_date_of
 from tfrecords.schema.decode import (
     PatchBytes,
     decode_image,
@@ -92,6 +92,7 @@ __all__ = [
     "image_of",
     "is_nodata",
     "min_max",
+    "moment_of",
     "parse",
     "patch_bytes",
     "patch_of",

@@ -83,6 +83,25 @@ def solar_day(when: datetime.datetime, longitude: float | None) -> datetime.date
     return (utc + datetime.timedelta(hours=(longitude or 0.0) / 15)).date()
 
 
+def moment_of(text: str) -> datetime.datetime | None:
+    """Return the time of a text in metadata, in UTC.
+
+    Args:
+        text: ISO 8601, or TIFF's YYYY:MM:DD hh:mm:ss; without a zone it is UTC.
+
+    Returns:
+        The time; None where the text is a date without a time, or neither.
+    """
+    text = _TIFF.sub(r"\1-\2-\3", text.strip(), count=1)
+    if _WHOLE.fullmatch(text):
+        return None
+    try:
+        when = datetime.datetime.fromisoformat(text)
+        return when.astimezone(datetime.UTC) if when.tzinfo else when.replace(tzinfo=datetime.UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
 def acquisition_day(text: str, longitude: Callable[[], float | None]) -> str | None:
     """Return the acquisition day of a time in metadata.
 
