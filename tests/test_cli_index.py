@@ -37,6 +37,26 @@ def test_add_and_remove_change_an_index(ground, tmp_path):
     assert done.stdout == f"{out}: 1 removed; now 1 images, 25 windows, exact search\n"
 
 
+def test_replaced_and_outdated_entries_are_named(tmp_path, write_tif, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scenes = [Scene(seed, 128, 128).render(150) for seed in range(4)]
+    for number in range(3):
+        write_tif(f"scenes/{number}.tif", scenes[number])
+    assert run("index", "scenes", "--encoder", "structure-tensor", "--stride", "16").exit_code == 0
+    for number in (0, 2):
+        write_tif(f"scenes/{number}.tif", scenes[number][::-1])
+    write_tif("scenes/3.tif", scenes[3])
+    done = run("index", tmp_path / "scenes", "--add")
+    counts = "1 added (ids 3), 2 replaced (ids 0, 2), 1 already present; now 4 images, 100 windows"
+    assert done.stdout == f"index: {counts}, exact search\n"
+    result = json.loads(run("index", tmp_path / "scenes", "--add", "--json", "--quiet").stdout)
+    assert [result[k] for k in ("added", "replaced", "outdated", "present")] == [[], [], [], 4]
+    np.save("rows.npy", np.stack(scenes[:3]))
+    assert run("index", "rows.npy", "--add").stdout.startswith("index: 3 added (ids 4 to 6);")
+    np.save("rows.npy", scenes[0][None])
+    assert "ids 5 to 6: their file no longer holds them" in run("index", "rows.npy", "--add").stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

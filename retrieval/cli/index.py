@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from retrieval.pipeline import Index
     from tfrecords.read import ImageSource
 
+NAMED = 5
+"""Ranges of ids that a line names."""
+
 
 @command(
     "index",
@@ -50,7 +53,11 @@ def index(
     out: Annotated[Path, typer.Option("--out", "-o", help="Index folder to write.")] = INDEX,
     encoder: Encoder = None,
     add: Annotated[
-        bool, typer.Option("--add", help="Add IMAGES to the index in --out; only these are embedded.")
+        bool,
+        typer.Option(
+            "--add",
+            help="Add IMAGES to the index in --out, or replace the same scenes; only these are embedded.",
+        ),
     ] = False,
     remove: Annotated[
         list[str] | None,
@@ -110,6 +117,8 @@ def index(
             source = _open_images(images, names, units, console)
             common |= {"encoder": encoder, "stride_px": stride, "kind": kind}
             change = add_to_index(source, out, overwrite=restart, **common)
+            outdated = f"ids {_ids_text(change.outdated)}: their file no longer holds them"
+            console.note(f"{outdated}; --remove takes them out" if change.outdated else "")
         else:
             index_config = settings.make(IndexConfig, stride_px=stride, kind=kind)
             console.note(settings.note(IndexConfig))
@@ -190,12 +199,23 @@ def _print_change(as_json: bool, out: Path, change: Change, start: float) -> Non
     values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(change).items()}
     result: dict[str, Any] = {"index": str(out), **values, **manifest.counts}
     result |= {"kind": manifest.extra["kind"], "recall": recall, "seconds": elapsed_s(start)}
-    changes = [f"{len(change.added)} added (ids {_id_range(change.added)})"] if change.added else []
+    changes = [f"{len(change.added)} added (ids {_ids_text(change.added)})"] if change.added else []
+    changes += (
+        [f"{len(change.replaced)} replaced (ids {_ids_text(change.replaced)})"] if change.replaced else []
+    )
     changes += [f"{len(change.removed)} removed"] if change.removed else []
     changes += [f"{change.present} already present"] if change.present else []
     counts = "; now {images} images, {windows} windows, {kind} search"
     print_result(as_json, result, "{index}: " + ", ".join(changes) + counts + _recall_text(recall))
 
 
-def _id_range(ids: Sequence[int]) -> str:
-    return str(ids[0]) if len(ids) == 1 else f"{ids[0]} to {ids[-1]}"
+def _ids_text(ids: Sequence[int]) -> str:
+    """Return ids as a short text: 3, 5 to 9."""
+    runs: list[list[int]] = []
+    for image_id in ids:
+        if runs and runs[-1][-1] == image_id - 1:
+            runs[-1][1:] = [image_id]
+        else:
+            runs.append([image_id])
+    texts = [" to ".join(map(str, run)) for run in runs[:NAMED]]
+    return ", ".join(texts) + (", ..." if len(runs) > NAMED else "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from retrieval.config import PATCH_PX, Device, IndexConfig
 from retrieval.index.device import resolve_device
 from retrieval.index.faiss_index import VectorIndex
+from retrieval.index.file_paths import paths_entry
 from retrieval.index.folder import KIND, TABLE, from_codes, to_codes, write_table
 from retrieval.index.kinds import Block, max_exact_windows, regroup_blocks
 from retrieval.index.recall import RECALL_K, exact_search, measure_recall
@@ -87,6 +88,7 @@ def write_index(
             with folder.part("encoder.keras") as path:
                 encoder.model.save(path)
         finish_index(folder, indexer.rows, encoder, config, resolved, progress)
+        folder.extra |= paths_entry(folder.path, (row.path for row in indexer.rows.values()))
 
 
 # --- one image ------------------------------------------------------------------------------------
@@ -123,12 +125,13 @@ def embed_task(task: EmbedTask) -> EmbeddedImage:
     image = task.image
     codes = to_codes(image.scaled())
     if task.finished_pixels and np.array_equal(np.load(task.finished_pixels, allow_pickle=False), codes):
-        return EmbeddedImage(_row(image, 0), codes, None)
+        return EmbeddedImage(table_row(image, 0), codes, None)
     vectors = embed_image(task.encoder, from_codes(codes), task.config)
-    return EmbeddedImage(_row(image, len(vectors.xy)), codes, vectors)
+    return EmbeddedImage(table_row(image, len(vectors.xy)), codes, vectors)
 
 
-def _row(image: Image, windows: int) -> StoredImage:
+def table_row(image: Image, windows: int) -> StoredImage:
+    """Return an image's row in the table of an index."""
     names = ("image_id", "path", "width", "height", "bands", "crs", "transform", "date")
     values = {name: getattr(image, name) for name in (*names, "orientation", "clipped")}
     for name in ("source", "datetime", "baseline", "cloud_cover"):
@@ -259,7 +262,7 @@ def finish_index(
     config: IndexConfig,
     device: str,
     progress: Progress,
-    previous: VectorIndex | None = None,
+    previous: Previous | None = None,
     trained: VectorIndex | None = None,
 ) -> None:
     """Write the table, the vectors, and the manifest's counts and extra entries.
@@ -271,7 +274,7 @@ def finish_index(
         config: kind of index.
         device: as `resolve_device` returns it.
         progress: called at each stage.
-        previous: holds the vectors of images that are not new.
+        previous: holds the vectors of images that were not embedded.
         trained: an index whose kind, codes and cells are reused; None trains new ones.
     """
     rows = [images[image_id] for image_id in sorted(images)]
@@ -296,35 +299,48 @@ def finish_index(
 
 
 @dataclass(frozen=True)
+class Previous:
+    """The index before a change."""
+
+    vectors: VectorIndex
+    """Its vectors."""
+    images: Collection[int]
+    """Images that keep their vectors; a part that an interrupted run left of such an image is stale."""
+
+    @cached_property
+    def ids(self) -> NDArray[np.int64]:
+        """Ids of all its windows, ascending."""
+        return self.vectors.ids()
+
+    def block(self, image_id: int) -> Block:
+        """Return ids and vectors of an image."""
+        start, stop = np.searchsorted(self.ids, [image_id << 32, image_id + 1 << 32])
+        return self.vectors.vectors(int(start), int(stop))
+
+
+@dataclass(frozen=True)
 class StoredVectors:
-    """The vectors of images: new ones from their parts, the others from a previous index."""
+    """The vectors of images: embedded ones from their parts, the others from a previous index."""
 
     folder: Path
     """The unfinished folder, which holds the parts."""
     rows: list[StoredImage]
     """The images, in the order of their ids."""
-    previous: VectorIndex | None
-    """Holds the vectors of images without a part."""
+    previous: Previous | None
+    """Holds the vectors of the other images; None if all have a part."""
 
     @property
     def count(self) -> int:
         """Number of vectors."""
         return sum(row.windows for row in self.rows)
 
-    @cached_property
-    def _previous_ids(self) -> NDArray[np.int64]:
-        return self.previous.ids() if self.previous else np.zeros(0, np.int64)
-
     def blocks(self) -> Iterator[Block]:
         """Yield ids and vectors of each image."""
         for row in self.rows:
-            part = self.folder / part_names(row.image_id)[1]
-            if part.exists():
-                yield load_vectors(part)
-            elif self.previous:
-                first, after = row.image_id << 32, row.image_id + 1 << 32
-                start, stop = np.searchsorted(self._previous_ids, [first, after])
-                yield self.previous.vectors(int(start), int(stop))
+            if self.previous and row.image_id in self.previous.images:
+                yield self.previous.block(row.image_id)
+            else:
+                yield load_vectors(self.folder / part_names(row.image_id)[1])
 
     def training_sample(self, least: int = TRAINING_WINDOWS) -> StoredVectors:
         """Return randomly drawn images with `least` vectors together, or all images if they have fewer."""

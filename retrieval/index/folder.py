@@ -184,11 +184,11 @@ def write_table(path: Path, rows: Iterable[StoredImage]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(StoredImage.__dataclass_fields__)
-        writer.writerows(_to_cells(row) for row in rows)
+        writer.writerows(table_cells(row) for row in rows)
 
 
-def _to_cells(row: StoredImage) -> list[Any]:
-    """Return the cells of an image in the order of the record's fields; None becomes an empty cell."""
+def table_cells(row: StoredImage) -> list[Any]:
+    """Return the cells of an image in `images.csv`, in the order of the record's fields; None is empty."""
     cells = {name: getattr(row, name) for name in StoredImage.__dataclass_fields__}
     cells["bands"] = " ".join(quote(band, safe="") for band in row.bands)  # names may hold blanks
     if row.transform is not None:

@@ -1,36 +1,35 @@
 """Add images to a finished index, or remove images from it.
 
 The new folder is made next to the old one. Pixels of images that stay are hard links to the same files, and
-their vectors are read from the old index. Only new images are embedded. Then the two folders are exchanged in
-one step. If the change is interrupted, the old index is still whole, and the same call resumes.
+their vectors are read from the old index. Only new and changed images are embedded. Then the two folders are
+exchanged in one step. If the change is interrupted, the old index is still whole, and the same call resumes.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import Device, IndexKind
 from retrieval.errors import IndexMismatchError
-from retrieval.index.builder import ImageIndexer, finish_index, part_names
+from retrieval.index.additions import Additions, largest_id
+from retrieval.index.builder import ImageIndexer, Previous, finish_index, part_names
 from retrieval.index.device import on_device, resolve_device
 from retrieval.index.faiss_index import VectorIndex
-from retrieval.index.folder import KIND, TABLE, IndexFolder, to_codes
+from retrieval.index.file_paths import PATHS_FROM, FilePaths, paths_entry
+from retrieval.index.folder import KIND, TABLE, IndexFolder
 from retrieval.index.kinds import choose_kind
 from retrieval.models.encoder import load_encoder
 from retrieval.types import Encoder, Progress, StoredImage, silent
 from tfrecords.artifacts import MANIFEST, PartialFolder, digest, recover, writing_folder
-from tfrecords.errors import DuplicateIdError, MissingInputError
+from tfrecords.errors import MissingInputError
 from tfrecords.read import ImageSource, read_images
-from tfrecords.schema import Image
 
 RETRAIN_FACTOR = 2
 """Codes and cells are trained again when the index has this many times the windows that trained them."""
@@ -45,7 +44,11 @@ class Change:
     removed: tuple[int, ...]
     """Ids of the images that were removed, ascending."""
     present: int
-    """Number of images that were not added because the index holds them with the same pixels."""
+    """Number of images that the index holds unchanged."""
+    replaced: tuple[int, ...] = ()
+    """Ids of the images that replaced an earlier version of the same scene, ascending."""
+    outdated: tuple[int, ...] = ()
+    """Ids of images whose file was given, but no longer holds them; they stay, ascending."""
 
 
 def add_images(
@@ -63,7 +66,8 @@ def add_images(
     """Add images to a finished index.
 
     Images with ids of their records keep them. Others get the numbers after the largest id that the index
-    ever used, in their order. Such an image is skipped if the index holds the same file with the same pixels.
+    ever used, in their order. A scene that the index holds is left alone if nothing changed, else replaced
+    under its id; `retrieval.index.additions` says what counts as the same scene.
 
     Args:
         images: the images to add.
@@ -78,23 +82,33 @@ def add_images(
 
     Raises:
         IndexMismatchError: the index has another encoder, stride or kind.
-        DuplicateIdError: the index holds an image with the same id.
+        DuplicateIdError: the index holds an image of another file with the same id.
         UnfinishedOutputError: another change of the index was interrupted.
     """
     base = _open(out, encoder)
     _check_same(base, stride_px, kind)
-    numbered = _NewImages(images, base)
-    new_images = iter(numbered)
-    first = next(new_images, None)
-    if first is None:
-        return Change((), (), numbered.present)
+    additions = Additions(images, base)
+    new_images = iter(additions)
+    if (first := next(new_images, None)) is None:
+        return _summarize(additions, ())
     with _writing_change(base, {"added": source}, overwrite) as folder:
-        _adopt(folder, base, base.images)
         indexer = ImageIndexer(folder, base.encoder, base.config, resolve_device(device))
         for number, _ in enumerate(indexer.add(chain([first], new_images))):
             progress("indexing images", number + 1, None)
-        _finish(folder, base, {**base.images, **indexer.rows}, device, progress)
-    return Change(tuple(sorted(indexer.rows)), (), numbered.present)
+        _adopt(folder, base, sorted(base.images.keys() - indexer.rows.keys()))
+        _finish(folder, base, {**base.images, **indexer.rows}, device, progress, indexer.rows)
+    return _summarize(additions, indexer.rows)
+
+
+def _summarize(additions: Additions, embedded: Iterable[int]) -> Change:
+    """Return what became of all images of a source."""
+    return Change(
+        added=tuple(sorted(set(embedded) - set(additions.replaced))),
+        removed=(),
+        present=additions.present,
+        replaced=tuple(sorted(additions.replaced)),
+        outdated=tuple(additions.outdated),
+    )
 
 
 def remove_images(
@@ -111,7 +125,7 @@ def remove_images(
     Args:
         out: the index.
         names: for each image its id, its path in `images.csv`, or a unique end of that path, such as the
-            file's name.
+            file's name. Another path of the same file serves as well.
         overwrite: discard an interrupted change with other settings.
         device: where FAISS adds.
         progress: called at each stage.
@@ -243,13 +257,19 @@ def _finish(
     images: Mapping[int, StoredImage],
     device: Device,
     progress: Progress,
+    embedded: Collection[int] = (),
 ) -> None:
     """Write table and vectors of all images, and what later changes need."""
     resolved, windows = resolve_device(device), sum(row.windows for row in images.values())
     trained = _reusable_training(base, windows, resolved)
-    finish_index(folder, images, base.encoder, base.config, resolved, progress, base.vectors, trained)
+    previous = Previous(base.vectors, frozenset(images) - frozenset(embedded))
+    finish_index(folder, images, base.encoder, base.config, resolved, progress, previous, trained)
+    start = base.manifest.extra.get(PATHS_FROM)
+    folder.extra |= (
+        {PATHS_FROM: start} if start else paths_entry(base.path, (r.path for r in images.values()))
+    )
     folder.extra["learned_from"] = _training_windows(base) if trained else windows
-    folder.extra["largest_id"] = max(_largest_id(base), *images)
+    folder.extra["largest_id"] = max(largest_id(base), *images)
 
 
 def _reusable_training(base: IndexFolder, windows: int, device: str) -> VectorIndex | None:
@@ -271,54 +291,6 @@ def _training_windows(base: IndexFolder) -> int:
     return int(base.manifest.extra.get("learned_from", base.manifest.counts["windows"]))
 
 
-def _largest_id(base: IndexFolder) -> int:
-    """Return the largest id that an image of the index ever had."""
-    return max(int(base.manifest.extra.get("largest_id", -1)), *base.images)
-
-
-class _NewImages:
-    """Iterates over images that an index does not hold, under their new ids; counts those it holds."""
-
-    def __init__(self, images: ImageSource, base: IndexFolder) -> None:
-        self._images, self._base, self.present = images, base, 0
-        self._ids: dict[str, list[int]] = defaultdict(list)
-        for image_id, row in sorted(base.images.items()):
-            self._ids[row.path].append(image_id)
-
-    def __iter__(self) -> Iterator[Image]:
-        next_id, counts = _largest_id(self._base) + 1, Counter[str]()
-        for image in self._images:
-            if self._images.own_ids:
-                yield self._check_id(image)
-                continue
-            rank = counts[image.path]
-            counts[image.path] += 1
-            if self._is_present(image, rank):
-                self.present += 1
-            else:
-                yield replace(image, image_id=next_id)
-                next_id += 1
-
-    def _check_id(self, image: Image) -> Image:
-        """Refuse an id that the index holds."""
-        row = self._base.images.get(image.image_id)
-        if row is not None:
-            raise DuplicateIdError(
-                f"image id {image.image_id} of {image.path or 'the images to be added'} belongs to "
-                f"{row.path or 'an image'} in {self._base.path}: give the new image another id, or first "
-                f"remove the old one with --remove {image.image_id}"
-            )
-        return image
-
-    def _is_present(self, image: Image, rank: int) -> bool:
-        """Return whether the index holds the image: the same path, rank within that path, and pixels."""
-        ids = self._ids.get(image.path, []) if image.path else []
-        if rank >= len(ids):
-            return False
-        stored = np.load(self._base.path / part_names(ids[rank])[0], mmap_mode="r", allow_pickle=False)
-        return bool(np.array_equal(stored, to_codes(image.scaled())))
-
-
 def _find_image(name: str, base: IndexFolder) -> int:
     """Return the id of the image that a name stands for; see `remove_images`."""
     if name.isdecimal() and int(name) in base.images:
@@ -330,6 +302,10 @@ def _find_image(name: str, base: IndexFolder) -> int:
         if parts and PurePosixPath(row.path).parts[-len(parts) :] == parts
     ]
     matches = [image_id for image_id in matches if base.images[image_id].path == name] or matches
+    if not matches and name:
+        paths = FilePaths(base.path, base.manifest.extra.get(PATHS_FROM))
+        file = paths.given(name)
+        matches = [i for i, row in base.images.items() if row.path and paths.in_table(row.path) == file]
     if len(matches) != 1:
         found = f"{len(matches)} images, {', '.join(map(str, matches[:5]))}," if matches else "none"
         raise MissingInputError(
