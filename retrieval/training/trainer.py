@@ -412,17 +412,17 @@ class Trainer:
     def log(self, learning_rate: float) -> None:
         """Add a row to the history."""
         recall, loss = self.recall, self.state.smooth_loss
-        self.state.history.append(
-            {
-                "step": self.state.step,
-                "loss": round(loss, 6) if np.isfinite(loss) else "",
-                "learning_rate": learning_rate if np.isfinite(learning_rate) else "",
-                "seconds": round(self.state.seconds, 1),
-                "recall_at_1": recall.first if recall else "",
-                "recall_at_20": recall.in_20 if recall else "",
-                "accuracy": self.accuracy.share if self.accuracy else "",
-            }
-        )
+        row: dict[str, Any] = {
+            "step": self.state.step,
+            "loss": round(loss, 6) if np.isfinite(loss) else "",
+            "learning_rate": learning_rate if np.isfinite(learning_rate) else "",
+            "seconds": round(self.state.seconds, 1),
+            "recall_at_1": recall.first if recall else "",
+            "recall_at_20": recall.in_20 if recall else "",
+        }
+        if self.accuracy:
+            row["accuracy"] = self.accuracy.share
+        self.state.history.append(row)
 
     def report(self) -> None:
         """Report the position, with the validation of this step."""
