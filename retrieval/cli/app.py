@@ -35,6 +35,7 @@ COMMANDS = {
     "export": ("export", "Write an index or an encoder in other tools' formats"),
     "classify train": ("classify", "Train a classifier of images from a few labels"),
     "classify predict": ("classify", "Classify images, or each pixel of a scene"),
+    "classify evaluate": ("classify", "Measure a classifier on labelled images, with a page"),
     "labels cover": ("labels", "List the XYZ tiles of an area, split into train, val and test"),
     "labels check": ("labels", "Check that images and masks fit each other"),
     "labels rasterize": ("labels", "Burn vector labels into masks on the pixels of images"),

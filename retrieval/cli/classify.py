@@ -284,3 +284,76 @@ def _predict_images(
     counts = {name: chosen.count(name) for name in classes}
     result: dict[str, Any] = {"out": str(out), "images": len(images), "classes": counts}
     return result | {"probabilities": str(table) if table else None}, "{out}: {images} images"
+
+
+@command(
+    "classify evaluate",
+    "retrieve classify evaluate valid.npz --model model --out evaluation.html",
+    "retrieve classify evaluate valid.csv --model model --json > evaluation.json",
+)
+def evaluate(
+    labelled: Labelled,
+    model: ModelFolder,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Page to write, an .html file.", show_default="none")
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Of two classes: probability from which an image belongs to the second.",
+            show_default="the model's",
+        ),
+    ] = None,
+    orientations: Orientations = None,
+    bands: Bands = None,
+    units: UnitsOption = None,
+    device: DeviceOption = "auto",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure a classifier on labelled images that it was not trained on.
+
+    The page shows figures with intervals, the confusion matrix, the reliability of the confidence, the worst
+    mistakes as pictures, and labels that are probably wrong. --json prints all figures.
+    """
+    import_tensorflow()
+    from retrieval.evaluation.classification import measure
+    from retrieval.index.device import on_device
+    from retrieval.report.classification_page import Answers, check_page, write_evaluation_page
+    from retrieval.tasks.classifier import chosen, load_classifier
+    from retrieval.tasks.sources import read_labelled
+
+    with ConsoleProgress(quiet, verbose=verbose) as console, on_device(device):
+        if out is not None:
+            check_page(out, overwrite)
+        classifier = load_classifier(model)
+        classes = classifier.description.classes
+        if threshold is not None and len(classes) != 2:
+            raise typer.BadParameter(f"--threshold needs a model of two classes; {model} has {len(classes)}.")
+        limit = threshold if threshold is not None else classifier.description.threshold
+        examples = read_labelled(
+            labelled, classes=classes, bands=split_names(bands), units=units, complete=False
+        )
+        probability = classifier.probabilities(examples.images, orientations, console)
+        answers = chosen(probability, limit)
+        figures = measure(probability, examples.labels, answers, classes, threshold=limit)
+        if out is not None:
+            images = examples.images
+            shown = Answers(probability, examples.labels, answers, images.pixels, images.bands, images.ids)
+            title = f"{classifier.name} on {labelled.name}"
+            write_evaluation_page(out, figures, shown, title=title, overwrite=overwrite)
+    page = figures.to_dict()
+    if as_json:
+        print_result(True, page, "")
+        return
+    f1, ece = page["macro_f1"], page["ece"]
+    line = f"{len(examples)} images: accuracy {_interval(page['accuracy'])}, macro F1 {_interval(f1)}"
+    typer.echo(f"{line}, calibration error {ece['value']:.3f}" + (f"; see {out}" if out else ""))
+
+
+def _interval(figure: dict[str, Any]) -> str:
+    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"

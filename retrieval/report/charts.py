@@ -291,11 +291,23 @@ KIND_NAMES = {"right": "right", "shifted": "shifted", "wrong": "wrong image", "u
 """Short names of the verdicts."""
 
 
-def reliability(confidence: NDArray[np.float64], is_right: NDArray[np.bool_]) -> Figure:
-    """Compare confidence with the share of right matches; on the diagonal both are equal."""
+def reliability(
+    confidence: NDArray[np.float64],
+    is_right: NDArray[np.bool_],
+    noun: str = "patches",
+    criterion: str = f"share right, within {RIGHT_PX:g} px",
+) -> Figure:
+    """Compare confidence with the share of right answers; on the diagonal both are equal.
+
+    Args:
+        confidence: (n,) from 0 to 1.
+        is_right: (n,).
+        noun: name of the answers, in the plural.
+        criterion: label of the vertical axis.
+    """
     bins, rows = _bins(confidence), []
     chart = Chart((0, 1), (0, 1), "Reliability diagram", ticks=(TENTHS, TENTHS))
-    chart.labels = ("confidence", f"share right, within {RIGHT_PX:g} px")
+    chart.labels = ("confidence", criterion)
     chart.line([(0, 0), (1, 1)], "thin")
     for b in sorted(set(bins.tolist())):
         members = bins == b
@@ -307,11 +319,11 @@ def reliability(confidence: NDArray[np.float64], is_right: NDArray[np.bool_]) ->
         chart.dot(mean, share, "blue", title, radius=3 + 5 * sqrt(n / len(bins)))
         rows.append([_span(b), n, f"{mean:.3f}", f"{share:.3f}", f"{low:.3f} to {high:.3f}"])
     gap = expected_calibration_error(confidence, is_right)
-    head = ["confidence", "patches", "mean confidence", "share right", "95 % interval"]
+    head = ["confidence", noun, "mean confidence", "share right", "95 % interval"]
     return Figure(
         "Reliability of the confidence",
         chart,
-        f"The mean gap between confidence and share right is {gap:.3f}. Larger dots are more patches; "
+        f"The mean gap between confidence and share right is {gap:.3f}. Larger dots are more {noun}; "
         "whiskers are 95 % intervals.",
         Table("Confidence and share right", head, rows),
     )

@@ -127,6 +127,16 @@ def write_page(
 
 def render(page: PageView) -> str:
     """Return the HTML of a page; every text and attribute is escaped."""
+    return render_template("page.html", page=page)
+
+
+def render_template(name: str, **values: Any) -> str:
+    """Return the HTML of a template in `templates/`, with the style and script of all pages.
+
+    Args:
+        name: file of the template.
+        values: what it shows; every text and attribute is escaped.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -137,8 +147,8 @@ def render(page: PageView) -> str:
     style, script = (Markup(loader.get_source(environment, f"page.{end}")[0]) for end in ("css", "js"))
     environment.filters |= {"digest": digest, "confidence": confidence_text}
     environment.globals |= {"signs": SIGNS, "kind_names": KIND_NAMES}
-    template = environment.get_template("page.html")
-    return template.render(page=page, style=style, script=script, generator=created_by()) + "\n"
+    template = environment.get_template(name)
+    return template.render(style=style, script=script, generator=created_by(), **values) + "\n"
 
 
 def digest(content: str) -> str:
