@@ -1,0 +1,373 @@
+"""The parts index: windows as grids of small parts, found by any of their parts that a patch shows.
+
+The vector of a whole window breaks once half of the window is hidden. Here a window is a grid of 6 x 6
+parts. A part joins 2 x 2 local descriptors, 24 px, every 8 px. A patch puts zeros where cloud hides its
+parts. Its inner product with a window is then the sum over the parts that both show.
+
+Two stages share one set of parts. FAISS compares codes of whole windows: a projection of the 36 parts, 32
+bytes. The nearest windows are compared again by their parts, one byte a number, mapped from the file.
+
+    parts.bin     header, projection of parts, parts, table of images, projection of windows
+    parts.faiss   codes of windows in the order of the parts; opens with plain `faiss.read_index`
+
+`parts.bin` is little-endian. Its header is magic, version, numbers of a descriptor, of a part and of a
+window's vector, images, step of a byte, and parts. The table holds id, rows and columns of parts for each
+image.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.config import IndexKind
+from retrieval.errors import IndexFormatError
+from retrieval.index.codes import add_codes
+from retrieval.index.device import load_faiss
+from retrieval.index.kinds import MIN_TRAINING, Block, set_nprobe, train_quantizer
+from tfrecords.errors import DuplicateIdError, FormatVersionError
+
+HEADER = struct.Struct("<8sIIIIIfq24x")
+"""Of `parts.bin`, 64 bytes."""
+MAGIC, VERSION = b"PATCHPRT", 1
+TABLE = np.dtype("<i8")
+"""Type of the numbers in the table of images."""
+STEP = 2
+"""Distance between parts, in descriptors."""
+SIDE = 6
+"""Side of a window, in parts."""
+PART_DIM, WINDOW_DIM = 32, 128
+"""Numbers of a part, a byte each, and of a window's vector, two bits each."""
+FLOOR = 1e-3
+"""Added to the energy of a window: ground without texture agrees with nothing."""
+FIT_PARTS, FIT_WINDOWS = 100_000, 20_000
+"""Parts and windows that the projections are fitted to, about."""
+ITERATIONS = 12
+"""Steps that fit a projection: further ones change what it keeps by less than a thousandth."""
+BLOCK_WINDOWS = 8_192
+"""Windows expanded at a time: 38 MB."""
+MAX_FLAT = 1_000_000
+"""More windows are coded in cells, of which a query reads a quarter."""
+
+
+def joined(field: NDArray[Any], step: int = STEP, spacing: int = 1) -> NDArray[np.float32]:
+    """Join 2 x 2 descriptors.
+
+    Args:
+        field: (..., h, w, c).
+        step: distance between the results, in descriptors.
+        spacing: distance between the joined descriptors.
+
+    Returns:
+        (..., (h - spacing - 1) // step + 1, (w - spacing - 1) // step + 1, 4 c).
+    """
+    h, w = (size - spacing for size in field.shape[-3:-1])
+    corners = [(y, x) for y in (0, spacing) for x in (0, spacing)]
+    shifted = [field[..., y : y + h : step, x : x + w : step, :] for y, x in corners]
+    return np.concatenate(shifted, -1, dtype=np.float32)
+
+
+def unit(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale windows (..., numbers) to unit length, and windows without texture to less."""
+    energy = np.einsum("...d,...d->...", windows, windows)
+    scaled: NDArray[np.float32] = windows / np.sqrt(energy + np.float32(FLOOR))[..., None]
+    return scaled
+
+
+def principal_axes(squares: NDArray[np.float64], count: int) -> NDArray[np.float32]:
+    """Return the axes that keep most of the inner products of rows, by subspace iteration.
+
+    Args:
+        squares: (d, d) sum of the rows' outer products.
+        count: number of axes.
+
+    Returns:
+        (d, count) orthonormal columns; zeros beyond d.
+    """
+    size = len(squares)
+    axes = np.random.default_rng(0).normal(size=(size, min(size, 2 * count)))
+    for _ in range(ITERATIONS):
+        axes, _ = np.linalg.qr(squares @ axes)
+    _, turn = np.linalg.eigh(axes.T @ squares @ axes)
+    kept = (axes @ turn[:, ::-1])[:, :count].astype(np.float32)
+    return np.pad(kept, ((0, 0), (0, count - kept.shape[1])))
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def write_parts(folder: Path, fields: Iterable[tuple[int, NDArray[Any]]]) -> None:
+    """Write a parts index, in memory for a few images at a time.
+
+    Args:
+        folder: existing; gets `parts.bin` and `parts.faiss`.
+        fields: id of each image and its descriptors (h, w, c), every 4 px; 0 where nothing is visible.
+
+    Raises:
+        DuplicateIdError: two images have the same id.
+    """
+    path = folder / "parts.bin"
+    with path.open("w+b") as file:
+        layout = _write_fields(file, fields)
+        file.flush()
+        stored = StoredParts(layout, _mapped(path, layout))
+        axes = stored.window_axes()
+        file.seek(0, 2)
+        file.write(axes.astype("<f4").tobytes())
+        file.seek(0)
+        file.write(layout.header())  # last: an unfinished file has no magic
+    load_faiss().write_index(_coded(stored, axes), str(folder / "parts.faiss"))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What `parts.bin` holds, and where."""
+
+    channels: int
+    """Numbers of a descriptor."""
+    step: float
+    """Value of one step of a byte."""
+    table: NDArray[np.int64]
+    """(images, 3) id, rows and columns of parts."""
+    axes: NDArray[np.float32]
+    """(4 channels, PART_DIM) projection of parts."""
+
+    @property
+    def parts_start(self) -> int:
+        """Position of the first part in the file."""
+        return HEADER.size + self.axes.size * 4
+
+    @cached_property
+    def first_part(self) -> NDArray[np.int64]:
+        """(images + 1,) number of parts before each image."""
+        return np.concatenate([[0], np.cumsum(self.table[:, 1] * self.table[:, 2])])
+
+    @cached_property
+    def first_window(self) -> NDArray[np.int64]:
+        """(images + 1,) number of windows before each image."""
+        rows, cols = np.maximum(self.table[:, 1:] - SIDE + 1, 0).T
+        return np.concatenate([[0], np.cumsum(rows * cols)])
+
+    def header(self) -> bytes:
+        """Return the bytes of the header."""
+        images, parts = len(self.table), int(self.first_part[-1])
+        return HEADER.pack(MAGIC, VERSION, self.channels, PART_DIM, WINDOW_DIM, images, self.step, parts)
+
+    @property
+    def end(self) -> int:
+        """Position behind the table of images."""
+        return self.parts_start + int(self.first_part[-1]) * PART_DIM + self.table.size * 8
+
+
+def _write_fields(file: BinaryIO, fields: Iterable[tuple[int, NDArray[Any]]]) -> Layout:
+    """Write everything from the projection of parts to the table of images."""
+    first: list[tuple[int, NDArray[Any]]] = []
+    remaining = iter(fields)
+    for image_id, field in remaining:
+        first.append((image_id, field))
+        if sum(f.shape[0] * f.shape[1] for _, f in first) >= STEP**2 * FIT_PARTS:
+            break
+    channels = first[0][1].shape[-1] if first else 1
+    sample = [joined(f).reshape(-1, 4 * channels) for _, f in first]
+    rows = np.concatenate([np.zeros((1, 4 * channels), np.float32), *sample])
+    axes = principal_axes(rows.T @ rows, PART_DIM)
+    step = max(float(np.abs(rows @ axes).max()) / 127, 1e-6)
+    file.write(bytes(HEADER.size) + axes.astype("<f4").tobytes())
+    table: dict[int, tuple[int, int]] = {}
+    for image_id, field in _chained(first, remaining):
+        if image_id in table:
+            raise DuplicateIdError(f"image id {image_id} comes twice; expected distinct ids")
+        parts = np.clip(np.rint(joined(field) @ axes / step), -127, 127).astype(np.int8)
+        table[image_id] = parts.shape[:2]
+        file.write(parts.tobytes())
+    numbers = np.array([(i, *size) for i, size in table.items()], np.int64).reshape(-1, 3)
+    file.write(numbers.astype(TABLE).tobytes())
+    return Layout(channels, float(np.float32(step)), numbers, axes)
+
+
+def _chained(
+    first: list[tuple[int, NDArray[Any]]], remaining: Iterator[tuple[int, NDArray[Any]]]
+) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield the first fields, which are freed one by one, then the others."""
+    while first:
+        yield first.pop(0)
+    yield from remaining
+
+
+def _coded(stored: StoredParts, axes: NDArray[np.float32]) -> Any:
+    """Return the FAISS index of all windows."""
+    faiss, count = load_faiss(), int(stored.layout.first_window[-1])
+    if count < MIN_TRAINING:
+        exact = faiss.IndexFlatIP(WINDOW_DIM)
+        for _, vectors in stored.window_vectors(axes):
+            exact.add(vectors)
+        return exact
+    kind: IndexKind = "ivf" if count > MAX_FLAT else "fast"
+    codes = train_quantizer(kind, lambda: stored.window_vectors(axes), count, WINDOW_DIM, count)
+    add_codes(codes, stored.window_vectors(axes), count)
+    return codes
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of a parts index."""
+
+    rows: NDArray[np.int64]
+    """(...) number of each window; -1 for none."""
+    image_ids: NDArray[np.int64]
+    """(...) its image."""
+    x: NDArray[np.int64]
+    """(...) column in the image, in parts."""
+    y: NDArray[np.int64]
+    """(...) row, in parts."""
+
+
+@dataclass(frozen=True)
+class StoredParts:
+    """The parts of all images, mapped from the file."""
+
+    layout: Layout
+    """Sizes and projection."""
+    parts: NDArray[np.int8]
+    """(parts, PART_DIM), image after image, row after row."""
+
+    def locate(self, rows: NDArray[np.int64]) -> Windows:
+        """Find the place of windows by their numbers (...), -1 for none."""
+        table, first = self.layout.table, self.layout.first_window
+        image = np.clip(np.searchsorted(first, rows, "right") - 1, 0, len(table) - 1)
+        y, x = np.divmod(rows - first[image], np.maximum(table[image, 2] - SIDE + 1, 1))
+        return Windows(rows, table[image, 0], x, y)
+
+    def windows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return windows by their numbers (m,), as (m, 36 * PART_DIM) of unit length."""
+        table, first = self.layout.table, self.layout.first_window
+        image = np.searchsorted(first, rows, "right") - 1
+        y, x = np.divmod(rows - first[image], table[image, 2] - SIDE + 1)
+        corner = self.layout.first_part[image] + y * table[image, 2] + x
+        grid = np.arange(SIDE)
+        numbers = corner[:, None, None] + grid[:, None] * table[image, 2][:, None, None] + grid
+        values = self.parts[numbers].reshape(len(rows), SIDE**2 * PART_DIM).astype(np.float32)
+        return unit(values * np.float32(self.layout.step))
+
+    def window_vectors(self, axes: NDArray[np.float32]) -> Iterator[Block]:
+        """Yield numbers and vectors (m, WINDOW_DIM) of all windows, some at a time."""
+        count = int(self.layout.first_window[-1])
+        for start in range(0, count, BLOCK_WINDOWS):
+            rows = np.arange(start, min(start + BLOCK_WINDOWS, count))
+            yield rows, self.windows(rows) @ axes
+
+    def window_axes(self) -> NDArray[np.float32]:
+        """Return the projection of windows, (36 * PART_DIM, WINDOW_DIM), fitted to evenly drawn windows."""
+        count = int(self.layout.first_window[-1])
+        rows = np.unique(np.linspace(0, count - 1, min(count, FIT_WINDOWS)).astype(np.int64))
+        squares = np.zeros((SIDE**2 * PART_DIM,) * 2)
+        for start in range(0, len(rows), BLOCK_WINDOWS):
+            some = self.windows(rows[start : start + BLOCK_WINDOWS])
+            squares += some.T @ some
+        return principal_axes(squares, WINDOW_DIM)
+
+
+class PartsIndex:
+    """An opened parts index."""
+
+    def __init__(self, stored: StoredParts, axes: NDArray[np.float32], codes: Any) -> None:
+        """Wrap the opened files; `open` reads them."""
+        self.stored, self._axes, self._codes = stored, axes, codes
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open a parts index; its parts stay in the file.
+
+        Raises:
+            FormatVersionError: another format version.
+            IndexFormatError: a file is damaged.
+        """
+        path = folder / "parts.bin"
+        layout = _read_layout(path)
+        axes = np.fromfile(path, "<f4", offset=layout.end).reshape(SIDE**2 * PART_DIM, WINDOW_DIM)
+        try:
+            codes = load_faiss().read_index(str(folder / "parts.faiss"))
+        except RuntimeError as e:
+            raise IndexFormatError(
+                f"{folder / 'parts.faiss'}: FAISS cannot read it. Build the index again."
+            ) from e
+        if codes.ntotal != layout.first_window[-1] or codes.d != WINDOW_DIM:
+            raise IndexFormatError(
+                f"{folder}: parts.faiss holds {codes.ntotal} windows, parts.bin "
+                f"{layout.first_window[-1]}. Build the index again."
+            )
+        with suppress(RuntimeError):  # without cells
+            set_nprobe(codes, 0)
+        return cls(StoredParts(layout, _mapped(path, layout)), axes, codes)
+
+    def __len__(self) -> int:
+        return int(self._codes.ntotal)
+
+    def parts_of(self, descriptors: NDArray[np.float32], spacing: int) -> NDArray[np.float32]:
+        """Return the parts at every descriptor of patches (n, h, w, c), (n, h - spacing, w - spacing, d).
+
+        Args:
+            descriptors: of patches, 0 where hidden.
+            spacing: how many descriptors of a patch are one step between descriptors of an image.
+        """
+        parts: NDArray[np.float32] = joined(descriptors, 1, spacing) @ self.stored.layout.axes
+        return parts
+
+    def search(self, windows: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+        """Find windows by their codes.
+
+        Args:
+            windows: (n, 6, 6, PART_DIM) parts of patches, 0 where hidden.
+            k: number of windows.
+
+        Returns:
+            (n, k) numbers of windows, -1 for none.
+        """
+        vectors = windows.reshape(len(windows), -1) @ self._axes
+        _, rows = self._codes.search(np.ascontiguousarray(vectors), k)
+        return np.asarray(rows, np.int64)
+
+
+def _mapped(path: Path, layout: Layout) -> NDArray[np.int8]:
+    """Map the parts of a file."""
+    shape = int(layout.first_part[-1]), PART_DIM
+    return np.memmap(path, np.int8, "r", layout.parts_start, shape) if shape[0] else np.zeros(shape, np.int8)
+
+
+def _read_layout(path: Path) -> Layout:
+    """Read the header, the projection of parts and the table, and check the file's length."""
+    damaged = IndexFormatError(f"{path}: it is damaged or cut short. Build the index again.")
+    length = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(HEADER.size)
+        if len(head) < HEADER.size or head[:8] != MAGIC:
+            raise damaged
+        _, version, channels, part_dim, window_dim, images, step, parts = HEADER.unpack(head)
+        if (version, part_dim, window_dim) != (VERSION, PART_DIM, WINDOW_DIM):
+            raise FormatVersionError(
+                f"{path}: format version {version}, parts of {part_dim} and windows of {window_dim} numbers. "
+                f"Expected {VERSION}, {PART_DIM} and {WINDOW_DIM}. Build the index again."
+            )
+        shape = 4 * channels, PART_DIM
+        start = HEADER.size + 4 * shape[0] * shape[1]
+        table_start = start + parts * PART_DIM
+        if length != table_start + 24 * images + 4 * SIDE**2 * PART_DIM * WINDOW_DIM:
+            raise damaged
+        axes = np.frombuffer(file.read(start - HEADER.size), "<f4").reshape(shape)
+        file.seek(table_start)
+        table = np.frombuffer(file.read(24 * images), TABLE).reshape(-1, 3)
+    layout = Layout(channels, step, table.astype(np.int64), axes.astype(np.float32))
+    if (table < 0).any() or layout.first_part[-1] != parts:
+        raise damaged
+    return layout

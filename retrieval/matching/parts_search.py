@@ -1,0 +1,158 @@
+"""Search by parts: patches of which only a part is visible, found in the parts index.
+
+The network of local descriptors describes a patch at every second pixel. Its parts are shifted by 0 and 4
+px against the index's grid of 8 px, so four vectors find the nearest windows of a patch. Each of these
+windows is then compared by its parts at 16 shifts, 2 px apart. The best places are the candidates, which
+correlation ranks further. Nothing is read of the images before that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.config import PATCH_PX
+from retrieval.index.parts import SIDE, STEP, PartsIndex, write_parts
+from retrieval.kernels.executors import parallel_map
+from retrieval.matching.candidates import concatenate
+from retrieval.matching.local_search import LocalSearch, best_places, shipped_local_search
+from retrieval.matching.session import Session
+from retrieval.matching.tensors import Templates
+from retrieval.models.local_descriptors import STEP_PX, half_resolution
+from retrieval.types import Candidates, Pixels, pack_ids
+
+FINE = 2
+"""Descriptors of a patch for one of an image, in x and in y: they are 2 px apart."""
+PART_PX = STEP_PX * STEP
+"""Distance between parts of an image, in pixels."""
+COARSE_SHIFTS = np.array([(dy, dx) for dy in (0, 2) for dx in (0, 2)])
+"""(4, 2) shifts, in 2 px, at which windows are searched: y and x of a window's corner in the patch."""
+FINE_SHIFTS = np.array([(dy, dx) for dy in range(-1, 3) for dx in range(-1, 3)])
+"""(16, 2) shifts at which the windows found are compared."""
+NEAREST = 2048
+"""Windows of each coarse shift that are compared by their parts."""
+BLOCK = 128
+"""Patches searched for at a time."""
+
+
+def write_parts_of(images: Pixels, image_ids: Iterable[int], folder: Path) -> None:
+    """Describe images and write their parts index.
+
+    Args:
+        images: pixels; NaN where cloud or nodata hides the ground.
+        image_ids: which images.
+        folder: existing; gets the files.
+    """
+    local = shipped_local_search()
+
+    def fields() -> Iterator[tuple[int, NDArray[np.float32]]]:
+        for image_id in image_ids:
+            tensor, visible = (np.asarray(v) for v in half_resolution(images.scaled(image_id)[None]))
+            yield image_id, local.describe(tensor, visible > 0)[0]
+
+    write_parts(folder, fields())
+
+
+def find_places(
+    index: PartsIndex, session: Session, nearest: int = NEAREST, local: LocalSearch | None = None
+) -> Candidates:
+    """Find the places that agree with the visible parts of patches.
+
+    Args:
+        index: parts of the session's images.
+        session: its queries are NaN where cloud or nodata hides the ground.
+        nearest: windows of each coarse shift that are compared by their parts.
+        local: the network that described the images; None for the shipped one.
+
+    Returns:
+        (n, `search.round2_max_candidates`) distinct places, best first. Their similarity is the cosine
+        between the parts of patch and window, -1 to 1.
+    """
+    local = local or shipped_local_search()
+    columns = tuple(range(len(session.queries.bands)))
+    allowed, found = np.array(sorted(session.image_ids), np.int64), []
+    for start in range(0, max(1, len(session.queries)), BLOCK):
+        queries = session.queries.select(slice(start, start + BLOCK))
+        rows = np.arange(len(queries))
+        fields = local.describe_all_pixels(*Templates(queries, columns).take(rows, 1))
+        score, ids = nearest_places(index, fields, nearest, allowed)
+        found.append(best_places(score, ids, session.search))
+    return _inside(concatenate(found), session.images)
+
+
+def _inside(found: Candidates, images: Pixels) -> Candidates:
+    """Move candidates that reach beyond their image to its edge."""
+    ids, image = np.unique(found.image_ids, return_inverse=True)
+    sizes = [images.size(int(i)) if i >= 0 else (PATCH_PX, PATCH_PX) for i in ids]
+    most = (np.array(sizes, np.int64).reshape(-1, 2) - PATCH_PX)[image.reshape(found.x.shape)]
+    return replace(found, x=np.minimum(found.x, most[..., 1]), y=np.minimum(found.y, most[..., 0]))
+
+
+def nearest_places(
+    index: PartsIndex, fields: NDArray[np.float32], nearest: int, allowed: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Find windows by their codes and compare them by their parts.
+
+    Args:
+        index: the parts index.
+        fields: (n, 23, 23, c) descriptors of patches, 2 px apart; 0 where hidden.
+        nearest: windows of each coarse shift that are compared by their parts.
+        allowed: ascending ids of the images that may be answered.
+
+    Returns:
+        Scores (n, m) and packed ids (n, m) of places, -inf and -1 for none.
+    """
+    parts = index.parts_of(fields, FINE)
+    coarse = shifted_windows(parts, COARSE_SHIFTS)
+    k = min(nearest, len(index))
+    rows = index.search(coarse.reshape(-1, *coarse.shape[2:]), k).reshape(len(fields), -1)
+    fine = shifted_windows(parts, FINE_SHIFTS).reshape(len(fields), len(FINE_SHIFTS), -1)
+
+    def compare(number: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        return _compare(index, np.unique(rows[number]), fine[number], allowed)
+
+    places = list(parallel_map(compare, range(len(fields))))
+    width = max((len(score) for score, _ in places), default=0)
+    score = np.full((len(fields), width), -np.inf, np.float32)
+    ids = np.full((len(fields), width), -1, np.int64)
+    for number, (scores, packed) in enumerate(places):
+        score[number, : len(scores)], ids[number, : len(scores)] = scores, packed
+    return score, ids
+
+
+def shifted_windows(parts: NDArray[np.float32], shifts: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the parts of patches as windows of the index would hold them.
+
+    Args:
+        parts: (n, s, s, d) parts of patches, 2 px apart.
+        shifts: (m, 2) y and x of the windows' corners in the patches, in 2 px.
+
+    Returns:
+        (n, m, 6, 6, d), 0 beyond the patch; a patch's longest window has unit length.
+    """
+    side, step = parts.shape[1], STEP * FINE
+    at = shifts[:, :, None] + step * np.arange(SIDE)  # (m, 2, 6)
+    inside = (at >= 0) & (at < side)
+    y, x = np.clip(at, 0, side - 1).transpose(1, 0, 2)
+    windows = parts[:, y[:, :, None], x[:, None, :]]
+    windows = windows * (inside[:, 0, :, None] & inside[:, 1, None, :])[..., None]
+    length = np.sqrt(np.einsum("nmyxd,nmyxd->nm", windows, windows)).max(1)
+    return np.asarray(windows / np.maximum(length, 1e-6)[:, None, None, None, None], np.float32)
+
+
+def _compare(
+    index: PartsIndex, rows: NDArray[np.int64], fine: NDArray[np.float32], allowed: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Compare windows with the parts of one patch at all fine shifts: scores and packed ids of places."""
+    found = index.stored.locate(rows[rows >= 0])
+    known = np.isin(found.image_ids, allowed)
+    rows, image = found.rows[known], found.image_ids[known]
+    cosine = index.stored.windows(rows) @ fine.T
+    best = cosine.argmax(1)
+    corner = PART_PX * np.stack([found.x, found.y], -1)[known]
+    place = np.maximum(corner - FINE_SHIFTS[best][:, ::-1] * (STEP_PX // FINE), 0)
+    return cosine[np.arange(len(rows)), best], pack_ids(image, *place.T)

@@ -1,0 +1,231 @@
+"""The parts index: its files, its search against a slow oracle, masks, and patches of generated scenes."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engine import texture
+
+from retrieval.config import SearchConfig
+from retrieval.errors import IndexFormatError
+from retrieval.index.parts import PartsIndex, write_parts
+from retrieval.matching.parts_search import find_places, nearest_places, write_parts_of
+from retrieval.matching.session import Session
+from retrieval.matching.tensors import Arrays
+from retrieval.types import unpack_ids
+from tfrecords.errors import DuplicateIdError, FormatVersionError
+from tfrecords.schema import Patches
+
+CHANNELS = 24
+IDS = np.array([3, 7, 8])
+
+
+def smooth_field(seed: int, h: int, w: int) -> np.ndarray:
+    """Return random descriptors every 2 px whose neighbours resemble each other, as in images."""
+    noise = np.random.default_rng(seed).normal(size=(h + 4, w + 4, CHANNELS)).astype(np.float32)
+    rows = sum(noise[i : i + h] for i in range(5))
+    return np.asarray(sum(rows[:, i : i + w] for i in range(5)), np.float32) / 25
+
+
+@pytest.fixture(scope="module")
+def fields() -> dict[int, np.ndarray]:
+    """Descriptors of three images every 2 px; every second one is what an index holds."""
+    sizes = zip(IDS, ((131, 117), (97, 151), (120, 120)), strict=True)
+    return {int(i): smooth_field(int(i), *size) for i, size in sizes}
+
+
+@pytest.fixture(scope="module")
+def index(fields: dict[int, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> PartsIndex:
+    folder = tmp_path_factory.mktemp("parts")
+    write_parts(folder, ((i, f[::2, ::2]) for i, f in fields.items()))
+    return PartsIndex.open(folder)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A parts index of two images."""
+    folder = tmp_path_factory.mktemp("small")
+    write_parts(folder, ((i, smooth_field(i, 30, 20 + i)) for i in (5, 2)))
+    return folder
+
+
+def cut(fields: dict[int, np.ndarray], seed: int, count: int, hidden: float) -> tuple[np.ndarray, list]:
+    """Cut patches of 23 x 23 descriptors, with noise, a share of their rows hidden; and their places."""
+    rng, patches, places = np.random.default_rng(seed), [], []
+    for _ in range(count):
+        image = int(rng.choice(IDS))
+        h, w = fields[image].shape[:2]
+        y, x = rng.integers(2, h - 24), rng.integers(2, w - 24)
+        patch = fields[image][y : y + 23, x : x + 23].copy()
+        patch += rng.normal(size=patch.shape) * 0.5 * patch.std()
+        patch[: round(23 * hidden)] = 0
+        patches.append(patch)
+        places.append((image, 2 * x, 2 * y))
+    return np.array(patches, np.float32), places
+
+
+def slow_scores(field: np.ndarray, patch: np.ndarray) -> dict[tuple[int, int], float]:
+    """Compare a patch with every window at every shift of 2 px, descriptor by descriptor.
+
+    Args:
+        field: descriptors of an image every 4 px.
+        patch: (23, 23, c) descriptors of a patch every 2 px.
+
+    Returns:
+        The best cosine for each window, by its row and column in parts.
+    """
+
+    def part(of: np.ndarray, y: int, x: int, spacing: int) -> np.ndarray:
+        return np.concatenate([of[y + a, x + b] for a in (0, spacing) for b in (0, spacing)])
+
+    kernels = []
+    for dy in range(-1, 3):
+        for dx in range(-1, 3):
+            kernel = np.zeros((6, 6, 4 * CHANNELS))
+            for i in range(6):
+                for j in range(6):
+                    y, x = dy + 4 * i, dx + 4 * j
+                    if 0 <= y <= 20 and 0 <= x <= 20:
+                        kernel[i, j] = part(patch, y, x, 2)
+            kernels.append(kernel)
+    longest = max(np.sqrt((k**2).sum()) for k in kernels)
+    scores = {}
+    for row in range((field.shape[0] - 2) // 2 - 4):
+        for column in range((field.shape[1] - 2) // 2 - 4):
+            window = np.array(
+                [[part(field, 2 * (row + i), 2 * (column + j), 1) for j in range(6)] for i in range(6)]
+            )
+            length = np.sqrt((window**2).sum() + 1e-3)
+            scores[row, column] = max(float((k * window).sum()) for k in kernels) / longest / length
+    return scores
+
+
+@pytest.mark.parametrize("hidden", [0.0, 0.5])
+def test_patches_are_found_by_what_shows(
+    index: PartsIndex, fields: dict[int, np.ndarray], hidden: float
+) -> None:
+    patches, places = cut(fields, 1, 24, hidden)
+    score, ids = nearest_places(index, patches, 256, IDS)
+    best = np.take_along_axis(ids, score.argmax(1)[:, None], 1)[:, 0]
+    image, x, y = unpack_ids(best)
+    assert list(image) == [p[0] for p in places]
+    assert np.abs(x - [p[1] for p in places]).max() <= 2
+    assert np.abs(y - [p[2] for p in places]).max() <= 2
+
+
+def test_search_agrees_with_comparing_every_window_slowly(
+    index: PartsIndex, fields: dict[int, np.ndarray]
+) -> None:
+    patches, _ = cut(fields, 2, 3, 0.4)
+    score, ids = nearest_places(index, patches, len(index), IDS)
+    for number, patch in enumerate(patches):
+        slow = {i: slow_scores(f[::2, ::2], patch) for i, f in fields.items()}
+        assert (score[number] > -np.inf).sum() == sum(map(len, slow.values())) == len(index)
+        best = [max(s.values()) for s in slow.values()]
+        image, _, _ = unpack_ids(ids[number])
+        for image_id, expected in zip(slow, best, strict=True):
+            # 32 numbers of one byte for 96: what they leave out is most of the difference.
+            assert score[number][image == image_id].max() == pytest.approx(expected, abs=0.12)
+
+
+def test_codes_find_what_comparing_all_windows_finds(
+    index: PartsIndex, fields: dict[int, np.ndarray]
+) -> None:
+    patches, _ = cut(fields, 3, 60, 0.5)
+    few, few_ids = nearest_places(index, patches, 64, IDS)
+    full, full_ids = nearest_places(index, patches, len(index), IDS)
+    rows = np.arange(len(patches))
+    same = few_ids[rows, few.argmax(1)] == full_ids[rows, full.argmax(1)]
+    assert same.mean() >= 0.95
+
+
+def test_only_allowed_images_answer(index: PartsIndex, fields: dict[int, np.ndarray]) -> None:
+    patches, _ = cut(fields, 4, 5, 0.0)
+    score, ids = nearest_places(index, patches, 512, IDS[1:2])
+    assert set(unpack_ids(ids[score > -np.inf])[0]) == {7}
+
+
+def test_a_hidden_patch_agrees_with_nothing(index: PartsIndex) -> None:
+    score, _ = nearest_places(index, np.zeros((2, 23, 23, CHANNELS), np.float32), 16, IDS)
+    assert not (score > 0).any()
+
+
+def test_an_image_of_the_reference_job_takes_at_most_a_quarter_of_a_megabyte(tmp_path: Path) -> None:
+    sizes = []
+    for count in (6, 12):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        write_parts(folder, ((i, smooth_field(i, 124, 124)) for i in range(count)))
+        sizes.append(sum(f.stat().st_size for f in folder.iterdir()))
+    assert (sizes[1] - sizes[0]) / 6 <= 256 * 1024
+
+
+def test_the_layout_of_the_file_is_fixed(small: Path) -> None:
+    data = (small / "parts.bin").read_bytes()
+    magic, version, channels, part, window, images, step, parts = struct.unpack("<8sIIIIIfq", data[:40])
+    assert (magic, version, channels, part, window, images) == (b"PATCHPRT", 1, 24, 32, 128, 2)
+    assert parts == 15 * 12 + 15 * 11
+    axes = np.frombuffer(data[64 : 64 + 4 * 96 * 32], "<f4").reshape(96, 32)
+    assert np.allclose(axes.T @ axes, np.eye(32), atol=1e-5)
+    start = 64 + axes.nbytes
+    stored = np.frombuffer(data[start : start + 32 * parts], np.int8).reshape(parts, 32)
+    field = smooth_field(5, 30, 25)
+    first = np.concatenate([field[y, x] for y in (0, 1) for x in (0, 1)])
+    assert np.abs(stored[0] * step - first @ axes).max() <= 0.51 * step
+    table = np.frombuffer(data[start + 32 * parts :][:48], "<i8").reshape(2, 3)
+    assert table.tolist() == [[5, 15, 12], [2, 15, 11]]
+    assert len(data) == start + 32 * parts + 48 + 4 * 36 * 32 * 128
+
+
+@pytest.mark.parametrize("length", [0, 40, 70, 20_000, -1])
+def test_a_file_cut_short_is_named(small: Path, tmp_path: Path, length: int) -> None:
+    (tmp_path / "parts.bin").write_bytes((small / "parts.bin").read_bytes()[:length])
+    with pytest.raises(IndexFormatError, match=r"parts\.bin.*Build the index again"):
+        PartsIndex.open(tmp_path)
+
+
+def test_another_version_and_codes_of_other_windows_are_named(small: Path, tmp_path: Path) -> None:
+    data = bytearray((small / "parts.bin").read_bytes())
+    data[8] = 9
+    (tmp_path / "parts.bin").write_bytes(data)
+    with pytest.raises(FormatVersionError, match="version 9"):
+        PartsIndex.open(tmp_path)
+    write_parts(tmp_path, [(0, smooth_field(0, 30, 40))])
+    (tmp_path / "parts.bin").write_bytes((small / "parts.bin").read_bytes())
+    with pytest.raises(IndexFormatError, match=r"parts\.faiss holds"):
+        PartsIndex.open(tmp_path)
+
+
+def test_images_are_distinct_and_may_be_small_or_absent(tmp_path: Path) -> None:
+    with pytest.raises(DuplicateIdError):
+        write_parts(tmp_path, [(1, smooth_field(0, 20, 20)), (1, smooth_field(0, 20, 20))])
+    write_parts(tmp_path, [(1, smooth_field(0, 8, 40))])
+    assert len(PartsIndex.open(tmp_path)) == 0
+    write_parts(tmp_path, [])
+    assert len(PartsIndex.open(tmp_path)) == 0
+
+
+def test_patches_of_scenes_are_found_with_a_part_of_them_hidden(tmp_path: Path) -> None:
+    arrays = {i: texture(256, 256, seed=i) for i in range(2)}
+    bands = ("B04", "B03", "B02", "B08")
+    images = Arrays(arrays, dict.fromkeys(arrays, bands))
+    write_parts_of(images, arrays, tmp_path)
+    rng, patches, places = np.random.default_rng(0), [], []
+    for number in range(12):
+        x, y = rng.integers(0, 193, 2)
+        patch = -0.5 * arrays[number % 2][y : y + 64, x : x + 64]  # as between seasons
+        patch += rng.normal(scale=0.002, size=patch.shape)
+        patch[:32] = np.nan
+        patches.append(patch)
+        places.append((number % 2, x, y))
+    queries = Patches(np.arange(12), np.array(patches, np.float32), "scaled", bands, float("nan"))
+    session = Session(images, queries, search=SearchConfig(), image_ids=[0, 1])
+    found = find_places(PartsIndex.open(tmp_path), session)
+    place = np.array(places)
+    right = (found.image_ids == place[:, :1]) & (np.abs(found.x - place[:, 1:2]) <= 12)
+    right &= np.abs(found.y - place[:, 2:]) <= 12
+    assert right[:, :5].any(1).mean() >= 0.8
+    assert (found.x[found.image_ids >= 0] <= 192).all()
