@@ -90,7 +90,8 @@ def exhaustive_search(session: Session, ranked: RankedCandidates) -> RankedCandi
     if not len(rows):
         return ranked
     visible = hide_cloud(session.queries, rows, session.search)
-    candidates = _closest(session.with_queries(visible.patches))
+    hidden = session.with_queries(visible.patches)
+    candidates = rank_candidates(hidden, shipped_local_search().search_images(hidden))
     ranked = ranked.pad_to(ranked.image_ids.shape[1])
     candidates = candidates.pad_to(ranked.image_ids.shape[1])
     before = ranked.select(rows)
@@ -216,10 +217,17 @@ def _warn_of_budget(count: int, searched: int, megapixels: float, about: str = "
 # --- which place ----------------------------------------------------------------------------------
 
 
-def _closest(session: Session) -> RankedCandidates:
-    """Return the best candidates of local descriptors, ranked by NCC at full resolution and cosine."""
+def rank_candidates(session: Session, candidates: Candidates) -> RankedCandidates:
+    """Rank places of local descriptors by NCC at full resolution and cosine.
+
+    Args:
+        session: its queries are NaN where cloud or nodata hides the ground.
+        candidates: of each query, best first.
+
+    Returns:
+        The best `REFINED_K` candidates with log-odds, best first.
+    """
     local, fit = shipped_local_search(), ScoreFit.shipped()
-    candidates: Candidates = local.search_images(session)
     by_cosine = replace(session.refinement, similarity_weight=fit.cosine_weight_half_res)
     close = match_half_resolution(
         replace(session.with_settings(refinement=by_cosine), progress=silent), candidates, MATCHED_K
