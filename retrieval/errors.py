@@ -33,6 +33,10 @@ class SubmissionError(EngineError):
     """A submission or an answers file has unknown, doubled or malformed rows."""
 
 
+class NoWindowsError(EngineError):
+    """No image of an index has a window: all are nodata, flat or saturated; the text names them."""
+
+
 class TrainingError(EngineError):
     """Training cannot start or resume: no pairs, a non-finite loss, or a checkpoint of another recipe."""
 
@@ -51,6 +55,10 @@ class LabelsError(EngineError):
 
 class MissingPatchWarning(RetrieveWarning):
     """A patch of the answers has no row in the submission and counts as wrong."""
+
+
+class NoWindowsWarning(RetrieveWarning):
+    """Some images have no window in the index, so queries can't find them; the text says why."""
 
 
 class BandsWarning(RetrieveWarning):

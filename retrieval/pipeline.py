@@ -59,7 +59,7 @@ def build_index(
         progress: hears of each image.
 
     Raises:
-        RetrieveError: bad images, encoder or settings, or an output that exists.
+        RetrieveError: bad images, encoder or settings, no window at all, or an output that exists.
     """
     source = images if isinstance(images, ImageSource) else read_images(images, bands=bands, units=units)
     chosen, settings, folder = load_encoder(encoder), config or IndexConfig(), Path(out)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.config import IndexConfig
-from retrieval.errors import IndexMismatchError
+from retrieval.errors import IndexMismatchError, NoWindowsError
 from retrieval.index.builder import (
     RECALL_QUERIES,
     EmbedTask,
@@ -183,11 +183,10 @@ def test_nodata_is_not_indexed(tmp_path):
 
 @pytest.mark.parametrize("pixels", [np.zeros((70, 80, 4), np.uint16), np.full((64, 64, 1), 900, np.uint16)])
 @pytest.mark.parametrize("kind", ["exact", "ivf", "auto"])
-def test_index_without_windows(tmp_path, pixels, kind):
-    store = IndexFolder(
-        write([image_of(pixels)], tmp_path / "i", config=IndexConfig(kind=kind)), encoder=FAKE
-    )
-    assert len(store.vectors) == 0 and store.images[0].windows == 0
+def test_an_index_without_windows_is_refused(tmp_path, pixels, kind):
+    with pytest.raises(NoWindowsError, match="no window to index"):
+        write([image_of(pixels)], tmp_path / "i", config=IndexConfig(kind=kind))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", ["fast", "ivf"])

@@ -138,13 +138,6 @@ def test_flat_patches_are_unsure_with_a_learned_encoder_too(tmp_path):
     assert frame.confidence[0] == 0 and frame.similarity[0] == 0
 
 
-def test_an_index_without_windows_answers_every_patch(tmp_path):
-    index = built(tmp_path, image_of(np.zeros((80, 80, 4), np.uint16), 6))
-    found = index.matches(patches_of(digital(texture(64, 64)), [(0, 0)]))
-    assert places_of(found.frame()) == [[6, 0, 0]] and found.frame().confidence.tolist() == [0]
-    assert found.frame().longitude.isna().all() and len(found.details()) == 0
-
-
 def test_no_patches_give_an_empty_frame(tmp_path):
     index = built(tmp_path, image_of(digital(texture(80, 80))), encoder=small_encoder())
     none = Patches(

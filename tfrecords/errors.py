@@ -1,10 +1,21 @@
-"""Base classes of all errors and warnings, and the errors of file formats.
+"""Base classes of all errors and warnings, the errors of file formats, and how messages list names.
 
 Every error that a user can meet derives from `RetrieveError`; the command line prints its text and exits
 with 1. Any other exception is a defect of the product.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+NAMED = 20
+"""Names that a message lists; it counts the others."""
+
+
+def listed(names: Sequence[str], most: int = NAMED) -> str:
+    """Join names for a message: all of them, or the first ones and the number of the others."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 class RetrieveError(Exception):

@@ -178,27 +178,35 @@ def _recall_text(recall: Mapping[str, Any] | None) -> str:
 
 
 def _print_index(as_json: bool, out: Path, built: Index, start: float) -> None:
+    from retrieval.index.without_windows import as_records
+
     vectors, manifest = built.folder.vectors, built.folder.manifest
     recall = manifest.extra.get("recall")
-    result = {
+    result: dict[str, Any] = {
         "index": str(out),
         **manifest.counts,
         "kind": vectors.kind,
         "encoder": built.folder.encoder.name,
     }
-    result |= {"dim": vectors.dim, "recall": recall, "seconds": elapsed_s(start)}
+    result |= {"dim": vectors.dim, "recall": recall}
+    result |= {"without_windows": as_records(built.folder.images, built.folder.without_windows)}
+    result |= {"seconds": elapsed_s(start)}
     template = "{index}: {images} images, {windows} windows, {kind} search, encoder {encoder}"
     print_result(as_json, result, template + _recall_text(recall))
 
 
 def _print_change(as_json: bool, out: Path, change: Change, start: float) -> None:
-    from retrieval.index.folder import read_index_manifest
+    from retrieval.index.folder import TABLE, read_index_manifest, read_table
+    from retrieval.index.without_windows import as_records, stored_reasons
 
     manifest = read_index_manifest(out, verify=False)
+    images = {image.image_id: image for image in read_table(out / TABLE)}
     recall = manifest.extra.get("recall")
     values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(change).items()}
     result: dict[str, Any] = {"index": str(out), **values, **manifest.counts}
-    result |= {"kind": manifest.extra["kind"], "recall": recall, "seconds": elapsed_s(start)}
+    result |= {"kind": manifest.extra["kind"], "recall": recall}
+    result |= {"without_windows": as_records(images, stored_reasons(images, manifest.extra))}
+    result |= {"seconds": elapsed_s(start)}
     changes = [f"{len(change.added)} added (ids {_ids_text(change.added)})"] if change.added else []
     changes += (
         [f"{len(change.replaced)} replaced (ids {_ids_text(change.replaced)})"] if change.replaced else []

@@ -13,6 +13,7 @@ from retrieval.errors import ConfigError, MissingPatchWarning, SubmissionError
 from retrieval.evaluation.figures import FIGURES, STRICT_PX, Comparison, Figure, Score
 from retrieval.evaluation.intervals import bootstrap_interval, ground_blocks
 from retrieval.evaluation.submission import Submission
+from tfrecords.errors import listed
 from tfrecords.grid import PATCH_PX
 
 RESAMPLES = 2000
@@ -123,11 +124,10 @@ def _rows_of(submission: Submission, answers: Submission) -> NDArray[np.int64]:
 
 def _warn_missing(submission: Submission, answers: Submission) -> None:
     missing = np.setdiff1d(answers.patch_ids, submission.patch_ids)
-    named = ", ".join(str(patch) for patch in missing[:_NAMED_PATCHES])
-    more = f" and {len(missing) - _NAMED_PATCHES} more" if len(missing) > _NAMED_PATCHES else ""
+    named = listed([str(patch) for patch in missing], _NAMED_PATCHES)
     warnings.warn(
         f"{len(missing)} of the {len(answers)} patches of {answers.source} have no row in "
-        f"{submission.source} and are scored as wrong: {named}{more}",
+        f"{submission.source} and are scored as wrong: {named}",
         MissingPatchWarning,
         stacklevel=4,
     )

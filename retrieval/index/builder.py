@@ -27,6 +27,12 @@ from retrieval.index.folder import KIND, TABLE, from_codes, to_codes, write_tabl
 from retrieval.index.kinds import Block, max_exact_windows, regroup_blocks
 from retrieval.index.recall import RECALL_K, exact_search, measure_recall
 from retrieval.index.vector_file import to_float16
+from retrieval.index.without_windows import (
+    REASONS,
+    no_windows,
+    reason_without_window,
+    warn_without_windows,
+)
 from retrieval.kernels.executors import prefetch_map
 from retrieval.models.calibration import SUFFIXES, shipped_calibrations
 from retrieval.models.embed import embed_image, embed_patches
@@ -73,7 +79,11 @@ def write_index(
 
     Raises:
         DuplicateIdError: two images have the same id.
+        NoWindowsError: no image has a window.
         OutputExistsError: the folder exists and `overwrite` is false.
+
+    Warns:
+        NoWindowsWarning: some images have none.
     """
     settings = {"source": source, "encoder": encoder.fingerprint, "index": config.to_dict()}
     with writing_folder(out, kind=KIND, config=settings, overwrite=overwrite) as folder:
@@ -87,8 +97,9 @@ def write_index(
         if hasattr(encoder, "model"):
             with folder.part("encoder.keras") as path:
                 encoder.model.save(path)
-        finish_index(folder, indexer.rows, encoder, config, resolved, progress)
+        finish_index(folder, indexer.rows, indexer.reasons, encoder, config, resolved, progress)
         folder.extra |= paths_entry(folder.path, (row.path for row in indexer.rows.values()))
+        warn_without_windows(indexer.rows, indexer.reasons)
 
 
 # --- one image ------------------------------------------------------------------------------------
@@ -118,6 +129,8 @@ class EmbeddedImage:
     """(h, w, b) codes of its pixels."""
     vectors: WindowVectors | None
     """None if the interrupted run embedded the same pixels."""
+    reason: str = ""
+    """Why the image has no window; "" for others and without new vectors."""
 
 
 def embed_task(task: EmbedTask) -> EmbeddedImage:
@@ -127,7 +140,9 @@ def embed_task(task: EmbedTask) -> EmbeddedImage:
     if task.finished_pixels and np.array_equal(np.load(task.finished_pixels, allow_pickle=False), codes):
         return EmbeddedImage(table_row(image, 0), codes, None)
     vectors = embed_image(task.encoder, from_codes(codes), task.config)
-    return EmbeddedImage(table_row(image, len(vectors.xy)), codes, vectors)
+    empty = not len(vectors.xy)
+    reason = reason_without_window(image, from_codes(codes), task.config) if empty else ""
+    return EmbeddedImage(table_row(image, len(vectors.xy)), codes, vectors, reason)
 
 
 def table_row(image: Image, windows: int) -> StoredImage:
@@ -163,6 +178,7 @@ class ImageIndexer:
         self._folder, self._encoder, self._config = folder, encoder, config
         self._max_exact, self._windows = max_exact_windows(config, device), 0
         self.rows: dict[int, StoredImage] = {}
+        self.reasons: dict[int, str] = {}
 
     def add(self, images: Iterable[Image]) -> Iterator[StoredImage]:
         """Write pixels and vectors of images, except those that an interrupted run wrote.
@@ -214,12 +230,16 @@ class ImageIndexer:
                 np.save(path, embedded.codes, allow_pickle=False)
             ids = pack_ids(np.full(row.windows, row.image_id), vectors.xy[:, 0], vectors.xy[:, 1])
             exact = self._windows + row.windows <= self._max_exact
-            meta = {"windows": row.windows} | ({} if exact else {"exact_to": self._max_exact})
+            meta: dict[str, Any] = {"windows": row.windows}
+            meta |= {} if exact else {"exact_to": self._max_exact}
+            meta |= {"reason": embedded.reason} if embedded.reason else {}
             with self._folder.part(vector_name, meta) as path:
                 _save_vectors(path, ids, vectors.vectors if exact else to_float16(vectors.vectors))
         else:
             row = replace(row, windows=int(self._folder.meta(vector_name)["windows"]))
         self._windows += row.windows
+        if not row.windows:
+            self.reasons[row.image_id] = str(self._folder.meta(vector_name).get("reason", ""))
         return row
 
 
@@ -258,6 +278,7 @@ def load_vectors(path: Path) -> Block:
 def finish_index(
     folder: PartialFolder,
     images: Mapping[int, StoredImage],
+    reasons: Mapping[int, str],
     encoder: Encoder,
     config: IndexConfig,
     device: str,
@@ -270,13 +291,20 @@ def finish_index(
     Args:
         folder: holds the pixels of all images, and the vectors of new ones.
         images: the table, by id.
+        reasons: why images have no window, by id.
         encoder: made the vectors.
         config: kind of index.
         device: as `resolve_device` returns it.
         progress: called at each stage.
         previous: holds the vectors of images that were not embedded.
         trained: an index whose kind, codes and cells are reused; None trains new ones.
+
+    Raises:
+        NoWindowsError: no image has a window; nothing is left to resume.
     """
+    if not any(row.windows for row in images.values()):
+        folder.discard()
+        raise no_windows(images, reasons)
     rows = [images[image_id] for image_id in sorted(images)]
     vectors = StoredVectors(folder.path, rows, previous)
     with folder.part(TABLE) as path:
@@ -292,6 +320,7 @@ def finish_index(
         "metric": "inner product of unit vectors",
         "pixels": "uint16 codes, 65535 = nodata",
     }
+    folder.extra |= {REASONS: {str(i): reasons[i] for i in sorted(reasons)}} if reasons else {}
     shutil.rmtree(folder.path / "work", ignore_errors=True)
     for calibration in getattr(encoder, "calibrations", ()):
         if calibration not in shipped_calibrations() and calibration.encoder == encoder.fingerprint:

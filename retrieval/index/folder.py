@@ -34,6 +34,7 @@ from retrieval.errors import IndexFormatError, IndexMismatchError
 from retrieval.index.device import resolve_device
 from retrieval.index.faiss_index import VectorIndex
 from retrieval.index.recall import Recall
+from retrieval.index.without_windows import stored_reasons
 from retrieval.models.calibration import calibrations_beside
 from retrieval.models.encoder import load_encoder
 from retrieval.types import Encoder, StoredImage
@@ -79,7 +80,7 @@ class IndexFolder:
             check_file(path / name, self.manifest.files[name], content=not just_written)
         self.config = IndexConfig.from_mapping(self.manifest.config["index"])
         self.encoder = self._check_encoder(encoder)
-        self.images = {row.image_id: row for row in _read_table(path / TABLE)}
+        self.images = {row.image_id: row for row in read_table(path / TABLE)}
         self.vectors = VectorIndex.open(
             path / "vectors.faiss",
             self.manifest.extra["kind"],
@@ -112,6 +113,11 @@ class IndexFolder:
         if calibrations := tuple(calibrations_beside(self.path / "encoder.keras")):
             encoder.calibrations = calibrations
         return encoder
+
+    @property
+    def without_windows(self) -> dict[int, str]:
+        """Images that no query finds, and why: the reason by id, "" where the index did not store it."""
+        return stored_reasons(self.images, self.manifest.extra)
 
     def bands(self, image_id: int) -> tuple[str, ...]:
         """Return the names of an image's bands."""
@@ -196,7 +202,7 @@ def table_cells(row: StoredImage) -> list[Any]:
     return ["" if value is None else value for value in cells.values()]
 
 
-def _read_table(path: Path) -> list[StoredImage]:
+def read_table(path: Path) -> list[StoredImage]:
     """Read `images.csv`; version 1 has no column `clipped`, its first builds none after `windows`."""
     with path.open(newline="", encoding="utf-8") as file:
         return [_from_cells(cells) for cells in csv.DictReader(file)]

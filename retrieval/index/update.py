@@ -25,6 +25,7 @@ from retrieval.index.faiss_index import VectorIndex
 from retrieval.index.file_paths import PATHS_FROM, FilePaths, paths_entry
 from retrieval.index.folder import KIND, TABLE, IndexFolder
 from retrieval.index.kinds import choose_kind
+from retrieval.index.without_windows import warn_without_windows
 from retrieval.models.encoder import load_encoder
 from retrieval.types import Encoder, Progress, StoredImage, silent
 from tfrecords.artifacts import MANIFEST, PartialFolder, digest, recover, writing_folder
@@ -83,7 +84,11 @@ def add_images(
     Raises:
         IndexMismatchError: the index has another encoder, stride or kind.
         DuplicateIdError: the index holds an image of another file with the same id.
+        NoWindowsError: no image has a window, neither old nor new.
         UnfinishedOutputError: another change of the index was interrupted.
+
+    Warns:
+        NoWindowsWarning: some new images have no window.
     """
     base = _open(out, encoder)
     _check_same(base, stride_px, kind)
@@ -96,7 +101,9 @@ def add_images(
         for number, _ in enumerate(indexer.add(chain([first], new_images))):
             progress("indexing images", number + 1, None)
         _adopt(folder, base, sorted(base.images.keys() - indexer.rows.keys()))
-        _finish(folder, base, {**base.images, **indexer.rows}, device, progress, indexer.rows)
+        images_now = {**base.images, **indexer.rows}
+        _finish(folder, base, images_now, indexer.reasons, device, progress, indexer.rows)
+        warn_without_windows(indexer.rows, indexer.reasons)
     return _summarize(additions, indexer.rows)
 
 
@@ -132,17 +139,18 @@ def remove_images(
         encoder: needed only if the index does not hold its encoder.
 
     Raises:
-        MissingInputError: a name fits no image or several, or no image would be left.
+        MissingInputError: a name fits no image or several, or no image with a window would be left.
         UnfinishedOutputError: another change of the index was interrupted.
     """
     base = _open(out, encoder)
     removed = {_find_image(str(name), base) for name in names}
     kept = {image_id: row for image_id, row in base.images.items() if image_id not in removed}
-    if not kept:
-        raise MissingInputError(f"{out} would have no image left: remove the folder itself")
+    if not any(row.windows for row in kept.values()):
+        left = "window" if kept else "image"
+        raise MissingInputError(f"{out} would have no {left} left: remove the folder itself")
     with _writing_change(base, {"removed": sorted(removed)}, overwrite) as folder:
         _adopt(folder, base, kept)
-        _finish(folder, base, kept, device, progress)
+        _finish(folder, base, kept, {}, device, progress)
     return Change((), tuple(sorted(removed)), 0)
 
 
@@ -255,6 +263,7 @@ def _finish(
     folder: PartialFolder,
     base: IndexFolder,
     images: Mapping[int, StoredImage],
+    reasons: Mapping[int, str],
     device: Device,
     progress: Progress,
     embedded: Collection[int] = (),
@@ -262,8 +271,19 @@ def _finish(
     """Write table and vectors of all images, and what later changes need."""
     resolved, windows = resolve_device(device), sum(row.windows for row in images.values())
     trained = _reusable_training(base, windows, resolved)
+    kept_reasons = {i: r for i, r in base.without_windows.items() if i in images and not images[i].windows}
     previous = Previous(base.vectors, frozenset(images) - frozenset(embedded))
-    finish_index(folder, images, base.encoder, base.config, resolved, progress, previous, trained)
+    finish_index(
+        folder,
+        images,
+        kept_reasons | dict(reasons),
+        base.encoder,
+        base.config,
+        resolved,
+        progress,
+        previous,
+        trained,
+    )
     start = base.manifest.extra.get(PATHS_FROM)
     folder.extra |= (
         {PATHS_FROM: start} if start else paths_entry(base.path, (r.path for r in images.values()))

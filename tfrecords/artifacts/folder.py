@@ -130,6 +130,13 @@ class PartialFolder:
         self._journal.flush()
         os.fsync(self._journal.fileno())
 
+    def discard(self) -> None:
+        """Remove all finished parts: no run with these settings can succeed, so none may resume."""
+        for entry in [p for p in self.path.iterdir() if p.name != JOURNAL]:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        self._parts.clear()
+        self._used.clear()
+
     def files(self) -> dict[str, dict[str, Any]]:
         """Return size and sha256 of all files of this run, and remove parts that only an earlier run used."""
         files = {}

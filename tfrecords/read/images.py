@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tfrecords.errors import DuplicateIdError, GridError
+from tfrecords.errors import DuplicateIdError, GridError, listed
 from tfrecords.grid import PATCH_PX
 from tfrecords.read.orientation import UPRIGHT, describe_upright, read_upright
 from tfrecords.read.pixel_size import middle_sides_m, size_text
@@ -42,9 +42,6 @@ from tfrecords.schema import (
     default_nodata,
     image_of,
 )
-
-NAMED = 20
-"""Files of other units than most that the note names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,8 +207,7 @@ def rasters_note(
     usual = Counter(d.units for d in decided).most_common(1)[0][0]
     odd = [f"{r.path} ({d.units})" for r, d in zip(rasters, decided, strict=True) if d.units != usual]
     if odd:
-        more = f" and {len(odd) - NAMED} more" if len(odd) > NAMED else ""
-        text += f"; units differ from {usual} in {', '.join(odd[:NAMED])}{more}"
+        text += f"; units differ from {usual} in {listed(odd)}"
     text += scaling_note(rasters)
     turned = [r for r in rasters if r.orientation != UPRIGHT]
     if turned:
