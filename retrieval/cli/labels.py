@@ -352,7 +352,7 @@ def vectorize_command(
 
 @command(
     "labels compare",
-    "retrieve labels compare predicted/ polygons.geojson --table compare.parquet",
+    "retrieve labels compare predicted/ polygons.geojson --images images/ --out compare.html",
     "retrieve labels compare classes.tif landuse.gpkg --attribute kind --table t.gpkg --tiles t.csv",
 )
 def compare_command(
@@ -363,6 +363,14 @@ def compare_command(
     labels: Annotated[
         Path, typer.Argument(metavar="LABELS", help="A vector file, or masks on the same pixels.")
     ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="HTML page to write.", show_default="none")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Image, or folder of images of the same names, for the page.", show_default="none"),
+    ] = None,
+    most: Annotated[int, typer.Option(min=1, max=500, help="Maximum number of tiles on the page.")] = 60,
     table: Annotated[
         Path | None,
         typer.Option(help="Write a row per feature: .parquet, .geojson, .gpkg or .fgb.", show_default="none"),
@@ -405,6 +413,9 @@ def compare_command(
             labels,
             table=table,
             tiles=tiles,
+            page=out,
+            images=images,
+            most=most,
             classes=classes,
             attribute=attribute,
             as_class=as_class,
@@ -418,7 +429,7 @@ def compare_command(
             console.note(note)
     values = {"quality": result.quality, "features": dict(result.features), "iou": dict(result.iou)}
     values |= {"worst": list(result.worst), "notes": list(result.notes), "seconds": elapsed_s(start)}
-    values |= {"table": table and str(table), "tiles": tiles and str(tiles)}
+    values |= {"out": out and str(out), "table": table and str(table), "tiles": tiles and str(tiles)}
     ious = ", ".join(f"{name} {value:.3f}" for name, value in result.iou.items())
     template = (
         "quality of the labels: {quality:.1f} of 100\n"

@@ -3,8 +3,8 @@
 `covers` lists the XYZ tiles of an area, `dataset` checks pairs of images and masks, `selection` copies chosen
 tiles. `vectors` reads vector files in batches, and `rasterizing` burns them into masks on the pixels of
 `grids`; `vectorizing` turns class maps into polygons. `comparing` sets a map against labels, by the rules of
-`agreement`. `metres` measures on the ground. `classes` names classes, values and colours, `masks` reads and
-writes class maps, and `files` pairs images, masks and predictions by name.
+`agreement`; `comparison_page` fills its page. `metres` measures on the ground. `classes` names classes and
+their colours, `masks` reads and writes class maps, and `files` pairs images, masks and predictions by name.
 
 The room needs the extra `labels`. The commands of `retrieve labels` call the functions below.
 """

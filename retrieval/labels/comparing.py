@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from retrieval.errors import LabelsError
 from retrieval.labels.agreement import Block, Tolerance, differences, support
 from retrieval.labels.classes import IGNORED, Classes, read_classes
+from retrieval.labels.comparison_page import compared_tiles
 from retrieval.labels.files import RASTER_ENDINGS
 from retrieval.labels.grids import Piece, open_grid
 from retrieval.labels.masks import classes_of, read_mask
@@ -33,7 +34,9 @@ from retrieval.labels.vectorizing import (
     write_vectors,
 )
 from retrieval.labels.vectors import Shapes, VectorFile
+from retrieval.report.comparison import ComparisonSummary, check_page, write_comparison
 from retrieval.types import Progress, silent
+from tfrecords.storage import check_free, writing_file
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
 TILE_PX = 512
 """Side of the tiles in which a raster is judged."""
 CACHED_PIECES = 256
+SHOWN_TILES = 60
+"""Tiles on a page by default; each takes about 60 kB."""
 SUPPORTED, UNSUPPORTED, UNSEEN = "supported", "unsupported", "unseen"
 """Kinds of label features: shown by the map, not shown, and outside of its data."""
 MISSING, CONFLICT = "missing", "conflict"
@@ -86,6 +91,9 @@ def compare(
     *,
     table: str | Path | None = None,
     tiles: str | Path | None = None,
+    page: str | Path | None = None,
+    images: str | Path | None = None,
+    most: int = SHOWN_TILES,
     classes: str | Path | Classes | None = None,
     attribute: str | None = None,
     as_class: str | None = None,
@@ -102,6 +110,9 @@ def compare(
         labels: a vector file, or a mask or folder of masks on the same pixels.
         table: vector file to write with one row per feature and area.
         tiles: vector file or .csv to write with one row per tile, ranked by disagreement.
+        page: HTML page to write, with the tiles of most disagreement.
+        images: image or folder of images of the same names and pixels, for the page.
+        most: largest number of tiles on the page, 1 to 500.
         classes: the classes of the map, or their file; None takes the names from the map.
         attribute: attribute that holds the class of a label.
         as_class: class of all labels.
@@ -119,28 +130,26 @@ def compare(
         MissingInputError: no such file.
         OutputExistsError: a file exists and `overwrite` is not set.
     """
-    for path in (table, tiles):
-        if path is not None and not (path is tiles and Path(path).suffix.lower() == ".csv"):
-            check_vector_output(Path(path), overwrite)
+    _check_outputs(table, tiles, page, most, overwrite)
     known = _classes(predicted, classes, attribute, as_class, Path(labels))
     tolerance = tolerance or Tolerance()
     notes: list[str] = []
-    rows, ranked, totals = [], [], _Totals(known)
+    parts, totals = list[LatticeComparison](), Totals(known)
     found = 0
     for lattice in lattices(open_grid(predicted, zoom, "mask", TILE_PX)):
         features = _read_labels(Path(labels), lattice, known, (attribute, as_class, layer, zoom), notes)
         found += len(features.shapes)
-        part = _LatticeComparison(lattice, features, known, tolerance, totals)
+        part = LatticeComparison(lattice, features, known, tolerance, totals)
         for done, number in enumerate(range(len(lattice.pieces)), start=1):
             part.add_tile(number)
             progress("comparing tiles", done, len(lattice.pieces))
-        rows.append(part.rows())
-        ranked.append(part.tiles())
+        parts.append(part)
     if not found:
         raise LabelsError(
             f"{labels}: no label on the ground of {predicted}. Expected labels of the same ground."
         )
-    frame, tile_frame = joined(rows), _ranked(joined(ranked))
+    frame = joined([part.rows() for part in parts])
+    tile_frame, order = _ranked(joined([part.tiles() for part in parts]))
     if table is not None:
         write_vectors(frame, Path(table), overwrite=overwrite)
     if tiles is not None:
@@ -148,9 +157,58 @@ def compare(
     kinds = (SUPPORTED, UNSUPPORTED, UNSEEN, MISSING, CONFLICT)
     counts = {kind: int((frame["kind"] == kind).sum()) for kind in kinds}
     worst = tuple(tile_frame["name"][tile_frame["disagreement"] > 0][:10])
-    return Comparison(
-        counts, totals.iou(), totals.quality(), worst, frame, tile_frame, tuple(dict.fromkeys(notes))
+    if page is not None:
+        title = f"{Path(predicted).name} and {Path(labels).name}"
+        summary = _summary(title, counts, totals, len(tile_frame), tolerance)
+        pieces = [(part, number) for part in parts for number in range(len(part.lattice.pieces))]
+        chosen = [pieces[place] for place in order[:most]]
+        shown = [(part.lattice.pieces[number], part.block(number)) for part, number in chosen]
+        progress("writing the page", len(shown), len(shown))
+        notes += _write_page(Path(page), summary, shown, tile_frame, known, tolerance, images, overwrite)
+    unique = tuple(dict.fromkeys(notes))
+    return Comparison(counts, totals.iou(), totals.quality(), worst, frame, tile_frame, unique)
+
+
+def _write_page(
+    page: Path,
+    summary: ComparisonSummary,
+    shown: list[tuple[Piece, Block]],
+    tiles: GeoDataFrame,
+    classes: Classes,
+    tolerance: Tolerance,
+    images: str | Path | None,
+    overwrite: bool,
+) -> list[str]:
+    """Write the page; return notes."""
+    views, without = compared_tiles(shown, tiles, classes, tolerance, images)
+    write_comparison(page, views, summary, classes.colour_table(), classes.background, overwrite=overwrite)
+    missing = f"{without} of {len(views)} tiles on the page have no image of their name and shape"
+    return [missing] if images is not None and without else []
+
+
+def _check_outputs(
+    table: str | Path | None, tiles: str | Path | None, page: str | Path | None, most: int, overwrite: bool
+) -> None:
+    """Refuse outputs of unknown endings, and existing ones."""
+    if table is not None:
+        check_vector_output(Path(table), overwrite)
+    if tiles is not None and Path(tiles).suffix.lower() == ".csv":
+        check_free(tiles, overwrite=overwrite)
+    elif tiles is not None:
+        check_vector_output(Path(tiles), overwrite)
+    if page is not None:
+        check_page(Path(page), overwrite, most)
+
+
+def _summary(
+    title: str, counts: Mapping[str, int], totals: Totals, tiles: int, tolerance: Tolerance
+) -> ComparisonSummary:
+    """Return the numbers at the head of the page."""
+    words = (
+        f"Shifts up to {tolerance.shift_px} px, and areas without a square of {tolerance.size_px} px, are no "
+        "disagreement."
     )
+    return ComparisonSummary(title, totals.quality(), counts, totals.iou(), tiles, words)
 
 
 def _classes(
@@ -226,7 +284,7 @@ class _Mosaic:
 
         self._boxes = lattice.boxes()
         self._tree = shapely.STRtree(shapely.box(*self._boxes.T))
-        self._lattice, self._classes = lattice, classes
+        self.lattice, self._classes = lattice, classes
         self._cache: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
 
     def read(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
@@ -249,7 +307,7 @@ class _Mosaic:
 
     def _piece(self, number: int) -> NDArray[np.uint8]:
         if number not in self._cache:
-            piece = self._lattice.pieces[number]
+            piece = self.lattice.pieces[number]
             assert piece.path is not None
             self._cache[number] = read_mask(piece.path, self._classes, piece.window)
             if len(self._cache) > CACHED_PIECES:
@@ -261,7 +319,7 @@ class _Mosaic:
 # --- the comparison -----------------------------------------------------------------------------
 
 
-class _Totals:
+class Totals:
     """Pixels over all tiles."""
 
     def __init__(self, classes: Classes) -> None:
@@ -269,10 +327,12 @@ class _Totals:
         self.both, self.either, self.wrong = (np.zeros(256, np.int64) for _ in range(3))
 
     def iou(self) -> dict[str, float]:
+        """Return the IoU of each class that occurs."""
         present = [i for i in range(len(self._names)) if self.either[i]]
         return {self._names[i]: float(self.both[i] / self.either[i]) for i in present}
 
     def quality(self) -> float:
+        """Return the score over all tiles."""
         return quality(int(self.wrong.sum()), int(self.either.sum()))
 
 
@@ -281,15 +341,15 @@ def quality(wrong_px: int, either_px: int) -> float:
     return 100.0 * (1 - wrong_px / either_px) if either_px else 100.0
 
 
-class _LatticeComparison:
+class LatticeComparison:
     """Collects what the tiles of one lattice show."""
 
     def __init__(
-        self, lattice: Lattice, labels: _Labels, classes: Classes, tolerance: Tolerance, totals: _Totals
+        self, lattice: Lattice, labels: _Labels, classes: Classes, tolerance: Tolerance, totals: Totals
     ) -> None:
         import shapely
 
-        self._lattice, self._labels, self._classes, self._tolerance = lattice, labels, classes, tolerance
+        self.lattice, self._labels, self._classes, self._tolerance = lattice, labels, classes, tolerance
         self._totals, self._map = totals, _Mosaic(lattice, classes)
         self._tree = shapely.STRtree(labels.shapes)
         shifts = (2 * tolerance.shift_px + 1) ** 2
@@ -300,8 +360,8 @@ class _LatticeComparison:
 
     def add_tile(self, number: int) -> None:
         """Compare one piece."""
-        piece, corner = self._lattice.pieces[number], self._lattice.corners[number]
-        block = self._block(piece, corner)
+        piece, corner = self.lattice.pieces[number], self.lattice.corners[number]
+        block = self.block(number)
         numbers, visible, shown = support(block, self._tolerance)
         self._visible[numbers] += visible
         self._shown[numbers] += shown
@@ -323,12 +383,13 @@ class _LatticeComparison:
         row |= {"only_predicted_px": missing, "only_labels_px": extra}
         self._tiles.append(row)
 
-    def _block(self, piece: Piece, corner: tuple[int, int]) -> Block:
+    def block(self, number: int) -> Block:
         """Return both maps of a piece with their margin."""
         import shapely
         from rasterio import Affine
         from rasterio.features import rasterize
 
+        piece, corner = self.lattice.pieces[number], self.lattice.corners[number]
         halo = self._tolerance.halo_px
         x, y = corner[0] - halo, corner[1] - halo
         width, height = piece.width + 2 * halo, piece.height + 2 * halo
@@ -373,7 +434,7 @@ class _LatticeComparison:
             for shape in self._merged(value, conflict)
         ]
         shapes = np.append(labels.shapes, np.array([*(a[0] for a in areas), None], object)[:-1])
-        geometry = self._lattice.to_map(shapes)
+        geometry = self.lattice.to_map(shapes)
         count = len(areas)
         columns = {
             "kind": [*kind, *((MISSING, CONFLICT)[conflict] for *_, conflict in areas)],
@@ -381,10 +442,10 @@ class _LatticeComparison:
             "feature": [*labels.rows.tolist(), *[-1] * count],
             "support": np.append(np.where(self._visible > 0, best, np.nan), np.zeros(count)),
             "iou": np.append(self._ious(), np.zeros(count)),
-            "area_m2": np.round(areas_m2(geometry, self._lattice.crs), 2),
+            "area_m2": np.round(areas_m2(geometry, self.lattice.crs), 2),
             "pixels": np.append(self._visible, [int(shape.area) for shape, *_ in areas]).astype(np.int64),
         }
-        return GeoDataFrame(columns, geometry=geometry, crs=self._lattice.crs.to_wkt())
+        return GeoDataFrame(columns, geometry=geometry, crs=self.lattice.crs.to_wkt())
 
     def _merged(self, value: int, conflict: int) -> list[Any]:
         """Return areas of one kind, merged across tiles, without those below the smallest size."""
@@ -399,11 +460,11 @@ class _LatticeComparison:
         import shapely
 
         labels = self._labels
-        shapes, values = polygonize(self._lattice, self._classes)
+        shapes, values = polygonize(self.lattice, self._classes)
         found = np.zeros(len(labels.shapes))
         if not len(shapes) or not len(labels.shapes):
             return found
-        ground = self._lattice.outline()
+        ground = self.lattice.outline()
         shapely.prepare(ground)
         seen = labels.shapes.copy()
         beyond = ~shapely.covers(ground, seen)
@@ -421,26 +482,25 @@ class _LatticeComparison:
         import shapely
         from geopandas import GeoDataFrame
 
-        geometry = self._lattice.to_map(shapely.box(*self._lattice.boxes().T))
-        return GeoDataFrame(self._tiles, geometry=geometry, crs=self._lattice.crs.to_wkt())
+        geometry = self.lattice.to_map(shapely.box(*self.lattice.boxes().T))
+        return GeoDataFrame(self._tiles, geometry=geometry, crs=self.lattice.crs.to_wkt())
 
 
-def _ranked(tiles: GeoDataFrame) -> GeoDataFrame:
-    """Return tiles with most disagreement first, and z, x and y of XYZ tiles."""
+def _ranked(tiles: GeoDataFrame) -> tuple[GeoDataFrame, list[int]]:
+    """Return tiles with most disagreement first, with z, x and y of XYZ tiles, and their former rows."""
     from retrieval.labels.files import tile_of
 
     tiles = tiles.sort_values(["disagreement", "name", "y_px", "x_px"], ascending=[False, True, True, True])
+    order = tiles.index.tolist()
     tiles = tiles.reset_index(drop=True)
     places = [tile_of(name) for name in tiles["name"]]
     if all(places):
         for axis in "yxz":
             tiles.insert(1, axis, [getattr(place, axis) for place in places])
-    return tiles
+    return tiles, order
 
 
 def _write_tiles(tiles: GeoDataFrame, path: Path, overwrite: bool) -> None:
-    from tfrecords.storage import writing_file
-
     if path.suffix.lower() != ".csv":
         write_vectors(tiles, path, overwrite=overwrite)
         return
