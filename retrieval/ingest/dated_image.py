@@ -30,20 +30,21 @@ CACHE_BYTES = 256 << 20
 
 
 def to_dn(
-    stored: NDArray[np.generic], offset: float, quantification: float = QUANTIFICATION
+    stored: NDArray[np.generic], offset: float, quantification: float = QUANTIFICATION, nodata: int = 0
 ) -> NDArray[np.uint16]:
     """Convert stored numbers to digital numbers without an offset.
 
     Args:
-        stored: any shape, as in the product's files; 0 = nodata at every baseline.
+        stored: any shape, as in the product's files.
         offset: added to a stored number: -1000 from baseline 04.00 on, else 0.
         quantification: divides the sum to give a reflectance, from the metadata.
+        nodata: the stored number of nodata; 0 at every baseline.
 
     Returns:
         uint16 of the same shape: 0 where nodata, at least 1 elsewhere.
     """
     numbers = np.rint((stored.astype(np.float64) + offset) * (QUANTIFICATION / quantification))
-    return np.where(stored == 0, 0, np.clip(numbers, 1, np.iinfo(np.uint16).max)).astype(np.uint16)
+    return np.where(stored == nodata, 0, np.clip(numbers, 1, np.iinfo(np.uint16).max)).astype(np.uint16)
 
 
 def hidden_mask(scl: NDArray[np.generic], *, snow: bool = False) -> NDArray[np.bool_]:

@@ -159,7 +159,9 @@ def _kind(paths: Sequence[Path], name: str, what: str) -> Literal["npy", "tif", 
 
 def _product_hint(path: Path) -> str:
     """Return how to read Sentinel-2 products; empty where a path holds none."""
-    folder = path.is_dir() and (path.suffix.upper() == ".SAFE" or any(path.rglob("MTD_MSIL*.xml")))
+    kinds = ("MTD_MSIL*.xml", "SENTINEL2*_MTD_ALL.xml", "tileInfo.json")
+    products = (file for kind in kinds for file in path.rglob(kind))
+    folder = path.is_dir() and (path.suffix.upper() == ".SAFE" or any(products))
     zips = path.suffix.lower() == ".zip" or (path.is_dir() and any(path.rglob("*.zip")))
     if not (folder or zips):
         return ""

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.geo.pixel_window import PixelWindow
-from retrieval.ingest.safe.metadata import parse_xml
 from retrieval.ingest.safe.tree import XML_BYTES, Tree
+from retrieval.ingest.safe.xml import parse_xml
 from tfrecords.errors import ProductError
 from tfrecords.grid import pixel_to_map
 

@@ -7,15 +7,14 @@ sentinel-2-msi/document-library). The XML is not trusted: entities, and files ou
 from __future__ import annotations
 
 import datetime
-import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
-from xml.parsers import expat
 
 from retrieval.ingest.safe.tree import XML_BYTES, Tree
+from retrieval.ingest.safe.xml import Elements, by_name, number_of, optional, parse_xml, text_of, time_of
 from tfrecords.errors import ProductError
 from tfrecords.schema import solar_day
 from tfrecords.schema.records import Provenance
@@ -29,7 +28,7 @@ IMAGE_SUFFIXES = (".jp2", ".tif", ".tiff", ".TIF")
 OFFSET_SINCE = 4.0
 """First processing baseline with offsets."""
 
-_TILE = re.compile(r"_T(\d{2}[C-HJ-NP-X][A-HJ-NP-Z]{2})(?=[_.]|$)")
+TILE = re.compile(r"_T(\d{2}[C-HJ-NP-X][A-HJ-NP-Z]{2})(?=[_.]|$)")
 _TAGS = {
     "1C": (("QUANTIFICATION_VALUE",), "RADIO_ADD_OFFSET"),
     "2A": (("BOA_QUANTIFICATION_VALUE", "L2A_BOA_QUANTIFICATION_VALUE"), "BOA_ADD_OFFSET"),
@@ -38,11 +37,9 @@ _TAGS = {
 _IMAGES = ("IMAGE_FILE", "IMAGE_FILE_2A", "IMAGE_ID", "IMAGE_ID_2A")
 
 _CLOUD_MASKS = (
-    re.compile(r"/QI_DATA/MSK_CLASSI_B00\.jp2$"),
-    re.compile(r"/QI_DATA/(MSK_CLOUDS_B00|S2\w+_MSK_CLOUDS_\w+_B00_MSIL1C)\.gml$"),
+    re.compile(r"(^|/)(QI_DATA|qi)/MSK_CLASSI_B00\.jp2$"),
+    re.compile(r"(^|/)(QI_DATA|qi)/(MSK_CLOUDS_B00|S2\w+_MSK_CLOUDS_\w+_B00_MSIL1C)\.gml$"),
 )
-
-_Elements = Mapping[str, Sequence[ElementTree.Element]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,11 @@ class Granule:
     coarse: bool = False
     """Whether it has images of 20 or 60 m, such as a run of Sen2Cor without 10 m makes alone."""
     clouds: str | None = None
-    """The file of the cloud mask of Level-1C; None where there is no such file."""
+    """The file of the cloud mask of Level-1C or MAJA; None where there is no such file."""
+    edge: str | None = None
+    """The file of MAJA that marks pixels outside of the image; None where there is no such file."""
+    snow: str | None = None
+    """The geophysical mask of MAJA, which marks snow; None where there is no such file."""
 
     @property
     def folder(self) -> str:
@@ -75,7 +76,7 @@ class Product:
     level: Literal["1C", "2A"]
     """1C: top of the atmosphere; 2A: surface, with a scene classification."""
     baseline: str
-    """Processing baseline, such as 04.00."""
+    """Processing baseline, such as 04.00; empty for MAJA."""
     taken: str
     """Acquisition time, ISO 8601, UTC."""
     made: str
@@ -90,6 +91,10 @@ class Product:
     """Its tiles, at least one."""
     note: str
     """What looks wrong in the metadata; usually empty."""
+    nodata: int = 0
+    """Stored number of a pixel without data."""
+    dtype: str = "uint16"
+    """Type of the stored numbers."""
 
     def day(self, longitude: float | None) -> str:
         """Return the acquisition day, YYYY-MM-DD: the solar day at a longitude in degrees."""
@@ -98,7 +103,7 @@ class Product:
     @property
     def age(self) -> tuple[float, str]:
         """Sort key: baseline, then processing time."""
-        return float(self.baseline), self.made
+        return float(self.baseline or 0), self.made
 
     def provenance(self, recipe: str) -> Provenance:
         """Return the tags of a file made from the product."""
@@ -120,62 +125,33 @@ def read_product(tree: Tree) -> Product:
     """
     where = f"{tree.path}: {tree.metadata}"
     root = parse_xml(tree.head(tree.metadata, XML_BYTES + 1), where)
-    elements: dict[str, list[ElementTree.Element]] = {}
-    for element in root.iter():
-        elements.setdefault(element.tag.rpartition("}")[2], []).append(element)
+    elements = by_name(root)
     level = _level(root, where)
     names, offset = _TAGS[level]
-    baseline = _text(elements, where, "PROCESSING_BASELINE")
-    number = _number(baseline, "PROCESSING_BASELINE", where)
+    baseline = text_of(elements, where, "PROCESSING_BASELINE")
+    number = number_of(baseline, "PROCESSING_BASELINE", where)
     offsets, note = _offsets(elements, offset, number, where)
-    quantification = _number(_text(elements, where, *names), names[0], where)
+    quantification = number_of(text_of(elements, where, *names), names[0], where)
     if quantification <= 0:
         raise ProductError(f"{where}: {names[0]} is {quantification:g}. Expected a number above 0")
-    cover = _optional(elements, "Cloud_Coverage_Assessment")
+    cover = optional(elements, "Cloud_Coverage_Assessment")
     granules = _granules(tree, elements, where)
     if level == "1C":
-        granules = tuple(replace(granule, clouds=_find_clouds(tree, granule)) for granule in granules)
+        granules = tuple(
+            replace(granule, clouds=find_clouds(tree, f"{granule.folder}/QI_DATA/")) for granule in granules
+        )
     return Product(
         tree=tree,
         level=level,
         baseline=baseline,
-        taken=_time(_text(elements, where, "PRODUCT_START_TIME", "DATATAKE_SENSING_START"), where),
-        made=_optional(elements, "GENERATION_TIME"),
+        taken=time_of(text_of(elements, where, "PRODUCT_START_TIME", "DATATAKE_SENSING_START"), where),
+        made=optional(elements, "GENERATION_TIME"),
         quantification=quantification,
         offsets=offsets,
-        cloud_cover=_number(cover, "Cloud_Coverage_Assessment", where) if cover else None,
+        cloud_cover=number_of(cover, "Cloud_Coverage_Assessment", where) if cover else None,
         granules=granules,
         note=f"{tree.name}: {note}" if note else "",
     )
-
-
-def parse_xml(content: bytes, where: str) -> ElementTree.Element:
-    """Parse untrusted XML: no document types, no entities, limited size.
-
-    Args:
-        content: the file, or its first `XML_BYTES` + 1 bytes.
-        where: its name in messages.
-
-    Raises:
-        ProductError: it is damaged, too large, or declares a document type or entities.
-    """
-
-    def refuse(*_: object) -> None:
-        raise ProductError(
-            f"{where}: declares a document type or entities, which Sentinel-2 products never do. Download "
-            "the product again"
-        )
-
-    if len(content) > XML_BYTES:
-        raise ProductError(f"{where}: larger than {XML_BYTES >> 20} MB. Download the product again")
-    checker = expat.ParserCreate()
-    checker.StartDoctypeDeclHandler = refuse
-    checker.EntityDeclHandler = refuse
-    try:
-        checker.Parse(content, True)
-        return ElementTree.fromstring(content)
-    except (expat.ExpatError, ElementTree.ParseError, LookupError, ValueError) as error:
-        raise ProductError(f"{where}: damaged ({error}). Download the product again") from error
 
 
 def _level(root: ElementTree.Element, where: str) -> Literal["1C", "2A"]:
@@ -187,39 +163,7 @@ def _level(root: ElementTree.Element, where: str) -> Literal["1C", "2A"]:
     raise ProductError(f"{where}: describes a {name[:60]}. Expected a product of Level-1C or Level-2A")
 
 
-def _optional(elements: _Elements, name: str) -> str:
-    return next(((element.text or "").strip() for element in elements.get(name, ())), "")
-
-
-def _text(elements: _Elements, where: str, *names: str) -> str:
-    """Return the text of the first of these elements that has one."""
-    for name in names:
-        if text := _optional(elements, name):
-            return text
-    raise ProductError(f"{where}: no {' or '.join(names)}. Download the product again")
-
-
-def _number(text: str, name: str, where: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ProductError(f"{where}: {name} is {text[:40]!r}. Expected a number. Download the product again")
-    return value
-
-
-def _time(text: str, where: str) -> str:
-    try:
-        datetime.datetime.fromisoformat(text)
-    except ValueError:
-        raise ProductError(
-            f"{where}: its time is {text[:40]!r}. Expected a time such as 2023-07-06T10:56:21Z"
-        ) from None
-    return text
-
-
-def _offsets(elements: _Elements, name: str, baseline: float, where: str) -> tuple[dict[str, float], str]:
+def _offsets(elements: Elements, name: str, baseline: float, where: str) -> tuple[dict[str, float], str]:
     """Return the offset of each band, and a note where the offsets look wrong."""
     stated = {element.get("band_id", ""): (element.text or "").strip() for element in elements.get(name, ())}
     if not stated:
@@ -228,10 +172,10 @@ def _offsets(elements: _Elements, name: str, baseline: float, where: str) -> tup
     missing = [band for band in BANDS if BAND_IDS[band] not in stated]
     if missing:
         raise ProductError(f"{where}: no {name} for {', '.join(missing)}. Download the product again")
-    return {band: _number(stated[BAND_IDS[band]], name, where) for band in BANDS}, ""
+    return {band: number_of(stated[BAND_IDS[band]], name, where) for band in BANDS}, ""
 
 
-def _granules(tree: Tree, elements: _Elements, where: str) -> tuple[Granule, ...]:
+def _granules(tree: Tree, elements: Elements, where: str) -> tuple[Granule, ...]:
     granules = [
         _granule(tree, element, where)
         for name in ("Granule", "Granules")
@@ -257,7 +201,7 @@ def _merge_by_tile(granules: Sequence[Granule]) -> list[Granule]:
 def _granule(tree: Tree, element: ElementTree.Element, where: str) -> Granule:
     identifier = element.get("granuleIdentifier", "")
     names = [(child.text or "").strip() for child in element if child.tag.rpartition("}")[2] in _IMAGES]
-    tile = next((match[1] for match in map(_TILE.search, (identifier, *names, tree.name)) if match), None)
+    tile = next((match[1] for match in map(TILE.search, (identifier, *names, tree.name)) if match), None)
     if tile is None:
         raise ProductError(f"{where}: no tile in the name {identifier[:80]!r}. Expected one such as _T31TCJ")
     files: dict[str, str] = {}
@@ -290,7 +234,7 @@ def _file(tree: Tree, identifier: str, name: str, folder: str, where: str) -> st
     return next((file for file in candidates if tree.has(file)), f"{stems[-1]}.jp2")
 
 
-def _find_clouds(tree: Tree, granule: Granule) -> str | None:
-    """Return the file of the cloud mask of a granule; the raster (baseline 04.00) before polygons."""
-    names = tree.names(f"{granule.folder}/QI_DATA/") if granule.folder else []
+def find_clouds(tree: Tree, folder: str) -> str | None:
+    """Return the file of Level-1C's cloud mask in a folder; a raster (baseline 04.00) before polygons."""
+    names = tree.names(folder)
     return next((name for kind in _CLOUD_MASKS for name in names if kind.search(name)), None)

@@ -6,7 +6,7 @@ others only fill its nodata, never what its scene classification hides. Level-2A
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,13 +27,22 @@ from retrieval.ingest.places_writer import (
     recipe_of,
     write_dates,
 )
+from retrieval.ingest.safe.aws import read_aws_tile
+from retrieval.ingest.safe.maja import read_maja
 from retrieval.ingest.safe.metadata import BANDS, Granule, Product, read_product
 from retrieval.ingest.safe.tile import BLOCK_PX, Tile, open_tile
-from retrieval.ingest.safe.tree import find_trees
+from retrieval.ingest.safe.tree import Tree, find_trees
 from tfrecords.challenge import Progress
 from tfrecords.errors import StorageError
 from tfrecords.read.rasters import longitude_of
 from tfrecords.schema.records import Provenance
+
+READERS: Mapping[str, Callable[[Tree], Product]] = {
+    "safe": read_product,
+    "maja": read_maja,
+    "aws": read_aws_tile,
+}
+"""Reads the metadata of a product, by `Tree.layout`."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,7 @@ def _open_products(source: Path, image_filter: ImageFilter, skipped: Skipped) ->
     tiles: list[_TileImage] = []
     for tree in trees:
         try:
-            product = read_product(tree)
+            product = READERS[tree.layout](tree)
             # The solar day is known when the tile is open; the earliest and the latest day are known now.
             days = product.day(-180), product.day(180)
             reasons = [image_filter.reason_to_skip(day, product.cloud_cover) for day in days]

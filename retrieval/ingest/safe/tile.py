@@ -24,6 +24,8 @@ BLOCK_PX = 1024
 """Side of the blocks in which products are stored and read."""
 SIGNATURE = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 """The first bytes of a JPEG 2000 file."""
+MAJA_SNOW = 1 << 2
+"""Bit of snow in the geophysical mask of MAJA."""
 HEAD_BYTES = 1 << 16
 """Largest size of the boxes before the pixels of a JPEG 2000 file."""
 
@@ -48,8 +50,8 @@ class Tile:
     """Open rasters in the order of `BANDS`."""
     scene: Any | None
     """Open raster of the scene classification, half as large; None for Level-1C."""
-    clouds: CloudPolygons | CloudRaster | None = None
-    """Cloud mask of Level-1C; None where the product lacks it."""
+    clouds: CloudPolygons | CloudRaster | MajaMasks | None = None
+    """Cloud mask of Level-1C, or the masks of MAJA; None where the product lacks it."""
 
     @property
     def grid(self) -> tuple[Any, ...]:
@@ -72,11 +74,13 @@ class Tile:
         stored = [read_window(band, window, self.name) for band in self.bands]
         product = self.product
         pixels = [
-            to_dn(numbers, product.offsets[band], product.quantification)
+            to_dn(numbers, product.offsets[band], product.quantification, product.nodata)
             for band, numbers in zip(BANDS, stored, strict=True)
         ]
         # The bands of a detector end at different pixels: a pixel that one band lacks is nodata in all.
-        empty = np.any([numbers == 0 for numbers in stored], axis=0)
+        empty = np.any([numbers == product.nodata for numbers in stored], axis=0)
+        if isinstance(self.clouds, MajaMasks):
+            empty |= self.clouds.empty(window, self.name)
         out = np.stack(pixels, axis=-1)
         out[empty | self._hidden(window, hide_snow)] = 0
         return out, empty
@@ -85,7 +89,7 @@ class Tile:
         """Return what the scene classification or the cloud mask of Level-1C hides."""
         if isinstance(self.clouds, CloudPolygons):
             return self.clouds.hidden(window)
-        if isinstance(self.clouds, CloudRaster):
+        if isinstance(self.clouds, CloudRaster | MajaMasks):
             return self.clouds.hidden(window, self.name, hide_snow=hide_snow)
         if self.scene is None:
             return np.zeros((window.height, window.width), bool)
@@ -106,6 +110,36 @@ class CloudRaster:
         bands = (1, 2, 3) if hide_snow else (1, 2)
         marks = [read_window(self.dataset, coarse, name, band) for band in bands]
         return np.any(marks, axis=0)[place]
+
+
+@dataclass(frozen=True)
+class MajaMasks:
+    """The masks of MAJA at 10 m, each an open raster, or None where the product lacks it.
+
+    Source: https://www.cesbio.cnrs.fr/maja/sentinel-2-output-format/
+    """
+
+    clouds: Any | None
+    """Bits for clouds, thin clouds and shadows: any of them hides a pixel."""
+    edge: Any | None
+    """1 outside of the image."""
+    geophysical: Any | None
+    """Bits for water, snow and relief."""
+
+    def hidden(self, window: PixelWindow, name: str, *, hide_snow: bool) -> NDArray[np.bool_]:
+        """Return the pixels of a window that the masks mark as cloud, shadow or snow, (h, w) bool."""
+        marks = np.zeros((window.height, window.width), bool)
+        if self.clouds is not None:
+            marks |= read_window(self.clouds, window, name) != 0
+        if hide_snow and self.geophysical is not None:
+            marks |= (read_window(self.geophysical, window, name).astype(np.uint8) & MAJA_SNOW) != 0
+        return marks
+
+    def empty(self, window: PixelWindow, name: str) -> NDArray[np.bool_]:
+        """Return the pixels of a window that lie outside of the image, (h, w) bool."""
+        if self.edge is None:
+            return np.zeros((window.height, window.width), bool)
+        return np.asarray(read_window(self.edge, window, name) != 0)
 
 
 def coarse_window(window: PixelWindow, factor: int) -> tuple[PixelWindow, Any]:
@@ -170,6 +204,10 @@ def open_tile(product: Product, granule: Granule) -> Iterator[Tile]:
             f"{name}: its images of {', '.join(missing)} are not of 10 m. Run Sen2Cor with --resolution 10, "
             "or use the product as ESA distributes it"
         )
+    if missing and product.tree.layout != "safe":
+        raise ProductError(
+            f"{name}: no image of {', '.join(missing)} of 10 m next to its metadata. Add it from the archive"
+        )
     if missing:
         raise ProductError(
             f"{name}: its metadata name no image of {', '.join(missing)}. Download the product again"
@@ -178,7 +216,7 @@ def open_tile(product: Product, granule: Granule) -> Iterator[Tile]:
         bands = tuple(_image(stack, product.tree, granule.files[band], name) for band in BANDS)
         first = bands[0]
         for band, dataset in zip(BANDS, bands, strict=True):
-            _check_band(dataset, first, f"{name}: {band}")
+            _check_band(dataset, first, product.dtype, f"{name}: {band}")
         scene = _image(stack, product.tree, granule.scene, name) if granule.scene else None
         if scene is not None:
             _check_coarse(scene, first, 2, f"{name}: its scene classification")
@@ -197,8 +235,15 @@ def open_tile(product: Product, granule: Granule) -> Iterator[Tile]:
 
 def _open_clouds(
     stack: ExitStack, product: Product, granule: Granule, first: Any, name: str
-) -> CloudPolygons | CloudRaster | None:
-    """Open the cloud mask of a tile of Level-1C, if it has one."""
+) -> CloudPolygons | CloudRaster | MajaMasks | None:
+    """Open the cloud mask of a tile of Level-1C, or the masks of MAJA, if it has any."""
+    if product.tree.layout == "maja":
+        files = granule.clouds, granule.edge, granule.snow
+        masks = [_image(stack, product.tree, file, name) if file else None for file in files]
+        for mask in masks:
+            if mask is not None:
+                _check_coarse(mask, first, 1, f"{name}: its mask {mask.name.rpartition('/')[2]}")
+        return MajaMasks(*masks)
     if granule.clouds is None:
         return None
     if granule.clouds.endswith(".gml"):
@@ -245,10 +290,10 @@ def _check_length(tree: Tree, file: str, name: str) -> None:
         at += length
 
 
-def _check_band(dataset: Any, first: Any, name: str) -> None:
+def _check_band(dataset: Any, first: Any, dtype: str, name: str) -> None:
     """Check that an image is a 10 m band on the grid of the first."""
-    if dataset.count != 1 or dataset.dtypes[0] != "uint16":
-        raise ProductError(f"{name}: {dataset.count} bands of {dataset.dtypes[0]}. Expected one of uint16")
+    if dataset.count != 1 or dataset.dtypes[0] != dtype:
+        raise ProductError(f"{name}: {dataset.count} bands of {dataset.dtypes[0]}. Expected one of {dtype}")
     if not dataset.crs or not dataset.crs.is_projected:
         raise GridError(f"{name}: no CRS in metres. Download the product again")
     pixel = abs(dataset.transform.a), abs(dataset.transform.e)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from tfrecords.errors import MissingInputError, ProductError
 from tfrecords.read.folders import Repeats, once, walk_folders, warn_of_repeats
 from tfrecords.read.sources import TIF, files_below
 
-METADATA = re.compile(r"(MTD_MSIL(1C|2A)|S2[A-Z]_(OPER|USER)_MTD_SAFL(1C|2A)\w*)\.xml")
-"""Name of the metadata file of a product; the second form was used before December 2016."""
+METADATA = re.compile(
+    r"(MTD_MSIL(1C|2A)|S2[A-Z]_(OPER|USER)_MTD_SAFL(1C|2A)\w*|(?P<maja>SENTINEL2[A-Z]_[\w-]+_MTD_ALL))\.xml"
+)
+"""Name of the metadata file of a product: the second form before December 2016, the third of MAJA."""
+AWS = "metadata.xml"
+"""Name of the metadata file of a tile in the archive of AWS."""
+_MAJA_BAND = re.compile(r"SENTINEL2[A-Z]_[\w-]+_[FS]RE_B\w+\.tif")
 _OTHER_MISSION = re.compile(r"S([13456])[A-D]_\w+\.(SAFE|SEN3)$")
 XML_BYTES = 32 << 20
 """Largest size of a metadata file; a larger one is refused unread."""
@@ -30,10 +36,20 @@ class Tree:
     """Its folder inside the zip, empty or ending in a slash; None = not in a zip."""
     metadata: str
     """Name of its metadata file."""
+    label: str = ""
+    """Name of the product where its folder has another one."""
+
+    @property
+    def layout(self) -> Literal["safe", "maja", "aws"]:
+        """Which archive it has the form of: ESA, MAJA (THEIA), or AWS, where a product is a tile."""
+        match = METADATA.fullmatch(self.metadata)
+        return "aws" if match is None else "maja" if match["maja"] else "safe"
 
     @property
     def name(self) -> str:
         """Name of its folder, else of the zip, without suffixes."""
+        if self.label:
+            return self.label
         folder = PurePosixPath(self.inside).name if self.inside else self.path.name
         return re.sub(r"(\.SAFE|\.zip)+$", "", folder, flags=re.IGNORECASE)
 
@@ -97,7 +113,7 @@ def holds_products(source: Path) -> bool:
     A folder with GeoTIFFs and zips of other content holds no products.
     """
     if not source.is_dir():
-        return source.suffix.lower() in (".zip", ".safe") or METADATA.fullmatch(source.name) is not None
+        return source.suffix.lower() in (".zip", ".safe") or _is_metadata(source)
     zips = 0
     for path in _candidates(source, []):
         if path.is_dir():
@@ -122,7 +138,7 @@ def find_trees(source: Path) -> tuple[list[Tree], list[ProductError]]:
         MissingInputError: there is no such file or folder.
         ProductError: `source` itself is a folder or zip that is not a whole product.
     """
-    if source.is_file() and METADATA.fullmatch(source.name):
+    if _is_metadata(source):
         return [Tree(source.parent, None, source.name)], []
     if not source.exists():
         raise MissingInputError(
@@ -146,7 +162,7 @@ def _candidates(source: Path, repeats: Repeats) -> Iterator[Path]:
     """Yield the folders and zips that look like products, each once; the source itself can be one."""
     zips: list[Path] = []
     for below in walk_folders(source, repeats):
-        if below.path.suffix.upper() == ".SAFE" or any(METADATA.fullmatch(name) for name in below.others):
+        if below.path.suffix.upper() == ".SAFE" or _looks_like_product(below.others, below.folders):
             below.folders.clear()
             yield below.path
         else:
@@ -154,13 +170,34 @@ def _candidates(source: Path, repeats: Repeats) -> Iterator[Path]:
     yield from sorted(once(zips, repeats))
 
 
+def _is_metadata(path: Path) -> bool:
+    """Return whether a path is the metadata file of a product."""
+    if not path.is_file() or not (path.name == AWS or METADATA.fullmatch(path.name)):
+        return False
+    return _metadata_in([entry.name for entry in path.parent.iterdir()]) == path.name
+
+
+def _metadata_in(names: Collection[str]) -> str | None:
+    """Return the metadata file of a product with these files and folders, or None."""
+    if found := next((name for name in sorted(names) if METADATA.fullmatch(name)), None):
+        return found
+    return AWS if AWS in names and {"tileInfo.json", "B04.jp2", "R10m"} & set(names) else None
+
+
+def _looks_like_product(files: Collection[str], folders: Collection[str]) -> bool:
+    """Return whether a folder holds a product, or the images of one without its metadata."""
+    if _metadata_in([*files, *folders]) or any(map(_MAJA_BAND.fullmatch, files)):
+        return True
+    return "tileInfo.json" in files and ("B04.jp2" in files or "R10m" in folders)
+
+
 def _in_folder(path: Path) -> list[Tree]:
-    names = sorted(entry.name for entry in path.iterdir() if METADATA.fullmatch(entry.name))
-    if not names:
+    metadata = _metadata_in([entry.name for entry in path.iterdir()])
+    if metadata is None:
         files = [str(file.relative_to(path.parent)) for file in path.rglob("*")]
         other = _describe_other(files, "a whole product. Download it again")
         raise ProductError(f"{path}: {other}")
-    return [Tree(path, None, names[0])]
+    return [Tree(path, None, metadata)]
 
 
 def _in_zip(path: Path) -> list[Tree]:
@@ -169,7 +206,11 @@ def _in_zip(path: Path) -> list[Tree]:
             names = [PurePosixPath(name) for name in _members(archive)]
     except (zipfile.BadZipFile, OSError) as error:
         raise ProductError(f"{path}: truncated, or not a zip ({error}). Download it again") from error
-    found = {name.parent: name.name for name in names if METADATA.fullmatch(name.name)}
+    below: dict[PurePosixPath, set[str]] = {}
+    for name in names:
+        for part in (name, *name.parents):
+            below.setdefault(part.parent, set()).add(part.name)
+    found = {at: file for at, inside in below.items() if (file := _metadata_in(inside))}
     # A product can lie at any depth, but not inside another product.
     metadata = {at: name for at, name in found.items() if not set(at.parents) & set(found)}
     if not metadata:
@@ -187,4 +228,8 @@ def _describe_other(names: Sequence[str], expected: str = "a zip of a product") 
     parts = {part for name in names for part in PurePosixPath(name).parts}
     if mission := next((match[1] for match in map(_OTHER_MISSION.match, sorted(parts)) if match), None):
         return f"a product of Sentinel-{mission}. Expected Sentinel-2, Level-1C or Level-2A"
+    if any(map(_MAJA_BAND.fullmatch, parts)):
+        return "bands of MAJA without their metadata. Add the product's file ending in _MTD_ALL.xml"
+    if "tileInfo.json" in parts:
+        return f"a tile of AWS without its metadata. Add {AWS} from the tile's folder in the archive"
     return f"no MTD_MSIL1C.xml or MTD_MSIL2A.xml, so not {expected}"
