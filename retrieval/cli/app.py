@@ -33,6 +33,7 @@ COMMANDS = {
     "train": ("train", "Train an encoder on time series"),
     "calibrate": ("calibrate", "Fit the confidence of an index to known answers"),
     "export": ("export", "Write an index or an encoder in other tools' formats"),
+    "classify explore": ("classify", "Show labelled and unlabelled images on one page"),
     "classify train": ("classify", "Train a classifier of images from a few labels"),
     "classify predict": ("classify", "Classify images, or each pixel of a scene"),
     "classify evaluate": ("classify", "Measure a classifier on labelled images, with a page"),

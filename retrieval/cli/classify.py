@@ -34,6 +34,20 @@ Labelled = Annotated[
         "Id,Category.",
     ),
 ]
+Unlabelled = Annotated[
+    Path | None,
+    typer.Option(
+        help="Images without labels: .npz, .npy, a folder of images, GeoTIFFs or TFRecord series.",
+        show_default="none",
+    ),
+]
+Validation = Annotated[
+    Path | None,
+    typer.Option(
+        help="Labelled images that are never trained on, like LABELLED; they fit the temperature.",
+        show_default="none",
+    ),
+]
 ClassNames = Annotated[
     str | None,
     typer.Option(
@@ -75,6 +89,67 @@ def _class_names(text: str | None) -> tuple[str, ...] | None:
 
 
 @command(
+    "classify explore",
+    "retrieve classify explore train.npz --unlabelled unsup.npz --out explore.html",
+    "retrieve classify explore train.csv --unlabelled unsup/ --validation valid.csv --out explore.html",
+)
+def explore(
+    labelled: Labelled,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Page to write, an .html file.")] = Path(
+        "explore.html"
+    ),
+    unlabelled: Unlabelled = None,
+    validation: Validation = None,
+    classes: ClassNames = None,
+    bands: Bands = None,
+    units: UnitsOption = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show labelled and unlabelled images on one HTML page, before a training.
+
+    The page shows the balance of the classes, examples, mean spectra and histograms. It also shows
+    near-duplicates within and across the sets, a map of colour and texture, and differences of light.
+    """
+    from retrieval.evaluation.exploration import Split
+    from retrieval.evaluation.exploration import explore as explored
+    from retrieval.report.classification_page import check_page
+    from retrieval.report.exploration_page import write_exploration_page
+    from retrieval.tasks.images import FULL_SCALE, check_same_kind
+    from retrieval.tasks.sources import read_labelled, read_unlabelled
+
+    start, how = time.monotonic(), {"bands": split_names(bands), "units": units}
+    with ConsoleProgress(quiet, verbose=verbose) as console:
+        check_page(out, overwrite)
+        examples = read_labelled(labelled, classes=_class_names(classes), **how)  # type: ignore[arg-type]
+        images = examples.images
+        splits = [Split("labelled", images.pixels, images.ids, examples.labels)]
+        if unlabelled is not None:
+            others = read_unlabelled(unlabelled, images, **how)  # type: ignore[arg-type]
+            splits.append(Split("unlabelled", others.pixels, others.ids))
+        if validation is not None:
+            held_out = read_labelled(validation, classes=examples.classes, complete=False, **how)  # type: ignore[arg-type]
+            check_same_kind(held_out.images, images)
+            shown = held_out.images
+            splits.append(Split("validation", shown.pixels, shown.ids, held_out.labels))
+        console("comparing images", 0, None)
+        found = explored(splits, examples.classes, images.bands, FULL_SCALE[images.form])
+        write_exploration_page(out, found, title=f"Images of {labelled.name}", overwrite=overwrite)
+    result = {
+        "out": str(out),
+        "images": {split.name: len(split.pixels) for split in splits},
+        "classes": dict(zip(found.classes, found.counts[0].tolist(), strict=True)),
+        "near_duplicates": len(found.duplicates),
+        "across_splits": sum(d.splits[0] != d.splits[1] for d in found.duplicates),
+        "seconds": elapsed_s(start),
+    }
+    template = "{out}: {near_duplicates} pairs of near-duplicates, {across_splits} across splits"
+    print_result(as_json, result, template)
+
+
+@command(
     "classify train",
     "retrieve classify train train.npz --unlabelled unsup.npz --validation valid.npz --out model",
     "retrieve classify train train.csv --unlabelled unsup/ --validation valid.csv --out model",
@@ -83,20 +158,8 @@ def _class_names(text: str | None) -> tuple[str, ...] | None:
 def train(
     labelled: Labelled,
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
-    unlabelled: Annotated[
-        Path | None,
-        typer.Option(
-            help="Images without labels: .npz, .npy, a folder of images, GeoTIFFs or TFRecord series.",
-            show_default="none",
-        ),
-    ] = None,
-    validation: Annotated[
-        Path | None,
-        typer.Option(
-            help="Labelled images that are never trained on, like LABELLED; they fit the temperature.",
-            show_default="none",
-        ),
-    ] = None,
+    unlabelled: Unlabelled = None,
+    validation: Validation = None,
     classes: ClassNames = None,
     recipe: Annotated[
         str | None,
