@@ -30,7 +30,8 @@ from retrieval.ingest.remote import is_remote, read_remote
 from retrieval.ingest.retry import RetryPolicy
 from tfrecords.challenge import Progress
 from tfrecords.errors import ArrayError, BandsError, MissingInputError, StorageError
-from tfrecords.read.rasters import longitude_of
+from tfrecords.read.layers import BandFiles, pages_as_bands
+from tfrecords.read.rasters import longitude_of, stack_of_files
 from tfrecords.read.sources import TIF
 from tfrecords.schema import acquisition_day, band_names, date_of
 from tfrecords.schema.records import Provenance
@@ -51,6 +52,8 @@ class Cog:
     """Name of the place, with slashes."""
     date: str
     """Its date, as `date_of` reads it."""
+    parts: BandFiles | None = None
+    """The files of a date with one file per band; else None."""
 
 
 def is_list(source: str) -> bool:
@@ -58,13 +61,14 @@ def is_list(source: str) -> bool:
     return is_remote(source) or source.lower().endswith((*TIF, ".txt"))
 
 
-def find_cogs(source: str) -> list[Cog]:
+def find_cogs(source: str, notes: list[str] | None = None) -> list[Cog]:
     """Find the GeoTIFFs of a source.
 
     Args:
         source: a folder of places; one GeoTIFF; or a `.txt` file with one address, or path relative to it,
             per line (`#` begins a comment). The place of a GeoTIFF is a tile name such as 31TCJ in its
             name or its folder's name, else the folder. The date is in either name.
+        notes: receives what was put together or left out in a folder.
 
     Returns:
         The GeoTIFFs in the order of the source.
@@ -73,8 +77,11 @@ def find_cogs(source: str) -> list[Cog]:
         MissingInputError: no GeoTIFF, a name without a date, or two files of one place and date.
     """
     if not is_list(source):
+        places = find_places(source)
+        if notes is not None:
+            notes += [note for place in places for note in place.notes]
         return [
-            Cog(str(one.path), place.name, one.date) for place in find_places(source) for one in place.files
+            Cog(str(one.path), place.name, one.date, one.parts) for place in places for one in place.files
         ]
     names = _lines(Path(source)) if source.lower().endswith(".txt") and not is_remote(source) else [source]
     found: dict[tuple[str, str], Cog] = {}
@@ -151,15 +158,16 @@ def ingest_cogs(
         DiskFullError: the disk is full.
     """
     redact_logs()
-    skipped = Skipped()
-    tasks = [task for cog in find_cogs(source) if (task := _plan(cog, image_filter, bands, retry, skipped))]
+    skipped, notes = Skipped(), list[str]()
+    cogs = find_cogs(source, notes)
+    tasks = [task for cog in cogs if (task := _plan(cog, image_filter, bands, retry, skipped))]
     if not tasks:
         raise skipped.error(source)
     _check_dates(tasks)
     paths = write_dates(tasks, out, skipped, overwrite=overwrite, progress=progress)
     if not paths:
         raise skipped.error(source)
-    return WrittenPlaces(paths, tuple(skipped.notes()))
+    return WrittenPlaces(paths, (*notes, *skipped.notes()))
 
 
 def _plan(
@@ -172,7 +180,7 @@ def _plan(
         skipped.add(reasons[0], name)
         return None
     try:
-        with _CogReader(cog.address, retry) as reader:
+        with _CogReader(cog, retry) as reader:
             return _task(cog, reader, image_filter, bands, skipped)
     except StorageError as error:
         skipped.errors.append(error)
@@ -195,11 +203,13 @@ def _task(
     if reason := image_filter.reason_to_skip(date, provenance.cloud_cover):
         skipped.add(reason, name)
         return None
+    bands = cog.parts.new_names(bands) if cog.parts else bands
     try:
         names = band_names(dataset.count, bands, dataset.descriptions)
     except BandsError as error:
         raise BandsError(f"{name}: {error}") from error
-    recipe = recipe_of([name], window, bands=names, size=[dataset.height, dataset.width])
+    files = list(map(str, cog.parts.files)) if cog.parts else [name]
+    recipe = recipe_of(files, window, bands=names, size=[dataset.height, dataset.width])
     provenance = replace(provenance, source=provenance.source or name, recipe=recipe)
     return DateTask(
         place=cog.place,
@@ -213,7 +223,7 @@ def _task(
         nodata=dataset.nodata,
         recipe=recipe,
         block=(BLOCK_PX, BLOCK_PX),
-        open=lambda: _CogReader(cog.address, reader.retry, provenance),
+        open=lambda: _CogReader(cog, reader.retry, provenance),
     )
 
 
@@ -232,8 +242,8 @@ def _check_dates(tasks: Sequence[DateTask]) -> None:
 class _CogReader:
     """Reads windows of a GeoTIFF; on the web it opens the file again after a failure. Use with `with`."""
 
-    def __init__(self, address: str, retry: RetryPolicy, provenance: Provenance | None = None) -> None:
-        self._address, self.retry = address, retry
+    def __init__(self, cog: Cog, retry: RetryPolicy, provenance: Provenance | None = None) -> None:
+        self._address, self._parts, self.retry = cog.address, cog.parts, retry
         self._provenance, self._dataset = provenance or Provenance(), None
         self._stack = ExitStack()
 
@@ -294,7 +304,17 @@ class _CogReader:
         self._close()
         name = f"/vsicurl/{self._address}" if is_remote(self._address) else self._address
         # Only the GTiff driver: a file named .tif could be a list of other files.
-        self._dataset = rasterio.open(name, driver="GTiff")
+        files = self._parts.files if self._parts else (name,)
+        datasets = [rasterio.open(file, driver="GTiff") for file in files]
+        if self._parts:
+            virtual: str | None = stack_of_files(self._parts)
+        else:
+            virtual = pages_as_bands(redact(self._address), datasets[0])
+        self._dataset = datasets[0]
+        if virtual:
+            for dataset in datasets:
+                dataset.close()
+            self._dataset = rasterio.open(virtual)
         return self._dataset
 
     def _close(self) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from tfrecords.errors import ArrayError, GridError
 from tfrecords.grid import map_to_pixel, pixel_to_map
 from tfrecords.read import Raster
+from tfrecords.read.rasters import open_raster
 
 SAME_GRID_PX = 0.05
 """Largest distance of the corners of equal grids, pixels: coordinates are rounded."""
@@ -232,13 +233,12 @@ class OpenDates:
         return self._open[number][1]
 
     def _open_date(self, stack: ExitStack, number: int) -> Any:
-        import rasterio
         from affine import Affine
         from rasterio.enums import Resampling
         from rasterio.vrt import WarpedVRT
 
         raster, first = self._rasters[number], self._rasters[0]
-        dataset = stack.enter_context(rasterio.open(raster.path))
+        dataset = stack.enter_context(open_raster(raster.file))
         if not self._warped[number]:
             return dataset
         assert first.transform is not None

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfrecords.errors import MissingInputError
+from tfrecords.read.band_files import group_band_files
+from tfrecords.read.layers import BandFiles, RasterFile, path_of
 from tfrecords.read.sources import TIF, files_below
 from tfrecords.schema import date_of, days_of
 
@@ -17,9 +19,22 @@ class DatedFile:
     """One file and its acquisition date."""
 
     path: Path
-    """The file."""
+    """The file; of one file per band the first."""
     date: str
-    """YYYY, YYYY-MM, YYYY-MM-DD, before or after."""
+    """Its date: YYYY, YYYY-MM, YYYY-MM-DD, before or after."""
+
+    parts: BandFiles | None = None
+    """The files of a date with one file per band; else None."""
+
+    @property
+    def file(self) -> RasterFile:
+        """What holds the pixels."""
+        return self.parts or self.path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All its files."""
+        return self.parts.files if self.parts else (self.path,)
 
     @property
     def order(self) -> tuple[int, str]:
@@ -35,6 +50,8 @@ class Place:
     """Path of the folder below the source, with slashes; for the source itself its name."""
     files: tuple[DatedFile, ...]
     """Its files in the order of time, each with another date."""
+    notes: tuple[str, ...] = ()
+    """Which files were put together or left out."""
 
 
 def find_places(source: str | os.PathLike[str]) -> tuple[Place, ...]:
@@ -48,6 +65,7 @@ def find_places(source: str | os.PathLike[str]) -> tuple[Place, ...]:
         The places, sorted by name; at least one.
 
     Raises:
+        RetrieveError: files of one band each do not fit together, see `group_band_files`.
         MissingInputError: no such folder, no GeoTIFF in it, a file name without a date, or two files of one
             date in a place. Also a link that leads nowhere or in a loop.
     """
@@ -69,27 +87,47 @@ def find_places(source: str | os.PathLike[str]) -> tuple[Place, ...]:
             f"{root}: no GeoTIFF. Expected a folder per place with a .tif or .tiff file per date, such as "
             "paris/2015-08-20.tif"
         )
-    places = [_place(root, folder, files) for folder, files in by_folder.items()]
+    dates: dict[Path, list[DatedFile]] = {}
+    notes: dict[Path, tuple[str, ...]] = {}
+    for files in by_folder.values():
+        images, of_folder = group_band_files(files)
+        for file in images:
+            place, dated = _dated(file, root)
+            dates.setdefault(place, []).append(dated)
+            notes[place] = (*notes.get(place, ()), *of_folder)
+            of_folder = ()
+    places = [_place(root, folder, found, notes[folder]) for folder, found in dates.items()]
     return tuple(sorted(places, key=lambda place: place.name))
 
 
-def _place(root: Path, folder: Path, files: list[Path]) -> Place:
+def _dated(file: RasterFile, root: Path) -> tuple[Path, DatedFile]:
+    """Return the folder of a file's place, and the file with its date.
+
+    The files of `2019-07-07/B02.tif` and so on are a date of the folder above.
+    """
+    path, parts = path_of(file), file if isinstance(file, BandFiles) else None
+    folder, date = path.parent, date_of(path.stem)
+    if date is None and parts and folder != root:
+        folder, date = folder.parent, date_of(folder.name)
+    if date is None:
+        raise MissingInputError(
+            f"{path}: no date in its name. Expected YYYY-MM-DD, YYYY-MM, YYYY, before or after. Rename it"
+        )
+    return folder, DatedFile(path, date, parts)
+
+
+def _place(root: Path, folder: Path, files: list[DatedFile], notes: tuple[str, ...]) -> Place:
     name = folder.relative_to(root).as_posix()
-    dated: dict[str, Path] = {}
-    for path in files:
-        date = date_of(path.stem)
-        if date is None:
+    dated: dict[str, DatedFile] = {}
+    for file in files:
+        other = dated.setdefault(file.date, file)
+        if other is not file:
             raise MissingInputError(
-                f"{path}: no date in its name. Expected YYYY-MM-DD, YYYY-MM, YYYY, before or after. Rename it"
+                f"{file.path} and {other.path} are both of {file.date}. Expected one file per date of a "
+                "place. Move one, or use longer dates"
             )
-        if date in dated:
-            raise MissingInputError(
-                f"{path} and {dated[date]} are both of {date}. Expected one file per date of a place. "
-                "Move one, or use longer dates"
-            )
-        dated[date] = path
-    ordered = sorted((DatedFile(path, date) for date, path in dated.items()), key=lambda file: file.order)
-    return Place(root.resolve().name if name == "." else name, tuple(ordered))
+    ordered = sorted(files, key=lambda file: file.order)
+    return Place(root.resolve().name if name == "." else name, tuple(ordered), notes)
 
 
 def days_around(date: str) -> tuple[str, str]:

@@ -207,7 +207,7 @@ class _Plan:
 
 def _plan(places: Sequence[Place], options: _RecordOptions) -> _Plan:
     """Survey all places and cut them; a place that gives nothing is skipped, with a note."""
-    plan = _Plan()
+    plan = _Plan(notes=[note for place in places for note in place.notes])
     skipped: dict[str, list[str]] = {}
     for place in places:
         if len(place.files) < 2:
@@ -280,7 +280,7 @@ def _overlap_groups(surveys: Sequence[Survey], notes: list[str]) -> dict[str, st
 
 def _fingerprint_of_files(root: Path, places: Sequence[Place]) -> str:
     """Return the fingerprint of the input: names, sizes and modification times of its files."""
-    stats = [(file.path, file.path.stat()) for place in places for file in place.files]
+    stats = [(path, path.stat()) for place in places for file in place.files for path in file.files]
     return fingerprint(
         {path.relative_to(root).as_posix(): [stat.st_size, stat.st_mtime_ns] for path, stat in stats}
     )

@@ -14,9 +14,9 @@ from retrieval.ingest.places import DatedFile, Place, acquisition_date
 from tfrecords.errors import BandsError, GridError, MissingInputError, UnitsError
 from tfrecords.grid import PATCH_PX
 from tfrecords.read import Raster, describe_raster, units_of_sample
+from tfrecords.read.rasters import names_of_bands, open_raster
 from tfrecords.schema import (
     Units,
-    band_names,
     check_finite,
     check_units,
     default_nodata,
@@ -116,7 +116,7 @@ def survey(place: Place, bands: Sequence[str] | None, units: str | None) -> Surv
         ArrayError: a file is damaged.
         MissingInputError: two files are of one acquisition day.
     """
-    place, rasters = _dated(place, [describe_raster(file.path) for file in place.files])
+    place, rasters = _dated(place, [describe_raster(file.file) for file in place.files])
     names = [_names(raster, bands) for raster in rasters]
     shared = tuple(name for name in names[0] if all(name in other for other in names))
     if not shared:
@@ -155,14 +155,14 @@ def _dated(place: Place, rasters: Sequence[Raster]) -> tuple[Place, tuple[Raster
                 f"{file.path} and {dated[date][0].path} are both of {date}, the solar day of their tag "
                 "DATETIME. Expected one file per date of a place. Leave one out"
             )
-        dated[date] = DatedFile(file.path, date), raster
+        dated[date] = replace(file, date=date), raster
     pairs = sorted(dated.values(), key=lambda pair: pair[0].order)
     return replace(place, files=tuple(file for file, _ in pairs)), tuple(raster for _, raster in pairs)
 
 
 def _names(raster: Raster, given: Sequence[str] | None) -> tuple[str, ...]:
     try:
-        return band_names(raster.count, given, raster.descriptions)
+        return names_of_bands(raster, given)
     except BandsError as error:
         raise BandsError(f"{raster.path}: {error}") from error
 
@@ -201,11 +201,9 @@ def _units(rasters: Sequence[Raster], stated: str | None) -> tuple[Units, bool]:
 
 def _sample(raster: Raster) -> NDArray[np.generic]:
     """Return valid pixels (m, bands) of nine windows spread over a file, else of its first block with any."""
-    import rasterio
-
     if raster.dtype == np.uint8:
         return np.zeros((1, raster.count), np.uint8)  # uint8 is always byte
-    with rasterio.open(raster.path) as dataset:
+    with open_raster(raster.file) as dataset:
         samples = [_valid_pixels(dataset, raster, window) for window in _spread_windows(raster)]
         if not any(sample.size for sample in samples):
             blocks = (window for _, window in dataset.block_windows(1))

@@ -18,7 +18,7 @@ from retrieval.types import Progress, silent
 from tfrecords.artifacts import check_free, writing_file
 from tfrecords.schema import Chips, Patches
 
-RASTERS = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+RASTERS = (".tif", ".tiff", ".jp2", ".vrt", ".png", ".jpg", ".jpeg")
 """Endings of files that hold one patch each."""
 
 

@@ -13,9 +13,9 @@ from tfrecords.grid import PATCH_PX
 from tfrecords.read.images import checked_pixels, rasters_as_images, rows_as_images, units_of_rasters
 from tfrecords.read.orientation import describe_upright
 from tfrecords.read.patches import check_values, patches_of_rasters, read_patches, same_tag
-from tfrecords.read.rasters import Raster
+from tfrecords.read.rasters import Raster, names_of_bands
 from tfrecords.read.sources import ImageLike, Source, check_stack, find_source, load_npy
-from tfrecords.schema import Chips, Patches, band_names
+from tfrecords.schema import Chips, Patches
 
 
 def read_queries(
@@ -76,10 +76,10 @@ def _of_array(source: Source, array: NDArray[Any], bands: Sequence[str] | None, 
 
 def _of_rasters(source: Source, bands: Sequence[str] | None, units: str | None) -> Patches | Chips:
     """Return files as patches or chips."""
-    rasters = [describe_upright(path) for path in source.paths]
+    rasters = [describe_upright(file) for file in source.rasters]
     for raster in rasters:
         _check_size(raster.height, raster.width, str(raster.path))
-    names = [band_names(r.count, bands, r.descriptions) for r in rasters]
+    names = [names_of_bands(r, bands) for r in rasters]
     decided = units_of_rasters(rasters, units)
     alike = len(set(names)) == len({d.units for d in decided}) == 1
     if alike and all(_fits_array(r, rasters[0]) for r in rasters):

@@ -16,7 +16,7 @@ from tfrecords.errors import DuplicateIdError, GridError, listed
 from tfrecords.grid import PATCH_PX
 from tfrecords.read.orientation import UPRIGHT, describe_upright, read_upright
 from tfrecords.read.pixel_size import middle_sides_m, size_text
-from tfrecords.read.rasters import RESOLUTION_M, Raster, sample_raster, units_of_sample
+from tfrecords.read.rasters import RESOLUTION_M, Raster, names_of_bands, sample_raster, units_of_sample
 from tfrecords.read.records import count_records, read_fields
 from tfrecords.read.sources import (
     SAMPLES,
@@ -170,7 +170,7 @@ def units_of_rasters(rasters: Sequence[Raster], units: str | None) -> list[Sourc
     read = {rank for rank, raster in enumerate(rasters) if raster.dtype.kind not in "ui"}
     read |= {whole[i] for i in spread_indices(len(whole))}
     guesses = {
-        rank: units_of_sample(raster, sample_raster(raster.path))
+        rank: units_of_sample(raster, sample_raster(raster.file))
         for rank, raster in enumerate(rasters)
         if rank in read
     }
@@ -185,7 +185,7 @@ def units_of_rasters(rasters: Sequence[Raster], units: str | None) -> list[Sourc
 
 
 def rasters_note(
-    rasters: Sequence[Raster], bands: Sequence[Sequence[str]], decided: Sequence[SourceUnits], name: str
+    rasters: Sequence[Raster], bands: Sequence[Sequence[str]], decided: Sequence[SourceUnits], source: Source
 ) -> str:
     """Return one line with the units and bands of files.
 
@@ -193,21 +193,24 @@ def rasters_note(
         rasters: the files.
         bands: names of the bands of each file.
         decided: units of each file.
-        name: name of the source.
+        source: their source.
 
     Returns:
-        Numbers of files by units and bands, of files not north-up, and of files whose pixels are not 10 m.
-        Files are named whose units differ from most.
+        Notes of the source; numbers of files by units and bands, of files not north-up, and of files whose
+        pixels are not 10 m. Files are named whose units differ from most.
     """
     noun = "GeoTIFFs" if all(r.path.suffix.lower() in TIF for r in rasters) else "files"
     kinds = Counter(f"{d.text()}, {' '.join(b)}" for d, b in zip(decided, bands, strict=True))
-    text = f"{name}: {len(rasters)} {noun}, " + "; ".join(
+    if source.notes:
+        noun = "images"
+    text = f"{source.name}: {len(rasters)} {noun}, " + "; ".join(
         f"{kind} ({count} files)" if len(kinds) > 1 else kind for kind, count in sorted(kinds.items())
     )
     usual = Counter(d.units for d in decided).most_common(1)[0][0]
     odd = [f"{r.path} ({d.units})" for r, d in zip(rasters, decided, strict=True) if d.units != usual]
     if odd:
         text += f"; units differ from {usual} in {listed(odd)}"
+    text += "".join(f"; {note}" for note in source.notes)
     text += scaling_note(rasters)
     turned = [r for r in rasters if r.orientation != UPRIGHT]
     if turned:
@@ -234,10 +237,10 @@ def scaling_note(rasters: Sequence[Raster]) -> str:
 
 def _from_rasters(source: Source, bands: Sequence[str] | None, units: str | None) -> ImageSource:
     """Return files as images."""
-    rasters = [describe_upright(path) for path in source.paths]
+    rasters = [describe_upright(file) for file in source.rasters]
     for raster in rasters:
         _check_size(raster.height, raster.width, str(raster.path))
-    names = [band_names(r.count, bands, r.descriptions) for r in rasters]
+    names = [names_of_bands(r, bands) for r in rasters]
     note, read = rasters_as_images(source, rasters, names, units_of_rasters(rasters, units))
 
     def begin() -> Iterator[Image]:
@@ -257,7 +260,7 @@ def rasters_as_images(
 
     def read(rank: int) -> Image:
         path = rasters[rank].path
-        pixels, raster = read_upright(path)
+        pixels, raster = read_upright(rasters[rank].file)
         used = decided[rank].units
         return Image(
             rank,
@@ -274,7 +277,7 @@ def rasters_as_images(
             clipped=used == "scaled",
         )
 
-    return rasters_note(rasters, names, decided, source.name), read
+    return rasters_note(rasters, names, decided, source), read
 
 
 def units_of_records(

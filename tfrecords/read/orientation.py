@@ -12,13 +12,13 @@ the rows or both. Source: EXIF 2.3, tag 274 (Orientation).
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tfrecords.errors import GridError
+from tfrecords.read.layers import RasterFile
 from tfrecords.read.rasters import Raster, describe_raster, read_raster
 
 UPRIGHT = 1
@@ -66,11 +66,11 @@ def orientation_of(raster: Raster) -> int:
     return _NUMBER[swap, bool(east < 0), bool(north > 0)]
 
 
-def describe_upright(path: Path) -> Raster:
+def describe_upright(file: RasterFile) -> Raster:
     """Read the metadata of a raster file as if it were stored north-up.
 
     Args:
-        path: a GeoTIFF, PNG or JPEG.
+        file: a GeoTIFF, PNG or JPEG, or one file for each band.
 
     Returns:
         Height, width and transform of the upright pixels; `orientation` states how the file lies.
@@ -79,12 +79,12 @@ def describe_upright(path: Path) -> Raster:
         RetrieveError: like `describe_raster`.
         GridError: the grid is turned by an angle other than quarter turns, or sheared.
     """
-    return _upright(describe_raster(path))
+    return _upright(describe_raster(file))
 
 
-def read_upright(path: Path) -> tuple[NDArray[Any], Raster]:
+def read_upright(file: RasterFile) -> tuple[NDArray[Any], Raster]:
     """Read a raster file whole and north-up: pixels (h, w, b) and metadata, as `describe_upright`."""
-    pixels, raster = read_raster(path)
+    pixels, raster = read_raster(file)
     upright = _upright(raster)
     return turn_upright(pixels, upright.orientation), upright
 

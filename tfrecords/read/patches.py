@@ -14,7 +14,7 @@ from tfrecords.grid import PATCH_PX
 from tfrecords.read.images import rasters_note, units_of_rasters, units_of_records
 from tfrecords.read.lazy_pixels import File, LazyPixels
 from tfrecords.read.orientation import describe_upright, read_upright
-from tfrecords.read.rasters import Raster
+from tfrecords.read.rasters import Raster, names_of_bands
 from tfrecords.read.records import find_bytes, raw_and_fields, record_offsets
 from tfrecords.read.sources import (
     ImageLike,
@@ -69,7 +69,7 @@ def read_patches(
     """
     opened = find_source(source, "patches")
     if opened.kind == "tif":
-        rasters = [describe_upright(path) for path in opened.paths]
+        rasters = [describe_upright(file) for file in opened.rasters]
         patches = patches_of_rasters(opened, rasters, bands, units_of_rasters(rasters, units))
     elif opened.kind == "tfrecords":
         patches = _from_records(opened, bands, units)
@@ -126,7 +126,7 @@ def patches_of_rasters(
     """Return files of given units as patches, without checking values; raises like `read_patches`."""
     for raster in rasters:
         _check_size(raster.height, raster.width, str(raster.path))
-    names = [band_names(r.count, bands, r.descriptions) for r in rasters]
+    names = [names_of_bands(r, bands) for r in rasters]
     first = rasters[0]
     for raster, raster_names in zip(rasters, names, strict=True):
         if raster_names != names[0]:
@@ -148,12 +148,12 @@ def patches_of_rasters(
             )
     return Patches(
         np.arange(len(rasters), dtype=np.int64),
-        np.stack([read_upright(raster.path)[0] for raster in rasters]),
+        np.stack([read_upright(raster.file)[0] for raster in rasters]),
         used,
         names[0],
         default_nodata(used) if first.nodata is None else first.nodata,
         paths=tuple(raster.path.as_posix() for raster in rasters),
-        note=rasters_note(rasters, names, decided, source.name),
+        note=rasters_note(rasters, names, decided, source),
         georeferences=tuple(raster.georeference for raster in rasters),
         clipped=used == "scaled",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,22 @@ from numpy.typing import NDArray
 
 from tfrecords.errors import ArrayError, MissingInputError
 from tfrecords.grid import pixel_to_map
+from tfrecords.read.layers import (
+    BandFiles,
+    RasterFile,
+    check_alike,
+    layer_of,
+    pages_as_bands,
+    path_of,
+    virtual_raster,
+)
 from tfrecords.schema import (
     UNKNOWN,
     Georeference,
     Provenance,
     UnitsGuess,
     acquisition_day,
+    band_names,
     fitting_units,
     is_nodata,
     sure_date_of,
@@ -28,6 +38,9 @@ from tfrecords.schema import (
 
 RESOLUTION_M = 10.0
 """Side of a pixel on the ground, of the bands that the product is made for."""
+_KINDS = {
+    **{".png": "a PNG", ".jpg": "a JPEG", ".jpeg": "a JPEG", ".jp2": "a JPEG 2000 file", ".vrt": "a VRT"},
+}
 SAMPLE_PX = 96
 """Side of the windows from which units are inferred."""
 
@@ -97,6 +110,13 @@ class Raster:
     """How the file lies, if these metadata are of its upright pixels; see `tfrecords.read.orientation`."""
     scaling: Scaling | None = None
     """Tags SCALE and OFFSET, which readers apply; None if they change nothing."""
+    parts: BandFiles | None = None
+    """The files of an image in several files, one band each; else None."""
+
+    @property
+    def file(self) -> RasterFile:
+        """What holds the image."""
+        return self.parts or self.path
 
     @property
     def stored_nodata(self) -> float | None:
@@ -114,16 +134,32 @@ class Raster:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open a raster, without a warning if it has no georeference."""
+def open_raster(file: RasterFile) -> Iterator[Any]:
+    """Open an image: a file with its pages as bands, or one file for each band.
+
+    Args:
+        file: what holds the image.
+
+    Yields:
+        The opened dataset of rasterio; no warning says that it has no georeference.
+
+    Raises:
+        MissingInputError: the file does not exist.
+        ArrayError: it is damaged or no raster, or its pages have several bands or differ.
+        GridError: its pages or files differ in size or grid.
+    """
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-    with warnings.catch_warnings():
+    path = path_of(file)
+    with warnings.catch_warnings(), ExitStack() as stack:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
-            with rasterio.open(path) as dataset:
-                yield dataset
+            name = stack_of_files(file) if isinstance(file, BandFiles) else path
+            dataset = stack.enter_context(rasterio.open(name))
+            if pages := pages_as_bands(str(path), dataset):
+                dataset = stack.enter_context(rasterio.open(pages))
+            yield dataset
         except (RasterioError, OSError) as err:
             if not path.exists():
                 raise MissingInputError(f"{path}: no such file; expected {_kind(path)}") from err
@@ -132,10 +168,33 @@ def _opened(path: Path) -> Iterator[Any]:
             ) from err
 
 
+def stack_of_files(file: BandFiles) -> str:
+    """Return what GDAL opens for an image in several files: the XML of a virtual raster.
+
+    Args:
+        file: the files.
+
+    Raises:
+        GridError: the files differ in pixel size or grid; names two of them.
+        ArrayError: they differ in dtype or nodata tag, or one is damaged.
+    """
+    layers = []
+    for path, band in zip(file.files, file.bands, strict=True):
+        with open_raster(path) as dataset:
+            name = f"GTIFF_DIR:1:{path.absolute()}" if dataset.driver == "GTiff" else str(path.absolute())
+            layers.append(layer_of(dataset, name, path.name, band))
+    remedy = (
+        f"Give the bands of one grid by a glob such as '{file.path.parent}/*B0[234]{file.path.suffix}', or "
+        "resample the others (gdalwarp -tr)."
+    )
+    check_alike(layers, str(file.path.parent), remedy)
+    return virtual_raster(layers)
+
+
 def _kind(path: Path) -> str:
     """Return the format that a file's suffix stands for."""
     ending = path.suffix.lower()
-    return {".png": "a PNG", ".jpg": "a JPEG", ".jpeg": "a JPEG"}.get(ending, "a GeoTIFF")
+    return _KINDS.get(ending, "a GeoTIFF")
 
 
 def _check_png(path: Path) -> None:
@@ -173,9 +232,11 @@ def _refuse_transparency(path: Path, dataset: Any) -> None:
         )
 
 
-def _described(path: Path, dataset: Any) -> Raster:
+def _described(file: RasterFile, dataset: Any) -> Raster:
     """Return the metadata of an opened file."""
     from affine import Affine
+
+    path = path_of(file)
 
     if len(set(dataset.dtypes)) > 1:
         raise ArrayError(
@@ -202,6 +263,7 @@ def _described(path: Path, dataset: Any) -> Raster:
         provenance=provenance,
         exif_orientation=_exif_orientation(dataset),
         scaling=scaling,
+        parts=file if isinstance(file, BandFiles) else None,
     )
 
 
@@ -267,26 +329,26 @@ def _six(transform: Any) -> tuple[float, float, float, float, float, float]:
     return a, b, c, d, e, f
 
 
-def describe_raster(path: Path) -> Raster:
+def describe_raster(file: RasterFile) -> Raster:
     """Read the metadata of a raster file.
 
     Args:
-        path: a GeoTIFF, PNG or JPEG.
+        file: a GeoTIFF, PNG or JPEG, or one file for each band.
 
     Raises:
         MissingInputError: the file does not exist.
         ArrayError: the file is damaged or not a raster, its bands differ in dtype, or a PNG has alpha or
             a palette.
     """
-    with _opened(path) as dataset:
-        return _described(path, dataset)
+    with open_raster(file) as dataset:
+        return _described(file, dataset)
 
 
-def read_raster(path: Path) -> tuple[NDArray[Any], Raster]:
+def read_raster(file: RasterFile) -> tuple[NDArray[Any], Raster]:
     """Read a raster file whole.
 
     Args:
-        path: a GeoTIFF.
+        file: a GeoTIFF, or one file for each band.
 
     Returns:
         Pixels (h, w, b) as stored, with tags SCALE and OFFSET applied, and metadata. Masks and colour tags
@@ -297,9 +359,24 @@ def read_raster(path: Path) -> tuple[NDArray[Any], Raster]:
         ArrayError: the file is damaged or not a raster, its bands differ in dtype, or a PNG has alpha or
             a palette.
     """
-    with _opened(path) as dataset:
-        raster = _described(path, dataset)
+    with open_raster(file) as dataset:
+        raster = _described(file, dataset)
         return raster.values(np.ascontiguousarray(np.moveaxis(dataset.read(), 0, -1))), raster
+
+
+def names_of_bands(raster: Raster, given: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of a file's bands.
+
+    Args:
+        raster: the file.
+        given: the user's names, or None. Where each band has a separate file, names of the same bands in
+            another order do not rename them.
+
+    Raises:
+        BandsError: bands have no names, or the number of names is wrong.
+    """
+    given = raster.parts.new_names(given) if raster.parts else given
+    return band_names(raster.count, given, raster.descriptions)
 
 
 def units_of_sample(raster: Raster, sample: NDArray[Any]) -> UnitsGuess:
@@ -318,11 +395,11 @@ def units_of_sample(raster: Raster, sample: NDArray[Any]) -> UnitsGuess:
     return guess
 
 
-def sample_raster(path: Path) -> NDArray[Any]:
+def sample_raster(file: RasterFile) -> NDArray[Any]:
     """Return valid pixels of nine windows spread over a file, or of all of it if these are nodata.
 
     Args:
-        path: a GeoTIFF.
+        file: a GeoTIFF, or one file for each band.
 
     Returns:
         (m, b) like `read_raster`; m is 0 if all pixels are nodata.
@@ -333,8 +410,8 @@ def sample_raster(path: Path) -> NDArray[Any]:
     """
     from rasterio.windows import Window
 
-    with _opened(path) as dataset:
-        raster = _described(path, dataset)
+    with open_raster(file) as dataset:
+        raster = _described(file, dataset)
         height, width = min(SAMPLE_PX, dataset.height), min(SAMPLE_PX, dataset.width)
         rows, cols = (
             sorted({round((length - side) * part) for part in (0.1, 0.5, 0.9)})

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfrecords.errors import ArrayError, MissingInputError, UnitsError
+from tfrecords.read.band_files import group_band_files
 from tfrecords.read.folders import SHARD, list_files, match_files, suffix_of
+from tfrecords.read.layers import RasterFile
 from tfrecords.schema import (
     REFLECTANCE_TOP,
     Units,
@@ -29,6 +31,9 @@ from tfrecords.schema import (
 TIF = (".tif", ".tiff")
 PICTURE = (".png", ".jpg", ".jpeg")
 """Read as query chips; never as images to search."""
+JP2 = (".jp2",)
+VRT = (".vrt",)
+"""Read where it is named: in a folder a VRT may stand for files next to it."""
 TFRECORD = (".tfrecords", ".tfrecord")
 SAMPLES = 16
 """Images that decide the units, spread over the source."""
@@ -51,6 +56,10 @@ class Source:
     """Its name in messages."""
     paths: tuple[Path, ...] = ()
     """Its files in order of rank; empty for an array."""
+    rasters: tuple[RasterFile, ...] = ()
+    """The images among its files, in order of rank; several files of one band each can be one image."""
+    notes: tuple[str, ...] = ()
+    """What was put together or left out, one clause each."""
     array: NDArray[Any] | None = None
     """The array in memory."""
 
@@ -111,11 +120,12 @@ def find_source(source: ImageLike, what: str) -> Source:
         below = list_files(path)
         pictures = PICTURE if what == "patches" else ()
         paths = below.select(TIF) or below.select(pictures) or below.select(TFRECORD)
+        if not paths and not (hint := _product_hint(path)):
+            paths = below.select(JP2)
         if not paths:
             more = ", .png or .jpg" if what == "patches" else ""
             raise MissingInputError(
-                f"{name}: the folder holds no .tif or .tiff{more} file; expected {what} as GeoTIFFs"
-                f"{_product_hint(path)}"
+                f"{name}: the folder holds no .tif or .tiff{more} file; expected {what} as GeoTIFFs{hint}"
             )
     elif path.exists():
         paths = (path,)
@@ -126,7 +136,9 @@ def find_source(source: ImageLike, what: str) -> Source:
             raise MissingInputError(f"{name}: no such file or folder; expected {what} as {_kinds(what)}")
     if len(paths) > 1:  # one shard alone was named on purpose
         check_shards(paths)
-    return Source(_kind(paths, name, what), name, paths)
+    kind = _kind(paths, name, what)
+    rasters, notes = group_band_files(paths) if kind == "tif" else ((), ())
+    return Source(kind, name, paths, rasters=rasters, notes=notes)
 
 
 def _shards_of(path: Path) -> tuple[Path, ...]:
@@ -145,7 +157,7 @@ def _kinds(what: str) -> str:
 def _kind(paths: Sequence[Path], name: str, what: str) -> Literal["npy", "tif", "tfrecords"]:
     """Return the kind of files by their common suffix."""
     suffixes = {suffix_of(p) for p in paths}
-    if suffixes <= set(TIF) or (what == "patches" and suffixes <= set(PICTURE)):
+    if suffixes <= {*TIF, *JP2, *VRT} or (what == "patches" and suffixes <= set(PICTURE)):
         return "tif"
     if suffixes <= set(TFRECORD):
         return "tfrecords"

@@ -38,6 +38,11 @@ def canonical(name: str) -> str:
     return COMMON_NAMES.get(_PREFIX.sub("", name.lower()), name)
 
 
+def is_band_name(name: str) -> bool:
+    """Return whether a text is the name of a known band."""
+    return bool(re.fullmatch(r"B(0[1-9]|1[0-2]|8A)", canonical(name)))
+
+
 def band_names(
     count: int, given: Sequence[str] | None = None, descriptions: Sequence[str | None] | None = None
 ) -> tuple[str, ...]:
