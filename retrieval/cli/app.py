@@ -38,6 +38,7 @@ COMMANDS = {
     "classify predict": ("classify", "Classify images, or each pixel of a scene"),
     "classify evaluate": ("classify", "Measure a classifier on labelled images, with a page"),
     "labels cover": ("labels", "List the XYZ tiles of an area, split into train, val and test"),
+    "labels download": ("labels", "Download the tiles of a cover"),
     "labels check": ("labels", "Check that images and masks fit each other"),
     "labels rasterize": ("labels", "Burn vector labels into masks on the pixels of images"),
     "labels vectorize": ("labels", "Turn class maps into polygons"),

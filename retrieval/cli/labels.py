@@ -128,6 +128,67 @@ def cover_command(
 
 
 @command(
+    "labels download",
+    "retrieve labels download cover.csv --url 'https://host/{z}/{x}/{y}.png' --credits Doe --out tiles/",
+    "retrieve labels download cover.csv --url https://host/tiles.json --rate 4 --out tiles/",
+    "retrieve labels download cover.csv --url 'https://host/wms?layers=a&bbox={bbox}' --out tiles/",
+)
+def download_command(
+    cover: Annotated[
+        Path, typer.Argument(metavar="COVER", help="CSV with the columns z, x and y, of `labels cover`.")
+    ],
+    url: Annotated[
+        str,
+        typer.Option(
+            metavar="TEMPLATE",
+            help="Address with {z}, {x}, {y}; {-y} for TMS, {q} for quadkeys, {bbox} (EPSG:3857) and {size} "
+            "for WMS, {switch:a,b} for hosts; or a TileJSON.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    split: SplitOption = None,
+    credits: Annotated[
+        str, typer.Option(metavar="TEXT", help="Credits of the source.", show_default="of the TileJSON")
+    ] = "",
+    size: Annotated[int, typer.Option(min=1, max=4096, help="Side of a tile in pixels, for {size}.")] = 256,
+    rate: Annotated[float, typer.Option(metavar="NUMBER", help="Maximum requests per second.")] = 8.0,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps answers for later runs.", show_default="none")
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Download the tiles of a cover from an XYZ, TMS or WMS server.
+
+    Failures that may pass are retried. An interrupted run resumes. CREDITS.txt keeps the source's credits.
+    Respect the terms of the server.
+    """
+    from retrieval.labels import download
+
+    start = time.monotonic()
+    with ConsoleProgress(quiet, verbose=verbose) as console:
+        report = download(
+            cover,
+            url,
+            out,
+            split=split,
+            credits=credits,
+            size_px=size,
+            per_second=rate,
+            cache=cache,
+            overwrite=overwrite,
+            progress=console,
+        )
+        if report.missing:
+            console.note(f"{len(report.missing)} tiles do not exist: {', '.join(report.missing[:10])}")
+        for note in report.notes:
+            console.note(note)
+    _finish(as_json, report, "{out}: {tiles} tiles, {new} of them new", start, report.notes)
+
+
+@command(
     "labels check",
     "retrieve labels check images/ masks/",
     "retrieve labels check scenes/ scenes/ --classes deepglobe --json",

@@ -1,10 +1,11 @@
 """Vector labels and masks: from an area to tiles, from polygons to masks and back, and how good labels are.
 
-`covers` lists the XYZ tiles of an area, `dataset` checks pairs of images and masks, `selection` copies chosen
-tiles. `vectors` reads vector files in batches, and `rasterizing` burns them into masks on the pixels of
-`grids`; `vectorizing` turns class maps into polygons. `comparing` sets a map against labels, by the rules of
-`agreement`; `comparison_page` fills its page. `metres` measures on the ground. `classes` names classes and
-their colours, `masks` reads and writes class maps, and `files` pairs images, masks and predictions by name.
+`covers` lists the XYZ tiles of an area, `downloading` fetches them, `dataset` checks pairs of images and
+masks, `selection` copies chosen tiles. `vectors` reads vector files in batches, and `rasterizing` burns them
+into masks on the pixels of `grids`; `vectorizing` turns class maps into polygons. `comparing` sets a map
+against labels, by the rules of `agreement`; `comparison_page` fills its page. `metres` measures on the
+ground. `classes` names classes and their colours, `masks` reads and writes class maps, and `files` pairs
+images, masks and predictions by name.
 
 The room needs the extra `labels`. The commands of `retrieve labels` call the functions below.
 """
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from retrieval.labels.comparing import compare
     from retrieval.labels.covers import cover
     from retrieval.labels.dataset import check
+    from retrieval.labels.downloading import download
     from retrieval.labels.rasterizing import rasterize
     from retrieval.labels.selection import subset
     from retrieval.labels.vectorizing import vectorize
@@ -26,12 +28,13 @@ _HOME = {
     "check": "dataset",
     "compare": "comparing",
     "cover": "covers",
+    "download": "downloading",
     "rasterize": "rasterizing",
     "subset": "selection",
     "vectorize": "vectorizing",
 }
 
-__all__ = ["check", "compare", "cover", "rasterize", "subset", "vectorize"]
+__all__ = ["check", "compare", "cover", "download", "rasterize", "subset", "vectorize"]
 
 
 def __getattr__(name: str) -> Any:
