@@ -209,6 +209,22 @@ def test_a_map_agrees_with_its_definition(tmp_path, rng, write_tif, stride):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["map.tif", "map.tif.aux.xml", "scene.tif"]
 
 
+def test_a_scene_whose_bands_are_pages_has_the_same_map(tmp_path, rng, write_tif):
+    pixels = rng.integers(1, 256, (40, 50, 3)).astype(np.uint8)
+    names = ("B02", "B03", "B04")
+    whole = write_tif("scene.tif", pixels, descriptions=names)
+    for number, name in enumerate(names):
+        append = {"APPEND_SUBDATASET": "YES"} if number else {}
+        write_tif("pages.tif", pixels[..., [number]], descriptions=[name], **append)
+    maps = []
+    for scene in (whole, tmp_path / "pages.tif"):
+        classify_scene(scene, by_band(), tmp_path / f"map_{scene.name}", stride=8, orientations=1)
+        with rasterio.open(tmp_path / f"map_{scene.name}") as made:
+            maps.append(made.read(1))
+    np.testing.assert_array_equal(*maps)
+    assert len(np.unique(maps[0])) > 1
+
+
 def test_windows_cover_a_scene_and_each_pixel_has_the_nearest():
     for length, side, stride in ((70, 16, 5), (64, 64, 10), (65, 64, 10), (100, 16, 16)):
         starts = window_starts(length, side, stride)

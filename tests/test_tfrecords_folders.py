@@ -9,6 +9,7 @@ from engine import digital, located, small_encoder, texture
 
 from retrieval.ingest import find_places, ingest
 from retrieval.ingest.safe.tree import find_trees
+from retrieval.labels.files import find_files
 from retrieval.pipeline import build_index
 from tfrecords.errors import MissingInputError
 from tfrecords.read import read_images, read_patches, read_queries, series_files
@@ -180,3 +181,22 @@ def test_an_index_of_linked_years_finds_their_patches(tmp_path, write_tif):
     matches = located(index, patches, tmp_path / "submission.csv")
     image_id, x, y = matches.best()
     assert [image_id.tolist(), x.tolist(), y.tolist()] == [[0, 1, 2], [30] * 3, [20] * 3]
+
+
+def test_labels_are_found_in_linked_folders(archive):
+    link(archive / "y2019", archive.parent / "2019")
+    assert sorted(find_files(archive, "image")) == ["b", "y2019/a", "y2019/deep/c"]
+    link(archive / "y2019" / "up", archive)
+    with pytest.raises(MissingInputError, match="up: this link leads back to"):
+        find_files(archive, "mask")
+
+
+@pytest.mark.parametrize("product", ["S2A.SAFE/MTD_MSIL1C.xml", "S2A.zip"])
+def test_a_linked_product_is_named_as_one(tmp_path, product):
+    path = tmp_path / "far" / product
+    path.parent.mkdir(parents=True)
+    path.write_text("")
+    (path.parent / "T31TCJ_B02.jp2").write_text("")
+    link(tmp_path / "in" / "far", tmp_path / "far")
+    with pytest.raises(MissingInputError, match=r"retrieve ingest .* --as images"):
+        read_images(tmp_path / "in")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from retrieval.errors import LabelsError
 from tfrecords.errors import MissingInputError
+from tfrecords.read.sources import files_below
 
 if TYPE_CHECKING:
     from mercantile import Tile
@@ -126,10 +127,7 @@ def find_pairs(images: str | Path, masks: str | Path, zoom: int | None = None) -
 def _walk(folder: Path, role: Role) -> Iterator[Path]:
     endings = MASK_ENDINGS if role == "mask" else RASTER_ENDINGS
     other = "_sat" if role == "mask" else "_mask"
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in endings and not path.stem.endswith(other) and not hidden and path.is_file():
-            yield path
+    yield from (path for path in files_below(folder, endings) if not path.stem.endswith(other))
 
 
 def _chosen(first: Path, second: Path, role: Role) -> Path:

@@ -13,6 +13,7 @@ from retrieval.labels.files import RASTER_ENDINGS, name_of
 from retrieval.types import Progress, silent
 from tfrecords.artifacts import writing_folder
 from tfrecords.errors import MissingInputError
+from tfrecords.read.sources import files_below
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,8 @@ def _put(path: Path, partial: Path, link: bool) -> None:
 def _files_by_name(source: Path) -> dict[str, list[Path]]:
     """Return the rasters of a folder by name, images and masks of one name together."""
     files: dict[str, list[Path]] = {}
-    for path in sorted(source.rglob("*")):
-        if path.suffix.lower() in RASTER_ENDINGS and path.is_file() and not path.name.startswith("."):
-            files.setdefault(name_of(path.relative_to(source).as_posix()), []).append(path)
+    for path in files_below(source, RASTER_ENDINGS):
+        files.setdefault(name_of(path.relative_to(source).as_posix()), []).append(path)
     return files
 
 

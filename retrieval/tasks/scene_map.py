@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from retrieval.errors import ConfigError
 from retrieval.evaluation.temperature import softmax
 from retrieval.labels.classes import IGNORED, Classes
-from retrieval.labels.masks import create_map, finish_map, open_raster
+from retrieval.labels.masks import create_map, finish_map
 from retrieval.tasks.classifier import Classifier
 from retrieval.tasks.images import image_set
 from retrieval.types import Progress, silent
@@ -27,6 +27,7 @@ from tfrecords.artifacts import check_free
 from tfrecords.errors import BandsError, GridError
 from tfrecords.read import Raster, describe_raster
 from tfrecords.read.images import units_of_rasters
+from tfrecords.read.rasters import open_raster
 from tfrecords.schema import band_names, default_nodata, is_nodata
 
 ROWS_AT_A_TIME = 4
@@ -110,7 +111,7 @@ def _write_plain(scene: _Scene, plain: Path, progress: Progress) -> NDArray[np.i
     from rasterio.windows import Window
 
     raster, counts = scene.raster, np.zeros(256, np.int64)
-    with open_raster(raster.path) as dataset:
+    with open_raster(raster.file) as dataset:
         create_map(plain, raster.width, raster.height, dataset.crs, dataset.transform, IGNORED)
         with rasterio.open(plain, "r+") as target:
             for done, (top, strip) in enumerate(scene.strips(dataset), start=1):

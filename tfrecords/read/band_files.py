@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfrecords.errors import BandsError
+from tfrecords.errors import BandsError, listed
 from tfrecords.grid import pixel_to_map
 from tfrecords.read.layers import BandFiles, RasterFile
 from tfrecords.read.rasters import Raster, describe_raster, stack_of_files
@@ -183,16 +183,11 @@ def _notes(scenes: Sequence[BandFiles], extra: Sequence[Path]) -> list[str]:
         f"(e.g. {first.path}: {' '.join(first.bands)})"
     ]
     if extra:
-        notes.append(f"{len(extra)} files next to them hold no band and are left out ({_some(extra)})")
+        names = listed([str(path) for path in extra], NAMED)
+        notes.append(f"{len(extra)} files next to them hold no band and are left out ({names})")
     everything = {band for scene in scenes for band in scene.bands}
     lacking = [(scene, sorted(everything - set(scene.bands))) for scene in scenes]
     texts = [f"{scene.path} has no {', '.join(bands)}" for scene, bands in lacking if bands]
     if texts:
-        notes.append(f"bands are missing that other images have: {_some(texts)}")
+        notes.append(f"bands are missing that other images have: {listed(texts, NAMED)}")
     return notes
-
-
-def _some(names: Sequence[object]) -> str:
-    """Return the first names, and the number of the others."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(map(str, names[:NAMED])) + more

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfrecords.errors import MissingInputError, RetrieveWarning
+from tfrecords.errors import MissingInputError, RetrieveWarning, listed
 
 SHARD = re.compile(r"(.+\.tfrecords?)-(\d{5})-of-(\d{5})", re.IGNORECASE)
 """Name of one of several files of a source, as TensorFlow writes it: name-00000-of-00002."""
@@ -219,11 +219,10 @@ def warn_of_repeats(repeats: Repeats) -> None:
     """Warn of files and folders that links lead to once more."""
     if not repeats:
         return
-    names = "; ".join(f"{path} is {first}" for path, first in repeats[:NAMED])
-    more = f"; and {len(repeats) - NAMED} more" if len(repeats) > NAMED else ""
+    names = listed([f"{path} is {first}" for path, first in repeats], NAMED)
     noun = "link leads" if len(repeats) == 1 else "links lead"
     warnings.warn(
-        f"{len(repeats)} {noun} to what is read already; each file counts once ({names}{more})",
+        f"{len(repeats)} {noun} to what is read already; each file counts once ({names})",
         RepeatedFileWarning,
         stacklevel=2,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ JP2 = (".jp2",)
 VRT = (".vrt",)
 """Read where it is named: in a folder a VRT may stand for files next to it."""
 TFRECORD = (".tfrecords", ".tfrecord")
+_METADATA = re.compile(r"MTD_MSIL.*\.xml")
+"""Name of the metadata file of a Sentinel-2 product."""
 SAMPLES = 16
 """Images that decide the units, spread over the source."""
 LIMITS = {"scaled": (-1.001, 1.001), "reflectance": (-1.0, 10.0), "byte": (0.0, 255.0)}
@@ -120,7 +123,7 @@ def find_source(source: ImageLike, what: str) -> Source:
         below = list_files(path)
         pictures = PICTURE if what == "patches" else ()
         paths = below.select(TIF) or below.select(pictures) or below.select(TFRECORD)
-        if not paths and not (hint := _product_hint(path)):
+        if not paths and not (hint := _product_hint(path, below.files)):
             paths = below.select(JP2)
         if not paths:
             more = ", .png or .jpg" if what == "patches" else ""
@@ -169,12 +172,11 @@ def _kind(paths: Sequence[Path], name: str, what: str) -> Literal["npy", "tif", 
     )
 
 
-def _product_hint(path: Path) -> str:
-    """Return how to read Sentinel-2 products; empty where a path holds none."""
-    kinds = ("MTD_MSIL*.xml", "SENTINEL2*_MTD_ALL.xml", "tileInfo.json")
-    products = (file for kind in kinds for file in path.rglob(kind))
-    folder = path.is_dir() and (path.suffix.upper() == ".SAFE" or any(products))
-    zips = path.suffix.lower() == ".zip" or (path.is_dir() and any(path.rglob("*.zip")))
+def _product_hint(path: Path, below: Sequence[Path] = ()) -> str:
+    """Return how to read the Sentinel-2 products of a path or of the files below it; empty without any."""
+    names = [file.name for file in below]
+    folder = (path.is_dir() and path.suffix.upper() == ".SAFE") or any(map(_METADATA.fullmatch, names))
+    zips = path.suffix.lower() == ".zip" or any(name.lower().endswith(".zip") for name in names)
     if not (folder or zips):
         return ""
     return f". For Sentinel-2 products run `retrieve ingest {path} --as images --out places`, then use places"
