@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from labelled import pictures, write_npz
 from typer.testing import CliRunner
 
 from retrieval.cli import app
@@ -29,6 +30,10 @@ _BLOCK = re.compile(
 PAGES = ("README.md", "docs/tutorial.md", "docs/how-to/place-a-chip.md", "docs/how-to/report.md")
 SHORT = ["--recipe", "short.json"]
 """Flags added to a training so that it ends soon."""
+SHORT_CLASSIFIER = ["--recipe", "short-classifier.json"]
+CLASSIFIER_RECIPE = (
+    """{"steps": 2, "batch": 6, "unlabelled_batch": 6, "width": 4, "blocks": 1, "compile": false}"""
+)
 RECIPE = """{"steps": 2, "batch": 8, "per_place": 4, "pool": 16, "shuffle": 16, "projection_crops": 640,
 "crops_per_series": 32, "validation_queries": 8, "learned": {"width": 8, "dim": 8}, "workers": 1}"""
 
@@ -75,6 +80,8 @@ def prepared(workplace, write_tif) -> Path:
         place = {"crs": "EPSG:32631", "transform": (10, 0, 500_000 + 9_000 * number, 0, -10, 5_600_000)}
         write_tif(f"scenes/{number}.tif", pixels, **place)
         write_tif(f"chips/{number}.tif", pixels[30:94, 40:104], **place)
+    for seed, name in enumerate(("train", "unsup", "valid", "test")):
+        write_npz(Path(f"{name}.npz"), *pictures(12, seed=seed, side=16))
     np.save("more.npy", np.stack([pixels[5:69, 17:81] for pixels in images]))
     return workplace
 
@@ -83,6 +90,7 @@ def run_page(page: str, monkeypatch) -> dict:
     """Run all blocks of a page in order; return the names that its Python defined."""
     names: dict = {}
     Path("short.json").write_text(RECIPE)
+    Path("short-classifier.json").write_text(CLASSIFIER_RECIPE)
     here = Path.cwd()
     for block in (b for b in blocks_of(page) if b.runs):
         if block.language == "python":
@@ -96,6 +104,7 @@ def run_page(page: str, monkeypatch) -> dict:
             elif words[:1] == ["retrieve"]:
                 (Path.cwd() / "short.json").write_text(RECIPE)
                 short = SHORT if words[1] == "train" else []
+                short = SHORT_CLASSIFIER if words[1:3] == ["classify", "train"] else short
                 done = CliRunner().invoke(app, [*words[1:], *short])
                 assert done.exit_code == 0, f"{page}, from line {block.line}: {line}\n{done.output}"
             else:

@@ -119,8 +119,8 @@ class Classifier:
         scale = np.float32(FULL_SCALE[self.description.form])  # type: ignore[index]
         for start in range(0, total, _BATCH):
             some = pixels[start : start + _BATCH].astype(np.float32) / scale
-            turned = list(oriented(some, orientations or self.description.orientations))
-            answers = [np.asarray(self._call(view)) for view in turned]
+            views = oriented(_padded(some), orientations or self.description.orientations)
+            answers = [np.asarray(self._call(view))[: len(some)] for view in views]
             parts.append(np.mean(answers, axis=0, dtype=np.float32))
             progress("classifying", min(start + _BATCH, total), total)
         return np.concatenate(parts) if parts else np.zeros((0, len(self.description.classes)), np.float32)
@@ -149,6 +149,12 @@ class Classifier:
         return replace(
             self, description=replace(self.description, temperature=temperature, threshold=threshold)
         )
+
+
+def _padded(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Repeat the last image up to a power of two images, so that few sizes are compiled."""
+    missing = (1 << (len(pixels) - 1).bit_length()) - len(pixels)
+    return np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)]) if missing else pixels
 
 
 def chosen(probabilities: NDArray[np.float64], threshold: float | None) -> NDArray[np.int64]:
