@@ -16,7 +16,7 @@ from labelground import CORNER, image_tile, polygon, run, square, write_geojson
 from PIL import Image
 
 from retrieval.errors import LabelsError
-from retrieval.labels import rasterize
+from retrieval.labels import check, rasterize
 from retrieval.labels.masks import classes_of, read_mask
 from tfrecords.errors import MissingInputError, OutputExistsError
 
@@ -232,6 +232,7 @@ def test_xyz_tiles_become_palette_pngs_and_hidden_pixels_255(tmp_path):
     assert report.masks == 2 and report.classes["house"] == (expected == 1).sum()
     with Image.open(tmp_path / "masks" / f"{NAME}.png") as image:
         assert image.mode == "P"
+    assert list(check(tmp_path / "tiles", tmp_path / "masks").classes) == ["background", "house"]
 
 
 def test_a_cover_and_a_folder_of_rasters_are_grids_too(tmp_path, write_tif):

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from retrieval.errors import LabelsError
 from retrieval.labels.classes import IGNORED, Classes
+from tfrecords.artifacts.manifest import MANIFEST
 from tfrecords.errors import MissingInputError
 from tfrecords.storage import writing_file
 
@@ -153,10 +154,10 @@ def read_open_mask(
 
 
 def classes_of(path: str | Path) -> Classes | None:
-    """Return the classes that a GeoTIFF names; None where it names none."""
+    """Return the classes that a GeoTIFF, or the manifest of its folder, names; None where neither does."""
     path = Path(path)
     with open_raster(path) as dataset:
-        names = _json_names(dataset.tags().get(TAG)) or _category_names(path)
+        names = _json_names(dataset.tags().get(TAG)) or _category_names(path) or _folder_names(path)
         if not names:
             return None
         colours: tuple[Any, ...] = ()
@@ -182,6 +183,17 @@ def _category_names(path: Path) -> tuple[str, ...]:
         return ()
     names = [element.text or "" for element in root.iterfind(".//CategoryNames/Category")]
     return tuple(names) if all(names) and len(set(names)) == len(names) else ()
+
+
+def _folder_names(path: Path) -> tuple[str, ...]:
+    """Return the names in the manifest of a folder of masks, up to three levels above a mask."""
+    for folder in path.resolve().parents[:3]:
+        try:
+            page = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            return tuple(map(str, page["extra"]["classes"])) if page["kind"] == "masks" else ()
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return ()
 
 
 def write_png(path: Path, indices: NDArray[np.uint8], classes: Classes) -> None:
