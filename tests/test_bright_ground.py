@@ -34,12 +34,12 @@ def source(*images):
     return ImageSource("made by a test", len(images), lambda: iter(images), own_ids=True)
 
 
-@pytest.fixture(scope="module")
-def index(tmp_path_factory):
-    """An index of salt, ordinary ground and snow."""
+@pytest.fixture(scope="module", params=[TRAINING_FREE, "siamese"])
+def index(request, tmp_path_factory):
+    """An index of salt, ordinary ground and snow, by the training-free and by the default encoder."""
     images = [image_of(SALT, 0), image_of(digital(texture(200, 190, seed=4)), 1), image_of(SNOW, 2)]
     out = tmp_path_factory.mktemp("bright") / "index"
-    return build_index(source(*images), out, encoder=TRAINING_FREE, config=IndexConfig())
+    return build_index(source(*images), out, encoder=request.param, config=IndexConfig())
 
 
 def test_all_windows_of_bright_ground_are_indexed(index):

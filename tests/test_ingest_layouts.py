@@ -137,6 +137,22 @@ def test_index_points_to_ingest_for_a_tile_of_aws(tmp_path, pixels):
         read_images(source)
 
 
+def test_index_does_not_read_the_bands_of_a_product_as_images(tmp_path, pixels):
+    """Of MAJA, and of ESA where images are GeoTIFFs; GeoTIFFs next to a product are read."""
+    root = write_product(tmp_path / "esa", Spec(pixels))
+    for path in list(root.rglob("*.jp2")):
+        with rasterio.open(path) as file:
+            write_tif(path.with_suffix(".tif"), file.read(1), file.transform)
+        path.unlink()
+    for source in (maja(tmp_path / "maja", pixels).parent, root, root.parent):
+        with pytest.raises(MissingInputError, match=rf"of a Sentinel-2 product\. .*ingest {source} --as"):
+            read_images(source)
+    beside = tmp_path / "beside"
+    write_product(beside / "downloads", Spec(pixels))
+    write_tif(beside / "2020-01-01.tif", pixels[..., 0])
+    assert len(read_images(beside)) == 1
+
+
 # ---------------------------------------------------------------- MAJA
 
 

@@ -36,8 +36,8 @@ JP2 = (".jp2",)
 VRT = (".vrt",)
 """Read where it is named: in a folder a VRT may stand for files next to it."""
 TFRECORD = (".tfrecords", ".tfrecord")
-_METADATA = re.compile(r"MTD_MSIL.*\.xml")
-"""Name of the metadata file of a Sentinel-2 product."""
+PRODUCT_FILE = re.compile(r"MTD_MSIL.*\.xml|SENTINEL2.*_MTD_ALL\.xml|tileInfo\.json")
+"""Name of a file that only a Sentinel-2 product has: of ESA, MAJA or AWS."""
 SAMPLES = 16
 """Images that decide the units, spread over the source."""
 LIMITS = {"scaled": (-1.001, 1.001), "reflectance": (-1.0, 10.0), "byte": (0.0, 255.0)}
@@ -112,8 +112,8 @@ def find_source(source: ImageLike, what: str) -> Source:
         what: "images" or "patches", for messages.
 
     Raises:
-        MissingInputError: the input does not exist, or holds no readable file; or a link in it leads nowhere
-            or in a loop.
+        MissingInputError: the input does not exist, holds no readable file or a Sentinel-2 product. Or a
+            link in it leads nowhere or in a loop.
     """
     if isinstance(source, np.ndarray):
         return Source("array", f"{what} in memory", array=source)
@@ -130,6 +130,7 @@ def find_source(source: ImageLike, what: str) -> Source:
             raise MissingInputError(
                 f"{name}: the folder holds no .tif or .tiff{more} file; expected {what} as GeoTIFFs{hint}"
             )
+        _refuse_products(path, paths, below.files)
     elif path.exists():
         paths = (path,)
     else:
@@ -172,10 +173,20 @@ def _kind(paths: Sequence[Path], name: str, what: str) -> Literal["npy", "tif", 
     )
 
 
+def _refuse_products(folder: Path, paths: Sequence[Path], files: Sequence[Path]) -> None:
+    """Refuse images inside a Sentinel-2 product: `ingest` alone knows its offset, nodata and masks."""
+    products = {file.parent for file in files if PRODUCT_FILE.fullmatch(file.name)}
+    inside = [path for path in paths if products.intersection(path.parents)] if products else []
+    if inside:
+        raise MissingInputError(
+            f"{folder}: {inside[0].name} is part of a Sentinel-2 product{_product_hint(folder, files)}"
+        )
+
+
 def _product_hint(path: Path, below: Sequence[Path] = ()) -> str:
     """Return how to read the Sentinel-2 products of a path or of the files below it; empty without any."""
     names = [file.name for file in below]
-    folder = (path.is_dir() and path.suffix.upper() == ".SAFE") or any(map(_METADATA.fullmatch, names))
+    folder = (path.is_dir() and path.suffix.upper() == ".SAFE") or any(map(PRODUCT_FILE.fullmatch, names))
     zips = path.suffix.lower() == ".zip" or any(name.lower().endswith(".zip") for name in names)
     if not (folder or zips):
         return ""
