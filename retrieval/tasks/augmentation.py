@@ -35,41 +35,37 @@ HIDDEN_SHARE = 0.5
 
 def weak(pixels: Any, seed: Any) -> Any:
     """Return images (n, h, w, b) float32, weakly augmented. `seed` is an int32 tensor (2,)."""
-    return oriented(warped(pixels, seed + 1, WEAK), seed)
+    return warped(pixels, seed, WEAK)
 
 
 def medium(pixels: Any, seed: Any, colour: float) -> Any:
     """Return images augmented between weakly and strongly, for the labelled ones."""
-    return oriented(relit(warped(pixels, seed + 1, MEDIUM), seed + 2, colour / 2), seed)
+    return relit(warped(pixels, seed, MEDIUM), seed + 1, colour / 2)
 
 
 def strong(pixels: Any, seed: Any, colour: float) -> Any:
     """Return images, strongly augmented; `colour` scales the changes of light."""
-    y = oriented(warped(pixels, seed + 1, STRONG), seed)
-    return partly_hidden(relit(y, seed + 2, colour), seed + 3)
-
-
-def oriented(pixels: Any, seed: Any) -> Any:
-    """Flip and rotate each image at random; images that are not square keep their axes."""
-    import tensorflow as tf
-
-    draw = tf.random.stateless_uniform((3, tf.shape(pixels)[0], 1, 1, 1), seed)
-    y = tf.where(draw[0] < 0.5, pixels, pixels[:, ::-1])
-    y = tf.where(draw[1] < 0.5, y, y[:, :, ::-1])
-    if pixels.shape[1] != pixels.shape[2]:
-        return y
-    return tf.where(draw[2] < 0.5, y, tf.transpose(y, (0, 2, 1, 3)))
+    return partly_hidden(relit(warped(pixels, seed, STRONG), seed + 1, colour), seed + 2)
 
 
 def warped(pixels: Any, seed: Any, warp: Warp) -> Any:
-    """Scale, rotate, shear and shift each image around its centre; the border is mirrored."""
+    """Flip, rotate, scale, shear and shift each image around its centre, in one interpolation.
+
+    Each image first gets one of the eight flips and quarter turns at random, or one of the four flips where
+    it is not square. Ground beyond the border is mirrored.
+    """
     import tensorflow as tf
 
     rows, columns = pixels.shape[1:3]
-    draw = tf.random.stateless_uniform((5, tf.shape(pixels)[0]), seed, -1.0, 1.0)
+    draw = tf.random.stateless_uniform((8, tf.shape(pixels)[0]), seed, -1.0, 1.0)
     scale, angle, shear = tf.exp(draw[0] * warp.zoom), draw[1] * warp.angle, draw[2] * warp.shear
     cosine, sine = tf.cos(angle) * scale, tf.sin(angle) * scale
-    a, b, d, e = cosine, cosine * shear - sine, sine, sine * shear + cosine
+    flip_x, flip_y = tf.sign(draw[5]), tf.sign(draw[6])
+    a, b = flip_x * cosine, flip_y * (cosine * shear - sine)
+    d, e = flip_x * sine, flip_y * (sine * shear + cosine)
+    if rows == columns:
+        is_turned = draw[7] < 0
+        a, b, d, e = (tf.where(is_turned, *pair) for pair in ((b, a), (a, b), (e, d), (d, e)))
     x, y = (columns - 1) / 2, (rows - 1) / 2
     c = x + draw[3] * warp.shift * columns - a * x - b * y
     f = y + draw[4] * warp.shift * rows - d * x - e * y
