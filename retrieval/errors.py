@@ -61,6 +61,10 @@ class NoWindowsWarning(RetrieveWarning):
     """Some images have no window in the index, so queries can't find them; the text says why."""
 
 
+class NotFoundWarning(RetrieveWarning):
+    """Patches find nothing; the text names them, and their rows in a submission are placeholders."""
+
+
 class BandsWarning(RetrieveWarning):
     """Patches and images share no band: the edges of all bands merged are compared."""
 

@@ -115,9 +115,9 @@ def locate(
             return Matches.of_chips(folder, queries, locate_chips(session, queries))
         candidates = search_in_rounds(session)
         candidates = refine_full_resolution(session, candidates)
-        candidates = exhaustive_search(session, candidates)
-        candidates = keep_contained(candidates, search_filter)
-        return Matches.of_patches(folder, queries, candidates, rival_places(session, candidates))
+        searched = exhaustive_search(session, candidates)
+        found = keep_contained(searched.candidates, search_filter)
+        return Matches.of_patches(folder, queries, found, rival_places(session, found), searched.left_out)
 
 
 def evaluate(submission: str | Path, answers: str | Path) -> Score:

@@ -68,12 +68,17 @@ def found_by(images, patches, search):
 
 def exhaustively(found, patches, images, search, image_ids=range(4)):
     """Exhaustive search after what two rounds found."""
-    return exhaustive_search(Session(images, patches, search=search, image_ids=image_ids), found)
+    return exhaustive_search(Session(images, patches, search=search, image_ids=image_ids), found).candidates
+
+
+def uncertain(patches, images, search, **more):
+    """Patches that exhaustive search takes and leaves out where nothing was found."""
+    return select_uncertain(Session(images, patches, search=search, image_ids=range(4)), NOTHING, **more)
 
 
 def uncertain_rows(patches, images, search, **more):
     """Patches that exhaustive search takes where nothing was found."""
-    return select_uncertain(Session(images, patches, search=search, image_ids=range(4)), NOTHING, **more)
+    return uncertain(patches, images, search, **more).rows
 
 
 def rightly(found, at):
@@ -152,13 +157,14 @@ def test_the_warning_tells_how_many_are_searched_and_the_budget_for_all(world, a
     patches, images = world[2], Megapixels()
     search = SearchConfig(exhaustive_budget=search_cost(affordable, 4.0))
     with pytest.warns(SearchBudgetWarning, match=f"^6 patches are uncertain, and {text} searched") as warned:
-        rows = uncertain_rows(patches, images, search)
-    assert len(rows) == (4 if affordable == 4 else 0)
+        selected = uncertain(patches, images, search)
+    assert len(selected.rows) == (4 if affordable == 4 else 0)
+    assert sorted([*selected.rows, *selected.left_out]) == list(range(6))
     enough = int(re.search(r"exhaustive_budget = (\d+)", str(warned[0].message)).group(1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        rows = uncertain_rows(patches, images, SearchConfig(exhaustive_budget=enough))
-    assert rows.tolist() == list(range(6))
+        selected = uncertain(patches, images, SearchConfig(exhaustive_budget=enough))
+    assert selected.rows.tolist() == list(range(6)) and not len(selected.left_out)
 
 
 class CountingPatches:
@@ -179,8 +185,33 @@ def test_a_sample_decides_where_far_too_many_are_uncertain(world):
     images, _, clear, _ = world
     counting = CountingPatches(clear)
     with pytest.warns(SearchBudgetWarning, match="^about 6 patches are uncertain, and none was"):
-        rows = uncertain_rows(counting, images, SearchConfig(exhaustive_budget=1), sample=2)
-    assert not len(rows) and sorted(counting.rows) == [0, 3]
+        selected = uncertain(counting, images, SearchConfig(exhaustive_budget=1), sample=2)
+    assert not len(selected.rows) and sorted(counting.rows) == [0, 3]
+    assert selected.left_out.tolist() == list(range(6))
+
+
+def test_patches_without_texture_are_not_left_out(world):
+    images, _, clear, _ = world
+    pixels = clear.pixels.copy()
+    pixels[[0, 4]] = -0.5
+    search = SearchConfig(exhaustive_budget=1)
+    for sample in (2, 400):  # with a sample, only rows 0 and 3 are measured
+        with pytest.warns(SearchBudgetWarning):
+            selected = uncertain(asked(pixels), images, search, sample=sample)
+        assert selected.left_out.tolist() == ([1, 2, 3, 4, 5] if sample == 2 else [1, 2, 3, 5])
+
+
+def test_patches_beyond_the_budget_are_reported_without_another_answer(world):
+    images, _, clear, _ = world
+    found = found_by(Arrays({0: images.arrays[0]}, {0: BANDS}), clear, SHALLOW)
+    search = replace(SHALLOW, round2_max_candidates=20, exhaustive_budget=1)
+    with pytest.warns(SearchBudgetWarning):
+        searched = exhaustive_search(Session(images, clear, search=search, image_ids=range(4)), found)
+    assert searched.candidates is found
+    assert searched.left_out.dtype == bool and searched.left_out.tolist() == [True] * 6
+    off = replace(search, exhaustive_budget=0)
+    searched = exhaustive_search(Session(images, clear, search=off, image_ids=range(4)), found)
+    assert not searched.left_out.any()
 
 
 def test_the_patches_with_the_most_texture_come_first(world):

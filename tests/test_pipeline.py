@@ -177,7 +177,9 @@ def test_order_of_images_and_size_of_blocks_change_no_answer(tmp_path, rng):
         frames.append(index.locate(asked))
     session = Session.open(index.folder, asked)
     ranked = refine_full_resolution(session, search_in_rounds(session, block=5))
-    frames.append(Matches.of_patches(index.folder, asked, exhaustive_search(session, ranked)).frame())
+    frames.append(
+        Matches.of_patches(index.folder, asked, exhaustive_search(session, ranked).candidates).frame()
+    )
     assert places_of(frames[0]) == places_of(frames[1])
     np.testing.assert_allclose(frames[0], frames[1], atol=1e-4)  # what is compiled rounds otherwise
     assert places_of(frames[0]) == places_of(frames[2])

@@ -1,6 +1,7 @@
 """Answers and their tables: a row for every patch, whatever was found."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -81,20 +82,59 @@ def test_details_hold_every_candidate(store):
         [40, 0, 5, 8, 0],
         [40, 1, 9, 16, 8],
         [2, 0, 9, 0, 16],
+        [7, 0, pd.NA, pd.NA, pd.NA],
     ]
     assert details.confidence[0] == 0.9 and np.isnan(details.confidence[1])
     assert "unsure" not in details
-    assert found.details(0.5).unsure.tolist() == [False, False, True]
+    assert found.details(0.5).unsure.tolist() == [False, False, True, True]
+
+
+def test_a_patch_that_finds_nothing_has_a_row_with_nulls(store):
+    found = matches(store)
+    assert found.status.tolist() == ["found", "found", "not_found"]
+    left_out = replace(found, left_out=np.array([False, True, True]))
+    assert left_out.status.tolist() == ["found", "partly_searched", "not_found"]
+    details = left_out.details()
+    assert details.status.tolist() == ["found", "found", "partly_searched", "not_found"]
+    known = details.iloc[3].dropna().to_dict()
+    assert known == {
+        "patch_id": 7,
+        "rank": 0,
+        "status": "not_found",
+        "confidence": 0,
+        "calibrated": True,
+        "windows": 1,
+        "agree": 0,
+    }
+    two = replace(
+        found,
+        patch_ids=found.patch_ids[:2],
+        candidates=found.candidates.select(slice(2)),
+        confidence=found.confidence[:2],
+        patches=found.patches.select(slice(2)),
+    ).details()
+    assert [two[name].dtype for name in ("place", "image_id", "x", "y", "width", "height")] == [np.int64] * 6
+
+
+def test_candidates_that_correlate_with_nothing_are_no_match(store):
+    found = matches(store)
+    flat = replace(found, candidates=replace(found.candidates, ncc=np.zeros((3, 2), np.float32)))
+    assert flat.status.tolist() == ["not_found"] * 3
+    assert flat.details().image_id.isna().all() and len(flat.details()) == 3
+    assert flat.frame().image_id.tolist() == [5, 9, 5]  # the submission has a row for each
+    some = np.array([[0, 0.2], [-0.1, 0], [0, 0]], np.float32)
+    some = replace(found, candidates=replace(found.candidates, ncc=some))
+    assert some.status.tolist() == ["found", "not_found", "not_found"]
 
 
 def test_details_say_where_it_came_from_and_what_is_hidden(store):
     details = matches(store).details()
-    assert details.windows.tolist() == details.agree.tolist() == [1, 1, 1]
+    assert details.windows.tolist() == [1, 1, 1, 1] and details.agree.tolist() == [1, 1, 1, 0]
     assert (
         details.footprint[0].startswith("POLYGON ((20.85 50.05, 20.85 43.65")
         and details.footprint[1:].isna().all()
     )
-    assert details.hidden_share.tolist() == [0, 0, 0] and details.off_m.isna().all()
+    assert details.hidden_share[:3].tolist() == [0, 0, 0] and details.off_m.isna().all()
     assert details[["image_path", "image_date", "source"]].isna().all().all()
 
 
@@ -114,7 +154,8 @@ def test_tables_come_back(store, tmp_path, ending):
     back = pd.read_parquet(path) if ending == "parquet" else pd.read_csv(path)
     assert list(back.columns) == list(details.columns)
     numbers = details.select_dtypes("number").columns
-    pd.testing.assert_frame_equal(back[numbers], details[numbers], check_dtype=False, atol=1e-6)
+    numeric = details[numbers].astype(float)
+    pd.testing.assert_frame_equal(back[numbers].astype(float), numeric, check_dtype=False, atol=1e-6)
     with pytest.raises(OutputExistsError):
         write_table(details, path)
     write_table(details, path, overwrite=True)

@@ -109,7 +109,7 @@ def query(
     from retrieval.models.calibration import CHIP_TERMS, TERMS, calibration_of
     from retrieval.models.encoder import load_encoder
     from retrieval.pipeline import Index, locate
-    from retrieval.results.matches import check_confidence_limit
+    from retrieval.results.matches import check_confidence_limit, warn_not_found
     from retrieval.results.outputs import QueryOutputs
     from tfrecords.schema import Chips
 
@@ -135,15 +135,18 @@ def query(
             Index(folder, device), queries, search_filter=search_filter, **configs, progress=console
         )
         outputs.write(matches, min_confidence, drop_unsure, console)
+        warn_not_found(matches)
         console.note(_clipped_note(matches))
     paths = {"patch_table": outputs.patch_table(queries), "details": details, "windows": save_windows}
     result: dict[str, Any] = {"submission": str(out)}
     result |= {name: str(path) if path else None for name, path in paths.items()}
-    result |= {"patches": len(queries), "images": len(images)}
+    result |= {"patches": len(queries), "images": len(images)} | _status_counts(matches)
     result |= _confidence_summary(matches, min_confidence, drop_unsure)
     template = "{submission}: {patches} patches, confidence not calibrated"
     if result["mean_confidence"] is not None:
         template = "{submission}: {patches} patches, mean confidence {mean_confidence:.2f}"
+    if result["not_found"]:
+        template += "; {not_found} not found"
     if min_confidence is not None:
         template += "; {unsure} unsure, below {min_confidence:g}" + (", left out" if drop_unsure else "")
     print_result(as_json, result | {"seconds": elapsed_s(start)}, template)
@@ -156,6 +159,13 @@ def _clipped_note(matches: Matches) -> str:
     if not count:
         return ""
     return f"{count} chips begin outside their image: the submission has 0 there, --details the true position"
+
+
+def _status_counts(matches: Matches) -> dict[str, Any]:
+    """Return the number of patches of each status, and the ids of those that are not found."""
+    status = matches.status
+    counts = {name: int((status == name).sum()) for name in ("found", "partly_searched", "not_found")}
+    return counts | {"not_found_ids": matches.patch_ids[status == "not_found"].tolist()}
 
 
 def _confidence_summary(matches: Matches, min_confidence: float | None, drop_unsure: bool) -> dict[str, Any]:

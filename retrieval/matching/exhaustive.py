@@ -73,7 +73,17 @@ class ScoreFit:
         return cls(**shipped_constants("local.score.json")["score"])
 
 
-def exhaustive_search(session: Session, ranked: RankedCandidates) -> RankedCandidates:
+@dataclass(frozen=True, eq=False)
+class ExhaustiveResult:
+    """Candidates after exhaustive search, and the patches that the budget kept from it."""
+
+    candidates: RankedCandidates
+    """(n, k) best first."""
+    left_out: NDArray[np.bool_]
+    """(n,) patches to compare with every place that were not, because the budget does not cover them."""
+
+
+def exhaustive_search(session: Session, ranked: RankedCandidates) -> ExhaustiveResult:
     """Compare the uncertain patches with every place of the session's images.
 
     Args:
@@ -86,9 +96,11 @@ def exhaustive_search(session: Session, ranked: RankedCandidates) -> RankedCandi
     Returns:
         The candidates, replaced for the patches where this search found better ones.
     """
-    rows = select_uncertain(session, ranked)
+    selected = select_uncertain(session, ranked)
+    rows, left_out = selected.rows, np.zeros(len(ranked), bool)
+    left_out[selected.left_out] = True
     if not len(rows):
-        return ranked
+        return ExhaustiveResult(ranked, left_out)
     visible = hide_cloud(session.queries, rows, session.search)
     hidden = session.with_queries(visible.patches)
     candidates = rank_candidates(hidden, shipped_local_search().search_images(hidden))
@@ -100,7 +112,7 @@ def exhaustive_search(session: Session, ranked: RankedCandidates) -> RankedCandi
     )
     better |= hidden_share(visible.patches) >= MAX_HIDDEN_SHARE
     ranked.update(rows[better], candidates.select(better))
-    return ranked
+    return ExhaustiveResult(ranked, left_out)
 
 
 def hidden_share(patches: PatchPixels) -> NDArray[np.float64]:
@@ -111,38 +123,47 @@ def hidden_share(patches: PatchPixels) -> NDArray[np.float64]:
 # --- which patches --------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class UncertainPatches:
+    """Rows of the patches to search exhaustively, ascending."""
+
+    rows: NDArray[np.intp]
+    """Uncertain, with enough texture, and affordable."""
+    left_out: NDArray[np.intp]
+    """The same, but beyond the budget; where a sample showed that far too many are uncertain, also those
+    whose texture was not measured."""
+
+
 def select_uncertain(
     session: Session, ranked: RankedCandidates, sample: int = SAMPLE, block: int = BLOCK
-) -> NDArray[np.intp]:
-    """Select the patches to search exhaustively: uncertain, with enough texture, and affordable.
+) -> UncertainPatches:
+    """Select the patches to search exhaustively, within the budget.
 
     Args:
         session: queries, images and settings.
         ranked: candidates so far.
         sample: uncertain patches that estimate how many have enough texture.
         block: patches whose texture is measured at a time.
-
-    Returns:
-        Ascending rows.
     """
     search, queries = session.search, session.queries
     uncertain = np.flatnonzero(~is_confident(ranked, search, rival_places(session, ranked)))
     if not len(session.image_ids) or not search.exhaustive_budget:
-        return uncertain[:0]
+        return UncertainPatches(uncertain[:0], uncertain[:0])
     megapixels = sum(float(np.prod(session.images.size(i))) for i in session.image_ids) / 1e6
     subset = uncertain[:: max(1, len(uncertain) // sample)]
     if len(subset) < len(uncertain):
         # A sample tells how many there are. Where that is far too many, the others are not measured.
-        share = len(_with_texture(queries, subset, search, block)) / len(subset)
-        estimate = round(share * len(uncertain))
+        with_texture = _with_texture(queries, subset, search, block)
+        estimate = round(len(with_texture) / len(subset) * len(uncertain))
         if not affordable_patches(estimate // 2, megapixels, search.exhaustive_budget):
             _warn_of_budget(estimate, 0, megapixels, "about ")
-            return uncertain[:0]
+            flat = np.setdiff1d(subset, with_texture)
+            return UncertainPatches(uncertain[:0], np.setdiff1d(uncertain, flat))
     rows = _with_texture(queries, uncertain, search, block)
     count = affordable_patches(len(rows), megapixels, search.exhaustive_budget)
     if count < len(rows):
         _warn_of_budget(len(rows), count, megapixels)
-    return np.sort(rows[:count])
+    return UncertainPatches(np.sort(rows[:count]), np.sort(rows[count:]))
 
 
 def _with_texture(

@@ -107,6 +107,8 @@ class CardView:
     verdict: str
     verdict_text: str
     """Verdict as text; "" without an answer."""
+    status: str
+    """`found`, `partly_searched` or `not_found`."""
     confidence: float
     ncc: float
     """-1 without a match."""
@@ -151,6 +153,7 @@ def card_view(card: Card, order: int, names: Names) -> CardView:
         place=names.layout.place_of.get(image_id, -1),
         verdict=at.verdict,
         verdict_text=WORDS[at.verdict] and WORDS[at.verdict] + distance,
+        status=at.status,
         confidence=float(at.confidence),
         ncc=float(at.ncc) if isfinite(at.ncc) else -1.0,
         layers=_layers(card, names) if has_match else (),
@@ -295,7 +298,7 @@ def _numbers(card: Card, names: Names) -> list[tuple[str, str]]:
         rows += [("NCC", f"{at.ncc:.4f}"), ("similarity", f"{at.similarity:.4f}")]
         if isfinite(at.longitude) and isfinite(at.latitude):
             rows.append(("longitude, latitude", f"{at.longitude:.6f}, {at.latitude:.6f}"))
-    rows.append(("confidence", f"{at.confidence:.6f}"))
+    rows += [("status", at.status), ("confidence", f"{at.confidence:.6f}")]
     rows += [(name, value) for name, value in card.other_columns.items() if isinstance(value, SIMPLE_TYPES)]
     return [(name, text) for name, value in rows if (text := _short(value)) not in EMPTY]
 

@@ -184,7 +184,8 @@ def draw_map(
     right_places: dict[int, list[RightPlace]] = defaultdict(list)
     cards = set(rows)
     for row, at in zip(plan.rows, results.best.iloc[list(plan.rows)].itertuples(), strict=True):
-        footprints[int(at.image_id)].append(_footprint(at, plan.layout, row in cards))
+        if at.image_id >= 0:
+            footprints[int(at.image_id)].append(_footprint(at, plan.layout, row in cards))
         if row in cards and at.verdict in ("shifted", "wrong"):
             place = int(at.right_x), int(at.right_y), int(at.width), int(at.height)
             right_places[int(at.right_image_id)].append(RightPlace(int(at.patch_id), *place))
@@ -194,7 +195,8 @@ def draw_map(
 
 
 def _notes(plan: MapPlan, results: PatchResults) -> str:
-    total, drawn = int((results.best.image_id >= 0).sum()), len(plan.rows)
+    matched = np.asarray(results.best.image_id >= 0)
+    total, drawn = int(matched.sum()), int(matched[list(plan.rows)].sum())
     notes = [
         f"All {total} matches." if drawn == total else f"An even selection of {drawn} of {total} matches."
     ]

@@ -17,7 +17,7 @@ from retrieval.report.cards import SIGNS, CardView, Filters, Names, card_view, c
 from retrieval.report.charts import KIND_NAMES, Figure, ScoreSummary, confidence_figures, score_summary
 from retrieval.report.layout import lay_out
 from retrieval.report.map import MapView, draw_map, plan_map
-from retrieval.report.patch_results import choose, judge
+from retrieval.report.patch_results import PatchResults, choose, judge
 from retrieval.types import Progress, silent
 from tfrecords.artifacts import check_free, writing_file
 from tfrecords.artifacts.manifest import created_by
@@ -110,7 +110,7 @@ def write_page(
     no_answer = int((~results.has_answer).sum())
     page = PageView(
         title=title or "Matches",
-        summary=_summary(index, len(patches)),
+        summary=_summary(index, results),
         score=None if results.score is None else score_summary(results.score, no_answer),
         figures=confidence_figures(results),
         map=draw_map(plan, results, crops.overviews, rows),
@@ -156,12 +156,14 @@ def digest(content: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(str(content).encode("utf-8")).digest()).decode("ascii")
 
 
-def _summary(index: IndexFolder, patches: int) -> str:
-    images = len(index.images)
-    return (
+def _summary(index: IndexFolder, results: PatchResults) -> str:
+    images, patches = len(index.images), len(results.best)
+    text = (
         f"{patches} patch{'es' * (patches != 1)}, searched in {images} image{'s' * (images != 1)} with "
         f"{len(index.vectors)} windows; encoder {index.encoder.name}"
     )
+    counts = {name: int((results.best.status == name).sum()) for name in ("not_found", "partly_searched")}
+    return text + "".join(f"; {n} {name.replace('_', ' ')}" for name, n in counts.items() if n)
 
 
 def _cards_note(shown: int, total: int, has_answers: bool) -> str:

@@ -29,6 +29,8 @@ COLUMNS = {"patch_id": "i", "rank": "i", "image_id": "i", "x": "i", "y": "i"} | 
 POSITION = ("x", "y", "dx", "dy", "right_x", "right_y")
 """Columns in pixels."""
 COORDINATES = ("longitude", "latitude")
+STATUS = "status"
+"""Column of `Matches.status`; tables of earlier releases lack it."""
 MAX_FAILURE_SHARE = 2 / 3
 """Largest share of failures among the patches shown: a reader compares them with successes."""
 
@@ -40,11 +42,12 @@ class PatchResults:
     """The results of a query, one row per patch in the order of the patches."""
 
     best: Any
-    """Frame: the columns of `COLUMNS` without rank; width, height, longitude, latitude, verdict. Also
+    """Frame: the columns of `COLUMNS` without rank; width, height, longitude, latitude, status, verdict. Also
     right_image_id (-1 without an answer), right_x, right_y, and distance_px (NaN in another image). Without
     a match image_id is -1."""
     candidates: Any
-    """Frame: every candidate with all columns of the table, in the order of patch and rank."""
+    """Frame: every candidate with all columns of the table, in the order of patch and rank; no row for a
+    patch without a match."""
     score: Score | None
     """The score; None without answers."""
 
@@ -71,7 +74,8 @@ def read_details(path: str | Path) -> Any:
         path: `.parquet` or `.csv`.
 
     Returns:
-        A pandas frame in the order of patch and rank; columns other than `COLUMNS` are kept.
+        A pandas frame in the order of patch and rank; columns other than `COLUMNS` are kept. Rows of patches
+        that find nothing are left out.
 
     Raises:
         MissingInputError: the file does not exist.
@@ -98,7 +102,8 @@ def read_details(path: str | Path) -> Any:
 
 
 def _check_columns(frame: Any, name: str) -> Any:
-    """Refuse a table that lacks columns or holds other things than numbers in them."""
+    """Return the rows with a match; refuse a table that lacks columns or numbers in them."""
+    frame = _matched(frame)
     missing = [column for column in COLUMNS if column not in frame]
     if missing:
         raise ConfigError(
@@ -110,6 +115,16 @@ def _check_columns(frame: Any, name: str) -> Any:
         if getattr(dtype, "kind", "O") not in ("iu" if kind == "i" else "iuf"):
             raise ConfigError(f"{name}: column {column} has the type {dtype}. Expected numbers.")
     return frame
+
+
+def _matched(frame: Any) -> Any:
+    """Leave out patches that find nothing: their row has no image, so whole numbers were read as floats."""
+    if "image_id" not in frame or not frame.image_id.isna().any():
+        return frame
+    frame = frame[frame.image_id.notna()]
+    integers = [name for name, kind in COLUMNS.items() if kind == "i" and name in frame]
+    whole = [name for name in integers if (frame[name] % 1 == 0).all()]
+    return frame.astype(dict.fromkeys(whole, "int64"))
 
 
 def judge(
@@ -172,12 +187,14 @@ def _upright(frame: Any, side: Any, images: Mapping[int, StoredImage]) -> Any:
 def _best_matches(frame: Any, side: Any) -> Any:
     """Return the first candidate of each patch, with image_id -1 for a patch without one."""
     first = frame.drop_duplicates("patch_id").set_index("patch_id")
-    columns = [column for column in (*COLUMNS, *COORDINATES) if column in first and column != "rank"]
+    columns = [column for column in (*COLUMNS, *COORDINATES, STATUS) if column in first and column != "rank"]
     best = first[columns].reindex(side.index).reset_index(names="patch_id")
     best["image_id"] = best.image_id.fillna(-1).astype(np.int64)
     for column in ("x", "y"):
         best[column] = best[column].fillna(0).astype(np.int64)
     best.loc[best.image_id < 0, "confidence"] = 0.0
+    known = best[STATUS].astype(object) if STATUS in best else "found"
+    best[STATUS] = np.where(best.image_id < 0, "not_found", known)
     for column in side:
         best[column] = side[column].to_numpy()
     for column in COORDINATES:

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import ConfigError, UncalibratedWarning
+from retrieval.errors import ConfigError, NotFoundWarning, UncalibratedWarning
 from retrieval.geo.coordinates import lonlat, offsets_m
 from retrieval.geo.file_windows import shifts_to_file, to_file
 from retrieval.geo.footprints import DECIMALS, footprints
@@ -21,10 +21,13 @@ from retrieval.matching.session import Session
 from retrieval.models.calibration import calibration_features, calibration_of
 from retrieval.results.tables import FOOTPRINT
 from retrieval.types import RankedCandidates
+from tfrecords.errors import listed
 from tfrecords.schema import Chips, Patches
 
 CALIBRATE = "retrieve calibrate PATCHES ANSWERS"
 """Command that messages name."""
+FOUND, PARTLY_SEARCHED, NOT_FOUND = "found", "partly_searched", "not_found"
+"""Values of `Matches.status`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,8 @@ class Matches:
     """(n, 4) inputs of the calibration: `TERMS` of patches, `CHIP_TERMS` of chips."""
     places: NDArray[np.int64] | None = None
     """(n, k) placements of chips: a number for each place, 0 for that of the best; None for patches."""
+    left_out: NDArray[np.bool_] | None = None
+    """(n,) patches that the budget kept from exhaustive search; None where it kept none."""
 
     @classmethod
     def of_patches(
@@ -57,6 +62,7 @@ class Matches:
         patches: Patches,
         ranked: RankedCandidates,
         rivals: NDArray[np.int64] | None = None,
+        left_out: NDArray[np.bool_] | None = None,
     ) -> Self:
         """Return the matches of patches, with the confidence of the encoder's calibration.
 
@@ -65,10 +71,15 @@ class Matches:
             patches: the queries.
             ranked: candidates of each patch, best first.
             rivals: (n, k) from `retrieval.matching.places.rival_places`; None if each candidate is a place.
+            left_out: (n,) patches that the budget kept from exhaustive search; None for none.
+
+        Warns:
+            UncalibratedWarning: the index has no calibration for its encoder.
         """
         features = calibration_features(ranked, rivals)
         confidence = calibration_of(folder.encoder).probability(features)
-        matches = cls(patches.patch_ids, ranked, confidence, folder, patches, features=features)
+        ids = patches.patch_ids
+        matches = cls(ids, ranked, confidence, folder, patches, features=features, left_out=left_out)
         warn_uncalibrated(matches)
         return matches
 
@@ -89,6 +100,21 @@ class Matches:
         )
         warn_uncalibrated(matches)
         return matches
+
+    @property
+    def status(self) -> NDArray[np.str_]:
+        """(n,) `found`, `partly_searched` or `not_found`.
+
+        A patch is not found if no candidate has an NCC above 0. It is flat, has no data, or no window may be
+        answered. It is partly searched if `exhaustive_budget` kept it from a comparison with every place.
+        """
+        left_out = np.zeros(len(self.patch_ids), bool) if self.left_out is None else self.left_out
+        return np.select([~self.found, left_out], [NOT_FOUND, PARTLY_SEARCHED], FOUND)
+
+    @property
+    def found(self) -> NDArray[np.bool_]:
+        """(n,) whether a candidate has an NCC above 0."""
+        return np.asarray(((self.candidates.image_ids >= 0) & (self.candidates.ncc > 0)).any(1))
 
     @property
     def calibrated(self) -> NDArray[np.bool_]:
@@ -155,7 +181,7 @@ class Matches:
         return number_places(session, self.candidates)
 
     def details(self, min_confidence: float | None = None) -> Any:
-        """Return the table of all candidates with their details.
+        """Return the table of all candidates with their details; a patch that finds nothing has one row.
 
         Args:
             min_confidence: limit of the column `unsure`; None for no such column.
@@ -163,7 +189,7 @@ class Matches:
         Returns:
             A `pandas.DataFrame` with the columns of `docs/formats.md`:
 
-            - patch_id, rank (0 is the best match), place (0 is that of the best match)
+            - patch_id, rank (0 is the best match), status, place (0 is that of the best match)
             - image_id, x, y, dx, dy, width, height
             - similarity, ncc, confidence (of rank 0), calibrated, unsure, windows, agree
             - longitude, latitude, off_east_m, off_north_m, off_m
@@ -173,11 +199,15 @@ class Matches:
         import pandas as pd
 
         c = self.candidates
-        row, rank = np.nonzero(c.image_ids >= 0)
+        shown = (c.image_ids >= 0) & self.found[:, None]
+        shown[:, 0] = True  # a patch that finds nothing has a row, too
+        row, rank = np.nonzero(shown)
         height, width = self.sizes[row].T
         columns: dict[str, Any] = {"patch_id": self.patch_ids[row], "rank": rank}
+        columns["status"] = _texts(self.status[row])
         columns["place"] = self.place_numbers()[row, rank]
-        image_ids, x, y = c.image_ids[row, rank], c.x[row, rank], c.y[row, rank]
+        image_ids = np.where(self.found[row], c.image_ids[row, rank], -1)
+        x, y = c.x[row, rank], c.y[row, rank]
         dx, dy = c.dx[row, rank], c.dy[row, rank]
         columns |= {"image_id": image_ids} | self._file_columns(image_ids, x, y, dx, dy, width, height)
         columns |= {"similarity": c.similarity[row, rank], "ncc": c.ncc[row, rank]}
@@ -186,12 +216,12 @@ class Matches:
         if min_confidence is not None:
             columns["unsure"] = self.unsure(min_confidence)[row]
         columns["windows"] = np.ones(len(row), int) if self.windows is None else self.windows[row]
-        columns["agree"] = np.ones(len(row), int) if self.agree is None else self.agree[row, rank]
+        columns["agree"] = (image_ids >= 0).astype(int) if self.agree is None else self.agree[row, rank]
         at = image_ids, x + dx, y + dy, width, height
         columns["longitude"], columns["latitude"] = lonlat(self.folder.images, *at)
         columns |= self._offsets(row, *at) | self._image_columns(*at)
         columns[FOOTPRINT] = _texts(s and _wkt(s) for s in footprints(self.folder.images, *at))
-        return pd.DataFrame(columns)
+        return _with_missing(pd.DataFrame(columns), image_ids < 0)
 
     def _file_columns(
         self,
@@ -222,12 +252,12 @@ class Matches:
         self, image_ids: NDArray, x: NDArray, y: NDArray, width: NDArray, height: NDArray
     ) -> dict[str, Any]:
         """Return the columns of the images, and the hidden share of each window."""
-        images = [self.folder.images[i] for i in image_ids.tolist()]
-        columns = {f"image_{n}": _texts(getattr(i, n) for i in images) for n in ("path", "date")}
-        columns |= {n: _texts(getattr(i, n) for i in images) for n in ("source", "datetime", "baseline")}
-        columns["cloud_cover"] = np.array(
-            [np.nan if (c := i.cloud_cover) is None else c for i in images], float
-        )
+        images = [self.folder.images.get(i) for i in image_ids.tolist()]
+        columns = {f"image_{n}": _texts(getattr(i, n, None) for i in images) for n in ("path", "date")}
+        provenance = ("source", "datetime", "baseline")
+        columns |= {n: _texts(getattr(i, n, None) for i in images) for n in provenance}
+        cover = [getattr(image, "cloud_cover", None) for image in images]
+        columns["cloud_cover"] = np.array([np.nan if c is None else c for c in cover], float)
         at = np.rint(x).astype(np.int64), np.rint(y).astype(np.int64)
         columns["hidden_share"] = _hidden_share(self.folder, image_ids, *at, width, height)
         return columns
@@ -257,12 +287,45 @@ def _hidden_share(
 ) -> NDArray[np.float64]:
     """Return the share of each window, 0 to 1, that is nodata in the index or outside the image."""
     share = np.zeros(len(x))
-    for image_id in np.unique(image_ids):
+    for image_id in np.unique(image_ids[image_ids >= 0]):
         visible = np.logical_not(np.isnan(index.scaled(int(image_id))).all(-1))
         for row in np.flatnonzero(image_ids == image_id):
             part = visible[max(0, y[row]) : y[row] + height[row], max(0, x[row]) : x[row] + width[row]]
             share[row] = 1 - part.sum() / (width[row] * height[row])
     return share
+
+
+NULL_COLUMNS = "place image_id x y dx dy width height similarity ncc hidden_share".split()
+"""Columns of details that are null where nothing is found."""
+
+
+def _with_missing(frame: Any, rows: NDArray[np.bool_]) -> Any:
+    """Return the table of details with nulls where nothing is found; whole numbers then become `Int64`."""
+    import pandas as pd
+
+    if not rows.any():
+        return frame
+    for name in NULL_COLUMNS:
+        values = frame[name].to_numpy()
+        kind, null = ("Int64", pd.NA) if values.dtype.kind == "i" else (values.dtype, np.nan)
+        frame[name] = frame[name].astype(kind).mask(rows, null)
+    return frame
+
+
+def warn_not_found(matches: Matches) -> None:
+    """Name the patches that find nothing.
+
+    Warns:
+        NotFoundWarning: there are some.
+    """
+    ids = matches.patch_ids[matches.status == NOT_FOUND]
+    if len(ids):
+        warnings.warn(
+            f"{len(ids)} of {len(matches.patch_ids)} patches are not found; their rows in a submission are "
+            f"placeholders: {listed([str(i) for i in ids.tolist()])}",
+            NotFoundWarning,
+            stacklevel=4,
+        )
 
 
 def warn_uncalibrated(matches: Matches) -> None:

@@ -34,7 +34,7 @@ def write_window_tifs(
     IMAGE_ID, IMAGE, DATE and CONFIDENCE.
 
     Args:
-        matches: the matches; a patch without a candidate has no file.
+        matches: the matches; a patch that finds nothing has no file.
         folder: the folder to make.
         rows: (n,) which patches; None for all.
         overwrite: replace an existing folder.
@@ -46,7 +46,7 @@ def write_window_tifs(
     """
     found = matches.candidates
     image_ids, x, y = found.image_ids[:, 0], found.x[:, 0], found.y[:, 0]
-    selected = image_ids >= 0
+    selected = matches.found
     if rows is not None:
         selected &= rows
     order = np.flatnonzero(selected)
