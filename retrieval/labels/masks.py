@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 TAG = "CLASSES"
 """Tag of a GeoTIFF that lists the names of its classes as JSON."""
+
+_OPENING = Lock()
 
 Kind = Literal["indices", "palette", "colours"]
 
@@ -58,18 +61,19 @@ def open_raster(path: str | Path) -> Iterator[DatasetReader]:
         LabelsError: GDAL cannot read it.
     """
     import rasterio
-    from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+    from rasterio.errors import RasterioIOError
 
     path = Path(path)
     if not path.is_file():
         raise MissingInputError(f"{path}: no such file. Expected an image or a mask.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            with rasterio.open(path) as dataset:
-                yield dataset
-        except RasterioIOError as error:
-            raise LabelsError(f"{path}: not a readable image ({error}). Replace the file.") from None
+    try:
+        # Filters of warnings belong to the process: one thread changes them at a time.
+        with _OPENING, _silent_georeference():
+            dataset = rasterio.open(path)
+        with dataset:
+            yield dataset
+    except RasterioIOError as error:
+        raise LabelsError(f"{path}: not a readable image ({error}). Replace the file.") from None
 
 
 def alpha_bands(dataset: DatasetReader) -> list[int]:
