@@ -2,12 +2,16 @@
 
 import numpy as np
 import pytest
+import rasterio
 from engine import digital, located, small_encoder, texture
+from PIL import Image as Picture
+from rasterio.errors import NotGeoreferencedWarning
 
 from retrieval.pipeline import build_index
 from tfrecords.errors import GridError
 from tfrecords.grid import pixel_to_map
 from tfrecords.read import read_images, read_queries
+from tfrecords.read.exif import orientation_tag
 from tfrecords.read.orientation import file_windows, turn_upright, upright_windows
 
 CRS = "EPSG:32631"
@@ -76,6 +80,76 @@ def test_exif_turns_pictures(rng, tmp_path, number, ending):
     (chip,) = read_queries(path)
     assert chip.pixels.shape == smooth.shape
     assert np.abs(chip.pixels.astype(int) - smooth).mean() < 3
+
+
+def save_tagged(path, pixels, number):
+    """Write pixels as they lie, with the tag Orientation."""
+    exif = Picture.Exif()
+    exif[0x0112] = number
+    tags = {"tiffinfo": {274: number}} if path.suffix == ".tif" else {"exif": exif}
+    options = {"big_tiff": True} if path.stem == "big" else {}
+    Picture.fromarray(np.ascontiguousarray(LIES[number](pixels))).save(path, **tags, **options)
+
+
+@pytest.mark.parametrize("number", LIES)
+@pytest.mark.parametrize("name", ["chip.png", "chip.tif", "big.tif"])
+def test_the_tag_orientation_turns_pngs_and_tiffs(rng, tmp_path, name, number):
+    pixels = rng.integers(0, 256, (70, 90, 3)).astype(np.uint8)
+    path = tmp_path / name
+    save_tagged(path, pixels, number)
+    chips = read_queries(path)
+    (chip,) = chips
+    np.testing.assert_array_equal(chip.pixels, pixels)
+    assert chip.orientation == number and chips.sizes.tolist() == [[70, 90]]
+    assert ("read north-up" in chips.note) == (number != 1)
+
+
+@pytest.mark.parametrize("number", [6, 3])
+def test_the_transform_outweighs_the_tag_orientation(rng, tmp_path, number):
+    pixels = rng.integers(0, 256, (70, 90, 3)).astype(np.uint8)
+    path = tmp_path / "a.tif"
+    save_tagged(path, LIES[{6: 8}.get(number, number)](pixels), number)  # stored as pixels
+    with pytest.warns(NotGeoreferencedWarning), rasterio.open(path, "r+") as dataset:
+        dataset.transform, dataset.crs = rasterio.Affine(*UP), CRS
+    (image,) = read_images(path)
+    np.testing.assert_array_equal(image.pixels, pixels)
+    assert image.orientation == 1
+
+
+def test_answers_are_in_the_pixels_of_a_tagged_file(tmp_path):
+    scene = np.clip(texture(150, 190, bands=3, seed=5) * 140 + 128, 1, 255).astype(np.uint8)
+    (tmp_path / "images").mkdir()
+    save_tagged(tmp_path / "images" / "a.tif", scene, 6)
+    index = build_index(tmp_path / "images", tmp_path / "index", encoder=small_encoder())
+    x, y = 100, 40
+    found = located(index, scene[None, y : y + 64, x : x + 64], tmp_path / "s.csv")
+    expected = [v.tolist() for v in file_windows(6, (150, 190), [x], [y], [64], [64])[:2]]
+    assert [column.tolist() for column in found.best()[1:]] == expected
+
+
+@pytest.mark.parametrize("tag", [0, 9, 65535])
+def test_other_numbers_of_the_tag_count_as_upright(rng, tmp_path, tag):
+    pixels = rng.integers(0, 256, (70, 90, 3)).astype(np.uint8)
+    Picture.fromarray(pixels).save(tmp_path / "a.tif", tiffinfo={274: tag})
+    (image,) = read_images(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image.pixels, pixels)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"II",
+        b"II*\0\xff\xff\xff\xff",
+        b"MM\0*\0\0\0\x08\xff\xff\x01",
+        b"II+\0\x08\0\0\0" + b"\xff" * 8,
+        b"\x89PNG\r\n\x1a\n\xff\xff\xff\xffeXIfII*\0",
+        b"\x89PNG\r\n\x1a\n\0",
+    ],
+)
+def test_damaged_tags_count_as_upright(tmp_path, data):
+    (tmp_path / "a").write_bytes(data)
+    assert orientation_tag(tmp_path / "a") == 1
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ _NUMBER = {steps: number for number, steps in _STEPS.items()}
 def orientation_of(raster: Raster) -> int:
     """Return the EXIF number of a file's orientation.
 
-    The transform decides. Without one, the EXIF tag of a JPEG does. A transform that only counts
+    The transform decides. Without one, the tag Orientation does. A transform that only counts
     pixels from another origin (no CRS, pixels of size 1) says nothing about north.
 
     Raises:

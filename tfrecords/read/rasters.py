@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tfrecords.errors import ArrayError, MissingInputError
 from tfrecords.grid import pixel_to_map
+from tfrecords.read.exif import orientation_tag
 from tfrecords.read.layers import (
     BandFiles,
     RasterFile,
@@ -105,7 +106,7 @@ class Raster:
     provenance: Provenance = UNKNOWN
     """Origin of the pixels, from the tags."""
     exif_orientation: int = 1
-    """The tag Orientation of a JPEG, 1 to 8; 1 without the tag."""
+    """The tag Orientation of a JPEG, PNG or TIFF, 1 to 8; 1 without the tag."""
     orientation: int = 1
     """How the file lies, if these metadata are of its upright pixels; see `tfrecords.read.orientation`."""
     scaling: Scaling | None = None
@@ -261,7 +262,7 @@ def _described(file: RasterFile, dataset: Any) -> Raster:
         resolution_m=None if metres is None else float(np.hypot(transform.a, transform.d)) * metres,
         date=day or sure_date_of(path.stem),
         provenance=provenance,
-        exif_orientation=_exif_orientation(dataset),
+        exif_orientation=_exif_orientation(path, dataset),
         scaling=scaling,
         parts=file if isinstance(file, BandFiles) else None,
     )
@@ -297,11 +298,13 @@ def longitude_of(
     return (longitude + 180) % 360 - 180 if np.isfinite(longitude) else None
 
 
-def _exif_orientation(dataset: Any) -> int:
-    """Return the tag Orientation of a JPEG; 1 without a valid one."""
+def _exif_orientation(path: Path, dataset: Any) -> int:
+    """Return the tag Orientation of a JPEG, PNG or TIFF; 1 without a valid one."""
+    if dataset.driver != "JPEG":
+        return orientation_tag(path) if dataset.transform.is_identity else 1
     text = str(dataset.tags().get("EXIF_Orientation", "")).strip()
     number = int(text) if text.isdigit() else 1
-    return number if dataset.driver == "JPEG" and 1 <= number <= 8 else 1
+    return number if 1 <= number <= 8 else 1
 
 
 def _tag(dataset: Any) -> float | None:
