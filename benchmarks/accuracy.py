@@ -184,6 +184,7 @@ def keep_evidence(path: Path, question: Question, found: Matches, searched: Reca
         path,
         **candidates,
         confidence=found.confidence,
+        features=found.features,
         searched=np.stack([searched[k] for k in RECALLED], 1),
         answers=np.stack([answers.image_ids, answers.x, answers.y], 1),
         places=question.places.astype("U32"),

@@ -2,15 +2,17 @@
 
     python benchmarks/calibrate.py build/accuracy --encoder structure-tensor --out NAME.calibration.json
 
-The script reads the evidence files of `benchmarks/accuracy.py` for an encoder, one per group. The written
-calibration is fitted to all groups. The figures hold out one group at a time: expected calibration error, and
-precision and coverage at each threshold. Variants of a group have the same queries and are held out with it.
-`--charts` draws a reliability diagram and precision over coverage.
+The script reads the evidence files of `benchmarks/accuracy.py` and `benchmarks/dates.py` for an encoder. The
+written calibration is fitted to all groups. The figures hold out one group at a time: expected calibration
+error, and precision and coverage at each threshold. Variants of a group and several dates of its places are
+held out with it. `--charts` draws a reliability diagram and precision over coverage.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ from retrieval.types import RankedCandidates
 Measured = dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]
 THRESHOLDS = (0.5, 0.8, 0.9, 0.95, 0.99)
 BINS = 10
+DATES = re.compile(r"-with-\d+-dates$")
+"""End of the name of evidence of `benchmarks/dates.py`, behind the folder of its places."""
 
 
 def measured(folder: Path, encoder: str) -> Measured:
@@ -41,22 +45,26 @@ def measured(folder: Path, encoder: str) -> Measured:
         with np.load(file, allow_pickle=False) as content:
             found = RankedCandidates(**{f: content[f] for f in RankedCandidates.__dataclass_fields__})
             image, x, y = content["answers"].T
+            features = content["features"] if "features" in content else calibration_features(found)
         off = np.hypot(found.x[:, 0] - x, found.y[:, 0] - y)
         right = (found.image_ids[:, 0] == image) & (off <= RIGHT_PX)
-        out[file.name[len("evidence-") : -len(f"-{encoder}.npz")]] = calibration_features(found), right
+        out[file.name[len("evidence-") : -len(f"-{encoder}.npz")]] = features, right
     return out
 
 
-def families() -> dict[str, str]:
-    """Return the group that shares its queries with each group, by evidence name."""
-    return {slug(name): slug(group.form_of or name) for name, group in GROUPS.items()}
+def families(names: Iterable[str]) -> dict[str, str]:
+    """Return the group that shares its queries or its ground with each name of evidence."""
+    folders = {folder: slug(name) for name, group in reversed(GROUPS.items()) for folder in group.folders}
+    forms = {slug(name): slug(group.form_of or name) for name, group in GROUPS.items()}
+    several = {name: DATES.sub("", name) for name in names}
+    return {name: forms.get(name, folders.get(short, short)) for name, short in several.items()}
 
 
 def left_out(groups: Measured) -> dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]:
     """Return the confidence of every answer by a fit to other groups, and whether it is right."""
-    family, sizes = families(), [len(right) for _, right in groups.values()]
+    family, sizes = families(groups), [len(right) for _, right in groups.values()]
     features, right = (np.concatenate([v[i] for v in groups.values()]) for i in (0, 1))
-    labels = np.repeat([family.get(name, name) for name in groups], sizes)
+    labels = np.repeat([family[name] for name in groups], sizes)
     stated = np.split(held_out_probability(features, right, labels), np.cumsum(sizes)[:-1])
     return {name: (p, groups[name][1]) for name, p in zip(groups, stated, strict=True)}
 
@@ -169,7 +177,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there")
     args = parser.parse_args()
     groups = measured(args.evidence, args.encoder)
-    if len({families().get(name, name) for name in groups}) < 2:
+    if len(set(families(groups).values())) < 2:
         parser.error(
             f"{args.evidence} holds evidence of {len(groups)} groups for {args.encoder}; expected 2 or more "
             "that are not forms of one"

@@ -220,6 +220,31 @@ def calibration_table(figures: dict[str, Any]) -> str:
     return "\n\n".join((errors, precision, chart))
 
 
+def dates_table(run: dict[str, Any]) -> str:
+    """Return confidence by the number of dates of a place in the index."""
+    rows = []
+    for count, one in run["counts"].items():
+        minus = one["minus_first"]
+        sure = one["confidence_right"], one["confidence_wrong"]
+        means = ("–" if f is None else f"{f['value']:.3f} ({f['number']})" for f in sure)
+        gain = interval(minus["confidence_right_in_both"], signed=True)
+        shares = interval(one["place"]), interval(one["right"])
+        rows.append((count, *shares, *means, f"{one['calibration_error']:.3f}", gain))
+    head = ("dates", "right place", "within 5 px", "mean confidence if right (answers)", "if wrong (answers)")
+    return markdown(
+        (*head, "calibration error", "confidence minus the first row, right in both, paired"), rows
+    )
+
+
+def dates_note(run: dict[str, Any]) -> str:
+    """Return date, machine and size of the run."""
+    shapes = run["context"]["shapes"]
+    return (
+        f"{run_note(run['context'])} {run['encoder']}, {shapes['queries']} queries of the last "
+        f"{shapes['held_out']} dates."
+    )
+
+
 def tried_table(tried: dict[str, Any]) -> str:
     """Return the recall of the search by variant, grouped by question."""
     variants = list(tried["variants"].values())
@@ -267,6 +292,8 @@ TABLES: dict[str, Table] = {
     "subpixel": ("subpixel.json", subpixel_table),
     "calibration-siamese": ("calibration-siamese.json", calibration_table),
     "calibration-structure-tensor": ("calibration-structure-tensor.json", calibration_table),
+    "dates-venice": ("dates-venice.json", dates_table),
+    "dates-venice-run": ("dates-venice.json", dates_note),
     "tried": ("tried.json", tried_table),
     "tried-run": ("tried.json", tried_note),
     "job": ("challenge-600.json", job_table),

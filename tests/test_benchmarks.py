@@ -27,6 +27,7 @@ sys.path.append(str(BENCHMARKS))
 
 import calibrate  # noqa: E402
 import chart  # noqa: E402
+import dates  # noqa: E402
 import enlarged  # noqa: E402
 import exhaustive  # noqa: E402
 import hollow  # noqa: E402
@@ -130,6 +131,36 @@ def test_patches_near_nodata_are_no_queries(write_tif, tmp_path):
         write_tif(f"val/oscd/paris/{name}.tif", one, descriptions=BANDS, nodata=0)
     (tmp_path / "train").mkdir()
     assert protocol.ask(tmp_path, CITIES, 30, 0).answers.x.max() <= 7  # 1 of 64 columns is under 2 %
+
+
+# ---------------------------------------------------------------- several dates of a place
+
+
+def test_dates_that_are_asked_are_not_in_the_index(data, write_tif):
+    for date in ("2014-01-01", "2015-01-01", "2019-01-01"):
+        write_tif(f"val/oscd/rome/{date}.tif", ground(1), descriptions=BANDS, nodata=0)
+    write_tif("val/oscd/paris/2015-01-01.tif", ground(0), descriptions=BANDS, nodata=0)
+    question = dates.held_out_queries(data, group(), 1, 12, 0)
+    assert set(question.dates) <= {"oscd/rome/2019-01-01.tif", "oscd/paris/2018-01-01.tif"}
+    for count, expected in ((1, [0, 100]), (2, [0, 1, 100, 101]), (9, [0, 1, 100, 101, 102, 103])):
+        assert [i.image_id for i in dates.images(data, group(), count, 1)] == expected
+    assert set(question.answers.image_ids) <= {0, 100}
+
+
+def test_confidence_is_compared_on_the_same_queries():
+    answers = Submission(np.arange(4), np.zeros(4, int), np.array([0, 300, 600, 900]), np.zeros(4, int))
+    right = np.array([True, True, True, False])
+    one = dates.Answers(np.array([0.9, 0.8, 0.5, 0.2]), right, right)
+    more = dates.Answers(np.array([1.0, 0.6, 0.1, 0.4]), right, np.array([True, True, False, False]))
+    figures = dates.figures(more, one, answers)
+    assert figures["place"]["value"] == 0.75 and figures["right"]["value"] == 0.5
+    assert figures["confidence_right"]["value"] == pytest.approx(0.8)
+    assert figures["confidence_wrong"]["value"] == pytest.approx(0.25)
+    minus = figures["minus_first"]
+    assert minus["confidence_right_in_both"]["value"] == pytest.approx(-0.05)
+    assert minus["confidence_right_in_both"]["number"] == 2
+    assert minus["lower_by_a_tenth"] == 1 and minus["higher_by_a_tenth"] == 0
+    assert minus["right"]["value"] == -0.25 and minus["right"]["low"] <= -0.25 <= minus["right"]["high"]
 
 
 # ---------------------------------------------------------------- copies and renderings
@@ -325,6 +356,20 @@ def test_calibration_holds_out_a_group_and_its_variants(tmp_path):
     assert 10_000 < (tmp_path / "c.svg").stat().st_size < 300_000
     text = tables.calibration_table({"encoder": "enc"} | summary)
     assert "images/calibration-enc.svg" in text and "| venice | 60 |" in text
+
+
+def test_several_dates_are_held_out_with_the_group_of_their_places(tmp_path):
+    found = {"venice-with-3-dates": "venice", "belgium-with-12-dates": "fields-and-forest"}
+    found |= {"oscd-with-2-dates": "cities", "cities-near-infrared-only": "cities", "my-own": "my-own"}
+    assert calibrate.families(found) == found
+    one = np.zeros((1, 1), np.int64)
+    fields = dict.fromkeys(RankedCandidates.__dataclass_fields__, one)
+    features = np.array([[4.0, 3.0, 0.5, 0.25]])
+    answers = np.zeros((1, 3), np.int64)
+    file = tmp_path / "evidence-venice-with-3-dates-enc.npz"
+    np.savez(file, **fields, answers=answers, features=features)
+    measured = calibrate.measured(tmp_path, "enc")["venice-with-3-dates"]
+    assert measured[0].tolist() == features.tolist() and measured[1].all()
 
 
 # ---------------------------------------------------------------- scale
