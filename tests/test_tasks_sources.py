@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from labelled import CLASSES, pictures, write_class_folders, write_npz, write_numbered
@@ -20,6 +23,8 @@ from tfrecords.errors import (
 )
 from tfrecords.schema import BANDS, Series
 from tfrecords.write import write_series
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -289,3 +294,19 @@ def test_images_of_another_kind_are_refused(tmp_path, rng, images):
         refused(kind, match, check_fits, other, like.bands, like.size, like.form, "the model")
     np.savez(tmp_path / "c.npz", x=images[0][:, :8, :8])
     refused(ArrayError, "at least 16 x 16", read_images, tmp_path / "c.npz")
+
+
+# --- real images ------------------------------------------------------------------------------------
+
+
+@pytest.mark.data
+def test_the_hackathons_images_are_read_and_no_validation_image_is_trained_on():
+    folder = Path(os.environ.get("RETRIEVE_DATA") or ROOT.parent / "shared" / "data") / "eurosat"
+    if not folder.is_dir():
+        pytest.skip("no real imagery: RETRIEVE_DATA names no folder with eurosat")
+    training = read_labelled(folder / "train.csv")
+    validation = read_labelled(folder / "valid.csv", classes=training.classes, complete=False)
+    assert training.counts().tolist() == [50] * 10 and validation.counts().tolist() == [150] * 10
+    assert training.classes[0] == "AnnualCrop" and training.images.pixels.shape == (500, 64, 64, 3)
+    assert training.images.form == "byte" and training.images.bands == ("B04", "B03", "B02")
+    check_apart(validation, training)
