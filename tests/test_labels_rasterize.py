@@ -17,6 +17,7 @@ from PIL import Image
 
 from retrieval.errors import LabelsError
 from retrieval.labels import check, rasterize
+from retrieval.labels.classes import read_classes
 from retrieval.labels.masks import classes_of, read_mask
 from tfrecords.errors import MissingInputError, OutputExistsError
 
@@ -303,3 +304,33 @@ def test_the_command_prints_shares(tmp_path, scene):
     assert done.stdout.strip() == f"{tmp_path / 'm.tif'}: 1 masks, 1 features; background 50.00%, town 50.00%"
     done = run("labels", "rasterize", labels, "--like", scene, "--out", tmp_path / "m.tif")
     assert done.exit_code == 1 and "exists and is kept" in done.stderr
+
+
+def test_masks_of_colours_become_indices_and_colours_again(tmp_path, write_tif):
+    deepglobe = read_classes("deepglobe")
+    values = (np.arange(64, dtype=np.uint8).reshape(8, 8) % 7).clip(0, 6)
+    values[values == 6] = 255
+    (tmp_path / "colours").mkdir()
+    Image.fromarray(deepglobe.to_colours(values)).save(tmp_path / "colours" / "855_mask.png")
+    grid = {"crs": UTM, "transform": (STEP, 0, WEST, 0, -STEP, NORTH)}
+    write_tif("colours/9_mask.tif", deepglobe.to_colours(values), **grid)
+    arguments = ("--classes", "deepglobe", "--json")
+    done = run("labels", "rasterize", tmp_path / "colours", "--out", tmp_path / "masks", *arguments)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["masks"] == 2
+    for name in ("855.png", "9.tif"):
+        assert np.array_equal(read_mask(tmp_path / "masks" / name), values)
+        assert classes_of(tmp_path / "masks" / name).names == deepglobe.names
+    with rasterio.open(tmp_path / "masks" / "9.tif") as dataset:
+        assert dataset.crs == UTM and dataset.bounds.left == WEST
+    back = ("labels", "rasterize", tmp_path / "masks" / "855.png", "--out", tmp_path / "c.png", "--colours")
+    assert run(*back, *arguments).exit_code == 0
+    with Image.open(tmp_path / "c.png") as image:
+        assert np.array_equal(np.array(image), deepglobe.to_colours(values))
+    assert run("labels", "rasterize", tmp_path / "colours", "--out", tmp_path / "x").exit_code == 2
+    assert run("labels", "rasterize", "a.gpkg", "--out", tmp_path / "x").exit_code == 2
+    wrong = run(
+        "labels", "rasterize", tmp_path / "masks" / "855.png", "--out", tmp_path / "c.jpg", *arguments
+    )
+    assert wrong.exit_code == 1 and "Expected .png" in wrong.stderr
+    assert list(tmp_path.glob("x*")) == []

@@ -13,6 +13,7 @@ from retrieval.cli.app import command, elapsed_s, print_result
 from retrieval.cli.console import ConsoleProgress
 from retrieval.cli.options import AsJson, Overwrite, Quiet, Seed, Verbose
 from retrieval.geo.request import BoundingBox
+from retrieval.labels.files import RASTER_ENDINGS
 
 ClassesOption = Annotated[
     str | None,
@@ -255,22 +256,28 @@ def _check_notes(report: Any) -> list[str]:
 @command(
     "labels rasterize",
     "retrieve labels rasterize polygons.geojson --like tiles/ --out masks/",
+    "retrieve labels rasterize colours/ --classes deepglobe --out masks/",
     "retrieve labels rasterize roads.gpkg --like scene.tif --line-width 6 --out mask.tif",
     "retrieve labels rasterize landuse.fgb --attribute kind --classes c.csv --like scene.tif --out mask.tif",
 )
 def rasterize_command(
     labels: Annotated[
-        Path, typer.Argument(metavar="LABELS", help="Vector file of points, lines or polygons.")
-    ],
-    like: Annotated[
         Path,
-        typer.Option(
-            metavar="IMAGES", help="A GeoTIFF, a folder of GeoTIFFs or XYZ tiles, or a cover (CSV)."
+        typer.Argument(
+            metavar="LABELS", help="Vector file of points, lines or polygons; or masks to recode, see below."
         ),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Mask to write (.tif), or folder of masks for a folder.")
     ],
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="IMAGES",
+            help="A GeoTIFF, a folder of GeoTIFFs or XYZ tiles, or a cover (CSV).",
+            show_default="required for vectors",
+        ),
+    ] = None,
     classes: ClassesOption = None,
     attribute: Annotated[
         str | None,
@@ -288,6 +295,9 @@ def rasterize_command(
         typer.Option(metavar="METRES", help="Width of lines on the ground.", show_default="one pixel"),
     ] = None,
     append: Annotated[bool, typer.Option("--append", help="Add to the masks in --out.")] = False,
+    colours: Annotated[
+        bool, typer.Option("--colours", help="Recode masks to the colours of the classes.")
+    ] = False,
     zoom: Zoom = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -298,10 +308,18 @@ def rasterize_command(
 
     Masks hold class indices, 255 for no data: GeoTIFFs with a colour table, and palette PNGs for XYZ tiles.
     Labels in another CRS are reprojected; invalid geometries are repaired. Later features cover earlier ones.
+    A mask, or a folder of masks, is recoded: from colours to indices, or to colours with --colours.
     """
     from retrieval.labels import rasterize
 
     start = time.monotonic()
+    if labels.is_dir() or labels.suffix.lower() in RASTER_ENDINGS:
+        if classes is None or like is not None:
+            raise typer.BadParameter("masks to recode need --classes and no --like.")
+        _recode(labels, out, classes, colours, zoom, overwrite, as_json, quiet, verbose)
+        return
+    if like is None or colours:
+        raise typer.BadParameter("vector labels need --like and no --colours.")
     with ConsoleProgress(quiet, verbose=verbose) as console:
         report = rasterize(
             labels,
@@ -325,10 +343,34 @@ def rasterize_command(
     )
 
 
+def _recode(
+    masks: Path,
+    out: Path,
+    classes: str,
+    colours: bool,
+    zoom: int | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Recode masks and print the result."""
+    from retrieval.labels.recoding import recode
+
+    start = time.monotonic()
+    with ConsoleProgress(quiet, verbose=verbose) as console:
+        report = recode(
+            masks, out, classes=classes, colours=colours, zoom=zoom, overwrite=overwrite, progress=console
+        )
+    _finish(as_json, report, f"{{out}}: {{masks}} masks; {_shares(report.classes)}", start, ())
+
+
 def _shares(pixels: dict[str, int]) -> str:
     """Return the shares of classes for people."""
     total = max(1, sum(pixels.values()))
-    return ", ".join(f"{name} {count / total:.2%}" for name, count in pixels.items()).replace("{", "{{")
+    return ", ".join(f"{name} {count / total:.2%}" for name, count in pixels.items()).translate(
+        {ord("{"): "{{", ord("}"): "}}"}
+    )
 
 
 @command(
