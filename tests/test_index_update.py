@@ -182,7 +182,7 @@ def test_error_of_a_doubled_id_names_both_images_and_the_fix(tmp_path):
         add(clash, out)
     assert (out / MANIFEST).read_bytes() == before
     with pytest.raises(DuplicateIdError, match="comes twice"):
-        add([SCENES[5], SCENES[5]], out, overwrite=True)
+        add([SCENES[5], SCENES[5]], out, restart=True)
 
 
 @pytest.mark.parametrize("name", ["13", 13, "scenes/1.tif", "1.tif"])
@@ -259,7 +259,7 @@ def test_another_change_is_refused_after_an_interrupted_one(tmp_path):
         add_images(stopping(SCENES[3:], 1), out, source="more", encoder=FAKE)
     with pytest.raises(UnfinishedOutputError, match=r"added was 'more'.*--restart"):
         remove(out, 10)
-    assert remove(out, 10, overwrite=True).removed == (10,)
+    assert remove(out, 10, restart=True).removed == (10,)
     assert_same(out, write(SCENES[1:3], tmp_path / "fresh"))
 
 

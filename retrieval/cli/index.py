@@ -112,11 +112,11 @@ def index(
             ignored = settings.note(IndexConfig)
             console.note(ignored and f"{ignored}: ignored, the index keeps the settings it was built with")
         if remove:
-            change = remove_from_index(out, remove, overwrite=restart, **common)
+            change = remove_from_index(out, remove, restart=restart, **common)
         elif add:
             source = _open_images(images, names, units, console)
             common |= {"encoder": encoder, "stride_px": stride, "kind": kind}
-            change = add_to_index(source, out, overwrite=restart, **common)
+            change = add_to_index(source, out, restart=restart, **common)
             outdated = f"ids {_ids_text(change.outdated)}: their file no longer holds them"
             console.note(f"{outdated}; --remove takes them out" if change.outdated else "")
         else:

@@ -60,7 +60,7 @@ def add_images(
     encoder: Encoder | None = None,
     stride_px: int | None = None,
     kind: IndexKind | None = None,
-    overwrite: bool = False,
+    restart: bool = False,
     device: Device = "auto",
     progress: Progress = silent,
 ) -> Change:
@@ -77,7 +77,7 @@ def add_images(
         encoder: must be the encoder that made the index; None takes it from the index.
         stride_px: must be the index's stride; None takes it from the index.
         kind: must be the index's kind; None takes it from the index.
-        overwrite: discard an interrupted change with other settings.
+        restart: discard an interrupted change with other settings.
         device: where FAISS trains and adds.
         progress: called after each image.
 
@@ -96,7 +96,7 @@ def add_images(
     new_images = iter(additions)
     if (first := next(new_images, None)) is None:
         return _summarize(additions, ())
-    with _writing_change(base, {"added": source}, overwrite) as folder:
+    with _writing_change(base, {"added": source}, restart) as folder:
         indexer = ImageIndexer(folder, base.encoder, base.config, resolve_device(device))
         for number, _ in enumerate(indexer.add(chain([first], new_images))):
             progress("indexing images", number + 1, None)
@@ -122,7 +122,7 @@ def remove_images(
     out: Path,
     names: Sequence[str | int],
     *,
-    overwrite: bool = False,
+    restart: bool = False,
     device: Device = "auto",
     progress: Progress = silent,
     encoder: Encoder | None = None,
@@ -133,7 +133,7 @@ def remove_images(
         out: the index.
         names: for each image its id, its path in `images.csv`, or a unique end of that path, such as the
             file's name. Another path of the same file serves as well.
-        overwrite: discard an interrupted change with other settings.
+        restart: discard an interrupted change with other settings.
         device: where FAISS adds.
         progress: called at each stage.
         encoder: needed only if the index does not hold its encoder.
@@ -148,7 +148,7 @@ def remove_images(
     if not any(row.windows for row in kept.values()):
         left = "window" if kept else "image"
         raise MissingInputError(f"{out} would have no {left} left: remove the folder itself")
-    with _writing_change(base, {"removed": sorted(removed)}, overwrite) as folder:
+    with _writing_change(base, {"removed": sorted(removed)}, restart) as folder:
         _adopt(folder, base, kept)
         _finish(folder, base, kept, {}, device, progress)
     return Change((), tuple(sorted(removed)), 0)
@@ -164,7 +164,7 @@ def add_to_index(
     bands: Sequence[str] | None = None,
     units: str | None = None,
     device: Device = "auto",
-    overwrite: bool = False,
+    restart: bool = False,
     progress: Progress = silent,
 ) -> Change:
     """Add images to a finished index: only they are embedded.
@@ -178,7 +178,7 @@ def add_to_index(
         bands: names of the bands; None reads them from the file.
         units: "dn", "reflectance", "scaled" or "byte"; None infers them from the values.
         device: "auto", "cpu" or "gpu".
-        overwrite: discard an unfinished change with other settings.
+        restart: discard an unfinished change with other settings.
         progress: hears of each image.
 
     Raises:
@@ -194,7 +194,7 @@ def add_to_index(
             encoder=chosen,
             stride_px=stride_px,
             kind=kind,
-            overwrite=overwrite,
+            restart=restart,
             device=device,
             progress=progress,
         )
@@ -206,13 +206,13 @@ def remove_from_index(
     *,
     encoder: Encoder | None = None,
     device: Device = "auto",
-    overwrite: bool = False,
+    restart: bool = False,
     progress: Progress = silent,
 ) -> Change:
     """Remove images from a finished index, see `remove_images`; nothing is embedded."""
     with on_device(device):
         return remove_images(
-            Path(out), names, encoder=encoder, device=device, overwrite=overwrite, progress=progress
+            Path(out), names, encoder=encoder, device=device, restart=restart, progress=progress
         )
 
 
@@ -235,7 +235,7 @@ def _check_same(base: IndexFolder, stride_px: int | None, kind: IndexKind | None
 
 
 def _writing_change(
-    base: IndexFolder, change: Mapping[str, Any], overwrite: bool
+    base: IndexFolder, change: Mapping[str, Any], restart: bool
 ) -> AbstractContextManager[PartialFolder]:
     """Return the unfinished folder; it resumes only the same change of the same state of the index."""
     settings = {
@@ -248,7 +248,7 @@ def _writing_change(
         base.path,
         kind=KIND,
         config=settings,
-        overwrite=overwrite or "finished",
+        overwrite=restart or "finished",
         discard_flag="--restart",
     )
 
