@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from engine import texture
+from engine import digital, image_of, texture
 
-from retrieval.config import SearchConfig
+from retrieval.config import IndexConfig, SearchConfig
 from retrieval.errors import IndexFormatError
+from retrieval.index.builder import write_index
+from retrieval.index.folder import IndexFolder
 from retrieval.index.parts import PartsIndex, write_parts
-from retrieval.matching.parts_search import find_places, nearest_places, write_parts_of
+from retrieval.index.update import add_images, remove_images
+from retrieval.matching.exhaustive import exhaustive_search
+from retrieval.matching.parts_search import find_places, nearest_places
 from retrieval.matching.session import Session
 from retrieval.matching.tensors import Arrays
-from retrieval.types import unpack_ids
-from tfrecords.errors import DuplicateIdError, FormatVersionError
-from tfrecords.schema import Patches
+from retrieval.models.encoder import FakeEncoder
+from retrieval.models.local_descriptors import shipped_descriptors
+from retrieval.types import RankedCandidates, unpack_ids
+from tfrecords.errors import DuplicateIdError, FormatVersionError, ManifestError
+from tfrecords.read import ImageSource
+from tfrecords.schema import BANDS, Image, Patches
 
 CHANNELS = 24
 IDS = np.array([3, 7, 8])
@@ -30,6 +41,12 @@ def smooth_field(seed: int, h: int, w: int) -> np.ndarray:
     return np.asarray(sum(rows[:, i : i + w] for i in range(5)), np.float32) / 25
 
 
+def written(folder: Path, fields: Iterable) -> PartsIndex:
+    """Write and open a parts index."""
+    write_parts(folder / "parts.bin", folder / "parts.faiss", fields)
+    return PartsIndex.open(folder)
+
+
 @pytest.fixture(scope="module")
 def fields() -> dict[int, np.ndarray]:
     """Descriptors of three images every 2 px; every second one is what an index holds."""
@@ -40,15 +57,14 @@ def fields() -> dict[int, np.ndarray]:
 @pytest.fixture(scope="module")
 def index(fields: dict[int, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> PartsIndex:
     folder = tmp_path_factory.mktemp("parts")
-    write_parts(folder, ((i, f[::2, ::2]) for i, f in fields.items()))
-    return PartsIndex.open(folder)
+    return written(folder, ((i, f[::2, ::2]) for i, f in fields.items()))
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A parts index of two images."""
     folder = tmp_path_factory.mktemp("small")
-    write_parts(folder, ((i, smooth_field(i, 30, 20 + i)) for i in (5, 2)))
+    written(folder, ((i, smooth_field(i, 30, 20 + i)) for i in (5, 2)))
     return folder
 
 
@@ -158,7 +174,7 @@ def test_an_image_of_the_reference_job_takes_at_most_a_quarter_of_a_megabyte(tmp
     for count in (6, 12):
         folder = tmp_path / str(count)
         folder.mkdir()
-        write_parts(folder, ((i, smooth_field(i, 124, 124)) for i in range(count)))
+        written(folder, ((i, smooth_field(i, 124, 124)) for i in range(count)))
         sizes.append(sum(f.stat().st_size for f in folder.iterdir()))
     assert (sizes[1] - sizes[0]) / 6 <= 256 * 1024
 
@@ -193,7 +209,7 @@ def test_another_version_and_codes_of_other_windows_are_named(small: Path, tmp_p
     (tmp_path / "parts.bin").write_bytes(data)
     with pytest.raises(FormatVersionError, match="version 9"):
         PartsIndex.open(tmp_path)
-    write_parts(tmp_path, [(0, smooth_field(0, 30, 40))])
+    written(tmp_path, [(0, smooth_field(0, 30, 40))])
     (tmp_path / "parts.bin").write_bytes((small / "parts.bin").read_bytes())
     with pytest.raises(IndexFormatError, match=r"parts\.faiss holds"):
         PartsIndex.open(tmp_path)
@@ -201,18 +217,17 @@ def test_another_version_and_codes_of_other_windows_are_named(small: Path, tmp_p
 
 def test_images_are_distinct_and_may_be_small_or_absent(tmp_path: Path) -> None:
     with pytest.raises(DuplicateIdError):
-        write_parts(tmp_path, [(1, smooth_field(0, 20, 20)), (1, smooth_field(0, 20, 20))])
-    write_parts(tmp_path, [(1, smooth_field(0, 8, 40))])
-    assert len(PartsIndex.open(tmp_path)) == 0
-    write_parts(tmp_path, [])
-    assert len(PartsIndex.open(tmp_path)) == 0
+        written(tmp_path, [(1, smooth_field(0, 20, 20)), (1, smooth_field(0, 20, 20))])
+    assert len(written(tmp_path, [(1, smooth_field(0, 8, 40))])) == 0
+    assert len(written(tmp_path, [])) == 0
 
 
 def test_patches_of_scenes_are_found_with_a_part_of_them_hidden(tmp_path: Path) -> None:
     arrays = {i: texture(256, 256, seed=i) for i in range(2)}
     bands = ("B04", "B03", "B02", "B08")
     images = Arrays(arrays, dict.fromkeys(arrays, bands))
-    write_parts_of(images, arrays, tmp_path)
+    describe = shipped_descriptors().describe_image
+    index = written(tmp_path, ((i, describe(scaled)) for i, scaled in arrays.items()))
     rng, patches, places = np.random.default_rng(0), [], []
     for number in range(12):
         x, y = rng.integers(0, 193, 2)
@@ -223,9 +238,100 @@ def test_patches_of_scenes_are_found_with_a_part_of_them_hidden(tmp_path: Path) 
         places.append((number % 2, x, y))
     queries = Patches(np.arange(12), np.array(patches, np.float32), "scaled", bands, float("nan"))
     session = Session(images, queries, search=SearchConfig(), image_ids=[0, 1])
-    found = find_places(PartsIndex.open(tmp_path), session)
+    found = find_places(index, session)
     place = np.array(places)
     right = (found.image_ids == place[:, :1]) & (np.abs(found.x - place[:, 1:2]) <= 12)
     right &= np.abs(found.y - place[:, 2:]) <= 12
     assert right[:, :5].any(1).mean() >= 0.8
     assert (found.x[found.image_ids >= 0] <= 192).all()
+
+
+def test_strips_of_an_image_are_described_as_the_whole() -> None:
+    scaled, descriptors = texture(150, 90, seed=4), shipped_descriptors()
+    scaled[40:70, 20:50] = np.nan
+    whole = descriptors.describe_image(scaled)
+    assert whole.shape == (33, 18, CHANNELS)
+    assert np.allclose(descriptors.describe_image(scaled, strip=7), whole, atol=1e-5)
+
+
+# --- in the index folder --------------------------------------------------------------------------
+
+
+FAKE = FakeEncoder()
+SCENES = [image_of(digital(texture(160, 150, seed=s)), image_id=10 + s) for s in range(4)]
+WITH_PARTS = IndexConfig(stride_px=16, kind="exact", parts=True)
+
+
+def indexed(images: list[Image], out: Path, config: IndexConfig = WITH_PARTS) -> IndexFolder:
+    """Index images with their parts."""
+    write_index(images, out, FAKE, config, source="test")
+    return IndexFolder(out, encoder=FAKE)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> IndexFolder:
+    return indexed(SCENES, tmp_path_factory.mktemp("with parts") / "index")
+
+
+def cloudy_queries(hidden_rows: int = 30) -> tuple[Patches, np.ndarray]:
+    """Patches of other light, their first rows hidden, and where they come from."""
+    rng, places, pixels = np.random.default_rng(5), [], []
+    for number in range(8):
+        scene = SCENES[number % 4]
+        x, y = int(rng.integers(0, 87)), int(rng.integers(0, 97))
+        patch = 0.2 - 0.6 * scene.scaled()[y : y + 64, x : x + 64]
+        patch[:hidden_rows] = np.nan
+        pixels.append(patch)
+        places.append((scene.image_id, x, y))
+    return Patches(np.arange(8), np.array(pixels, np.float32), "scaled", BANDS, float("nan")), np.array(
+        places
+    )
+
+
+def test_uncertain_patches_search_the_parts_of_an_index(folder: IndexFolder) -> None:
+    queries, places = cloudy_queries()
+    session = Session.open(folder, queries)
+    assert session.parts is not None
+    found = exhaustive_search(session, RankedCandidates.empty(8, 20))
+    best = np.stack([found.image_ids[:, 0], found.x[:, 0], found.y[:, 0]], 1)
+    right = (best[:, 0] == places[:, 0]) & (np.abs(best[:, 1:] - places[:, 1:]).max(1) <= 1)
+    assert right.mean() >= 0.85
+
+
+def test_no_budget_bounds_the_search_of_parts(folder: IndexFolder) -> None:
+    queries, _ = cloudy_queries()
+    session = Session.open(folder, queries, search=SearchConfig(exhaustive_budget=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = exhaustive_search(session, RankedCandidates.empty(8, 20))
+    assert (found.image_ids[:, 0] >= 0).all()
+
+
+def test_an_index_has_parts_only_where_they_are_set(folder: IndexFolder, tmp_path: Path) -> None:
+    assert {"parts.bin", "parts.faiss"} <= set(folder.manifest.files)
+    plain = indexed(SCENES[:1], tmp_path / "index", replace(WITH_PARTS, parts=False))
+    assert plain.parts is None
+    assert not {"parts.bin", "parts.faiss"} & set(plain.manifest.files)
+
+
+def test_changed_parts_are_named(folder: IndexFolder, tmp_path: Path) -> None:
+    copy = tmp_path / "index"
+    shutil.copytree(folder.path, copy)
+    data = bytearray((copy / "parts.bin").read_bytes())
+    data[-1] ^= 1
+    (copy / "parts.bin").write_bytes(data)
+    with pytest.raises(ManifestError, match=r"parts\.bin"):
+        IndexFolder(copy, encoder=FAKE)
+
+
+def test_added_and_removed_images_leave_the_parts_of_a_new_index(folder: IndexFolder, tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    indexed(SCENES[:3], changed)
+    more = ImageSource("made by a test", 1, lambda: iter(SCENES[3:]), own_ids=True)
+    add_images(more, changed, source="more", encoder=FAKE)
+    for name in ("parts.bin", "parts.faiss"):
+        assert (changed / name).read_bytes() == (folder.path / name).read_bytes()
+    remove_images(changed, [10], encoder=FAKE)
+    fresh = indexed(SCENES[1:], tmp_path / "fresh")
+    for name in ("parts.bin", "parts.faiss"):
+        assert (changed / name).read_bytes() == (fresh.path / name).read_bytes()

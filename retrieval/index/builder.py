@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sized
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,6 +25,7 @@ from retrieval.index.faiss_index import VectorIndex
 from retrieval.index.file_paths import paths_entry
 from retrieval.index.folder import KIND, TABLE, from_codes, to_codes, write_table
 from retrieval.index.kinds import Block, max_exact_windows, regroup_blocks
+from retrieval.index.parts import CODES, PARTS, write_parts
 from retrieval.index.recall import RECALL_K, exact_search, measure_recall
 from retrieval.index.vector_file import to_float16
 from retrieval.index.without_windows import (
@@ -37,6 +38,7 @@ from retrieval.kernels.executors import prefetch_map
 from retrieval.models.calibration import SUFFIXES, shipped_calibrations
 from retrieval.models.embed import embed_image, embed_patches
 from retrieval.models.encoder import KerasEncoder
+from retrieval.models.local_descriptors import shipped_descriptors
 from retrieval.types import Encoder, Executor, Progress, StoredImage, WindowVectors, pack_ids, silent
 from tfrecords.artifacts import PartialFolder, writing_folder
 from tfrecords.errors import DuplicateIdError
@@ -311,6 +313,8 @@ def finish_index(
         write_table(path, rows)
     progress("building the vector index", 0, None)
     kind = _write_vectors(folder, vectors, encoder, config, device, progress, trained)
+    if config.parts:
+        _write_parts(folder, rows, progress)
     folder.counts = {"images": len(rows), "windows": vectors.count}
     folder.extra |= {
         "kind": kind,
@@ -325,6 +329,20 @@ def finish_index(
     for calibration in getattr(encoder, "calibrations", ()):
         if calibration not in shipped_calibrations() and calibration.encoder == encoder.fingerprint:
             calibration.save(folder.path / f"encoder{SUFFIXES[calibration.terms]}", overwrite=True)
+
+
+def _write_parts(folder: PartialFolder, rows: Sequence[StoredImage], progress: Progress) -> None:
+    """Describe the pixels of all images that have windows, and write the index of their parts."""
+    described = [row.image_id for row in rows if row.windows]
+
+    def fields() -> Iterator[tuple[int, NDArray[np.float32]]]:
+        for number, image_id in enumerate(described, 1):
+            codes = np.load(folder.path / part_names(image_id)[0], allow_pickle=False)
+            yield image_id, shipped_descriptors().describe_image(from_codes(codes))
+            progress("describing parts", number, len(described))
+
+    with folder.part(PARTS) as path, folder.part(CODES) as codes:
+        write_parts(path, codes, fields())
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@
       images.csv        image_id, path, width, height, bands, crs, transform, date, windows,
                         source, datetime, baseline, cloud_cover, orientation, clipped
       vectors.faiss     opens with plain `faiss.read_index`
+      parts.bin, parts.faiss
+                        parts of windows, if `IndexConfig.parts` is set
       pixels/<id>.npy   (h, w, b) uint16 codes of the scaled pixels
 
 Pixels are stored as the encoder saw them: as digital numbers, 0 to 65534, and 65535 for nodata. Scaled pixels
@@ -33,6 +35,7 @@ from retrieval.config import Device, IndexConfig
 from retrieval.errors import IndexFormatError, IndexMismatchError
 from retrieval.index.device import resolve_device
 from retrieval.index.faiss_index import VectorIndex
+from retrieval.index.parts import PARTS, PartsIndex
 from retrieval.index.recall import Recall
 from retrieval.index.without_windows import stored_reasons
 from retrieval.models.calibration import calibrations_beside
@@ -93,6 +96,7 @@ class IndexFolder:
                 f"{path}: vectors.faiss and {path.name}/manifest.json do not fit each other. Build the index "
                 "again."
             )
+        self.parts = PartsIndex.open(path) if PARTS in self.manifest.files else None
         self._checked: set[int] = set()
 
     def _check_encoder(self, encoder: Encoder | None) -> Encoder:

@@ -35,6 +35,8 @@ from retrieval.index.device import load_faiss
 from retrieval.index.kinds import MIN_TRAINING, Block, set_nprobe, train_quantizer
 from tfrecords.errors import DuplicateIdError, FormatVersionError
 
+PARTS, CODES = "parts.bin", "parts.faiss"
+"""Names of the files in a finished index."""
 HEADER = struct.Struct("<8sIIIIIfq24x")
 """Of `parts.bin`, 64 bytes."""
 MAGIC, VERSION = b"PATCHPRT", 1
@@ -104,17 +106,17 @@ def principal_axes(squares: NDArray[np.float64], count: int) -> NDArray[np.float
 # --- writing --------------------------------------------------------------------------------------
 
 
-def write_parts(folder: Path, fields: Iterable[tuple[int, NDArray[Any]]]) -> None:
+def write_parts(path: Path, codes: Path, fields: Iterable[tuple[int, NDArray[Any]]]) -> None:
     """Write a parts index, in memory for a few images at a time.
 
     Args:
-        folder: existing; gets `parts.bin` and `parts.faiss`.
+        path: gets the parts, `parts.bin` in a finished index.
+        codes: gets the codes of windows, `parts.faiss`.
         fields: id of each image and its descriptors (h, w, c), every 4 px; 0 where nothing is visible.
 
     Raises:
         DuplicateIdError: two images have the same id.
     """
-    path = folder / "parts.bin"
     with path.open("w+b") as file:
         layout = _write_fields(file, fields)
         file.flush()
@@ -124,7 +126,7 @@ def write_parts(folder: Path, fields: Iterable[tuple[int, NDArray[Any]]]) -> Non
         file.write(axes.astype("<f4").tobytes())
         file.seek(0)
         file.write(layout.header())  # last: an unfinished file has no magic
-    load_faiss().write_index(_coded(stored, axes), str(folder / "parts.faiss"))
+    load_faiss().write_index(_coded(stored, axes), str(codes))
 
 
 @dataclass(frozen=True)
@@ -293,11 +295,11 @@ class PartsIndex:
             FormatVersionError: another format version.
             IndexFormatError: a file is damaged.
         """
-        path = folder / "parts.bin"
+        path = folder / PARTS
         layout = _read_layout(path)
         axes = np.fromfile(path, "<f4", offset=layout.end).reshape(SIDE**2 * PART_DIM, WINDOW_DIM)
         try:
-            codes = load_faiss().read_index(str(folder / "parts.faiss"))
+            codes = load_faiss().read_index(str(folder / CODES))
         except RuntimeError as e:
             raise IndexFormatError(
                 f"{folder / 'parts.faiss'}: FAISS cannot read it. Build the index again."

@@ -64,6 +64,13 @@ class Compiled:
         return _numpy(self._fast[shapes](*arrays))
 
 
+def tile(pictures: np.ndarray, y: int, x: int, size: int, beyond: float) -> np.ndarray:
+    """Crop a square of pictures (n, h, w, c), padded with `beyond` outside of them."""
+    part = pictures[:, y : y + size, x : x + size]
+    rest = [(0, size - length) for length in part.shape[1:3]]
+    return np.pad(part, ((0, 0), *rest, (0, 0)), constant_values=beyond)
+
+
 def _numpy(result: Any) -> Any:
     from keras import ops
 

@@ -23,6 +23,7 @@ from retrieval.config import SearchConfig
 from retrieval.errors import SearchBudgetWarning
 from retrieval.kernels.compiled import Compiled
 from retrieval.matching.local_search import shipped_local_search
+from retrieval.matching.parts_search import find_places
 from retrieval.matching.places import rival_places
 from retrieval.matching.pyramid import match_half_resolution, refine_full_resolution
 from retrieval.matching.session import Session
@@ -84,7 +85,7 @@ class ExhaustiveResult:
 
 
 def exhaustive_search(session: Session, ranked: RankedCandidates) -> ExhaustiveResult:
-    """Compare the uncertain patches with every place of the session's images.
+    """Compare the uncertain patches with every place of the session's images, or with its index of parts.
 
     Args:
         session: queries, images and settings.
@@ -103,7 +104,9 @@ def exhaustive_search(session: Session, ranked: RankedCandidates) -> ExhaustiveR
         return ExhaustiveResult(ranked, left_out)
     visible = hide_cloud(session.queries, rows, session.search)
     hidden = session.with_queries(visible.patches)
-    candidates = rank_candidates(hidden, shipped_local_search().search_images(hidden))
+    everywhere = shipped_local_search().search_images
+    found = everywhere(hidden) if session.parts is None else find_places(session.parts, hidden)
+    candidates = rank_candidates(hidden, found)
     ranked = ranked.pad_to(ranked.image_ids.shape[1])
     candidates = candidates.pad_to(ranked.image_ids.shape[1])
     before = ranked.select(rows)
@@ -139,6 +142,8 @@ def select_uncertain(
 ) -> UncertainPatches:
     """Select the patches to search exhaustively, within the budget.
 
+    An index of parts makes all of them affordable.
+
     Args:
         session: queries, images and settings.
         ranked: candidates so far.
@@ -149,6 +154,8 @@ def select_uncertain(
     uncertain = np.flatnonzero(~is_confident(ranked, search, rival_places(session, ranked)))
     if not len(session.image_ids) or not search.exhaustive_budget:
         return UncertainPatches(uncertain[:0], uncertain[:0])
+    if session.parts is not None:
+        return UncertainPatches(np.sort(_with_texture(queries, uncertain, search, block)), uncertain[:0])
     megapixels = sum(float(np.prod(session.images.size(i))) for i in session.image_ids) / 1e6
     subset = uncertain[:: max(1, len(uncertain) // sample)]
     if len(subset) < len(uncertain):

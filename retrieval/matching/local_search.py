@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,8 @@ from retrieval.kernels.compiled import Compiled
 from retrieval.matching.candidates import concatenate, non_max_suppression
 from retrieval.matching.session import Session
 from retrieval.matching.tensor_cache import Block, Sites, TensorCache, blocks_at
-from retrieval.matching.tensors import Known, Templates, crop_windows, shared_columns, tile
-from retrieval.models.local_descriptors import FIELD_PX, STEP_PX
+from retrieval.matching.tensors import Known, Templates, crop_windows, shared_columns
+from retrieval.models.local_descriptors import FIELD_PX, STEP_PX, TILE, LocalDescriptors
 from retrieval.models.registry import LOCAL, load_shipped
 from retrieval.types import Candidates, RankedCandidates, pack_ids, unpack_ids
 
@@ -42,8 +41,6 @@ NEIGHBOURS = np.array([(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1)])
 PAIRS, FEW_PAIRS = 32, 8
 """Pairs of patch and place that are rescored at a time: they stay in the processor's cache. Code is compiled
 for these two numbers; fewer pairs are padded to one of them."""
-TILE = 128
-"""Side of the tiles that pictures are described in, in half-resolution pixels, without the border."""
 MAX_COSINES = 1 << 24
 """Cosines of patches with the places of a block that are in memory at a time, about."""
 MERGE_EVERY = 64
@@ -170,58 +167,13 @@ class _BlockTask:
     """(m, 2) row and column of the places that lie in it."""
 
 
-class LocalSearch:
-    """A trained network of local descriptors, and the search with it."""
+class LocalSearch(LocalDescriptors):
+    """The search with a trained network of local descriptors."""
 
     def __init__(self, model: Any, tile: int = TILE) -> None:
         """Wrap a model of `retrieval.models.local_descriptors.local_model`."""
-        self.model, self._tile = model, tile
-        self._describe = Compiled(self._run_model, fused=False)
-        self._describe_all = Compiled(self._run_model_everywhere, fused=False)
+        super().__init__(model, tile)
         self._agreement = Compiled(agreement, fused=False)
-
-    # Describing: pictures to fields of descriptors.
-
-    def describe(self, tensor: NDArray[np.float32], visible: Known) -> NDArray[np.float32]:
-        """Describe every second half-resolution pixel of pictures.
-
-        Args:
-            tensor: (n, h, w, 3) structure tensor at half resolution.
-            visible: (n, h, w, 1), or None where all is visible.
-
-        Returns:
-            (n, (h - 9) / 2 + 1, (w - 9) / 2 + 1, dim) float32.
-        """
-        mask = _visibility(tensor, visible)
-        if len(tensor) == 1:
-            return _in_tiles(self._describe, tensor, mask, 2, self._tile)
-        return np.asarray(self._describe(tensor, mask))
-
-    def describe_all_pixels(self, tensor: NDArray[np.float32], visible: Known) -> NDArray[np.float32]:
-        """Describe every half-resolution pixel of pictures (n, h, w, 3): (n, h - 8, w - 8, dim)."""
-        mask = _visibility(tensor, visible)
-        if len(tensor) == 1:
-            return _in_tiles(self._describe_all, tensor, mask, 1, self._tile)
-        even = ((0, 0), (0, tensor.shape[1] % 2), (0, tensor.shape[2] % 2), (0, 0))
-        field = self._describe_all(np.pad(tensor, even), np.pad(mask, even))
-        return np.asarray(field)[:, : tensor.shape[1] - FIELD_PX + 1, : tensor.shape[2] - FIELD_PX + 1]
-
-    def _run_model(self, tensor: Any, visible: Any) -> Any:
-        return self.model([tensor, visible], training=False)
-
-    def _run_model_everywhere(self, tensor: Any, visible: Any) -> Any:
-        """Descriptors of every pixel of pictures of even size: four runs, each shifted, interleaved."""
-        from keras import ops
-
-        h, w = (size - FIELD_PX + 1 for size in tensor.shape[1:3])
-        rows = []
-        for dy in (0, 1):
-            shifted = [x[:, dy : dy + h + FIELD_PX - 2] for x in (tensor, visible)]
-            inputs = [[x[:, :, dx : dx + w + FIELD_PX - 2] for x in shifted] for dx in (0, 1)]
-            pair = ops.stack([self._run_model(*pictures) for pictures in inputs], 3)
-            rows.append(ops.reshape(pair, (-1, h // 2, w, pair.shape[-1])))
-        field = ops.stack(rows, 2)
-        return ops.reshape(field, (-1, h, w, field.shape[-1]))
 
     # Searching: all places of all images.
 
@@ -404,35 +356,6 @@ class LocalSearch:
         regions = cache.regions(Sites(ids, np.stack([x, y], -1) >> 1, columns, 0, 1))
         field = self.describe(regions.tensor(), regions.known)
         return field / np.sqrt((field**2).sum((1, 2, 3), keepdims=True) + np.float32(1e-3))
-
-
-def _visibility(tensor: NDArray[np.float32], known: Known) -> NDArray[np.float32]:
-    """Visible pixels of pictures, (n, h, w, 1) float32."""
-    visible = np.ones((*tensor.shape[:3], 1), np.float32)
-    return visible if known is None else visible * known
-
-
-def _in_tiles(
-    describe: Compiled, tensor: NDArray[np.float32], visible: NDArray[np.float32], step: int, side: int
-) -> NDArray[np.float32]:
-    """Describe a picture (1, h, w, 3) tile by tile, so that one compiled shape serves all sizes.
-
-    Args:
-        describe: gives the descriptors of a tile.
-        tensor: of the picture.
-        visible: its visible pixels.
-        step: distance between descriptors, in half-resolution pixels.
-        side: of a tile, in half-resolution pixels, without the border.
-    """
-    rows, cols = ((size - FIELD_PX) // step + 1 for size in tensor.shape[1:3])
-    field, count = np.empty((0, rows, cols, 0), np.float32), side // step
-    for row, col in product(range(0, rows, count), range(0, cols, count)):
-        y, x = row * step, col * step
-        # Pixels beyond the picture are hidden: descriptors that see none of them do not change.
-        part = describe(*(tile(picture, y, x, side + FIELD_PX - 1, 0) for picture in (tensor, visible)))
-        field = field if field.size else np.empty((1, rows, cols, part.shape[-1]), np.float32)
-        field[:, row : row + count, col : col + count] = part[:, : rows - row, : cols - col]
-    return field
 
 
 def _by_block(packed: NDArray[np.int64]) -> list[_BlockTask]:

@@ -8,21 +8,19 @@ correlation ranks further. Nothing is read of the images before that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX
-from retrieval.index.parts import SIDE, STEP, PartsIndex, write_parts
+from retrieval.index.parts import SIDE, STEP, PartsIndex
 from retrieval.kernels.executors import parallel_map
 from retrieval.matching.candidates import concatenate
-from retrieval.matching.local_search import LocalSearch, best_places, shipped_local_search
+from retrieval.matching.local_search import best_places
 from retrieval.matching.session import Session
 from retrieval.matching.tensors import Templates
-from retrieval.models.local_descriptors import STEP_PX, half_resolution
+from retrieval.models.local_descriptors import STEP_PX, shipped_descriptors
 from retrieval.types import Candidates, Pixels, pack_ids
 
 FINE = 2
@@ -35,30 +33,14 @@ FINE_SHIFTS = np.array([(dy, dx) for dy in range(-1, 3) for dx in range(-1, 3)])
 """(16, 2) shifts at which the windows found are compared."""
 NEAREST = 2048
 """Windows of each coarse shift that are compared by their parts."""
+PLACES = 2000
+"""Candidates of a patch: correlation at quarter resolution reduces them further at little cost."""
 BLOCK = 128
 """Patches searched for at a time."""
 
 
-def write_parts_of(images: Pixels, image_ids: Iterable[int], folder: Path) -> None:
-    """Describe images and write their parts index.
-
-    Args:
-        images: pixels; NaN where cloud or nodata hides the ground.
-        image_ids: which images.
-        folder: existing; gets the files.
-    """
-    local = shipped_local_search()
-
-    def fields() -> Iterator[tuple[int, NDArray[np.float32]]]:
-        for image_id in image_ids:
-            tensor, visible = (np.asarray(v) for v in half_resolution(images.scaled(image_id)[None]))
-            yield image_id, local.describe(tensor, visible > 0)[0]
-
-    write_parts(folder, fields())
-
-
 def find_places(
-    index: PartsIndex, session: Session, nearest: int = NEAREST, local: LocalSearch | None = None
+    index: PartsIndex, session: Session, nearest: int = NEAREST, count: int = PLACES
 ) -> Candidates:
     """Find the places that agree with the visible parts of patches.
 
@@ -66,13 +48,13 @@ def find_places(
         index: parts of the session's images.
         session: its queries are NaN where cloud or nodata hides the ground.
         nearest: windows of each coarse shift that are compared by their parts.
-        local: the network that described the images; None for the shipped one.
+        count: places of a patch.
 
     Returns:
-        (n, `search.round2_max_candidates`) distinct places, best first. Their similarity is the cosine
+        (n, count) distinct places, best first. Their similarity is the cosine
         between the parts of patch and window, -1 to 1.
     """
-    local = local or shipped_local_search()
+    local, settings = shipped_descriptors(), replace(session.search, round2_max_candidates=count)
     columns = tuple(range(len(session.queries.bands)))
     allowed, found = np.array(sorted(session.image_ids), np.int64), []
     for start in range(0, max(1, len(session.queries)), BLOCK):
@@ -80,7 +62,7 @@ def find_places(
         rows = np.arange(len(queries))
         fields = local.describe_all_pixels(*Templates(queries, columns).take(rows, 1))
         score, ids = nearest_places(index, fields, nearest, allowed)
-        found.append(best_places(score, ids, session.search))
+        found.append(best_places(score, ids, settings))
     return _inside(concatenate(found), session.images)
 
 

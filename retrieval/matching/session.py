@@ -21,6 +21,7 @@ from retrieval.geo.pixel_size import match_pixel_size
 from retrieval.index.device import on_device
 from retrieval.index.faiss_index import VectorIndex
 from retrieval.index.folder import KIND, IndexFolder
+from retrieval.index.parts import PartsIndex
 from retrieval.kernels.executors import ThreadExecutor
 from retrieval.matching.tensor_cache import TensorCache
 from retrieval.models.verifier import Verifier
@@ -43,6 +44,8 @@ class Session:
     """Patches, (n, 64, 64, b)."""
     vectors: VectorIndex | None = None
     """Vectors of the windows that may be answered; None where candidates are given."""
+    parts: PartsIndex | None = None
+    """Parts of the images, for patches of which only a part is visible; None compares every place."""
     encoder: Encoder | None = None
     """Made the vectors; None where the vectors of the queries are given."""
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -109,6 +112,7 @@ class Session:
             images=index,
             queries=queries,
             vectors=vectors,
+            parts=index.parts,
             encoder=index.encoder,
             search=search or SearchConfig(),
             refinement=replace(refinement, radius_px=radius),

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, TensorConfig
-from retrieval.kernels.compiled import Compiled, accelerated
+from retrieval.kernels.compiled import Compiled, accelerated, tile
 from retrieval.kernels.executors import parallel_map
 from retrieval.models.structure_tensor import structure_tensor
 from retrieval.types import PatchPixels
@@ -247,13 +247,6 @@ def _levels_in_tiles(scaled: NDArray[np.float32], tile_px: int) -> tuple[NDArray
             here = made[number][:, y >> level :, x >> level :][:, : tile_px >> level, : tile_px >> level]
             here[...] = part[:, : here.shape[1], : here.shape[2]]
     return tuple(made)
-
-
-def tile(pictures: NDArray, y: int, x: int, size: int, beyond: float) -> NDArray:
-    """Crop a square of pictures (n, h, w, c), padded with `beyond` outside of them."""
-    part = pictures[:, y : y + size, x : x + size]
-    rest = [(0, size - length) for length in part.shape[1:3]]
-    return np.pad(part, ((0, 0), *rest, (0, 0)), constant_values=beyond)
 
 
 def tensor_of(codes: NDArray[np.int16]) -> NDArray[np.float32]:
