@@ -31,6 +31,7 @@ import dates  # noqa: E402
 import enlarged  # noqa: E402
 import exhaustive  # noqa: E402
 import hollow  # noqa: E402
+import parts  # noqa: E402
 import protocol  # noqa: E402
 import stream  # noqa: E402
 import streamed  # noqa: E402
@@ -176,6 +177,27 @@ def test_the_database_holds_every_image_eight_times(data):
         assert copies[0].shape == image.pixels.shape and (copies[0] == image.pixels).all()
         assert len({c.tobytes() for c in copies}) == 8
         assert all((np.sort(c, axis=None) == np.sort(image.pixels, axis=None)).all() for c in copies)
+
+
+def test_images_that_are_turned_when_read_are_those_copies(data):
+    database = protocol.database_of(data, CITIES)
+    lazy = parts.TurnedImages(database)
+    for image in database.images():
+        assert lazy.size(image.image_id) == image.pixels.shape[:2]
+        scaled = lazy.scaled(image.image_id)
+        assert np.array_equal(scaled, image.scaled(), equal_nan=True)
+        assert np.array_equal(lazy.scaled(image.image_id, (3, 5, 20, 9)), scaled[5:14, 3:23])
+    assert lazy.ids == [image.image_id for image in database.images()]
+
+
+def test_designs_of_a_search_by_parts_are_measured(data, tmp_path):
+    out = tmp_path / "out"
+    parts.main([str(data), "--out", str(out), "--queries", "6", "--upright", "--designs", "windows", "votes"])
+    measured = json.loads((out / "parts-0.json").read_text())["designs"]
+    assert {name.split(",")[0].split(" of ")[0] for name in measured} == {"windows", "votes"}
+    for design in measured.values():
+        recall = [design["recall"][str(k)]["value"] for k in parts.RECALLED]
+        assert recall == sorted(recall) and recall[0] >= 0.5  # the same ground in another year's light
 
 
 def test_renderings_are_bytes_and_only_nodata_is_zero(write_tif):
