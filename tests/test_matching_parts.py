@@ -292,7 +292,7 @@ def test_uncertain_patches_search_the_parts_of_an_index(folder: IndexFolder) -> 
     queries, places = cloudy_queries()
     session = Session.open(folder, queries)
     assert session.parts is not None
-    found = exhaustive_search(session, RankedCandidates.empty(8, 20))
+    found = exhaustive_search(session, RankedCandidates.empty(8, 20)).candidates
     best = np.stack([found.image_ids[:, 0], found.x[:, 0], found.y[:, 0]], 1)
     right = (best[:, 0] == places[:, 0]) & (np.abs(best[:, 1:] - places[:, 1:]).max(1) <= 1)
     assert right.mean() >= 0.85
@@ -303,7 +303,7 @@ def test_no_budget_bounds_the_search_of_parts(folder: IndexFolder) -> None:
     session = Session.open(folder, queries, search=SearchConfig(exhaustive_budget=1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = exhaustive_search(session, RankedCandidates.empty(8, 20))
+        found = exhaustive_search(session, RankedCandidates.empty(8, 20)).candidates
     assert (found.image_ids[:, 0] >= 0).all()
 
 
