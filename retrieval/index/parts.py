@@ -12,7 +12,7 @@ bytes. The nearest windows are compared again by their parts, one byte a number,
 
 `parts.bin` is little-endian. Its header is magic, version, numbers of a descriptor, of a part and of a
 window's vector, images, step of a byte, and parts. The table holds id, rows and columns of parts for each
-image.
+image. Measurements: `docs/decisions/0025-parts-index.md`.
 """
 
 from __future__ import annotations
