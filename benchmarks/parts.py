@@ -5,7 +5,8 @@
     windows      `retrieval.index.parts`: codes of windows of 36 parts, then their parts
     everywhere   `retrieval.matching.local_search`: descriptors compared at every place
 
-The queries equal the queries of `benchmarks/accuracy.py`. `--upright` leaves the turned copies out of the database.
+The queries equal the queries of `benchmarks/accuracy.py`. `--upright` leaves out the turned copies of the
+database.
 """
 
 from __future__ import annotations
