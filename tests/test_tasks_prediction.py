@@ -157,6 +157,11 @@ def test_classes_come_from_a_file_and_unknown_settings_are_refused(tmp_path):
     train = ["classify", "train", tmp_path / "a.npz", "--out", tmp_path / "model"]
     done = run(*train, "--classes", tmp_path / "classes.txt")
     assert done.exit_code == 1 and "--classes names 2 classes" in done.stderr
+    done = run(*train, "--classes", ",".join(f"class {n}" for n in range(99)))
+    assert done.exit_code == 1 and "no image of class class 3" in done.stderr
+    (tmp_path / "odd.txt").write_bytes(b"\xff\xfe")
+    done = run(*train, "--classes", tmp_path / "odd.txt")
+    assert done.exit_code == 2 and "UTF-8" in done.stderr
     (tmp_path / "recipe.json").write_text('{"widht": 4}')
     done = run(*train, "--recipe", tmp_path / "recipe.json")
     assert done.exit_code == 1 and "has no widht" in done.stderr

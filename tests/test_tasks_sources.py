@@ -183,6 +183,7 @@ def test_a_class_with_no_or_one_example_is_named(tmp_path, images):
         (np.eye(12), "no keys could be the labels"),
         ([0] * 11, "no keys could be the labels"),
         (np.zeros(12, complex), "dtype complex128"),
+        (np.array([b"\xff"] * 12), "no UTF-8"),
     ],
 )
 def test_a_label_outside_of_the_list_is_named(tmp_path, images, labels, match):
@@ -244,6 +245,8 @@ def test_faults_of_a_csv_are_named(tmp_path, images):
         (good + "3,Water\n", DuplicateIdError, "Id 3 occurs twice, in lines 5 and 14"),
         (good + "a/0003.png,Water\n", DuplicateIdError, "lines 5 and 14"),
         (good + "99,Water\n", MissingInputError, "line 14: no file of number 99"),
+        (good + "\n\n99,Water\n", MissingInputError, "line 16: no file of number 99"),
+        (good + "x" * 999 + ",Water\n", MissingInputError, "line 14: no file"),
         (good + "b.png,Water\n", MissingInputError, "line 14: no file"),
         (good.replace("Category", "Class"), ExamplesError, "columns are Id,Class"),
         (good + "5,\n", ExamplesError, "line 14"),

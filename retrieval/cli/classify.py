@@ -81,7 +81,12 @@ def _class_names(text: str | None) -> tuple[str, ...] | None:
     """
     if text is None:
         return None
-    lines = Path(text).read_text(encoding="utf-8").splitlines() if Path(text).is_file() else text.split(",")
+    from retrieval.tasks.labels import is_file
+
+    try:
+        lines = Path(text).read_text(encoding="utf-8").splitlines() if is_file(text) else text.split(",")
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"{text} is no text in UTF-8 ({error}). Save it as UTF-8.") from error
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
         raise typer.BadParameter(f"no class in {text!r}. Expected names such as Forest,River.")

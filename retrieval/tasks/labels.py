@@ -100,13 +100,13 @@ def read_csv(path: Path) -> tuple[list[Path], list[str]]:
     folder, numbered = path.with_suffix(""), None
     files: list[Path] = []
     seen: dict[Path, int] = {}
-    for line, (number, _) in enumerate(rows, start=2):
-        if number.isdecimal() and not (path.parent / number).is_file():
+    for line, number, _ in rows:
+        if number.isdecimal() and not is_file(path.parent / number):
             numbered = _numbered(folder) if numbered is None else numbered
             file = numbered.get(int(number))
         else:
             file = path.parent / number
-        if file is None or not file.is_file():
+        if file is None or not is_file(file):
             place = f"no file of number {number} in {folder}" if number.isdecimal() else f"no file {file}"
             raise MissingInputError(f"{path}, line {line}: {place}. Correct the Id, or add the file.")
         first = seen.setdefault(file.resolve(), line)
@@ -115,30 +115,39 @@ def read_csv(path: Path) -> tuple[list[Path], list[str]]:
                 f"{path}: Id {number} occurs twice, in lines {first} and {line}. Remove one of them."
             )
         files.append(file)
-    return files, [category for _, category in rows]
+    return files, [category for _, _, category in rows]
 
 
-def _rows(path: Path) -> list[tuple[str, str]]:
-    """Return the cells of a CSV of labels."""
+def is_file(path: str | Path) -> bool:
+    """Return whether there is a file of this name, also for a text that is too long for a name."""
+    try:
+        return Path(path).is_file()
+    except OSError:
+        return False
+
+
+def _rows(path: Path) -> list[tuple[int, str, str]]:
+    """Return line, Id and category of each row of a CSV of labels."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            table = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
+            reader = csv.reader(file)
+            table = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except FileNotFoundError:
         raise MissingInputError(f"{path}: no such file. Expected a CSV of {','.join(COLUMNS)}.") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise ExamplesError(f"{path} is no CSV ({error}). Expected {','.join(COLUMNS)} in UTF-8.") from error
-    head = [cell.strip() for cell in table[0]] if table else []
+    head = [cell.strip() for cell in table[0][1]] if table else []
     if sorted(head) != sorted(COLUMNS):
         raise ExamplesError(
             f"{path}: the columns are {','.join(head) or 'missing'}. Expected {','.join(COLUMNS)}."
         )
     at = [head.index(column) for column in COLUMNS]
-    for line, row in enumerate(table[1:], start=2):
+    for line, row in table[1:]:
         if len(row) != len(head) or not all(cell.strip() for cell in row):
             raise ExamplesError(f"{path}, line {line}: {','.join(row)!r}. Expected an Id and a Category.")
     if len(table) < 2:
         raise MissingInputError(f"{path} has no row. Expected one for each labelled image.")
-    return [(row[at[0]].strip(), row[at[1]].strip()) for row in table[1:]]
+    return [(line, row[at[0]].strip(), row[at[1]].strip()) for line, row in table[1:]]
 
 
 def _numbered(folder: Path) -> dict[int, Path]:

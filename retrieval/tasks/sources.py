@@ -214,7 +214,10 @@ def _labels_of(arrays: dict[str, NDArray[Any]], count: int, path: Path) -> list[
     if labels.dtype.kind not in "iufbUS":
         raise ExamplesError(f"{path}: labels of dtype {labels.dtype}. Expected numbers or names.")
     if labels.dtype.kind == "S":
-        labels = np.char.decode(labels, "utf-8")
+        try:
+            labels = np.char.decode(labels, "utf-8")
+        except UnicodeDecodeError as error:
+            raise ExamplesError(f"{path}: labels are no UTF-8 ({error}). Save them as text.") from error
     values: list[Any] = labels.tolist()
     return values
 
