@@ -22,10 +22,12 @@ A pixel file is checked against the manifest when it is first read, all other fi
 from __future__ import annotations
 
 import csv
+import hashlib
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -41,12 +43,14 @@ from retrieval.index.without_windows import stored_reasons
 from retrieval.models.calibration import calibrations_beside
 from retrieval.models.encoder import load_encoder
 from retrieval.types import Encoder, StoredImage
-from tfrecords.artifacts import Manifest, check_file, read_manifest
+from tfrecords.artifacts import MANIFEST, Manifest, check_file, digest, read_manifest
 from tfrecords.schema import compress_bright, expand_bright
 
 KIND = "index"
 """Kind of the folder in its manifest."""
 TABLE = "images.csv"
+OPENINGS = 20
+"""Attempts to open a folder that other processes replace at the same time."""
 NODATA = np.uint16(65535)
 """Code of a nodata pixel."""
 MAX_CODE = 4095
@@ -75,9 +79,25 @@ class IndexFolder:
         Raises:
             ManifestError: a file is missing or was changed.
             FormatVersionError: another format version.
-            IndexMismatchError: `encoder` did not make the index.
+            IndexMismatchError: `encoder` did not make the index, or other processes replace it all the time.
         """
         self.path = path
+        for attempt in range(OPENINGS):
+            self.version = _version(path)
+            try:
+                self._open(encoder, device, just_written)
+            except Exception:
+                # Another process may have replaced the folder in between: its files do not fit each other.
+                if _version(path) == self.version or attempt == OPENINGS - 1:
+                    raise
+            else:
+                if _version(path) == self.version:
+                    return
+        raise self._changed()
+
+    def _open(self, encoder: Encoder | None, device: Device, just_written: bool) -> None:
+        """Read all files but the pixels."""
+        path = self.path
         self.manifest: Manifest = read_index_manifest(path, verify="sizes")
         for name in (n for n in self.manifest.files if not n.startswith("pixels/")):
             check_file(path / name, self.manifest.files[name], content=not just_written)
@@ -97,7 +117,14 @@ class IndexFolder:
                 "again."
             )
         self.parts = PartsIndex.open(path) if PARTS in self.manifest.files else None
-        self._checked: set[int] = set()
+        self._checked: dict[int, tuple[int, int, int]] = {}
+
+    def _changed(self) -> IndexMismatchError:
+        return IndexMismatchError(f"{self.path} was changed while it was in use. Run the command again.")
+
+    def is_current(self) -> bool:
+        """Return whether no other process has changed the index since it was opened."""
+        return _version(self.path) == self.version
 
     def _check_encoder(self, encoder: Encoder | None) -> Encoder:
         """Return the given encoder, or the folder's, if it made the index."""
@@ -141,16 +168,55 @@ class IndexFolder:
 
         Raises:
             ManifestError: the file was changed.
+            IndexMismatchError: another process replaced or removed the image since the index was opened.
+        """
+        with self._pixel_file(image_id) as file:
+            if window is None:
+                return from_codes(np.load(file, allow_pickle=False))
+            x, y, width, height = window
+            return from_codes(np.asarray(_mapped(file)[y : y + height, x : x + width]))
+
+    def _pixel_file(self, image_id: int) -> BinaryIO:
+        """Open a file of pixels, and compare its content with the manifest unless that was done before.
+
+        A change of the index links or replaces files, so another file has another number in the file system.
         """
         name = f"pixels/{image_id}.npy"
-        if image_id not in self._checked:
-            check_file(self.path / name, self.manifest.files[name], content=True)
-            self._checked.add(image_id)
-        if window is None:
-            return from_codes(np.load(self.path / name, allow_pickle=False))
-        x, y, width, height = window
-        codes = np.load(self.path / name, mmap_mode="r", allow_pickle=False)
-        return from_codes(np.asarray(codes[y : y + height, x : x + width]))
+        path, known = self.path / name, self.manifest.files[name]
+        try:
+            file = path.open("rb")
+        except OSError as err:
+            if not self.is_current():
+                raise self._changed() from err
+            check_file(path, known, content=False)
+            raise
+        status = os.fstat(file.fileno())
+        stamp = status.st_ino, status.st_size, status.st_mtime_ns
+        if self._checked.get(image_id) != stamp:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            if (status.st_size, sha256) != (known["bytes"], known["sha256"]):
+                file.close()
+                if not self.is_current():
+                    raise self._changed()
+                check_file(path, known, content=True)
+            self._checked[image_id] = stamp
+        return file
+
+
+def _mapped(file: BinaryIO) -> NDArray[np.uint16]:
+    """Map an open `.npy` file; a path could lead to another file in the meantime."""
+    np.lib.format.read_magic(file)
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+
+
+def _version(path: Path) -> str:
+    """Return the sha256 of an index's manifest; empty where it cannot be read."""
+    try:
+        return digest(path / MANIFEST)
+    except OSError:
+        return ""
 
 
 def read_index_manifest(path: Path, *, verify: bool | Literal["sizes"] = True) -> Manifest:

@@ -7,8 +7,8 @@ exchanged in one step. If the change is interrupted, the old index is still whol
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -28,7 +28,7 @@ from retrieval.index.kinds import choose_kind
 from retrieval.index.without_windows import warn_without_windows
 from retrieval.models.encoder import load_encoder
 from retrieval.types import Encoder, Progress, StoredImage, silent
-from tfrecords.artifacts import MANIFEST, PartialFolder, digest, recover, writing_folder
+from tfrecords.artifacts import PartialFolder, recover, writing_folder
 from tfrecords.errors import MissingInputError
 from tfrecords.read import ImageSource, read_images
 
@@ -82,7 +82,7 @@ def add_images(
         progress: called after each image.
 
     Raises:
-        IndexMismatchError: the index has another encoder, stride or kind.
+        IndexMismatchError: the index has another encoder, stride or kind, or another process changed it.
         DuplicateIdError: the index holds an image of another file with the same id.
         NoWindowsError: no image has a window, neither old nor new.
         UnfinishedOutputError: another change of the index was interrupted.
@@ -234,23 +234,27 @@ def _check_same(base: IndexFolder, stride_px: int | None, kind: IndexKind | None
             )
 
 
-def _writing_change(
-    base: IndexFolder, change: Mapping[str, Any], restart: bool
-) -> AbstractContextManager[PartialFolder]:
-    """Return the unfinished folder; it resumes only the same change of the same state of the index."""
+@contextmanager
+def _writing_change(base: IndexFolder, change: Mapping[str, Any], restart: bool) -> Iterator[PartialFolder]:
+    """Yield the unfinished folder; it resumes only the same change of the same state of the index."""
     settings = {
         **change,
         "encoder": base.encoder.fingerprint,
         "index": base.config.to_dict(),
-        "former": digest(base.path / MANIFEST),
+        "former": base.version,
     }
-    return writing_folder(
+    with writing_folder(
         base.path,
         kind=KIND,
         config=settings,
         overwrite=restart or "finished",
         discard_flag="--restart",
-    )
+    ) as folder:
+        if not base.is_current():  # from here on no other process can change it
+            raise IndexMismatchError(
+                f"{base.path} was changed by another process in the meantime. Run the command again."
+            )
+        yield folder
 
 
 def _adopt(folder: PartialFolder, base: IndexFolder, image_ids: Iterable[int]) -> None:

@@ -24,7 +24,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -196,14 +196,37 @@ def _entries(text: str) -> tuple[list[dict[str, Any]], int]:
 def recover(path: Path) -> None:
     """Finish the renames of a run that was killed between them."""
     former, trash, partial = (_with_suffix(path, end) for end in (".former", ".trash", ".partial"))
-    shutil.rmtree(trash, ignore_errors=True)
-    if (path / JOURNAL).exists() and (partial / MANIFEST).exists() and not (partial / JOURNAL).exists():
-        _discard(partial, trash)  # the old folder, after the exchange
-    if former.is_dir() and path.exists():
-        _discard(former, trash)
-    elif former.is_dir():
-        former.rename(path)
-        sync(path.parent)
+    with _exclusive(path.parent):
+        shutil.rmtree(trash, ignore_errors=True)
+        if (path / JOURNAL).exists() and (partial / MANIFEST).exists() and not (partial / JOURNAL).exists():
+            _discard(partial, trash)  # the old folder, after the exchange
+        if former.is_dir() and path.exists():
+            _discard(former, trash)
+        elif former.is_dir():
+            former.rename(path)
+            sync(path.parent)
+
+
+@contextmanager
+def _exclusive(parent: Path) -> Iterator[None]:
+    """Let one process at a time rename the folders in a folder; a kill ends the lock.
+
+    Without it, a second writer takes the steps of a living writer for steps of a killed one. There is no
+    lock where the system or the file system has none.
+    """
+    try:
+        import fcntl
+
+        handle = os.open(parent, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _discard(former: Path, trash: Path) -> None:
@@ -250,13 +273,15 @@ def _opened(
     partial: Path, kind: str, config: Mapping[str, Any], overwrite: bool, discard_flag: str
 ) -> Iterator[PartialFolder]:
     """Open the unfinished folder, new or of an interrupted run."""
-    partial.mkdir(parents=True, exist_ok=True)
-    if any(partial.iterdir()) and not (partial / JOURNAL).exists():
-        raise UnfinishedOutputError(
-            f"{partial} exists but is not an unfinished output of this package. Remove or rename it."
-        )
-    with (partial / JOURNAL).open("a+", encoding="ascii", errors="replace") as journal:
-        _lock(journal, partial)
+    with ExitStack() as stack:
+        with _exclusive(partial.parent):
+            partial.mkdir(parents=True, exist_ok=True)
+            if any(partial.iterdir()) and not (partial / JOURNAL).exists():
+                raise UnfinishedOutputError(
+                    f"{partial} exists but is not an unfinished output of this package. Remove or rename it."
+                )
+            journal = stack.enter_context((partial / JOURNAL).open("a+", encoding="ascii", errors="replace"))
+            _lock(journal, partial)
         head = {"kind": kind, "fingerprint": identity(kind, config), "config": plain(config)}
         parts = _resumable_parts(partial, journal, head, overwrite, discard_flag)
         try:
@@ -316,19 +341,20 @@ def _finish(folder: PartialFolder, path: Path, kind: str, config: Mapping[str, A
     temporary.write_text(manifest.text(), encoding="utf-8")
     place(temporary, folder.path / MANIFEST)
     former = _with_suffix(path, ".former")
-    if path.exists() and exchange(folder.path, path):
+    with _exclusive(path.parent):
+        if path.exists() and exchange(folder.path, path):
+            sync(path.parent)
+            folder.path.rename(former)
+        elif path.exists():
+            path.rename(former)
+            sync(path.parent)
+            folder.path.rename(path)
+        else:
+            folder.path.rename(path)
         sync(path.parent)
-        folder.path.rename(former)
-    elif path.exists():
-        path.rename(former)
-        sync(path.parent)
-        folder.path.rename(path)
-    else:
-        folder.path.rename(path)
-    sync(path.parent)
-    (path / JOURNAL).unlink(missing_ok=True)
-    if former.exists():
-        _discard(former, _with_suffix(path, ".trash"))
+        (path / JOURNAL).unlink(missing_ok=True)
+        if former.exists():
+            _discard(former, _with_suffix(path, ".trash"))
 
 
 @contextmanager
