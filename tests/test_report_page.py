@@ -142,6 +142,11 @@ def test_existing_files_are_kept_and_bad_arguments_refused(seen, tmp_path):
     assert path.read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
 
 
+def matched(details):
+    """The best candidate of each patch that finds something."""
+    return details[(details["rank"] == 0) & (details["status"] != "not_found")]
+
+
 # --- what it tells --------------------------------------------------------------------------------
 
 
@@ -178,8 +183,8 @@ def test_the_score_equals_the_scorers(seen):
     from retrieval.evaluation.scoring import score
     from retrieval.evaluation.submission import Submission
 
-    best = seen.details[seen.details["rank"] == 0]
-    columns = [best[name].to_numpy() for name in ("patch_id", "image_id", "x", "y")]
+    best = matched(seen.details)
+    columns = [best[name].to_numpy(np.int64) for name in ("patch_id", "image_id", "x", "y")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = score(Submission(*columns), seen.answers)
@@ -212,14 +217,13 @@ def test_matches_without_a_calibration_have_no_confidence(seen, tmp_path):
 
 def test_a_flat_patch_has_a_card_without_a_match(seen):
     (flat,) = [card for card in cards(seen.outline) if card["data-patch"] == "64"]
-    if flat["data-image"] == "-1":
-        assert "No match" in seen.outline.text
-    assert float(flat["data-confidence"]) < 0.1
+    assert flat["data-image"] == "-1" and float(flat["data-confidence"]) == 0
+    assert "No match" in seen.outline.text and "1 not found" in seen.outline.text
 
 
 def test_footprints_have_the_positions_of_the_table(seen):
     prints = [a for _, a, _ in seen.outline.elements if "data-label" in a]
-    best = seen.details[seen.details["rank"] == 0].set_index("patch_id")
+    best = matched(seen.details).set_index("patch_id")
     assert {int(a["data-patch"]) for a in prints} == set(best.index)
     linked = {int(a["data-patch"]) for a in prints if "href" in a}
     assert linked == {int(card["data-patch"]) for card in cards(seen.outline) if card["data-image"] != "-1"}
@@ -254,7 +258,8 @@ def test_tables_of_both_kinds_are_read_and_others_refused(seen, tmp_path):
     plain.to_csv(tmp_path / "m.csv", index=False)
     for name in ("m.parquet", "m.csv"):
         read = read_details(tmp_path / name)
-        assert read.patch_id.tolist() == sorted(plain.patch_id)
+        assert read.patch_id.tolist() == sorted(plain.patch_id[plain.status != "not_found"])
+        assert read.image_id.dtype == np.int64
     with pytest.raises(MissingInputError, match="run `retrieve query --details"):
         read_details(tmp_path / "none.parquet")
     (tmp_path / "torn.parquet").write_bytes(b"PAR1nonsense")

@@ -123,7 +123,8 @@ def _matched(frame: Any) -> Any:
         return frame
     frame = frame[frame.image_id.notna()]
     integers = [name for name, kind in COLUMNS.items() if kind == "i" and name in frame]
-    whole = [name for name in integers if (frame[name] % 1 == 0).all()]
+    numbers = [name for name in integers if getattr(frame[name].dtype, "kind", "O") in "iuf"]
+    whole = [name for name in numbers if (frame[name] % 1 == 0).all()]
     return frame.astype(dict.fromkeys(whole, "int64"))
 
 
@@ -192,7 +193,8 @@ def _best_matches(frame: Any, side: Any) -> Any:
     best["image_id"] = best.image_id.fillna(-1).astype(np.int64)
     for column in ("x", "y"):
         best[column] = best[column].fillna(0).astype(np.int64)
-    best.loc[best.image_id < 0, "confidence"] = 0.0
+    if first.empty or first.confidence.notna().any():  # else the encoder has no calibration
+        best.loc[best.image_id < 0, "confidence"] = 0.0
     known = best[STATUS].astype(object) if STATUS in best else "found"
     best[STATUS] = np.where(best.image_id < 0, "not_found", known)
     for column in side:
