@@ -87,6 +87,8 @@ def test_help_of_a_command_imports_no_compute_library(command):
 def test_an_unknown_command_lists_similar_ones():
     done = run("indx")
     assert done.exit_code == 2 and "Did you mean 'index'" in done.stderr
+    done = run("labels", "covr")
+    assert done.exit_code == 2 and "Did you mean 'cover'" in done.stderr
 
 
 def test_train_keeps_tensorflow_threads_that_other_commands_limit(monkeypatch):
@@ -313,6 +315,11 @@ def test_a_missing_package_is_named_with_its_extra(ground, tmp_path, module):
             "retrieval.cli.ingest_stac.ingest_stac",
             ["ingest-stac", "--bbox", "1,2,3,4", "--dates", "2022", "--out", "places"],
             "to resume",
+        ),
+        (
+            "retrieval.labels.downloading.download",
+            ["labels", "download", "c.csv", "--url", "http://localhost/{z}/{x}/{y}", "--out", "tiles"],
+            "Run the same `retrieve labels download` again to resume",
         ),
     ],
 )

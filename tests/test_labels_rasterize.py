@@ -148,6 +148,19 @@ def test_the_width_of_lines_is_in_metres_on_the_ground(tmp_path, latitude):
     assert abs(rows * metres - 12) <= metres
 
 
+def test_a_wide_line_outside_of_the_images_reaches_into_them(tmp_path):
+    tile = mercantile.tile(20, 60, 20)
+    image_tile(tmp_path / "tiles", tile)
+    box = mercantile.bounds(tile)
+    metres = 156543.034 / 2**20 * np.cos(np.radians(60))  # of a pixel
+    beyond = box.north + 5 / 111_320
+    line = {"type": "LineString", "coordinates": [[box.west - 0.01, beyond], [box.east + 0.01, beyond]]}
+    path = write_geojson(tmp_path / "a.geojson", [{"type": "Feature", "properties": {}, "geometry": line}])
+    rasterize(path, tmp_path / "tiles", tmp_path / "masks", line_width_m=16)
+    rows = read_mask(tmp_path / "masks" / f"20/{tile.x}/{tile.y}.png")[:, 100].sum()
+    assert abs(rows * metres - 3) <= 2 * metres
+
+
 def test_the_class_comes_from_an_attribute(tmp_path, scene):
     shapes = [
         ground(0, 0, 64, 64),

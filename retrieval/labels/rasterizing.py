@@ -30,6 +30,8 @@ from tfrecords.errors import MissingInputError, OutputExistsError
 
 PIECES_IN_MEMORY_PX = 2**27
 """Pixels of masks that are in memory at one time."""
+METRES_PER_DEGREE = 111_320.0
+"""Length of a degree at the equator."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ def _burn_all(
         outlines = shapely.box(*boxes.T)
         box = (*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist())
         file.read, file.repaired, file.empty = 0, 0, 0  # the file is read once for each CRS of the masks
-        for batch in file.batches(crs, columns, _wider(box, line_width_m)):
+        for batch in file.batches(crs, columns, _wider(box, crs, line_width_m or 0.0)):
             values, without = class_values(batch, attribute, choose)
             unclassed += without
             shapes = _widened(batch.shapes, crs, line_width_m)
@@ -194,9 +196,13 @@ def _burn_all(
     return touched, unclassed
 
 
-def _wider(box: Box, line_width_m: float | None) -> Box:
-    """Return a box with room for the width of lines, wherever its CRS is defined."""
-    margin = max(box[2] - box[0], box[3] - box[1]) * (0.01 if line_width_m is None else 0.05)
+def _wider(box: Box, crs: Any, line_width_m: float) -> Box:
+    """Return a box with room for the width of lines; Web Mercator stretches them up to twelve times."""
+    from pyproj import CRS
+
+    system = CRS.from_user_input(crs)
+    unit_m = METRES_PER_DEGREE if system.is_geographic else system.axis_info[0].unit_conversion_factor
+    margin = max(box[2] - box[0], box[3] - box[1]) * 0.01 + 12 * line_width_m / unit_m
     return box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
 
 
