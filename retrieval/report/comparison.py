@@ -21,9 +21,9 @@ from tfrecords.storage import check_free, writing_file
 NEITHER, BOTH, ONLY_LABELS, ONLY_MAP, NEAR_LABELS, NEAR_MAP = range(6)
 """Values of an agreement: the last two are differences within the tolerance."""
 AGREEMENT_COLOURS = np.array(
-    [[0, 0, 0], [150, 150, 150], [230, 120, 0], [0, 100, 190], [230, 120, 0], [0, 100, 190]], np.uint8
+    [[0, 0, 0], [120, 120, 120], [230, 120, 0], [0, 100, 190], [230, 120, 0], [0, 100, 190]], np.uint8
 )
-AGREEMENT_OPACITY = np.array([0, 0.6, 0.85, 0.85, 0.3, 0.3], np.float32)
+AGREEMENT_OPACITY = np.array([0, 0.7, 0.85, 0.85, 0.3, 0.3], np.float32)
 MAP_OPACITY = 0.55
 """Opacity of the colours of classes on an image."""
 MAX_TILES = 500
@@ -137,7 +137,7 @@ def _pictures(
     if ground is None:
         ground = np.ones((*tile.predicted.shape, 4), np.float32)
     grey = ground.copy()
-    grey[..., :3] = 0.35 + 0.5 * ground[..., :3].mean(axis=-1, keepdims=True)
+    grey[..., :3] = 0.6 + 0.35 * ground[..., :3].mean(axis=-1, keepdims=True)
     layers = [] if tile.image is None else [("image", "image", ground)]
     layers += [
         ("labels", "labels", _drawn(ground, tile.labels, colours, opacity)),
