@@ -150,6 +150,25 @@ def test_windows_coincide_on_the_map_within_five_pixels(a, b, shift, same):
     assert number_places(session, found).tolist() == [[0, 0 if same else 1]]
 
 
+@pytest.mark.parametrize("at", [(64, 64), (0, 64), (64, 0), (128, 128)])
+def test_windows_that_look_alike_in_other_surroundings_are_two_places(at):
+    a, b = texture(192, 192, seed=1), texture(192, 192, seed=2)
+    x, y = at
+    b[y : y + 64, x : x + 64] = a[y : y + 64, x : x + 64]
+    same = texture(192, 192, seed=1) * 0.7 + 0.1 * texture(192, 192, seed=3)
+    session = Session(Arrays({0: a, 1: b, 2: same}, dict.fromkeys(range(3), BANDS)), patches())
+    found = refined([[0, 1, 2]], [[x] * 3], [[y] * 3], [[3.0, 2.0, 1.0]], [[0.9] * 3])
+    assert number_places(session, found).tolist() == [[0, 1, 0]]
+
+
+def test_windows_without_surroundings_are_compared_themselves():
+    a, other = texture(64, 64, seed=1), texture(64, 64, seed=2)
+    date_b = 0.7 * a + 0.1 * texture(64, 64, seed=3)
+    session = Session(Arrays({0: a, 1: other, 2: date_b}, dict.fromkeys(range(3), BANDS)), patches())
+    found = refined([[0, 1, 2]], [[0] * 3], [[0] * 3], [[3.0, 2.0, 1.0]], [[0.9] * 3])
+    assert number_places(session, found).tolist() == [[0, 1, 0]]
+
+
 def test_tiles_of_neighbouring_zones_coincide_on_the_map():
     from rasterio.warp import transform
 

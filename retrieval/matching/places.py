@@ -32,8 +32,11 @@ MIN_RIVAL_LOGIT = -3.0
 """Log-odds below which a candidate hardly changes a confidence; its pixels are not compared."""
 MIN_NCC_SHARE = 0.25
 """Least NCC of a candidate, as a share of the best candidate's, for its pixels to be compared."""
-AROUND = np.array([[0, 0], [-48, 0], [48, 0], [0, -48], [0, 48]])
-"""Squares that are compared, from a window's corner: ground that looks alike differs in its surroundings."""
+AROUND = np.array([[-64, 0], [64, 0], [0, -64], [0, 64]])
+"""Squares that are compared, from a window's corner: they touch the window. Rivals were chosen because their
+windows look alike, so only the surroundings tell."""
+INSIDE = np.array([[0, 0]])
+"""The window itself, compared where no surroundings are."""
 BLOCK = 2048
 """Pairs of windows that are compared at a time."""
 
@@ -206,11 +209,20 @@ def _same_ground(
     rows = np.flatnonzero(unknown & by_content)
     for start in range(0, len(rows), BLOCK):
         part = rows[start : start + BLOCK]
-        agreement = content_agreement(
-            session.images, session.tensors, a.select(part), b.select(part), offsets
-        )
-        same[part] = agreement >= MIN_AGREEMENT
+        same[part] = _agreement(session, a.select(part), b.select(part), offsets) >= MIN_AGREEMENT
     return same
+
+
+def _agreement(
+    session: Session, a: PlacedWindows, b: PlacedWindows, offsets: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Agreement (m,) of squares at offsets, or of the windows themselves where no square can be compared."""
+    agreement = content_agreement(session.images, session.tensors, a, b, offsets)
+    rows = np.flatnonzero(agreement == 0)
+    if len(rows):
+        a, b = a.select(rows), b.select(rows)
+        agreement[rows] = content_agreement(session.images, session.tensors, a, b, INSIDE)
+    return agreement
 
 
 def _map_distance_px(
