@@ -134,17 +134,12 @@ def compare(
     known = _classes(predicted, classes, attribute, as_class, Path(labels))
     tolerance = tolerance or Tolerance()
     notes: list[str] = []
-    parts, totals = list[LatticeComparison](), Totals(known)
-    found = 0
-    for lattice in lattices(open_grid(predicted, zoom, "mask", TILE_PX)):
-        features = _read_labels(Path(labels), lattice, known, (attribute, as_class, layer, zoom), notes)
-        found += len(features.shapes)
-        part = LatticeComparison(lattice, features, known, tolerance, totals)
-        for done, number in enumerate(range(len(lattice.pieces)), start=1):
-            part.add_tile(number)
-            progress("comparing tiles", done, len(lattice.pieces))
-        parts.append(part)
-    if not found:
+    totals, options = Totals(known), (attribute, as_class, layer, zoom)
+    parts = [
+        _compare_lattice(lattice, Path(labels), known, tolerance, totals, options, notes, progress)
+        for lattice in lattices(open_grid(predicted, zoom, "mask", TILE_PX))
+    ]
+    if not any(part.features for part in parts):
         raise LabelsError(
             f"{labels}: no label on the ground of {predicted}. Expected labels of the same ground."
         )
@@ -160,13 +155,36 @@ def compare(
     if page is not None:
         title = f"{Path(predicted).name} and {Path(labels).name}"
         summary = _summary(title, counts, totals, len(tile_frame), tolerance)
-        pieces = [(part, number) for part in parts for number in range(len(part.lattice.pieces))]
-        chosen = [pieces[place] for place in order[:most]]
-        shown = [(part.lattice.pieces[number], part.block(number)) for part, number in chosen]
-        progress("writing the page", len(shown), len(shown))
+        shown = _shown(parts, order[:most])
         notes += _write_page(Path(page), summary, shown, tile_frame, known, tolerance, images, overwrite)
     unique = tuple(dict.fromkeys(notes))
     return Comparison(counts, totals.iou(), totals.quality(), worst, frame, tile_frame, unique)
+
+
+def _compare_lattice(
+    lattice: Lattice,
+    labels: Path,
+    classes: Classes,
+    tolerance: Tolerance,
+    totals: Totals,
+    options: tuple[Any, ...],
+    notes: list[str],
+    progress: Progress,
+) -> LatticeComparison:
+    """Compare the tiles of one lattice."""
+    features = _read_labels(labels, lattice, classes, options, notes)
+    part = LatticeComparison(lattice, features, classes, tolerance, totals)
+    for number in range(len(lattice.pieces)):
+        part.add_tile(number)
+        progress("comparing tiles", number + 1, len(lattice.pieces))
+    return part
+
+
+def _shown(parts: list[LatticeComparison], places: list[int]) -> list[tuple[Piece, Block]]:
+    """Return the pieces at places in the order of all parts, with their maps."""
+    pieces = [(part, number) for part in parts for number in range(len(part.lattice.pieces))]
+    chosen = [pieces[place] for place in places]
+    return [(part.lattice.pieces[number], part.block(number)) for part, number in chosen]
 
 
 def _write_page(
@@ -357,6 +375,11 @@ class LatticeComparison:
         self._shown = np.zeros((len(labels.shapes), shifts), np.int64)
         self._areas: dict[tuple[int, int], list[Any]] = {}
         self._tiles: list[dict[str, Any]] = []
+
+    @property
+    def features(self) -> int:
+        """Number of label features on the pieces."""
+        return len(self._labels.shapes)
 
     def add_tile(self, number: int) -> None:
         """Compare one piece."""
