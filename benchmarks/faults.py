@@ -1,0 +1,377 @@
+"""Kill commands at random moments, and let readers and a second writer work with a writer.
+
+    python benchmarks/faults.py --kills 200 --rounds 1000 --json FILE
+
+Strategy. Each command runs in a forked child, which starts in milliseconds because the parent has imported
+everything and computed nothing. Pictures are seeded noise, and the encoder averages cells: a command takes a
+fraction of a second, so that a thousand faults fit into minutes. All that is written passes through the same
+code as with any other encoder. The same seed draws the same shares of a command's duration.
+
+Kills: the former output must be intact, or the new one complete; a rerun must give the bytes of an
+undisturbed run. Readers: the images, pixels and vectors that a reader sees must belong to one version.
+Writers: each change that reports success must be in the final index.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras  # noqa: F401 - imported once, not by each child
+import numpy as np
+from context import arguments, context, table, write_json
+
+from retrieval.config import IndexConfig
+from retrieval.errors import RetrieveError
+from retrieval.index.builder import write_index
+from retrieval.index.folder import IndexFolder, to_codes
+from retrieval.index.update import Change, add_images, remove_images
+from retrieval.models.embed import embed_image
+from retrieval.models.encoder import FakeEncoder
+from retrieval.pipeline import locate, open_index
+from retrieval.results.outputs import QueryOutputs
+from tfrecords.read import ImageSource
+from tfrecords.schema import BANDS, Image
+
+CONFIG = IndexConfig(stride_px=16, kind="exact")
+ENCODER = FakeEncoder()
+HEIGHT, WIDTH = 96, 80
+PATIENCE_S = 120
+"""Time after which a child counts as hanging."""
+
+
+# --- scenes -----------------------------------------------------------------------------------------------
+
+
+def scene(number: int, version: int = 0) -> Image:
+    """Return a scene, its pixels drawn by number and version; the date holds the version."""
+    rng = np.random.default_rng([number, version])
+    coarse = rng.uniform(500, 3500, (HEIGHT // 8, WIDTH // 8, 4))
+    pixels = np.kron(coarse, np.ones((8, 8, 1))) + rng.normal(0, 40, (HEIGHT, WIDTH, 4))
+    day = f"20{version // 336:02}-{version // 28 % 12 + 1:02}-{version % 28 + 1:02}"
+    return Image(number, pixels.astype(np.uint16), "dn", BANDS, 0.0, f"/scenes/{number}.tif", date=day)
+
+
+def version_of(date: str | None) -> int:
+    """Return the version that a date holds."""
+    year, month, day = map(int, str(date).split("-"))
+    return (year - 2000) * 336 + (month - 1) * 28 + day - 1
+
+
+def source(images: Sequence[Image]) -> ImageSource:
+    """Return scenes as a source whose images have ids."""
+    return ImageSource("noise", len(images), lambda: iter(images), own_ids=True)
+
+
+def build(out: Path, images: Sequence[Image], overwrite: bool = False) -> None:
+    """Write an index of scenes."""
+    write_index(images, out, ENCODER, CONFIG, source="noise", overwrite=overwrite)
+
+
+def add(out: Path, images: Sequence[Image]) -> Change:
+    """Add scenes to an index."""
+    return add_images(source(images), out, source="noise", encoder=ENCODER)
+
+
+def remove(out: Path, numbers: Sequence[int]) -> Change:
+    """Remove scenes from an index."""
+    return remove_images(out, numbers, encoder=ENCODER)
+
+
+# --- children ---------------------------------------------------------------------------------------------
+
+
+def fork(job: Callable[[], object]) -> int:
+    """Run a job in a child and return its process id; the exit code is 0, or 1 with a traceback."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        job()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def wait(child: int, kill_after_s: float | None = None) -> int:
+    """Wait for a child; return its exit code, or minus the signal that ended it.
+
+    Args:
+        child: its process id.
+        kill_after_s: kill it after this time.
+
+    Raises:
+        TimeoutError: it hangs.
+    """
+    end = time.monotonic() + (PATIENCE_S if kill_after_s is None else kill_after_s)
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.0005)
+    os.kill(child, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if kill_after_s is None:
+        raise TimeoutError(f"a child did not end within {PATIENCE_S} s")
+    return code
+
+
+# --- kills ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command to kill."""
+
+    prepare: Callable[[Path], object]
+    """Writes what it starts from into a folder."""
+    run: Callable[[Path], object]
+    """Runs it in the folder."""
+    output: str
+    """Name of its output in the folder."""
+
+
+def _query(folder: Path) -> None:
+    index = open_index(folder / "index", encoder=ENCODER, device="cpu")
+    patches = np.stack([scene(n).pixels[5:69, 7:71] for n in range(3)])
+    files = QueryOutputs(folder / "submission.csv", overwrite=True)
+    files.write(locate(index, patches), None, False)
+
+
+def _prepare_query(folder: Path) -> None:
+    build(folder / "index", [scene(n) for n in range(3)])
+    (folder / "submission.csv").write_text("Patch ID,Result\n0,1 2 3\n")
+
+
+def _start(folder: Path) -> None:
+    build(folder / "index", [scene(n) for n in range(6)])
+
+
+CHANGED = [scene(1, 1), scene(4, 1), scene(6), scene(7)]
+"""Two rewritten scenes and two new ones."""
+COMMANDS = {
+    "index": Command(_start, lambda f: build(f / "index", [scene(n, 2) for n in range(6)], True), "index"),
+    "add": Command(_start, lambda f: add(f / "index", CHANGED), "index"),
+    "remove": Command(_start, lambda f: remove(f / "index", [2, 3]), "index"),
+    "query": Command(_prepare_query, _query, "submission.csv"),
+}
+
+
+def snapshot(output: Path) -> Mapping[str, bytes]:
+    """Return the bytes of an output's files by name, without the journal that a kill may leave."""
+    files = [output] if output.is_file() else [p for p in output.rglob("*") if p.is_file()]
+    return {p.relative_to(output.parent).as_posix(): p.read_bytes() for p in files if p.suffix != ".jsonl"}
+
+
+@dataclass
+class Kills:
+    """The counts of one command."""
+
+    killed: int = 0
+    """Children that were killed before they ended."""
+    former: int = 0
+    """Kills that left the former output."""
+    new: int = 0
+    """Kills after the new output was complete."""
+    faults: list[str] = field(default_factory=list)
+    """What was wrong."""
+
+
+def kill_rounds(command: Command, rounds: int, seed: int, folder: Path) -> Kills:
+    """Kill a command in each round, and run it again.
+
+    Args:
+        command: the command.
+        rounds: number of kills, whether or not the child ended before.
+        seed: of the moments.
+        folder: where to work; it exists.
+    """
+    template, rng, counts = folder / "template", np.random.default_rng(seed), Kills()
+    template.mkdir()
+    assert wait(fork(lambda: command.prepare(template))) == 0
+    undisturbed = shutil.copytree(template, folder / "undisturbed")
+    begin = time.monotonic()
+    assert wait(fork(lambda: command.run(undisturbed))) == 0
+    duration_s = time.monotonic() - begin
+    former, new = snapshot(template / command.output), snapshot(undisturbed / command.output)
+    for number in range(rounds):
+        work = shutil.copytree(template, folder / f"round-{number}")
+        code = wait(fork(lambda work=work: command.run(work)), float(rng.uniform(0, duration_s)))
+        counts.killed += code == -signal.SIGKILL
+        left = snapshot(work / command.output)
+        counts.former, counts.new = counts.former + (left == former), counts.new + (left == new)
+        if left not in (former, new):
+            counts.faults.append(f"round {number}: the output is neither the former nor the new one")
+        # A removal cannot be repeated once it is complete.
+        elif not (left == new and command is COMMANDS["remove"]) and wait(
+            fork(lambda work=work: command.run(work))
+        ):
+            counts.faults.append(f"round {number}: the rerun failed")
+        elif snapshot(work / command.output) != new:
+            counts.faults.append(f"round {number}: the rerun has other bytes than an undisturbed run")
+        else:
+            shutil.rmtree(work)
+    return counts
+
+
+# --- readers and writers ----------------------------------------------------------------------------------
+
+
+def check_version(out: Path) -> str:
+    """Read an index as a query does, and return "whole", or the part that does not fit."""
+    store = IndexFolder(out, encoder=ENCODER, device="cpu")
+    ids, vectors = store.vectors.vectors()
+    for number, row in sorted(store.images.items()):
+        pixels = store.scaled(number)
+        expected = to_codes(scene(number, version_of(row.date)).scaled())
+        if not np.array_equal(to_codes(pixels), expected):
+            return f"pixels of image {number} are of another version"
+        of_image = vectors[ids >> 32 == number]
+        if not np.array_equal(of_image, embed_image(ENCODER, pixels, CONFIG).vectors):
+            return f"vectors of image {number} are of another version"
+    return "whole"
+
+
+def read_until(out: Path, stop: Path, report: Path) -> None:
+    """Read an index until a file exists, and write the counts of its readings."""
+    seen = Counter[str]()
+    while not stop.exists():
+        try:
+            seen[check_version(out)] += 1
+        except RetrieveError as error:
+            seen[f"refused: {type(error).__name__}"] += 1
+        except Exception as error:  # counted as a fault
+            seen[f"crash: {error!r}"] += 1
+    report.write_text("".join(f"{count} {what}\n" for what, count in seen.items()))
+
+
+def change_index(out: Path, rng: np.random.Generator, version: int) -> None:
+    """Add, replace, remove or overwrite scenes."""
+    numbers = rng.permutation(8)
+    kind = rng.integers(4)
+    if kind == 0:
+        build(out, [scene(n, version) for n in range(6)], overwrite=True)
+    elif kind == 1:
+        kept = sorted(IndexFolder(out, encoder=ENCODER, device="cpu").images)
+        remove(out, kept[:2] if len(kept) > 4 else kept[:1])
+    else:
+        add(out, [scene(int(n), version) for n in numbers[:3]])
+
+
+def reading_rounds(rounds: int, readers: int, seed: int, folder: Path) -> Counter[str]:
+    """Change an index in each round while readers read it all the time; return what they saw."""
+    out, stop, rng = folder / "index", folder / "stop", np.random.default_rng(seed)
+    assert wait(fork(lambda: build(out, [scene(n) for n in range(6)]))) == 0
+    reports = [folder / f"reader-{n}.txt" for n in range(readers)]
+    children = [fork(lambda report=report: read_until(out, stop, report)) for report in reports]
+
+    def write() -> None:
+        for number in range(rounds):
+            change_index(out, rng, number + 1)
+
+    writer = fork(write)
+    _, status = os.waitpid(writer, 0)
+    stop.touch()
+    seen = Counter[str]({"writer failed": 1} if status else {})
+    seen["changes"] = rounds
+    for child, report in zip(children, reports, strict=True):
+        wait(child)
+        for line in report.read_text().splitlines():
+            count, what = line.split(" ", 1)
+            seen[what] += int(count)
+    return seen
+
+
+def add_repeatedly(out: Path, first: int, rounds: int, report: Path) -> None:
+    """Add one new scene in each round, and write the numbers of those that were added and the refusals."""
+    with report.open("w") as log:
+        for number in range(first, first + rounds):
+            try:
+                add(out, [scene(number)])
+                log.write(f"added {number}\n")
+            except RetrieveError as error:
+                log.write(f"refused: {type(error).__name__}\n")
+            except Exception as error:
+                log.write(f"crash: {error!r}\n")
+
+
+def writing_rounds(rounds: int, writers: int, folder: Path) -> Counter[str]:
+    """Let writers add scenes to one index at the same time; return what became of their changes."""
+    out = folder / "index"
+    assert wait(fork(lambda: build(out, [scene(0)]))) == 0
+    reports = [folder / f"writer-{n}.txt" for n in range(writers)]
+    children = [
+        fork(lambda n=n, report=report: add_repeatedly(out, 1 + n * rounds, rounds, report))
+        for n, report in enumerate(reports)
+    ]
+    for child in children:
+        os.waitpid(child, 0)
+    held = IndexFolder(out, encoder=ENCODER, device="cpu").images
+    seen = Counter[str]()
+    for report in reports:
+        for line in report.read_text().splitlines():
+            what, _, number = line.partition(" ")
+            if what == "added":
+                seen["added" if int(number) in held else "lost"] += 1
+            else:
+                seen[line] += 1
+    seen["leftovers"] = sum(p.name.startswith("index.") for p in folder.iterdir())
+    return seen
+
+
+def run_campaign(kills: int, rounds: int, readers: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Run all faults and return their counts.
+
+    Args:
+        kills: kills in all, divided among the commands.
+        rounds: changes under readers, and additions of two writers together.
+        readers: readers at the same time.
+        seed: of the moments and the changes.
+        folder: where to work; it exists.
+    """
+    killed = {}
+    for name, command in COMMANDS.items():
+        (folder / name).mkdir()
+        killed[name] = asdict(kill_rounds(command, kills // len(COMMANDS), seed, folder / name))
+    for name in ("readers", "writers"):
+        (folder / name).mkdir()
+    return {
+        "kills": killed,
+        "readers": dict(reading_rounds(rounds, readers, seed, folder / "readers")),
+        "writers": dict(writing_rounds(rounds // 2, 2, folder / "writers")),
+    }
+
+
+def main() -> None:
+    """Run the campaign and print its counts."""
+    parser = arguments(__doc__)
+    for name, default in (("kills", 200), ("rounds", 1000), ("readers", 8), ("seed", 0)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    shapes = {name: value for name, value in vars(options).items() if name != "json"}
+    with tempfile.TemporaryDirectory() as folder:
+        figures = run_campaign(**shapes, folder=Path(folder).resolve())
+    rows = [
+        [name, *(str(v) for v in (c["killed"], c["former"], c["new"], len(c["faults"])))]
+        for name, c in figures["kills"].items()
+    ]
+    print(table(["command", "killed", "former left", "new left", "faults"], rows))
+    for name in ("readers", "writers"):
+        print(table([name, "times"], [[what, str(count)] for what, count in sorted(figures[name].items())]))
+    write_json(options.json, context(**shapes) | figures)
+
+
+if __name__ == "__main__":
+    main()
