@@ -20,7 +20,7 @@ from retrieval.matching.large_chips import locate_chips
 from retrieval.matching.places import rival_places
 from retrieval.matching.pyramid import refine_full_resolution
 from retrieval.matching.rounds import search_in_rounds
-from retrieval.matching.session import Session, adapted_to_images
+from retrieval.matching.session import Session, adapt_to_images
 from retrieval.models.encoder import load_encoder
 from retrieval.results.matches import Matches
 from retrieval.types import Encoder, Executor, Progress, silent
@@ -108,7 +108,7 @@ def locate(
     if not isinstance(queries, (Patches, Chips)):
         queries = read_queries(queries, bands=bands, units=units)
     folder, settings = index.folder, (search, refinement, chips)
-    queries = adapted_to_images(folder.images, queries)
+    queries = adapt_to_images(folder.images, queries)
     with on_device(index.device):
         session = Session.open(folder, queries, search_filter, *settings, executor, progress)
         if isinstance(queries, Chips):

@@ -72,7 +72,7 @@ def report(
     check_one(context)
     names = split_names(bands)
     import_tensorflow()
-    from retrieval.matching.session import adapted_to_images
+    from retrieval.matching.session import adapt_to_images
     from retrieval.pipeline import open_index
     from retrieval.report.page import write_page
     from retrieval.report.patch_results import read_details
@@ -84,7 +84,7 @@ def report(
         truth = _read_answers(answers, console)
         opened = open_index(index, device="cpu")
         queries = read_queries(patches, bands=names, units=units)
-        queries = adapted_to_images(opened.folder.images, queries)
+        queries = adapt_to_images(opened.folder.images, queries)
         console.note(queries.note)
         page = write_page(
             out,

@@ -172,10 +172,10 @@ def open_index_and_queries(
         opening = pool.submit(open_folder)
         opened = read_queries(queries, bands=bands, units=units)
         folder = opening.result()
-        return folder, adapted_to_images(folder.images, opened)
+        return folder, adapt_to_images(folder.images, opened)
 
 
-def adapted_to_images(images: Mapping[int, StoredImage], queries: Patches | Chips) -> Patches | Chips:
+def adapt_to_images(images: Mapping[int, StoredImage], queries: Patches | Chips) -> Patches | Chips:
     """Return queries in the pixel size and, where all images are clipped, with the clip of the images.
 
     Args:
