@@ -5,11 +5,12 @@ import threading
 
 import numpy as np
 import pytest
-from engine import small_encoder
+from engine import SMALL, projection
 
 from retrieval.kernels.compiled import MAX_SHAPES, Compiled
 from retrieval.kernels.executors import limit_tf_threads, parallel_map, prefetch_map
-from retrieval.models.encoder import COMPILED_AFTER
+from retrieval.models.encoder import COMPILED_AFTER, KerasEncoder
+from retrieval.models.networks import tensor_model
 
 
 def test_the_same_before_and_after_it_is_compiled():
@@ -138,6 +139,6 @@ def test_of_many_images_the_encoder_is_compiled_for_the_first(tmp_path):
 
     pixels = np.random.default_rng(0).integers(1, 4000, (COMPILED_AFTER, 72, 72, 4)).astype(np.uint16)
     for repeated, ready in ((1, False), (2, True)):
-        encoder = small_encoder()
+        encoder = KerasEncoder(tensor_model(projection(SMALL.dim), SMALL), "new")
         build_index(np.concatenate([pixels] * repeated), tmp_path / str(ready), encoder=encoder)
         assert bool(encoder.compiled_shapes) is ready

@@ -63,8 +63,9 @@ def our_images():
     y, x, b = np.ogrid[:64, :70, :4]
     pixels = (100 * b + 10 * (y // 8) + x // 8).astype(np.uint16) * 9
     transform = (10.0, 0.0, 600000.0, 0.0, -10.0, 5700000.0)
-    yield Image(3, pixels, "dn", BANDS, 0.0, "a/b.tif", "EPSG:32631", transform, "2020-01-01")
-    yield Image(0, pixels[..., :1].astype(np.uint8), "byte", ("B08",), None)
+    where = "a/b.tif", "EPSG:32631", transform, "2020-01-01"
+    yield Image(3, pixels, "dn", BANDS, 0.0, *where, clipped=True)
+    yield Image(0, pixels[..., :1].astype(np.uint8), "byte", ("B08",), None, clipped=True)
 
 
 def our_patches():
@@ -74,7 +75,7 @@ def our_patches():
     y, x, b = np.ogrid[:64, :64, :3]
     pixels = np.stack([(y // 8 + x // 8 + b) / (32 + n) for n in range(2)]).astype(np.float32)
     pixels[0, :8] = np.nan
-    return Patches(np.array([9, 4]), pixels, "reflectance", BANDS[:3], float("nan"))
+    return Patches(np.array([9, 4]), pixels, "reflectance", BANDS[:3], float("nan"), clipped=True)
 
 
 def make(folder):
