@@ -1,15 +1,17 @@
 """Places: other dates, copies and overlapping tiles of the same ground support an answer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from engine import digital, image_of, refined, small_encoder, texture
 from frozen import data_folder
 
 from retrieval.matching.large_chips import Placements, chip_features
-from retrieval.matching.places import number_places
+from retrieval.matching.places import decided_patches, number_places, rival_places
 from retrieval.matching.session import Session
 from retrieval.matching.tensors import Arrays
-from retrieval.models.calibration import logit_margin
+from retrieval.models.calibration import is_confident, logit_margin
 from retrieval.pipeline import build_index
 from retrieval.types import StoredImage
 from tfrecords.read import ImageSource
@@ -110,6 +112,20 @@ def test_chips_of_a_place_with_several_dates(tmp_path, georeference):
     one, found = alone.matches(chips()), several.matches(chips())
     assert (found.confidence >= one.confidence - 1e-6).all()
     assert (found.place_numbers()[:, :3] == 0).all()
+
+
+def test_decided_patches_are_those_that_all_places_decide(tmp_path, rng):
+    index = index_of(tmp_path, (date(0), None), (date(1), None), *others(), (date(0)[::-1], None))
+    session = Session.open(index.folder, patches())
+    search, found = session.search, index.matches(patches()).candidates
+    outcomes = set()
+    for _ in range(40):
+        logit = rng.uniform(-6, 12, found.logit.shape).astype(np.float32)
+        drawn = replace(found, logit=logit, ncc=np.ones_like(found.ncc))
+        expected = is_confident(drawn, search, rival_places(session, drawn))
+        np.testing.assert_array_equal(decided_patches(session, drawn), expected)
+        outcomes |= set(zip(is_confident(drawn, search).tolist(), expected.tolist(), strict=True))
+    assert outcomes == {(False, False), (False, True), (True, True)}
 
 
 def test_the_lead_of_a_chip_is_over_other_places():

@@ -24,10 +24,10 @@ from retrieval.errors import SearchBudgetWarning
 from retrieval.kernels.compiled import Compiled
 from retrieval.matching.local_search import shipped_local_search
 from retrieval.matching.parts_search import find_places
-from retrieval.matching.places import rival_places
+from retrieval.matching.places import decided_patches, rival_places
 from retrieval.matching.pyramid import match_half_resolution, refine_full_resolution
 from retrieval.matching.session import Session
-from retrieval.models.calibration import is_confident, logit_margin
+from retrieval.models.calibration import logit_margin
 from retrieval.models.cloud_mask import shipped_cloud_mask
 from retrieval.models.local_descriptors import half_resolution
 from retrieval.models.registry import shipped_constants
@@ -151,7 +151,7 @@ def select_uncertain(
         block: patches whose texture is measured at a time.
     """
     search, queries = session.search, session.queries
-    uncertain = np.flatnonzero(~is_confident(ranked, search, rival_places(session, ranked)))
+    uncertain = np.flatnonzero(~decided_patches(session, ranked))
     if not len(session.image_ids) or not search.exhaustive_budget:
         return UncertainPatches(uncertain[:0], uncertain[:0])
     if session.parts is not None:

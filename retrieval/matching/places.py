@@ -19,6 +19,7 @@ from retrieval.matching.session import Session
 from retrieval.matching.surfaces import correlate_sites
 from retrieval.matching.tensor_cache import Sites, TensorCache
 from retrieval.matching.tensors import shared_columns
+from retrieval.models.calibration import is_confident
 from retrieval.types import Pixels, RankedCandidates, StoredImage
 from tfrecords.grid import pixel_to_map
 
@@ -68,13 +69,32 @@ def rival_places(session: Session, found: RankedCandidates) -> NDArray[np.int64]
         (n, k) a number for each place. Unlikely candidates have a number each.
     """
     n, k = found.image_ids.shape
-    places = np.tile(np.arange(k), (n, 1))
+    places = np.tile(np.arange(k, 2 * k), (n, 1))
     likely = _likely(found)
     rows = np.flatnonzero(likely.sum(1) > 1)
     if len(rows):
         part = _number(session, found.select(rows), likely[rows], likely[rows])
         places[rows] = np.where(likely[rows], part, places[rows])
     return places
+
+
+def decided_patches(session: Session, found: RankedCandidates) -> NDArray[np.bool_]:
+    """Return which patches are confident, see `is_confident`, with the places of their candidates, (n,).
+
+    Candidates that share a place only raise the log-odds of the best. So pixels are compared only where the
+    candidates are decisive: confident if all likely ones support the best, and not if all are rivals.
+
+    Args:
+        session: images and their tensors, and settings.
+        found: candidates, best first.
+    """
+    confident = is_confident(found, session.search)
+    numbers = np.arange(1, found.image_ids.shape[1] + 1)
+    supported = is_confident(found, session.search, np.where(_likely(found), 0, numbers))
+    rows = np.flatnonzero(supported & ~confident)
+    part = found.select(rows)
+    confident[rows] = is_confident(part, session.search, rival_places(session, part))
+    return confident
 
 
 def number_places(session: Session, found: RankedCandidates) -> NDArray[np.int64]:

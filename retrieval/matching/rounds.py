@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from retrieval.config import RefineConfig, SearchConfig
 from retrieval.matching.candidates import find_candidates
-from retrieval.matching.places import rival_places
+from retrieval.matching.places import decided_patches
 from retrieval.matching.pyramid import match_and_verify
 from retrieval.matching.session import Session
-from retrieval.models.calibration import is_confident
 from retrieval.models.embed import embed_patches
 from retrieval.types import Candidates, RankedCandidates
 
@@ -69,9 +68,9 @@ def search_vectors(session: Session, vectors: NDArray[np.float32]) -> RankedCand
         find_more = (
             partial(_find_more, part, vectors[uncertain], probe_share) if stage == "searching" else None
         )
-        best = match_and_verify(part, candidates, partial(_is_confident, part), find_more)
+        best = match_and_verify(part, candidates, partial(decided_patches, part), find_more)
         ranked.update(uncertain, best.pad_to(search.return_k))
-        uncertain = uncertain[~_is_confident(part, best) & vectors[uncertain].any(1)]
+        uncertain = uncertain[~decided_patches(part, best) & vectors[uncertain].any(1)]
     return ranked
 
 
@@ -82,11 +81,6 @@ def _find_more(
     assert session.vectors is not None
     more = replace(session.search, max_candidates=MORE * session.search.max_candidates)
     return find_candidates(session.vectors, vectors[rows], more, probe_share)
-
-
-def _is_confident(session: Session, found: RankedCandidates) -> NDArray[np.bool_]:
-    """Return which patches need no further candidates, (n,)."""
-    return is_confident(found, session.search, rival_places(session, found))
 
 
 def _rounds(
