@@ -124,12 +124,13 @@ def show_one_place(session: Session, found: RankedCandidates) -> NDArray[np.bool
     Returns:
         (n,). The pixels of unlikely candidates are not compared.
     """
-    verified = (found.image_ids >= 0) & ~np.isnan(found.logit)
+    verified, likely = (found.image_ids >= 0) & ~np.isnan(found.logit), _likely(found)
+    windows = _windows(found)
     one = verified[:, :1].any(1) & ((found.image_ids != found.image_ids[:, :1]) & verified).any(1)
-    rows = np.flatnonzero(one)
-    if len(rows):
-        part, counted = found.select(rows), verified[rows]
-        one[rows] = (_number(session, part, counted, counted & _likely(part)) <= 0).all(1)
+    for column in range(1, verified.shape[1]):  # most patches drop out at the first rival
+        rows = np.flatnonzero(one & verified[:, column])
+        a, b = (windows.select((rows, np.full(len(rows), c))) for c in (0, column))
+        one[rows] = _same_ground(session, a, b, by_content=likely[rows, 0] & likely[rows, column])
     return one
 
 
