@@ -110,7 +110,7 @@ def write_evaluation_page(
         OutputExistsError: the file exists and `overwrite` is false.
     """
     check_page(out, overwrite)
-    html = render_template("classification.html", page=_page(figures, answers, title))
+    html = render_template("classification.html", title, page=_page(figures, answers, title))
     with writing_file(out, overwrite=overwrite) as temporary:
         temporary.write_text(html, encoding="utf-8", errors="replace", newline="\n")
 

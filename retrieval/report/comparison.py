@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import ConfigError
-from retrieval.report.page import digest
+from retrieval.report.page import render_template
 from retrieval.report.pictures import small_uri
 from tfrecords.storage import check_free, writing_file
 
@@ -163,29 +163,13 @@ def _drawn(
 
 def _render(cards: Sequence[_Card], summary: ComparisonSummary) -> str:
     """Return the HTML; every text and attribute is escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    from tfrecords.artifacts.manifest import created_by
-
-    loader = PackageLoader("retrieval.report")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    names = ("page.css", "comparison.css", "comparison.js")
-    texts = [loader.get_source(environment, name)[0] for name in names]
-    style, script = Markup(texts[0] + texts[1]), Markup(texts[2])
-    environment.filters |= {"digest": digest}
-    classes = sorted({name for card in cards for name in card.tile.classes})
-    return (
-        environment.get_template("comparison.html").render(
-            cards=cards,
-            summary=summary,
-            classes=classes,
-            kinds=KIND_TEXTS,
-            style=style,
-            script=script,
-            generator=created_by(),
-        )
-        + "\n"
+    return render_template(
+        "comparison.html",
+        summary.title,
+        styles=["comparison.css"],
+        script="comparison.js",
+        cards=cards,
+        summary=summary,
+        classes=sorted({name for card in cards for name in card.tile.classes}),
+        kinds=KIND_TEXTS,
     )

@@ -61,7 +61,7 @@ def write_exploration_page(
         OutputExistsError: the file exists and `overwrite` is false.
     """
     check_page(out, overwrite)
-    html = render_template("exploration.html", page=_page(exploration, title))
+    html = render_template("exploration.html", title, page=_page(exploration, title))
     with writing_file(out, overwrite=overwrite) as temporary:
         temporary.write_text(html, encoding="utf-8", errors="replace", newline="\n")
 

@@ -127,14 +127,19 @@ def write_page(
 
 def render(page: PageView) -> str:
     """Return the HTML of a page; every text and attribute is escaped."""
-    return render_template("page.html", page=page)
+    return render_template("page.html", page.title, script="page.js", page=page)
 
 
-def render_template(name: str, **values: Any) -> str:
-    """Return the HTML of a template in `templates/`, with the style and script of all pages.
+def render_template(
+    name: str, title: str, *, styles: Sequence[str] = (), script: str | None = None, **values: Any
+) -> str:
+    """Return the HTML of a template in `templates/`, in the frame and style of all pages.
 
     Args:
-        name: file of the template.
+        name: file of the template; it extends `frame.html`.
+        title: title and heading of the page.
+        styles: files of further styles.
+        script: file of the page's script; None for a page without one.
         values: what it shows; every text and attribute is escaped.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -144,11 +149,14 @@ def render_template(name: str, **values: Any) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    style, script = (Markup(loader.get_source(environment, f"page.{end}")[0]) for end in ("css", "js"))
+    style, code = (
+        Markup("").join(Markup(loader.get_source(environment, file)[0]) for file in files)
+        for files in (("page.css", *styles), (script,) if script else ())
+    )
     environment.filters |= {"digest": digest, "confidence": confidence_text}
     environment.globals |= {"signs": SIGNS, "kind_names": KIND_NAMES}
-    template = environment.get_template(name)
-    return template.render(style=style, script=script, generator=created_by(), **values) + "\n"
+    shared = {"title": title, "style": style, "script": code, "generator": created_by()}
+    return environment.get_template(name).render(shared, **values) + "\n"
 
 
 def digest(content: str) -> str:
