@@ -17,10 +17,11 @@ from retrieval.errors import ConfigError
 from retrieval.pipeline import Index
 from retrieval.report.cards import Filters
 from retrieval.report.charts import Chart, Figure, Table, coverage, number, reliability, round_ticks, wilson
+from retrieval.report.html import digest
 from retrieval.report.image_crops import SHIFT_PX, Window, correlations, crop_window, shifts_inside
 from retrieval.report.layout import lay_out, metres, scale_bar
 from retrieval.report.map import MapView
-from retrieval.report.page import PageView, digest, render, write_page
+from retrieval.report.page import PageView, render, write_page
 from retrieval.report.patch_results import PatchResults, choose, judge, read_details
 from retrieval.report.pictures import infrared, natural, overview
 from retrieval.types import StoredImage

@@ -120,8 +120,8 @@ def explore(
     """
     from retrieval.evaluation.exploration import Split
     from retrieval.evaluation.exploration import explore as explored
-    from retrieval.report.classification_page import check_page
     from retrieval.report.exploration_page import write_exploration_page
+    from retrieval.report.html import check_page
     from retrieval.tasks.images import FULL_SCALE, check_same_kind
     from retrieval.tasks.sources import read_labelled, read_unlabelled
 
@@ -391,7 +391,8 @@ def evaluate(
     import_tensorflow()
     from retrieval.evaluation.classification import measure
     from retrieval.index.device import on_device
-    from retrieval.report.classification_page import Answers, check_page, write_evaluation_page
+    from retrieval.report.classification_page import Answers, write_evaluation_page
+    from retrieval.report.html import check_page
     from retrieval.tasks.classifier import chosen, load_classifier
     from retrieval.tasks.sources import read_labelled
 

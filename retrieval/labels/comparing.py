@@ -34,7 +34,7 @@ from retrieval.labels.vectorizing import (
     write_vectors,
 )
 from retrieval.labels.vectors import Shapes, VectorFile
-from retrieval.report.comparison import ComparisonSummary, check_page, write_comparison
+from retrieval.report.comparison import ComparisonSummary, check_comparison, write_comparison
 from retrieval.types import Progress, silent
 from tfrecords.storage import check_free, writing_file
 
@@ -215,7 +215,7 @@ def _check_outputs(
     elif tiles is not None:
         check_vector_output(Path(tiles), overwrite)
     if page is not None:
-        check_page(Path(page), overwrite, most)
+        check_comparison(Path(page), overwrite, most)
 
 
 def _summary(

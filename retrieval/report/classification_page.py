@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import ConfigError
 from retrieval.evaluation.classification import (
     ClassificationFigures,
     Curves,
@@ -30,9 +29,8 @@ from retrieval.report.charts import (
     number,
     reliability,
 )
-from retrieval.report.page import render_template
+from retrieval.report.html import check_page, render_template, write_html
 from retrieval.report.pictures import NATURAL, natural, patch_uri
-from tfrecords.artifacts import check_free, writing_file
 
 EXAMPLES = 24
 """Mistakes, and labels to check, that the page shows."""
@@ -110,19 +108,11 @@ def write_evaluation_page(
         OutputExistsError: the file exists and `overwrite` is false.
     """
     check_page(out, overwrite)
-    html = render_template("classification.html", title, page=_page(figures, answers, title))
-    with writing_file(out, overwrite=overwrite) as temporary:
-        temporary.write_text(html, encoding="utf-8", errors="replace", newline="\n")
+    html = render_template("classification.html", title, page=_page(figures, answers))
+    write_html(out, html, overwrite)
 
 
-def check_page(out: str | Path, overwrite: bool) -> None:
-    """Refuse a page with another ending than `.html`, or one that exists."""
-    if Path(out).suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"{out}: the ending is {Path(out).suffix!r}. Expected .html.")
-    check_free(out, overwrite=overwrite)
-
-
-def _page(figures: ClassificationFigures, answers: Answers, title: str) -> dict[str, Any]:
+def _page(figures: ClassificationFigures, answers: Answers) -> dict[str, Any]:
     """Return all that the template shows."""
     mistakes = worst_mistakes(answers.probabilities, answers.labels, answers.answers, EXAMPLES)
     suspects = likely_label_errors(answers.probabilities, answers.labels, EXAMPLES)
@@ -132,7 +122,6 @@ def _page(figures: ClassificationFigures, answers: Answers, title: str) -> dict[
     if figures.curves is not None:
         charts += [roc_chart(figures.curves), precision_chart(figures.curves, figures.classes[1])]
     return {
-        "title": title,
         "summary": f"{len(answers.labels)} images of {len(figures.classes)} classes",
         "score": _score(figures),
         "classes": _class_table(figures),

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import ConfigError
-from retrieval.report.page import render_template
+from retrieval.report.html import check_page, render_template, write_html
 from retrieval.report.pictures import small_uri
-from tfrecords.storage import check_free, writing_file
 
 NEITHER, BOTH, ONLY_LABELS, ONLY_MAP, NEAR_LABELS, NEAR_MAP = range(6)
 """Values of an agreement: the last two are differences within the tolerance."""
@@ -27,7 +26,6 @@ AGREEMENT_OPACITY = np.array([0, 0.7, 0.85, 0.85, 0.3, 0.3], np.float32)
 MAP_OPACITY = 0.55
 """Opacity of the colours of classes on an image."""
 MAX_TILES = 500
-ENDINGS = (".html", ".htm")
 KIND_TEXTS = {
     "supported": "label features that the map supports",
     "unsupported": "label features without support",
@@ -87,18 +85,16 @@ class _Card:
     """Kind, caption and address of each picture."""
 
 
-def check_page(out: Path, overwrite: bool, limit: int) -> None:
+def check_comparison(out: Path, overwrite: bool, limit: int) -> None:
     """Refuse a page of another ending, one that exists, or too many tiles.
 
     Raises:
         ConfigError: another ending, or a number out of range.
         OutputExistsError: the file exists and `overwrite` is not set.
     """
-    if out.suffix.lower() not in ENDINGS:
-        raise ConfigError(f"{out}: the ending is {out.suffix!r}. Expected .html.")
     if not 1 <= limit <= MAX_TILES:
         raise ConfigError(f"{limit} tiles to show: out of range. Expected 1 to {MAX_TILES}.")
-    check_free(out, overwrite=overwrite)
+    check_page(out, overwrite)
 
 
 def write_comparison(
@@ -126,8 +122,7 @@ def write_comparison(
     opacity = np.full(256, MAP_OPACITY, np.float32)
     opacity[[255, *([] if background is None else [background])]] = 0
     cards = [_Card(tile, _pictures(tile, colours, opacity)) for tile in tiles]
-    with writing_file(out, overwrite=overwrite) as temporary:
-        temporary.write_text(_render(cards, summary), encoding="utf-8", errors="replace", newline="\n")
+    write_html(out, _render(cards, summary), overwrite)
 
 
 def _pictures(

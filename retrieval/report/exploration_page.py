@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from retrieval.evaluation.exploration import Duplicate, Exploration, Split
 from retrieval.report.charts import Chart, Figure, Table, round_ticks
-from retrieval.report.classification_page import Card, check_page, picture_uri
-from retrieval.report.page import render_template
-from tfrecords.artifacts import writing_file
+from retrieval.report.classification_page import Card, picture_uri
+from retrieval.report.html import check_page, render_template, write_html
 
 EXAMPLES_PER_CLASS = 10
 """Pictures of each class, and of the unlabelled images."""
@@ -61,17 +60,15 @@ def write_exploration_page(
         OutputExistsError: the file exists and `overwrite` is false.
     """
     check_page(out, overwrite)
-    html = render_template("exploration.html", title, page=_page(exploration, title))
-    with writing_file(out, overwrite=overwrite) as temporary:
-        temporary.write_text(html, encoding="utf-8", errors="replace", newline="\n")
+    html = render_template("exploration.html", title, page=_page(exploration))
+    write_html(out, html, overwrite)
 
 
-def _page(e: Exploration, title: str) -> dict[str, Any]:
+def _page(e: Exploration) -> dict[str, Any]:
     """Return all that the template shows."""
     counts = ", ".join(f"{len(split.pixels)} {split.name}" for split in e.splits)
     height, width = e.splits[0].pixels.shape[1:3]
     return {
-        "title": title,
         "summary": f"{counts} images of {height} x {width} pixels; bands {' '.join(e.bands)}",
         "balance": _balance(e),
         "balance_note": _balance_note(e),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +11,13 @@ from retrieval.errors import ConfigError
 from retrieval.evaluation.submission import Submission
 from retrieval.index.folder import IndexFolder
 from retrieval.report.card_data import make_cards
-from retrieval.report.cards import SIGNS, CardView, Filters, Names, card_view, confidence_text, filters
-from retrieval.report.charts import KIND_NAMES, Figure, ScoreSummary, confidence_figures, score_summary
+from retrieval.report.cards import CardView, Filters, Names, card_view, filters
+from retrieval.report.charts import Figure, ScoreSummary, confidence_figures, score_summary
+from retrieval.report.html import check_page, render_template, write_html
 from retrieval.report.layout import lay_out
 from retrieval.report.map import MapView, draw_map, plan_map
 from retrieval.report.patch_results import PatchResults, choose, judge
 from retrieval.types import Progress, silent
-from tfrecords.artifacts import check_free, writing_file
-from tfrecords.artifacts.manifest import created_by
 from tfrecords.schema import Chips, Patches
 
 CARDS = 60
@@ -94,11 +91,9 @@ def write_page(
         OutputExistsError: the file exists and `overwrite` is not set.
     """
     out = Path(out)
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"{out}: the ending is {out.suffix!r}. Expected .html.")
     if not 1 <= limit <= MAX_CARDS:
         raise ConfigError(f"{limit} patches to show: out of range. Expected 1 to {MAX_CARDS}.")
-    check_free(out, overwrite=overwrite)
+    check_page(out, overwrite)
     results = judge(details, patches.patch_ids, index.images, answers, patches.sizes)
     rows = choose(results, limit)
     plan = plan_map(lay_out(list(index.images.values())), results, rows)
@@ -118,9 +113,7 @@ def write_page(
         cards_note=_cards_note(len(views), len(patches), answers is not None),
         filters=filters(views, plan.layout, answers is not None),
     )
-    with writing_file(out, overwrite=overwrite) as temporary:
-        # A path may hold bytes that are not UTF-8, which Python keeps as characters that can't be encoded.
-        temporary.write_text(render(page), encoding="utf-8", errors="replace", newline="\n")
+    write_html(out, render(page), overwrite)
     failures = int((results.has_answer & ~results.is_right)[rows].sum())
     return PageReport(out, len(patches), len(rows), failures, out.stat().st_size)
 
@@ -128,40 +121,6 @@ def write_page(
 def render(page: PageView) -> str:
     """Return the HTML of a page; every text and attribute is escaped."""
     return render_template("page.html", page.title, script="page.js", page=page)
-
-
-def render_template(
-    name: str, title: str, *, styles: Sequence[str] = (), script: str | None = None, **values: Any
-) -> str:
-    """Return the HTML of a template in `templates/`, in the frame and style of all pages.
-
-    Args:
-        name: file of the template; it extends `frame.html`.
-        title: title and heading of the page.
-        styles: files of further styles.
-        script: file of the page's script; None for a page without one.
-        values: what it shows; every text and attribute is escaped.
-    """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    loader = PackageLoader("retrieval.report")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    style, code = (
-        Markup("").join(Markup(loader.get_source(environment, file)[0]) for file in files)
-        for files in (("page.css", *styles), (script,) if script else ())
-    )
-    environment.filters |= {"digest": digest, "confidence": confidence_text}
-    environment.globals |= {"signs": SIGNS, "kind_names": KIND_NAMES}
-    shared = {"title": title, "style": style, "script": code, "generator": created_by()}
-    return environment.get_template(name).render(shared, **values) + "\n"
-
-
-def digest(content: str) -> str:
-    """Return the hash by which a Content-Security-Policy allows one script or style and no other."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(str(content).encode("utf-8")).digest()).decode("ascii")
 
 
 def _summary(index: IndexFolder, results: PatchResults) -> str:
