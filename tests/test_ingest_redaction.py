@@ -41,7 +41,7 @@ def test_an_address_keeps_host_and_path():
 def test_log_records_and_their_tracebacks_are_redacted(caplog):
     redact_logs()
     redact_logs()
-    log = logging.getLogger("another.library")
+    log = logging.getLogger("http_client")
     log.warning("reading %s", "https://h/a.tif?sig=hush")
     try:
         raise ValueError("https://h/b.tif?sig=hush")

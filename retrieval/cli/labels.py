@@ -14,6 +14,7 @@ from retrieval.cli.console import ConsoleProgress
 from retrieval.cli.options import AsJson, Overwrite, Quiet, Seed, Verbose
 from retrieval.geo.request import BoundingBox
 from retrieval.labels.files import RASTER_ENDINGS
+from tfrecords.errors import listed
 
 ClassesOption = Annotated[
     str | None,
@@ -248,8 +249,7 @@ def _check_notes(report: Any) -> list[str]:
     notes = list(report.notes)
     for kind, names in kinds.items():
         if names:
-            more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-            notes.append(f"{len(names)} {kind}: {', '.join(names[:10])}{more}")
+            notes.append(f"{len(names)} {kind}: {listed(names, 10)}")
     return notes
 
 
@@ -279,16 +279,8 @@ def rasterize_command(
         ),
     ] = None,
     classes: ClassesOption = None,
-    attribute: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Attribute that holds the class of a feature.", show_default="none"
-        ),
-    ] = None,
-    as_class: Annotated[
-        str | None,
-        typer.Option("--class", metavar="NAME", help="Class of all features.", show_default="the only one"),
-    ] = None,
+    attribute: Attribute = None,
+    as_class: AsClass = None,
     layer: Layer = None,
     line_width: Annotated[
         float | None,

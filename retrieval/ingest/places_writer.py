@@ -20,7 +20,14 @@ from retrieval.ingest.dated_image import writing_date
 from retrieval.ingest.grids import quiet_gdal
 from tfrecords.artifacts import fingerprint
 from tfrecords.challenge import Progress
-from tfrecords.errors import DiskFullError, GridError, MissingInputError, OutputExistsError, StorageError
+from tfrecords.errors import (
+    DiskFullError,
+    GridError,
+    MissingInputError,
+    OutputExistsError,
+    StorageError,
+    listed,
+)
 from tfrecords.grid import PATCH_PX, pixel_to_map
 from tfrecords.read import describe_raster
 from tfrecords.schema import UNKNOWN, Provenance
@@ -134,8 +141,7 @@ class WrittenPlaces:
 
 def join_names(names: Sequence[str]) -> str:
     """Return the first few names, and the number of the others."""
-    more = f" and {len(names) - LISTED_NAMES} more" if len(names) > LISTED_NAMES else ""
-    return ", ".join(names[:LISTED_NAMES]) + more
+    return listed(names, LISTED_NAMES)
 
 
 def recipe_of(sources: Sequence[str], window: PixelWindow, **options: Any) -> str:

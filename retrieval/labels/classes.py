@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import LabelsError
+from tfrecords.errors import listed
 
 IGNORED = 255
 """Value of a pixel without data or without a label."""
@@ -149,10 +150,8 @@ class Classes:
         wanted = {int(_packed(np.array(colour, np.uint8))): index for colour, index in known}
         unknown = [int(value) for value in found if int(value) not in wanted]
         if unknown:
-            shown = ", ".join(f"#{value:06x}" for value in unknown[:4])
-            more = f" and {len(unknown) - 4} more" if len(unknown) > 4 else ""
             raise LabelsError(
-                f"colours {shown}{more}: no class has them. Expected "
+                f"colours {listed([f'#{value:06x}' for value in unknown], 4)}: no class has them. Expected "
                 f"{', '.join(hex_of(colour) for colour, _ in known)}. Name the classes with --classes."
             )
         table = np.array([wanted[int(value)] for value in found], np.uint8)
