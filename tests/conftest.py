@@ -11,6 +11,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import numpy as np
 import pytest
+from browsing import opened
 from hypothesis import HealthCheck, settings
 
 # No deadline: the first call of a function may import TensorFlow. The same examples in every run.
@@ -94,3 +95,33 @@ def write_tif(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A headless browser."""
+    with opened(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def look(browser, page):
+    """A function that opens the page: (width, height, preferences of the reader)."""
+
+    def open_(width=1280, height=900, **prefers):
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        wishes = [{"name": name.replace("_", "-"), "value": value} for name, value in prefers.items()]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": wishes})
+        browser.get(page.as_uri())
+        return browser
+
+    yield open_
+    assert [line for line in browser.get_log("browser") if line["level"] in ("SEVERE", "WARNING")] == []
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """The working folder: empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

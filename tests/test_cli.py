@@ -30,12 +30,6 @@ def ground(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 # --- help, version, usage -----------------------------------------------------------------------
 
 

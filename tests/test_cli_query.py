@@ -23,12 +23,6 @@ def ground(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_index_query_score(ground, here):
     query = ("query", ground / "patches.npy", "--index", ground / "index", "--details", "matches.csv")
     done = run(*query, "--min-confidence", 0.5, "--json")

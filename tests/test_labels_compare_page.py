@@ -1,6 +1,5 @@
 """The page of a comparison: what it holds, and how it behaves in a browser."""
 
-import shutil
 from base64 import b64decode
 from io import BytesIO
 
@@ -10,10 +9,10 @@ pytest.importorskip("mercantile", reason="needs the extra `labels`")
 pytest.importorskip("geopandas", reason="needs the extra `labels`")
 
 import numpy as np
+from browsing import COLOURS, js, needs_browser, pick, take, wait_until
 from labelground import CORNER, image_tile, polygon, run, square, write_geojson
 from pages import Outline
 from PIL import Image
-from test_report_page_browser import COLOURS, js, opened, pick, take, wait_until
 
 from retrieval.errors import ConfigError
 from retrieval.labels import compare
@@ -113,33 +112,6 @@ def test_the_command_writes_the_page(ground, tmp_path):
 
 
 # --- in a browser -------------------------------------------------------------------------------
-
-needs_browser = pytest.mark.skipif(
-    not (shutil.which("chromium") and shutil.which("chromedriver")),
-    reason="needs Debian's chromium and chromium-driver, which are not installed",
-)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with opened(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
-
-
-@pytest.fixture
-def look(browser, page):
-    """A function that opens the page: (width, height, preferences of the reader)."""
-
-    def open_(width=1280, height=900, **prefers):
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        wishes = [{"name": name.replace("_", "-"), "value": value} for name, value in prefers.items()]
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": wishes})
-        browser.get(page.as_uri())
-        return browser
-
-    yield open_
-    assert [line for line in browser.get_log("browser") if line["level"] in ("SEVERE", "WARNING")] == []
 
 
 def shown(browser):

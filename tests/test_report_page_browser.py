@@ -1,32 +1,11 @@
 """The report in a real browser: filters, swiping, keys; narrow and wide, light and dark."""
 
-import shutil
-from contextlib import contextmanager
-
 import pytest
+from browsing import COLOURS, js, needs_browser, pick, take, wait_until
 from pages import Outline, cards, world
 
 from retrieval.report.page import write_page
 
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-PATIENCE_S = 60
-COLOURS = """(function () {
-  let ground = document.querySelector(arguments[0]);
-  const ink = getComputedStyle(ground).color;
-  while (getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)") ground = ground.parentElement;
-  return [ink, getComputedStyle(ground).backgroundColor];
-}).apply(null, arguments)"""
-"""Colours of the first element that fits a selector, and of the background behind it."""
 WATCH_TIMERS = """(() => {
   const [start, stop] = [setInterval, clearInterval];
   window.timers = new Map();
@@ -35,28 +14,7 @@ WATCH_TIMERS = """(() => {
 })()"""
 """Script that records the periods of the timers that run."""
 
-chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (chromium and driver), reason="needs Debian's chromium and chromium-driver, which are not installed"
-)
-
-
-@contextmanager
-def opened(profile):
-    """A browser with an empty profile."""
-    selenium = pytest.importorskip("selenium.webdriver", reason="needs selenium, from the extra `test`")
-    from selenium.webdriver.chrome.service import Service
-
-    options = selenium.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={profile}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = selenium.Chrome(options=options, service=Service(driver))
-    try:
-        yield browser
-    finally:
-        browser.quit()
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -67,57 +25,10 @@ def page(tmp_path_factory):
     return write_page(folder / "r.html", it.index, it.patches, it.details, answers=it.answers, limit=12).path
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with opened(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
-
-
-@pytest.fixture
-def look(browser, page):
-    """A function that opens the page: (width, height, preferences of the reader)."""
-
-    def open_(width=1280, height=900, **prefers):
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        wishes = [{"name": name.replace("_", "-"), "value": value} for name, value in prefers.items()]
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": wishes})
-        browser.get(page.as_uri())
-        return browser
-
-    yield open_
-    assert [line for line in browser.get_log("browser") if line["level"] in ("SEVERE", "WARNING")] == []
-
-
-def wait_until(condition):
-    """Wait for a condition; a busy machine may take long."""
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    WebDriverWait(None, PATIENCE_S, 0.05).until(lambda _: condition())
-
-
-def js(browser, code, *arguments):
-    return browser.execute_script(f"return {code}", *arguments)
-
-
 def shown(browser):
     return js(
         browser, "[...document.querySelectorAll('.card')].filter(c => !c.hidden).map(c => c.dataset.patch)"
     )
-
-
-def pick(browser, selector):
-    """Click; at once, since a page that scrolls smoothly is still moving when the click comes."""
-    element = browser.find_element("css selector", selector)
-    js(browser, "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
-    element.click()
-
-
-def take(browser, name, value):
-    """Take an option of a list."""
-    from selenium.webdriver.support.ui import Select
-
-    Select(browser.find_element("name", name)).select_by_value(value)
 
 
 def send(browser, selector, keys):
