@@ -7,6 +7,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from browsing import js, needs_browser
 from labelled import CLASSES, write_npz
 from pages import EVIL, Outline
 from typer.testing import CliRunner
@@ -127,3 +128,26 @@ def test_the_matrix_holds_every_number(rng):
     assert [row[1:] for row in matrix.table.rows] == figures.confusion.tolist()
     texts = [m.text for m in matrix.marks if m.tag == "text" and m.text.isdigit()]
     assert sorted(map(int, texts)) == sorted(n for n in figures.confusion.ravel().tolist() if n)
+
+
+@needs_browser
+@pytest.mark.parametrize("count", [2, 10])
+def test_cells_of_the_matrix_have_one_size_and_the_page_fits(browser, tmp_path, rng, count):
+    classes = tuple(f"HerbaceousVegetation{n}" for n in range(count))
+    labels, answers = rng.integers(0, count, 60), rng.integers(0, count, 60)
+    probability = np.full((60, count), 1 / count)
+    threshold = 0.5 if count == 2 else None
+    figures = measure(probability, labels, answers, classes, threshold=threshold, resamples=5)
+    pixels, ids = np.zeros((60, 16, 16, 3), np.uint8), tuple(map(str, range(60)))
+    shown = Answers(probability, labels, answers, pixels, BANDS, ids)
+    write_evaluation_page(tmp_path / "p.html", figures, shown, title="page")
+    for width in (1280, 380):
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.get((tmp_path / "p.html").as_uri())
+        sides = js(
+            browser,
+            "[...document.querySelectorAll('.matrix .cell')].map(c => c.getBoundingClientRect().width)",
+        )
+        assert len(sides) == count**2 and set(sides) == {44}
+        assert js(browser, "document.documentElement.scrollWidth <= innerWidth")

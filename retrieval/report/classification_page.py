@@ -36,8 +36,10 @@ EXAMPLES = 24
 """Mistakes, and labels to check, that the page shows."""
 BELIEFS = 3
 """Probabilities that stand under a picture."""
-_CELL, _LABEL = 46, 150
-"""Side of a cell of the confusion matrix, and space for its labels."""
+_CELL, _LETTER = 46, 6.5
+"""Side of a cell of the confusion matrix, and width of a letter of its labels, in pixels."""
+_LONGEST = 24
+"""Letters of a class name that the matrix shows."""
 _SUSPECTS = (
     "Images whose label the model doubts while it trusts another class (confident learning). Look at each "
     "before you change a label."
@@ -176,6 +178,8 @@ def confusion_matrix(figures: ClassificationFigures) -> Matrix:
     """Draw the confusion matrix: right answers in blue, wrong ones in orange, each with its number."""
     names, counts = figures.classes, figures.confusion
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    texts = [name[:_LONGEST] for name in names]
+    space = round(12 + _LETTER * max(map(len, texts)))
     marks: list[Mark] = []
 
     def add(tag: str, text: str = "", title: str = "", **attributes: Any) -> None:
@@ -183,13 +187,13 @@ def confusion_matrix(figures: ClassificationFigures) -> Matrix:
         marks.append(Mark(tag, values, text, title))
 
     for row, name in enumerate(names):
-        y = _LABEL + row * _CELL
-        add("text", name[:24], x=_LABEL - 6, y=y + _CELL / 2 + 4, text_anchor="end")
-        x = _LABEL + row * _CELL + _CELL / 2 + 4
-        add("text", name[:24], x=x, y=_LABEL - 6, transform=f"rotate(-50 {number(x)} {_LABEL - 6})")
+        y = space + row * _CELL
+        add("text", texts[row], x=space - 6, y=y + _CELL / 2 + 4, text_anchor="end")
+        x = space + row * _CELL + _CELL / 2 + 4
+        add("text", texts[row], x=x, y=space - 6, transform=f"rotate(-50 {number(x)} {space - 6})")
         for column, answer in enumerate(names):
             count, share = int(counts[row, column]), float(shares[row, column])
-            box = {"x": _LABEL + column * _CELL + 1, "y": y + 1, "width": _CELL - 2, "height": _CELL - 2}
+            box = {"x": space + column * _CELL + 1, "y": y + 1, "width": _CELL - 2, "height": _CELL - 2}
             style = "cell" if row == column else "cell off"
             title = f"{name}, answered {answer}: {count} ({share:.1%} of the row)"
             add("rect", "", title, **box, class_=style, fill_opacity=0.06 + 0.64 * share)
@@ -198,7 +202,7 @@ def confusion_matrix(figures: ClassificationFigures) -> Matrix:
     rows = [[name, *map(int, counts[row])] for row, name in enumerate(names)]
     side = len(names) * _CELL
     table = Table("Images by label (row) and answer (column)", ["label", *names], rows)
-    return Matrix(_LABEL + side + 60, _LABEL + side + 10, marks, table)
+    return Matrix(space + side + round(0.65 * space), space + side + 4, marks, table)
 
 
 def _value(value: Any) -> str:
