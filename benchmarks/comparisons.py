@@ -44,16 +44,16 @@ def compared(run: Run, name: str, database: Database) -> None:
     of_group = {e: run.answers[name, e] for e in run.encoders if (name, e) in run.answers}
     names = list(of_group)
     for number, encoder in enumerate(names):
-        own = group["encoders"][title(encoder)]
-        own["minus"] = {}
+        entry = group["encoders"][title(encoder)]
+        entry["minus"] = {}
         for yardstick in names[: min(number, 2)]:
             minus = difference(of_group[encoder], of_group[yardstick], question.answers)
             both = [run.searched.get((name, e)) for e in (encoder, yardstick)]
             if all(both):
                 shares = {k: share_less(*(b[k] for b in both), question.answers) for k in RECALLED}
                 minus["recall"] = {str(k): share for k, share in shares.items()}
-            own["minus"][title(yardstick)] = minus
-            told_sc(f"{name}: {title(encoder)} - {title(yardstick)}", minus)
+            entry["minus"][title(yardstick)] = minus
+            print_sc_difference(f"{name}: {title(encoder)} - {title(yardstick)}", minus)
     if run.exhaustive and not GROUPS[name].form_of:
         kept = group.get("exhaustive", {"queries": 0, "encoders": {}})
         same = kept["queries"] == min(run.exhaustive, len(question.patches))
@@ -66,14 +66,14 @@ def difference(a: Submission, b: Submission, answers: Submission) -> dict[str, A
     return compare(a, b, answers).to_dict()
 
 
-def told_sc(what: str, minus: dict[str, Any]) -> None:
+def print_sc_difference(what: str, minus: dict[str, Any]) -> None:
     """Print a difference of SC."""
     sc = minus["SC"]
     print(f"  {what}: SC {sc['value']:+.3f} [{sc['low']:+.3f}, {sc['high']:+.3f}]", flush=True)
 
 
 def beside_exhaustive(
-    run: Run, name: str, database: Database, given: dict[str, Submission]
+    run: Run, name: str, database: Database, submissions: dict[str, Submission]
 ) -> dict[str, Any]:
     """Measure exhaustive NCC and every encoder on a sample of the queries."""
     question = run.questions[name]
@@ -84,16 +84,16 @@ def beside_exhaustive(
     )
     best, spent = search(database, patches)
     answers = part(question.answers, rows)
-    own = score(best, answers).to_dict()
-    out: dict[str, Any] = {"queries": len(rows), "seconds_per_query": spent / len(rows), "score": own}
+    exhaustive = score(best, answers).to_dict()
+    out: dict[str, Any] = {"queries": len(rows), "seconds_per_query": spent / len(rows), "score": exhaustive}
     out["encoders"] = {}
-    for encoder, submission in given.items():
+    for encoder, submission in submissions.items():
         same = part(submission, rows)
         minus = difference(same, best, answers)
         out["encoders"][title(encoder)] = {"score": score(same, answers).to_dict(), "minus": minus}
     sc = {k: v["score"]["SC"]["value"] for k, v in out["encoders"].items()}
     print(
-        f"  {name}, {len(rows)} queries: exhaustive NCC SC {own['SC']['value']:.3f}, "
+        f"  {name}, {len(rows)} queries: exhaustive NCC SC {exhaustive['SC']['value']:.3f}, "
         f"{out['seconds_per_query']:.2f} s a query; " + ", ".join(f"{k} {v:.3f}" for k, v in sc.items()),
         flush=True,
     )
@@ -102,13 +102,13 @@ def beside_exhaustive(
 
 def forms(run: Run) -> None:
     """Add the loss by fewer bands or bits, for variants measured together with their group."""
-    for (name, encoder), given in run.answers.items():
-        of, own = GROUPS[name].form_of, run.groups[name]["encoders"][title(encoder)]
-        if (of, encoder) not in run.answers or "form" in own:
+    for (name, encoder), submission in run.answers.items():
+        of, entry = GROUPS[name].form_of, run.groups[name]["encoders"][title(encoder)]
+        if (of, encoder) not in run.answers or "form" in entry:
             continue
         for missing in {name, of} - set(run.questions):
             run.questions[missing] = ask(run.data, GROUPS[missing], run.queries, run.seed)
         here, there = run.questions[name].answers, run.questions[of].answers
         if all(np.array_equal(getattr(here, f), getattr(there, f)) for f in ("image_ids", "x", "y")):
-            own["form"] = {of: difference(given, run.answers[of, encoder], here)}
-            told_sc(f"{title(encoder)}: {name} - {of}", own["form"][of])
+            entry["form"] = {of: difference(submission, run.answers[of, encoder], here)}
+            print_sc_difference(f"{title(encoder)}: {name} - {of}", entry["form"][of])

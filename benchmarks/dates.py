@@ -19,7 +19,19 @@ from typing import Any
 import numpy as np
 from context import arguments, context, table, write_json
 from numpy.typing import NDArray
-from protocol import RGBN, TURNS, Group, Question, ask, dates, has_bands, opened, part, places, told
+from protocol import (
+    RGBN,
+    TURNS,
+    Group,
+    Question,
+    ask,
+    dates,
+    has_bands,
+    opened,
+    part,
+    places,
+    share_as_submission,
+)
 
 from retrieval.evaluation.calibration_fit import expected_calibration_error
 from retrieval.evaluation.intervals import bootstrap_interval, ground_blocks
@@ -112,8 +124,8 @@ def figures(one: Answers, first: Answers, answers: Submission) -> dict[str, Any]
     both = one.right & first.right
     gain = one.confidence - first.confidence
     return {
-        "place": score(told(one.place, answers), answers).to_dict()["SC_img"],
-        "right": score(told(one.right, answers), answers).to_dict()["SC_img"],
+        "place": score(share_as_submission(one.place, answers), answers).to_dict()["SC_img"],
+        "right": score(share_as_submission(one.right, answers), answers).to_dict()["SC_img"],
         "confidence_right": mean(one.confidence[one.right], part(answers, one.right)),
         "confidence_wrong": mean(one.confidence[~one.right], part(answers, ~one.right)),
         "calibration_error": expected_calibration_error(one.confidence, one.right),

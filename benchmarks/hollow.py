@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from enlarged import BLOCK, LEARNED, Made
-from watching import cpu, own_mb, watched
+from watching import anonymous_mb, cpu, watched
 
 
 def hollow(made: Made, kind: str, path: str) -> dict[str, Any]:
@@ -26,7 +26,10 @@ def hollow(made: Made, kind: str, path: str) -> dict[str, Any]:
         codes = train_quantizer(kind, as_float16(few.blocks), few.count, dim, made.count)  # type: ignore[arg-type]
         if kind == "ivf":
             set_nprobe(codes, 0)
-        blocks, folder = told(regroup_blocks(as_float16(made.blocks)()), made.count), Path(path).parent
+        blocks, folder = (
+            with_progress(regroup_blocks(as_float16(made.blocks)()), made.count),
+            Path(path).parent,
+        )
         with (
             spooled_codes(codes, blocks, made.count, folder) as write,
             Path(path).open("wb") as file,
@@ -43,14 +46,14 @@ def hollow(made: Made, kind: str, path: str) -> dict[str, Any]:
     return {"cpu_s": cpu() - start, "s": spent, "own_peak_mb": peak[0], "bytes": size}
 
 
-def told(blocks: Iterator[Any], count: int) -> Iterator[Any]:
+def with_progress(blocks: Iterator[Any], count: int) -> Iterator[Any]:
     """Yield the blocks, and print a line of progress now and then."""
     done, start = 0, time.perf_counter()
     for ids, vectors in blocks:
         if done // LEARNED != (done + len(ids)) // LEARNED:
             spent = time.perf_counter() - start
             print(
-                f"  {done / 1e6:.0f} of {count / 1e6:.0f} M windows, {spent:.0f} s, {own_mb():.0f} MB",
+                f"  {done / 1e6:.0f} of {count / 1e6:.0f} M windows, {spent:.0f} s, {anonymous_mb():.0f} MB",
                 flush=True,
             )
         done += len(ids)

@@ -44,7 +44,7 @@ class Kind:
     """Factory of the untrained index for a vector length."""
     training: int
     """Number of training vectors."""
-    again: int = 0
+    reranked: int = 0
     """Candidates re-ranked by half-precision vectors; 0 keeps the index's order."""
     probes: int = 0
     """Cells searched (nprobe)."""
@@ -123,15 +123,15 @@ def kinds(few: int) -> list[Kind]:
             Kind(f"IVF half, {p} of 2048 cells", ivf_half(2048), 48 * 2048, probes=p, bytes=2)
             for p in (128, 512)
         ),
-        Kind("1 bit (RaBitQ), 800 again", rabit, sample, 800, bytes=1 / 8),
-        Kind("fast, 1 bit, 400 again", turned(fast(4)), sample, 400, bytes=1 / 8),
-        Kind("fast, 1 bit, 800 again", turned(fast(4)), sample, 800, bytes=1 / 8),
-        Kind("fast, 2 bits, not rotated, 400 again", fast(2), sample, 400, bytes=1 / 4),
-        Kind("fast, 2 bits, 400 again", turned(fast(2)), sample, 400, bytes=1 / 4),
-        Kind("fast, 2 bits, 800 again", turned(fast(2)), sample, 800, bytes=1 / 4),
+        Kind("1 bit (RaBitQ), 800 re-ranked", rabit, sample, 800, bytes=1 / 8),
+        Kind("fast, 1 bit, 400 re-ranked", turned(fast(4)), sample, 400, bytes=1 / 8),
+        Kind("fast, 1 bit, 800 re-ranked", turned(fast(4)), sample, 800, bytes=1 / 8),
+        Kind("fast, 2 bits, not rotated, 400 re-ranked", fast(2), sample, 400, bytes=1 / 4),
+        Kind("fast, 2 bits, 400 re-ranked", turned(fast(2)), sample, 400, bytes=1 / 4),
+        Kind("fast, 2 bits, 800 re-ranked", turned(fast(2)), sample, 800, bytes=1 / 4),
         *(
             Kind(
-                f"cells of fast, 2 bits, {p} of {c}, 400 again",
+                f"cells of fast, 2 bits, {p} of {c}, 400 re-ranked",
                 turned(fast_cells(2, c)),
                 64 * c,
                 400,
@@ -178,9 +178,9 @@ class Bench:
             params = faiss.SearchParametersIVF(nprobe=kind.probes)
         if kind.probes and isinstance(index, faiss.IndexPreTransform):
             params = faiss.SearchParametersPreTransform(index_params=params)
-        if kind.again:
+        if kind.reranked:
             index = faiss.IndexRefine(index, self._half)
-            params = faiss.IndexRefineSearchParameters(k_factor=kind.again / K, base_index_params=params)
+            params = faiss.IndexRefineSearchParameters(k_factor=kind.reranked / K, base_index_params=params)
         runs = [clocked(lambda: index.search(asked, K, params=params)) for _ in range(turns)]
         found = runs[0][0][1]
         if not len(self.truth):

@@ -307,16 +307,16 @@ def part(whole: Submission, rows: NDArray[Any]) -> Submission:
     )
 
 
-def told(right: NDArray[np.bool_], answers: Submission) -> Submission:
+def share_as_submission(right: NDArray[np.bool_], answers: Submission) -> Submission:
     """Return exact answers for true rows and answers in another image for others, to bootstrap a share."""
     wrong = answers.image_ids + 10**6
     image_ids = np.where(right, answers.image_ids, wrong)
-    return Submission(answers.patch_ids, image_ids, answers.x, answers.y, source="told")
+    return Submission(answers.patch_ids, image_ids, answers.x, answers.y, source="share")
 
 
 def figures(
     question: Question,
-    given: Submission,
+    submission: Submission,
     first: dict[int, NDArray[np.bool_]],
     ranked: Candidates | RankedCandidates,
 ) -> dict[str, Any]:
@@ -324,17 +324,17 @@ def figures(
 
     Args:
         question: queries and right answers.
-        given: the answers.
+        submission: the answers of the engine.
         first: `recalled` of the search for each of `RECALLED`.
         ranked: the candidates after matching.
     """
     answers = question.answers
-    right = is_right(given.image_ids, given.x, given.y, answers)
+    right = is_right(submission.image_ids, submission.x, submission.y, answers)
     after = {k: recalled(ranked, answers, k) for k in RECALLED if k <= ranked.x.shape[1]}
     out: dict[str, Any] = {}
     for kind, rows in question.kinds().items():
         of_kind = part(answers, rows)
-        one = score(part(given, rows), of_kind).to_dict()
+        one = score(part(submission, rows), of_kind).to_dict()
         one["recall"] = {str(k): share(found[rows], of_kind) for k, found in first.items()}
         one["recall_after"] = {str(k): share(found[rows], of_kind) for k, found in after.items()}
         one["right"] = share(right[rows], of_kind)
@@ -344,9 +344,11 @@ def figures(
 
 def share_less(a: NDArray[np.bool_], b: NDArray[np.bool_], answers: Submission) -> dict[str, float]:
     """Return the paired difference of two shares of the same queries, with its interval."""
-    return compare(told(a, answers), told(b, answers), answers).to_dict()["SC_img"]  # type: ignore[no-any-return]
+    return compare(share_as_submission(a, answers), share_as_submission(b, answers), answers).to_dict()[
+        "SC_img"
+    ]  # type: ignore[no-any-return]
 
 
 def share(right: NDArray[np.bool_], answers: Submission) -> dict[str, float]:
     """Return a share of queries, with its interval."""
-    return score(told(right, answers), answers).to_dict()["SC_img"]  # type: ignore[no-any-return]
+    return score(share_as_submission(right, answers), answers).to_dict()["SC_img"]  # type: ignore[no-any-return]

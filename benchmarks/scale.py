@@ -36,7 +36,7 @@ from enlarged import FAR, LEARNED, NEAR, Made, embed, taken
 from hollow import hollow
 from numpy.typing import NDArray
 from streamed import PART, streamed
-from watching import cpu, own_mb, watched
+from watching import anonymous_mb, cpu, watched
 
 WINDOWS = 3249
 """Windows of an image of 512 x 512 at stride 8."""
@@ -81,17 +81,17 @@ def ask(made: Made, kind: str, path: str, queries: int, right: str) -> dict[str,
 
     asked = made.queries(queries)
     VectorIndex.build(lambda: [(np.arange(9), asked[:9])], asked.shape[1], IndexConfig()).search(asked, 1)
-    before = own_mb()  # libraries and threads are there by now
+    before = anonymous_mb()  # libraries and threads are there by now
     runs = []
     with watched() as peak:
         index = VectorIndex.open(Path(path), kind, 0)  # type: ignore[arg-type]
         index.search(asked[:1], 1)
-        own = own_mb() - before
+        used = anonymous_mb() - before
         for _ in range(TURNS):
             wall, processor = time.perf_counter(), cpu()
             _, found = index.search(asked, 20)
             runs.append((time.perf_counter() - wall, cpu() - processor))
-    figures = {"own_mb": own, "own_peak_mb": peak[0]}
+    figures = {"own_mb": used, "own_peak_mb": peak[0]}
     figures |= {"wall_s": [r[0] for r in runs], "cpu_s": [r[1] for r in runs]}
     if right:
         expected = np.load(right, allow_pickle=False)

@@ -29,8 +29,8 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 SHIPPED_KINDS = {
     "exact, float32": "`exact`",
-    "fast, 2 bits, 400 again": "`fast`",
-    "cells of fast, 2 bits, 256 of 1024, 400 again": "`ivf`, 256 of 1,024 cells",
+    "fast, 2 bits, 400 re-ranked": "`fast`",
+    "cells of fast, 2 bits, 256 of 1024, 400 re-ranked": "`ivf`, 256 of 1,024 cells",
 }
 """The settings of `kinds.json` that ship, and their names."""
 

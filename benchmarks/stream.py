@@ -150,8 +150,8 @@ def main() -> None:
     ):
         stages[name] = stage(name, step, folder, *more, imports=("tensorflow",) if step != raw_bytes else ())
     recipe = TrainConfig.from_mapping(read_recipe(RECIPE))
-    told = folder, replace(recipe, shuffle=args.shuffle, steps=WARM + args.steps), args.steps
-    stages["training"] = stage("training", training, *told, imports=("tensorflow", "keras"))
+    inputs = folder, replace(recipe, shuffle=args.shuffle, steps=WARM + args.steps), args.steps
+    stages["training"] = stage("training", training, *inputs, imports=("tensorflow", "keras"))
     size = sum(p.stat().st_size for p in files(folder))
     print(f"{len(files(folder))} files, {size / 1e9:.2f} GB", file=sys.stderr)
     print(table(("stage", "time", "throughput", "peak memory"), rows(stages, size)))

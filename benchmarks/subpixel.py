@@ -73,8 +73,8 @@ def draw(data: Path, group: Group, count: int, rng: np.random.Generator) -> Pair
     for place in chosen:
         files = [f for f in dates(place) if f != target_date(place)]
         target = opened(target_date(place), group.bands).scaled()
-        some = rng.choice(len(files), min(4, len(files)), replace=False)
-        others = [opened(files[i], group.bands).scaled() for i in some]
+        drawn = rng.choice(len(files), min(4, len(files)), replace=False)
+        others = [opened(files[i], group.bands).scaled() for i in drawn]
         side = PATCH_PX + 2 * MARGIN_PX
         if min(target.shape[:2]) < side:
             continue

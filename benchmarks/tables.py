@@ -149,8 +149,8 @@ def exhaustive_table(accuracy: dict[str, Any]) -> str:
         if "exhaustive" not in group:
             continue
         other = group["exhaustive"]
-        own = interval(other["score"]["SC"]), f"{other['seconds_per_query']:.2f} s"
-        rows.append((name, str(other["queries"]), "exhaustive NCC", *own, "–"))
+        figures = interval(other["score"]["SC"]), f"{other['seconds_per_query']:.2f} s"
+        rows.append((name, str(other["queries"]), "exhaustive NCC", *figures, "–"))
         for encoder, result in other["encoders"].items():
             counts = group["encoders"][encoder]["counts"]
             spent = f"{counts['query_s'] / counts['patches']:.2f} s"

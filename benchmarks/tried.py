@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from context import arguments, context, write_json
 from numpy.typing import NDArray
-from protocol import GROUPS, TURNS, Database, Question, ask, by_database, recalled, share, told
+from protocol import GROUPS, TURNS, Database, Question, ask, by_database, recalled, share, share_as_submission
 
 from retrieval.config import IndexConfig, SearchConfig, TrainConfig
 from retrieval.evaluation.scoring import compare
@@ -277,8 +277,8 @@ def figures(
     out["all"] = {str(k): share(r, answers) for k, r in right.items()}
     out["first"] = packed(right[1])
     if base is not None:
-        there = told(unpacked(base, len(answers.x)), answers)
-        out["minus"] = compare(told(right[1], answers), there, answers).to_dict()["SC_img"]
+        there = share_as_submission(unpacked(base, len(answers.x)), answers)
+        out["minus"] = compare(share_as_submission(right[1], answers), there, answers).to_dict()["SC_img"]
     return out
 
 
@@ -289,9 +289,9 @@ def entered(variant: Variant, made: Mapping[str, Any], asked: Mapping[str, Quest
         half: figures(found, asked, of_base.get(half, {}).get("first"))
         for half, found in made["found"].items()
     }
-    told_of = {k: made[k] for k in ("cpu_s", "windows", "dim")}
+    cost = {k: made[k] for k in ("cpu_s", "windows", "dim")}
     one = {"question": variant.question, "name": variant.name, "stride_px": variant.stride}
-    return one | {"changes": dict(variant.changes)} | told_of | {"halves": halves}
+    return one | {"changes": dict(variant.changes)} | cost | {"halves": halves}
 
 
 def line(key: str, one: Mapping[str, Any]) -> str:

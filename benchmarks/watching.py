@@ -17,11 +17,11 @@ def cpu() -> float:
 @contextmanager
 def watched() -> Iterator[list[float]]:
     """Record the peak memory of this process without mapped files, in MB."""
-    peak, stop = [own_mb()], Event()
+    peak, stop = [anonymous_mb()], Event()
 
     def look() -> None:
         while not stop.wait(0.02):
-            peak[0] = max(peak[0], own_mb())
+            peak[0] = max(peak[0], anonymous_mb())
 
     looking = Thread(target=look, daemon=True)
     looking.start()
@@ -32,7 +32,7 @@ def watched() -> Iterator[list[float]]:
         looking.join()
 
 
-def own_mb() -> float:
+def anonymous_mb() -> float:
     """Return the memory of this process without mapped files."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("RssAnon"))
