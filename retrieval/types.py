@@ -42,7 +42,7 @@ XY_LIMIT = 2**16
 """x and y of a window are below this; a Sentinel-2 tile is 10980 pixels wide."""
 
 
-def pack_ids(image_ids: NDArray, x: NDArray, y: NDArray) -> NDArray[np.int64]:
+def pack_ids(image_ids: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int64]:
     """Pack the id of a window in FAISS: `image_id << 32 | y << 16 | x`.
 
     Packed ids sort as (image_id, y, x). So a tie that goes to the smaller id goes to the smaller image id,

@@ -87,7 +87,7 @@ class Commands(TyperGroup):
         if args[0] not in self.summaries():
             for name in self.summaries():
                 self.get_command(ctx, name)
-        return super().resolve_command(ctx, args)  # type: ignore[arg-type]
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
         """Write the table of commands without importing them."""
@@ -97,7 +97,7 @@ class Commands(TyperGroup):
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run a command and translate its errors."""
         with error_handling(ctx):
-            return super().invoke(ctx)  # type: ignore[arg-type]
+            return super().invoke(ctx)
 
 
 app = typer.Typer(
@@ -110,7 +110,7 @@ app = typer.Typer(
 )
 
 
-def command(name: str, *examples: str, **settings: Any) -> Callable[[Callable], Callable]:
+def command(name: str, *examples: str, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function as a command.
 
     Args:

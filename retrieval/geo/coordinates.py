@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,9 +21,9 @@ Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 def lonlat(
     images: Images,
-    image_ids: NDArray,
-    x: NDArray,
-    y: NDArray,
+    image_ids: NDArray[Any],
+    x: NDArray[Any],
+    y: NDArray[Any],
     width: ArrayLike = PATCH_PX,
     height: ArrayLike = PATCH_PX,
 ) -> Points:
@@ -42,7 +43,7 @@ def lonlat(
     return to_lonlat(images, image_ids, x + np.asarray(width) / 2, y + np.asarray(height) / 2)
 
 
-def to_lonlat(images: Images, image_ids: NDArray, x: NDArray, y: NDArray) -> Points:
+def to_lonlat(images: Images, image_ids: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> Points:
     """Return points of images in degrees, WGS 84.
 
     Args:
@@ -66,12 +67,12 @@ def to_lonlat(images: Images, image_ids: NDArray, x: NDArray, y: NDArray) -> Poi
 
 def offsets_m(
     images: Images,
-    image_ids: NDArray,
-    x: NDArray,
-    y: NDArray,
+    image_ids: NDArray[Any],
+    x: NDArray[Any],
+    y: NDArray[Any],
     chips: Sequence[Georeference | None],
-    width: NDArray,
-    height: NDArray,
+    width: NDArray[Any],
+    height: NDArray[Any],
 ) -> Points:
     """Return the distance of each match from the position in its chip's georeference, centre to centre.
 
@@ -129,7 +130,7 @@ def _is_geographic(crs: str) -> bool:
     return bool(CRS.from_user_input(crs).is_geographic)
 
 
-def _by_image(images: Images, image_ids: NDArray) -> Iterator[tuple[StoredImage, NDArray[np.intp]]]:
+def _by_image(images: Images, image_ids: NDArray[Any]) -> Iterator[tuple[StoredImage, NDArray[np.intp]]]:
     """Group rows by image; skip images without a position on the map."""
     for image_id in np.unique(image_ids):
         image = images.get(int(image_id))
@@ -162,12 +163,12 @@ def _difference_m(crs: str, start: Points, end: Points) -> Points:
     return _finite(east), north
 
 
-def _finite(values: NDArray) -> NDArray[np.float64]:
+def _finite(values: NDArray[Any]) -> NDArray[np.float64]:
     """Replace infinities, which mark points outside a projection, with NaN."""
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _reproject(source: str | None, target: str | None, east: NDArray, north: NDArray) -> Points:
+def _reproject(source: str | None, target: str | None, east: NDArray[Any], north: NDArray[Any]) -> Points:
     """Return points in another CRS; NaN where PROJ cannot transform them."""
     if source == target:
         return east, north

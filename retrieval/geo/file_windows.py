@@ -7,6 +7,7 @@ works on upright pixels. Answers name the pixels of the file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,12 +16,17 @@ from retrieval.types import StoredImage
 from tfrecords.read.orientation import UPRIGHT, file_windows, upright_windows
 
 Images = Mapping[int, StoredImage]
-Columns = tuple[NDArray, NDArray, NDArray, NDArray]
+Columns = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
 """x, y, width and height of windows, (n,) each."""
 
 
 def to_file(
-    images: Images, image_ids: NDArray, x: NDArray, y: NDArray, width: ArrayLike, height: ArrayLike
+    images: Images,
+    image_ids: NDArray[Any],
+    x: NDArray[Any],
+    y: NDArray[Any],
+    width: ArrayLike,
+    height: ArrayLike,
 ) -> Columns:
     """Return windows of upright images as windows of their files.
 
@@ -39,21 +45,28 @@ def to_file(
 
 
 def to_upright(
-    images: Images, image_ids: NDArray, x: NDArray, y: NDArray, width: ArrayLike, height: ArrayLike
+    images: Images,
+    image_ids: NDArray[Any],
+    x: NDArray[Any],
+    y: NDArray[Any],
+    width: ArrayLike,
+    height: ArrayLike,
 ) -> Columns:
     """Return windows of files as windows of their upright images; undoes `to_file`."""
     return _turned(upright_windows, images, image_ids, (x, y, width, height))
 
 
-def shifts_to_file(images: Images, image_ids: NDArray, dx: NDArray, dy: NDArray) -> tuple[NDArray, NDArray]:
+def shifts_to_file(
+    images: Images, image_ids: NDArray[Any], dx: NDArray[Any], dy: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return shifts (n,) in upright pixels as shifts in the pixels of the files."""
     x, y, _, _ = _turned(file_windows, images, image_ids, (dx, dy, 0, 0), shifts=True)
     return x, y
 
 
 def shifts_to_upright(
-    images: Images, image_ids: NDArray, dx: NDArray, dy: NDArray
-) -> tuple[NDArray, NDArray]:
+    images: Images, image_ids: NDArray[Any], dx: NDArray[Any], dy: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return shifts (n,) in the pixels of the files as shifts in upright pixels."""
     x, y, _, _ = _turned(upright_windows, images, image_ids, (dx, dy, 0, 0), shifts=True)
     return x, y
@@ -62,7 +75,7 @@ def shifts_to_upright(
 def _turned(
     turn: Callable[..., Columns],
     images: Images,
-    image_ids: NDArray,
+    image_ids: NDArray[Any],
     columns: tuple[ArrayLike, ...],
     *,
     shifts: bool = False,

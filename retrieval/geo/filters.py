@@ -71,9 +71,9 @@ class SearchFilter:
 
     def contains(
         self,
-        image_ids: NDArray,
-        x: NDArray,
-        y: NDArray,
+        image_ids: NDArray[Any],
+        x: NDArray[Any],
+        y: NDArray[Any],
         width: ArrayLike = PATCH_PX,
         height: ArrayLike = PATCH_PX,
     ) -> NDArray[np.bool_]:

@@ -23,7 +23,12 @@ MULTIPOLYGON = 6
 
 
 def footprints(
-    images: Images, image_ids: NDArray, x: NDArray, y: NDArray, width: ArrayLike, height: ArrayLike
+    images: Images,
+    image_ids: NDArray[Any],
+    x: NDArray[Any],
+    y: NDArray[Any],
+    width: ArrayLike,
+    height: ArrayLike,
 ) -> NDArray[np.object_]:
     """Return the outline of each window on the map.
 

@@ -33,8 +33,8 @@ class Compiled:
             after: calls with the same shapes before it is compiled for them.
         """
         self._function, self._fused, self._after, self._at_once = function, fused, after, False
-        self._seen: Counter[tuple] = Counter()
-        self._fast: dict[tuple, Callable[..., Any]] = {}
+        self._seen: Counter[tuple[Any, ...]] = Counter()
+        self._fast: dict[tuple[Any, ...], Callable[..., Any]] = {}
         self._lock = Lock()
 
     @property
@@ -98,10 +98,10 @@ def _compiled(
     if backend == "jax":
         import jax
 
-        return jax.jit(function)  # type: ignore[no-any-return]
+        return jax.jit(function)
     import torch
 
-    return torch.no_grad()(function)  # type: ignore[no-any-return]
+    return torch.no_grad()(function)
 
 
 @cache
@@ -117,7 +117,7 @@ def accelerated() -> bool:
     if backend == "jax":
         import jax
 
-        return jax.default_backend() != "cpu"  # type: ignore[no-any-return]
+        return jax.default_backend() != "cpu"
     import torch
 
-    return torch.cuda.is_available()  # type: ignore[no-any-return]
+    return torch.cuda.is_available()

@@ -28,7 +28,7 @@ def loop(function: _Loop) -> _Loop:
         compiled = numba.njit(cache=bool(folder), **options)(function)
     finally:
         numba.config.CACHE_DIR = configured
-    return compiled  # type: ignore[no-any-return]
+    return compiled
 
 
 def _cache_folder() -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,12 +128,12 @@ class Placements:
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def take(self, rows: NDArray) -> Placements:
+    def take(self, rows: NDArray[Any]) -> Placements:
         """Return some of them, in the order of `rows`."""
         return Placements(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 
-def corners(found: RankedCandidates, offsets: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
+def corners(found: RankedCandidates, offsets: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the chip's corner by each candidate of each window: x and y, (w, k) float64."""
     x = found.x.astype(np.float64) + found.dx - offsets[:, 0, None]
     return x, found.y.astype(np.float64) + found.dy - offsets[:, 1, None]
@@ -175,7 +175,12 @@ def vote(found: RankedCandidates, offsets: NDArray[np.int64], config: ChipConfig
 
 
 def _means(
-    rows: list[int], best: NDArray, votes: NDArray, values: tuple[NDArray, ...], windows: int, k: int
+    rows: list[int],
+    best: NDArray[Any],
+    votes: NDArray[Any],
+    values: tuple[NDArray[Any], ...],
+    windows: int,
+    k: int,
 ) -> Placements:
     """Placements as weighted means of the candidates that vote for them."""
     image, x, y, similarity = values

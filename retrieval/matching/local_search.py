@@ -95,7 +95,7 @@ def best_of_cells(
 
 
 def merge_best(
-    places: list[tuple[NDArray, NDArray]], count: int
+    places: list[tuple[NDArray[Any], NDArray[Any]]], count: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Merge lists of scores and packed ids (n, m) into the best `count` of each patch."""
     score, ids = (np.concatenate(parts, 1) for parts in zip(*places, strict=True))

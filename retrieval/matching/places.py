@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,7 @@ class PlacedWindows:
     y: NDArray[np.float64]
     """(m,) row."""
 
-    def select(self, rows: NDArray | tuple[NDArray, NDArray]) -> Self:
+    def select(self, rows: NDArray[Any] | tuple[NDArray[Any], NDArray[Any]]) -> Self:
         """Return some windows."""
         return type(self)(self.image_ids[rows], self.x[rows], self.y[rows])
 
@@ -135,7 +135,7 @@ def show_one_place(session: Session, found: RankedCandidates) -> NDArray[np.bool
 
 
 def show_same_place(
-    session: Session, found: RankedCandidates, rows: NDArray, first: NDArray, second: NDArray
+    session: Session, found: RankedCandidates, rows: NDArray[Any], first: NDArray[Any], second: NDArray[Any]
 ) -> NDArray[np.bool_]:
     """Return whether two candidates of a patch show the same place, (m,).
 
@@ -277,7 +277,9 @@ def _map_distance_px(
     return apart
 
 
-def _on_map(table: Mapping[int, StoredImage], image_ids: NDArray, xy: NDArray) -> NDArray[np.float64]:
+def _on_map(
+    table: Mapping[int, StoredImage], image_ids: NDArray[Any], xy: NDArray[Any]
+) -> NDArray[np.float64]:
     """Map coordinates (2, m) of points (2, m), each in the system of its image."""
     ids, image = np.unique(image_ids, return_inverse=True)
     transforms = np.array([table[int(i)].transform for i in ids], np.float64)[image]
@@ -316,12 +318,12 @@ def content_agreement(
 
 
 def _correlate(
-    images: Pixels, cache: TensorCache, ids: tuple[NDArray, NDArray], corners: list[NDArray]
+    images: Pixels, cache: TensorCache, ids: tuple[NDArray[Any], NDArray[Any]], corners: list[NDArray[Any]]
 ) -> NDArray[np.float64]:
     """NCC (m,) of 64-pixel squares inside both images, the best within `RADIUS`."""
     out = np.zeros(len(ids[0]))
     bands = {int(i): tuple(images.bands(int(i))) for i in np.unique(ids)}
-    kinds: dict[tuple, list[int]] = {}
+    kinds: dict[tuple[Any, ...], list[int]] = {}
     for row, (i, j) in enumerate(zip(*(v.tolist() for v in ids), strict=True)):
         kinds.setdefault(shared_columns(bands[i], bands[j]), []).append(row)
     for columns, members in kinds.items():

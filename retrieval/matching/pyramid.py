@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -190,7 +191,7 @@ class PyramidMatcher:
         ids, image = np.unique(candidates.image_ids, return_inverse=True)
         self._image = image.reshape(shape)
         self._table = ImageTable.of(ids, session.queries.bands, session.images, session.tensors)
-        self._state: dict[str, NDArray] = {f: np.zeros(shape, np.float32) for f in ("dx", "dy", "ncc")}
+        self._state: dict[str, NDArray[Any]] = {f: np.zeros(shape, np.float32) for f in ("dx", "dy", "ncc")}
         self._state["logit"] = np.full(shape, np.nan, np.float32)
         self._state |= {"x": candidates.x.copy(), "y": candidates.y.copy()}
         self._state["level"] = np.full(shape, 3, np.int8)
@@ -235,7 +236,7 @@ class PyramidMatcher:
             one_place = np.union1d(one_place[~uncertain[one_place]], self.verify_rivals(uncertain))
         return one_place
 
-    def correlate(self, pairs: NDArray, radius: int, level: int) -> None:
+    def correlate(self, pairs: NDArray[Any], radius: int, level: int) -> None:
         """Correlate (patch, candidate) pairs at a level and keep the peaks."""
 
         def run(batch: Batch) -> int:
@@ -245,7 +246,7 @@ class PyramidMatcher:
         self._prepare_templates(level)
         self._run(run, pairs, self._session.batch_pairs[level], STAGES[level], by_image=level == 0)
 
-    def verify(self, pairs: NDArray) -> None:
+    def verify(self, pairs: NDArray[Any]) -> None:
         """Give (patch, candidate) pairs, aligned at half resolution, to the verifier."""
         state, cache = self._state, self._session.tensors
         verifier = self._session.verifier or shipped_verifier()
@@ -303,7 +304,7 @@ class PyramidMatcher:
 
     # --- ranking ----------------------------------------------------------------------------------
 
-    def best_pairs(self, count: int) -> NDArray:
+    def best_pairs(self, count: int) -> NDArray[Any]:
         """Return the pairs (m, 2) of each patch and its best candidates at the finest level so far."""
         finest = self._state["level"] == self._state["level"].min(initial=3)
         order = self._order(np.where(finest, self._score(), -np.inf))[:, :count]
@@ -352,7 +353,7 @@ class PyramidMatcher:
                 order = np.take_along_axis(order, by_key, 1)
         return order
 
-    def _pairs_to_verify(self, count: int) -> NDArray:
+    def _pairs_to_verify(self, count: int) -> NDArray[Any]:
         """Pairs of each patch and its best candidates: close to the best, and not yet verified."""
         pairs, weighted = self.best_pairs(count), self._weighted_ncc()
         best = np.where(self._state["level"] == 1, weighted, -np.inf).max(1, initial=-np.inf)
@@ -369,7 +370,7 @@ class PyramidMatcher:
                 self._templates[query_columns] = Templates(self._session.queries, query_columns, (level,))
 
     def _run(
-        self, run: Callable[[Batch], int], pairs: NDArray, size: int, stage: str, by_image: bool
+        self, run: Callable[[Batch], int], pairs: NDArray[Any], size: int, stage: str, by_image: bool
     ) -> None:
         """Run all batches of pairs on the executor."""
         done = 0
@@ -377,7 +378,7 @@ class PyramidMatcher:
             done += count
             self._session.progress(stage, done, len(pairs))
 
-    def _batches(self, pairs: NDArray, size: int, by_image: bool) -> Iterator[Batch]:
+    def _batches(self, pairs: NDArray[Any], size: int, by_image: bool) -> Iterator[Batch]:
         """Group pairs by the columns of the bands that patch and image share.
 
         Args:
@@ -409,13 +410,15 @@ class PyramidMatcher:
         surfaces = correlate_sites(template, template_mask, owner, self._session.tensors, sites)
         return find_peaks(surfaces, corner, level, limit)
 
-    def _nearest_pixel(self, rows: NDArray, cols: NDArray, limit: NDArray) -> NDArray[np.int64]:
+    def _nearest_pixel(
+        self, rows: NDArray[Any], cols: NDArray[Any], limit: NDArray[Any]
+    ) -> NDArray[np.int64]:
         """Pixel (m, 2) nearest to the last peak, inside the image."""
         state = self._state
         xy = np.stack([state[a][rows, cols] + np.rint(state[f"d{a}"][rows, cols]) for a in "xy"], -1)
         return np.clip(xy.astype(np.int64), 0, limit)
 
-    def _store(self, pairs: NDArray, peaks: Peaks, level: int) -> None:
+    def _store(self, pairs: NDArray[Any], peaks: Peaks, level: int) -> None:
         """Keep the peaks; the parabola's offset, in full-resolution pixels, centres the next level."""
         rows, cols = pairs.T
         state = self._state

@@ -212,7 +212,7 @@ def _table_width(most: int) -> int:
     return 1 << (even - 1).bit_length() if even <= WIDTH_STEP else -(-even // WIDTH_STEP) * WIDTH_STEP
 
 
-def find_peaks(surface: NDArray[np.float32], at: NDArray, level: int, limit: NDArray) -> Peaks:
+def find_peaks(surface: NDArray[np.float32], at: NDArray[Any], level: int, limit: NDArray[Any]) -> Peaks:
     """Find the highest point of each surface inside the image, and the parabola's offset below the pixel.
 
     Args:
@@ -244,7 +244,7 @@ def find_peaks(surface: NDArray[np.float32], at: NDArray, level: int, limit: NDA
     )
 
 
-def _parabola(before: NDArray, peak: NDArray, after: NDArray) -> NDArray:
+def _parabola(before: NDArray[Any], peak: NDArray[Any], after: NDArray[Any]) -> NDArray[Any]:
     """Offset of the top of the parabola through three neighbours, in [-0.5, 0.5]; 0 where it has none."""
     bend = before - 2 * peak + after
     top = (before - after) / np.where(bend < -1e-9, 2 * bend, 1)

@@ -142,8 +142,10 @@ class TensorCache:
     def __init__(self, images: Pixels, cache_bytes: int = CACHE_BYTES) -> None:
         """Start empty; pixels are read from `images` when they are needed."""
         self._images, self._cache_bytes = images, cache_bytes
-        self._blocks: dict[tuple, tuple[Slab, int]] = {}
-        self._slabs: OrderedDict[Slab, list[tuple]] = OrderedDict()  # keys of their blocks; last used is last
+        self._blocks: dict[tuple[Any, ...], tuple[Slab, int]] = {}
+        self._slabs: OrderedDict[Slab, list[tuple[Any, ...]]] = (
+            OrderedDict()
+        )  # keys of their blocks; last used is last
         self._open: dict[tuple[int, ...], Slab] = {}  # slabs with room, by block size
         self._lock = Lock()
         self._first_block = cycle(range(threads()))

@@ -47,8 +47,8 @@ class Arrays:
 
 
 def crop_windows(
-    pictures: NDArray, picture: NDArray[np.int64], at: NDArray[np.int64], size: int, radius: int
-) -> NDArray:
+    pictures: NDArray[Any], picture: NDArray[np.int64], at: NDArray[np.int64], size: int, radius: int
+) -> NDArray[Any]:
     """Crop windows (m, size, size, c) from pictures; each begins `radius` before its position.
 
     Beyond the edge of a picture its last pixels repeat.
@@ -122,7 +122,7 @@ def select_bands(pixels: NDArray[np.float32], columns: Sequence[int]) -> NDArray
 # --- tensors at levels ---------------------------------------------------------------------------
 
 
-def _tensor(array: NDArray) -> Any:
+def _tensor(array: NDArray[Any]) -> Any:
     """Convert an array to the backend's tensor."""
     from keras import ops
 
@@ -135,7 +135,7 @@ _STEM = Compiled(lambda scaled: structure_tensor(_tensor(scaled), TensorConfig.n
 def _stem(scaled: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
     """Tensor and visibility of pictures; Numba loops compute it on a CPU."""
     if accelerated():
-        return _STEM(_pad_to_few_sizes(scaled))  # type: ignore[no-any-return]
+        return _STEM(_pad_to_few_sizes(scaled))
     from retrieval.kernels.tensors import tensors
 
     return tensors(np.ascontiguousarray(scaled, np.float32), TensorConfig.noise)
@@ -197,7 +197,7 @@ _LEVELS = Compiled(_quantized_levels)
 def _levels(scaled: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
     """Codes and visibility of every level, in turn; Numba loops compute them on a CPU."""
     if accelerated():
-        return _LEVELS(_pad_to_few_sizes(scaled))  # type: ignore[no-any-return]
+        return _LEVELS(_pad_to_few_sizes(scaled))
     from retrieval.kernels.tensors import downsample2, quantize_int16
 
     level, out = _stem(scaled), list[NDArray[Any]]()

@@ -133,7 +133,7 @@ def _is_right(matches: Matches, answers: Submission, rows: NDArray[np.int64]) ->
 
 
 def _held_out_error(
-    features: NDArray[np.float64], right: NDArray[np.bool_], blocks: NDArray, terms: tuple[str, ...]
+    features: NDArray[np.float64], right: NDArray[np.bool_], blocks: NDArray[Any], terms: tuple[str, ...]
 ) -> float | None:
     """Return the calibration error with blocks of ground held out in `FOLDS` parts."""
     try:

@@ -225,14 +225,14 @@ class Matches:
 
     def _file_columns(
         self,
-        image_ids: NDArray,
-        x: NDArray,
-        y: NDArray,
-        dx: NDArray,
-        dy: NDArray,
-        width: NDArray,
-        height: NDArray,
-    ) -> dict[str, NDArray]:
+        image_ids: NDArray[Any],
+        x: NDArray[Any],
+        y: NDArray[Any],
+        dx: NDArray[Any],
+        dy: NDArray[Any],
+        width: NDArray[Any],
+        height: NDArray[Any],
+    ) -> dict[str, NDArray[Any]]:
         """Return the columns of the windows in the pixels of the files."""
         images = self.folder.images
         x, y, width, height = to_file(images, image_ids, x, y, width, height)
@@ -240,8 +240,14 @@ class Matches:
         return {"x": x, "y": y, "dx": dx, "dy": dy, "width": width, "height": height}
 
     def _offsets(
-        self, row: NDArray, image_ids: NDArray, x: NDArray, y: NDArray, width: NDArray, height: NDArray
-    ) -> dict[str, NDArray]:
+        self,
+        row: NDArray[Any],
+        image_ids: NDArray[Any],
+        x: NDArray[Any],
+        y: NDArray[Any],
+        width: NDArray[Any],
+        height: NDArray[Any],
+    ) -> dict[str, NDArray[Any]]:
         """Return the columns of the distance from the chips' georeferences."""
         georeferences = self.patches.georeferences or (None,) * len(self.patch_ids)
         stated = [georeferences[r] for r in row]
@@ -249,7 +255,12 @@ class Matches:
         return {"off_east_m": east, "off_north_m": north, "off_m": np.hypot(east, north)}
 
     def _image_columns(
-        self, image_ids: NDArray, x: NDArray, y: NDArray, width: NDArray, height: NDArray
+        self,
+        image_ids: NDArray[Any],
+        x: NDArray[Any],
+        y: NDArray[Any],
+        width: NDArray[Any],
+        height: NDArray[Any],
     ) -> dict[str, Any]:
         """Return the columns of the images, and the hidden share of each window."""
         images = [self.folder.images.get(i) for i in image_ids.tolist()]
@@ -283,7 +294,12 @@ def _wkt(shape: Any) -> str:
 
 
 def _hidden_share(
-    index: IndexFolder, image_ids: NDArray, x: NDArray, y: NDArray, width: NDArray, height: NDArray
+    index: IndexFolder,
+    image_ids: NDArray[Any],
+    x: NDArray[Any],
+    y: NDArray[Any],
+    width: NDArray[Any],
+    height: NDArray[Any],
 ) -> NDArray[np.float64]:
     """Return the share of each window, 0 to 1, that is nodata in the index or outside the image."""
     share = np.zeros(len(x))
