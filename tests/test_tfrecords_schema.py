@@ -412,6 +412,7 @@ def test_the_challenges_own_records_are_read(rng):
         ),
         (example(image_id=1, image_raw=b"xx", height=1, width=1, bands=b"a", transform=b"1"), "'transform'"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "record",
 )
 def test_errors_of_malformed_records_name_the_fault(raw, message):
     with pytest.raises(RecordError, match=f"file: record 3: .*{message}"):
