@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from retrieval.cli import app
 from retrieval.errors import ConfigError
 from retrieval.labels.masks import classes_of
-from retrieval.tasks.classifier import Classifier, Description, save_classifier
+from retrieval.models.registry import encoder_names
+from retrieval.tasks.classifier import Classifier, Description, load_classifier, save_classifier
 from retrieval.tasks.scene_map import classify_scene, nearest, window_starts
 from tfrecords.errors import BandsError, GridError, OutputExistsError, UnitsError
 
@@ -272,3 +273,51 @@ def test_the_command_writes_a_map(tmp_path, model, rng, write_tif):
     assert (result["height"], result["width"], result["windows"]) == (40, 50, 4 * 6)
     done = run(*predict, "--probabilities", tmp_path / "p.parquet")
     assert done.exit_code == 2 and "needs a CSV" in done.stderr
+
+
+# --- shipped models ---------------------------------------------------------------------------------
+
+
+def test_a_shipped_classifier_is_listed_and_opens_by_its_name():
+    found = {m["name"]: m for m in json.loads(run("models", "--json").stdout)["models"]}
+    shipped = found["eurosat-rgb"]
+    assert shipped["bands"] == ["B04", "B03", "B02"] and len(shipped["classes"]) == 10
+    assert shipped["licence"] == "Apache-2.0" and 0.5 < shipped["size_mb"] <= 10
+    assert found["siamese"]["bands"] == [] and found["siamese"]["classes"] == []
+    assert set(encoder_names()) < set(found)
+    model = load_classifier("eurosat-rgb")
+    assert model.description.classes == tuple(shipped["classes"])
+    text = run("models").stdout
+    assert all(name in text for name in found) and "SeaLake" in text
+
+
+def test_digital_numbers_and_their_rendering_have_the_same_classes(tmp_path, rng, write_tif):
+    smooth = rng.uniform(100, 3500, (4, 5, 3)).repeat(32, 0).repeat(32, 1)
+    dn = np.clip(smooth + rng.normal(0, 150, smooth.shape), 1, 4000).astype(np.uint16)
+    dn[:30, :40] = 0
+    byte = np.rint(1 + 254 * np.minimum(dn / 2750, 1)).astype(np.uint8)
+    byte[:30, :40] = 0
+    maps = []
+    for name, pixels in (("dn", dn), ("byte", byte)):
+        scene = write_tif(f"{name}.tif", pixels, descriptions=("B04", "B03", "B02"), nodata=0)
+        out = tmp_path / f"{name}-map.tif"
+        done = run("classify", "predict", scene, "--model", "eurosat-rgb", "--out", out, "--stride", 32)
+        assert done.exit_code == 0, done.output
+        with rasterio.open(out) as made:
+            maps.append(made.read(1))
+    np.testing.assert_array_equal(*maps)
+    assert len(np.unique(maps[0])) > 2 and (maps[0][:30, :40] == 255).all()
+
+
+def test_a_range_of_digital_numbers_is_checked_and_kept(tmp_path, images):
+    model = by_band(dn_range=(0.0, 2750.0))
+    save_classifier(model, tmp_path / "m", {}, {})
+    assert load_classifier(tmp_path / "m").description.dn_range == (0.0, 2750.0)
+    dn = (images[0].astype(np.uint16) + 1) * 10
+    np.savez(tmp_path / "dn.npz", x=dn)
+    done = run("classify", "predict", tmp_path / "dn.npz", "-m", tmp_path / "m", "-o", tmp_path / "s.csv")
+    assert done.exit_code == 0, done.output
+    assert [row["Category"] for row in rows_of(tmp_path / "s.csv")] == [CLASSES[t] for t in images[1]]
+    for text in ("5", "9,3", "a,b", "-5,9"):
+        done = run("classify", "train", tmp_path / "dn.npz", "-o", tmp_path / "n", "--dn-range", text)
+        assert done.exit_code == 2 and "two rising numbers" in done.stderr

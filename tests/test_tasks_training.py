@@ -301,6 +301,7 @@ def test_the_manifest_describes_the_model(trained):
         "licence": "not stated",
         "temperature": trained[1].temperature,
         "orientations": 4,
+        "dn_range": None,
     }
     assert page["extra"] == expected
     assert page["counts"] == {"labelled": 12, "unlabelled": 24, "steps": 6}

@@ -46,6 +46,7 @@ COMMANDS = {
     "labels subset": ("labels", "Copy or link selected tiles or files"),
     "demo": ("setup", "Run a small generated challenge"),
     "config": ("setup", "Print all settings as a retrieve.toml"),
+    "models": ("setup", "List the models in the package"),
     "doctor": ("setup", "Check the installation"),
 }
 """Module and summary of each command, in the order of the help; the first of two words is a group."""

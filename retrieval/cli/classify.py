@@ -58,7 +58,13 @@ ClassNames = Annotated[
     ),
 ]
 ModelFolder = Annotated[
-    Path, typer.Option("--model", "-m", metavar="FOLDER", help="Model that `classify train` wrote.")
+    Path,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="FOLDER|NAME",
+        help="Model that `classify train` wrote, or a shipped one; `retrieve models` lists them.",
+    ),
 ]
 Orientations = Annotated[
     int | None,
@@ -185,6 +191,14 @@ def train(
     licence: Annotated[
         str, typer.Option(metavar="SPDX", help="Licence of the weights, for the manifest.")
     ] = "not stated",
+    dn_range: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOW,HIGH",
+            help="Digital numbers that became 1 and 255 in the renderings; the model then takes both.",
+            show_default="unknown",
+        ),
+    ] = None,
     bands: Bands = None,
     units: UnitsOption = None,
     device: DeviceOption = "auto",
@@ -199,7 +213,7 @@ def train(
     The state is kept in OUT.training/, from which an interrupted run resumes. Validation images change no
     weight: they measure the model, and fit its temperature and threshold.
     """
-    settings, names = read_settings(config_file), _class_names(classes)
+    settings, names, rendering = read_settings(config_file), _class_names(classes), _range(dn_range)
     config = _recipe(settings, recipe, steps=steps, seed=seed)
     import_tensorflow()
     from retrieval.index.device import on_device
@@ -220,6 +234,7 @@ def train(
             unlabelled=others or None,
             validation=held_out or None,
             licence=licence,
+            dn_range=rendering,
             overwrite=overwrite,
             progress=console.training,
         )
@@ -228,6 +243,23 @@ def train(
     if report.accuracy is not None:
         template += "; of {validation} validation images {accuracy:.1%} right, calibration error {ece:.3f}"
     print_result(as_json, result, template)
+
+
+def _range(text: str | None) -> tuple[float, float] | None:
+    """Return the numbers in "0,2750".
+
+    Raises:
+        typer.BadParameter: they are no rising pair.
+    """
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not 0 <= low < high <= 65535:
+        raise typer.BadParameter(f"--dn-range is {text!r}. Expected two rising numbers, such as 0,2750.")
+    return low, high
 
 
 def _recipe(settings: Settings, recipe: str | None, **flags: Any) -> ClassifierConfig:
@@ -242,7 +274,7 @@ def _recipe(settings: Settings, recipe: str | None, **flags: Any) -> ClassifierC
 @command(
     "classify predict",
     "retrieve classify predict test.npz --model model --out submission.csv",
-    "retrieve classify predict images/ --model model --out submission.csv --probabilities p.parquet",
+    "retrieve classify predict images/ --model eurosat-rgb --out submission.csv --probabilities p.parquet",
     "retrieve classify predict scene.tif --model model --out classes.tif --stride 10",
 )
 def predict(

@@ -1,10 +1,11 @@
-"""`retrieve demo`, `doctor` and `config`: try, check and configure the installation; they need no data."""
+"""`retrieve demo`, `models`, `doctor` and `config`: try, list, check and configure; they need no data."""
 
 from __future__ import annotations
 
 import json
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -72,6 +73,23 @@ def demo(
         )
     result = report.to_dict() | {"seconds": elapsed_s(start)}
     typer.echo(json.dumps(result) if as_json else f"{report.score.table()}\n\n{report.guide()}")
+
+
+@command("models", "retrieve models", "retrieve models --json")
+def models(as_json: AsJson = False) -> None:
+    """List the models in the package with their bands, classes, licence and size."""
+    from retrieval.models.registry import shipped_models
+
+    found = shipped_models()
+    if as_json:
+        typer.echo(json.dumps({"models": [asdict(model) for model in found]}))
+        return
+    for model in found:
+        bands = " ".join(model.bands) or "any bands"
+        line = f"{model.name:<18}{model.purpose:<38}{bands:<16}{model.licence:<12}{model.size_mb:.1f} MB"
+        typer.echo(line)
+        if model.classes:
+            typer.echo(f"{'':<18}{', '.join(model.classes)}")
 
 
 @command("doctor", "retrieve doctor", "retrieve doctor --device gpu --json")

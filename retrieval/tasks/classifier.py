@@ -1,13 +1,15 @@
 """A trained classifier: its folder, and the probabilities that it gives.
 
-A model folder holds `model.keras`, which plain Keras opens in safe mode, and `manifest.json`. The manifest
-states classes, bands, size and form of the images, temperature, threshold and licence.
+`load_classifier` opens a folder that a training wrote, or a shipped model by its name. The folder holds
+`model.keras`, which plain Keras opens in safe mode, and `manifest.json`. The manifest states classes, bands,
+size and form of the images, temperature, threshold and licence.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,11 @@ from numpy.typing import NDArray
 
 from retrieval.errors import EncoderError, ModelError
 from retrieval.evaluation.temperature import softmax
-from retrieval.models.registry import load_network
-from retrieval.tasks.images import FULL_SCALE, ImageSet, check_fits
+from retrieval.models.registry import WEIGHTS, load_network, task_model_names
+from retrieval.tasks.images import FULL_SCALE, ImageSet, check_fits, rendered
 from retrieval.types import Progress, silent
 from tfrecords.artifacts import read_manifest, writing_folder
-from tfrecords.errors import ManifestError
+from tfrecords.errors import ManifestError, MissingInputError
 
 KIND = "classifier"
 MODEL = "model.keras"
@@ -49,6 +51,8 @@ class Description:
     """Flips and rotations whose logits are averaged."""
     licence: str = UNSTATED
     """Licence of the weights."""
+    dn_range: tuple[float, float] | None = None
+    """Digital numbers that became 1 and 255 in the renderings; None where unknown."""
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Description:
@@ -67,10 +71,25 @@ class Description:
             threshold=None if values["threshold"] is None else float(values["threshold"]),
             orientations=int(values["orientations"]),
             licence=str(values["licence"]),
+            dn_range=_pair(values.get("dn_range")),
         )
         if len(description.classes) < 2 or description.form not in FULL_SCALE:
             raise ValueError(f"{len(description.classes)} classes of {description.form!r} pixels")
         return description
+
+
+def _pair(values: Any) -> tuple[float, float] | None:
+    """Return a range of digital numbers.
+
+    Raises:
+        TypeError, ValueError: it is no rising pair.
+    """
+    if values is None:
+        return None
+    low, high = (float(value) for value in values)
+    if not low < high:
+        raise ValueError(f"dn_range {low:g} to {high:g}")
+    return low, high
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,23 +103,21 @@ class Classifier:
     name: str
     """Name for messages."""
 
-    def check(self, images: ImageSet) -> None:
-        """Refuse images of other bands, another size or another form.
+    def fitting(self, images: ImageSet, *, any_size: bool = False) -> ImageSet:
+        """Return images in the model's form; digital numbers are rendered where the model states how.
+
+        Args:
+            images: the images.
+            any_size: accept images of another size.
 
         Raises:
             BandsError, ArrayError, UnitsError: see `retrieval.tasks.images.check_fits`.
         """
         d = self.description
-        check_fits(images, d.bands, d.size, d.form, f"model {self.name}")
-
-    def check_kind(self, images: ImageSet) -> None:
-        """Refuse images of other bands or another form; they may have any size.
-
-        Raises:
-            BandsError, UnitsError: see `retrieval.tasks.images.check_fits`.
-        """
-        d = self.description
-        check_fits(images, d.bands, images.size, d.form, f"model {self.name}")
+        if d.dn_range is not None and images.form == "dn" and d.form == "byte":
+            images = rendered(images, d.dn_range)
+        check_fits(images, d.bands, images.size if any_size else d.size, d.form, f"model {self.name}")
+        return images
 
     def logits(
         self, pixels: NDArray[Any], orientations: int | None = None, progress: Progress = silent
@@ -137,8 +154,8 @@ class Classifier:
         Raises:
             BandsError, ArrayError, UnitsError: the images are of another kind.
         """
-        self.check(images)
-        return softmax(self.logits(images.pixels, orientations, progress), self.description.temperature)
+        fitting = self.fitting(images)
+        return softmax(self.logits(fitting.pixels, orientations, progress), self.description.temperature)
 
     def choose(self, probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return the class (n,) for probabilities (n, k): the likeliest, or by the threshold of two."""
@@ -203,13 +220,27 @@ def save_classifier(
 
 
 def load_classifier(path: str | Path) -> Classifier:
-    """Open a model folder; code in it never runs.
+    """Open a classifier; code in its files never runs.
+
+    Args:
+        path: a model folder, or the name of a shipped classifier.
 
     Raises:
-        MissingInputError, ManifestError, FormatVersionError: there is no such folder, or it was changed.
+        MissingInputError, ManifestError, FormatVersionError: there is no such model, or it was changed.
         ModelError: the network does not fit the manifest, or is unsafe.
     """
-    path = Path(path)
+    if str(path) in task_model_names():
+        with resources.as_file(WEIGHTS / str(path)) as shipped:
+            return _load(shipped)
+    if not Path(path).is_dir():
+        raise MissingInputError(
+            f"{path}: no such folder. Expected a model that `retrieve classify train` wrote, or one of "
+            f"{', '.join(task_model_names())}."
+        )
+    return _load(Path(path))
+
+
+def _load(path: Path) -> Classifier:
     manifest = read_manifest(path, KIND)
     try:
         description = Description.from_mapping(manifest.extra)

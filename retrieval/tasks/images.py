@@ -192,6 +192,19 @@ def check_fits(images: ImageSet, bands: Sequence[str], size: Sequence[int], form
         )
 
 
+def rendered(images: ImageSet, dn_range: tuple[float, float]) -> ImageSet:
+    """Return digital numbers as an 8-bit rendering: a range becomes 1 to 255, and 0 stays nodata.
+
+    Args:
+        images: of the form `dn`; from baseline 04.00 on without the offset of 1000.
+        dn_range: the digital numbers that become 1 and 255.
+    """
+    low, high = dn_range
+    table = 1 + 254 * np.clip((np.arange(65536) - low) / (high - low), 0, 1)
+    table[0] = 0
+    return replace(images, pixels=np.rint(table).astype(np.uint8)[images.pixels], form="byte")
+
+
 def digests(images: ImageSet) -> list[str]:
     """Return a digest of the pixels of each image; equal images have equal digests."""
     return [hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest() for image in images.pixels]

@@ -210,8 +210,7 @@ class _Scene:
         stored = np.where(known[..., None], self._stored(dataset, top, bottom), 0)[..., self.columns]
         name = str(self.raster.path)
         images = image_set(stored[None], self.units, self.classifier.description.bands, ["0"], name)
-        self.classifier.check_kind(images)
-        return images.pixels[0], known
+        return self.classifier.fitting(images, any_size=True).pixels[0], known
 
     def _classes(
         self, pixels: NDArray[Any], known: NDArray[np.bool_], tops: NDArray[np.int64]

@@ -86,6 +86,7 @@ def train_classifier(
     unlabelled: ImageSet | None = None,
     validation: LabelledSet | None = None,
     licence: str = UNSTATED,
+    dn_range: tuple[float, float] | None = None,
     overwrite: bool = False,
     progress: ProgressCallback | None = None,
 ) -> TrainingReport:
@@ -103,6 +104,7 @@ def train_classifier(
             left out.
         validation: labelled images that are not in `labelled`, with the same classes.
         licence: licence of the weights, for the manifest.
+        dn_range: digital numbers that became 1 and 255 in the renderings; the model then takes both.
         overwrite: replace an existing model folder, and the state of another run.
         progress: called after every step; None prints to standard error.
 
@@ -123,7 +125,7 @@ def train_classifier(
     run = _Run(sets, config, trainer)
     run.prepare(overwrite)
     run.train()
-    return run.finish(out, licence, overwrite)
+    return run.finish(out, overwrite, licence=licence, dn_range=dn_range)
 
 
 @dataclass(frozen=True)
@@ -274,7 +276,7 @@ class _Run:
         self._best, self._since_best = max(accuracy, self._best), 0 if better else self._since_best + 1
         return bool(self.config.patience) and self._since_best >= self.config.patience
 
-    def finish(self, out: Path, licence: str, overwrite: bool) -> TrainingReport:
+    def finish(self, out: Path, overwrite: bool, **more: Any) -> TrainingReport:
         """Fit temperature and threshold, and write the model folder."""
         sets, state = self.sets, self.trainer.state
         is_binary = len(sets.labelled.classes) == 2
@@ -290,7 +292,7 @@ class _Run:
                 threshold = best_threshold(probability[:, 1], labels)
             accuracy = float((chosen(probability, threshold) == labels).mean())
         counts = {"labelled": len(sets.labelled), "unlabelled": _length(sets.unlabelled), "steps": state.step}
-        classifier = self.classifier(temperature, threshold, licence=licence)
+        classifier = self.classifier(temperature, threshold, **more)
         save_classifier(classifier, out, self.trainer.identity, counts, overwrite=overwrite)
         return TrainingReport(
             out=out,
