@@ -23,7 +23,7 @@ from retrieval.cli.options import (
     Verbose,
     split_names,
 )
-from retrieval.config import ClassifierConfig
+from retrieval.config import PATCH_PX, ClassifierConfig
 from retrieval.config.settings import Settings, read_settings
 
 Labelled = Annotated[
@@ -31,7 +31,7 @@ Labelled = Annotated[
     typer.Argument(
         metavar="LABELLED",
         help="Labelled images: an .npz file, a folder with one folder for each class, or a CSV of "
-        "Id,Category.",
+        "Id,Category. With --images: points or polygons, any vector file.",
     ),
 ]
 Unlabelled = Annotated[
@@ -47,6 +47,29 @@ Validation = Annotated[
         help="Labelled images that are never trained on, like LABELLED; they fit the temperature.",
         show_default="none",
     ),
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        metavar="FOLDER|FILE",
+        help="GeoTIFFs under vector labels; a chip is cut at each label.",
+        show_default="none",
+    ),
+]
+Attribute = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Attribute of vector labels that holds the class.", show_default="class"
+    ),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(min=16, help="Side of a chip in pixels, for vector labels.", show_default="64"),
+]
+Layer = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Layer of the vector file.", show_default="the only one"),
 ]
 ClassNames = Annotated[
     str | None,
@@ -77,6 +100,23 @@ Orientations = Annotated[
 ]
 MAPS = (".tif", ".tiff")
 """Endings of a map."""
+
+
+def _ground(images: Path | None, size: int | None = None, **more: str | None) -> Any:
+    """Return where vector labels get their images from; None where the labels are no vector file.
+
+    Raises:
+        typer.BadParameter: flags of vector labels without --images.
+    """
+    given = {name: value for name, value in (("size", size), *more.items()) if value is not None}
+    if images is None:
+        if given:
+            flags = ", ".join(f"--{name}" for name in given)
+            raise typer.BadParameter(f"{flags} belongs to vector labels. Name their GeoTIFFs with --images.")
+        return None
+    from retrieval.tasks.ground_labels import Ground
+
+    return Ground(images, more.get("attribute") or "class", size or PATCH_PX, more.get("layer"))
 
 
 def _class_names(text: str | None) -> tuple[str, ...] | None:
@@ -112,6 +152,10 @@ def explore(
     unlabelled: Unlabelled = None,
     validation: Validation = None,
     classes: ClassNames = None,
+    images: Images = None,
+    attribute: Attribute = None,
+    size: Size = None,
+    layer: Layer = None,
     bands: Bands = None,
     units: UnitsOption = None,
     overwrite: Overwrite = False,
@@ -131,22 +175,24 @@ def explore(
     from retrieval.tasks.images import FULL_SCALE, check_same_kind
     from retrieval.tasks.sources import read_labelled, read_unlabelled
 
+    ground = _ground(images, size, attribute=attribute, layer=layer)
     start, how = time.monotonic(), {"bands": split_names(bands), "units": units}
     with ConsoleProgress(quiet, verbose=verbose) as console:
         check_page(out, overwrite)
-        examples = read_labelled(labelled, classes=_class_names(classes), **how)  # type: ignore[arg-type]
-        images = examples.images
-        splits = [Split("labelled", images.pixels, images.ids, examples.labels)]
+        vectors: dict[str, Any] = {"ground": ground, "note": console.note, **how}
+        examples = read_labelled(labelled, classes=_class_names(classes), **vectors)
+        first = examples.images
+        splits = [Split("labelled", first.pixels, first.ids, examples.labels)]
         if unlabelled is not None:
-            others = read_unlabelled(unlabelled, images, **how)  # type: ignore[arg-type]
+            others = read_unlabelled(unlabelled, first, **how)  # type: ignore[arg-type]
             splits.append(Split("unlabelled", others.pixels, others.ids))
         if validation is not None:
-            held_out = read_labelled(validation, classes=examples.classes, complete=False, **how)  # type: ignore[arg-type]
-            check_same_kind(held_out.images, images)
+            held_out = read_labelled(validation, classes=examples.classes, complete=False, **vectors)
+            check_same_kind(held_out.images, first)
             shown = held_out.images
             splits.append(Split("validation", shown.pixels, shown.ids, held_out.labels))
         console("comparing images", 0, None)
-        found = explored(splits, examples.classes, images.bands, FULL_SCALE[images.form])
+        found = explored(splits, examples.classes, first.bands, FULL_SCALE[first.form])
         write_exploration_page(out, found, title=f"Images of {labelled.name}", overwrite=overwrite)
     result = {
         "out": str(out),
@@ -165,6 +211,7 @@ def explore(
     "retrieve classify train train.npz --unlabelled unsup.npz --validation valid.npz --out model",
     "retrieve classify train train.csv --unlabelled unsup/ --validation valid.csv --out model",
     "retrieve classify train classes/ --out model --steps 1000 --recipe recipe.json",
+    "retrieve classify train labels.geojson --images scenes/ --attribute class --out model",
 )
 def train(
     labelled: Labelled,
@@ -172,6 +219,10 @@ def train(
     unlabelled: Unlabelled = None,
     validation: Validation = None,
     classes: ClassNames = None,
+    images: Images = None,
+    attribute: Attribute = None,
+    size: Size = None,
+    layer: Layer = None,
     recipe: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Settings as JSON. Flags override them."),
@@ -221,12 +272,16 @@ def train(
     from retrieval.tasks.training import train_classifier
 
     how: dict[str, Any] = {"bands": split_names(bands), "units": units}
+    ground = _ground(images, size, attribute=attribute, layer=layer)
     with ConsoleProgress(quiet, verbose=verbose) as console, on_device(device):
         console.note(settings.note(ClassifierConfig))
         console.detail(f"classify train: {config.to_dict()}")
-        examples = read_labelled(labelled, classes=names, **how)
+        vectors = {"ground": ground, "note": console.note, **how}
+        examples = read_labelled(labelled, classes=names, **vectors)
         others = unlabelled and read_unlabelled(unlabelled, examples.images, seed=config.seed, **how)
-        held_out = validation and read_labelled(validation, classes=examples.classes, complete=False, **how)
+        held_out = validation and read_labelled(
+            validation, classes=examples.classes, complete=False, **vectors
+        )
         report = train_classifier(
             examples,
             out,
@@ -406,6 +461,9 @@ def evaluate(
             show_default="the model's",
         ),
     ] = None,
+    images: Images = None,
+    attribute: Attribute = None,
+    layer: Layer = None,
     orientations: Orientations = None,
     bands: Bands = None,
     units: UnitsOption = None,
@@ -436,15 +494,26 @@ def evaluate(
         if threshold is not None and len(classes) != 2:
             raise typer.BadParameter(f"--threshold needs a model of two classes; {model} has {len(classes)}.")
         limit = threshold if threshold is not None else classifier.description.threshold
+        rows, columns = classifier.description.size
+        if images is not None and rows != columns:
+            raise typer.BadParameter(
+                f"--images needs a model of square images; {model} takes {rows} x {columns}."
+            )
         examples = read_labelled(
-            labelled, classes=classes, bands=split_names(bands), units=units, complete=False
+            labelled,
+            classes=classes,
+            bands=split_names(bands),
+            units=units,
+            complete=False,
+            ground=_ground(images, rows if images else None, attribute=attribute, layer=layer),
+            note=console.note,
         )
         probability = classifier.probabilities(examples.images, orientations, console)
         answers = chosen(probability, limit)
         figures = measure(probability, examples.labels, answers, classes, threshold=limit)
         if out is not None:
-            images = examples.images
-            shown = Answers(probability, examples.labels, answers, images.pixels, images.bands, images.ids)
+            seen = examples.images
+            shown = Answers(probability, examples.labels, answers, seen.pixels, seen.bands, seen.ids)
             title = f"{classifier.name} on {labelled.name}"
             write_evaluation_page(out, figures, shown, title=title, overwrite=overwrite)
     page = figures.to_dict()

@@ -1,12 +1,14 @@
 """Images with and without labels, from the forms that users have.
 
-Labelled: an `.npz` file, a folder for each class, or a CSV of file and class. Unlabelled: an `.npz` or `.npy`
+Labelled: an `.npz` file, a folder for each class, a CSV of file and class, or points and polygons over
+GeoTIFFs (`retrieval.tasks.ground_labels`). Unlabelled: an `.npz` or `.npy`
 file, a folder of pictures or GeoTIFFs, or TFRecord series. Larger GeoTIFFs and series are cut into tiles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import ExamplesError
+from retrieval.tasks.ground_labels import Ground, cut_labelled
 from retrieval.tasks.images import ImageSet, LabelledSet, check_examples, check_same_kind, image_set
 from retrieval.tasks.labels import class_rows, read_csv
 from tfrecords.errors import ArrayError, BandsError, MissingInputError, UnitsError
@@ -36,6 +39,8 @@ LABEL_KEYS = ("labels", "label", "y", "classes", "class", "category", "categorie
 """Names of labels in an `.npz` file, of which one is taken where several keys have the length."""
 MAX_TILES = 20_000
 """Most tiles that are cut from GeoTIFFs and series, drawn at random."""
+VECTOR = (".geojson", ".json", ".gpkg", ".fgb", ".shp", ".kml", ".gml", ".parquet", ".geoparquet")
+"""Endings of vector files; with `ground` any other is tried too."""
 Tile = NDArray[Any]
 """(h, w, b) as stored."""
 
@@ -47,16 +52,20 @@ def read_labelled(
     bands: Sequence[str] | None = None,
     units: str | None = None,
     complete: bool = True,
+    ground: Ground | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> LabelledSet:
     """Read labelled images.
 
     Args:
-        source: an `.npz` file with images (n, h, w, b) and labels (n,) under any keys; a folder with a
-            folder of pictures for each class; or a CSV of `Id,Category`.
+        source: an `.npz` file with images (n, h, w, b) and labels (n,) under any keys; or a folder with a
+            folder of pictures for each class. Else a CSV of `Id,Category`, or with `ground` a vector file.
         classes: names of the classes in order; None takes them from the labels, sorted.
         bands: names of the bands; else the file's, else by their number.
         units: units of the pixels; else inferred.
         complete: refuse a class with fewer than two images; validation sets pass False.
+        ground: where the labels of a vector file get their images from.
+        note: called with remarks on labels that gave no image.
 
     Raises:
         MissingInputError: the source does not exist or holds no image.
@@ -78,6 +87,18 @@ def read_labelled(
         labels = _labels_of(arrays, len(images), path)
     elif not path.exists():
         raise MissingInputError(f"{path}: no such file or folder. Expected {_LABELLED}.")
+    elif ground is not None:
+        chips = cut_labelled(path, ground, bands)
+        for text in chips.notes if note else ():
+            note(text)  # type: ignore[misc]
+        labels = chips.labels
+        images = _of_array(_stack(chips.pixels, chips.ids, str(path)), str(path), chips.bands, units)
+        images = replace(images, ids=tuple(chips.ids))
+    elif suffix_of(path) in VECTOR:
+        raise ExamplesError(
+            f"{path}: vector labels need images. Name the GeoTIFFs with --images, and the class with "
+            "--attribute."
+        )
     else:
         raise ExamplesError(f"{path}: labels cannot be read from {suffix_of(path)}. Expected {_LABELLED}.")
     rows, known = class_rows(labels, classes, str(path))
@@ -86,7 +107,7 @@ def read_labelled(
     return LabelledSet(images, rows, known)
 
 
-_LABELLED = "an .npz file, a folder with one folder for each class, or a CSV of Id,Category"
+_LABELLED = "an .npz file, a folder with one folder for each class, a CSV of Id,Category, or vector labels"
 
 
 def read_images(
