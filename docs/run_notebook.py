@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-NAMES = ("from-geotiffs-to-a-map.ipynb",)
+NAMES = ("from-geotiffs-to-a-map.ipynb", "classes-from-a-few-labels.ipynb", "water-or-land.ipynb")
 DPI = 72
 """Resolution of figures; keeps the pictures of a page below 300 kB."""
 

@@ -1,4 +1,4 @@
-"""The notebook in docs/ runs, locates its patches, and becomes a complete page."""
+"""The notebooks in docs/ run, find what they look for, and become complete pages."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import pytest
 
 DOCS = Path(__file__).parent.parent / "docs"
 NOTEBOOK = DOCS / "from-geotiffs-to-a-map.ipynb"
+CLASSES, WATER = DOCS / "classes-from-a-few-labels.ipynb", DOCS / "water-or-land.ipynb"
+PICTURES = {NOTEBOOK: 2, CLASSES: 5, WATER: 6}
+"""Pictures of each notebook."""
 
 
 def script(name):
@@ -38,18 +41,41 @@ def test_the_notebook_runs_and_locates_its_patches(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} >= {"found.geojson", "vectors.parquet", "scenes.index"}
 
 
-def test_the_notebook_stores_its_outputs_and_is_small():
-    stored = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+def test_the_classes_are_learned_and_wrong_labels_found(tmp_path):
+    pytest.importorskip("pandas")
+    stored = json.loads(CLASSES.read_text(encoding="utf-8"))
+    run, names = script("run_notebook").run(CLASSES, tmp_path)
+    assert sources(run) == sources(stored)
+    assert names["report"].accuracy >= 0.7 and names["figures"].accuracy.n == 200
+    assert len(set(names["suspects"]) & set(names["WRONG"])) >= 2 and len(names["suspects"]) <= 20
+    assert (tmp_path / "submission.csv").read_text().count("\n") == 201
+    assert (tmp_path / "explore.html").is_file()
+
+
+def test_water_is_mapped(tmp_path):
+    pytest.importorskip("geopandas")
+    stored = json.loads(WATER.read_text(encoding="utf-8"))
+    run, names = script("run_notebook").run(WATER, tmp_path)
+    assert sources(run) == sources(stored)
+    assert 0 < names["threshold"] < 1 and names["wet"].recall.value >= 0.6
+    assert names["agreement"] >= 0.85
+
+
+@pytest.mark.parametrize("path", list(PICTURES), ids=lambda path: path.stem)
+def test_a_notebook_stores_its_outputs_and_is_small(path):
+    stored = json.loads(path.read_text(encoding="utf-8"))
     assert (stored["nbformat"], len({cell["id"] for cell in stored["cells"]})) == (4, len(stored["cells"]))
     pictures = [o for c in stored["cells"] for o in c.get("outputs", ()) if "image/png" in o.get("data", {})]
-    assert len(pictures) == 2
-    assert NOTEBOOK.stat().st_size < 400_000 * 4 / 3
+    assert len(pictures) == PICTURES[path]
+    assert path.stat().st_size < 400_000 * 4 / 3
+    assert path.name in script("run_notebook").NAMES
 
 
-def test_the_page_has_every_cell_and_every_picture():
+@pytest.mark.parametrize("path", list(PICTURES), ids=lambda path: path.stem)
+def test_the_page_has_every_cell_and_every_picture(path):
     pytest.importorskip("mkdocs")
-    stored = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
-    text, pictures = script("notebook_pages").page(stored, NOTEBOOK.stem)
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    text, pictures = script("notebook_pages").page(stored, path.stem)
     assert all(source in text for source in sources(stored))
-    assert text.count("![") == len(pictures) == 2
+    assert text.count("![") == len(pictures) == PICTURES[path]
     assert all(content.startswith(b"\x89PNG") and len(content) < 300_000 for content in pictures.values())
