@@ -30,6 +30,7 @@ from retrieval.tasks.images import (
     check_same_kind,
     without,
 )
+from retrieval.tasks.light import compare_light, in_light_of
 from retrieval.tasks.network import pixel_statistics, residual_network, with_standardization
 from retrieval.tasks.semi_supervised import SemiSupervised
 from retrieval.training.checkpoint import HISTORY, folder_of
@@ -101,7 +102,7 @@ def train_classifier(
         out: the model folder to write.
         config: the recipe.
         unlabelled: images of the same kind without classes. Images that are also in the validation set are
-            left out.
+            left out. Images in another light are brought into that of the labelled ones.
         validation: labelled images that are not in `labelled`, with the same classes.
         licence: licence of the weights, for the manifest.
         dn_range: digital numbers that became 1 and 255 in the renderings; the model then takes both.
@@ -137,10 +138,12 @@ class _Sets:
     validation: LabelledSet | None
     left_out: int
     """Unlabelled images that are also validation images."""
+    is_relit: bool
+    """Whether the unlabelled images were brought into the light of the labelled ones."""
 
 
 def _checked(labelled: LabelledSet, unlabelled: ImageSet | None, validation: LabelledSet | None) -> _Sets:
-    """Refuse sets that do not fit each other, and leave validation images out of the unlabelled ones."""
+    """Refuse sets that do not fit each other, and bring the unlabelled images into their final form."""
     left_out = 0
     if unlabelled is not None:
         check_same_kind(unlabelled, labelled.images)
@@ -157,7 +160,10 @@ def _checked(labelled: LabelledSet, unlabelled: ImageSet | None, validation: Lab
             left_out, unlabelled = len(unlabelled) - len(left), left
     if unlabelled is not None and not len(unlabelled):
         unlabelled = None
-    return _Sets(labelled, unlabelled, validation, left_out)
+    is_relit = unlabelled is not None and compare_light(unlabelled, labelled.images).is_another
+    if unlabelled is not None and is_relit:
+        unlabelled = in_light_of(unlabelled, labelled.images)
+    return _Sets(labelled, unlabelled, validation, left_out, is_relit)
 
 
 def _identity(config: ClassifierConfig, sets: _Sets) -> dict[str, Any]:
@@ -223,6 +229,8 @@ class _Run:
         )
         if sets.left_out:
             note += f", after leaving out {sets.left_out} that are validation images"
+        if sets.is_relit:
+            note += "; their light differs, so each band gets the mean and the spread of the labelled ones"
         return note
 
     def train(self) -> None:
