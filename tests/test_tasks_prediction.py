@@ -13,7 +13,7 @@ from labelled import CLASSES, pictures, write_class_folders, write_npz, write_nu
 from typer.testing import CliRunner
 
 from retrieval.cli import app
-from retrieval.errors import ConfigError
+from retrieval.errors import ConfigError, UnitsWarning
 from retrieval.labels.masks import classes_of
 from retrieval.models.registry import encoder_names
 from retrieval.tasks.classifier import Classifier, Description, load_classifier, save_classifier
@@ -321,3 +321,10 @@ def test_a_range_of_digital_numbers_is_checked_and_kept(tmp_path, images):
     for text in ("5", "9,3", "a,b", "-5,9"):
         done = run("classify", "train", tmp_path / "dn.npz", "-o", tmp_path / "n", "--dn-range", text)
         assert done.exit_code == 2 and "two rising numbers" in done.stderr
+
+
+def test_a_scene_with_the_offset_in_its_numbers_gives_a_warning(tmp_path, rng, write_tif):
+    model, ground = by_band(dn_range=(0.0, 2750.0)), rng.integers(100, 2000, (40, 50, 3)).astype(np.uint16)
+    classify_scene(write_tif("plain.tif", ground), model, tmp_path / "plain-map.tif")
+    with pytest.warns(UnitsWarning, match="offset of baseline 04.00"):
+        classify_scene(write_tif("raw.tif", ground + 1000), model, tmp_path / "raw-map.tif")

@@ -8,6 +8,7 @@ window are filled with the mean of its valid ones; in the map they are 255.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import ConfigError
+from retrieval.errors import ConfigError, UnitsWarning
 from retrieval.evaluation.temperature import softmax
+from retrieval.ingest.offset_check import DARK_PERCENT
 from retrieval.labels.classes import IGNORED, Classes
 from retrieval.labels.masks import create_map, finish_map
 from retrieval.tasks.classifier import Classifier
@@ -33,6 +35,9 @@ from tfrecords.schema import band_names, default_nodata, is_nodata
 ROWS_AT_A_TIME = 4
 """Rows of windows that are classified together."""
 _BATCH = 1024
+OFFSET_DN = 1000.0
+"""Offset of products from baseline 04.00 on; darkest pixels of ground lie far below it without."""
+_OVERVIEW_PX = 512
 
 
 @dataclass(frozen=True)
@@ -168,6 +173,8 @@ class _Scene:
                 f"{size[1]}, a window of model {classifier.name}."
             )
         decided = units_of_rasters([raster], units)[0].units
+        if decided == "dn" and classifier.description.dn_range is not None:
+            _warn_of_offset(raster, [names.index(band) for band in wanted])
         tops, lefts = (
             window_starts(length, side, stride)
             for length, side in zip((raster.height, raster.width), size, strict=True)
@@ -230,6 +237,22 @@ class _Scene:
                 probability = softmax(logits, self.classifier.description.temperature)
                 found[rows] = self.classifier.choose(probability)
         return found.reshape(len(tops), len(self.lefts))
+
+
+def _warn_of_offset(raster: Raster, columns: list[int]) -> None:
+    """Warn of digital numbers that seem to hold the offset of baseline 04.00."""
+    with open_raster(raster.file) as dataset:
+        shape = min(_OVERVIEW_PX, raster.height), min(_OVERVIEW_PX, raster.width)
+        stored = dataset.read([column + 1 for column in columns], out_shape=(len(columns), *shape))
+    numbers = raster.values(np.moveaxis(stored, 0, -1))
+    known = numbers[~is_nodata(numbers, raster.nodata if raster.nodata is not None else 0)]
+    if known.size and np.percentile(known, DARK_PERCENT) >= OFFSET_DN:
+        warnings.warn(
+            f"{raster.path}: the darkest pixels lie above {OFFSET_DN:g} DN. The offset of baseline 04.00 may "
+            "be in the numbers, or all is bright. Remove it with retrieve ingest, or set the tag OFFSET.",
+            UnitsWarning,
+            stacklevel=2,
+        )
 
 
 def window_starts(length: int, side: int, stride: int) -> NDArray[np.int64]:
