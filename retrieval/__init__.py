@@ -26,6 +26,7 @@ _HOME = {
     "evaluate": "retrieval.pipeline",
     "load_encoder": "retrieval.models.encoder",
     "locate": "retrieval.pipeline",
+    "open_executor": "retrieval.distributed.executors",
     "open_index": "retrieval.pipeline",
     "remove_from_index": "retrieval.index.update",
 }
@@ -38,6 +39,7 @@ __all__ = [
     "evaluate",
     "load_encoder",
     "locate",
+    "open_executor",
     "open_index",
     "remove_from_index",
 ]

@@ -17,6 +17,10 @@ class DependencyError(EngineError):
     """A required package or device is missing; the message names what to install."""
 
 
+class ClusterError(EngineError):
+    """Workers or their scheduler cannot be reached, run another release, or die with a task."""
+
+
 class EncoderError(EngineError):
     """A model file is not an encoder: wrong input, output, norm or stride, or unsafe to load."""
 

@@ -15,11 +15,10 @@ from retrieval.geo.filters import SearchFilter, keep_contained, read_filter
 from retrieval.index.builder import write_index
 from retrieval.index.device import on_device
 from retrieval.index.folder import IndexFolder
+from retrieval.matching.blocks import match_in_blocks
 from retrieval.matching.exhaustive import exhaustive_search
 from retrieval.matching.large_chips import locate_chips
 from retrieval.matching.places import rival_places
-from retrieval.matching.pyramid import refine_full_resolution
-from retrieval.matching.rounds import search_in_rounds
 from retrieval.matching.session import Session, adapt_to_images
 from retrieval.models.encoder import load_encoder
 from retrieval.results.matches import Matches
@@ -55,7 +54,7 @@ def build_index(
         units: "dn", "reflectance", "scaled" or "byte"; None infers them from the values.
         device: "auto", "cpu" or "gpu".
         overwrite: replace a finished index.
-        executor: embeds the images; None for threads of this process, in bounded memory.
+        executor: embeds the images, see `retrieval.open_executor`; None for threads, in bounded memory.
         progress: hears of each image.
 
     Raises:
@@ -99,7 +98,7 @@ def locate(
         search: settings of the search.
         refinement: settings of the refinement; its radius is at least the index's stride.
         chips: settings for chips larger than a patch.
-        executor: runs the batches of each stage; None for threads of this process.
+        executor: runs the batches of each stage, or blocks of patches on a cluster; None for threads.
         progress: hears of each stage.
 
     Raises:
@@ -110,11 +109,11 @@ def locate(
     folder, settings = index.folder, (search, refinement, chips)
     queries = adapt_to_images(folder.images, queries)
     with on_device(index.device):
-        session = Session.open(folder, queries, search_filter, *settings, executor, progress)
+        here = executor if executor and executor.in_process else None
+        session = Session.open(folder, queries, search_filter, *settings, here, progress)
         if isinstance(queries, Chips):
             return Matches.of_chips(folder, queries, locate_chips(session, queries))
-        candidates = search_in_rounds(session)
-        candidates = refine_full_resolution(session, candidates)
+        candidates = match_in_blocks(session, folder, queries, executor)
         searched = exhaustive_search(session, candidates)
         found = keep_contained(searched.candidates, search_filter)
         return Matches.of_patches(folder, queries, found, rival_places(session, found), searched.left_out)

@@ -31,6 +31,9 @@ _Out = TypeVar("_Out")
 class Executor(Protocol):
     """Where independent tasks run: in this process (`retrieval.kernels.executors`) or on a cluster."""
 
+    in_process: bool
+    """Whether tasks share this process's memory; else functions, tasks and results are pickled."""
+
     def map(self, function: Callable[[_In], _Out], tasks: Iterable[_In], /) -> Iterator[_Out]:
         """Yield the result of each task, in order."""
         ...

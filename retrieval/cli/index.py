@@ -20,12 +20,15 @@ from retrieval.cli.options import (
     ConfigFile,
     DeviceOption,
     Encoder,
+    ExecutorOption,
     ImagesArgument,
+    Memory,
     Overwrite,
     Quiet,
     UnitsOption,
     Verbose,
     check_one,
+    executor_of,
     split_names,
 )
 from retrieval.config import PATCH_PX, IndexConfig, IndexKind
@@ -86,6 +89,8 @@ def index(
     bands: Bands = None,
     units: UnitsOption = None,
     device: DeviceOption = "auto",
+    executor: ExecutorOption = None,
+    memory: Memory = None,
     config: ConfigFile = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -125,7 +130,8 @@ def index(
             console.detail(f"index: {index_config.to_dict()}")
             source = _open_images(images, names, units, console)
             common |= {"encoder": encoder, "config": index_config}
-            built = build_index(source, out, overwrite=overwrite, **common)
+            with executor_of(executor, memory, console) as runner:
+                built = build_index(source, out, overwrite=overwrite, executor=runner, **common)
     if change:
         _print_change(as_json, out, change, start)
     else:
@@ -153,6 +159,8 @@ def _check_flags(context: typer.Context, add: bool, remove: Sequence[str]) -> No
         )
     if given("restart") and not (add or remove):
         raise typer.BadParameter("--restart needs --add or --remove. To replace an index, pass --overwrite.")
+    if (add or remove) and given("executor", "memory"):
+        raise typer.BadParameter("--executor and --memory serve a new index. Leave them out.")
     unused = given("images", "encoder", "stride", "kind", "bands", "units")
     if remove and unused:
         raise typer.BadParameter(f"--remove takes images out of --out. Leave out {', '.join(unused)}.")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from retrieval.cli.console import ConsoleProgress
 from retrieval.cli.error_handling import VERBOSE
 from retrieval.config import Device
+from retrieval.types import Executor
 from tfrecords.schema import Units
 
 INDEX = Path("index")
@@ -68,6 +72,25 @@ ConfigFile = Annotated[
         help="Settings in TOML, as `retrieve config` prints them. Flags override them. Also RETRIEVE_CONFIG.",
     ),
 ]
+ExecutorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--executor",
+        metavar="NAME",
+        show_default="threads",
+        help="Where the work runs: serial, threads:N, dask:N for N processes of this machine, or "
+        "dask://HOST:PORT for a running Dask scheduler. All give the same answers.",
+    ),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        metavar="SIZE",
+        show_default="an equal share",
+        help="With --executor dask:N: memory of each process, such as 4GB.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
 Seed = Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same output.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
@@ -122,6 +145,28 @@ Verbose = Annotated[
 
 ONE_SOURCE = {"allow_extra_args": True}
 """Context settings of a command that calls `check_one`."""
+
+
+@contextmanager
+def executor_of(name: str | None, memory: str | None, console: ConsoleProgress) -> Iterator[Executor | None]:
+    """Open the executor of `--executor` and `--memory`; None where no flag names one.
+
+    Raises:
+        typer.BadParameter: the name or the memory is not of the expected form.
+    """
+    if name is None and memory is None:
+        yield None
+        return
+    from retrieval.distributed.executors import check_executor, open_executor
+    from retrieval.errors import ConfigError
+
+    try:
+        check_executor(name or "serial", memory)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from error
+    with open_executor(name or "serial", memory) as executor:
+        console.note(getattr(executor, "note", ""))
+        yield executor
 
 
 def split_names(names: str | None) -> tuple[str, ...] | None:

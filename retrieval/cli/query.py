@@ -19,13 +19,16 @@ from retrieval.cli.options import (
     Bands,
     ConfigFile,
     DeviceOption,
+    ExecutorOption,
     IndexFolder,
+    Memory,
     Overwrite,
     PatchesArgument,
     Quiet,
     UnitsOption,
     Verbose,
     check_one,
+    executor_of,
     split_names,
 )
 from retrieval.config import ChipConfig, RefineConfig, SearchConfig
@@ -85,6 +88,8 @@ def query(
     bands: Bands = None,
     units: UnitsOption = None,
     device: DeviceOption = "auto",
+    executor: ExecutorOption = None,
+    memory: Memory = None,
     config: ConfigFile = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -131,9 +136,9 @@ def query(
         console.note(search_filter.note if search_filter else "")
         if details and details.suffix.lower() != ".csv" and not any(image.crs for image in images.values()):
             console.note(f"{details} holds pixel positions and no footprints: no image has a CRS")
-        matches = locate(
-            Index(folder, device), queries, search_filter=search_filter, **configs, progress=console
-        )
+        with executor_of(executor, memory, console) as runner:
+            configs |= {"executor": runner, "progress": console}
+            matches = locate(Index(folder, device), queries, search_filter=search_filter, **configs)
         outputs.write(matches, min_confidence, drop_unsure, console)
         warn_not_found(matches)
         console.note(_clipped_note(matches))

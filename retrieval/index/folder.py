@@ -27,6 +27,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO, Literal
 from urllib.parse import quote, unquote
 
@@ -81,7 +82,7 @@ class IndexFolder:
             FormatVersionError: another format version.
             IndexMismatchError: `encoder` did not make the index, or other processes replace it all the time.
         """
-        self.path = path
+        self.path, self._opened_with = path, (encoder, device)
         for attempt in range(OPENINGS):
             self.version = _version(path)
             try:
@@ -93,7 +94,13 @@ class IndexFolder:
             else:
                 if _version(path) == self.version:
                     return
-        raise self._changed()
+        raise self.changed()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the folder's path; a process opens the folder once."""
+        encoder, device = self._opened_with
+        held = "encoder.keras" in self.manifest.files
+        return _unpickled, (self.path.absolute(), self.version, None if held else encoder, device)
 
     def _open(self, encoder: Encoder | None, device: Device, just_written: bool) -> None:
         """Read all files but the pixels."""
@@ -119,7 +126,8 @@ class IndexFolder:
         self.parts = PartsIndex.open(path) if PARTS in self.manifest.files else None
         self._checked: dict[int, tuple[int, int, int]] = {}
 
-    def _changed(self) -> IndexMismatchError:
+    def changed(self) -> IndexMismatchError:
+        """Return the error of an index that was changed while it was open."""
         return IndexMismatchError(f"{self.path} was changed while it was in use. Run the command again.")
 
     def is_current(self) -> bool:
@@ -187,7 +195,7 @@ class IndexFolder:
             file = path.open("rb")
         except OSError as err:
             if not self.is_current():
-                raise self._changed() from err
+                raise self.changed() from err
             check_file(path, known, content=False)
             raise
         status = os.fstat(file.fileno())
@@ -198,10 +206,30 @@ class IndexFolder:
             if (status.st_size, sha256) != (known["bytes"], known["sha256"]):
                 file.close()
                 if not self.is_current():
-                    raise self._changed()
+                    raise self.changed()
                 check_file(path, known, content=True)
             self._checked[image_id] = stamp
         return file
+
+
+_unpickled_folders: dict[tuple[Path, str], IndexFolder] = {}
+_UNPICKLING = Lock()
+
+
+def _unpickled(path: Path, version: str, encoder: Encoder | None, device: Device) -> IndexFolder:
+    """Open the folder that `IndexFolder.__reduce__` packed, unless this process has it open.
+
+    Raises:
+        IndexMismatchError: the folder was changed since.
+    """
+    with _UNPICKLING:
+        if (path, version) not in _unpickled_folders:
+            folder = IndexFolder(path, encoder=encoder, device=device)
+            if folder.version != version:
+                raise folder.changed()
+            _unpickled_folders.clear()
+            _unpickled_folders[path, version] = folder
+        return _unpickled_folders[path, version]
 
 
 def _mapped(file: BinaryIO) -> NDArray[np.uint16]:

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from retrieval.kernels.compiled import accelerated
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
+_Result = TypeVar("_Result", covariant=True)
 
 MAX_THREADS = 4
 """Most threads that run at the same time: each holds a batch in memory."""
@@ -27,6 +28,8 @@ MAX_THREADS = 4
 @dataclass(frozen=True)
 class SerialExecutor:
     """Runs one task after the other in the caller's thread."""
+
+    in_process = True
 
     def map(self, function: Callable[[_In], _Out], tasks: Iterable[_In]) -> Iterator[_Out]:
         """Yield the result of each task, in order."""
@@ -39,6 +42,7 @@ class ThreadExecutor:
 
     count: int | None = None
     """Threads; None for one a core, and a single one where an accelerator computes."""
+    in_process = True
 
     def map(self, function: Callable[[_In], _Out], tasks: Iterable[_In]) -> Iterator[_Out]:
         """Yield the result of each task, in order; a single task runs in the caller's thread."""
@@ -110,25 +114,56 @@ def prefetch_map(
     if count == 1:
         yield from map(function, tasks)
         return
-    pending: deque[tuple[Future[_Out], int]] = deque()
-    source = iter(tasks)
     with ThreadPoolExecutor(count) as pool:
-        try:
-            while True:
-                while len(pending) > count or (pending and sum(s for _, s in pending) >= room):
-                    yield pending.popleft()[0].result()
-                try:
-                    task = next(source)
-                except StopIteration:
-                    break
-                except BaseException as error:  # raised in its turn
-                    failed: Future[_Out] = Future()
-                    failed.set_exception(error)
-                    pending.append((failed, 0))
-                    break
-                pending.append((pool.submit(function, task), size(task)))
-            while pending:
+        yield from ordered_results(lambda task: pool.submit(function, task), tasks, count, size, room)
+
+
+class Pending(Protocol[_Result]):
+    """A task that was submitted, here or to a cluster."""
+
+    def result(self) -> _Result:
+        """Wait for the result; raise what the task raised."""
+        ...
+
+    def cancel(self) -> Any:
+        """Keep the task from starting if it waits."""
+        ...
+
+
+def ordered_results(
+    submit: Callable[[_In], Pending[_Out]],
+    tasks: Iterable[_In],
+    count: int,
+    size: Callable[[_In], int] = lambda _: 0,
+    room: int = 1,
+) -> Iterator[_Out]:
+    """Yield the result of each task, in order, while later tasks already run; see `prefetch_map`.
+
+    Args:
+        submit: starts a task; called in the caller's thread.
+        tasks: at most `count` + 1 are in progress.
+        count: tasks that can run at the same time.
+        size: of a task.
+        room: no task is drawn while those in progress reach this size together.
+    """
+    pending: deque[tuple[Pending[_Out], int]] = deque()
+    source = iter(tasks)
+    try:
+        while True:
+            while len(pending) > count or (pending and sum(s for _, s in pending) >= room):
                 yield pending.popleft()[0].result()
-        finally:
-            for future, _ in pending:
-                future.cancel()
+            try:
+                task = next(source)
+            except StopIteration:
+                break
+            except BaseException as error:  # raised in its turn
+                failed: Future[_Out] = Future()
+                failed.set_exception(error)
+                pending.append((failed, 0))
+                break
+            pending.append((submit(task), size(task)))
+        while pending:
+            yield pending.popleft()[0].result()
+    finally:
+        for future, _ in pending:
+            future.cancel()

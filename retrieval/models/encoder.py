@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
+from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,6 +111,8 @@ class KerasEncoder:
         self.model, self.name = model, name
         self.fingerprint = fingerprint(model)
         self.calibrations: tuple[Calibration, ...] = ()
+        self.shipped_as = ""
+        self._images = 0
         self._bands: int | None = None
         self._call = Compiled(lambda batch: model(batch, training=False), after=COMPILED_AFTER)
         self.dim, self.step_px = self._probe()
@@ -120,7 +124,20 @@ class KerasEncoder:
 
     def warm_up(self, images: int) -> None:
         """Prepare for a number of images: the model is compiled for the first of many."""
+        self._images = images
         self._call.warm_up(images)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the name of a shipped encoder, or as the bytes of a `.keras` file."""
+        content = b"" if self.shipped_as else self._keras_file
+        return _unpickled, (self.shipped_as, content, self.name, self.calibrations, self._images)
+
+    @cached_property
+    def _keras_file(self) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "encoder.keras"
+            self.model.save(path)
+            return path.read_bytes()
 
     def embed(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Embed every window of a batch; shapes as in `retrieval.types.Encoder.embed`.
@@ -216,7 +233,9 @@ def load_encoder(source: Path | str | Encoder | None = None) -> Encoder:
     name = str(source or default_encoder_name())
     if name in encoder_names():
         with resources.as_file(WEIGHTS / f"{name}.keras") as path:
-            return _load(path, name)
+            encoder = _load(path, name)
+            encoder.shipped_as = name
+            return encoder
     path = Path(name)
     if path.suffix != ".keras" or not path.is_file():
         raise EncoderError(
@@ -225,7 +244,27 @@ def load_encoder(source: Path | str | Encoder | None = None) -> Encoder:
     return _load(path, path.stem)
 
 
-def _load(path: Path, name: str) -> Encoder:
+def _load(path: Path, name: str) -> KerasEncoder:
     encoder = KerasEncoder(load_network(path), name)
     encoder.calibrations = tuple(calibrations_beside(path))
     return encoder
+
+
+def _unpickled(
+    shipped_as: str, content: bytes, name: str, calibrations: tuple[Calibration, ...], images: int
+) -> Encoder:
+    """Return the encoder that `KerasEncoder.__reduce__` packed; a process opens it once."""
+    encoder = _opened(shipped_as, content, name)
+    encoder.calibrations = calibrations
+    encoder.warm_up(images)
+    return encoder
+
+
+@lru_cache(maxsize=2)
+def _opened(shipped_as: str, content: bytes, name: str) -> KerasEncoder:
+    if shipped_as:
+        return cast(KerasEncoder, load_encoder(shipped_as))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "encoder.keras"
+        path.write_bytes(content)
+        return _load(path, name)

@@ -1,0 +1,79 @@
+"""Blocks of patches: the unit of work of a query where tasks share no memory.
+
+Each block is matched by itself, on a worker that opens the index once. Patches that remain uncertain are
+compared with every place here: one budget covers all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from retrieval.config import RefineConfig, SearchConfig
+from retrieval.geo.filters import SearchFilter
+from retrieval.index.folder import IndexFolder
+from retrieval.matching.pyramid import refine_full_resolution
+from retrieval.matching.rounds import search_in_rounds
+from retrieval.matching.session import Session
+from retrieval.types import Executor, RankedCandidates
+from tfrecords.schema import Patches
+
+BLOCK = 256
+"""Patches of a task: 8 MB of pixels, some seconds of work."""
+
+
+@dataclass(frozen=True, eq=False)
+class MatchTask:
+    """Patches to match; it can be pickled, and the index travels as its place."""
+
+    index: IndexFolder
+    """The index."""
+    patches: Patches
+    """Some patches, in memory."""
+    search_filter: SearchFilter | None
+    """Which images and which area may be answered."""
+    search: SearchConfig
+    """Settings of the search."""
+    refinement: RefineConfig
+    """Settings of the refinement."""
+
+
+def match_task(task: MatchTask) -> RankedCandidates:
+    """Search and match the patches of a task, to full resolution."""
+    return match(Session.open(task.index, task.patches, task.search_filter, task.search, task.refinement))
+
+
+def match(session: Session) -> RankedCandidates:
+    """Search and match all queries of a session, to full resolution."""
+    return refine_full_resolution(session, search_in_rounds(session))
+
+
+def match_in_blocks(
+    session: Session, index: IndexFolder, patches: Patches, executor: Executor | None, block: int = BLOCK
+) -> RankedCandidates:
+    """Match patches here, or block by block where the executor's tasks share no memory.
+
+    Args:
+        session: index, queries and settings.
+        index: the session's index.
+        patches: the session's queries.
+        executor: runs the blocks; None or one of this process for the session's own.
+        block: patches of a task.
+    """
+    if executor is None or executor.in_process:
+        return match(session)
+
+    def tasks() -> Iterator[MatchTask]:
+        for start in range(0, max(1, len(patches)), block):
+            part = patches.select(slice(start, start + block))
+            part = replace(part, pixels=np.asarray(part.pixels), georeferences=(), note="")
+            yield MatchTask(index, part, session.search_filter, session.search, session.refinement)
+
+    found: list[RankedCandidates] = []
+    session.progress("matching", 0, len(patches))
+    for ranked in executor.map(match_task, tasks()):
+        found.append(ranked)
+        session.progress("matching", min(len(patches), len(found) * block), len(patches))
+    return RankedCandidates.concatenate(found)
