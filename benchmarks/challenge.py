@@ -70,7 +70,7 @@ def index(folder: str, encoder: str | None, stride: int, kind: str, device: str)
 def query(folder: str, device: str) -> dict[str, Any]:
     """Locate the patches and write the submission."""
     from retrieval import pipeline
-    from retrieval.matching import exhaustive, rounds, session
+    from retrieval.matching import blocks, exhaustive, rounds, session
     from retrieval.matching.local_search import LocalSearch
     from retrieval.results.outputs import QueryOutputs
 
@@ -80,7 +80,7 @@ def query(folder: str, device: str) -> dict[str, Any]:
         (rounds, "embed_patches", "embedding patches"),
         (rounds, "find_candidates", "searching"),
         (rounds, "match_and_verify", "correlating and verifying"),
-        (pipeline, "refine_full_resolution", "full resolution"),
+        (blocks, "refine_full_resolution", "full resolution"),
         (exhaustive, "select_uncertain", "measuring texture"),
         (LocalSearch, "search_images", "comparing everywhere"),
     )
