@@ -125,3 +125,32 @@ def here(tmp_path, monkeypatch) -> Path:
     """The working folder: empty."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A server of files on the loopback."""
+    from rangeserver import serving
+
+    (tmp_path / "files").mkdir()
+    with serving(tmp_path / "files") as server:
+        yield server
+
+
+@pytest.fixture
+def catalogue():
+    """A STAC catalogue on the loopback."""
+    from stac_server import cataloguing
+
+    with cataloguing() as server:
+        yield server
+
+
+@pytest.fixture
+def tiles(files, catalogue):
+    """The catalogue's two tiles, whose files the server offers."""
+    from stac_ground import Tiles
+
+    made = Tiles(files.folder, files.url)
+    catalogue.items = made.items
+    return made
