@@ -97,15 +97,14 @@ def slow_scores(field: np.ndarray, patch: np.ndarray) -> dict[tuple[int, int], f
     def part(of: np.ndarray, y: int, x: int, spacing: int) -> np.ndarray:
         return np.concatenate([of[y + a, x + b] for a in (0, spacing) for b in (0, spacing)])
 
+    beyond = np.pad(patch, ((4, 4), (4, 4), (0, 0)))
     kernels = []
     for dy in range(-1, 3):
         for dx in range(-1, 3):
             kernel = np.zeros((6, 6, 4 * CHANNELS))
             for i in range(6):
                 for j in range(6):
-                    y, x = dy + 4 * i, dx + 4 * j
-                    if 0 <= y <= 20 and 0 <= x <= 20:
-                        kernel[i, j] = part(patch, y, x, 2)
+                    kernel[i, j] = part(beyond, 4 + dy + 4 * i, 4 + dx + 4 * j, 2)
             kernels.append(kernel)
     longest = max(np.sqrt((k**2).sum()) for k in kernels)
     scores = {}

@@ -2,8 +2,9 @@
 
 The network of local descriptors describes a patch at every second pixel. Its parts are shifted by 0 and 4
 px against the index's grid of 8 px, so four vectors find the nearest windows of a patch. Each of these
-windows is then compared by its parts at 16 shifts, 2 px apart. The best places are the candidates, which
-correlation ranks further. Nothing is read of the images before that.
+windows is then compared by its parts at 16 shifts, 2 px apart. Parts across the patch's edge count by what
+lies inside. The best places are the candidates, which correlation ranks further. Nothing is read of the
+images before that.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from retrieval.types import Candidates, Pixels, pack_ids
 
 FINE = 2
 """Descriptors of a patch for one of an image, in x and in y: they are 2 px apart."""
+MARGIN = STEP * FINE
+"""Zeros around the descriptors of a patch: a part across its edge counts by what lies inside."""
 PART_PX = STEP_PX * STEP
 """Distance between parts of an image, in pixels."""
 COARSE_SHIFTS = np.array([(dy, dx) for dy in (0, 2) for dx in (0, 2)])
@@ -88,7 +91,8 @@ def nearest_places(
     Returns:
         Scores (n, m) and packed ids (n, m) of places, -inf and -1 for none.
     """
-    parts = index.parts_of(fields, FINE)
+    beyond = ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0))
+    parts = index.parts_of(np.pad(fields, beyond), FINE)
     coarse = shifted_windows(parts, COARSE_SHIFTS)
     k = min(nearest, len(index))
     rows = index.search(coarse.reshape(-1, *coarse.shape[2:]), k).reshape(len(fields), -1)
@@ -110,18 +114,15 @@ def shifted_windows(parts: NDArray[np.float32], shifts: NDArray[np.int64]) -> ND
     """Return the parts of patches as windows of the index would hold them.
 
     Args:
-        parts: (n, s, s, d) parts of patches, 2 px apart.
+        parts: (n, s, s, d) parts of patches, 2 px apart, the first `MARGIN` before the patch.
         shifts: (m, 2) y and x of the windows' corners in the patches, in 2 px.
 
     Returns:
-        (n, m, 6, 6, d), 0 beyond the patch; a patch's longest window has unit length.
+        (n, m, 6, 6, d); a patch's longest window has unit length.
     """
-    side, step = parts.shape[1], STEP * FINE
-    at = shifts[:, :, None] + step * np.arange(SIDE)  # (m, 2, 6)
-    inside = (at >= 0) & (at < side)
-    y, x = np.clip(at, 0, side - 1).transpose(1, 0, 2)
+    at = MARGIN + shifts[:, :, None] + STEP * FINE * np.arange(SIDE)  # (m, 2, 6)
+    y, x = at.transpose(1, 0, 2)
     windows = parts[:, y[:, :, None], x[:, None, :]]
-    windows = windows * (inside[:, 0, :, None] & inside[:, 1, None, :])[..., None]
     length = np.sqrt(np.einsum("nmyxd,nmyxd->nm", windows, windows)).max(1)
     return np.asarray(windows / np.maximum(length, 1e-6)[:, None, None, None, None], np.float32)
 
