@@ -154,3 +154,20 @@ def tiles(files, catalogue):
     made = Tiles(files.folder, files.url)
     catalogue.items = made.items
     return made
+
+
+@pytest.fixture
+def safes(tmp_path):
+    """A folder for Sentinel-2 products."""
+    folder = tmp_path / "safes"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def spec(rng):
+    """A Sentinel-2 product of random ground."""
+    from safe_job import ground
+    from safetree import Spec
+
+    return Spec(ground(rng))
