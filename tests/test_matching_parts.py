@@ -13,22 +13,24 @@ import numpy as np
 import pytest
 from engine import digital, image_of, texture
 
+import retrieval
 from retrieval.config import IndexConfig, SearchConfig
-from retrieval.errors import IndexFormatError
+from retrieval.errors import IndexFormatError, SearchBudgetWarning
 from retrieval.index.builder import write_index
 from retrieval.index.folder import IndexFolder
 from retrieval.index.parts import PartsIndex, write_parts
 from retrieval.index.update import add_images, remove_images
-from retrieval.matching.exhaustive import exhaustive_search
+from retrieval.matching.exhaustive import exhaustive_search, search_cost, select_uncertain
 from retrieval.matching.parts_search import find_places, nearest_places
 from retrieval.matching.session import Session
 from retrieval.matching.tensors import Arrays
 from retrieval.models.encoder import FakeEncoder
 from retrieval.models.local_descriptors import shipped_descriptors
+from retrieval.training.weather import under_clouds
 from retrieval.types import RankedCandidates, unpack_ids
 from tfrecords.errors import DuplicateIdError, FormatVersionError, ManifestError
 from tfrecords.read import ImageSource
-from tfrecords.schema import BANDS, Image, Patches
+from tfrecords.schema import BANDS, Image, Patches, to_scaled
 
 CHANNELS = 24
 IDS = np.array([3, 7, 8])
@@ -258,7 +260,8 @@ def test_strips_of_an_image_are_described_as_the_whole() -> None:
 
 FAKE = FakeEncoder()
 SCENES = [image_of(digital(texture(160, 150, seed=s)), image_id=10 + s) for s in range(4)]
-WITH_PARTS = IndexConfig(stride_px=16, kind="exact", parts=True)
+BEYOND_BUDGET = SearchConfig(exhaustive_budget=1)
+WITH_PARTS = IndexConfig(stride_px=16, kind="exact", parts="always")
 
 
 def indexed(images: list[Image], out: Path, config: IndexConfig = WITH_PARTS) -> IndexFolder:
@@ -289,7 +292,7 @@ def cloudy_queries(hidden_rows: int = 30) -> tuple[Patches, np.ndarray]:
 
 def test_uncertain_patches_search_the_parts_of_an_index(folder: IndexFolder) -> None:
     queries, places = cloudy_queries()
-    session = Session.open(folder, queries)
+    session = Session.open(folder, queries, search=BEYOND_BUDGET)
     assert session.parts is not None
     found = exhaustive_search(session, RankedCandidates.empty(8, 20)).candidates
     best = np.stack([found.image_ids[:, 0], found.x[:, 0], found.y[:, 0]], 1)
@@ -297,18 +300,74 @@ def test_uncertain_patches_search_the_parts_of_an_index(folder: IndexFolder) -> 
     assert right.mean() >= 0.85
 
 
-def test_no_budget_bounds_the_search_of_parts(folder: IndexFolder) -> None:
-    queries, _ = cloudy_queries()
-    session = Session.open(folder, queries, search=SearchConfig(exhaustive_budget=1))
+@pytest.mark.parametrize(
+    ("search", "everywhere", "in_parts"),
+    [
+        (SearchConfig(), 8, 0),
+        (BEYOND_BUDGET, 0, 8),
+        (SearchConfig(exhaustive_budget=search_cost(5, 0.096)), 5, 3),
+        (SearchConfig(exhaustive_budget=1, exhaustive=True), 8, 0),
+        (SearchConfig(exhaustive_budget=0), 0, 0),
+    ],
+)
+def test_parts_serve_the_patches_beyond_the_budget(
+    folder: IndexFolder, search: SearchConfig, everywhere: int, in_parts: int
+) -> None:
+    session = Session.open(folder, cloudy_queries()[0], search=search)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = exhaustive_search(session, RankedCandidates.empty(8, 20)).candidates
-    assert (found.image_ids[:, 0] >= 0).all()
+        selected = select_uncertain(session, RankedCandidates.empty(8, 20))
+    assert (len(selected.rows), len(selected.in_parts), len(selected.left_out)) == (everywhere, in_parts, 0)
+    assert len({*selected.rows, *selected.in_parts}) == everywhere + in_parts
+
+
+def test_where_every_place_is_affordable_parts_change_no_answer(folder: IndexFolder) -> None:
+    queries, _ = cloudy_queries()
+    session = Session.open(folder, queries)
+    without = replace(session, parts=None)
+    found = [exhaustive_search(s, RankedCandidates.empty(8, 20)).candidates for s in (session, without)]
+    for name, value in vars(found[0]).items():
+        np.testing.assert_allclose(value, getattr(found[1], name), atol=1e-5)
+
+
+def test_clouded_patches_beyond_the_budget_are_found_in_the_parts(tmp_path: Path) -> None:
+    images = np.stack([digital(texture(320, 320, seed=s)) for s in range(6)])
+    rng, places, patches = np.random.default_rng(2), [], []
+    for image in range(6):
+        for _ in range(4):
+            x, y = rng.integers(0, 257, 2)
+            places.append((image, x, y))
+            patches.append(to_scaled(images[image][y : y + 64, x : x + 64], "dn", 0) * 0.8 - 0.05)
+    clouded = under_clouds(np.array(patches, np.float32), np.full(24, 0.5), rng).pixels
+    queries = Patches(np.arange(24), clouded.astype(np.float32), "scaled", BANDS, float("nan"))
+    scores = {}
+    for parts in ("always", "never"):
+        config = IndexConfig(stride_px=16, kind="exact", parts=parts)
+        index = retrieval.build_index(images, tmp_path / parts, encoder="structure-tensor", config=config)
+        with warnings.catch_warnings(record=True):
+            warnings.simplefilter("always", SearchBudgetWarning)
+            found = index.matches(queries, search=BEYOND_BUDGET)
+        best = np.stack(found.best(), 1)
+        right = (best[:, 0] == np.array(places)[:, 0]) & (np.abs(best - places)[:, 1:].max(1) <= 2)
+        scores[parts] = right.mean()
+        assert ("partly_searched" in found.status) == (parts == "never")
+    assert scores["always"] >= scores["never"] + 0.3, scores
+
+
+def test_auto_indexes_parts_of_large_sets_of_images(tmp_path: Path) -> None:
+    config = IndexConfig(stride_px=16, kind="exact", parts_above=0)
+    assert indexed(SCENES[:1], tmp_path / "large", config).parts is not None
+    assert indexed(SCENES[:1], tmp_path / "small", replace(config, parts_above=1)).parts is None
+
+
+def test_former_values_of_the_setting_are_read() -> None:
+    assert IndexConfig.from_mapping({"parts": True}).parts == "always"
+    assert IndexConfig.from_mapping({"parts": False}).parts == "never"
 
 
 def test_an_index_has_parts_only_where_they_are_set(folder: IndexFolder, tmp_path: Path) -> None:
     assert {"parts.bin", "parts.faiss"} <= set(folder.manifest.files)
-    plain = indexed(SCENES[:1], tmp_path / "index", replace(WITH_PARTS, parts=False))
+    plain = indexed(SCENES[:1], tmp_path / "index", replace(WITH_PARTS, parts="never"))
     assert plain.parts is None
     assert not {"parts.bin", "parts.faiss"} & set(plain.manifest.files)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,6 +82,10 @@ def query(
     drop_unsure: Annotated[
         bool, typer.Option("--drop-unsure", help="Leave unsure matches out of the submission.")
     ] = False,
+    exhaustive: Annotated[
+        bool,
+        typer.Option("--exhaustive", help="Compare all uncertain patches with every place, however long."),
+    ] = False,
     encoder: Annotated[
         str | None,
         typer.Option(metavar="NAME|FILE", help="Refuse an index that was built with another encoder."),
@@ -108,6 +113,8 @@ def query(
     settings = read_settings(config)
     kinds = {"search": SearchConfig, "refinement": RefineConfig, "chips": ChipConfig}
     configs: dict[str, Any] = {name: settings.make(kind) for name, kind in kinds.items()}
+    if exhaustive:
+        configs["search"] = replace(configs["search"], exhaustive=True)
     import_tensorflow()
     from retrieval.geo.filters import read_filter
     from retrieval.matching.session import open_index_and_queries

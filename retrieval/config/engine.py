@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from retrieval.config.record import Config, setting
 
@@ -13,6 +13,7 @@ PATCH_PX = 64
 
 Device = Literal["auto", "cpu", "gpu"]
 IndexKind = Literal["auto", "exact", "fast", "ivf"]
+PartsChoice = Literal["auto", "always", "never"]
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,26 @@ class IndexConfig(Config):
         help="Cells of ivf that a query probes; 0 for a quarter of them. Whitened vectors spread over all "
         "cells, so few probes find few of the nearest, see `docs/performance.md`.",
     )
-    parts: bool = setting(
-        False,
+    parts: PartsChoice = setting(
+        "auto",
         help="Whether parts of windows are indexed, 230 KB for 512 x 512 px. Uncertain patches search these "
-        "parts instead of comparing every place.",
+        "parts where comparing every place exceeds the budget. auto: from `parts_above` on.",
     )
+    parts_above: int = setting(
+        200,
+        0,
+        10**12,
+        unit="megapixels",
+        help="auto indexes parts from this size on; below it, every place can be compared with 250 patches.",
+    )
+
+    @classmethod
+    def current_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Also replace the former values of `parts`, true and false."""
+        values = super().current_names(values)
+        if isinstance(parts := values.get("parts"), bool):
+            values["parts"] = "always" if parts else "never"
+        return values
 
 
 @dataclass(frozen=True)
@@ -188,7 +204,11 @@ class SearchConfig(Config):
         unit="patches x megapixels",
         help="Work limit of the exhaustive search for patches that stay uncertain; 1,000 take 2 to 4 s on "
         "two cores. Patches with more texture come first. Nothing is searched where a quarter of them "
-        "exceeds the limit. 0 turns it off.",
+        "exceeds the limit. Patches beyond it search an index's parts. 0 turns both off.",
+    )
+    exhaustive: bool = setting(
+        False,
+        help="Whether all uncertain patches are compared with every place, whatever it costs.",
     )
     min_texture_share: float = setting(
         0.05, 0, 1, help="Minimum share of a patch with edges, outside of cloud, for the exhaustive search."

@@ -315,7 +315,7 @@ def finish_index(
         write_table(path, rows)
     progress("building the vector index", 0, None)
     kind = _write_vectors(folder, vectors, encoder, config, device, progress, trained)
-    if config.parts:
+    if has_parts(config, rows):
         _write_parts(folder, rows, progress)
     folder.counts = {"images": len(rows), "windows": vectors.count}
     folder.extra |= {
@@ -331,6 +331,12 @@ def finish_index(
     for calibration in getattr(encoder, "calibrations", ()):
         if calibration not in shipped_calibrations() and calibration.encoder == encoder.fingerprint:
             calibration.save(folder.path / f"encoder{SUFFIXES[calibration.terms]}", overwrite=True)
+
+
+def has_parts(config: IndexConfig, rows: Iterable[StoredImage]) -> bool:
+    """Return whether an index of some images gets an index of parts."""
+    megapixels = sum(row.width * row.height for row in rows if row.windows) / 1e6
+    return config.parts == "always" or (config.parts == "auto" and megapixels >= config.parts_above)
 
 
 def _write_parts(folder: PartialFolder, rows: Sequence[StoredImage], progress: Progress) -> None:

@@ -9,7 +9,7 @@
                         source, datetime, baseline, cloud_cover, orientation, clipped
       vectors.faiss     opens with plain `faiss.read_index`
       parts.bin, parts.faiss
-                        parts of windows, if `IndexConfig.parts` is set
+                        parts of windows, see `IndexConfig.parts`
       pixels/<id>.npy   (h, w, b) uint16 codes of the scaled pixels
 
 Pixels are stored as the encoder saw them: as digital numbers, 0 to 65534, and 65535 for nodata. Scaled pixels

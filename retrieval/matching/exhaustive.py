@@ -1,10 +1,11 @@
-"""Exhaustive search: uncertain patches are compared with every place, by their visible part.
+"""Uncertain patches are compared with every place by their visible part, or searched in an index of parts.
 
 The vector of a whole window says too little under cloud, between snow and May, or after a clear-cut. Local
 descriptors (`retrieval.matching.local_search`) still agree with the right place. Exhaustive search costs a
 thousand times as much as an index. It serves few patches, those with the most visible texture first, and
-`SearchConfig.exhaustive_budget` bounds its work. Measurements: `docs/decisions/0014-under-cloud.md` and
-`docs/decisions/0016-in-doubt-everywhere.md`.
+`SearchConfig.exhaustive_budget` bounds its work. The other patches search the index of parts, if there is
+one. Measurements: `docs/decisions/0014-under-cloud.md`, `docs/decisions/0016-in-doubt-everywhere.md` and
+`docs/decisions/0025-parts-index.md`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import warnings
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, Self
 
 import numpy as np
@@ -52,6 +53,8 @@ BLOCK = 256
 """Patches whose texture is measured at a time."""
 SAMPLE = 400
 """Uncertain patches that estimate how many of them have enough texture."""
+PARTS_BLOCK = 1024
+"""Patches that search the index of parts at a time: bounds the memory of their candidates to 60 MB."""
 
 
 @dataclass(frozen=True)
@@ -85,28 +88,41 @@ class ExhaustiveResult:
 
 
 def exhaustive_search(session: Session, ranked: RankedCandidates) -> ExhaustiveResult:
-    """Compare the uncertain patches with every place of the session's images, or with its index of parts.
+    """Compare the uncertain patches with every place of the session's images, or search its index of parts.
 
     Args:
         session: queries, images and settings.
         ranked: candidates of all queries; one call serves all, since reading the images is half of the work.
 
     Warns:
-        SearchBudgetWarning: more patches are uncertain than `search.exhaustive_budget` allows for.
+        SearchBudgetWarning: more patches are uncertain than `search.exhaustive_budget` allows for, and there
+            is no index of parts.
 
     Returns:
         The candidates, replaced for the patches where this search found better ones.
     """
     selected = select_uncertain(session, ranked)
-    rows, left_out = selected.rows, np.zeros(len(ranked), bool)
+    left_out = np.zeros(len(ranked), bool)
     left_out[selected.left_out] = True
-    if not len(rows):
-        return ExhaustiveResult(ranked, left_out)
+    if len(selected.rows):
+        ranked = _search_again(session, ranked, selected.rows, shipped_local_search().search_images)
+    for start in range(0, len(selected.in_parts), PARTS_BLOCK):
+        assert session.parts is not None
+        rows = selected.in_parts[start : start + PARTS_BLOCK]
+        ranked = _search_again(session, ranked, rows, partial(find_places, session.parts))
+    return ExhaustiveResult(ranked, left_out)
+
+
+def _search_again(
+    session: Session,
+    ranked: RankedCandidates,
+    rows: NDArray[np.intp],
+    find: Callable[[Session], Candidates],
+) -> RankedCandidates:
+    """Return the candidates, replaced for the rows where a search by visible parts found better ones."""
     visible = hide_cloud(session.queries, rows, session.search)
     hidden = session.with_queries(visible.patches)
-    everywhere = shipped_local_search().search_images
-    found = everywhere(hidden) if session.parts is None else find_places(session.parts, hidden)
-    candidates = rank_candidates(hidden, found)
+    candidates = rank_candidates(hidden, find(hidden))
     ranked = ranked.pad_to(ranked.image_ids.shape[1])
     candidates = candidates.pad_to(ranked.image_ids.shape[1])
     before = ranked.select(rows)
@@ -115,7 +131,7 @@ def exhaustive_search(session: Session, ranked: RankedCandidates) -> ExhaustiveR
     )
     better |= hidden_share(visible.patches) >= MAX_HIDDEN_SHARE
     ranked.update(rows[better], candidates.select(better))
-    return ExhaustiveResult(ranked, left_out)
+    return ranked
 
 
 def hidden_share(patches: PatchPixels) -> NDArray[np.float64]:
@@ -128,21 +144,21 @@ def hidden_share(patches: PatchPixels) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, eq=False)
 class UncertainPatches:
-    """Rows of the patches to search exhaustively, ascending."""
+    """Rows of the patches to search again, ascending."""
 
     rows: NDArray[np.intp]
-    """Uncertain, with enough texture, and affordable."""
+    """Uncertain, with enough texture, and affordable to compare with every place."""
     left_out: NDArray[np.intp]
     """The same, but beyond the budget; where a sample showed that far too many are uncertain, also those
     whose texture was not measured."""
+    in_parts: NDArray[np.intp]
+    """With enough texture and beyond the budget, where an index of parts serves them."""
 
 
 def select_uncertain(
     session: Session, ranked: RankedCandidates, sample: int = SAMPLE, block: int = BLOCK
 ) -> UncertainPatches:
-    """Select the patches to search exhaustively, within the budget.
-
-    An index of parts makes all of them affordable.
+    """Select the patches to compare with every place, within the budget, and those to search in parts.
 
     Args:
         session: queries, images and settings.
@@ -152,25 +168,28 @@ def select_uncertain(
     """
     search, queries = session.search, session.queries
     uncertain = np.flatnonzero(~decided_patches(session, ranked))
+    none = uncertain[:0]
     if not len(session.image_ids) or not search.exhaustive_budget:
-        return UncertainPatches(uncertain[:0], uncertain[:0])
-    if session.parts is not None:
-        return UncertainPatches(np.sort(_with_texture(queries, uncertain, search, block)), uncertain[:0])
+        return UncertainPatches(none, none, none)
     megapixels = sum(float(np.prod(session.images.size(i))) for i in session.image_ids) / 1e6
+    budget = np.inf if search.exhaustive else search.exhaustive_budget
     subset = uncertain[:: max(1, len(uncertain) // sample)]
-    if len(subset) < len(uncertain):
+    if len(subset) < len(uncertain) and session.parts is None:
         # A sample tells how many there are. Where that is far too many, the others are not measured.
         with_texture = _with_texture(queries, subset, search, block)
         estimate = round(len(with_texture) / len(subset) * len(uncertain))
-        if not affordable_patches(estimate // 2, megapixels, search.exhaustive_budget):
+        if not affordable_patches(estimate // 2, megapixels, budget):
             _warn_of_budget(estimate, 0, megapixels, "about ")
             flat = np.setdiff1d(subset, with_texture)
-            return UncertainPatches(uncertain[:0], np.setdiff1d(uncertain, flat))
+            return UncertainPatches(none, np.setdiff1d(uncertain, flat), none)
     rows = _with_texture(queries, uncertain, search, block)
-    count = affordable_patches(len(rows), megapixels, search.exhaustive_budget)
+    count = affordable_patches(len(rows), megapixels, budget)
+    affordable, others = np.sort(rows[:count]), np.sort(rows[count:])
+    if session.parts is not None:
+        return UncertainPatches(affordable, none, others)
     if count < len(rows):
         _warn_of_budget(len(rows), count, megapixels)
-    return UncertainPatches(np.sort(rows[:count]), np.sort(rows[count:]))
+    return UncertainPatches(affordable, others, none)
 
 
 def _with_texture(
@@ -236,7 +255,7 @@ def _warn_of_budget(count: int, searched: int, megapixels: float, about: str = "
     warnings.warn(
         f"{about}{count} patches are uncertain, and {which} searched exhaustively over {megapixels:.0f} "
         f"megapixels: the budget is too small. To search all, set [search] exhaustive_budget = "
-        f"{search_cost(count, megapixels)}.",
+        f'{search_cost(count, megapixels)}, pass --exhaustive, or index with [index] parts = "always".',
         SearchBudgetWarning,
         stacklevel=4,
     )
