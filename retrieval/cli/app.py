@@ -37,6 +37,7 @@ COMMANDS = {
     "classify train": ("classify", "Train a classifier of images from a few labels"),
     "classify predict": ("classify", "Classify images, or each pixel of a scene"),
     "classify evaluate": ("classify", "Measure a classifier on labelled images, with a page"),
+    "segment train": ("segment", "Train a segmentation network from images and masks"),
     "labels cover": ("labels", "List the XYZ tiles of an area, split into train, val and test"),
     "labels download": ("labels", "Download the tiles of a cover"),
     "labels check": ("labels", "Check that images and masks fit each other"),
@@ -52,12 +53,13 @@ COMMANDS = {
 """Module and summary of each command, in the order of the help; the first of two words is a group."""
 GROUPS = {
     "classify": "Classify images by a few labelled ones",
+    "segment": "Map the classes of masks over images",
     "labels": "Prepare, convert and judge vector labels and masks",
 }
 """Summary of each group of commands."""
 _TENSORFLOW_CHATTER = re.compile(r"WARNING: All log messages before absl|[IW]\d{4} ")
 """Lines of TensorFlow's log that report no error."""
-KEEPS_TENSORFLOW_THREADS = ("classify", "doctor", "train")
+KEEPS_TENSORFLOW_THREADS = ("classify", "doctor", "segment", "train")
 """Commands that do not limit TensorFlow's threads."""
 
 

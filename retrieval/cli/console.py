@@ -101,6 +101,9 @@ class ConsoleProgress:
         elif state.accuracy:
             accuracy = f"loss {state.loss:.4f}, validation accuracy {state.accuracy.share:.3f}"
             self.note(f"step {state.step} of {state.steps}: {accuracy}")
+        elif state.maps:
+            agreement = f"validation IoU {state.maps.miou:.3f}, MCC {state.maps.mcc:.3f}"
+            self.note(f"step {state.step} of {state.steps}: loss {state.loss:.4f}, {agreement}")
         else:
             left = f"  {clock(state.seconds_left)} left" if state.rate else ""
             self._done, self._total = state.step, state.steps

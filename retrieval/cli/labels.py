@@ -11,23 +11,11 @@ import typer
 
 from retrieval.cli.app import command, elapsed_s, print_result
 from retrieval.cli.console import ConsoleProgress
-from retrieval.cli.options import AsJson, Overwrite, Quiet, Seed, Verbose
+from retrieval.cli.options import AsJson, ClassesOption, Overwrite, Quiet, Seed, Verbose, Zoom
 from retrieval.geo.request import BoundingBox
 from retrieval.labels.files import RASTER_ENDINGS
 from tfrecords.errors import listed
 
-ClassesOption = Annotated[
-    str | None,
-    typer.Option(
-        "--classes",
-        metavar="FILE|NAME",
-        help="A CSV with the columns name, value and colour, or deepglobe.",
-        show_default="from the data",
-    ),
-]
-Zoom = Annotated[
-    int | None, typer.Option("--zoom", min=0, max=30, help="Only XYZ tiles of this zoom.", show_default="all")
-]
 Attribute = Annotated[
     str | None,
     typer.Option(

@@ -124,6 +124,18 @@ MaxCloud = Annotated[
     ),
 ]
 HideSnow = Annotated[bool, typer.Option("--hide-snow", help="Mask snow and ice as well as cloud and shadow.")]
+ClassesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        metavar="FILE|NAME",
+        help="A CSV with the columns name, value and colour, or deepglobe.",
+        show_default="from the data",
+    ),
+]
+Zoom = Annotated[
+    int | None, typer.Option("--zoom", min=0, max=30, help="Only XYZ tiles of this zoom.", show_default="all")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and warnings only.")]
 
 

@@ -29,7 +29,7 @@ from retrieval.config.recipes import (
     TrainConfig,
     VerifierConfig,
 )
-from retrieval.config.task_recipes import ClassifierConfig
+from retrieval.config.task_recipes import ClassifierConfig, SegmenterConfig
 
 __all__ = [
     "PATCH_PX",
@@ -48,6 +48,7 @@ __all__ = [
     "Mining",
     "RefineConfig",
     "SearchConfig",
+    "SegmenterConfig",
     "Stem",
     "TensorConfig",
     "TrainConfig",

@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from retrieval.config.engine import ChipConfig, IndexConfig, RefineConfig, SearchConfig
 from retrieval.config.recipes import CloudConfig, DemoConfig, TrainConfig, VerifierConfig
 from retrieval.config.record import Config, Setting, field_types, settings_of
-from retrieval.config.task_recipes import ClassifierConfig
+from retrieval.config.task_recipes import ClassifierConfig, SegmenterConfig
 from retrieval.errors import ConfigError
 
 FILE = Path("retrieve.toml")
@@ -51,6 +51,7 @@ RECORDS = (
     CloudConfig,
     TrainConfig,
     ClassifierConfig,
+    SegmenterConfig,
     DemoConfig,
 )
 SECTIONS: dict[str, type[Config]] = {section_of(kind): kind for kind in RECORDS}

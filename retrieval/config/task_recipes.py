@@ -62,3 +62,52 @@ class ClassifierConfig(Config):
         True, help="Compile the step to a graph; without it the start is faster and the steps are slower."
     )
     seed: int = setting(0, 0, MAX_SEED, help="Random seed.")
+
+
+@dataclass(frozen=True)
+class SegmenterConfig(Config):
+    """The recipe of a segmentation network, see `retrieval.tasks.segment`.
+
+    With the same images and masks it gives the same weights.
+    """
+
+    READ_BY: ClassVar[tuple[str, ...]] = ("segment train",)
+
+    width: int = setting(
+        24, 4, 1024, help="Channels of the first stage; the coarse stages have four times as many."
+    )
+    stages: int = setting(4, 1, 6, help="Times that the network halves its rows after the first step.")
+    stride: int = setting(
+        2, 1, 4, unit="px", help="Pixels that the network's first step takes together along each side."
+    )
+    crop: int = setting(128, 32, 2048, unit="px", help="Side of a training crop.")
+    steps: int = setting(700, 1, 10**7, help="Training steps; the learning rate schedule follows them.")
+    batch: int = setting(8, 1, 2**12, help="Crops per step.")
+    learning_rate: float = setting(3e-3, 0, 10, help="Peak learning rate of Adam; it falls as a cosine.")
+    warmup_steps: int = setting(50, 0, 10**7, help="Steps over which the learning rate rises.")
+    weight_decay: float = setting(1e-3, 0, 1, help="Decoupled weight decay of Adam.")
+    clip_norm: float = setting(5.0, 1e-6, 1e6, help="Largest norm of all gradients together.")
+    average: float = setting(0.98, 0, 0.999999, help="Momentum of the averaged weights, which are the model.")
+    cross_entropy: float = setting(0.5, 0, 100, help="Weight of the cross-entropy in the loss.")
+    lovasz: float = setting(0.5, 0, 100, help="Weight of the Lovász loss, which follows the IoU.")
+    focal: float = setting(0.0, 0, 100, help="Weight of the focal loss, which follows the hard pixels.")
+    balance: float = setting(
+        0.5,
+        0,
+        1,
+        help="Exponent of the inverse frequency by which rare classes weigh more: 0 not at all, 1 in full.",
+    )
+    rare: float = setting(
+        0.5, 0, 1, help="Share of crops that are centred on a class drawn evenly, so that rare ones are seen."
+    )
+    zoom: float = setting(0.4, 0, 2, help="Largest change of scale of a crop, as a natural logarithm.")
+    angle: float = setting(0.8, 0, 3.2, unit="rad", help="Largest rotation of a crop.")
+    colour: float = setting(1.0, 0, 10, help="Strength of the changes of light and colour.")
+    validate_every: int = setting(100, 1, 10**7, unit="steps", help="Interval of validations.")
+    orientations: int = setting(
+        1, 1, 8, help="Flips and rotations of a window whose answers are averaged in a prediction."
+    )
+    compile: bool = setting(
+        True, help="Compile the step to a graph; without it the start is faster and the steps are slower."
+    )
+    seed: int = setting(0, 0, MAX_SEED, help="Random seed.")

@@ -118,7 +118,7 @@ def check(
     odd |= _unlike(read)
     good = {name: pair for name, pair in read.items() if name not in odd}
     total = sum((pair.counts for pair in good.values()), np.zeros(256, np.int64))
-    known = known or _unnamed(total)
+    known = known or unnamed_classes(total)
     return DatasetReport(
         images=len(pairs.images),
         masks=len(pairs.masks),
@@ -145,7 +145,7 @@ def _read(image: Path, mask: Path, classes: Classes | None) -> _Pair:
             dataset.read(1, window=((dataset.height - 1, dataset.height), (0, dataset.width)))
         with open_raster(mask) as dataset:
             kind = "colours" if kind_of(dataset) == "colours" else "indices"
-            if problem := _misfit(shape, shape_of(mask)):
+            if problem := misfit(shape, shape_of(mask)):
                 return _Pair(problem, nothing, shape, kind)
             counts = nothing.copy()
             for window in _strips(dataset.height, dataset.width):
@@ -162,7 +162,7 @@ def _strips(height: int, width: int) -> list[tuple[tuple[int, int], tuple[int, i
     return [((row, min(height, row + rows)), (0, width)) for row in range(0, height, rows)]
 
 
-def _misfit(image: RasterShape, mask: RasterShape) -> str:
+def misfit(image: RasterShape, mask: RasterShape) -> str:
     """Return what keeps an image and a mask from fitting; empty if they fit."""
     if (image.width, image.height) != (mask.width, mask.height):
         return f"the image has {image.width}x{image.height} pixels and the mask {mask.width}x{mask.height}"
@@ -190,7 +190,7 @@ def _unlike(read: Mapping[str, _Pair]) -> dict[str, str]:
     return problems
 
 
-def _unnamed(total: NDArray[np.int64]) -> Classes:
+def unnamed_classes(total: NDArray[np.int64]) -> Classes:
     """Return classes for masks that name none: background and as many as there are values."""
     values = np.flatnonzero(total[:IGNORED])
     count = max(2, int(values.max()) + 1 if len(values) else 0)

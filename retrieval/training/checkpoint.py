@@ -21,10 +21,12 @@ from tfrecords.artifacts import FORMAT_VERSION, fingerprint, writing_file
 
 STATE, HISTORY = "state.npz", "history.csv"
 KIND = "checkpoints"
-COLUMNS = ("step", "loss", "learning_rate", "seconds", "recall_at_1", "recall_at_20")
+COLUMNS: tuple[str, ...] = ("step", "loss", "learning_rate", "seconds", "recall_at_1", "recall_at_20")
 """Columns of the history; recalls are empty where none was measured."""
 CLASSIFIER_COLUMNS = ("step", "loss", "learning_rate", "seconds", "accuracy")
 """Columns of the history of a classifier."""
+SEGMENTER_COLUMNS = ("step", "loss", "learning_rate", "seconds", "miou", "mcc")
+"""Columns of the history of a segmentation network."""
 
 Arrays = list[NDArray[Any]]
 
@@ -78,8 +80,9 @@ def save_state(folder: Path, state: State, identity: Mapping[str, Any]) -> None:
     with writing_file(folder / STATE, overwrite=True) as partial, partial.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
     with writing_file(folder / HISTORY, overwrite=True) as partial, partial.open("w", newline="") as file:
-        is_classifier = any("accuracy" in row for row in state.history)
-        columns = CLASSIFIER_COLUMNS if is_classifier else COLUMNS
+        columns = COLUMNS
+        for measure, others in (("accuracy", CLASSIFIER_COLUMNS), ("miou", SEGMENTER_COLUMNS)):
+            columns = others if any(measure in row for row in state.history) else columns
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(state.history)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from retrieval.errors import DependencyError, EncoderError, TrainingError
 from retrieval.training.checkpoint import State, assign, load_state, save_state, values_of
-from retrieval.training.validate import Accuracy, Recall, Validation
+from retrieval.training.validate import Accuracy, MapAccuracy, Recall, Validation
 from tfrecords.artifacts import check_free, writing_file
 from tfrecords.read import series_files
 
@@ -60,6 +60,8 @@ class Progress:
     """The validation of an encoder at this step, if there was one."""
     accuracy: Accuracy | None = None
     """The validation of a classifier at this step, if there was one."""
+    maps: MapAccuracy | None = None
+    """The validation of a segmentation network at this step, if there was one."""
     note: str = ""
     """A sentence for people."""
     stage: str = "training"
@@ -85,9 +87,8 @@ def print_progress(every_s: float = 10.0) -> ProgressCallback:
 
     def show(progress: Progress) -> None:
         now = time.monotonic()
-        is_event = (
-            bool(progress.recall or progress.accuracy or progress.note) or progress.step == progress.steps
-        )
+        is_validated = bool(progress.recall or progress.accuracy or progress.maps)
+        is_event = is_validated or bool(progress.note) or progress.step == progress.steps
         if not is_event and now - last[0] < every_s:
             return
         if not progress.note:
@@ -109,6 +110,8 @@ def _line(progress: Progress) -> str:
         text += f"  right place first {progress.recall.first:.3f}, in 20 {progress.recall.in_20:.3f}"
     if progress.accuracy:
         text += f"  validation accuracy {progress.accuracy.share:.3f}"
+    if progress.maps:
+        text += f"  validation IoU {progress.maps.miou:.3f}, MCC {progress.maps.mcc:.3f}"
     return text
 
 
@@ -248,6 +251,7 @@ class Trainer:
         self.variables: dict[str, Sequence[Any]] = {}
         self.recall: Recall | None = None
         self.accuracy: Accuracy | None = None
+        self.maps: MapAccuracy | None = None
         self._show, self._rate, self._is_warm = show, 0.0, False
         self._random_state: Mapping[str, Any] | None = None
         self._figures: list[list[float]] = []
@@ -368,12 +372,14 @@ class Trainer:
         """Keep the validation of this step until it is reported."""
         if isinstance(measured, Accuracy):
             self.accuracy = measured
+        elif isinstance(measured, MapAccuracy):
+            self.maps = measured
         else:
             self.recall = measured
 
     @property
     def _is_validated(self) -> bool:
-        return bool(self.recall or self.accuracy)
+        return bool(self.recall or self.accuracy or self.maps)
 
     def _is_due(self, every: int | None) -> bool:
         return every is not None and (self.state.step % every == 0 or self.is_done)
@@ -422,12 +428,15 @@ class Trainer:
         }
         if self.accuracy:
             row["accuracy"] = self.accuracy.share
+        if self.maps:
+            row |= {"miou": round(self.maps.miou, 6), "mcc": round(self.maps.mcc, 6)}
         self.state.history.append(row)
 
     def report(self) -> None:
         """Report the position, with the validation of this step."""
-        self._show(replace(self._progress(), recall=self.recall, accuracy=self.accuracy))
-        self.recall = self.accuracy = None
+        measured = {"recall": self.recall, "accuracy": self.accuracy, "maps": self.maps}
+        self._show(replace(self._progress(), **measured))  # type: ignore[arg-type]
+        self.recall = self.accuracy = self.maps = None
 
     def note(self, text: str) -> None:
         """Report a sentence."""

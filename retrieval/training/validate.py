@@ -59,7 +59,19 @@ class Accuracy:
     """Number of images."""
 
 
-Validation = Recall | Accuracy
+@dataclass(frozen=True)
+class MapAccuracy:
+    """Agreement of class maps with validation masks."""
+
+    miou: float
+    """Mean IoU of the classes without the background, 0 to 1."""
+    mcc: float
+    """Mean Matthews correlation coefficient of these classes, -1 to 1."""
+    scenes: int
+    """Number of scenes."""
+
+
+Validation = Recall | Accuracy | MapAccuracy
 """The figures of a validation."""
 
 

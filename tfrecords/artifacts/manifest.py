@@ -30,6 +30,7 @@ FORMAT_VERSION: dict[str, int] = {
     "tiles": 1,
     "masks": 1,
     "classifier": 1,
+    "segmenter": 1,
 }
 """Format version that this release writes, by kind of folder."""
 OLDER_VERSIONS: dict[str, tuple[int, ...]] = {"index": (1,)}

@@ -1,0 +1,252 @@
+"""A trained segmentation network: its folder, and the probabilities that it gives.
+
+The folder holds `model.keras`, which plain Keras opens in safe mode, and `manifest.json`. The manifest states
+classes, bands, dates and form of the images, temperature, threshold and licence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.errors import EncoderError, ModelError
+from retrieval.labels.classes import Classes
+from retrieval.models.registry import load_network
+from retrieval.tasks.classifier import UNSTATED, oriented
+from retrieval.tasks.segment.scenes import FULL_SCALE, stacked
+from retrieval.tasks.segment.windows import WINDOW_PX, Layout
+from tfrecords.artifacts import read_manifest, writing_folder
+from tfrecords.errors import ManifestError, MissingInputError
+
+KIND = "segmenter"
+MODEL = "model.keras"
+
+
+@dataclass(frozen=True)
+class Description:
+    """The classes of a segmentation network, and the images that it takes."""
+
+    classes: tuple[str, ...]
+    """Names of the classes in the order of the outputs."""
+    colours: tuple[tuple[int, int, int], ...]
+    """Red, green and blue of each class."""
+    bands: tuple[str, ...]
+    """Names of the bands of a date, in their order."""
+    dates: int
+    """Number of dates; their bands follow each other."""
+    form: str
+    """"byte" for renderings, "dn" for measurements, "value" for other numbers."""
+    unit_px: int
+    """Sides of an input are multiples of it."""
+    fill: tuple[float, ...]
+    """Pixel values that stand for nodata, one for each band of each date: the training mean."""
+    temperature: float = 1.0
+    """Divisor of the logits, fitted to validation pixels."""
+    threshold: float | None = None
+    """Of two classes: the probability from which a pixel belongs to the second; None for more classes."""
+    orientations: int = 1
+    """Flips and rotations whose probabilities are averaged."""
+    licence: str = UNSTATED
+    """Licence of the weights."""
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Description:
+        """Return the description in a manifest.
+
+        Raises:
+            KeyError, TypeError, ValueError: it lacks an entry or has an impossible one.
+        """
+        threshold = values["threshold"]
+        description = cls(
+            classes=tuple(str(name) for name in values["classes"]),
+            colours=tuple(_colour(colour) for colour in values["colours"]),
+            bands=tuple(str(name) for name in values["bands"]),
+            dates=int(values["dates"]),
+            form=str(values["form"]),
+            unit_px=int(values["unit_px"]),
+            fill=tuple(float(value) for value in values["fill"]),
+            temperature=float(values["temperature"]),
+            threshold=None if threshold is None else float(threshold),
+            orientations=int(values["orientations"]),
+            licence=str(values["licence"]),
+        )
+        channels = description.dates * len(description.bands)
+        counts = len(description.colours), len(description.fill)
+        if counts != (len(description.classes), channels) or description.form not in FULL_SCALE:
+            raise ValueError(f"{counts[0]} colours, {counts[1]} fills, {description.form!r} pixels")
+        if len(description.classes) < 2 or description.unit_px < 1 or not description.temperature > 0:
+            raise ValueError("impossible classes, unit or temperature")
+        return description
+
+    @property
+    def legend(self) -> Classes:
+        """Names and colours of the classes."""
+        return Classes(self.classes, self.colours)
+
+
+def _colour(values: Any) -> tuple[int, int, int]:
+    red, green, blue = (int(value) for value in values)
+    return red, green, blue
+
+
+@dataclass(frozen=True, eq=False)
+class Segmenter:
+    """A network with its description."""
+
+    network: Any
+    """A `keras.Model`: pixels divided by the full scale (n, y, x, t * b) -> logits (n, y, x, k)."""
+    description: Description
+    """Classes, bands and calibration."""
+    name: str
+    """Name for messages."""
+
+    def logits(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the logits (n, y, x, k) of stored pixels (n, y, x, t * b), of sides of any length."""
+        d = self.description
+        height, width = pixels.shape[1:3]
+        pad = [(0, 0), (0, -height % d.unit_px), (0, -width % d.unit_px), (0, 0)]
+        scale = np.float32(FULL_SCALE[d.form])  # type: ignore[index]
+        scaled = np.asarray(pixels / scale, np.float32)
+        padded = np.pad(scaled, pad, mode="symmetric") if any(map(any, pad)) else scaled
+        answer: NDArray[np.float32] = self.network.predict_on_batch(np.ascontiguousarray(padded))
+        return np.asarray(answer)[:, :height, :width]
+
+    def probabilities(self, pixels: NDArray[Any], orientations: int | None = None) -> NDArray[np.float32]:
+        """Return the probabilities (n, y, x, k) of stored pixels, averaged over flips and rotations.
+
+        Args:
+            pixels: (n, y, x, t * b) as stored, nodata filled.
+            orientations: 1 to 8; None takes the model's.
+        """
+        wanted = orientations or self.description.orientations
+        square = pixels.shape[1] == pixels.shape[2]
+        total: Any = 0.0
+        count = 0
+        for number, view in enumerate(oriented(pixels, wanted)):
+            total = total + _restored(self._softmax(self.logits(view)), number, square)
+            count += 1
+        return (total / np.float32(count)).astype(np.float32, copy=False)
+
+    def _softmax(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        y = logits / np.float32(self.description.temperature)
+        y = np.exp(y - y.max(-1, keepdims=True))
+        y /= y.sum(-1, keepdims=True)
+        return y
+
+    def map_probabilities(
+        self,
+        pixels: NDArray[Any],
+        known: NDArray[np.bool_] | None = None,
+        *,
+        orientations: int | None = None,
+        window_px: int = WINDOW_PX,
+    ) -> NDArray[np.float32]:
+        """Return the probabilities (y, x, k) of a whole scene, by overlapping windows that are blended.
+
+        Args:
+            pixels: (t, y, x, b) or (y, x, t * b) as stored.
+            known: (y, x) where there is data; None for everywhere.
+            orientations: 1 to 8; None takes the model's.
+            window_px: largest side of a window.
+        """
+        whole = self.filled(stacked(pixels) if pixels.ndim == 4 else pixels, known)
+        height, width = whole.shape[:2]
+        layout = Layout.of(height, width, window_px, self.description.unit_px)
+
+        def answer(top: int, left: int) -> NDArray[np.float32]:
+            window = whole[None, top : top + layout.side, left : left + layout.side]
+            return self.probabilities(window, orientations)[0]
+
+        rows = ([answer(top, left) for left in layout.lefts] for top in layout.tops)
+        return np.concatenate([strip for _, strip in layout.blended(rows)])
+
+    def filled(self, pixels: NDArray[Any], known: NDArray[np.bool_] | None) -> NDArray[Any]:
+        """Return stored pixels (y, x, t * b) whose nodata hold the training mean."""
+        if known is None or known.all():
+            return pixels
+        return np.where(known[..., None], pixels, np.array(self.description.fill).astype(pixels.dtype))
+
+    def choose(self, probabilities: NDArray[Any]) -> NDArray[np.uint8]:
+        """Return the class (...,) for probabilities (..., k): the likeliest, or by the threshold of two."""
+        threshold = self.description.threshold
+        if threshold is None:
+            return probabilities.argmax(-1).astype(np.uint8)
+        return (probabilities[..., 1] >= threshold).astype(np.uint8)
+
+    def calibrated(self, temperature: float, threshold: float | None) -> Segmenter:
+        """Return the model with another temperature and threshold."""
+        return replace(
+            self, description=replace(self.description, temperature=temperature, threshold=threshold)
+        )
+
+
+def _restored(answers: NDArray[Any], number: int, square: bool) -> NDArray[Any]:
+    """Return answers (n, y, x, k) for the view of a number turned back to the image; see `oriented`."""
+    y = answers[:, :: -1 if number % 4 in (1, 2) else 1, :: -1 if number % 4 in (1, 3) else 1]
+    return y.swapaxes(1, 2) if square and number >= 4 else y
+
+
+def save_segmenter(
+    segmenter: Segmenter,
+    out: Path,
+    config: Mapping[str, Any],
+    counts: Mapping[str, int],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write a model folder, whole or not at all.
+
+    Args:
+        segmenter: the model.
+        out: the folder.
+        config: recipe and data that decide the weights.
+        counts: numbers of scenes and pixels, for the manifest.
+        overwrite: replace a finished model folder.
+
+    Raises:
+        OutputExistsError: the folder exists and `overwrite` is false.
+    """
+    with writing_folder(out, kind=KIND, config=config, overwrite=overwrite) as folder:
+        with folder.part(MODEL) as path:
+            segmenter.network.save(path)
+        folder.counts |= counts
+        folder.extra |= asdict(segmenter.description)
+
+
+def load_segmenter(path: str | Path) -> Segmenter:
+    """Open a segmentation model; code in its files never runs.
+
+    Raises:
+        MissingInputError, ManifestError, FormatVersionError: there is no such model, or it was changed.
+        ModelError: the network does not fit the manifest, or is unsafe.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise MissingInputError(
+            f"{path}: no such folder. Expected a model that `retrieve segment train` wrote. Train one."
+        )
+    manifest = read_manifest(path, KIND)
+    try:
+        description = Description.from_mapping(manifest.extra)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ManifestError(
+            f"{path}: the manifest describes no segmentation model ({error}). Train it again."
+        ) from error
+    try:
+        network = load_network(path / MODEL)
+    except EncoderError as error:
+        raise ModelError(f"{error}. Train the model again.") from error
+    channels = description.dates * len(description.bands)
+    expected = (None, None, None, channels), (None, None, None, len(description.classes))
+    found = tuple(network.input_shape), tuple(network.output_shape)
+    if found != expected:
+        raise ModelError(
+            f"{path}: the network maps {found[0]} to {found[1]}; its manifest states {expected[0]} to "
+            f"{expected[1]}. Train the model again."
+        )
+    return Segmenter(network, description, path.name)

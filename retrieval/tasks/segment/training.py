@@ -1,0 +1,436 @@
+"""Training of a segmentation network from scenes and their masks.
+
+One step draws crops, varies them, and lowers a weighted sum of cross-entropy, Lovász and focal loss over the
+labelled pixels. The averaged weights, which follow the trained ones, are the model. Every batch follows from
+the seed and its step, so a resumed run ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.config import SegmenterConfig
+from retrieval.errors import ExamplesError
+from retrieval.evaluation.segmentation import class_mcc, confusion_of, mean_iou
+from retrieval.evaluation.temperature import fit_temperature
+from retrieval.labels.classes import IGNORED, Classes
+from retrieval.tasks.classifier import UNSTATED
+from retrieval.tasks.segment.crops import CropSource, margin_side, varied
+from retrieval.tasks.segment.losses import FOCUS, cross_entropy, log_probabilities, lovasz
+from retrieval.tasks.segment.model import Description, Segmenter, save_segmenter
+from retrieval.tasks.segment.network import unet, unit_px, with_standardization
+from retrieval.tasks.segment.scenes import FULL_SCALE, SceneSet, check_alike, check_apart, digest
+from retrieval.tasks.semi_supervised import class_weights
+from retrieval.training.checkpoint import HISTORY, folder_of
+from retrieval.training.trainer import (
+    Batch,
+    ProgressCallback,
+    Schedule,
+    Trainer,
+    check_backend,
+    print_progress,
+)
+from retrieval.training.validate import MapAccuracy
+from tfrecords.artifacts import check_free
+
+_FIT_PIXELS = 20_000
+"""Validation pixels that fit temperature and threshold."""
+_THRESHOLDS = np.linspace(0.05, 0.95, 91)
+
+
+@dataclass(frozen=True)
+class SegmentTrainingReport:
+    """The result of a training."""
+
+    out: Path
+    """The model folder."""
+    history: Path
+    """Table of loss, time, IoU and MCC over the steps."""
+    steps: int
+    """Steps done, in all runs."""
+    seconds: float
+    """Time that they took."""
+    scenes: int
+    """Scenes trained on."""
+    pixels: int
+    """Their labelled pixels."""
+    classes: tuple[str, ...]
+    """Names of the classes in order."""
+    validation: int
+    """Validation scenes; 0 without."""
+    miou: float | None
+    """Mean IoU of the classes without the background on validation scenes; None without validation."""
+    mcc: float | None
+    """Mean Matthews correlation coefficient of these classes, likewise."""
+    temperature: float
+    """Divisor of the logits."""
+    threshold: float | None
+    """Threshold of the second of two classes; None for more."""
+
+
+def train_segmenter(
+    training: SceneSet,
+    out: str | Path,
+    config: SegmenterConfig | None = None,
+    *,
+    validation: SceneSet | None = None,
+    class_weight: Sequence[float] | None = None,
+    licence: str = UNSTATED,
+    overwrite: bool = False,
+    progress: ProgressCallback | None = None,
+) -> SegmentTrainingReport:
+    """Train a segmentation network on scenes in memory, of one or several dates.
+
+    The state lies in `<out>.training/`. The same call with the same recipe and scenes resumes an interrupted
+    run, with the same weights in the end. Validation never changes a weight: it is reported, and fits the
+    temperature and the threshold.
+
+    Args:
+        training: scenes with masks; the bands of several dates follow each other in front of the network.
+        out: the model folder to write.
+        config: the recipe.
+        validation: other scenes of the same kind and classes.
+        class_weight: (k,) weight of each class in the cross-entropy; None follows `config.balance`.
+        licence: licence of the weights, for the manifest.
+        overwrite: replace an existing model folder, and the state of another run.
+        progress: called after every step; None prints to standard error.
+
+    Raises:
+        OutputExistsError: `out` exists and `overwrite` is false.
+        ExamplesError: nothing is labelled, classes differ, or a validation scene is a training scene.
+        BandsError, ArrayError, UnitsError: the sets are of different kinds.
+        TrainingError: the loss is not finite, or the state is of another run.
+        DependencyError: Keras is not set to TensorFlow.
+        KeyboardInterrupt: Ctrl-C; the text says how to resume.
+    """
+    out, config = Path(out), config or SegmenterConfig()
+    check_free(out, overwrite=overwrite, folder=True)
+    check_backend()
+    counts = _checked(training, validation)
+    weights = _weights(counts, config, class_weight)
+    schedule = Schedule(config.steps, validate_every=config.validate_every if validation else None)
+    identity = _identity(config, training, weights)
+    trainer = Trainer(folder_of(out), identity, schedule, progress or print_progress())
+    run = _Run(training, validation, config, weights, trainer)
+    run.prepare(overwrite)
+    run.train()
+    return run.finish(out, overwrite, licence, int(counts.sum()))
+
+
+def train(
+    images: str | Path,
+    masks: str | Path,
+    out: str | Path,
+    config: SegmenterConfig | None = None,
+    *,
+    validation: tuple[str | Path, str | Path] | None = None,
+    classes: str | Path | Classes | None = None,
+    zoom: int | None = None,
+    bands: Sequence[str] | None = None,
+    units: str | None = None,
+    tile_weights: str | Path | None = None,
+    **more: Any,
+) -> SegmentTrainingReport:
+    """Train a segmentation network on folders of images and masks.
+
+    Args:
+        images: folder of images of any size, or one image.
+        masks: folder of masks of the same names, perhaps the same folder, or one mask.
+        out: the model folder to write.
+        config: the recipe.
+        validation: images and masks of other ground.
+        classes: the classes, or their file; None takes the names from the masks.
+        zoom: only the XYZ tiles of this zoom.
+        bands: names of the bands; else the files', else by their number.
+        units: units of the pixels; else inferred.
+        tile_weights: CSV of `name,weight`: how often an image is drawn, relative to the others.
+        **more: of `train_segmenter`.
+
+    Raises:
+        MissingInputError, LabelsError: no pair, or a mask that cannot be read.
+        Others: see `train_segmenter`.
+    """
+    from retrieval.tasks.segment.sources import read_scenes
+
+    how: dict[str, Any] = {"zoom": zoom, "bands": bands, "units": units}
+    scenes = read_scenes(images, masks, classes=classes, weights=tile_weights, **how)
+    held_out = validation and read_scenes(*validation, classes=scenes.classes, like=scenes, **how)
+    return train_segmenter(scenes, out, config, validation=held_out or None, **more)
+
+
+def _checked(training: SceneSet, validation: SceneSet | None) -> NDArray[np.int64]:
+    """Refuse sets that do not fit each other; return the labelled pixels of each class."""
+    counts = training.counts()
+    if (counts > 0).sum() < 2:
+        shown = [n for n, count in zip(training.classes.names, counts, strict=True) if count]
+        raise ExamplesError(
+            f"{training.name}: labels of {', '.join(shown) or 'no class'} alone. Expected pixels of two or "
+            "more classes. Add masks, or name the classes with --classes."
+        )
+    if validation is not None:
+        check_alike(validation, training.bands, training.form, training.dates, training.name)
+        if validation.classes.names != training.classes.names:
+            raise ExamplesError(
+                f"{validation.name}: classes {', '.join(validation.classes.names)}; {training.name} has "
+                f"{', '.join(training.classes.names)}. Give both the same classes."
+            )
+        check_apart(validation, training)
+    return counts
+
+
+def _weights(
+    counts: NDArray[np.int64], config: SegmenterConfig, given: Sequence[float] | None
+) -> NDArray[np.float32]:
+    """Return the weight of each class in the cross-entropy; 0 for one without pixels."""
+    if given is None:
+        return np.where(counts > 0, class_weights(np.maximum(counts, 1), config.balance), 0).astype("f4")
+    weights = np.asarray(given, np.float32)
+    if weights.shape != counts.shape or not np.isfinite(weights).all() or (weights < 0).any():
+        raise ExamplesError(
+            f"class weights {', '.join(f'{w:g}' for w in weights.ravel())}: expected {len(counts)} numbers "
+            "from 0 on, one for each class."
+        )
+    return weights
+
+
+def _identity(config: SegmenterConfig, scenes: SceneSet, weights: NDArray[np.float32]) -> dict[str, Any]:
+    """Return all that decides the weights: recipe, scenes, masks and classes."""
+    recipe = {name: value for name, value in config.to_dict().items() if name != "orientations"}
+    content = hashlib.sha256()
+    for scene in scenes.scenes:
+        content.update(f"{digest(scene)} {scene.weight!r}".encode() + scene.labels.tobytes())
+    data = {
+        "classes": list(scenes.classes.names),
+        "scenes": content.hexdigest()[:16],
+        "class_weight": [round(float(weight), 6) for weight in weights],
+    }
+    return {"recipe": recipe, "data": data}
+
+
+class _Run:
+    """The networks of one run, their scenes, and their validation."""
+
+    def __init__(
+        self,
+        training: SceneSet,
+        validation: SceneSet | None,
+        config: SegmenterConfig,
+        weights: NDArray[np.float32],
+        trainer: Trainer,
+    ) -> None:
+        self.training, self.validation, self.config = training, validation, config
+        self.weights, self.trainer = weights, trainer
+        self.statistics = training.statistics()
+        self.full_scale = FULL_SCALE[training.form]
+
+    def prepare(self, overwrite: bool) -> None:
+        """Make the networks, or restore the networks of an interrupted run."""
+        import keras
+
+        keras.utils.set_random_seed(self.config.seed)
+        scenes, trainer = self.training, self.trainer
+        shape = scenes.dates * len(scenes.bands), len(scenes.classes.names)
+        self.network, self.average = (unet(self.config, *shape) for _ in range(2))
+        self.average.set_weights(self.network.get_weights())
+        self.optimizer = _optimizer(self.network, self.config)
+        if not trainer.load(overwrite):
+            dates = f" of {scenes.dates} dates" if scenes.dates > 1 else ""
+            trainer.note(
+                f"training on {len(scenes)} scenes{dates}, classes: {', '.join(scenes.classes.names)}"
+            )
+        trainer.track(
+            network=self.network.weights,
+            average=self.average.weights,
+            optimizer=self.optimizer.variables,
+        )
+        self.model = with_standardization(self.average, *self.statistics)
+
+    def train(self) -> None:
+        """Take all steps."""
+        validate = self.validate if self.validation is not None else None
+        self.trainer.run(self._compiled(), self._batches, validate)
+
+    @contextmanager
+    def _batches(self, start: int) -> Iterator[Iterator[Batch]]:
+        """Open the batches from a step on."""
+        source = CropSource(self.training, self.config, self._fill())
+
+        def batches() -> Iterator[Batch]:
+            for step in range(start, self.config.steps):
+                yield (*source.batch(step), np.int64(step))  # type: ignore[misc]
+
+        yield batches()
+
+    def _fill(self) -> NDArray[np.float64]:
+        return self.statistics[0].astype(np.float64) * self.full_scale
+
+    def _compiled(self) -> Any:
+        """Return the step on stored pixels."""
+        import tensorflow as tf
+
+        config, side = self.config, margin_side(self.config)
+        channels = self.training.dates * len(self.training.bands)
+        mean, deviation = self.statistics[0], np.sqrt(self.statistics[1])
+
+        def step(pixels: Any, labels: Any, seed: Any) -> Any:
+            pixels = tf.ensure_shape(pixels, (None, side, side, channels))
+            shown = (tf.cast(pixels, tf.float32) / self.full_scale - mean) / deviation
+            shown, truth = varied(shown, labels, seed, config, self.training.dates)
+            with tf.GradientTape() as tape:
+                loss = self._loss(self.network(shown, training=True), truth)
+            self._apply(tape, loss)
+            return (loss,)
+
+        traced = tf.function(step) if config.compile else step
+        return lambda pixels, labels, number: traced(
+            tf.constant(pixels),
+            tf.constant(labels),
+            tf.constant([config.seed, int(number) * 64], tf.int32),
+        )
+
+    def _loss(self, logits: Any, labels: Any) -> Any:
+        """Return the weighted sum of the losses over the labelled pixels."""
+        import tensorflow as tf
+
+        config, k = self.config, len(self.training.classes.names)
+        truth = tf.reshape(tf.one_hot(labels, k), (-1, k))
+        log_p = log_probabilities(tf.reshape(logits, (-1, k)))
+        loss = tf.zeros(())
+        if config.cross_entropy:
+            loss += config.cross_entropy * cross_entropy(log_p, truth, self.weights)
+        if config.focal:
+            loss += config.focal * cross_entropy(log_p, truth, self.weights, FOCUS)
+        if config.lovasz:
+            loss += config.lovasz * lovasz(tf.exp(log_p), truth, self.training.classes.labels)
+        return loss
+
+    def _apply(self, tape: Any, loss: Any) -> None:
+        """Change the trained weights, and let the averaged ones follow."""
+        import tensorflow as tf
+
+        variables = self.network.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, variables), variables)
+        done = tf.cast(self.optimizer.iterations, tf.float32)
+        momentum = tf.minimum(self.config.average, (1 + done) / (10 + done))
+        for mean, variable in zip(self.average.weights, self.network.weights, strict=True):
+            mean.assign(momentum * mean + (1 - momentum) * variable)
+
+    def segmenter(
+        self, temperature: float = 1.0, threshold: float | None = None, licence: str = UNSTATED
+    ) -> Segmenter:
+        """Return the averaged network as a model."""
+        scenes = self.training
+        description = Description(
+            classes=scenes.classes.names,
+            colours=scenes.classes.colours,
+            bands=scenes.bands,
+            dates=scenes.dates,
+            form=scenes.form,
+            unit_px=unit_px(self.config),
+            fill=tuple(float(value) for value in self._fill()),
+            temperature=temperature,
+            threshold=threshold,
+            orientations=self.config.orientations,
+            licence=licence,
+        )
+        return Segmenter(self.model, description, scenes.name)
+
+    def validate(self) -> MapAccuracy:
+        """Measure the averaged network."""
+        assert self.validation is not None
+        model, k = self.segmenter(), len(self.training.classes.names)
+        confusion = np.zeros((k, k), np.int64)
+        for scene in self.validation.scenes:
+            answers = model.choose(model.map_probabilities(scene.pixels, scene.known, orientations=1))
+            confusion += confusion_of(scene.labels, answers, k)
+        of = list(self.training.classes.labels)
+        mcc = float(class_mcc(confusion)[of].mean())
+        return MapAccuracy(mean_iou(confusion, of), mcc, len(self.validation))
+
+    def finish(self, out: Path, overwrite: bool, licence: str, pixels: int) -> SegmentTrainingReport:
+        """Fit temperature and threshold, and write the model folder."""
+        state, scenes = self.trainer.state, self.training
+        is_binary = len(scenes.classes.names) == 2
+        temperature, threshold = 1.0, 0.5 if is_binary else None
+        measured = None
+        if self.validation is not None:
+            measured = self.validate()
+            temperature, threshold = self._calibration(is_binary)
+        counts = {"scenes": len(scenes), "pixels": pixels, "steps": state.step}
+        model = self.segmenter(temperature, threshold, licence)
+        save_segmenter(model, out, self.trainer.identity, counts, overwrite=overwrite)
+        return SegmentTrainingReport(
+            out=out,
+            history=self.trainer.folder / HISTORY,
+            steps=state.step,
+            seconds=state.seconds,
+            scenes=len(scenes),
+            pixels=pixels,
+            classes=scenes.classes.names,
+            validation=0 if self.validation is None else len(self.validation),
+            miou=measured.miou if measured else None,
+            mcc=measured.mcc if measured else None,
+            temperature=temperature,
+            threshold=threshold,
+        )
+
+    def _calibration(self, is_binary: bool) -> tuple[float, float | None]:
+        """Return the temperature, and the threshold with the largest IoU of the second of two classes."""
+        assert self.validation is not None
+        model, rng = self.segmenter(), np.random.default_rng(self.config.seed)
+        share = _FIT_PIXELS / max(int(self.validation.counts().sum()), 1)
+        logs, labels = [], []
+        for scene in self.validation.scenes:
+            truth = scene.labels
+            drawn = (truth != IGNORED) & (rng.random(truth.shape) < share)
+            answers = model.map_probabilities(scene.pixels, scene.known, orientations=1)
+            logs.append(np.log(np.maximum(answers[drawn], 1e-7)))
+            labels.append(truth[drawn])
+        known, wanted = np.concatenate(logs), np.concatenate(labels).astype(np.int64)
+        if not len(wanted):
+            return 1.0, 0.5 if is_binary else None
+        temperature = fit_temperature(known, wanted)
+        if not is_binary:
+            return temperature, None
+        scaled = np.exp(known / temperature)
+        return temperature, best_iou_threshold(scaled[:, 1] / scaled.sum(1), wanted)
+
+
+def best_iou_threshold(probability: NDArray[Any], labels: NDArray[np.int64]) -> float:
+    """Return the threshold with the largest IoU of the second of two classes, nearest to 0.5 where equal.
+
+    Args:
+        probability: (n,) of the second class.
+        labels: (n,) 0 or 1.
+    """
+    positive = probability >= _THRESHOLDS[:, None]
+    both = (positive & (labels == 1)).sum(1)
+    either = (positive | (labels == 1)).sum(1)
+    iou = both / np.maximum(either, 1)
+    best = np.flatnonzero(iou >= iou.max() - 1e-9)
+    return float(round(_THRESHOLDS[best[np.argmin(np.abs(_THRESHOLDS[best] - 0.5))]], 4))
+
+
+def _optimizer(network: Any, config: SegmenterConfig) -> Any:
+    """Adam with warm-up, cosine decay, decoupled weight decay of kernels and clipped gradients."""
+    import keras
+
+    warmup = min(config.warmup_steps, config.steps - 1)
+    rise = {"warmup_target": config.learning_rate, "warmup_steps": warmup} if warmup else {}
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else config.learning_rate, max(1, config.steps - warmup), alpha=0.01, **rise
+    )
+    optimizer = keras.optimizers.Adam(
+        rate, weight_decay=config.weight_decay or None, global_clipnorm=config.clip_norm
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    optimizer.build(network.trainable_variables)
+    return optimizer
