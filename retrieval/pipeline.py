@@ -10,9 +10,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from retrieval.config import ChipConfig, Device, IndexConfig, RefineConfig, SearchConfig
+from retrieval.distributed.shard_builder import write_shards
+from retrieval.distributed.shards import Folders, open_folder
 from retrieval.evaluation import Score, read_submission, score
 from retrieval.geo.filters import SearchFilter, keep_contained, read_filter
-from retrieval.index.builder import write_index
 from retrieval.index.device import on_device
 from retrieval.index.folder import IndexFolder
 from retrieval.matching.blocks import match_in_blocks
@@ -40,6 +41,7 @@ def build_index(
     units: str | None = None,
     device: Device = "auto",
     overwrite: bool = False,
+    shards: int | None = None,
     executor: Executor | None = None,
     progress: Progress = silent,
 ) -> Index:
@@ -54,7 +56,8 @@ def build_index(
         units: "dn", "reflectance", "scaled" or "byte"; None infers them from the values.
         device: "auto", "cpu" or "gpu".
         overwrite: replace a finished index.
-        executor: embeds the images, see `retrieval.open_executor`; None for threads, in bounded memory.
+        shards: number of index folders to write, joined by a file; None for one folder.
+        executor: embeds images or builds shards, see `retrieval.open_executor`; None for threads.
         progress: hears of each image.
 
     Raises:
@@ -64,14 +67,14 @@ def build_index(
     chosen, settings, folder = load_encoder(encoder), config or IndexConfig(), Path(out)
     with on_device(device):
         more: dict[str, Any] = {"device": device, "executor": executor, "progress": progress}
-        write_index(source, folder, chosen, settings, source=source.note, overwrite=overwrite, **more)
-        return Index(IndexFolder(folder, encoder=chosen, device=device, just_written=True), device)
+        write_shards(source, folder, chosen, settings, shards, overwrite=overwrite, **more)
+        return Index(open_folder(folder, encoder=chosen, device=device, just_written=True), device)
 
 
-def open_index(path: str | Path, *, encoder: Encoder | None = None, device: Device = "auto") -> Index:
-    """Open an index folder; name the encoder only if it is no Keras model. RetrieveError if damaged."""
+def open_index(path: Folders, *, encoder: Encoder | None = None, device: Device = "auto") -> Index:
+    """Open an index, or several as one; name the encoder if it is no Keras model. RetrieveError if bad."""
     with on_device(device):
-        return Index(IndexFolder(Path(path), encoder=encoder, device=device), device)
+        return Index(open_folder(path, encoder=encoder, device=device), device)
 
 
 def locate(

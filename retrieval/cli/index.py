@@ -86,6 +86,14 @@ def index(
             "re-ranking; auto: chosen by index size.",
         ),
     ] = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            show_default="one folder",
+            help="Write this many index folders, joined by a file. Each is a task of --executor.",
+        ),
+    ] = None,
     bands: Bands = None,
     units: UnitsOption = None,
     device: DeviceOption = "auto",
@@ -131,7 +139,9 @@ def index(
             source = _open_images(images, names, units, console)
             common |= {"encoder": encoder, "config": index_config}
             with executor_of(executor, memory, console) as runner:
-                built = build_index(source, out, overwrite=overwrite, executor=runner, **common)
+                built = build_index(
+                    source, out, overwrite=overwrite, executor=runner, shards=shards, **common
+                )
     if change:
         _print_change(as_json, out, change, start)
     else:
@@ -159,8 +169,8 @@ def _check_flags(context: typer.Context, add: bool, remove: Sequence[str]) -> No
         )
     if given("restart") and not (add or remove):
         raise typer.BadParameter("--restart needs --add or --remove. To replace an index, pass --overwrite.")
-    if (add or remove) and given("executor", "memory"):
-        raise typer.BadParameter("--executor and --memory serve a new index. Leave them out.")
+    if (add or remove) and given("executor", "memory", "shards"):
+        raise typer.BadParameter("--executor, --memory and --shards serve a new index. Leave them out.")
     unused = given("images", "encoder", "stride", "kind", "bands", "units")
     if remove and unused:
         raise typer.BadParameter(f"--remove takes images out of --out. Leave out {', '.join(unused)}.")
@@ -199,7 +209,10 @@ def _print_index(as_json: bool, out: Path, built: Index, start: float) -> None:
     result |= {"dim": vectors.dim, "recall": recall}
     result |= {"without_windows": as_records(built.folder.images, built.folder.without_windows)}
     result |= {"seconds": elapsed_s(start)}
-    template = "{index}: {images} images, {windows} windows, {kind} search, encoder {encoder}"
+    shards = " in {shards} shards" if "shards" in result else ""
+    template = (
+        f"{{index}}: {{images}} images, {{windows}} windows{shards}, {{kind}} search, encoder {{encoder}}"
+    )
     print_result(as_json, result, template + _recall_text(recall))
 
 

@@ -116,6 +116,7 @@ def query(
     if exhaustive:
         configs["search"] = replace(configs["search"], exhaustive=True)
     import_tensorflow()
+    from retrieval.distributed.shards import open_folder
     from retrieval.geo.filters import read_filter
     from retrieval.matching.session import open_index_and_queries
     from retrieval.models.calibration import CHIP_TERMS, TERMS, calibration_of
@@ -132,7 +133,13 @@ def query(
         console.detail("; ".join(f"{name}: {values.to_dict()}" for name, values in configs.items()))
         expected = load_encoder(encoder) if encoder else None
         folder, queries = open_index_and_queries(
-            index, patches, encoder=expected, bands=names, units=units, device=device
+            index,
+            patches,
+            open_folder=open_folder,
+            encoder=expected,
+            bands=names,
+            units=units,
+            device=device,
         )
         outputs.check(queries)
         terms = CHIP_TERMS if isinstance(queries, Chips) else TERMS

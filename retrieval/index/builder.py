@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -48,6 +48,8 @@ PREFETCH_PX = 1 << 22
 """Pixels of images that are embedded in parallel, about; a larger image is embedded alone."""
 RECALL_QUERIES = 256
 """Windows that measure the recall of an index."""
+RECALL_SOURCE = "windows of the indexed images, at random pixels"
+"""Where they come from."""
 MAPPED_BYTES = 8 << 20
 """A part of vectors of this size or more is mapped, a smaller one is read: see `load_vectors`."""
 TRAINING_WINDOWS = 1_000_000
@@ -289,6 +291,7 @@ def finish_index(
     progress: Progress,
     previous: Previous | None = None,
     trained: VectorIndex | None = None,
+    may_be_empty: bool = False,
 ) -> None:
     """Write the table, the vectors, and the manifest's counts and extra entries.
 
@@ -302,15 +305,18 @@ def finish_index(
         progress: called at each stage.
         previous: holds the vectors of images that were not embedded.
         trained: an index whose kind, codes and cells are reused; None trains new ones.
+        may_be_empty: accept images without any window, whose index is exact.
 
     Raises:
         NoWindowsError: no image has a window; nothing is left to resume.
     """
     if not any(row.windows for row in images.values()):
+        trained = None
+    if not any(row.windows for row in images.values()) and not may_be_empty:
         folder.discard()
         raise no_windows(images, reasons)
     rows = [images[image_id] for image_id in sorted(images)]
-    vectors = StoredVectors(folder.path, rows, previous)
+    vectors = StoredVectors(lambda _: folder.path, rows, previous)
     with folder.part(TABLE) as path:
         write_table(path, rows)
     progress("building the vector index", 0, None)
@@ -377,8 +383,8 @@ class Previous:
 class StoredVectors:
     """The vectors of images: embedded ones from their parts, the others from a previous index."""
 
-    folder: Path
-    """The unfinished folder, which holds the parts."""
+    folder: Callable[[int], Path]
+    """Returns the unfinished folder that holds the parts of an image, by its id."""
     rows: list[StoredImage]
     """The images, in the order of their ids."""
     previous: Previous | None
@@ -395,7 +401,7 @@ class StoredVectors:
             if self.previous and row.image_id in self.previous.images:
                 yield self.previous.block(row.image_id)
             else:
-                yield load_vectors(self.folder / part_names(row.image_id)[1])
+                yield load_vectors(self.folder(row.image_id) / part_names(row.image_id)[1])
 
     def training_sample(self, least: int = TRAINING_WINDOWS) -> StoredVectors:
         """Return randomly drawn images with `least` vectors together, or all images if they have fewer."""
@@ -425,7 +431,7 @@ def _write_vectors(
     with ThreadPoolExecutor(1) as second_thread:
 
         def start_exact_search() -> None:
-            pending.append(second_thread.submit(_exact_neighbours, folder.path, vectors, encoder, config))
+            pending.append(second_thread.submit(exact_neighbours, vectors, encoder, config))
 
         with folder.part("vectors.faiss", meta) as path:
             index = VectorIndex.build(
@@ -444,28 +450,29 @@ def _write_vectors(
             progress("measuring recall", 0, None)
             queries, truth = pending[0].result()
             if len(queries):
-                source = "windows of the indexed images, at random pixels"
-                folder.extra["recall"] = measure_recall(index, queries, truth, source).to_dict()
+                folder.extra["recall"] = measure_recall(index, queries, truth, RECALL_SOURCE).to_dict()
     return index.kind
 
 
-def _exact_neighbours(
-    folder: Path, vectors: StoredVectors, encoder: Encoder, config: IndexConfig
+def exact_neighbours(
+    vectors: StoredVectors, encoder: Encoder, config: IndexConfig
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return query vectors for recall, and the ids that exact search finds for them."""
-    queries = _recall_queries(folder, vectors.rows, encoder, config)
+    queries = _recall_queries(vectors.folder, vectors.rows, encoder, config)
     k = min(RECALL_K, vectors.count)
     return queries, exact_search(lambda: regroup_blocks(vectors.blocks()), queries, k)
 
 
 def _recall_queries(
-    folder: Path, rows: list[StoredImage], encoder: Encoder, config: IndexConfig
+    folder: Callable[[int], Path], rows: list[StoredImage], encoder: Encoder, config: IndexConfig
 ) -> NDArray[np.float32]:
     """Return vectors of windows at random pixels, off the stride's grid as the pixels of queries are."""
     rng, windows = np.random.default_rng(0), defaultdict[int, list[NDArray[np.float32]]](list)
     weights = np.array([row.windows for row in rows], float)
     for rank in rng.choice(len(rows), RECALL_QUERIES, p=weights / weights.sum()):
-        codes = np.load(folder / part_names(rows[rank].image_id)[0], mmap_mode="r", allow_pickle=False)
+        image_id = rows[rank].image_id
+        pixels = folder(image_id) / part_names(image_id)[0]
+        codes = np.load(pixels, mmap_mode="r", allow_pickle=False)
         y, x = (rng.integers(side - PATCH_PX + 1) for side in codes.shape[:2])
         window = from_codes(np.asarray(codes[y : y + PATCH_PX, x : x + PATCH_PX]))
         if np.isnan(window).all(-1).mean() <= 1 - config.min_visible:

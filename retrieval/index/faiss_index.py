@@ -146,6 +146,18 @@ class VectorIndex:
         half, row_ids = _half_vectors(passed(), dim)
         return cls(load_faiss().IndexRefine(codes, half), *options, row_ids)
 
+    @classmethod
+    def of_codes(cls, codes: NDArray[np.uint8], kind: IndexKind) -> VectorIndex:
+        """Return an index without vectors, for `trained` of `build`.
+
+        Args:
+            codes: (m,) bytes that `train_codes` returned.
+            kind: "fast" or "ivf".
+        """
+        base = load_faiss().deserialize_index(codes)
+        no_ids = np.zeros(0, np.int64)
+        return cls(load_faiss().IndexRefine(base, half_precision(base.d)), kind, 0, row_ids=no_ids)
+
     def search(
         self, vectors: NDArray[np.float32], k: int, share: float = 1.0, *, query_block: int = QUERY_BLOCK
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -357,6 +369,19 @@ class VectorIndex:
         if not len(ids):
             return ids, np.zeros((0, self.dim), np.float32)
         return ids, stored.reconstruct_n(start, len(ids))
+
+
+def train_codes(kind: IndexKind, sample: tuple[Blocks, int], dim: int, count: int) -> NDArray[np.uint8]:
+    """Train codes, and cells of "ivf", and return them as bytes, which can be sent.
+
+    Args:
+        kind: "fast" or "ivf".
+        sample: blocks to train with, and their number of vectors.
+        dim: length of a vector.
+        count: number of vectors of all indexes that share the codes.
+    """
+    codes: NDArray[np.uint8] = load_faiss().serialize_index(_trained_codes(kind, sample, dim, count, None))
+    return codes
 
 
 def rerank_depth(k: int, rerank_k: int) -> int:

@@ -45,11 +45,14 @@ from retrieval.models.calibration import calibrations_beside
 from retrieval.models.encoder import load_encoder
 from retrieval.types import Encoder, StoredImage
 from tfrecords.artifacts import MANIFEST, Manifest, check_file, digest, read_manifest
+from tfrecords.errors import ManifestError
 from tfrecords.schema import compress_bright, expand_bright
 
 KIND = "index"
 """Kind of the folder in its manifest."""
 TABLE = "images.csv"
+SHARDS = "shards.json"
+"""File that joins several index folders; see `retrieval.distributed.shards`."""
 OPENINGS = 20
 """Attempts to open a folder that other processes replace at the same time."""
 NODATA = np.uint16(65535)
@@ -84,15 +87,15 @@ class IndexFolder:
         """
         self.path, self._opened_with = path, (encoder, device)
         for attempt in range(OPENINGS):
-            self.version = _version(path)
+            self.version = self._read_version()
             try:
                 self._open(encoder, device, just_written)
             except Exception:
                 # Another process may have replaced the folder in between: its files do not fit each other.
-                if _version(path) == self.version or attempt == OPENINGS - 1:
+                if self._read_version() == self.version or attempt == OPENINGS - 1:
                     raise
             else:
-                if _version(path) == self.version:
+                if self._read_version() == self.version:
                     return
         raise self.changed()
 
@@ -132,7 +135,14 @@ class IndexFolder:
 
     def is_current(self) -> bool:
         """Return whether no other process has changed the index since it was opened."""
-        return _version(self.path) == self.version
+        return self._read_version() == self.version
+
+    def _read_version(self) -> str:
+        """Return the sha256 of the manifest; empty where it cannot be read."""
+        try:
+            return digest(self.path / MANIFEST)
+        except OSError:
+            return ""
 
     def _check_encoder(self, encoder: Encoder | None) -> Encoder:
         """Return the given encoder, or the folder's, if it made the index."""
@@ -239,16 +249,12 @@ def _mapped(file: BinaryIO) -> NDArray[np.uint16]:
     return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
 
 
-def _version(path: Path) -> str:
-    """Return the sha256 of an index's manifest; empty where it cannot be read."""
-    try:
-        return digest(path / MANIFEST)
-    except OSError:
-        return ""
-
-
 def read_index_manifest(path: Path, *, verify: bool | Literal["sizes"] = True) -> Manifest:
     """Read an index's manifest, with names of 0.1.0 replaced by today's; see `read_manifest`."""
+    if (path / SHARDS).is_file():
+        raise ManifestError(
+            f"{path}: it holds an index in shards; expected a single index. Build it again to change it."
+        )
     manifest = read_manifest(path, KIND, verify=verify)
     if "recall" not in manifest.extra:
         return manifest

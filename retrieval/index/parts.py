@@ -316,6 +316,11 @@ class PartsIndex:
     def __len__(self) -> int:
         return int(self._codes.ntotal)
 
+    @property
+    def members(self) -> tuple[PartsIndex, ...]:
+        """The indexes to search, each by itself: this one, or several that are joined."""
+        return (self,)
+
     def parts_of(self, descriptors: NDArray[np.float32], spacing: int) -> NDArray[np.float32]:
         """Return the parts at every descriptor of patches (n, h, w, c), (n, h - spacing, w - spacing, d).
 
@@ -339,6 +344,22 @@ class PartsIndex:
         vectors = windows.reshape(len(windows), -1) @ self._axes
         _, rows = self._codes.search(np.ascontiguousarray(vectors), k)
         return np.asarray(rows, np.int64)
+
+
+class JoinedParts(PartsIndex):
+    """Parts of distinct images, each member with its own projections."""
+
+    def __init__(self, members: Iterable[PartsIndex]) -> None:
+        """Keep the members."""
+        self._members = tuple(members)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._members))
+
+    @property
+    def members(self) -> tuple[PartsIndex, ...]:
+        """The indexes to search."""
+        return self._members
 
 
 def _mapped(path: Path, layout: Layout) -> NDArray[np.int8]:

@@ -64,7 +64,8 @@ def find_places(
         queries = session.queries.select(slice(start, start + BLOCK))
         rows = np.arange(len(queries))
         fields = local.describe_all_pixels(*Templates(queries, columns).take(rows, 1))
-        score, ids = nearest_places(index, fields, nearest, allowed)
+        places = [nearest_places(member, fields, nearest, allowed) for member in index.members]
+        score, ids = (np.concatenate(column, 1) for column in zip(*places, strict=True))
         found.append(best_places(score, ids, settings))
     return _inside(concatenate(found), session.images)
 

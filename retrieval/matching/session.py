@@ -6,7 +6,7 @@ settings shares the tensor cache: `select` and `with_settings`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from retrieval.geo.filters import SearchFilter
 from retrieval.geo.pixel_size import match_pixel_size
 from retrieval.index.device import on_device
 from retrieval.index.faiss_index import VectorIndex
-from retrieval.index.folder import KIND, IndexFolder
+from retrieval.index.folder import KIND, SHARDS, IndexFolder
 from retrieval.index.parts import PartsIndex
 from retrieval.kernels.executors import ThreadExecutor
 from retrieval.matching.tensor_cache import TensorCache
@@ -140,9 +140,10 @@ class Session:
 
 
 def open_index_and_queries(
-    path: str | Path,
+    path: Path,
     queries: str | Path | NDArray[Any],
     *,
+    open_folder: Callable[..., IndexFolder] = IndexFolder,
     encoder: Encoder | None = None,
     bands: Sequence[str] | None = None,
     units: str | None = None,
@@ -152,6 +153,7 @@ def open_index_and_queries(
 
     Args:
         path: the index folder.
+        open_folder: opens it, given the path, and `encoder` and `device` by name.
         queries: input of `tfrecords.read.read_queries`.
         encoder: only for an index of an encoder that is not a Keras model.
         bands: names of the queries' bands; None reads them from the file.
@@ -162,14 +164,15 @@ def open_index_and_queries(
         RetrieveError: the index or the queries cannot be opened, or their pixel sizes do not fit; a folder
             that is no index fails at once.
     """
-    read_manifest(path, KIND, verify=False)
+    if not (path / SHARDS).is_file():
+        read_manifest(path, KIND, verify=False)
 
-    def open_folder() -> IndexFolder:
+    def opened_folder() -> IndexFolder:
         with on_device(device):
-            return IndexFolder(Path(path), encoder=encoder, device=device)
+            return open_folder(path, encoder=encoder, device=device)
 
     with ThreadPoolExecutor(1) as pool:
-        opening = pool.submit(open_folder)
+        opening = pool.submit(opened_folder)
         opened = read_queries(queries, bands=bands, units=units)
         folder = opening.result()
         return folder, adapt_to_images(folder.images, opened)

@@ -1,6 +1,7 @@
 """Write `index-v2.tar.xz`, a tiny index folder, and what it answers. Run once; the files are committed.
 
     python tests/golden/make_index.py
+    python tests/golden/make_index.py shards    # shards-v1.tar.xz, the same images in two shards
 
 A later release must open the folder and give the same answers, or say in its changelog that it
 doesn't and raise the format version. Run it again only for a new version, and keep the old files.
@@ -19,11 +20,13 @@ import numpy as np  # noqa: E402
 from engine import digital, projection, texture  # noqa: E402
 
 from retrieval.config import IndexConfig, TensorConfig  # noqa: E402
+from retrieval.distributed.shard_builder import write_shards  # noqa: E402
 from retrieval.index.builder import write_index  # noqa: E402
 from retrieval.models.encoder import KerasEncoder  # noqa: E402
 from retrieval.models.networks import tensor_model  # noqa: E402
 from retrieval.pipeline import open_index  # noqa: E402
 from tfrecords.artifacts import FORMAT_VERSION  # noqa: E402
+from tfrecords.read import ImageSource  # noqa: E402
 from tfrecords.schema import Image, Patches  # noqa: E402
 
 VERSION = FORMAT_VERSION["index"]
@@ -61,6 +64,18 @@ def answers(folder, version=VERSION):
     return [{k: None if v != v else v for k, v in row.items()} for row in rows]
 
 
+def make_shards():
+    """Write `shards-v1.tar.xz`, the same images in two shards, which give the same answers."""
+    name = f"shards-v{FORMAT_VERSION['shards']}"
+    encoder = KerasEncoder(tensor_model(projection(8), TensorConfig(dim=8)), "tiny")
+    source = ImageSource("make_index.py", 3, images)
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / name
+        write_shards(source, folder, encoder, IndexConfig(stride_px=8), 2, device="cpu")
+        with tarfile.open(HERE / f"{name}.tar.xz", "w:xz") as archive:
+            archive.add(folder, name)
+
+
 def main():
     """Write both, in place of what was there."""
     name = f"index-v{VERSION}"
@@ -75,4 +90,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    make_shards() if sys.argv[1:] == ["shards"] else main()

@@ -13,6 +13,8 @@ from tfrecords.artifacts.manifest import (
     check_file,
     digest,
     fingerprint,
+    identity,
+    parse_manifest,
     read_manifest,
 )
 from tfrecords.storage import check_free, writing_file
@@ -26,6 +28,8 @@ __all__ = [
     "check_free",
     "digest",
     "fingerprint",
+    "identity",
+    "parse_manifest",
     "read_manifest",
     "recover",
     "writing_file",

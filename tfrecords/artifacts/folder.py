@@ -59,9 +59,11 @@ class PartialFolder:
     """Counts for the manifest."""
     extra: dict[str, Any]
     """Further entries for the manifest."""
+    paused: bool
+    """Set it to leave the finished parts for a later run: the folder gets no manifest and no name."""
 
     def __init__(self, path: Path, journal: IO[str], parts: dict[str, dict[str, Any]]) -> None:
-        self.path, self.counts, self.extra = path, {}, {}
+        self.path, self.counts, self.extra, self.paused = path, {}, {}, False
         self._journal, self._parts = journal, parts
         self._used: set[str] = set()
         self._unsynced: set[str] = set()
@@ -84,6 +86,10 @@ class PartialFolder:
     def meta(self, name: str) -> dict[str, Any]:
         """Return the `meta` that `part` stored with a finished part."""
         return dict(self._parts[name]["meta"])
+
+    def sha256(self, name: str) -> str:
+        """Return the sha256 of a finished part, in hexadecimal."""
+        return str(self._parts[name]["sha256"])
 
     @contextmanager
     def part(self, name: str, meta: Mapping[str, Any] | None = None) -> Iterator[Path]:
@@ -395,5 +401,7 @@ def writing_folder(
         _check_goal(path, kind, bool(overwrite))
         with _opened(partial, kind, config, overwrite is True, discard_flag) as folder:
             yield folder
+            if folder.paused:
+                return
             _check_goal(path, kind, bool(overwrite))
             _finish(folder, path, kind, config)

@@ -23,6 +23,7 @@ FORMAT_VERSION: dict[str, int] = {
     "images": 1,
     "patches": 1,
     "index": 2,
+    "shards": 1,
     "checkpoints": 1,
     "demo": 1,
     "stac": 1,
@@ -149,7 +150,7 @@ def read_manifest(path: str | Path, kind: str, *, verify: bool | Literal["sizes"
     path = Path(path)
     if not path.is_dir():
         raise MissingInputError(f"{path}: no such folder{_leftovers(path)}")
-    manifest = _parsed(path / MANIFEST, kind)
+    manifest = parse_manifest(path / MANIFEST, kind)
     for name, known in manifest.files.items() if verify else ():
         check_file(path / name, known, content=verify is True)
     return manifest
@@ -170,13 +171,22 @@ def _leftovers(path: Path) -> str:
     return ""
 
 
-def _parsed(path: Path, kind: str) -> Manifest:
-    """Read the manifest alone, without a look at the folder's files."""
+def parse_manifest(path: Path, kind: str) -> Manifest:
+    """Read a manifest alone, without a look at the folder's files.
+
+    Args:
+        path: the file.
+        kind: the expected kind, a key of `FORMAT_VERSION`.
+
+    Raises:
+        ManifestError: the file is missing, damaged or of another kind.
+        FormatVersionError: this release does not read the format version.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ManifestError(
-            f"{path.parent}: no {MANIFEST}; expected a folder of kind {kind!r} written by this package"
+            f"{path.parent}: no {path.name}; expected a folder of kind {kind!r} written by this package"
             + _leftovers(path.parent)
         ) from None
     except ValueError as err:

@@ -35,6 +35,7 @@ from tfrecords.read.sources import (
 from tfrecords.schema import (
     Fields,
     Image,
+    Units,
     UnitsGuess,
     band_names,
     check_finite,
@@ -62,6 +63,23 @@ class ImageSource:
 
     def __len__(self) -> int:
         return self.count
+
+    @property
+    def portable(self) -> bool:
+        """Whether parts can be pickled: of opened files and of arrays."""
+        return isinstance(self.begin, (_Rows, _Rasters, _Records))
+
+    def part(self, start: int, stop: int) -> ImageSource:
+        """Return the source of the images from `start` to before `stop`, in the order of this one.
+
+        A pass over it reads few other images or none where the source is `portable`.
+        """
+        begin = self.begin
+        if isinstance(begin, (_Rows, _Rasters, _Records)):
+            own: Callable[[], Iterator[Image]] = begin.part(start, stop)
+        else:
+            own = lambda: islice(begin(), start, stop)  # noqa: E731
+        return replace(self, count=len(range(self.count)[start:stop]), begin=own)
 
 
 def read_images(
@@ -127,15 +145,54 @@ def _from_array(
     """Return the rows of an array as images."""
     check_stack(array, source.name, "images")
     _check_size(array.shape[1], array.shape[2], source.name)
-    names, decided, read = rows_as_images(source, array, bands, units)
-
-    def begin() -> Iterator[Image]:
-        for row in range(len(array)):
-            yield _checked(read(row), f"{source.name}: image {row}")
-
+    names, decided, _ = rows_as_images(source, array, bands, units)
+    path = source.paths[0] if source.paths else None
+    begin = _Rows(source.name, path, array, 0, names, decided.units)
     return ImageSource(
         f"{source.name}: {len(array)} images, {decided.text()}, {' '.join(names)}", len(array), begin
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """A pass over rows of an array; pickled as the path of a mapped file."""
+
+    name: str
+    path: Path | None
+    array: NDArray[Any]
+    first: int
+    """Number of the first row."""
+    bands: tuple[str, ...]
+    units: Units
+
+    def __call__(self) -> Iterator[Image]:
+        for row, pixels in enumerate(self.array, self.first):
+            image = _row_as_image(row, np.asarray(pixels), self.bands, self.units, self.path)
+            yield _checked(image, f"{self.name}: image {row}")
+
+    def part(self, start: int, stop: int) -> _Rows:
+        return replace(self, array=self.array[start:stop], first=self.first + start)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        kept = (self.array, None) if self.path is None else (None, len(self.array))
+        return _reopened_rows, (self.name, self.path, *kept, self.first, self.bands, self.units)
+
+
+def _reopened_rows(
+    name: str, path: Path | None, array: NDArray[Any] | None, count: int | None, first: int, *more: Any
+) -> _Rows:
+    """Unpickle rows: of memory, or of a file that is mapped again."""
+    if array is None:
+        assert path is not None and count is not None
+        array = load_npy(path)[first : first + count]
+    return _Rows(name, path, array, first, *more)
+
+
+def _row_as_image(
+    row: int, pixels: NDArray[Any], bands: tuple[str, ...], units: Units, path: Path | None
+) -> Image:
+    nodata, clipped = default_nodata(units), units == "scaled"
+    return Image(row, pixels, units, bands, nodata, path=str(path or ""), clipped=clipped)
 
 
 def rows_as_images(
@@ -144,11 +201,10 @@ def rows_as_images(
     """Return band names and units of an array (n, h, w, b), and a function that returns an unchecked row."""
     names = band_names(array.shape[-1], bands)
     decided = decide_units((array[i, ::4, ::4] for i in spread_indices(len(array))), units, source.name)
-    path = str(source.paths[0]) if source.paths else ""
+    path = source.paths[0] if source.paths else None
 
     def read(row: int) -> Image:
-        pixels, used = np.asarray(array[row]), decided.units
-        return Image(row, pixels, used, names, default_nodata(used), path=path, clipped=used == "scaled")
+        return _row_as_image(row, np.asarray(array[row]), names, decided.units, path)
 
     return names, decided, read
 
@@ -241,13 +297,27 @@ def _from_rasters(source: Source, bands: Sequence[str] | None, units: str | None
     for raster in rasters:
         _check_size(raster.height, raster.width, str(raster.path))
     names = [names_of_bands(r, bands) for r in rasters]
-    note, read = rasters_as_images(source, rasters, names, units_of_rasters(rasters, units))
+    decided = units_of_rasters(rasters, units)
+    note, _ = rasters_as_images(source, rasters, names, decided)
+    opened = tuple(zip(rasters, names, (d.units for d in decided), strict=True))
+    return ImageSource(note, len(rasters), _Rasters(opened, 0))
 
-    def begin() -> Iterator[Image]:
-        for rank, raster in enumerate(rasters):
-            yield _checked(read(rank), str(raster.path))
 
-    return ImageSource(note, len(rasters), begin)
+@dataclass(frozen=True, eq=False)
+class _Rasters:
+    """A pass over files of which the bands and units are known; it can be pickled."""
+
+    opened: tuple[tuple[Raster, tuple[str, ...], Units], ...]
+    """Files, names of their bands, and units."""
+    first: int
+    """Rank of the first file."""
+
+    def __call__(self) -> Iterator[Image]:
+        for rank, (raster, bands, units) in enumerate(self.opened, self.first):
+            yield _checked(_raster_as_image(rank, raster, bands, units), str(raster.path))
+
+    def part(self, start: int, stop: int) -> _Rasters:
+        return _Rasters(self.opened[start:stop], self.first + start)
 
 
 def rasters_as_images(
@@ -259,25 +329,27 @@ def rasters_as_images(
     """Return the note on files of given bands and units, and a function that returns an unchecked file."""
 
     def read(rank: int) -> Image:
-        path = rasters[rank].path
-        pixels, raster = read_upright(rasters[rank].file)
-        used = decided[rank].units
-        return Image(
-            rank,
-            pixels,
-            used,
-            names[rank],
-            nodata=default_nodata(used) if raster.nodata is None else raster.nodata,
-            path=path.as_posix(),
-            crs=raster.crs,
-            transform=raster.transform,
-            date=raster.date,
-            provenance=raster.provenance,
-            orientation=raster.orientation,
-            clipped=used == "scaled",
-        )
+        return _raster_as_image(rank, rasters[rank], names[rank], decided[rank].units)
 
     return rasters_note(rasters, names, decided, source), read
+
+
+def _raster_as_image(rank: int, raster: Raster, bands: tuple[str, ...], units: Units) -> Image:
+    pixels, read = read_upright(raster.file)
+    return Image(
+        rank,
+        pixels,
+        units,
+        bands,
+        nodata=default_nodata(units) if read.nodata is None else read.nodata,
+        path=raster.path.as_posix(),
+        crs=read.crs,
+        transform=read.transform,
+        date=read.date,
+        provenance=read.provenance,
+        orientation=read.orientation,
+        clipped=units == "scaled",
+    )
 
 
 def units_of_records(
@@ -302,23 +374,55 @@ def units_of_records(
 
 def _from_records(source: Source, bands: Sequence[str] | None, units: str | None) -> ImageSource:
     """Return records as images; the user's units take precedence over the records'."""
-    count = sum(count_records(path) for path in source.paths)
+    counts = tuple(count_records(path) for path in source.paths)
     names = image_of(next(read_fields(source.paths[0])), None, bands).bands
     decided = units_of_records(source.paths, units, source.name, lambda f: image_of(f).pixels[::4, ::4])
-
-    def begin() -> Iterator[Image]:
-        places: dict[int, str] = {}
-        for path in source.paths:
-            for fields in read_fields(path):
-                used = decided.units if units else fields.units or decided.units
-                image = image_of(fields, used, bands)
-                if image.image_id in places:
-                    raise DuplicateIdError(
-                        f"{fields.where}: image id {image.image_id} is also that of "
-                        f"{places[image.image_id]}; expected distinct ids"
-                    )
-                places[image.image_id] = fields.where
-                yield _checked(replace(image, path=image.path or str(path)), fields.where)
-
+    count = sum(counts)
+    begin = _Records(
+        source.paths, counts, range(count), decided.units, bool(units), tuple(bands) if bands else None
+    )
     note = f"{source.name}: {count} images, {decided.text()}, {' '.join(names)}"
     return ImageSource(note, count, begin, own_ids=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _Records:
+    """A pass over records in their order; it can be pickled."""
+
+    paths: tuple[Path, ...]
+    counts: tuple[int, ...]
+    """Records of each file."""
+    ranks: range
+    """Records to yield, counted through all files."""
+    units: Units
+    """Units of records that do not state theirs."""
+    stated: bool
+    """Whether the user states the units, of all records then."""
+    bands: tuple[str, ...] | None
+    """The user's names of bands."""
+
+    def __call__(self) -> Iterator[Image]:
+        places: dict[int, str] = {}
+        for fields, path in self._fields():
+            used = self.units if self.stated else fields.units or self.units
+            image = image_of(fields, used, self.bands)
+            if image.image_id in places:
+                raise DuplicateIdError(
+                    f"{fields.where}: image id {image.image_id} is also that of "
+                    f"{places[image.image_id]}; expected distinct ids"
+                )
+            places[image.image_id] = fields.where
+            yield _checked(replace(image, path=image.path or str(path)), fields.where)
+
+    def _fields(self) -> Iterator[tuple[Fields, Path]]:
+        """Yield the records of the ranks; files without any stay closed."""
+        first = 0
+        for path, count in zip(self.paths, self.counts, strict=True):
+            own = range(max(self.ranks.start - first, 0), min(self.ranks.stop - first, count))
+            if len(own):
+                for fields in islice(read_fields(path), own.start, own.stop if own.stop < count else None):
+                    yield fields, path
+            first += count
+
+    def part(self, start: int, stop: int) -> _Records:
+        return replace(self, ranks=self.ranks[start:stop])
