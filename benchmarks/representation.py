@@ -4,22 +4,28 @@ r"""Measure how far the shared and the exclusive code are apart, on places witho
         --json benchmarks/results/representation.json
 
 DATA is the folder `s2`, whose `val` holds the groups `oscd`, `ombria` and `venice`. Without --model the
-vector of the shipped encoder stands for the shared code, and mean and spread of each band for the exclusive
-one. A crop has 64 pixels a side, and data in 95 % of them on both dates.
+shipped representation is measured. `--model plain` takes the vector of the shipped encoder for the shared
+code, and mean and spread of each band for the exclusive one. A crop has 64 pixels a side, and data in 95 % of
+them on both dates.
 
 - *Place*: each crop of one date is searched among the crops of the other date of its place, on a grid
-  without overlap. Chance is one over their number. Recall@1 of the Euclidean distance.
+  without overlap. Chance is one over their number. Recall@1 of the Euclidean distance, and again with all
+  numbers of a code brought to one spread (`even`).
 - *Date*: which of two dates a crop shows. A logistic regression learns from the crops of one half of the
   ground (every 32 pixels) and is tested on the other half, both ways.
 - *Radiometry*: ridge regression of the mean of each band in all crops of a group, with the same halves. R²
   is the mean over the bands.
 - *Adversary*: two layers of 256 units, 20 epochs, in place of both regressions.
+
+Each figure is a mean over crops, so that each pair of images has the same weight. Its interval is that of a
+bootstrap over blocks of 256 pixels of ground.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +35,9 @@ from numpy.typing import NDArray
 from protocol import dates, places
 
 from retrieval.config import PATCH_PX
-from retrieval.models.registry import load_network
+from retrieval.evaluation.intervals import BLOCK_PX, bootstrap_interval
+from retrieval.models.representation import load_representation, placed_bands
 from tfrecords.read import read_images
-from tfrecords.schema import BANDS
 
 GROUPS = ("oscd", "ombria", "venice")
 KNOWN = 0.95
@@ -44,6 +50,8 @@ HIDDEN, EPOCHS, BATCH, RATE = 256, 20, 16, 1e-3
 """The adversary's units, epochs, images in a step and learning rate."""
 RIDGES = 10.0 ** np.arange(-4, 3)
 """Weights of the penalty of both regressions, per crop; cross-validation in the training half chooses."""
+RESAMPLES = 2000
+"""Resamples of the bootstrap."""
 Codes = Callable[[NDArray[np.float32]], dict[str, NDArray[np.float64]]]
 """Crops (n, 64, 64, 4) scaled, NaN = no data or no band -> codes (n, d) by name."""
 Probe = Callable[[NDArray[Any], NDArray[Any], NDArray[Any], bool], NDArray[Any]]
@@ -51,45 +59,52 @@ Probe = Callable[[NDArray[Any], NDArray[Any], NDArray[Any], bool], NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
+class Cut:
+    """The same crops of two dates."""
+
+    crops: NDArray[np.float32]
+    """(2, n, 64, 64, 4)."""
+    blocks: NDArray[np.int64]
+    """(n,) number of the block of ground of each crop."""
+
+
+@dataclass(frozen=True, eq=False)
 class Pair:
     """The crops of two dates of a place."""
 
     group: str
-    grid: NDArray[np.float32]
-    """(2, n, 64, 64, 4) of both dates, without overlap."""
-    dense: tuple[NDArray[np.float32], NDArray[np.float32]]
-    """(2, m, 64, 64, 4) of both dates, in the left half and in the right half."""
+    grid: Cut
+    """Crops without overlap."""
+    dense: tuple[Cut, Cut]
+    """Crops in the left half and in the right half."""
 
 
 def pairs_of(root: Path) -> list[Pair]:
     """Cut the crops of all places: the first date with each other one."""
     pairs = []
     for group in GROUPS:
-        for place in places(root / "val" / group):
+        for number, place in enumerate(places(root / "val" / group)):
             scenes = [_four_bands(file) for file in dates(place)]
-            pairs += [_pair(group, scenes[0], other) for other in scenes[1:]]
+            pairs += [_pair(group, number, scenes[0], other) for other in scenes[1:]]
     return pairs
 
 
 def _four_bands(file: Path) -> NDArray[np.float32]:
-    """Read a date in four bands: the bands that the model knows first, NaN where one is missing."""
+    """Read a date in four bands, NaN where one is missing."""
     image = next(iter(read_images(file)))
-    scaled = image.scaled()
-    order = sorted(range(len(image.bands)), key=lambda i: image.bands[i] not in BANDS)[: len(BANDS)]
-    missing = len(BANDS) - len(order)
-    return np.pad(scaled[..., order], ((0, 0), (0, 0), (0, missing)), constant_values=np.nan)
+    return placed_bands(image.scaled(), image.bands)
 
 
-def _pair(group: str, first: NDArray[np.float32], second: NDArray[np.float32]) -> Pair:
-    middle = first.shape[1] // 2
-    grid = _crops(first, second, PATCH_PX, 0, first.shape[1])
-    halves = [_crops(first, second, DENSE_PX, *ends) for ends in ((0, middle), (middle, first.shape[1]))]
+def _pair(group: str, place: int, first: NDArray[np.float32], second: NDArray[np.float32]) -> Pair:
+    middle, width = first.shape[1] // 2, first.shape[1]
+    grid = _cut(place, first, second, PATCH_PX, 0, width)
+    halves = [_cut(place, first, second, DENSE_PX, *ends) for ends in ((0, middle), (middle, width))]
     return Pair(group, grid, (halves[0], halves[1]))
 
 
-def _crops(
-    first: NDArray[np.float32], second: NDArray[np.float32], step: int, left: int, right: int
-) -> NDArray[np.float32]:
+def _cut(
+    place: int, first: NDArray[np.float32], second: NDArray[np.float32], step: int, left: int, right: int
+) -> Cut:
     """Cut both dates on a grid between two columns."""
     found = []
     for y in range(0, len(first) - PATCH_PX + 1, step):
@@ -98,18 +113,22 @@ def _crops(
             if all((~np.isnan(date[part]).all(-1)).mean() >= KNOWN for date in (first, second)):
                 found.append(part)
     some = [found[i] for i in np.unique(np.linspace(0, len(found) - 1, min(MOST, len(found))).astype(int))]
-    return np.stack([np.stack([date[part] for part in some]) for date in (first, second)])
+    middles = np.array([[part[0].start, part[1].start] for part in some]) + PATCH_PX // 2
+    row, column = (middles // BLOCK_PX).T
+    crops = np.stack([np.stack([date[part] for part in some]) for date in (first, second)])
+    return Cut(crops, (place * 1000 + row) * 1000 + column)
 
 
 # --- codes ------------------------------------------------------------------------------------------------
 
 
-def model_codes(path: Path) -> Codes:
-    """Return the codes of a model file."""
-    model = load_network(path)
+def model_codes(path: Path | None) -> Codes:
+    """Return the codes of a model file, or of the shipped model."""
+    model = load_representation(path)
 
     def codes(crops: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
-        return {name: np.asarray(v, np.float64) for name, v in model.predict(crops, verbose=0).items()}
+        found = model(crops)
+        return {name: getattr(found, name).astype(np.float64) for name in ("shared", "exclusive")}
 
     return codes
 
@@ -176,23 +195,54 @@ def _fitted(x: NDArray[Any], y: NDArray[Any], weight: float, is_class: bool) -> 
 
 
 def adversary(x: NDArray[Any], y: NDArray[Any], at: NDArray[Any], is_class: bool) -> NDArray[Any]:
-    """Predict by a network of two layers."""
-    import keras
-    from keras import layers
+    """Predict by a network of two hidden layers, trained by Adam; logistic or squared loss.
 
-    keras.utils.set_random_seed(0)
-    outputs = y.shape[1] if y.ndim > 1 else 1
-    model = keras.Sequential(
-        [
-            layers.Dense(HIDDEN, activation="relu"),
-            layers.Dense(HIDDEN, activation="relu"),
-            layers.Dense(outputs, activation="sigmoid" if is_class else None),
-        ]
-    )
-    model.compile(keras.optimizers.Adam(RATE), "binary_crossentropy" if is_class else "mse")
-    model.fit(x, y, epochs=EPOCHS, batch_size=BATCH, verbose=0)
-    predicted: NDArray[Any] = model.predict(at, verbose=0).astype(np.float64)
+    In NumPy: the batches are so small that Keras would take ten times as long.
+    """
+    rng = np.random.default_rng(0)
+    target = y.reshape(len(y), -1).astype(np.float32)
+    sizes = [x.shape[1], HIDDEN, HIDDEN, target.shape[1]]
+    shapes = list(pairwise(sizes))
+    limits = [np.sqrt(6 / sum(shape)) for shape in shapes]
+    weights = [rng.uniform(-r, r, s).astype(np.float32) for r, s in zip(limits, shapes, strict=True)]
+    weights += [np.zeros(size, np.float32) for size in sizes[1:]]
+    state = [(np.zeros_like(w), np.zeros_like(w)) for w in weights]
+    x, at, step = x.astype(np.float32), at.astype(np.float32), 0
+    for _ in range(EPOCHS):
+        order = rng.permutation(len(x))
+        for rows in np.split(order, range(BATCH, len(x), BATCH)):
+            step += 1
+            for w, g, (m, v) in zip(
+                weights, _gradients(weights, x[rows], target[rows], is_class), state, strict=True
+            ):
+                m += 0.1 * (g - m)
+                v += 0.001 * (g * g - v)
+                rate = RATE * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+                w -= np.float32(rate) * m / (np.sqrt(v) + np.float32(1e-7))
+    predicted = _layers(weights, at, is_class)[-1].astype(np.float64)
     return predicted if y.ndim > 1 else predicted[:, 0]
+
+
+def _layers(weights: Sequence[NDArray[Any]], x: NDArray[Any], is_class: bool) -> list[NDArray[Any]]:
+    """Return the input and the outputs of all layers of the adversary."""
+    first = np.maximum(x @ weights[0] + weights[3], 0)
+    second = np.maximum(first @ weights[1] + weights[4], 0)
+    last = second @ weights[2] + weights[5]
+    return [x, first, second, 1 / (1 + np.exp(-np.clip(last, -30, 30))) if is_class else last]
+
+
+def _gradients(
+    weights: Sequence[NDArray[Any]], x: NDArray[Any], y: NDArray[Any], is_class: bool
+) -> list[NDArray[Any]]:
+    """Return the gradients of the mean loss: of the three matrices, then of the three offsets."""
+    outputs = _layers(weights, x, is_class)
+    slope = (outputs[3] - y) * np.float32((1 if is_class else 2) / y.size)
+    matrices, offsets = [], []
+    for number in (2, 1, 0):
+        matrices.append(outputs[number].T @ slope)
+        offsets.append(slope.sum(0))
+        slope = (slope @ weights[number].T) * (outputs[number] > 0)
+    return matrices[::-1] + offsets[::-1]
 
 
 def _standardized(*codes: NDArray[Any]) -> list[NDArray[Any]]:
@@ -204,31 +254,49 @@ def _standardized(*codes: NDArray[Any]) -> list[NDArray[Any]]:
 # --- figures ----------------------------------------------------------------------------------------------
 
 
-def recall(first: NDArray[Any], second: NDArray[Any]) -> float:
-    """Return the share of crops whose nearest crop of the other date is the same ground."""
+def recall(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
+    """Return 1 for each crop whose nearest crop of the other date is the same ground, else 0: (n,)."""
     distance = ((first[:, None] - second[None]) ** 2).sum(-1)
-    return float((distance.argmin(1) == np.arange(len(first))).mean())
+    return (distance.argmin(1) == np.arange(len(first))).astype(float)
 
 
-def date_accuracy(halves: Sequence[NDArray[Any]], probe: Probe) -> float:
-    """Return how often a probe names the date, learnt on one half (2, m, d) and tested on the other."""
+def date_accuracy(halves: Sequence[NDArray[Any]], probe: Probe) -> NDArray[np.float64]:
+    """Return the share of both dates of each crop that a probe names, of the first half, then of the second.
+
+    Args:
+        halves: two of (2, m, d); each is tested with what was learnt on the other.
+        probe: a regression.
+    """
     right = []
-    for learn, test in (halves, halves[::-1]):
+    for test, learn in (halves, halves[::-1]):
         x, at = _standardized(np.concatenate(learn), np.concatenate(test))
         y, truth = (np.repeat([0.0, 1.0], half.shape[1]) for half in (learn, test))
-        right.append(((probe(x, y, at, True) > 0.5) == truth).mean())
-    return float(np.mean(right))
+        right.append(((probe(x, y, at, True) > 0.5) == truth).reshape(2, -1).mean(0))
+    return np.concatenate(right)
 
 
-def radiometry(halves: Sequence[tuple[NDArray[Any], NDArray[Any]]], probe: Probe) -> float:
-    """Return R² of the bands' means, for halves of (codes, means)."""
+def radiometry(halves: Sequence[tuple[NDArray[Any], NDArray[Any]]], probe: Probe) -> NDArray[np.float64]:
+    """Return the share of R² of the bands' means that each crop gives, for halves of (codes, means)."""
     scores = []
-    for (x, y), (at, truth) in (halves, halves[::-1]):
+    for (at, truth), (x, y) in (halves, halves[::-1]):
         x, at = _standardized(x, at)
-        (y, truth) = _standardized(y, truth)
-        error = ((probe(x, y, at, False) - truth) ** 2).mean(0)
-        scores.append(np.mean(1 - error / truth.var(0)))
-    return float(np.mean(scores))
+        y, truth = _standardized(y, truth)
+        scores.append((1 - (probe(x, y, at, False) - truth) ** 2 / truth.var(0)).mean(1))
+    return np.concatenate(scores)
+
+
+def figure(credits: Sequence[NDArray[np.float64]], blocks: Sequence[NDArray[np.int64]]) -> dict[str, float]:
+    """Return the mean over parts of their mean credits, with its interval.
+
+    Args:
+        credits: of each part (n,), such as a pair of images.
+        blocks: of each part (n,) the block of ground of each credit.
+    """
+    size = sum(map(len, credits))
+    weighted = np.concatenate([part * size / len(credits) / len(part) for part in credits])
+    block = np.unique(np.concatenate(blocks), return_inverse=True)[1]
+    low, high = bootstrap_interval(weighted[:, None], block, RESAMPLES, seed=0)
+    return {"value": float(weighted.mean()), "low": float(low[0]), "high": float(high[0]), "n": size}
 
 
 def measured(pairs: Sequence[Pair], codes: Codes, with_adversary: bool) -> dict[str, Any]:
@@ -237,47 +305,56 @@ def measured(pairs: Sequence[Pair], codes: Codes, with_adversary: bool) -> dict[
     figures: dict[str, Any] = {}
     for group in GROUPS:
         mine = [pair for pair in pairs if pair.group == group]
-        grids = [[codes(date) for date in pair.grid] for pair in mine]
-        dense = [[[codes(date) for date in half] for half in pair.dense] for pair in mine]
-        bands = ~np.isnan(mine[0].grid[0]).all((0, 1, 2))
-        means = [
-            [np.nanmean(half[..., bands], axis=(2, 3)).reshape(-1, bands.sum()) for half in pair.dense]
-            for pair in mine
-        ]
-        chance = float(np.mean([1 / len(pair.grid[0]) for pair in mine]))
-        figures[group] = {"pairs": len(mine), "crops": sum(len(p.grid[0]) for p in mine), "chance": chance}
+        grids = [[codes(date) for date in pair.grid.crops] for pair in mine]
+        dense = [[[codes(date) for date in half.crops] for half in pair.dense] for pair in mine]
+        chance = float(np.mean([1 / pair.grid.crops.shape[1] for pair in mine]))
+        crops = sum(pair.grid.crops.shape[1] for pair in mine)
+        figures[group] = {"pairs": len(mine), "crops": crops, "chance": chance}
         for name in grids[0][0]:
-            place = [recall(*(g[i][name] for i in order)) for g in grids for order in ((0, 1), (1, 0))]
-            mine_figures: dict[str, Any] = {"place": float(np.mean(place))}
-            halves = [[np.stack([date[name] for date in half]) for half in d] for d in dense]
-            joined = [
-                (
-                    np.concatenate([h[k].reshape(-1, h[k].shape[-1]) for h in halves]),
-                    np.concatenate([m[k] for m in means]),
-                )
-                for k in (0, 1)
-            ]
-            for label, probe in probes.items():
-                mine_figures[f"date_{label}"] = float(np.mean([date_accuracy(h, probe) for h in halves]))
-                mine_figures[f"radiometry_{label}"] = radiometry(joined, probe)
-            figures[group][name] = mine_figures
+            grid = [[date[name] for date in both] for both in grids]
+            halves = [[np.stack([date[name] for date in half]) for half in both] for both in dense]
+            figures[group][name] = _of_code(mine, grid, halves, probes)
     return figures
+
+
+def _of_code(
+    pairs: Sequence[Pair], grid: Sequence[Any], halves: Sequence[Any], probes: dict[str, Probe]
+) -> dict[str, Any]:
+    """Return the figures of a code of all pairs of a group: on the grid, and in both halves."""
+    place = [(recall(a, b) + recall(b, a)) / 2 for a, b in grid]
+    spread = [[date / date.std(0).clip(1e-9) for date in both] for both in grid]
+    even = [(recall(a, b) + recall(b, a)) / 2 for a, b in spread]
+    blocks = [pair.grid.blocks for pair in pairs]
+    out: dict[str, Any] = {"place": figure(place, blocks), "place_even": figure(even, blocks)}
+    of_halves = [np.concatenate([half.blocks for half in pair.dense]) for pair in pairs]
+    both = [np.concatenate([np.tile(pair.dense[k].blocks, 2) for pair in pairs]) for k in (0, 1)]
+    known = ~np.isnan(pairs[0].grid.crops).all((0, 1, 2, 3))
+    joined = []
+    for k in (0, 1):
+        means = [np.nanmean(pair.dense[k].crops[..., known], axis=(2, 3)) for pair in pairs]
+        codes = [half[k].reshape(-1, half[k].shape[-1]) for half in halves]
+        joined.append((np.concatenate(codes), np.concatenate([m.reshape(-1, known.sum()) for m in means])))
+    for label, probe in probes.items():
+        out[f"date_{label}"] = figure([date_accuracy(half, probe) for half in halves], of_halves)
+        credits = np.split(radiometry(joined, probe), [len(both[0])])
+        out[f"radiometry_{label}"] = figure(credits, both)
+    return out
 
 
 def main() -> None:
     """Measure and print the table."""
     parser = arguments(__doc__)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--model", type=Path)
+    parser.add_argument("--model", help="a .keras file, or plain; without it the shipped one")
     parser.add_argument("--quick", action="store_true", help="without the adversary")
     args = parser.parse_args()
-    codes = model_codes(args.model) if args.model else plain_codes()
+    codes = plain_codes() if args.model == "plain" else model_codes(args.model and Path(args.model))
     figures = measured(pairs_of(args.data), codes, not args.quick)
     rows = []
     for group, found in figures.items():
-        for name, values in found.items():
-            if isinstance(values, dict):
-                rows.append([group, name, *(f"{v:.3f}" for v in values.values()), f"{found['chance']:.3f}"])
+        for name in ("shared", "exclusive"):
+            cells = [f"{v['value']:.3f} ({v['low']:.3f} to {v['high']:.3f})" for v in found[name].values()]
+            rows.append([group, name, *cells, f"{found['chance']:.3f}"])
     head = [k.replace("_", " ") for k in figures[GROUPS[0]]["shared"]]
     print(table(["group", "code", *head, "chance"], rows))
     write_json(args.json, {"context": context(model=str(args.model)), "figures": figures})

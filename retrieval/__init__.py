@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from retrieval.index.update import add_to_index, remove_from_index
     from retrieval.models.encoder import load_encoder
+    from retrieval.models.representation import load_representation
     from retrieval.pipeline import Index, build_index, evaluate, locate, open_index
     from retrieval.results.matches import Matches
 
@@ -25,6 +26,7 @@ _HOME = {
     "build_index": "retrieval.pipeline",
     "evaluate": "retrieval.pipeline",
     "load_encoder": "retrieval.models.encoder",
+    "load_representation": "retrieval.models.representation",
     "locate": "retrieval.pipeline",
     "open_executor": "retrieval.distributed.executors",
     "open_index": "retrieval.pipeline",
@@ -38,6 +40,7 @@ __all__ = [
     "build_index",
     "evaluate",
     "load_encoder",
+    "load_representation",
     "locate",
     "open_executor",
     "open_index",

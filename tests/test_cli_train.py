@@ -27,6 +27,13 @@ TINY = {
         "batch": 4,
         "candidates": 3,
     },
+    "representation": {
+        "shared_dim": 16,
+        "exclusive_dim": 4,
+        "places": 2,
+        "crops": 6,
+        "steps": 2,
+    },
 }
 
 

@@ -11,19 +11,23 @@ import typer
 from retrieval.cli.app import command, import_tensorflow, print_result
 from retrieval.cli.console import ConsoleProgress
 from retrieval.cli.options import AsJson, ConfigFile, DeviceOption, Overwrite, Quiet, Verbose
-from retrieval.config import CloudConfig, Loss, TrainConfig, VerifierConfig
+from retrieval.config import CloudConfig, Loss, RepresentationConfig, TrainConfig, VerifierConfig
 from retrieval.config.settings import Settings, read_settings
 
-Model = Literal["encoder", "verifier", "cloud", "local"]
+Model = Literal["encoder", "verifier", "cloud", "local", "representation"]
 RECIPES: dict[Model, Any] = {
     "encoder": TrainConfig,
     "verifier": VerifierConfig,
     "cloud": CloudConfig,
     "local": CloudConfig,
+    "representation": RepresentationConfig,
 }
 """Settings of each model."""
-CLOUD_NAMES = {"steps": "cloud_steps", "batch": "cloud_batch"}
-"""Settings of the cloud network that the flags set."""
+FLAG_NAMES: dict[Model, dict[str, str]] = {
+    "cloud": {"steps": "cloud_steps", "batch": "cloud_batch"},
+    "representation": {"batch": "crops"},
+}
+"""Settings that the flags set, where they have other names."""
 
 
 @command(
@@ -31,6 +35,7 @@ CLOUD_NAMES = {"steps": "cloud_steps", "batch": "cloud_batch"}
     "retrieve train series/ --out encoder.keras",
     "retrieve train series/ --out encoder.keras --validation other-places/ --steps 20000 --recipe siamese",
     "retrieve train series/ --model verifier --recipe verifier --out verifier.keras",
+    "retrieve train series/ --model representation --recipe representation --out representation.keras",
 )
 def train(
     series: Annotated[
@@ -40,7 +45,7 @@ def train(
         Model,
         typer.Option(
             help="encoder: patches to vectors; verifier: candidates to log-odds; cloud: pixels under cloud; "
-            "local: descriptors for patches under cloud."
+            "local: descriptors for patches under cloud. representation: codes of place and light."
         ),
     ] = "encoder",
     out: Annotated[
@@ -66,8 +71,8 @@ def train(
         str | None,
         typer.Option(
             metavar="NAME|FILE",
-            help="Settings as JSON; siamese, verifier and clouds are the recipes of the shipped networks. "
-            "Flags override them.",
+            help="Settings as JSON; siamese, verifier, clouds and representation are the recipes of the "
+            "shipped networks. Flags override them.",
         ),
     ] = None,
     steps: Annotated[
@@ -108,8 +113,8 @@ def train(
     _check_flags(model, validation=validation, loss=loss, cloud_network=cloud_network)
     out, settings = out or Path(f"{model}.keras"), read_settings(config_file)
     flags = {"steps": steps, "batch": batch, "seed": seed, "loss": loss}
-    if model == "cloud":
-        flags = {CLOUD_NAMES.get(name, name): value for name, value in flags.items()}
+    names = FLAG_NAMES.get(model, {})
+    flags = {names.get(name, name): value for name, value in flags.items()}
     config = _recipe(settings, RECIPES[model], recipe, **flags)
     import_tensorflow()
     from retrieval.index.device import on_device
@@ -164,6 +169,7 @@ def _train_network(
     from retrieval.models.cloud_mask import CloudMask
     from retrieval.models.registry import load_network
     from retrieval.training.cloud_networks import train_cloud_mask, train_local_descriptors
+    from retrieval.training.representation import train_representation
     from retrieval.training.verifier import train_verifier
 
     if model == "local":
@@ -172,6 +178,7 @@ def _train_network(
         "verifier": train_verifier,
         "cloud": train_cloud_mask,
         "local": train_local_descriptors,
+        "representation": train_representation,
     }
     figures = trainers[model](series, out, config, **more)
     template = "{out}: " + ", ".join(f"{name.replace('_', ' ')} {{{name}:.3f}}" for name in figures)

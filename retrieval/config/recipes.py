@@ -64,7 +64,7 @@ class VerifierConfig(Config):
     )
     queries: int = setting(1500, 1, 10**7, help="Patches searched in a round.")
     confusions: int = setting(10, 1, 10**7, help="Wrong candidates kept per patch, the best correlated ones.")
-    min_places: int = setting(4, 1, 10**7, help="Minimum number of places with the same bands in a round.")
+    min_places: int = setting(1, 1, 10**7, help="Minimum number of places with the same bands in a round.")
     cloud_share: float = setting(0.25, 0, 1, help="Share of the patches with clouds over 10 to 70 % of them.")
     steps: int = setting(6000, 1, 10**7, help="Training steps.")
     batch: int = setting(24, 1, 10**7, help="Patches per step.")
@@ -114,9 +114,32 @@ class CloudConfig(Config):
         help="Side of the region in which a patch is searched, at every fourth pixel.",
     )
     cloud_share: float = setting(0.8, 0, 1, help="Share of the patches with clouds.")
-    min_places: int = setting(4, 1, 10**5, help="Minimum number of places with the same bands.")
+    min_places: int = setting(1, 1, 10**5, help="Minimum number of places with the same bands.")
     learning_rate: float = setting(2e-3, 0, 10, help="Peak learning rate of Adam.")
     weight_decay: float = setting(1e-3, 0, 1, help="Decoupled weight decay of Adam.")
+    seed: int = setting(0, 0, MAX_SEED, help="Random seed.")
+
+
+@dataclass(frozen=True)
+class RepresentationConfig(Config):
+    """The recipe of the two codes, see `retrieval.training.representation`."""
+
+    READ_BY: ClassVar[tuple[str, ...]] = ("train",)
+
+    shared_dim: int = setting(64, 1, 4096, help="Length of the shared code; less than the encoder's vector.")
+    exclusive_dim: int = setting(32, 1, 1024, help="Length of the exclusive code.")
+    steps: int = setting(240, 1, 10**5, help="Batches of crops whose moments are gathered.")
+    places: int = setting(1, 1, 10**4, help="Places per step, each on two dates.")
+    crops: int = setting(96, 4, 10**4, help="Crops of a place per step.")
+    relight: float = setting(0.0, 0, 1, help="Probability that all crops of a date get another light.")
+    band_loss: float = setting(0.4, 0, 1, help="Probability that a place loses some of its bands.")
+    place_weight: float = setting(
+        0.1, 0, 1000, help="Weight of what the place keeps, as noise of the exclusive code."
+    )
+    ridge: float = setting(0.003, 1e-9, 10, help="Share of the mean variance that is added to this noise.")
+    emphasis: float = setting(
+        1.5, 0, 10, help="Power of the ratio of date to noise that scales each number of the exclusive code."
+    )
     seed: int = setting(0, 0, MAX_SEED, help="Random seed.")
 
 

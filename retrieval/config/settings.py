@@ -22,7 +22,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from retrieval.config.engine import ChipConfig, IndexConfig, RefineConfig, SearchConfig
-from retrieval.config.recipes import CloudConfig, DemoConfig, TrainConfig, VerifierConfig
+from retrieval.config.recipes import (
+    CloudConfig,
+    DemoConfig,
+    RepresentationConfig,
+    TrainConfig,
+    VerifierConfig,
+)
 from retrieval.config.record import Config, Setting, field_types, settings_of
 from retrieval.config.task_recipes import ClassifierConfig, SegmenterConfig
 from retrieval.errors import ConfigError
@@ -49,6 +55,7 @@ RECORDS = (
     ChipConfig,
     VerifierConfig,
     CloudConfig,
+    RepresentationConfig,
     TrainConfig,
     ClassifierConfig,
     SegmenterConfig,

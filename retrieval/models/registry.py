@@ -20,13 +20,14 @@ WEIGHTS = resources.files("retrieval.models.weights")
 """Folder of the shipped networks."""
 TRAINING_FREE = "structure-tensor"
 """Name of the encoder that no training has touched."""
-VERIFIER, CLOUDS, LOCAL = "verifier", "clouds", "local"
+VERIFIER, CLOUDS, LOCAL, REPRESENTATION = "verifier", "clouds", "local", "representation"
 """Names of the networks that are not encoders."""
 
 PURPOSES = {
     VERIFIER: "decides between candidates",
     CLOUDS: "finds cloud in patches",
     LOCAL: "describes points of covered patches",
+    REPRESENTATION: "separates place and light",
 }
 """What the networks that are not encoders do."""
 _MANIFEST = "manifest.json"
@@ -78,7 +79,7 @@ def task_model_names() -> list[str]:
 def encoder_names() -> list[str]:
     """Return the names of the shipped encoders."""
     names = {f.name.removesuffix(".keras") for f in WEIGHTS.iterdir() if f.name.endswith(".keras")}
-    return sorted(names - {VERIFIER, CLOUDS, LOCAL})
+    return sorted(names - set(PURPOSES))
 
 
 def default_encoder_name() -> str:

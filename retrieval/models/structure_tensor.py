@@ -48,11 +48,11 @@ def structure_tensor(scaled: Any, noise: float) -> tuple[Any, Any]:
     """
     from keras import ops
 
-    filled, number = _filled(scaled)
+    pixels, number = filled(scaled)
     # A gradient counts in a band only where all four neighbours are known in that band.
     whole = number[:, 1:-1, 2:] * number[:, 1:-1, :-2] * number[:, 2:, 1:-1] * number[:, :-2, 1:-1]
-    gx = (filled[:, 1:-1, 2:] - filled[:, 1:-1, :-2]) * whole  # (n, h-2, w-2, b)
-    gy = (filled[:, 2:, 1:-1] - filled[:, :-2, 1:-1]) * whole
+    gx = (pixels[:, 1:-1, 2:] - pixels[:, 1:-1, :-2]) * whole  # (n, h-2, w-2, b)
+    gy = (pixels[:, 2:, 1:-1] - pixels[:, :-2, 1:-1]) * whole
     return _merged(gx, gy, noise), ops.max(whole, axis=-1, keepdims=True)
 
 
@@ -71,11 +71,11 @@ def learnable_tensor(scaled: Any, noise: float) -> tuple[Any, Any]:
     """
     from keras import layers, ops
 
-    filled, number = _filled(scaled)
+    pixels, number = filled(scaled)
     # A kernel has a weight for each of nine neighbours, so that all of them have to be known.
     whole = 1.0 - layers.MaxPooling2D(3, 1, padding="valid")(1.0 - number)  # (n, h-2, w-2, b)
     shifts = [(dy, dx) for dy in range(3) for dx in range(3)]
-    near = [filled[:, dy : dy - 2 or None, dx : dx - 2 or None] for dy, dx in shifts]
+    near = [pixels[:, dy : dy - 2 or None, dx : dx - 2 or None] for dy, dx in shifts]
     derive = layers.Dense(2, use_bias=False, name="derivatives")
     both = derive(ops.stack(near, -1)) * ops.expand_dims(whole, -1)  # (n, h-2, w-2, b, 2)
     kernel = np.zeros((3, 3, 2), np.float32)
@@ -84,7 +84,7 @@ def learnable_tensor(scaled: Any, noise: float) -> tuple[Any, Any]:
     return _merged(both[..., 0], both[..., 1], noise), ops.max(whole, axis=-1, keepdims=True)
 
 
-def _filled(scaled: Any) -> tuple[Any, Any]:
+def filled(scaled: Any) -> tuple[Any, Any]:
     """Return pixels with 0 for nodata, and 1 where there are data: (n, h, w, b) each."""
     from keras import ops
 

@@ -1,4 +1,4 @@
-"""Recipes of the shipped networks: `siamese`, `verifier`, and `clouds` with the local descriptors."""
+"""Recipes of the shipped networks: `siamese`, `verifier`, `representation`, and `clouds` for two networks."""
 
 from __future__ import annotations
 
