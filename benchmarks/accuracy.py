@@ -38,8 +38,11 @@ from protocol import (
     Question,
     ask,
     by_database,
+    calibration_error,
     evidence_file,
     figures,
+    is_right,
+    look_alikes,
     recalled,
     title,
 )
@@ -129,7 +132,7 @@ def built(out: Path, stride: int, encoder: str, database: Database) -> tuple[Ind
     """Index a database."""
     clear(out)
     start = time.perf_counter()
-    config = IndexConfig(stride_px=stride, kind="exact")
+    config = IndexConfig(stride_px=stride, kind="auto" if database.generated else "exact")
     made_by = "structure-tensor" if encoder == TRAINING_FREE else encoder
     index = build_index(
         database.images(), out / "index", encoder=made_by, config=config, progress=said(encoder)
@@ -167,11 +170,18 @@ def answered(out: Path, name: str, encoder: str, index: Index, question: Questio
     proposed = find_candidates(index.folder.vectors, vectors, DEEP)
     searched = {k: recalled(proposed, question.answers, k) for k in RECALLED}
     given = Submission(found.patch_ids, *found.best(), source="answer")
+    right = is_right(given.image_ids, given.x, given.y, question.answers)
     keep_evidence(evidence_file(out, name, encoder), question, found, searched)
     result = {"counts": {"patches": len(question.patches), "query_s": spent}}
     result |= figures(question, given, searched, found.candidates)
+    status, counts = np.unique(found.status, return_counts=True)
+    result["status"] = dict(zip(status.tolist(), counts.tolist(), strict=True))
+    result["wrong"] = look_alikes(given, right)
     # The page sorts errors by confidence, which needs a calibration.
     has_confidence = encoder != TRAINING_FREE and bool(found.calibrated.all())
+    if has_confidence:
+        result["calibration_error"] = calibration_error(found.confidence, right, question.answers)
+        result["stated"] = float(found.confidence.mean())
     wrong = failures(name, title(encoder), question, found) if has_confidence else []
     return Answered(result, given, searched, wrong)
 

@@ -83,6 +83,8 @@ def query(folder: str, device: str) -> dict[str, Any]:
         (blocks, "refine_full_resolution", "full resolution"),
         (exhaustive, "select_uncertain", "measuring texture"),
         (LocalSearch, "search_images", "comparing everywhere"),
+        (exhaustive, "find_places", "searching parts"),
+        (exhaustive, "rank_candidates", "ranking places"),
     )
     with clocked(parts, *places):
         opened, queries = session.open_index_and_queries(

@@ -2,7 +2,8 @@
 
 DATA holds `train/` and `val/`, each with a folder for every group of places, a folder for every place and a
 GeoTIFF for every date. An image number is eight times the rank of its place plus the number of its turned
-copy. Places of `val` rank first, so numbers are the same in every database.
+copy. Places of `val` rank first, so numbers are the same in every database. Generated scenes, which enlarge a
+database, rank from `GENERATED_FROM` on.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, TensorConfig
-from retrieval.evaluation.scoring import compare, score
+from retrieval.evaluation.calibration_fit import expected_calibration_error
+from retrieval.evaluation.intervals import ground_blocks
+from retrieval.evaluation.scoring import RESAMPLES, compare, score
 from retrieval.evaluation.submission import Submission
 from retrieval.models.calibration import RIGHT_PX
 from retrieval.models.structure_tensor import structure_tensor
+from retrieval.synthetic.scene import Scene
 from retrieval.training.weather import paste_clouds
 from retrieval.types import Candidates, RankedCandidates
 from tfrecords.read import ImageSource, read_images
@@ -41,6 +45,10 @@ RENDER_PERCENT = (2.0, 98.0)
 TRAINING_FREE = "training-free"
 """Name of the baseline: the training-free encoder, without learned parts after it."""
 RGBN = ("B04", "B03", "B02", "B08")
+GENERATED_FROM = 10_000
+"""Rank of the first generated scene."""
+GENERATED_PX = 512
+"""Side of a generated scene."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +67,17 @@ class Group:
     """Whether queries and database are 8-bit renderings."""
     form_of: str = ""
     """The group with the same queries in full form, for comparison."""
+    generated: int = 0
+    """Generated scenes that enlarge the database; with their turned copies each adds 2.1 megapixels."""
 
 
 GROUPS = {
     "cities": Group(("oscd",), RGBN),
     "fields and forest": Group(("belgium", "forest"), RGBN),
     "cities under cloud": Group(("oscd",), RGBN, clouds=True),
+    "cities under cloud, 300 megapixels": Group(
+        ("oscd",), RGBN, clouds=True, form_of="cities under cloud", generated=114
+    ),
     "cities, RGB in an index of four bands": Group(("oscd",), RGBN[:3], RGBN, form_of="cities"),
     "venice": Group(("venice",), RGBN[:3]),
     "cities, RGB only": Group(("oscd",), RGBN[:3], form_of="cities"),
@@ -135,11 +148,15 @@ class Database:
     """Bands of the images."""
     eight_bit: bool = False
     """Whether they are 8-bit renderings."""
+    generated: int = 0
+    """Number of generated scenes of four bands besides."""
 
     def upright(self) -> Iterator[tuple[int, Image]]:
-        """Yield rank and image of every place."""
+        """Yield rank and image of every place and every generated scene."""
         for rank, file in self.files:
             yield rank, opened(file, self.bands, self.eight_bit)
+        for number in range(self.generated):
+            yield GENERATED_FROM + number, generated_scene(number)
 
     def images(self) -> ImageSource:
         """Return every image and copy, numbered."""
@@ -149,7 +166,15 @@ class Database:
                 for turn, pixels in enumerate(turned(image.pixels)):
                     yield replace(image, image_id=TURNS * rank + turn, pixels=pixels)
 
-        return ImageSource("real imagery", TURNS * len(self.files), begin)
+        return ImageSource("real imagery", TURNS * (len(self.files) + self.generated), begin)
+
+
+def generated_scene(number: int) -> Image:
+    """Return one date of a generated scene, the same for the same number."""
+    rng = np.random.default_rng([0, number])
+    scene = Scene(int(rng.integers(1 << 62)), GENERATED_PX, GENERATED_PX)
+    seen = scene.observe(int(rng.integers(1, 366)), year=int(rng.integers(2016, 2022)))
+    return Image(GENERATED_FROM + number, seen.dn, "dn", RGBN, 0.0)
 
 
 def database_of(data: Path, group: Group) -> Database:
@@ -158,7 +183,7 @@ def database_of(data: Path, group: Group) -> Database:
     val = [target_date(p) for p in places(data / "val")]
     train = [dates(p)[-1] for p in places(data / "train")]
     files = tuple((rank, f) for rank, f in enumerate([*val, *train]) if has_bands(f, bands))
-    return Database(files, bands, group.eight_bit)
+    return Database(files, bands, group.eight_bit, group.generated)
 
 
 def by_database(data: Path, names: Iterable[str]) -> dict[Database, list[str]]:
@@ -352,3 +377,24 @@ def share_less(a: NDArray[np.bool_], b: NDArray[np.bool_], answers: Submission) 
 def share(right: NDArray[np.bool_], answers: Submission) -> dict[str, float]:
     """Return a share of queries, with its interval."""
     return score(share_as_submission(right, answers), answers).to_dict()["SC_img"]  # type: ignore[no-any-return]
+
+
+def calibration_error(
+    confidence: NDArray[np.float64], right: NDArray[np.bool_], answers: Submission
+) -> dict[str, float]:
+    """Return the calibration error in 10 equal bins, with its interval over blocks of ground."""
+    blocks, rng = ground_blocks(answers), np.random.default_rng(0)
+    members = [np.flatnonzero(blocks == b) for b in range(int(blocks.max()) + 1)]
+    errors = []
+    for _ in range(RESAMPLES):
+        rows = np.concatenate([members[b] for b in rng.integers(len(members), size=len(members))])
+        errors.append(expected_calibration_error(confidence[rows], right[rows]))
+    low, high = np.quantile(errors, [0.025, 0.975]).tolist()
+    value = expected_calibration_error(confidence, right)
+    return {"value": value, "low": min(low, value), "high": max(high, value)}
+
+
+def look_alikes(given: Submission, right: NDArray[np.bool_]) -> dict[str, float]:
+    """Return the shares of queries whose wrong answer lies in a real image, and in a generated scene."""
+    generated = given.image_ids >= TURNS * GENERATED_FROM
+    return {"real": float((~right & ~generated).mean()), "generated": float((~right & generated).mean())}

@@ -17,7 +17,7 @@ from retrieval.geo.filters import SearchFilter, keep_contained, read_filter
 from retrieval.index.device import on_device
 from retrieval.index.folder import IndexFolder
 from retrieval.matching.blocks import match_in_blocks
-from retrieval.matching.exhaustive import exhaustive_search
+from retrieval.matching.exhaustive import search_uncertain
 from retrieval.matching.large_chips import locate_chips
 from retrieval.matching.places import rival_places
 from retrieval.matching.session import Session, adapt_to_images
@@ -117,9 +117,9 @@ def locate(
         if isinstance(queries, Chips):
             return Matches.of_chips(folder, queries, locate_chips(session, queries))
         candidates = match_in_blocks(session, folder, queries, executor)
-        searched = exhaustive_search(session, candidates)
+        searched = search_uncertain(session, candidates)
         found = keep_contained(searched.candidates, search_filter)
-        return Matches.of_patches(folder, queries, found, rival_places(session, found), searched.left_out)
+        return Matches.of_patches(folder, queries, found, rival_places(session, found), searched)
 
 
 def evaluate(submission: str | Path, answers: str | Path) -> Score:

@@ -114,6 +114,21 @@ def test_an_exhausted_search_budget_prints_a_warning(ground, here):
     assert "8 patches" in warnings_of(done)[0] and len(warnings_of(done)) == 1
 
 
+def test_the_budget_and_what_it_leaves_out_are_told(ground, here):
+    Path("retrieve.toml").write_text("[search]\nconfident_odds = 100\n")
+    np.save("noise.npy", np.random.default_rng(0).integers(100, 4000, (8, 64, 64, 4)).astype(np.uint16))
+    query = ("query", "noise.npy", "--index", ground / "index", "--json", "--overwrite")
+    done = run(*query)
+    assert json.loads(done.stdout)["uncertain"] == {"everywhere": 8, "in_parts": 0, "left_out": 0}
+    assert "8 uncertain patches: 8 compared with every place" in done.stderr
+    done = run(*query, "--budget", "0")
+    result = json.loads(done.stdout)
+    assert result["uncertain"]["left_out"] == result["partly_searched"] == 8
+    assert "8 patches are uncertain" in warnings_of(done)[0]
+    done = run(*query, "--budget", "soon")
+    assert done.exit_code == 2 and "Expected auto or seconds" in " ".join(done.stderr.split())
+
+
 @pytest.mark.parametrize("category", RetrieveWarning.__subclasses__())
 def test_every_warning_of_the_product_is_printed_once_without_verbose(here, monkeypatch, category):
     def warn(*_):

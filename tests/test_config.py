@@ -99,3 +99,11 @@ def test_former_names_are_replaced_by_present_ones(record):
     for former, present in record.RENAMED.items():
         assert former not in names and present in names
         assert record.from_mapping({former: getattr(record(), present)}) == record()
+
+
+def test_a_setting_may_be_a_number_or_a_word():
+    assert SearchConfig(budget_s=2.5).budget_s == 2.5
+    assert SearchConfig(budget_s="auto").budget_s == "auto"
+    for wrong in ("soon", -1.0, True, None):
+        with pytest.raises(ConfigError, match="Expected auto or a number, at least 0 s"):
+            SearchConfig(budget_s=wrong)

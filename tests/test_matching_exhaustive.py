@@ -11,13 +11,12 @@ from engine import refined, small_encoder, texture
 from retrieval.config import IndexConfig, SearchConfig
 from retrieval.errors import SearchBudgetWarning
 from retrieval.index.faiss_index import VectorIndex
+from retrieval.matching.budget import affordable_patches, search_cost
 from retrieval.matching.exhaustive import (
     ScoreFit,
-    affordable_patches,
-    exhaustive_search,
     hide_cloud,
     rank_by_score,
-    search_cost,
+    search_uncertain,
     select_uncertain,
 )
 from retrieval.matching.pyramid import refine_full_resolution
@@ -68,7 +67,7 @@ def found_by(images, patches, search):
 
 def exhaustively(found, patches, images, search, image_ids=range(4)):
     """Exhaustive search after what two rounds found."""
-    return exhaustive_search(Session(images, patches, search=search, image_ids=image_ids), found).candidates
+    return search_uncertain(Session(images, patches, search=search, image_ids=image_ids), found).candidates
 
 
 def uncertain(patches, images, search, **more):
@@ -151,7 +150,7 @@ class Megapixels:
 
 
 @pytest.mark.parametrize(
-    ("affordable", "text"), [(4, "only the 4 with the most texture were"), (1, "none was")]
+    ("affordable", "text"), [(4, "only the 4 with the most to gain were"), (1, "none was")]
 )
 def test_the_warning_tells_how_many_are_searched_and_the_budget_for_all(world, affordable, text):
     patches, images = world[2], Megapixels()
@@ -206,11 +205,11 @@ def test_patches_beyond_the_budget_are_reported_without_another_answer(world):
     found = found_by(Arrays({0: images.arrays[0]}, {0: BANDS}), clear, SHALLOW)
     search = replace(SHALLOW, round2_max_candidates=20, exhaustive_budget=1)
     with pytest.warns(SearchBudgetWarning):
-        searched = exhaustive_search(Session(images, clear, search=search, image_ids=range(4)), found)
+        searched = search_uncertain(Session(images, clear, search=search, image_ids=range(4)), found)
     assert searched.candidates is found
     assert searched.left_out.dtype == bool and searched.left_out.tolist() == [True] * 6
     off = replace(search, exhaustive_budget=0)
-    searched = exhaustive_search(Session(images, clear, search=off, image_ids=range(4)), found)
+    searched = search_uncertain(Session(images, clear, search=off, image_ids=range(4)), found)
     assert not searched.left_out.any()
 
 
@@ -218,7 +217,7 @@ def test_the_patches_with_the_most_texture_come_first(world):
     images, _, _, clouded = world
     megapixels = sum(np.prod(images.size(i)) for i in range(4)) / 1e6
     search = SearchConfig(exhaustive_budget=search_cost(2, megapixels))
-    with pytest.warns(SearchBudgetWarning, match="the 2 with the most texture"):
+    with pytest.warns(SearchBudgetWarning, match="the 2 with the most to gain"):
         rows = uncertain_rows(clouded, images, search)
     texture_share = hide_cloud(clouded, np.arange(6), SearchConfig()).texture
     assert set(rows) == set(np.argsort(-texture_share, kind="stable")[:2])

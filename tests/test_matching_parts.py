@@ -20,11 +20,12 @@ from retrieval.index.builder import write_index
 from retrieval.index.folder import IndexFolder
 from retrieval.index.parts import PartsIndex, write_parts
 from retrieval.index.update import add_images, remove_images
-from retrieval.matching.exhaustive import exhaustive_search, search_cost, select_uncertain
+from retrieval.matching.budget import PartsBudget, expected_gain, search_cost
+from retrieval.matching.exhaustive import search_uncertain, select_uncertain
 from retrieval.matching.parts_search import find_places, nearest_places
 from retrieval.matching.session import Session
 from retrieval.matching.tensors import Arrays
-from retrieval.models.encoder import FakeEncoder
+from retrieval.models.encoder import FakeEncoder, load_encoder
 from retrieval.models.local_descriptors import shipped_descriptors
 from retrieval.training.weather import under_clouds
 from retrieval.types import RankedCandidates, unpack_ids
@@ -294,7 +295,7 @@ def test_uncertain_patches_search_the_parts_of_an_index(folder: IndexFolder) -> 
     queries, places = cloudy_queries()
     session = Session.open(folder, queries, search=BEYOND_BUDGET)
     assert session.parts is not None
-    found = exhaustive_search(session, RankedCandidates.empty(8, 20)).candidates
+    found = search_uncertain(session, RankedCandidates.empty(8, 20)).candidates
     best = np.stack([found.image_ids[:, 0], found.x[:, 0], found.y[:, 0]], 1)
     right = (best[:, 0] == places[:, 0]) & (np.abs(best[:, 1:] - places[:, 1:]).max(1) <= 1)
     assert right.mean() >= 0.85
@@ -321,11 +322,57 @@ def test_parts_serve_the_patches_beyond_the_budget(
     assert len({*selected.rows, *selected.in_parts}) == everywhere + in_parts
 
 
+def test_a_stated_time_bounds_the_search_of_parts(folder: IndexFolder) -> None:
+    many = cloudy_queries()[0].select(np.arange(400) % 8)
+    session = Session.open(folder, many, search=SearchConfig(budget_s=0.0))
+    with pytest.warns(
+        SearchBudgetWarning, match="^400 patches are uncertain, and the 0 with the most to gain"
+    ):
+        searched = search_uncertain(session, RankedCandidates.empty(400, 20))
+    assert searched.counts == {"everywhere": 0, "in_parts": 0, "left_out": 400}
+    assert searched.left_out.all()
+
+
+def test_blocks_of_patches_end_with_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("retrieval.matching.budget.time.monotonic", lambda: clock[0])
+    done = 0
+    for block in PartsBudget(SearchConfig(budget_s=60.0), 100.0).blocks(10_000, 10_000):
+        assert block.start == done and block.stop - block.start >= 16
+        done, clock[0] = block.stop, clock[0] + 0.2 * (block.stop - block.start)  # twice the usual time
+    assert 150 <= clock[0] <= 160 and done == round((clock[0] - 100) / 0.2)
+
+
+@pytest.mark.parametrize(
+    ("uncertain", "patches", "searched"),
+    [(300, 300, 300), (2400, 2400, 2400), (9000, 9000, 6000), (400, 10_000, 400), (3000, 40_000, 600)],
+)
+def test_the_automatic_budget_grows_with_the_share_of_uncertain_patches(
+    uncertain: int, patches: int, searched: int
+) -> None:
+    blocks = list(PartsBudget(SearchConfig(), 0.0).blocks(uncertain, patches))
+    assert [b.start for b in blocks] == [0, *(b.stop for b in blocks[:-1])]
+    assert blocks[-1].stop == searched
+    assert max(b.stop - b.start for b in blocks) <= 1024
+
+
+def test_patches_with_the_most_to_gain_come_first(folder: IndexFolder) -> None:
+    queries, _ = cloudy_queries()
+    session = Session.open(folder, queries, search=BEYOND_BUDGET)
+    ranked, texture_share = RankedCandidates.empty(8, 20), np.linspace(0.2, 0.9, 8)
+    gain = expected_gain(session, ranked, np.arange(8), texture_share)
+    np.testing.assert_allclose(gain, texture_share)
+    ranked.image_ids[7], ranked.logit[7, 0], ranked.ncc[7], ranked.similarity[7] = 10, 20, 0.5, 0.9
+    sure = replace(session, encoder=load_encoder("siamese"))
+    gain = expected_gain(sure, ranked, np.arange(8), texture_share)
+    assert gain[7] < 0.1 and gain[:7] == pytest.approx(texture_share[:7])
+
+
 def test_where_every_place_is_affordable_parts_change_no_answer(folder: IndexFolder) -> None:
     queries, _ = cloudy_queries()
     session = Session.open(folder, queries)
     without = replace(session, parts=None)
-    found = [exhaustive_search(s, RankedCandidates.empty(8, 20)).candidates for s in (session, without)]
+    found = [search_uncertain(s, RankedCandidates.empty(8, 20)).candidates for s in (session, without)]
     for name, value in vars(found[0]).items():
         np.testing.assert_allclose(value, getattr(found[1], name), atol=1e-5)
 

@@ -14,7 +14,7 @@ from retrieval.config import IndexConfig, RefineConfig, SearchConfig
 from retrieval.errors import BandsWarning, DependencyError, UncalibratedWarning
 from retrieval.index.device import resolve_device
 from retrieval.kernels.executors import SerialExecutor, ThreadExecutor
-from retrieval.matching.exhaustive import exhaustive_search
+from retrieval.matching.exhaustive import search_uncertain
 from retrieval.matching.pyramid import refine_full_resolution
 from retrieval.matching.rounds import search_in_rounds
 from retrieval.matching.session import Session
@@ -178,7 +178,7 @@ def test_order_of_images_and_size_of_blocks_change_no_answer(tmp_path, rng):
     session = Session.open(index.folder, asked)
     ranked = refine_full_resolution(session, search_in_rounds(session, block=5))
     frames.append(
-        Matches.of_patches(index.folder, asked, exhaustive_search(session, ranked).candidates).frame()
+        Matches.of_patches(index.folder, asked, search_uncertain(session, ranked).candidates).frame()
     )
     assert places_of(frames[0]) == places_of(frames[1])
     np.testing.assert_allclose(frames[0], frames[1], atol=1e-4)  # what is compiled rounds otherwise

@@ -34,6 +34,7 @@ from retrieval.cli.options import (
 )
 from retrieval.config import ChipConfig, RefineConfig, SearchConfig
 from retrieval.config.settings import read_settings
+from retrieval.errors import ConfigError
 from tfrecords.challenge import ANSWERS, PATCHES
 
 if TYPE_CHECKING:
@@ -82,6 +83,14 @@ def query(
     drop_unsure: Annotated[
         bool, typer.Option("--drop-unsure", help="Leave unsure matches out of the submission.")
     ] = False,
+    budget: Annotated[
+        str,
+        typer.Option(
+            metavar="SECONDS",
+            help="Time for uncertain patches, those with the most to gain first; auto allows for a minute to "
+            "ten, by their share.",
+        ),
+    ] = "auto",
     exhaustive: Annotated[
         bool,
         typer.Option("--exhaustive", help="Compare all uncertain patches with every place, however long."),
@@ -113,8 +122,7 @@ def query(
     settings = read_settings(config)
     kinds = {"search": SearchConfig, "refinement": RefineConfig, "chips": ChipConfig}
     configs: dict[str, Any] = {name: settings.make(kind) for name, kind in kinds.items()}
-    if exhaustive:
-        configs["search"] = replace(configs["search"], exhaustive=True)
+    configs["search"] = _search_settings(configs["search"], budget, exhaustive)
     import_tensorflow()
     from retrieval.distributed.shards import open_folder
     from retrieval.geo.filters import read_filter
@@ -155,6 +163,7 @@ def query(
             matches = locate(Index(folder, device), queries, search_filter=search_filter, **configs)
         outputs.write(matches, min_confidence, drop_unsure, console)
         warn_not_found(matches)
+        console.note(_uncertain_note(matches))
         console.note(_clipped_note(matches))
     paths = {"patch_table": outputs.patch_table(queries), "details": details, "windows": save_windows}
     result: dict[str, Any] = {"submission": str(out)}
@@ -171,6 +180,34 @@ def query(
     print_result(as_json, result | {"seconds": elapsed_s(start)}, template)
 
 
+def _search_settings(search: SearchConfig, budget: str, exhaustive: bool) -> SearchConfig:
+    """Return settings with the flags.
+
+    Raises:
+        typer.BadParameter: the budget is no number of seconds.
+    """
+    if exhaustive:
+        search = replace(search, exhaustive=True)
+    if budget == "auto":
+        return search
+    try:
+        return replace(search, budget_s=float(budget))
+    except (ValueError, ConfigError):
+        raise typer.BadParameter(f"--budget is {budget!r}. Expected auto or seconds from 0 on.") from None
+
+
+def _uncertain_note(matches: Matches) -> str:
+    """Return a note with the searches of uncertain patches; empty without any."""
+    counts = matches.searched.counts if matches.searched else {}
+    names = {
+        "everywhere": "compared with every place",
+        "in_parts": "searched in the index of parts",
+        "left_out": "left out by the budget",
+    }
+    told = [f"{counts[name]} {text}" for name, text in names.items() if counts.get(name)]
+    return f"{sum(counts.values())} uncertain patches: {', '.join(told)}" if told else ""
+
+
 def _clipped_note(matches: Matches) -> str:
     """Return a note where the submission, which has no negative numbers, cannot hold a position."""
     _, x, y = matches.best()
@@ -181,9 +218,12 @@ def _clipped_note(matches: Matches) -> str:
 
 
 def _status_counts(matches: Matches) -> dict[str, Any]:
-    """Return the number of patches of each status, and the ids of those that are not found."""
+    """Return the number of patches of each status, of uncertain ones, and the ids of those not found."""
     status = matches.status
-    counts = {name: int((status == name).sum()) for name in ("found", "partly_searched", "not_found")}
+    counts: dict[str, Any] = {
+        name: int((status == name).sum()) for name in ("found", "partly_searched", "not_found")
+    }
+    counts |= {"uncertain": matches.searched.counts if matches.searched else None}
     return counts | {"not_found_ids": matches.patch_ids[status == "not_found"].tolist()}
 
 

@@ -208,7 +208,16 @@ class SearchConfig(Config):
     )
     exhaustive: bool = setting(
         False,
-        help="Whether all uncertain patches are compared with every place, whatever it costs.",
+        help="Whether uncertain patches are compared with every place, whatever that costs.",
+    )
+    budget_s: float | Literal["auto"] = setting(
+        "auto",
+        0,
+        10**9,
+        unit="s",
+        help="Time for uncertain patches, about; those with the most to gain come first. auto: work within "
+        "`exhaustive_budget`, then ten minutes times the share of uncertain patches, at least one minute, "
+        "in the parts.",
     )
     min_texture_share: float = setting(
         0.05, 0, 1, help="Minimum share of a patch with edges, outside of cloud, for the exhaustive search."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from numbers import Integral, Real
-from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from retrieval.errors import ConfigError
 
@@ -78,7 +78,12 @@ class Config:
 
     def _check(self, name: str, hint: Any, value: Any) -> None:
         """Refuse a value of another type, out of range, or not among the choices."""
-        expected = ""
+        expected, word = "", ""
+        if get_origin(hint) is Union:  # a number or a word
+            hint, words = get_args(hint)
+            if value in get_args(words):
+                return
+            word = f"{', '.join(get_args(words))} or "
         if get_origin(hint) is Literal and value not in get_args(hint):
             expected = f"one of {', '.join(get_args(hint))}"
         elif is_dataclass(hint) and not isinstance(value, hint):  # type: ignore[arg-type]
@@ -91,7 +96,7 @@ class Config:
             numeric = isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool)
             if not numeric or not low <= value <= high:
                 number = "a whole number" if hint is int else "a number"
-                expected = f"{number}, {replace(description, low=low, high=high).range}"
+                expected = f"{word}{number}, {replace(description, low=low, high=high).range}"
         if expected:
             raise ConfigError(f"{type(self).__name__}.{name} is {value!r}. Expected {expected}.")
 

@@ -19,7 +19,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from retrieval.config.engine import ChipConfig, IndexConfig, RefineConfig, SearchConfig
 from retrieval.config.recipes import (
@@ -196,6 +196,9 @@ def _allowed(description: Setting, hint: Any) -> str:
     """Return the choices or the range of a setting for people."""
     if get_origin(hint) is Literal:
         return ", ".join(get_args(hint))
+    if get_origin(hint) is Union:
+        number, words = get_args(hint)
+        return f"{_allowed(description, words)}, or {_allowed(description, number)}"
     return "true, false" if hint is bool else description.range
 
 

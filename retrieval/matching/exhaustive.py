@@ -2,16 +2,14 @@
 
 The vector of a whole window says too little under cloud, between snow and May, or after a clear-cut. Local
 descriptors (`retrieval.matching.local_search`) still agree with the right place. Exhaustive search costs a
-thousand times as much as an index. It serves few patches, those with the most visible texture first, and
-`SearchConfig.exhaustive_budget` bounds its work. The other patches search the index of parts, if there is
-one. Measurements: `docs/decisions/0014-under-cloud.md`, `docs/decisions/0016-in-doubt-everywhere.md` and
-`docs/decisions/0025-parts-index.md`.
+thousand times as much as an index. It serves few patches, within the budget of `retrieval.matching.budget`.
+The other patches search the index of parts, if there is one. Measurements:
+`docs/decisions/0014-under-cloud.md`, `0016-in-doubt-everywhere.md` and `0025-parts-index.md`.
 """
 
 from __future__ import annotations
 
-import warnings
-from bisect import bisect_right
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -21,8 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import SearchConfig
-from retrieval.errors import SearchBudgetWarning
 from retrieval.kernels.compiled import Compiled
+from retrieval.matching.budget import (
+    PartsBudget,
+    affordable_patches,
+    exhaustive_work,
+    expected_gain,
+    warn_of_budget,
+    warn_of_time,
+)
 from retrieval.matching.local_search import shipped_local_search
 from retrieval.matching.parts_search import find_places
 from retrieval.matching.places import decided_patches, rival_places
@@ -42,19 +47,10 @@ MATCHED_K, RESCORED_K, REFINED_K = 256, 64, 32
 full resolution."""
 MIN_LOG_GRADIENT = 2.7
 """Log-magnitude of the structure tensor above which a pixel has texture: a gradient of 150 DN."""
-DESCRIBE_COST = 45
-"""Work to describe a megapixel, in patches compared with a megapixel."""
-RESCORE_COST, RESCORE_AREA = 16, 9
-"""Work to rescore the candidates of a patch: megapixels compared, and megapixels described around them. The
-latter is at most four times all images."""
-MIN_AFFORDABLE_SHARE = 0.25
-"""Share of the uncertain patches below which none is searched: reading all images for a few does not pay."""
 BLOCK = 256
 """Patches whose texture is measured at a time."""
 SAMPLE = 400
 """Uncertain patches that estimate how many of them have enough texture."""
-PARTS_BLOCK = 1024
-"""Patches that search the index of parts at a time: bounds the memory of their candidates to 60 MB."""
 
 
 @dataclass(frozen=True)
@@ -78,16 +74,26 @@ class ScoreFit:
 
 
 @dataclass(frozen=True, eq=False)
-class ExhaustiveResult:
-    """Candidates after exhaustive search, and the patches that the budget kept from it."""
+class SearchedAgain:
+    """Candidates after the search for uncertain patches, and its extent."""
 
     candidates: RankedCandidates
     """(n, k) best first."""
     left_out: NDArray[np.bool_]
-    """(n,) patches to compare with every place that were not, because the budget does not cover them."""
+    """(n,) uncertain patches that were not searched, because the budget does not cover them."""
+    everywhere: int = 0
+    """Number of patches that were compared with every place."""
+    in_parts: int = 0
+    """Number of patches that searched the index of parts."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of uncertain patches by kind of search."""
+        left_out = int(self.left_out.sum())
+        return {"everywhere": self.everywhere, "in_parts": self.in_parts, "left_out": left_out}
 
 
-def exhaustive_search(session: Session, ranked: RankedCandidates) -> ExhaustiveResult:
+def search_uncertain(session: Session, ranked: RankedCandidates) -> SearchedAgain:
     """Compare the uncertain patches with every place of the session's images, or search its index of parts.
 
     Args:
@@ -95,22 +101,28 @@ def exhaustive_search(session: Session, ranked: RankedCandidates) -> ExhaustiveR
         ranked: candidates of all queries; one call serves all, since reading the images is half of the work.
 
     Warns:
-        SearchBudgetWarning: more patches are uncertain than `search.exhaustive_budget` allows for, and there
-            is no index of parts.
+        SearchBudgetWarning: more patches are uncertain than the budget allows for.
 
     Returns:
         The candidates, replaced for the patches where this search found better ones.
     """
+    budget = PartsBudget(session.search, time.monotonic())
     selected = select_uncertain(session, ranked)
     left_out = np.zeros(len(ranked), bool)
     left_out[selected.left_out] = True
     if len(selected.rows):
         ranked = _search_again(session, ranked, selected.rows, shipped_local_search().search_images)
-    for start in range(0, len(selected.in_parts), PARTS_BLOCK):
+    in_parts, total = 0, len(selected.in_parts)
+    for block in budget.blocks(total, len(ranked)):
         assert session.parts is not None
-        rows = selected.in_parts[start : start + PARTS_BLOCK]
+        session.progress("searching parts", block.start, total)
+        rows = np.sort(selected.in_parts[block])
         ranked = _search_again(session, ranked, rows, partial(find_places, session.parts))
-    return ExhaustiveResult(ranked, left_out)
+        in_parts = block.stop
+    left_out[selected.in_parts[in_parts:]] = True
+    if in_parts < total:
+        warn_of_time(total, in_parts, time.monotonic() - budget.start)
+    return SearchedAgain(ranked, left_out, len(selected.rows), in_parts)
 
 
 def _search_again(
@@ -144,15 +156,16 @@ def hidden_share(patches: PatchPixels) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, eq=False)
 class UncertainPatches:
-    """Rows of the patches to search again, ascending."""
+    """Rows of the patches to search again."""
 
     rows: NDArray[np.intp]
-    """Uncertain, with enough texture, and affordable to compare with every place."""
+    """Uncertain, with enough texture, and affordable to compare with every place; ascending."""
     left_out: NDArray[np.intp]
     """The same, but beyond the budget; where a sample showed that far too many are uncertain, also those
     whose texture was not measured."""
     in_parts: NDArray[np.intp]
-    """With enough texture and beyond the budget, where an index of parts serves them."""
+    """With enough texture and beyond the budget, where an index of parts serves them; those that gain most
+    first."""
 
 
 def select_uncertain(
@@ -166,39 +179,41 @@ def select_uncertain(
         sample: uncertain patches that estimate how many have enough texture.
         block: patches whose texture is measured at a time.
     """
-    search, queries = session.search, session.queries
+    search = session.search
     uncertain = np.flatnonzero(~decided_patches(session, ranked))
     none = uncertain[:0]
     if not len(session.image_ids) or not search.exhaustive_budget:
         return UncertainPatches(none, none, none)
     megapixels = sum(float(np.prod(session.images.size(i))) for i in session.image_ids) / 1e6
-    budget = np.inf if search.exhaustive else search.exhaustive_budget
+    work = exhaustive_work(search)
     subset = uncertain[:: max(1, len(uncertain) // sample)]
     if len(subset) < len(uncertain) and session.parts is None:
         # A sample tells how many there are. Where that is far too many, the others are not measured.
-        with_texture = _with_texture(queries, subset, search, block)
+        with_texture = _with_texture(session, ranked, subset, block)
         estimate = round(len(with_texture) / len(subset) * len(uncertain))
-        if not affordable_patches(estimate // 2, megapixels, budget):
-            _warn_of_budget(estimate, 0, megapixels, "about ")
+        if not affordable_patches(estimate // 2, megapixels, work):
+            warn_of_budget(estimate, 0, megapixels, "about ")
             flat = np.setdiff1d(subset, with_texture)
             return UncertainPatches(none, np.setdiff1d(uncertain, flat), none)
-    rows = _with_texture(queries, uncertain, search, block)
-    count = affordable_patches(len(rows), megapixels, budget)
-    affordable, others = np.sort(rows[:count]), np.sort(rows[count:])
+    rows = _with_texture(session, ranked, uncertain, block)
+    count = affordable_patches(len(rows), megapixels, work)
     if session.parts is not None:
-        return UncertainPatches(affordable, none, others)
+        return UncertainPatches(np.sort(rows[:count]), none, rows[count:])
     if count < len(rows):
-        _warn_of_budget(len(rows), count, megapixels)
-    return UncertainPatches(affordable, others, none)
+        warn_of_budget(len(rows), count, megapixels)
+    return UncertainPatches(np.sort(rows[:count]), np.sort(rows[count:]), none)
 
 
 def _with_texture(
-    queries: PatchPixels, rows: NDArray[np.intp], search: SearchConfig, block: int
+    session: Session, ranked: RankedCandidates, rows: NDArray[np.intp], block: int
 ) -> NDArray[np.intp]:
-    """Rows of patches with enough visible texture, most texture first."""
+    """Rows of patches with enough visible texture, those with the most to gain first."""
+    queries, search = session.queries, session.search
     parts = [rows[i : i + block] for i in range(0, len(rows), block)]
     texture = np.concatenate([np.zeros(0), *(hide_cloud(queries, p, search).texture for p in parts)])
-    return rows[np.argsort(-texture, kind="stable")[: int((texture >= search.min_texture_share).sum())]]
+    enough = texture >= search.min_texture_share
+    rows, texture = rows[enough], texture[enough]
+    return rows[np.argsort(-expected_gain(session, ranked, rows, texture), kind="stable")]
 
 
 @dataclass(frozen=True)
@@ -231,34 +246,6 @@ def _texture_share(scaled: Any) -> Any:
 
 
 _TEXTURE_SHARE = Compiled(_texture_share)
-
-
-# --- the budget -----------------------------------------------------------------------------------
-
-
-def search_cost(count: int, megapixels: float) -> int:
-    """Return the work of comparing `count` patches with all images, in patches x megapixels."""
-    described = 4 * min(megapixels, RESCORE_AREA * count)
-    return int(count * (megapixels + RESCORE_COST) + DESCRIBE_COST * (megapixels + described)) + 1
-
-
-def affordable_patches(count: int, megapixels: float, budget: float) -> int:
-    """Return how many of `count` patches the budget covers; 0 below `MIN_AFFORDABLE_SHARE` of them."""
-    cost: Callable[[int], int] = lambda n: search_cost(n, megapixels)  # noqa: E731
-    most = bisect_right(range(1, count + 1), budget, key=cost)
-    return most if most >= MIN_AFFORDABLE_SHARE * count else 0
-
-
-def _warn_of_budget(count: int, searched: int, megapixels: float, about: str = "") -> None:
-    """Warn that the budget does not cover all uncertain patches."""
-    which = f"only the {searched} with the most texture were" if searched else "none was"
-    warnings.warn(
-        f"{about}{count} patches are uncertain, and {which} searched exhaustively over {megapixels:.0f} "
-        f"megapixels: the budget is too small. To search all, set [search] exhaustive_budget = "
-        f'{search_cost(count, megapixels)}, pass --exhaustive, or index with [index] parts = "always".',
-        SearchBudgetWarning,
-        stacklevel=4,
-    )
 
 
 # --- which place ----------------------------------------------------------------------------------

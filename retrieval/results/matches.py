@@ -15,6 +15,7 @@ from retrieval.geo.coordinates import lonlat, offsets_m
 from retrieval.geo.file_windows import shifts_to_file, to_file
 from retrieval.geo.footprints import DECIMALS, footprints
 from retrieval.index.folder import IndexFolder
+from retrieval.matching.exhaustive import SearchedAgain
 from retrieval.matching.large_chips import LocatedChips
 from retrieval.matching.places import number_places
 from retrieval.matching.session import Session
@@ -52,8 +53,8 @@ class Matches:
     """(n, 4) inputs of the calibration: `TERMS` of patches, `CHIP_TERMS` of chips."""
     places: NDArray[np.int64] | None = None
     """(n, k) placements of chips: a number for each place, 0 for that of the best; None for patches."""
-    left_out: NDArray[np.bool_] | None = None
-    """(n,) patches that the budget kept from exhaustive search; None where it kept none."""
+    searched: SearchedAgain | None = None
+    """The searches of uncertain patches; None for chips."""
 
     @classmethod
     def of_patches(
@@ -62,7 +63,7 @@ class Matches:
         patches: Patches,
         ranked: RankedCandidates,
         rivals: NDArray[np.int64] | None = None,
-        left_out: NDArray[np.bool_] | None = None,
+        searched: SearchedAgain | None = None,
     ) -> Self:
         """Return the matches of patches, with the confidence of the encoder's calibration.
 
@@ -71,7 +72,7 @@ class Matches:
             patches: the queries.
             ranked: candidates of each patch, best first.
             rivals: (n, k) from `retrieval.matching.places.rival_places`; None if each candidate is a place.
-            left_out: (n,) patches that the budget kept from exhaustive search; None for none.
+            searched: the searches of uncertain patches; None for none.
 
         Warns:
             UncalibratedWarning: the index has no calibration for its encoder.
@@ -79,7 +80,7 @@ class Matches:
         features = calibration_features(ranked, rivals)
         confidence = calibration_of(folder.encoder).probability(features)
         ids = patches.patch_ids
-        matches = cls(ids, ranked, confidence, folder, patches, features=features, left_out=left_out)
+        matches = cls(ids, ranked, confidence, folder, patches, features=features, searched=searched)
         warn_uncalibrated(matches)
         return matches
 
@@ -106,9 +107,9 @@ class Matches:
         """(n,) `found`, `partly_searched` or `not_found`.
 
         A patch is not found if no candidate has an NCC above 0. It is flat, has no data, or no window may be
-        answered. It is partly searched if `exhaustive_budget` kept it from a comparison with every place.
+        answered. It is partly searched if it is uncertain and the budget kept it from a further search.
         """
-        left_out = np.zeros(len(self.patch_ids), bool) if self.left_out is None else self.left_out
+        left_out = np.zeros(len(self.patch_ids), bool) if self.searched is None else self.searched.left_out
         return np.select([~self.found, left_out], [NOT_FOUND, PARTLY_SEARCHED], FOUND)
 
     @property
