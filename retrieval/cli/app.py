@@ -38,6 +38,8 @@ COMMANDS = {
     "classify predict": ("classify", "Classify images, or each pixel of a scene"),
     "classify evaluate": ("classify", "Measure a classifier on labelled images, with a page"),
     "segment train": ("segment", "Train a segmentation network from images and masks"),
+    "segment predict": ("segment", "Write the class of each pixel of scenes or tiles"),
+    "segment evaluate": ("segment", "Measure class maps on masks"),
     "labels cover": ("labels", "List the XYZ tiles of an area, split into train, val and test"),
     "labels download": ("labels", "Download the tiles of a cover"),
     "labels check": ("labels", "Check that images and masks fit each other"),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from retrieval.cli.app import command, import_tensorflow, print_result
+from retrieval.cli.app import command, elapsed_s, import_tensorflow, print_result
 from retrieval.cli.console import ConsoleProgress
 from retrieval.cli.options import (
     AsJson,
@@ -62,7 +63,11 @@ def train(
     classes: ClassesOption = None,
     zoom: Zoom = None,
     recipe: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Settings as JSON. Flags override them.")
+        str | None,
+        typer.Option(
+            metavar="FILE|NAME",
+            help="Settings as JSON, or aerial for pixels below a metre. Flags override them.",
+        ),
     ] = None,
     steps: Annotated[
         int | None,
@@ -172,3 +177,140 @@ def _class_weights(text: str | None, classes: tuple[str, ...]) -> list[float] | 
             )
         weights[name.strip()] = weight
     return list(weights.values())
+
+
+@command(
+    "segment predict",
+    "retrieve segment predict scene.tif --model model --out classes.tif",
+    "retrieve segment predict tiles/ --model model --zoom 20 --out predicted/",
+    "retrieve segment predict scenes/ --model a --model b --out predicted/ --probabilities p/",
+)
+def predict(
+    images: Images,
+    model: Annotated[
+        list[Path],
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="FOLDER",
+            help="Model that `segment train` wrote; of several, the mean probability decides.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Map to write, a .tif; for a folder, the folder of maps.")
+    ],
+    probabilities: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the probability of each class: a .tif, or for a folder a folder.",
+            show_default="none",
+        ),
+    ] = None,
+    zoom: Zoom = None,
+    orientations: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=8,
+            help="Flips and rotations whose answers are averaged; each takes the time of one map.",
+            show_default="the model's",
+        ),
+    ] = None,
+    bands: Bands = None,
+    units: UnitsOption = None,
+    device: DeviceOption = "auto",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write the class of each pixel of a scene, or of all images of a folder.
+
+    A map is a cloud-optimized GeoTIFF on the image's grid, with colours and class names; 255 is nodata. XYZ
+    tiles become palette PNGs. Memory does not grow with a scene's height. A stopped run over a folder
+    resumes.
+    """
+    import_tensorflow()
+    from retrieval.index.device import on_device
+    from retrieval.tasks.segment.prediction import predict as predicted
+
+    start = time.monotonic()
+    with ConsoleProgress(quiet, verbose=verbose) as console, on_device(device):
+        report = predicted(
+            images,
+            model,
+            out,
+            probabilities=probabilities,
+            zoom=zoom,
+            bands=split_names(bands),
+            units=units,
+            orientations=orientations,
+            overwrite=overwrite,
+            progress=console,
+        )
+    result = asdict(report) | {"out": str(report.path), "seconds": elapsed_s(start)}
+    result.pop("path")
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in report.shares.items())
+    print_result(as_json, result, f"{{out}}: {{images}} images; {shares}; {{nodata_share:.1%}} nodata")
+
+
+@command(
+    "segment evaluate",
+    "retrieve segment evaluate predicted/ masks/ --json",
+    "retrieve segment evaluate predicted/ masks/ --classes deepglobe",
+    "retrieve segment evaluate predicted/ masks/ --zoom 20 --group-zoom 19",
+)
+def evaluate(
+    predicted: Annotated[
+        Path, typer.Argument(metavar="PREDICTED", help="Folder of class maps, or one class map.")
+    ],
+    masks: Annotated[
+        Path, typer.Argument(metavar="MASKS", help="Folder of masks with the names of the maps, or one mask.")
+    ],
+    classes: ClassesOption = None,
+    zoom: Zoom = None,
+    group_zoom: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=30,
+            help="For the intervals, draw all tiles within one tile of this zoom together.",
+            show_default="each tile alone",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure class maps on masks: IoU, F1 and MCC of each class, with intervals by scene or tile.
+
+    All pixels with a label share one confusion matrix.
+    """
+    from retrieval.tasks.segment.evaluation import evaluate as evaluated
+
+    with ConsoleProgress(quiet, verbose=verbose) as console:
+        result = evaluated(
+            predicted, masks, classes=classes, zoom=zoom, group_zoom=group_zoom, progress=console
+        )
+        for note in result.notes:
+            console.note(note)
+    if as_json:
+        print_result(True, result.figures.to_dict(), "")
+        return
+    typer.echo(_figures_table(result.figures, result.pairs))
+
+
+def _figures_table(figures: Any, pairs: int) -> str:
+    """Return the figures as lines for people."""
+
+    def text(figure: Any) -> str:
+        return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
+
+    width = max(map(len, figures.by_class))
+    lines = [f"{pairs} maps, {figures.units} drawn for the 95 % intervals"]
+    lines += [
+        f"{name:<{width}}  IoU {text(of.iou)}  F1 {text(of.f1)}  MCC {text(of.mcc)}"
+        for name, of in figures.by_class.items()
+    ]
+    lines.append(f"{'mean':<{width}}  IoU {text(figures.miou)}  F1 {text(figures.macro_f1)}")
+    return "\n".join(lines)

@@ -68,7 +68,7 @@ def open_raster(path: str | Path) -> Iterator[DatasetReader]:
         raise MissingInputError(f"{path}: no such file. Expected an image or a mask.")
     try:
         # Filters of warnings belong to the process: one thread changes them at a time.
-        with _OPENING, _silent_georeference():
+        with _OPENING, silent_georeference():
             dataset = rasterio.open(path)
         with dataset:
             yield dataset
@@ -217,7 +217,7 @@ def create_map(path: Path, width: int, height: int, crs: Any, transform: Any, fi
     profile = dict(driver="GTiff", dtype="uint8", count=1, width=width, height=height, nodata=IGNORED)
     profile |= dict(tiled=True, blockxsize=512, blockysize=512, compress="zstd", zstd_level=1)
     profile |= dict(crs=crs, BIGTIFF="IF_SAFER") | ({"transform": transform} if transform is not None else {})
-    with _silent_georeference(), rasterio.open(path, "w", **profile) as dataset:
+    with silent_georeference(), rasterio.open(path, "w", **profile) as dataset:
         for _, window in dataset.block_windows(1):
             dataset.write(np.full((window.height, window.width), fill, np.uint8), 1, window=window)
 
@@ -236,7 +236,7 @@ def finish_map(plain: Path, path: Path, classes: Classes, *, overwrite: bool = F
 
     table = {value: (*map(int, colour), 255) for value, colour in enumerate(classes.colour_table())}
     table[IGNORED] = (0, 0, 0, 0)
-    with _silent_georeference():
+    with silent_georeference():
         with rasterio.open(plain, "r+") as dataset:
             dataset.write_colormap(1, table)
             dataset.update_tags(**{TAG: json.dumps(list(classes.names))})
@@ -260,7 +260,7 @@ def _aux_xml(classes: Classes) -> bytes:
 
 
 @contextmanager
-def _silent_georeference() -> Iterator[None]:
+def silent_georeference() -> Iterator[None]:
     """Hide rasterio's warning that a file has no georeference."""
     from rasterio.errors import NotGeoreferencedWarning
 

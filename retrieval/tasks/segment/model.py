@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,25 @@ class Segmenter:
         scale = np.float32(FULL_SCALE[d.form])  # type: ignore[index]
         scaled = np.asarray(pixels / scale, np.float32)
         padded = np.pad(scaled, pad, mode="symmetric") if any(map(any, pad)) else scaled
-        answer: NDArray[np.float32] = self.network.predict_on_batch(np.ascontiguousarray(padded))
-        return np.asarray(answer)[:, :height, :width]
+        return np.asarray(self._function(padded.shape)(padded), np.float32)[:, :height, :width]
+
+    @cached_property
+    def _functions(self) -> dict[tuple[int, ...], Any]:
+        """What computes the network for inputs of one shape, by shape."""
+        return {}
+
+    def _function(self, shape: tuple[int, ...]) -> Any:
+        """Return what computes the network for inputs of a shape; TensorFlow compiles one for each shape."""
+        import keras
+
+        if shape not in self._functions:
+            call: Any = partial(self.network, training=False)
+            if keras.backend.backend() == "tensorflow":
+                import tensorflow as tf
+
+                call = tf.function(call)
+            self._functions[shape] = call
+        return self._functions[shape]
 
     def probabilities(self, pixels: NDArray[Any], orientations: int | None = None) -> NDArray[np.float32]:
         """Return the probabilities (n, y, x, k) of stored pixels, averaged over flips and rotations.

@@ -113,7 +113,7 @@ def _in_form(pixels: NDArray[Any], units: str) -> NDArray[Any]:
 
 
 def open_images(
-    files: Mapping[str, Path], bands: Sequence[str] | None = None, units: str | None = None
+    files: Mapping[str, str | Path], bands: Sequence[str] | None = None, units: str | None = None
 ) -> dict[str, ImageFile]:
     """Describe images, and decide their units once for all.
 
@@ -128,7 +128,7 @@ def open_images(
         LabelsError, ArrayError: a file cannot be read.
     """
     described: dict[str, ImageFile] = {}
-    for name, path in files.items():
+    for name, path in ((name, Path(file)) for name, file in files.items()):
         with open_raster(path) as dataset:
             alpha = alpha_bands(dataset)
             size, dtype = (dataset.height, dataset.width), np.dtype(dataset.dtypes[0])

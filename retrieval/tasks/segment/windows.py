@@ -48,7 +48,7 @@ class Layout:
         return cls(height, width, side, _starts(height, side, unit_px), _starts(width, side, unit_px))
 
     def blended(
-        self, rows: Iterable[Sequence[NDArray[np.float32]]]
+        self, rows: Iterable[Iterable[NDArray[np.float32]]]
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield the first row and the blended answers (h, width, k) of successive strips of the scene.
 
@@ -60,8 +60,10 @@ class Layout:
         carried: NDArray[np.float32] | None = None
         for number, (top, windows) in enumerate(zip(self.tops, rows, strict=True)):
             bottom = min(top + self.side, self.height)
-            strip = np.zeros((bottom - top, self.width, windows[0].shape[-1]), np.float32)
+            strip = np.zeros((0, 0, 0), np.float32)
             for left, weight, answer in zip(self.lefts, across, windows, strict=True):
+                if not left:
+                    strip = np.zeros((bottom - top, self.width, answer.shape[-1]), np.float32)
                 strip[:, left : left + answer.shape[1]] += (
                     down[number][:, None, None] * weight[None, :, None] * answer
                 )
