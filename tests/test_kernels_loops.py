@@ -13,8 +13,15 @@ from test_matching_pyramid import slow_ncc
 
 import retrieval.kernels
 from retrieval.config import TensorConfig
-from retrieval.kernels.correlation import local_energy, ncc_around, zero_mean
+from retrieval.kernels.correlation import (
+    local_energy,
+    masked_ncc_around,
+    masked_templates,
+    ncc_around,
+    zero_mean,
+)
 from retrieval.kernels.tensors import downsample2, quantize_int16, tensors
+from retrieval.kernels.windows import compare_windows
 from retrieval.matching.ncc import FLAT, STEPS
 from retrieval.matching.surfaces import correlate_sites
 from retrieval.matching.tensor_cache import Sites, TensorCache
@@ -46,6 +53,67 @@ def test_ncc_around_positions_against_a_slow_restatement(seed, box, shifts, quan
     for n, (x, y) in enumerate(corner):
         region = pictures[which[n], y : y + size, x : x + size].astype(np.float64) * 1e-3
         np.testing.assert_allclose(got[n], slow_ncc(template[owner[n]].astype(float), region), atol=2e-5)
+
+
+def slow_masked_ncc(template, mask, region):
+    """NCC over the visible pixels of a template (s, s, 3), shift by shift."""
+    box = len(template)
+    out, seen = np.zeros((len(region) - box + 1,) * 2), mask[..., 0]
+    for dy, dx in np.ndindex(out.shape):
+        a, b = template[seen], region[dy : dy + box, dx : dx + box][seen]
+        a, b = a - a.mean(0), b - b.mean(0)
+        out[dy, dx] = (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())
+    return out
+
+
+@given(st.integers(0, 10**6), st.integers(3, 9), st.integers(1, 12), st.booleans())
+def test_masked_ncc_around_positions_against_a_slow_restatement(seed, box, shifts, quantize_int16):
+    rng = np.random.default_rng(seed)
+    size = box + shifts - 1
+    template = rng.normal(size=(3, box, box, 3)).astype(np.float32) + 5
+    mask = rng.random((3, box, box, 1)) < 0.6
+    mask[:, 0, :3] = True
+    template[~mask[..., 0]] = 99
+    pictures = rng.normal(size=(2, size + 3, size + 6, 3)) * 1000 + 300
+    pictures = pictures.astype(np.int16 if quantize_int16 else np.float32)
+    owner, which = rng.integers(0, 3, 5), rng.integers(0, 2, 5)
+    corner = np.stack([rng.integers(0, 7, 5), rng.integers(0, 4, 5)], -1)
+    rows, got = np.arange(5), np.full((5, shifts, shifts), np.nan, np.float32)
+    places = pictures.reshape(*pictures.shape[:2], -1), which, corner
+    prepared = masked_templates(template, mask, shifts)
+    masked_ncc_around(*prepared, owner, *places, 1e-3, FLAT, STEPS, rows, got)
+    for n, (x, y) in enumerate(corner):
+        region = pictures[which[n], y : y + size, x : x + size].astype(np.float64) * 1e-3
+        slow = slow_masked_ncc(template[owner[n]].astype(float), mask[owner[n]], region)
+        np.testing.assert_allclose(got[n], slow, atol=1e-4)
+
+
+def test_hidden_and_flat_templates_are_zero():
+    picture = np.random.default_rng(1).normal(size=(1, 9, 27)).astype(np.float32)
+    one, corner, out = np.zeros(1, np.int64), np.zeros((1, 2), np.int64), np.ones((1, 3, 3), np.float32)
+    busy, mask = picture[:, :7, :21].reshape(1, 7, 7, 3), np.zeros((1, 7, 7, 1), bool)
+    half = np.arange(7)[None, :, None, None] < 3 + 0 * mask
+    for template, seen in ((busy, mask), (np.where(half, 2.5, busy), half)):
+        prepared = masked_templates(template.astype(np.float32), seen, 3)
+        masked_ncc_around(*prepared, one, picture, one, corner, 1.0, FLAT, STEPS, one, out)
+        assert not out.any()
+
+
+@given(st.integers(0, 10**6), st.integers(1, 5), st.sampled_from([8, 16]))
+def test_windows_compared_in_place_against_gathered_ones(seed, dim, shifts):
+    rng, side, height, width = np.random.default_rng(seed), 3, 7, 9
+    parts = rng.integers(-127, 128, (height * width, dim)).astype(np.int8)
+    parts[: 3 * width] = 0  # ground without texture
+    patch = rng.normal(size=(shifts, side, side * dim)).astype(np.float32)
+    y, x = rng.integers(0, height - side + 1, 20), rng.integers(0, width - side + 1, 20)
+    best, shift = np.empty(20, np.float32), np.empty(20, np.int64)
+    compare_windows(parts, width * y + x, np.full(20, width), patch, 0.02, 1e-3, best, shift)
+    grid = parts.reshape(height, width, dim).astype(np.float64) * 0.02
+    for n in range(20):
+        window = grid[y[n] : y[n] + side, x[n] : x[n] + side].reshape(-1)
+        cosine = patch.reshape(shifts, -1) @ window / np.sqrt((window**2).sum() + 1e-3)
+        assert best[n] == pytest.approx(cosine.max(), abs=1e-5)
+        assert cosine[shift[n]] == pytest.approx(cosine.max(), abs=1e-5)
 
 
 def test_beyond_the_edge_the_last_pixels_are_repeated_and_inside_nothing_changes():

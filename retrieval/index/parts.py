@@ -20,7 +20,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -233,6 +233,14 @@ class Windows:
     """(...) column in the image, in parts."""
     y: NDArray[np.int64]
     """(...) row, in parts."""
+    corner: NDArray[np.int64]
+    """(...) number of its first part."""
+    columns: NDArray[np.int64]
+    """(...) parts in a row of its image."""
+
+    def select(self, some: NDArray[Any]) -> Windows:
+        """Return some of the windows (n,)."""
+        return Windows(*(getattr(self, f.name)[some] for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -248,19 +256,37 @@ class StoredParts:
         """Find the place of windows by their numbers (...), -1 for none."""
         table, first = self.layout.table, self.layout.first_window
         image = np.clip(np.searchsorted(first, rows, "right") - 1, 0, len(table) - 1)
-        y, x = np.divmod(rows - first[image], np.maximum(table[image, 2] - SIDE + 1, 1))
-        return Windows(rows, table[image, 0], x, y)
+        columns = table[image, 2]
+        y, x = np.divmod(rows - first[image], np.maximum(columns - SIDE + 1, 1))
+        corner = self.layout.first_part[image] + y * columns + x
+        return Windows(rows, table[image, 0], x, y, corner, columns)
 
     def windows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return windows by their numbers (m,), as (m, 36 * PART_DIM) of unit length."""
-        table, first = self.layout.table, self.layout.first_window
-        image = np.searchsorted(first, rows, "right") - 1
-        y, x = np.divmod(rows - first[image], table[image, 2] - SIDE + 1)
-        corner = self.layout.first_part[image] + y * table[image, 2] + x
-        grid = np.arange(SIDE)
-        numbers = corner[:, None, None] + grid[:, None] * table[image, 2][:, None, None] + grid
+        found, grid = self.locate(rows), np.arange(SIDE)
+        numbers = found.corner[:, None, None] + grid[:, None] * found.columns[:, None, None] + grid
         values = self.parts[numbers].reshape(len(rows), SIDE**2 * PART_DIM).astype(np.float32)
         return unit(values * np.float32(self.layout.step))
+
+    def compare(
+        self, windows: Windows, patch: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Compare windows with the shifts of a patch.
+
+        Args:
+            windows: (m,) from `locate`.
+            patch: (shifts, 6, 6, PART_DIM) parts of the patch at each shift, a multiple of eight shifts.
+
+        Returns:
+            The best cosine (m,) and its shift (m,).
+        """
+        from retrieval.kernels.windows import compare_windows
+
+        best, shift = np.empty(len(windows.rows), np.float32), np.empty(len(windows.rows), np.int64)
+        rows = np.ascontiguousarray(patch.reshape(len(patch), SIDE, SIDE * PART_DIM))
+        place = windows.corner, windows.columns
+        compare_windows(np.asarray(self.parts), *place, rows, self.layout.step, FLOOR, best, shift)
+        return best, shift
 
     def window_vectors(self, axes: NDArray[np.float32]) -> Iterator[Block]:
         """Yield numbers and vectors (m, WINDOW_DIM) of all windows, some at a time."""

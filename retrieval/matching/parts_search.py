@@ -18,7 +18,7 @@ from retrieval.config import PATCH_PX
 from retrieval.index.parts import SIDE, STEP, PartsIndex
 from retrieval.kernels.executors import parallel_map
 from retrieval.matching.candidates import concatenate
-from retrieval.matching.local_search import best_places
+from retrieval.matching.local_search import best_places, merge_best
 from retrieval.matching.session import Session
 from retrieval.matching.tensors import Templates
 from retrieval.models.local_descriptors import STEP_PX, shipped_descriptors
@@ -34,10 +34,12 @@ COARSE_SHIFTS = np.array([(dy, dx) for dy in (0, 2) for dx in (0, 2)])
 """(4, 2) shifts, in 2 px, at which windows are searched: y and x of a window's corner in the patch."""
 FINE_SHIFTS = np.array([(dy, dx) for dy in range(-1, 3) for dx in range(-1, 3)])
 """(16, 2) shifts at which the windows found are compared."""
-NEAREST = 2048
+NEAREST = 8192
 """Windows of each coarse shift that are compared by their parts."""
 PLACES = 2000
 """Candidates of a patch: correlation at quarter resolution reduces them further at little cost."""
+OVERLAPPING = 8
+"""Windows for each place that is returned, before non-maximum suppression."""
 BLOCK = 128
 """Patches searched for at a time."""
 
@@ -65,8 +67,7 @@ def find_places(
         rows = np.arange(len(queries))
         fields = local.describe_all_pixels(*Templates(queries, columns).take(rows, 1))
         places = [nearest_places(member, fields, nearest, allowed) for member in index.members]
-        score, ids = (np.concatenate(column, 1) for column in zip(*places, strict=True))
-        found.append(best_places(score, ids, settings))
+        found.append(best_places(*merge_best(places, OVERLAPPING * count), settings))
     return _inside(concatenate(found), session.images)
 
 
@@ -97,7 +98,7 @@ def nearest_places(
     coarse = shifted_windows(parts, COARSE_SHIFTS)
     k = min(nearest, len(index))
     rows = index.search(coarse.reshape(-1, *coarse.shape[2:]), k).reshape(len(fields), -1)
-    fine = shifted_windows(parts, FINE_SHIFTS).reshape(len(fields), len(FINE_SHIFTS), -1)
+    fine = shifted_windows(parts, FINE_SHIFTS)
 
     def compare(number: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         return _compare(index, np.unique(rows[number]), fine[number], allowed)
@@ -133,10 +134,8 @@ def _compare(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Compare windows with the parts of one patch at all fine shifts: scores and packed ids of places."""
     found = index.stored.locate(rows[rows >= 0])
-    known = np.isin(found.image_ids, allowed)
-    rows, image = found.rows[known], found.image_ids[known]
-    cosine = index.stored.windows(rows) @ fine.T
-    best = cosine.argmax(1)
-    corner = PART_PX * np.stack([found.x, found.y], -1)[known]
+    found = found.select(np.isin(found.image_ids, allowed))
+    cosine, best = index.stored.compare(found, fine)
+    corner = PART_PX * np.stack([found.x, found.y], -1)
     place = np.maximum(corner - FINE_SHIFTS[best][:, ::-1] * (STEP_PX // FINE), 0)
-    return cosine[np.arange(len(rows)), best], pack_ids(image, *place.T)
+    return cosine, pack_ids(found.image_ids, *place.T)

@@ -1,14 +1,16 @@
 """Correlation surfaces: NCC of templates with image regions, and the peak of each surface.
 
 Strategy. On a CPU, Numba loops read the cached tensors in place: nothing is cut out or copied. On an
-accelerator, and where pixels are hidden, regions are cut out. The backend correlates them in tables of few
-shapes, since each shape is compiled. Both ways agree within rounding, which tests hold against each other.
+accelerator, and where pixels of an image are hidden, regions are cut out. The backend correlates them in
+tables of few shapes, since each shape is compiled. Both ways agree within rounding, which tests hold against
+each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -72,7 +74,7 @@ def correlate_sites(
     fully_visible = _fully_visible(mask, len(template))[owner]
     if sites.level and in_loops:
         cached = cache.cached_sites(sites)
-        remaining = _correlate_in_place(template, owner, fully_visible, cached, sites.radius, out)
+        remaining = _correlate_in_place(template, mask, owner, fully_visible, cached, sites.radius, out)
     if len(remaining):
         regions = cache.regions(sites.select(remaining))
         visible = fully_visible[remaining]
@@ -85,30 +87,27 @@ def correlate_sites(
 
 def _correlate_in_place(
     template: NDArray[np.float32],
+    mask: Known,
     owner: NDArray[np.intp],
     fully_visible: NDArray[np.bool_],
     cached: list[CachedSites],
     radius: int,
     out: NDArray[np.float32],
 ) -> NDArray[np.intp]:
-    """Write the NCC of fully visible sites into `out`; return the rows of the others."""
-    from retrieval.kernels.correlation import ncc_around, zero_mean
-
-    templates, side = zero_mean(template, out.shape[1]), template.shape[1]
-    partly_hidden = [np.zeros(0, np.intp)]
+    """Write the NCC of sites whose region is fully visible into `out`; return the rows of the others."""
+    loops = _Loops(template, mask, out)
+    window, partly_hidden = template.shape[1] + 2 * radius, [np.zeros(0, np.intp)]
     for group in cached:
-        visible = fully_visible[group.rows]
-        doubtful = np.flatnonzero(visible & group.hidden)
+        visible = np.ones(len(group.rows), bool)
+        doubtful = np.flatnonzero(group.hidden)
         if len(doubtful):
-            window = side + 2 * radius
             known = crop_windows(group.known, group.picture[doubtful], group.at[doubtful], window, radius)
             visible[doubtful] = known.all((1, 2, 3))
-        rows, picture = group.rows[visible], group.picture[visible]
-        corner, flat = group.at[visible] - radius, FLAT * side**2
+        rows, picture, corner = group.rows[visible], group.picture[visible], group.at[visible] - radius
         pictures, energy = _joined_channels(group.pictures), group.energy[..., 0]
-        ncc_around(
-            *templates, owner[rows], pictures, energy, picture, corner, 1 / CODES, flat, STEPS, rows, out
-        )
+        whole = fully_visible[rows]
+        loops.whole(owner, rows[whole], pictures, energy, picture[whole], corner[whole], 1 / CODES)
+        loops.masked(owner, rows[~whole], pictures, picture[~whole], corner[~whole], 1 / CODES)
         partly_hidden.append(group.rows[~visible])
     return np.concatenate(partly_hidden)
 
@@ -123,14 +122,15 @@ def _correlate_regions(
     in_loops: bool,
 ) -> NDArray[np.float32]:
     """NCC of templates with regions that were cut out for them."""
-    visible = fully_visible & _fully_visible(regions.known, len(owner))
+    whole_region = _fully_visible(regions.known, len(owner))
+    visible = fully_visible & whole_region
     shifts = regions.stored.shape[1] - template.shape[1] + 1
     out = np.empty((len(owner), shifts, shifts), np.float32)
-    pairs = np.flatnonzero(visible)
     if in_loops:
-        _correlate_in_loops(template, owner[pairs], regions.tensor(pairs), pairs, out)
+        _correlate_in_loops(template, mask, owner, fully_visible, regions, np.flatnonzero(whole_region), out)
+        visible = whole_region
     else:
-        for rows, table in _tables(owner, pairs, table_pairs):
+        for rows, table in _tables(owner, np.flatnonzero(visible), table_pairs):
             args = template[rows], regions.stored[table]
             out[table] = _NCC(*args) if regions.energy is None else _NCC_OF(*args, regions.energy[table])
     for rows, table in _tables(owner, np.flatnonzero(~visible), table_pairs):
@@ -145,22 +145,88 @@ def _correlate_regions(
 
 def _correlate_in_loops(
     template: NDArray[np.float32],
+    mask: Known,
     owner: NDArray[np.intp],
-    region: NDArray[np.float32],
-    rows: NDArray[np.intp],
+    fully_visible: NDArray[np.bool_],
+    regions: Regions,
+    pairs: NDArray[np.intp],
     out: NDArray[np.float32],
 ) -> None:
-    """Write the NCC of templates with regions (k, S, S, 3), each into a row of `out`."""
-    from retrieval.kernels.correlation import local_energy, ncc_around, zero_mean
+    """Write the NCC of some pairs, whose regions are fully visible, each into its row of `out`."""
+    from retrieval.kernels.correlation import local_energy
 
-    if not len(rows):
-        return
-    region = np.ascontiguousarray(region)
-    templates = zero_mean(np.ascontiguousarray(template), out.shape[1])
-    side, picture = template.shape[1], np.arange(len(rows))
-    energy, corner = local_energy(region, side, 1.0), np.zeros((len(rows), 2), np.int64)
-    pictures, flat = _joined_channels(region), FLAT * side**2
-    ncc_around(*templates, owner, pictures, energy, picture, corner, 1.0, flat, STEPS, rows, out)
+    loops = _Loops(template, mask, out)
+    for rows, whole in ((pairs[fully_visible[pairs]], True), (pairs[~fully_visible[pairs]], False)):
+        if not len(rows):
+            continue
+        region = np.ascontiguousarray(regions.tensor(rows))
+        pictures, picture = _joined_channels(region), np.arange(len(rows))
+        corner = np.zeros((len(rows), 2), np.int64)
+        if whole:
+            energy = local_energy(region, template.shape[1], 1.0)
+            loops.whole(owner, rows, pictures, energy, picture, corner, 1.0)
+        else:
+            loops.masked(owner, rows, pictures, picture, corner, 1.0)
+
+
+class _Loops:
+    """Numba loops that correlate templates with pictures and write into one array."""
+
+    def __init__(self, template: NDArray[np.float32], mask: Known, out: NDArray[np.float32]) -> None:
+        """Take templates (n, s, s, 3), their visible pixels, and `out` (m, shifts, shifts)."""
+        self._template, self._mask, self._out = template, mask, out
+
+    @cached_property
+    def _whole(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        from retrieval.kernels.correlation import zero_mean
+
+        return zero_mean(np.ascontiguousarray(self._template), self._out.shape[1])
+
+    @cached_property
+    def _masked(
+        self,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        from retrieval.kernels.correlation import masked_templates
+
+        assert self._mask is not None
+        return masked_templates(self._template, self._mask, self._out.shape[1])
+
+    def whole(
+        self,
+        owner: NDArray[np.intp],
+        rows: NDArray[np.intp],
+        pictures: NDArray[Any],
+        energy: NDArray[np.float32],
+        picture: NDArray[np.int64],
+        corner: NDArray[np.int64],
+        scale: float,
+    ) -> None:
+        """Write the rows of fully visible templates; see `ncc_around`."""
+        from retrieval.kernels.correlation import ncc_around
+
+        if len(rows):
+            flat, places = FLAT * self._template.shape[1] ** 2, (picture, corner)
+            ncc_around(
+                *self._whole, owner[rows], pictures, energy, *places, scale, flat, STEPS, rows, self._out
+            )
+
+    def masked(
+        self,
+        owner: NDArray[np.intp],
+        rows: NDArray[np.intp],
+        pictures: NDArray[Any],
+        picture: NDArray[np.int64],
+        corner: NDArray[np.int64],
+        scale: float,
+    ) -> None:
+        """Write the rows of partly visible templates; see `masked_ncc_around`."""
+        from retrieval.kernels.correlation import masked_ncc_around
+
+        if len(rows):
+            places = picture, corner
+            masked_ncc_around(
+                *self._masked, owner[rows], pictures, *places, scale, FLAT, STEPS, rows, self._out
+            )
 
 
 def _joined_channels(pictures: NDArray[Any]) -> NDArray[Any]:
