@@ -42,9 +42,9 @@ from tfrecords.schema import Patches
 
 MAX_HIDDEN_SHARE = 0.2
 """Share of hidden pixels above which this search decides alone: the earlier stages took cloud for ground."""
-MATCHED_K, RESCORED_K, REFINED_K = 256, 64, 32
-"""Candidates of local descriptors that are correlated at half resolution, described again, and correlated at
-full resolution."""
+MATCHED_K, REFINED_K = 256, 32
+"""Candidates of local descriptors that are correlated at half resolution, and those that are described again
+and correlated at full resolution."""
 MIN_LOG_GRADIENT = 2.7
 """Log-magnitude of the structure tensor above which a pixel has texture: a gradient of 150 DN."""
 BLOCK = 256
@@ -57,8 +57,10 @@ SAMPLE = 400
 class ScoreFit:
     """Score of a candidate of local descriptors, and its log-odds; fitted to cities under cloud."""
 
+    cosine_weight_quarter_res: float
+    """Weight of the cosine next to NCC at quarter resolution: cosines differ little and tell much."""
     cosine_weight_half_res: float
-    """Weight of the cosine next to NCC at half resolution: cosines differ little and tell much."""
+    """Weight of the cosine next to NCC at half resolution."""
     cosine_weight: float
     """Weight of the cosine next to NCC at full resolution."""
     logit_slope: float
@@ -261,15 +263,13 @@ def rank_candidates(session: Session, candidates: Candidates) -> RankedCandidate
     Returns:
         The best `REFINED_K` candidates with log-odds, best first.
     """
-    local, fit = shipped_local_search(), ScoreFit.shipped()
-    by_cosine = replace(session.refinement, similarity_weight=fit.cosine_weight_half_res)
+    fit, weight = ScoreFit.shipped(), ScoreFit.shipped().cosine_weight_quarter_res
+    by_cosine = session.with_settings(refinement=replace(session.refinement, similarity_weight=weight))
     close = match_half_resolution(
-        replace(session.with_settings(refinement=by_cosine), progress=silent), candidates, MATCHED_K
+        replace(by_cosine, progress=silent), candidates, MATCHED_K, fit.cosine_weight_half_res, REFINED_K
     )
-    close = close.pad_to(min(RESCORED_K, close.image_ids.shape[1]))
-    rescored = rank_by_score(replace(close, similarity=local.rescore(session, close)))
-    best = rescored.pad_to(min(REFINED_K, rescored.image_ids.shape[1]))
-    return rank_by_score(refine_full_resolution(session, best, REFINED_K))
+    close = replace(close, similarity=shipped_local_search().rescore(session, close))
+    return rank_by_score(refine_full_resolution(session, close, REFINED_K))
 
 
 def rank_by_score(found: RankedCandidates) -> RankedCandidates:

@@ -83,17 +83,23 @@ def match_and_verify(
     return ranked
 
 
-def match_half_resolution(session: Session, candidates: Candidates, keep: int) -> RankedCandidates:
+def match_half_resolution(
+    session: Session, candidates: Candidates, keep: int, weight: float | None = None, count: int | None = None
+) -> RankedCandidates:
     """Match candidates at quarter and half resolution and rank them by NCC, without the verifier.
 
     Args:
-        session: queries, images and settings.
+        session: queries, images and settings; `refinement.similarity_weight` counts at quarter resolution.
         candidates: of each query.
-        keep: how many candidates of each patch continue to half resolution and are returned.
+        keep: how many candidates of each patch continue to half resolution.
+        weight: of the similarity at half resolution; None for that of quarter resolution.
+        count: how many candidates of each patch are returned; None for `keep`.
     """
     matcher = PyramidMatcher(session, candidates)
     matcher.match_half_resolution(keep)
-    return matcher.ranked(keep)
+    if weight is not None:
+        matcher.similarity_weight = weight
+    return matcher.ranked(keep if count is None else count)
 
 
 def refine_full_resolution(session: Session, ranked: RankedCandidates, count: int = 1) -> RankedCandidates:
@@ -187,6 +193,7 @@ class PyramidMatcher:
     def __init__(self, session: Session, candidates: Candidates) -> None:
         """Start with candidates that no level has seen."""
         self._session, self._found = session, candidates
+        self.similarity_weight = session.refinement.similarity_weight
         shape = candidates.image_ids.shape
         ids, image = np.unique(candidates.image_ids, return_inverse=True)
         self._image = image.reshape(shape)
@@ -341,8 +348,7 @@ class PyramidMatcher:
     def _weighted_ncc(self) -> NDArray[np.float32]:
         """NCC plus weighted similarity."""
         similarity = np.maximum(self._found.similarity, -1)
-        weight = self._session.refinement.similarity_weight
-        return np.asarray(self._state["ncc"] + weight * similarity, np.float32)
+        return np.asarray(self._state["ncc"] + self.similarity_weight * similarity, np.float32)
 
     def _order(self, score: NDArray[np.float64], level: NDArray[np.int8] | None = None) -> NDArray[np.intp]:
         """Columns of each patch, by ascending level where given, descending score, then place."""
