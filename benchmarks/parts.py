@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from context import context
 from numpy.typing import NDArray
 from protocol import GROUPS, TURNS, Database, Question, ask, database_of, part, recalled, share
 
@@ -42,7 +43,7 @@ SEARCH = SearchConfig(round2_max_candidates=2000)
 """As many places as recall needs."""
 VOTE_SHARES = (0.1, 0.01)
 """Shares of the database's parts whose votes count."""
-NEAREST = (512, 2048, 8192)
+NEAREST = (2048, 8192)
 """Windows of each shift that are compared by their parts."""
 SAMPLED = 23
 """One part of this many tells what a share of all parts reaches."""
@@ -202,7 +203,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for design in args.designs:
         for one in designs(design, session, images, args.out):
             results[one.name] = figures(one, session, question, args.rank)
-    note = {"group": args.group, "queries": len(rows), "seed": args.seed, "megapixels": images.megapixels}
+    note = {"context": context(queries=len(rows), megapixels=images.megapixels)}
+    note |= {"group": args.group, "seed": args.seed, "every": args.every}
     name = f"parts-{images.megapixels:.0f}.json"
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / name).write_text(json.dumps(note | {"designs": results}, indent=1))
