@@ -47,6 +47,8 @@ COMMANDS = {
     "labels vectorize": ("labels", "Turn class maps into polygons"),
     "labels compare": ("labels", "Compare a class map with labels, and rank the disagreement"),
     "labels subset": ("labels", "Copy or link selected tiles or files"),
+    "change detect": ("change", "Map what differs between two dates"),
+    "change evaluate": ("change", "Measure maps of change against labels"),
     "demo": ("setup", "Run a small generated challenge"),
     "config": ("setup", "Print all settings as a retrieve.toml"),
     "models": ("setup", "List the models in the package"),
@@ -54,6 +56,7 @@ COMMANDS = {
 }
 """Module and summary of each command, in the order of the help; the first of two words is a group."""
 GROUPS = {
+    "change": "Find what differs between two dates of a place",
     "classify": "Classify images by a few labelled ones",
     "segment": "Map the classes of masks over images",
     "labels": "Prepare, convert and judge vector labels and masks",
@@ -61,7 +64,7 @@ GROUPS = {
 """Summary of each group of commands."""
 _TENSORFLOW_CHATTER = re.compile(r"WARNING: All log messages before absl|[IW]\d{4} ")
 """Lines of TensorFlow's log that report no error."""
-KEEPS_TENSORFLOW_THREADS = ("classify", "doctor", "segment", "train")
+KEEPS_TENSORFLOW_THREADS = ("change", "classify", "doctor", "segment", "train")
 """Commands that do not limit TensorFlow's threads."""
 
 

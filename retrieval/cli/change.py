@@ -1,0 +1,191 @@
+"""`retrieve change ...`: what differs between two dates of a place."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from retrieval.cli.app import command, elapsed_s, import_tensorflow, print_result
+from retrieval.cli.console import ConsoleProgress
+from retrieval.cli.options import (
+    AsJson,
+    Bands,
+    DeviceOption,
+    Overwrite,
+    Quiet,
+    UnitsOption,
+    Verbose,
+    split_names,
+)
+
+Coregister = Annotated[
+    bool,
+    typer.Option(
+        "--coregister/--no-coregister",
+        help="Measure the shift of the second date, up to 8 px, and remove it.",
+    ),
+]
+Clouds = Annotated[
+    bool, typer.Option("--clouds/--no-clouds", help="Mark cloud of either date as 255, without data.")
+]
+MinPixels = Annotated[
+    int,
+    typer.Option(
+        "--min-pixels", metavar="N", min=1, help="Leave out areas of change, and holes, of fewer pixels."
+    ),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        min=0,
+        max=1,
+        help="Probability from which a pixel counts as changed.",
+        show_default="the method's",
+    ),
+]
+
+
+@command(
+    "change detect",
+    "retrieve change detect before.tif after.tif --out change.tif",
+    "retrieve change detect 2018.tif 2024.tif --out change.tif --polygons change.gpkg --json",
+)
+def detect_command(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="GeoTIFF of the first date.")],
+    after: Annotated[
+        Path, typer.Argument(metavar="AFTER", help="GeoTIFF of the second date; another grid is warped.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Map to write: 1 change, 0 none, 255 nodata or cloud.")
+    ],
+    probabilities: Annotated[
+        Path | None,
+        typer.Option(help="Also write the probability of change, a .tif file.", show_default="none"),
+    ] = None,
+    polygons: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the changed areas: .gpkg, .parquet, .geojson or .fgb.", show_default="none"
+        ),
+    ] = None,
+    threshold: Threshold = None,
+    min_pixels: MinPixels = 12,
+    coregister: Coregister = True,
+    clouds: Clouds = True,
+    bands: Bands = None,
+    units: UnitsOption = None,
+    device: DeviceOption = "auto",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Map what differs between two dates, beyond season and light, without labels.
+
+    The map lies on the grid of BEFORE. The shift between the dates is measured and removed; it stands in
+    the tags SHIFT_DX and SHIFT_DY of the map.
+    """
+    import_tensorflow()
+    from retrieval.index.device import on_device
+    from retrieval.tasks.change import detect
+    from retrieval.tasks.change.mapping import Options
+
+    start = time.monotonic()
+    with ConsoleProgress(quiet, verbose=verbose) as console, on_device(device):
+        report = detect(
+            before,
+            after,
+            out,
+            probabilities=probabilities,
+            polygons=polygons,
+            threshold=threshold,
+            options=Options(coregister, clouds, min_pixels),
+            bands=split_names(bands),
+            units=units,
+            overwrite=overwrite,
+            progress=console,
+        )
+        for note in report.notes:
+            console.note(note)
+        if coregister and not report.shift_found:
+            console.note("no shift fits the dates: they are compared as they lie")
+    result = _plain(report) | {"seconds": elapsed_s(start)}
+    moved = "AFTER lies dx {dx:+.2f}, dy {dy:+.2f} px from BEFORE"
+    shown = f"{{out}}: {{change_share:.2%}} changed, {{hidden_share:.1%}} without ground; {moved}"
+    print_result(as_json, result, shown)
+
+
+def _plain(report: Any) -> dict[str, Any]:
+    """Return a report for JSON; its path is called out."""
+    page = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(report).items()}
+    page["out"] = page.pop("path")
+    return page | {"notes": list(report.notes)}
+
+
+@command(
+    "change evaluate",
+    "retrieve change evaluate places/ labels/",
+    "retrieve change evaluate places/ labels/ --json > figures.json",
+)
+def evaluate_command(
+    places: Annotated[
+        Path, typer.Argument(metavar="PLACES", help="Folder with a folder for each place, a GeoTIFF a date.")
+    ],
+    labels: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LABELS", help="Folder of masks called as the places: 1 change, 0 none, 255 no label."
+        ),
+    ],
+    threshold: Threshold = None,
+    min_pixels: MinPixels = 12,
+    coregister: Coregister = True,
+    clouds: Clouds = True,
+    bands: Bands = None,
+    units: UnitsOption = None,
+    device: DeviceOption = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure maps of change against labels: F1, IoU, precision and recall, pooled and by place.
+
+    The first and the last date of each place are compared. Change that cloud or nodata hides counts as
+    missed. Intervals are a bootstrap over blocks of 256 x 256 pixels.
+    """
+    import_tensorflow()
+    from retrieval.index.device import on_device
+    from retrieval.tasks.change import evaluate
+    from retrieval.tasks.change.mapping import Options
+
+    with ConsoleProgress(quiet, verbose=verbose) as console, on_device(device):
+        report = evaluate(
+            places,
+            labels,
+            threshold=threshold,
+            options=Options(coregister, clouds, min_pixels),
+            bands=split_names(bands),
+            units=units,
+            progress=console,
+        )
+        for note in report.notes:
+            console.note(note)
+    page = report.figures.to_dict()
+    if as_json:
+        print_result(True, page | {"shifts": report.shifts, "notes": list(report.notes)}, "")
+        return
+    width = max(6, *map(len, page["places"]))
+    for name, figures in {"pooled": page, **page["places"]}.items():
+        shown = ", ".join(f"{key} {_interval(figures[key])}" for key in ("f1", "iou", "precision", "recall"))
+        typer.echo(f"{name:<{width}}  {shown}")
+
+
+def _interval(figure: dict[str, Any]) -> str:
+    if figure["value"] is None:
+        return "undefined"
+    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"

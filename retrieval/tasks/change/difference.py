@@ -1,0 +1,144 @@
+"""How much two dates differ at each pixel, beyond season and light, without labels.
+
+Strategy. Light, haze and season change most of the ground alike: in each band they act, to first order, as a
+gain and an offset. These are fitted by iteratively reweighted moments: pixels that differ lose their weight,
+so change does not bend the fit. The normalized differences are smoothed, which removes noise, the rest of the
+misregistration and single-pixel parallax. Each band is divided by the spread of its differences, up to which
+19 of 20 pixels differ: harvest and growth widen it, rare change does not. The score is the length of this
+vector: change vector analysis in units of the scene's own unrest.
+
+Sources: R. D. Johnson, E. S. Kasischke, Change vector analysis (1998). A. A. Nielsen, The regularized
+iteratively reweighted MAD method (2007), for the weights. M. J. Canty, A. A. Nielsen, Automatic radiometric
+normalization (2008).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.tasks.change.pairs import Mask, Pixels
+
+SMOOTHING_PX = 1.5
+"""Standard deviation of the Gaussian that smooths the differences."""
+MARGIN_PX = 6
+"""Pixels around a pixel that its score depends on: four standard deviations."""
+ROUNDS = 10
+"""Iterations of the weights."""
+MIN_PIXELS = 256
+"""Pixels without which no normalization is fitted."""
+_MAD = 1.4826
+"""Standard deviation of a normal distribution by its median absolute deviation."""
+_Q95 = 1 / 1.96
+"""The same by the absolute deviation that 95 % do not exceed."""
+_WIDEST = 2.0
+"""Most by which the second may exceed the first: else change on more than a twentieth would hide itself."""
+_FLOOR = 1e-4
+"""Smallest spread, in scaled units: a tenth of the sensor's noise."""
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Gain and offset of each date and band, and the spread of what remains."""
+
+    means: tuple[tuple[float, ...], tuple[float, ...]]
+    """Mean of the unchanged pixels, by date and band, scaled units."""
+    deviations: tuple[tuple[float, ...], tuple[float, ...]]
+    """Their standard deviation."""
+    centre: tuple[float, ...]
+    """Median of the smoothed differences by band."""
+    spread: tuple[float, ...]
+    """Their spread, as a standard deviation: by the 95 % quantile, up to twice that by the median."""
+
+
+def fit_normalization(blocks: Sequence[tuple[Pixels, Pixels, Mask]]) -> Normalization | None:
+    """Fit the normalization to parts of two dates.
+
+    Args:
+        blocks: (h, w, b) of both dates, scaled, and the pixels that show ground on both, (h, w).
+
+    Returns:
+        The normalization; None where fewer than 256 pixels show ground.
+    """
+    first, second = (np.concatenate([block[i][block[2]] for block in blocks]) for i in (0, 1))
+    if len(first) < MIN_PIXELS:
+        return None
+    means, deviations = _moments(first.astype(np.float64), second.astype(np.float64))
+    plain = Normalization(means, deviations, (0.0,) * first.shape[1], (1.0,) * first.shape[1])
+    smooth = np.concatenate([_smoothed(plain, *block)[block[2]] for block in blocks])
+    centre = np.median(smooth, 0)
+    inner, outer = np.quantile(np.abs(smooth - centre), (0.5, 0.95), axis=0)
+    spread = np.clip(_Q95 * outer, _MAD * inner, _WIDEST * _MAD * inner)
+    return Normalization(means, deviations, _floats(centre), _floats(np.maximum(spread, _FLOOR)))
+
+
+Moments = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def _moments(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[Moments, Moments]:
+    """Return means and standard deviations of the unchanged pixels (m, b), by date."""
+    weight = np.ones(len(first))
+    for _ in range(ROUNDS):
+        share = weight[:, None] / weight.sum()
+        mean = [(date * share).sum(0) for date in (first, second)]
+        deviation = [
+            np.maximum(np.sqrt(((date - m) ** 2 * share).sum(0)), _FLOOR)
+            for date, m in zip((first, second), mean, strict=True)
+        ]
+        gap = (second - mean[1]) / deviation[1] - (first - mean[0]) / deviation[0]
+        spread = np.maximum(_MAD * np.median(np.abs(gap - np.median(gap, 0)), 0), _FLOOR)
+        distance = ((gap / spread) ** 2).sum(1)
+        weight = 1 / (1 + distance / first.shape[1])
+    return (_floats(mean[0]), _floats(mean[1])), (_floats(deviation[0]), _floats(deviation[1]))
+
+
+def _floats(values: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(map(float, values))
+
+
+def change_score(first: Pixels, second: Pixels, ground: Mask, fitted: Normalization) -> NDArray[np.float32]:
+    """Return the score of change: 1 is the scene's own unrest in one band.
+
+    Args:
+        first: (h, w, b) of the first date, scaled.
+        second: of the second one.
+        ground: (h, w) pixels that show ground on both; others count nowhere.
+        fitted: from `fit_normalization`.
+
+    Returns:
+        (h, w) 0 or more; 0 where `ground` is false. A pixel depends on those within `MARGIN_PX`.
+    """
+    smooth = _smoothed(fitted, first, second, ground)
+    vector = (smooth - np.array(fitted.centre, np.float32)) / np.array(fitted.spread, np.float32)
+    score = np.sqrt((vector * vector).sum(-1))
+    return np.where(ground, score, np.float32(0))
+
+
+def _smoothed(fitted: Normalization, first: Pixels, second: Pixels, ground: Mask) -> NDArray[np.float32]:
+    """Return the smoothed normalized differences (h, w, b); pixels that show no ground have no weight."""
+    m0, m1 = np.array(fitted.means, np.float32)
+    s0, s1 = np.array(fitted.deviations, np.float32)
+    gap = np.where(ground[..., None], (second - m1) / s1 - (first - m0) / s0, np.float32(0))
+    known = ground.astype(np.float32)[..., None]
+    total = _blurred(np.concatenate([gap, known], -1).astype(np.float32))
+    return np.asarray(total[..., :-1] / np.maximum(total[..., -1:], np.float32(1e-6)))
+
+
+def _blurred(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (h, w, c) under a Gaussian; beyond the edge all is 0."""
+    at = np.arange(-MARGIN_PX, MARGIN_PX + 1)
+    kernel = np.exp(-0.5 * (at / SMOOTHING_PX) ** 2)
+    kernel = (kernel / kernel.sum()).astype(np.float32)
+    height, width = values.shape[:2]
+    padded = np.pad(values, ((MARGIN_PX,) * 2, (0, 0), (0, 0)))
+    rows = np.zeros_like(values)
+    for i, weight in enumerate(kernel):
+        rows += padded[i : i + height] * weight
+    padded = np.pad(rows, ((0, 0), (MARGIN_PX,) * 2, (0, 0)))
+    out = np.zeros_like(values)
+    for i, weight in enumerate(kernel):
+        out += padded[:, i : i + width] * weight
+    return out

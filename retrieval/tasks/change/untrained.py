@@ -1,0 +1,85 @@
+"""The method without labels: normalized differences, and constants that seven cities gave.
+
+The score of `difference` counts in units of the scene's own unrest, so one threshold serves all scenes. It
+has the largest F1 on the labelled training cities of OSCD; a logistic regression on the same cities gives the
+probability (decision record 0029).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.errors import ExamplesError
+from retrieval.tasks.change.difference import (
+    MARGIN_PX,
+    MIN_PIXELS,
+    Normalization,
+    change_score,
+    fit_normalization,
+)
+from retrieval.tasks.change.mapping import Aligned, Probabilities, strips_of
+from retrieval.tasks.change.pairs import Mask, squares
+from retrieval.types import Progress, silent
+
+SAMPLE_PX = 256
+"""Side of the squares to which the normalization is fitted."""
+MOST_SQUARES = 64
+"""Largest number of these squares."""
+THRESHOLD = 0.23
+"""Probability from which a pixel counts as changed: a score of 5.5."""
+EVEN_SCORE = 8.7
+"""Score at which change is as likely as none."""
+STEEPNESS = 2.6
+"""Slope of the log-odds over the logarithm of the score."""
+
+
+class Untrained:
+    """Scores change without labels."""
+
+    def __init__(self, threshold: float = THRESHOLD) -> None:
+        self.threshold = threshold
+
+    def strips(
+        self, aligned: Aligned, progress: Progress = silent
+    ) -> Iterator[tuple[int, Probabilities, Mask]]:
+        """Yield first row, probabilities and visible ground of strips; see `Scorer`.
+
+        Raises:
+            ExamplesError: the dates share less than 256 pixels of visible ground.
+        """
+        fitted = normalization_of(aligned)
+        height, width = aligned.pair.height, aligned.pair.width
+        for top, rows in strips_of(height):
+            window = (-MARGIN_PX, top - MARGIN_PX, rows + 2 * MARGIN_PX, width + 2 * MARGIN_PX)
+            first, second, ground = aligned.read(*window)
+            inner = np.s_[MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX]
+            score = change_score(first, second, ground, fitted)[inner]
+            yield top, probability_of(score), ground[inner]
+            progress("comparing dates", top + rows, height)
+
+
+def normalization_of(aligned: Aligned) -> Normalization:
+    """Fit the normalization to squares spread over a pair.
+
+    Raises:
+        ExamplesError: the dates share less than 256 pixels of visible ground.
+    """
+    pair = aligned.pair
+    corners = squares(pair.height, pair.width, SAMPLE_PX, MOST_SQUARES)
+    side = min(SAMPLE_PX, pair.height), min(SAMPLE_PX, pair.width)
+    fitted = fit_normalization([aligned.read(x, y, *side) for x, y in corners])
+    if fitted is None:
+        raise ExamplesError(
+            f"the two dates: fewer than {MIN_PIXELS} pixels show ground on both. Expected an overlap without "
+            "nodata and cloud. Use other dates, or --no-clouds where bright ground counts as cloud."
+        )
+    return fitted
+
+
+def probability_of(score: NDArray[np.float32]) -> Probabilities:
+    """Return the probability of change of scores: 0.5 at `EVEN_SCORE`."""
+    ratio = np.maximum(score, np.float32(1e-6)) / np.float32(EVEN_SCORE)
+    return (1 / (1 + ratio ** np.float32(-STEEPNESS))).astype(np.float32)
