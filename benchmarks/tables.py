@@ -278,6 +278,19 @@ def tried_note(tried: dict[str, Any]) -> str:
     )
 
 
+def segment_table(run: dict[str, Any]) -> str:
+    """Return IoU, F1 and MCC of each method over all folds, and the IoU of each fold."""
+    names = [name for name in next(iter(run["rows"].values()))["classes"] if name != "background"]
+    rows = []
+    for method, row in run["rows"].items():
+        one = row["classes"][names[0]] if len(names) == 1 else None
+        iou, f1 = (one["iou"], one["f1"]) if one else (row["miou"], row["macro_f1"])
+        mcc = interval(one["mcc"]) if one else "–"
+        seconds = f"{sum(row['fold_seconds']) / len(row['fold_seconds']):.0f} s"
+        rows.append((method, interval(iou), interval(f1), mcc, seconds))
+    return markdown(("method", "IoU" if len(names) == 1 else "mean IoU", "F1", "MCC", "a fold"), rows)
+
+
 Table = tuple[str, Callable[[dict[str, Any]], str]]
 TABLES: dict[str, Table] = {
     "run": ("accuracy.json", accuracy_note),
@@ -302,6 +315,8 @@ TABLES: dict[str, Table] = {
     "dense-run": ("embedding.json", lambda run: run_note(run["context"])),
     "index-kinds": ("kinds.json", index_kinds_table),
     "index-kinds-run": ("kinds.json", lambda run: run_note(run["context"])),
+    "segment-buildings": ("segment-buildings.json", segment_table),
+    "segment-deepglobe": ("segment-deepglobe.json", segment_table),
     "stream-64": ("stream-64.json", stream_table),
     "stream-64-run": ("stream-64.json", stream_note),
     "stream-320": ("stream-320.json", stream_table),

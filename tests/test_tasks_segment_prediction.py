@@ -352,3 +352,19 @@ def test_the_command_maps_and_its_map_becomes_polygons(tmp_path, model, scene):
     again = run("segment", "predict", scene, "--model", model, "--out", out)
     assert again.exit_code == 1 and "--overwrite" in again.stderr
     assert Classes(GROUND.names).names == classes_of(out).names
+
+
+def test_a_model_as_onnx_gives_the_same_logits(tmp_path, model):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
+    pytest.importorskip("tf2onnx", reason="needs the extra `onnx`")
+    out = tmp_path / "m.onnx"
+    done = run("export", "--as", "onnx", "--model", model, "--size", 64, "--out", out, "--json")
+    assert done.exit_code == 0, done.output
+    segmenter = load_segmenter(model)
+    pixels = pixels_of(blocks(8, 64, 64, 3), 8)[None]
+    session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"pixels": pixels.astype(np.float32) / 255})
+    np.testing.assert_allclose(logits, segmenter.logits(pixels), atol=1e-4)
+    facts = session.get_modelmeta().custom_metadata_map
+    assert json.loads(facts["classes"]) == list(GROUND.names) and facts["full_scale"] == "255.0"
+    assert run("export", "--as", "stac", "--model", model, "--out", tmp_path / "x").exit_code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -24,6 +25,7 @@ ExportKind = Literal["stac", "geoparquet", "onnx"]
     "retrieve export scenes.index --as stac --out catalogue",
     "retrieve export scenes.index --as geoparquet --out vectors.parquet",
     "retrieve export --as onnx --encoder siamese --out siamese.onnx",
+    "retrieve export --as onnx --model model --size 512 --out model.onnx",
 )
 def export(
     out: Annotated[
@@ -47,6 +49,17 @@ def export(
             help="For onnx: export this encoder; no index is needed.",
         ),
     ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            show_default="none",
+            help="For onnx: export the network that `segment train` wrote; no index is needed.",
+        ),
+    ] = None,
+    size: Annotated[
+        int, typer.Option(min=32, help="For onnx with --model: rows and columns of the network's input.")
+    ] = 512,
     floats: Annotated[
         Literal["float32", "float16"],
         typer.Option(help="For geoparquet: number type of the vectors."),
@@ -63,17 +76,21 @@ def export(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write an index as a STAC catalogue or GeoParquet file, or its encoder as ONNX.
+    """Write an index as a STAC catalogue or GeoParquet file, or an encoder or a segmentation network as ONNX.
 
     The catalogue also holds the vectors, one GeoParquet file per item, and the encoder; its links are
     relative. ONNX needs the extra `onnx`; the exported encoder accepts images of any size.
     """
+    if model is not None and (as_ != "onnx" or encoder is not None):
+        raise typer.BadParameter("--model needs --as onnx, and no --encoder.")
     if encoder is not None and as_ != "onnx":
         raise typer.BadParameter(f"--encoder needs --as onnx; --as {as_} exports the vectors of INDEX.")
     import_tensorflow()
     start = time.monotonic()
     with ConsoleProgress(quiet, verbose=verbose) as console:
-        if as_ == "onnx":
+        if model is not None:
+            report, template = _export_network(model, size, out, overwrite)
+        elif as_ == "onnx":
             report, template = _export_encoder(index, encoder, out, overwrite)
         else:
             write = _vector_writer(as_, floats, source_url, license_)
@@ -94,6 +111,21 @@ def _export_encoder(
     model = load_encoder(encoder) if encoder else open_index(index, device="cpu").folder.encoder
     template = "{out}: encoder {encoder}, vectors of {dim}, at most {largest_difference:.1g} from Keras's"
     return asdict(export_onnx(model, out, overwrite=overwrite)), template
+
+
+def _export_network(model: Path, size: int, out: Path, overwrite: bool) -> tuple[dict[str, Any], str]:
+    """Export the network of a segmentation; its file takes inputs of one size."""
+    from retrieval.export.onnx import export_network
+    from retrieval.tasks.segment.model import load_segmenter
+
+    segmenter = load_segmenter(model)
+    d = segmenter.description
+    side = -(-size // d.unit_px) * d.unit_px
+    facts = {"classes": json.dumps(d.classes), "bands": json.dumps(d.bands), "dates": d.dates}
+    facts |= {"full_scale": segmenter.full_scale, "temperature": d.temperature, "threshold": d.threshold}
+    shape = side, side, d.dates * len(d.bands)
+    report = export_network(segmenter.network, out, shape, facts, overwrite=overwrite)
+    return asdict(report), "{out}: input {shape}, logits at most {largest_difference:.1g} from Keras's"
 
 
 def _vector_writer(as_: ExportKind, floats: Any, source_url: str | None, license_: str) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""An encoder as ONNX: one file for onnxruntime, OpenVINO, TensorRT or a browser, without Keras.
+"""A network as ONNX: one file for onnxruntime, OpenVINO, TensorRT or a browser, without Keras.
 
 TensorFlow traces the graph and tf2onnx converts it. Three operations have handlers here. ONNX lacks two
 of them, which are composed of others. tf2onnx writes the third, the choice between two tensors, as a
@@ -171,6 +171,106 @@ def _picture(bands: int) -> NDArray[np.float32]:
     picture[1, 30:60, :, 0] = np.nan
     picture[1, 60:, 70:] = 0.25
     return picture
+
+
+# --- networks of tasks ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NetworkReport:
+    """Result of `export_network`."""
+
+    path: Path
+    """The file."""
+    shape: tuple[int, ...]
+    """Rows, columns and bands of the input."""
+    opset: int
+    """Version of ONNX's operators."""
+    largest_difference: float
+    """Largest difference between the file's logits and the network's, relative to their spread."""
+
+
+def export_network(
+    network: Any,
+    out: str | Path,
+    shape: tuple[int, int, int],
+    facts: Mapping[str, Any] | None = None,
+    *,
+    overwrite: bool = False,
+) -> NetworkReport:
+    """Write the network of a task as ONNX: input `pixels`, output `logits`, any number of images.
+
+    Args:
+        network: a `keras.Model` of one input and one output.
+        out: the file; ends in `.onnx`.
+        shape: rows, columns and bands of the input, which the file fixes.
+        facts: texts for the file's metadata, such as classes and bands.
+        overwrite: replace an existing file.
+
+    Raises:
+        ConfigError: the file has another ending.
+        DependencyError: a converter is not installed, or Keras does not run on TensorFlow.
+        EncoderError: the file's answers differ from the network's.
+        OutputExistsError: the file exists and `overwrite` is not set.
+    """
+    path = Path(out)
+    if path.suffix != ".onnx":
+        raise ConfigError(f"{path}: the ending is {path.suffix!r}. Expected .onnx.")
+    _check_tools()
+    with writing_file(path, overwrite=overwrite) as partial:
+        model = _convert_network(network, shape)
+        _add_facts(model, facts or {})
+        partial.write_bytes(model.SerializeToString())
+        largest = _network_difference(network, partial, shape)
+        if not largest <= MAX_DIFFERENCE:
+            raise EncoderError(
+                f"{path}: the logits of the ONNX file differ from the network's by {largest:.2g}. Expected "
+                f"at most {MAX_DIFFERENCE:g}. No file was written."
+            )
+    return NetworkReport(path, tuple(shape), OPSET, largest)
+
+
+def _convert_network(network: Any, shape: tuple[int, int, int]) -> Any:
+    """Convert a network of a fixed size of input to a checked `onnx.ModelProto`."""
+    import keras
+    import onnx
+    import tensorflow as tf
+    import tf2onnx
+
+    for (
+        layer
+    ) in network.layers:  # tensors of a layer would become inputs of the file, arrays become constants
+        if isinstance(layer, keras.layers.Normalization):
+            layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
+    signature = [tf.TensorSpec((None, *shape), tf.float32, name="pixels")]
+
+    @tf.function(input_signature=signature)
+    def forward(pixels: Any) -> dict[str, Any]:
+        return {"logits": network(pixels, training=False)}
+
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
+    model, _ = tf2onnx.convert.from_function(forward, input_signature=signature, opset=OPSET)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _add_facts(model: Any, facts: Mapping[str, Any]) -> None:
+    """Add metadata and the name of the program."""
+    import onnx
+
+    model.producer_name = created_by()
+    onnx.helper.set_model_props(model, {name: str(fact) for name, fact in facts.items()})
+
+
+def _network_difference(network: Any, path: Path, shape: tuple[int, int, int]) -> float:
+    """Return the largest difference between the file's logits and the network's, relative to their spread."""
+    import onnxruntime
+
+    pixels = np.random.default_rng(0).uniform(0, 1, (2, *shape)).astype(np.float32)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (found,) = session.run(["logits"], {"pixels": pixels})
+    expected = np.asarray(network(pixels, training=False))
+    return float(np.abs(found - expected).max() / max(float(expected.std()), 1e-6))
 
 
 # --- handlers of operations --------------------------------------------------------------------

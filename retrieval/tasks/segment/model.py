@@ -106,13 +106,17 @@ class Segmenter:
     name: str
     """Name for messages."""
 
+    @property
+    def full_scale(self) -> float:
+        """Pixel value that becomes 1 in front of the network."""
+        return FULL_SCALE[self.description.form]  # type: ignore[index]
+
     def logits(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         """Return the logits (n, y, x, k) of stored pixels (n, y, x, t * b), of sides of any length."""
         d = self.description
         height, width = pixels.shape[1:3]
         pad = [(0, 0), (0, -height % d.unit_px), (0, -width % d.unit_px), (0, 0)]
-        scale = np.float32(FULL_SCALE[d.form])  # type: ignore[index]
-        scaled = np.asarray(pixels / scale, np.float32)
+        scaled = np.asarray(pixels / np.float32(self.full_scale), np.float32)
         padded = np.pad(scaled, pad, mode="symmetric") if any(map(any, pad)) else scaled
         return np.asarray(self._function(padded.shape)(padded), np.float32)[:, :height, :width]
 

@@ -1,0 +1,106 @@
+r"""Measure time and memory of a class map: the default network on a generated scene, six classes.
+
+    python benchmarks/segment_speed.py --size 10980 --json benchmarks/results/segment-speed.json
+
+A Sentinel-2 tile has 10,980 pixels a side and four bands at 10 m. The scene is a generated one, repeated over
+the tile. The network is trained for one step, because its weights do not change its cost. The network
+alone is timed too, on one window again and again. Reading, blending and writing come on top of that.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from context import arguments, context, stage, write_json
+
+from retrieval.config import SegmenterConfig
+from retrieval.labels.classes import Classes
+
+CLASSES = Classes(("urban", "agriculture", "rangeland", "forest", "water", "barren"))
+BANDS = ("B04", "B03", "B02", "B08")
+PIECE = 1024
+
+
+def write_scene(path: Path, size: int) -> None:
+    """Write a scene of four bands at 10 m."""
+    import rasterio
+    from rasterio.windows import Window
+
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(300, 3000, (4, PIECE // 16, PIECE // 16)).repeat(16, 1).repeat(16, 2)
+    piece = (coarse * rng.normal(1, 0.05, (PIECE, PIECE))).astype(np.uint16)
+    profile = dict(driver="GTiff", dtype="uint16", count=4, width=size, height=size, nodata=0, tiled=True)
+    profile |= dict(crs="EPSG:32631", transform=rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000))
+    with rasterio.open(path, "w", blockxsize=512, blockysize=512, **profile) as dataset:
+        dataset.descriptions = BANDS
+        for y in range(0, size, PIECE):
+            for x in range(0, size, PIECE):
+                height, width = min(PIECE, size - y), min(PIECE, size - x)
+                dataset.write(piece[:, :height, :width], window=Window(x, y, width, height))
+
+
+def make_model(out: Path) -> None:
+    """Train the default network for one step."""
+    from retrieval.tasks.segment.scenes import Scene, SceneSet
+    from retrieval.tasks.segment.training import train_segmenter
+
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(300, 3000, (1, 256, 256, 4)).astype(np.uint16)
+    mask = rng.integers(0, 6, (256, 256)).astype(np.uint8)
+    scenes = SceneSet((Scene("a", pixels, mask),), "dn", BANDS, CLASSES)
+    train_segmenter(scenes, out, SegmenterConfig(steps=1, warmup_steps=0), progress=lambda _: None)
+
+
+def predict(scene: Path, model: Path, out: Path) -> dict[str, Any]:
+    """Map the scene."""
+    from retrieval.tasks.segment import predict as predicted
+
+    report = predicted(scene, model, out)
+    return {"pixels": report.pixels}
+
+
+def network_rate(model: Path, windows: int = 6) -> float:
+    """Return the pixels that the network alone maps per second."""
+    from retrieval.tasks.segment.model import load_segmenter
+
+    segmenter = load_segmenter(model)
+    pixels = np.random.default_rng(0).integers(300, 3000, (1, PIECE, PIECE, 4)).astype(np.uint16)
+    segmenter.probabilities(pixels)
+    start = time.perf_counter()
+    for _ in range(windows):
+        segmenter.logits(pixels)
+    return windows * PIECE**2 / (time.perf_counter() - start)
+
+
+def main() -> None:
+    """Generate, map, and print seconds, memory and cost per 1,000 km²."""
+    parser = arguments(__doc__)
+    parser.add_argument("--size", type=int, default=10_980, help="pixels of a side")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        scene, model, out = (Path(folder) / name for name in ("scene.tif", "model", "map.tif"))
+        write_scene(scene, asked.size)
+        make_model(model)
+        done = stage("predict", predict, scene, model, out, imports=("tensorflow",))
+        rate = network_rate(model)
+    pixels, km2 = asked.size**2, asked.size**2 / 1e4
+    figures = {
+        "seconds": round(done.seconds, 1),
+        "peak_mb": round(done.peak_mb),
+        "pixels_per_s": round(pixels / done.seconds),
+        "network_pixels_per_s": round(rate),
+        "network_seconds": round(pixels / rate, 1),
+        "seconds_per_1000_km2": round(done.seconds / km2 * 1000, 1),
+    }
+    for name, value in figures.items():
+        print(f"{name:<24}{value:>14,}")
+    shapes = {"size": asked.size, "bands": 4, "classes": len(CLASSES.names)}
+    write_json(asked.json, context(**shapes) | {"figures": figures, "recipe": SegmenterConfig().to_dict()})
+
+
+if __name__ == "__main__":
+    main()
