@@ -4,15 +4,18 @@ The vector of a whole window breaks once half of the window is hidden. Here a wi
 parts. A part joins 2 x 2 local descriptors, 24 px, every 8 px. A patch puts zeros where cloud hides its
 parts. Its inner product with a window is then the sum over the parts that both show.
 
-Two stages share one set of parts. FAISS compares codes of whole windows: a projection of the 36 parts, 32
-bytes. The nearest windows are compared again by their parts, one byte a number, mapped from the file.
+Two stages share one set of parts. FAISS compares codes of whole windows: a projection of the first numbers of
+the 36 parts, 32 bytes. The nearest windows are compared again by all numbers of their parts, four bits each,
+mapped from the file.
 
-    parts.bin     header, projection of parts, parts, table of images, projection of windows
+    parts.bin     header, projection of parts, steps, parts, table of images, projection of windows
     parts.faiss   codes of windows in the order of the parts; opens with plain `faiss.read_index`
 
 `parts.bin` is little-endian. Its header is magic, version, numbers of a descriptor, of a part and of a
-window's vector, images, step of a byte, and parts. The table holds id, rows and columns of parts for each
-image. Measurements: `docs/decisions/0025-parts-index.md`.
+window's vector, images, and parts. A part has 33 bytes. Byte j of the first 32 holds numbers j (low bits) and
+j + 32 (high bits), 8 for 0, in units of their steps. The last byte b multiplies them by 2 ** ((b - 128) / 8),
+and by 0 where b is 0. The table holds id, rows and columns of parts for each image. Measurements:
+`docs/decisions/0025-parts-index.md`.
 """
 
 from __future__ import annotations
@@ -37,17 +40,24 @@ from tfrecords.errors import DuplicateIdError, FormatVersionError
 
 PARTS, CODES = "parts.bin", "parts.faiss"
 """Names of the files in a finished index."""
-HEADER = struct.Struct("<8sIIIIIfq24x")
+HEADER = struct.Struct("<8sIIIII4xq24x")
 """Of `parts.bin`, 64 bytes."""
-MAGIC, VERSION = b"PATCHPRT", 1
+MAGIC, VERSION = b"PATCHPRT", 2
 TABLE = np.dtype("<i8")
 """Type of the numbers in the table of images."""
 STEP = 2
 """Distance between parts, in descriptors."""
 SIDE = 6
 """Side of a window, in parts."""
-PART_DIM, WINDOW_DIM = 32, 128
-"""Numbers of a part, a byte each, and of a window's vector, two bits each."""
+PART_DIM, CODED_DIM, WINDOW_DIM = 64, 32, 128
+"""Numbers of a part, four bits each; the first ones, which codes of windows hold; and numbers of a window's
+vector, two bits each."""
+PART_BYTES = PART_DIM // 2 + 1
+"""Bytes of a part: its numbers and its scale."""
+LARGEST = 7
+"""Largest number of a part, in steps."""
+SCALES = np.where(np.arange(256) > 0, np.exp2((np.arange(256) - 128) / 8), 0).astype(np.float32)
+"""(256,) factor of each scale."""
 FLOOR = 1e-3
 """Added to the energy of a window: ground without texture agrees with nothing."""
 FIT_PARTS, FIT_WINDOWS = 100_000, 20_000
@@ -135,8 +145,8 @@ class Layout:
 
     channels: int
     """Numbers of a descriptor."""
-    step: float
-    """Value of one step of a byte."""
+    steps: NDArray[np.float32]
+    """(PART_DIM,) value of one unit of each number of a part, before its scale."""
     table: NDArray[np.int64]
     """(images, 3) id, rows and columns of parts."""
     axes: NDArray[np.float32]
@@ -145,7 +155,7 @@ class Layout:
     @property
     def parts_start(self) -> int:
         """Position of the first part in the file."""
-        return HEADER.size + self.axes.size * 4
+        return HEADER.size + (self.axes.size + PART_DIM) * 4
 
     @cached_property
     def first_part(self) -> NDArray[np.int64]:
@@ -161,12 +171,12 @@ class Layout:
     def header(self) -> bytes:
         """Return the bytes of the header."""
         images, parts = len(self.table), int(self.first_part[-1])
-        return HEADER.pack(MAGIC, VERSION, self.channels, PART_DIM, WINDOW_DIM, images, self.step, parts)
+        return HEADER.pack(MAGIC, VERSION, self.channels, PART_DIM, WINDOW_DIM, images, parts)
 
     @property
     def end(self) -> int:
         """Position behind the table of images."""
-        return self.parts_start + int(self.first_part[-1]) * PART_DIM + self.table.size * 8
+        return self.parts_start + int(self.first_part[-1]) * PART_BYTES + self.table.size * 8
 
 
 def _write_fields(file: BinaryIO, fields: Iterable[tuple[int, NDArray[Any]]]) -> Layout:
@@ -181,18 +191,29 @@ def _write_fields(file: BinaryIO, fields: Iterable[tuple[int, NDArray[Any]]]) ->
     sample = [joined(f).reshape(-1, 4 * channels) for _, f in first]
     rows = np.concatenate([np.zeros((1, 4 * channels), np.float32), *sample])
     axes = principal_axes(rows.T @ rows, PART_DIM)
-    step = max(float(np.abs(rows @ axes).max()) / 127, 1e-6)
-    file.write(bytes(HEADER.size) + axes.astype("<f4").tobytes())
+    steps = np.maximum(np.sqrt(((rows @ axes) ** 2).mean(0)), 1e-6).astype(np.float32)
+    file.write(bytes(HEADER.size) + axes.astype("<f4").tobytes() + steps.astype("<f4").tobytes())
     table: dict[int, tuple[int, int]] = {}
     for image_id, field in _chained(first, remaining):
         if image_id in table:
             raise DuplicateIdError(f"image id {image_id} comes twice; expected distinct ids")
-        parts = np.clip(np.rint(joined(field) @ axes / step), -127, 127).astype(np.int8)
+        parts = packed(joined(field) @ axes / steps)
         table[image_id] = parts.shape[:2]
         file.write(parts.tobytes())
     numbers = np.array([(i, *size) for i, size in table.items()], np.int64).reshape(-1, 3)
     file.write(numbers.astype(TABLE).tobytes())
-    return Layout(channels, float(np.float32(step)), numbers, axes)
+    return Layout(channels, steps, numbers, axes)
+
+
+def packed(parts: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return parts (h, w, PART_DIM), in steps, as bytes (h, w, PART_BYTES)."""
+    largest = np.abs(parts).max(-1, initial=0)
+    exponent = np.ceil(8 * np.log2(np.maximum(largest, 1e-9) / LARGEST)) + 128
+    scale = np.where(largest > 0, np.clip(exponent, 1, 255), 0).astype(np.uint8)
+    factor = np.maximum(SCALES[scale], 1e-9)[..., None]
+    numbers = (np.clip(np.rint(parts / factor), -LARGEST, LARGEST) + 8).astype(np.uint8)
+    low, high = numbers[..., : PART_DIM // 2], numbers[..., PART_DIM // 2 :]
+    return np.concatenate([low | high << 4, scale[..., None]], -1)
 
 
 def _chained(
@@ -249,8 +270,8 @@ class StoredParts:
 
     layout: Layout
     """Sizes and projection."""
-    parts: NDArray[np.int8]
-    """(parts, PART_DIM), image after image, row after row."""
+    parts: NDArray[np.uint8]
+    """(parts, PART_BYTES), image after image, row after row."""
 
     def locate(self, rows: NDArray[np.int64]) -> Windows:
         """Find the place of windows by their numbers (...), -1 for none."""
@@ -262,11 +283,13 @@ class StoredParts:
         return Windows(rows, table[image, 0], x, y, corner, columns)
 
     def windows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return windows by their numbers (m,), as (m, 36 * PART_DIM) of unit length."""
+        """Return the first numbers of windows (m,), as (m, 36 * CODED_DIM) of unit length."""
         found, grid = self.locate(rows), np.arange(SIDE)
         numbers = found.corner[:, None, None] + grid[:, None] * found.columns[:, None, None] + grid
-        values = self.parts[numbers].reshape(len(rows), SIDE**2 * PART_DIM).astype(np.float32)
-        return unit(values * np.float32(self.layout.step))
+        stored = self.parts[numbers]
+        values = ((stored[..., :CODED_DIM] & 15).astype(np.float32) - 8) * self.layout.steps[:CODED_DIM]
+        values *= SCALES[stored[..., -1:]]
+        return unit(values.reshape(len(rows), SIDE**2 * CODED_DIM))
 
     def compare(
         self, windows: Windows, patch: NDArray[np.float32]
@@ -284,8 +307,8 @@ class StoredParts:
 
         best, shift = np.empty(len(windows.rows), np.float32), np.empty(len(windows.rows), np.int64)
         rows = np.ascontiguousarray(patch.reshape(len(patch), SIDE, SIDE * PART_DIM))
-        place = windows.corner, windows.columns
-        compare_windows(np.asarray(self.parts), *place, rows, self.layout.step, FLOOR, best, shift)
+        stored = np.asarray(self.parts), SCALES, self.layout.steps
+        compare_windows(*stored, windows.corner, windows.columns, rows, FLOOR, best, shift)
         return best, shift
 
     def window_vectors(self, axes: NDArray[np.float32]) -> Iterator[Block]:
@@ -296,10 +319,10 @@ class StoredParts:
             yield rows, self.windows(rows) @ axes
 
     def window_axes(self) -> NDArray[np.float32]:
-        """Return the projection of windows, (36 * PART_DIM, WINDOW_DIM), fitted to evenly drawn windows."""
+        """Return the projection of windows, (36 * CODED_DIM, WINDOW_DIM), fitted to evenly drawn windows."""
         count = int(self.layout.first_window[-1])
         rows = np.unique(np.linspace(0, count - 1, min(count, FIT_WINDOWS)).astype(np.int64))
-        squares = np.zeros((SIDE**2 * PART_DIM,) * 2)
+        squares = np.zeros((SIDE**2 * CODED_DIM,) * 2)
         for start in range(0, len(rows), BLOCK_WINDOWS):
             some = self.windows(rows[start : start + BLOCK_WINDOWS])
             squares += some.T @ some
@@ -323,7 +346,7 @@ class PartsIndex:
         """
         path = folder / PARTS
         layout = _read_layout(path)
-        axes = np.fromfile(path, "<f4", offset=layout.end).reshape(SIDE**2 * PART_DIM, WINDOW_DIM)
+        axes = np.fromfile(path, "<f4", offset=layout.end).reshape(SIDE**2 * CODED_DIM, WINDOW_DIM)
         try:
             codes = load_faiss().read_index(str(folder / CODES))
         except RuntimeError as e:
@@ -367,7 +390,7 @@ class PartsIndex:
         Returns:
             (n, k) numbers of windows, -1 for none.
         """
-        vectors = windows.reshape(len(windows), -1) @ self._axes
+        vectors = windows[..., :CODED_DIM].reshape(len(windows), -1) @ self._axes
         _, rows = self._codes.search(np.ascontiguousarray(vectors), k)
         return np.asarray(rows, np.int64)
 
@@ -388,10 +411,12 @@ class JoinedParts(PartsIndex):
         return self._members
 
 
-def _mapped(path: Path, layout: Layout) -> NDArray[np.int8]:
+def _mapped(path: Path, layout: Layout) -> NDArray[np.uint8]:
     """Map the parts of a file."""
-    shape = int(layout.first_part[-1]), PART_DIM
-    return np.memmap(path, np.int8, "r", layout.parts_start, shape) if shape[0] else np.zeros(shape, np.int8)
+    shape = int(layout.first_part[-1]), PART_BYTES
+    return (
+        np.memmap(path, np.uint8, "r", layout.parts_start, shape) if shape[0] else np.zeros(shape, np.uint8)
+    )
 
 
 def _read_layout(path: Path) -> Layout:
@@ -402,21 +427,22 @@ def _read_layout(path: Path) -> Layout:
         head = file.read(HEADER.size)
         if len(head) < HEADER.size or head[:8] != MAGIC:
             raise damaged
-        _, version, channels, part_dim, window_dim, images, step, parts = HEADER.unpack(head)
+        _, version, channels, part_dim, window_dim, images, parts = HEADER.unpack(head)
         if (version, part_dim, window_dim) != (VERSION, PART_DIM, WINDOW_DIM):
             raise FormatVersionError(
                 f"{path}: format version {version}, parts of {part_dim} and windows of {window_dim} numbers. "
                 f"Expected {VERSION}, {PART_DIM} and {WINDOW_DIM}. Build the index again."
             )
         shape = 4 * channels, PART_DIM
-        start = HEADER.size + 4 * shape[0] * shape[1]
-        table_start = start + parts * PART_DIM
-        if length != table_start + 24 * images + 4 * SIDE**2 * PART_DIM * WINDOW_DIM:
+        start = HEADER.size + 4 * (shape[0] + 1) * PART_DIM
+        table_start = start + parts * PART_BYTES
+        if length != table_start + 24 * images + 4 * SIDE**2 * CODED_DIM * WINDOW_DIM:
             raise damaged
-        axes = np.frombuffer(file.read(start - HEADER.size), "<f4").reshape(shape)
+        floats = np.frombuffer(file.read(start - HEADER.size), "<f4").astype(np.float32)
+        axes, steps = floats[:-PART_DIM].reshape(shape), floats[-PART_DIM:]
         file.seek(table_start)
         table = np.frombuffer(file.read(24 * images), TABLE).reshape(-1, 3)
-    layout = Layout(channels, step, table.astype(np.int64), axes.astype(np.float32))
+    layout = Layout(channels, steps, table.astype(np.int64), axes)
     if (table < 0).any() or layout.first_part[-1] != parts:
         raise damaged
     return layout

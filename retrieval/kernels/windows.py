@@ -1,7 +1,7 @@
 """Windows of a parts index compared with patches, read in place, for the CPU.
 
-Strategy. A row of a window is contiguous in the file, so nothing is gathered. Each number is converted once.
-One pass over a window then sums its products with eight shifts of the patch.
+Strategy. Parts are unpacked where they lie in the file, each once. One pass over a window then sums its
+products with eight shifts of the patch.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ SHIFTS_PER_PASS = 8
 
 @loop
 def compare_windows(
-    parts: NDArray[np.int8],
+    parts: NDArray[np.uint8],
+    scales: NDArray[np.float32],
+    steps: NDArray[np.float32],
     corner: NDArray[np.int64],
     columns: NDArray[np.int64],
     patch: NDArray[np.float32],
-    step: float,
     floor: float,
     best: NDArray[np.float32],
     shift: NDArray[np.int64],
@@ -29,37 +30,50 @@ def compare_windows(
     """Write the best cosine of each window with the shifts of a patch.
 
     Args:
-        parts: (parts, d), image after image, row after row.
+        parts: (parts, d / 2 + 1), image after image, row after row. Byte j holds numbers j (low four bits)
+            and j + d / 2 (high), 8 for 0. The last byte is the part's scale.
+        scales: (256,) factor of each scale.
+        steps: (d,) value of one unit of each number.
         corner: (m,) number of each window's first part.
         columns: (m,) parts in a row of its image.
         patch: (shifts, side, side * d) parts of the patch at each shift, a multiple of `SHIFTS_PER_PASS`
             shifts.
-        step: value of one unit of the parts.
         floor: added to the energy of a window.
         best: (m,) the best cosine; written to.
         shift: (m,) its shift, the first of equal ones; written to.
     """
     shifts, side, length = patch.shape
-    numbers, dim = parts.reshape(parts.size), parts.shape[1]
+    dim = len(steps)
     window, sums = np.empty(side * length, np.float32), np.empty(shifts, np.float32)
     rows = patch.reshape(shifts, side * length)
     for n in range(len(corner)):
         energy = np.float32(0)
         for row in range(side):
-            first = (corner[n] + row * columns[n]) * dim
-            source, target = numbers[first : first + length], window[row * length : (row + 1) * length]
-            for k in range(length):
-                target[k] = np.float32(source[k])
-            for k in range(length):
-                energy += target[k] * target[k]
+            for column in range(side):
+                part = parts[corner[n] + row * columns[n] + column]
+                start = (row * side + column) * dim
+                _unpack(part, scales[part[dim // 2]], steps, window[start : start + dim])
+        for k in range(len(window)):
+            energy += window[k] * window[k]
         for first in range(0, shifts, SHIFTS_PER_PASS):
             _sum_products(window, rows[first : first + SHIFTS_PER_PASS], sums[first:])
         top = 0
         for k in range(1, shifts):
             if sums[k] > sums[top]:
                 top = k
-        scale = np.float32(step / np.sqrt(step * step * np.float64(energy) + floor))
-        best[n], shift[n] = sums[top] * scale, top
+        best[n], shift[n] = sums[top] / np.float32(np.sqrt(energy + np.float32(floor))), top
+
+
+@loop
+def _unpack(
+    part: NDArray[np.uint8], scale: float, steps: NDArray[np.float32], numbers: NDArray[np.float32]
+) -> None:
+    """Write the numbers of a part."""
+    half = len(numbers) // 2
+    for k in range(half):
+        numbers[k] = np.float32(np.int32(part[k] & 15) - 8) * steps[k] * scale
+    for k in range(half):
+        numbers[half + k] = np.float32(np.int32(part[k] >> 4) - 8) * steps[half + k] * scale
 
 
 @loop
