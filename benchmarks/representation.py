@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from protocol import dates, places
 
 from retrieval.config import PATCH_PX
-from retrieval.evaluation.intervals import BLOCK_PX, bootstrap_interval
+from retrieval.evaluation.intervals import BLOCK_PX, tail_share
 from retrieval.models.representation import load_representation, placed_bands
 from tfrecords.read import read_images
 
@@ -293,10 +293,13 @@ def figure(credits: Sequence[NDArray[np.float64]], blocks: Sequence[NDArray[np.i
         blocks: of each part (n,) the block of ground of each credit.
     """
     size = sum(map(len, credits))
-    weighted = np.concatenate([part * size / len(credits) / len(part) for part in credits])
+    weight = np.concatenate([np.full(len(part), 1 / len(part)) for part in credits])
     block = np.unique(np.concatenate(blocks), return_inverse=True)[1]
-    low, high = bootstrap_interval(weighted[:, None], block, RESAMPLES, seed=0)
-    return {"value": float(weighted.mean()), "low": float(low[0]), "high": float(high[0]), "n": size}
+    sums, totals = (np.bincount(block, w) for w in (weight * np.concatenate(credits), weight))
+    drawn = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), RESAMPLES)
+    tail = tail_share(len(sums))
+    low, high = np.quantile((drawn @ sums) / (drawn @ totals), [tail, 1 - tail])
+    return {"value": float(sums.sum() / totals.sum()), "low": float(low), "high": float(high), "n": size}
 
 
 def measured(pairs: Sequence[Pair], codes: Codes, with_adversary: bool) -> dict[str, Any]:

@@ -60,4 +60,6 @@ def test_a_figure_weighs_pairs_alike_and_has_an_interval(script, rng):
     blocks = [np.arange(10) // 2, 100 + np.arange(90) // 2]
     found = script.figure(credits, blocks)
     assert found["value"] == pytest.approx(0.5) and found["n"] == 100
-    assert found["low"] < 0.5 < found["high"]
+    assert 0 <= found["low"] < 0.5 < found["high"] <= 1
+    same = script.figure([np.full(40, 0.3)], [np.arange(40) // 4])
+    assert [same[end] for end in ("low", "value", "high")] == pytest.approx([0.3] * 3)

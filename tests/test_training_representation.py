@@ -11,7 +11,7 @@ from retrieval import load_representation
 from retrieval.config import RepresentationConfig
 from retrieval.errors import EncoderError, TrainingError
 from retrieval.models.light_statistics import count_of, light_statistics
-from retrieval.models.registry import load_network
+from retrieval.models.registry import encoder_names, load_network, shipped_models
 from retrieval.models.representation import placed_bands
 from retrieval.training.light_batches import draw_sights, usable_series
 from retrieval.training.representation import (
@@ -199,6 +199,21 @@ def test_an_interrupted_run_resumes_to_the_same_weights(series, trained, tmp_pat
         np.testing.assert_allclose(np.asarray(mine), np.asarray(theirs), atol=1e-4)
     with pytest.raises(OutputExistsError):
         train_representation(series, out, SMALL)
+
+
+def test_the_shipped_representation_tells_places_and_dates_apart():
+    assert "representation" in [model.name for model in shipped_models()]
+    assert "representation" not in encoder_names()
+    model, record = load_representation(), place(23, side=256)
+    corners = [(y, x) for y in range(0, 193, 64) for x in range(0, 193, 64)]
+    first, second = (
+        model(np.stack([d[y : y + 64, x : x + 64] for y, x in corners]).astype("float32"))
+        for d in record.pixels / 2047.5 - 1
+    )
+    assert ((first.shared @ second.shared.T).argmax(1) == np.arange(16)).mean() >= 0.8
+    away = np.linalg.norm(first.exclusive[:, None] - second.exclusive, axis=-1)
+    near = np.linalg.norm(first.exclusive[:, None] - first.exclusive, axis=-1)
+    assert near.mean() < 0.5 * away.mean()
 
 
 def test_what_is_no_representation_is_refused(records, series, tmp_path):

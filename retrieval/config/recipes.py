@@ -128,15 +128,15 @@ class RepresentationConfig(Config):
 
     shared_dim: int = setting(64, 1, 4096, help="Length of the shared code; less than the encoder's vector.")
     exclusive_dim: int = setting(32, 1, 1024, help="Length of the exclusive code.")
-    steps: int = setting(240, 1, 10**5, help="Batches of crops whose moments are gathered.")
+    steps: int = setting(160, 1, 10**5, help="Batches of crops whose moments are gathered.")
     places: int = setting(1, 1, 10**4, help="Places per step, each on two dates.")
-    crops: int = setting(96, 4, 10**4, help="Crops of a place per step.")
+    crops: int = setting(48, 4, 10**4, help="Crops of a place per step.")
     relight: float = setting(0.0, 0, 1, help="Probability that all crops of a date get another light.")
-    band_loss: float = setting(0.4, 0, 1, help="Probability that a place loses some of its bands.")
+    band_loss: float = setting(0.5, 0, 1, help="Probability that a place loses the near infrared.")
     place_weight: float = setting(
         0.1, 0, 1000, help="Weight of what the place keeps, as noise of the exclusive code."
     )
-    ridge: float = setting(0.003, 1e-9, 10, help="Share of the mean variance that is added to this noise.")
+    ridge: float = setting(0.01, 1e-9, 10, help="Share of the mean variance that is added to this noise.")
     emphasis: float = setting(
         1.5, 0, 10, help="Power of the ratio of date to noise that scales each number of the exclusive code."
     )

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, RepresentationConfig
 from retrieval.errors import EncoderError
+from retrieval.kernels.compiled import Compiled
 from retrieval.models.light_statistics import light_statistics
 from retrieval.models.registry import REPRESENTATION, load_network, load_shipped
 from tfrecords.schema import BANDS
@@ -119,7 +120,12 @@ class Representation:
                 "Train one with retrieve train --model representation."
             )
         self.model, self.name = model, name
+        self._call = Compiled(self._both, fused=False, after=0)
         self.shared_dim, self.exclusive_dim = (int(outputs[key].shape[-1]) for key in (SHARED, EXCLUSIVE))
+
+    def _both(self, crops: Any) -> tuple[Any, Any]:
+        found = self.model(crops, training=False)
+        return found[SHARED], found[EXCLUSIVE]
 
     def __call__(self, scaled: NDArray[np.float32], bands: Sequence[str] = BANDS) -> Codes:
         """Return the codes of crops.
@@ -131,8 +137,6 @@ class Representation:
         Raises:
             EncoderError: another size, or another number of bands than names.
         """
-        from keras import ops
-
         if scaled.ndim != 4 or scaled.shape[1:] != (PATCH_PX, PATCH_PX, len(bands)):
             raise EncoderError(
                 f"{self.name}: crops have the shape {scaled.shape}. Expected (n, {PATCH_PX}, {PATCH_PX}, "
@@ -145,10 +149,7 @@ class Representation:
         )
         for start in range(0, len(crops), BATCH):
             part = slice(start, start + BATCH)
-            found = self.model(crops[part], training=False)
-            codes.shared[part], codes.exclusive[part] = (
-                ops.convert_to_numpy(found[k]) for k in (SHARED, EXCLUSIVE)
-            )
+            codes.shared[part], codes.exclusive[part] = self._call(crops[part])
         return codes
 
 

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from retrieval.config import PATCH_PX, AugmentConfig, RepresentationConfig
 from retrieval.errors import TrainingError
 from retrieval.models.representation import placed_bands
-from retrieval.training.augment import change_light, draw_bands, turned_alike
+from retrieval.training.augment import change_light, turned_alike
 from tfrecords.schema import BANDS, Series, to_scaled
 
 LEAST_KNOWN = 0.95
 """Smallest share of a crop with data, on both dates."""
+COLOURS = 3
+"""Bands before the near infrared: red, green and blue."""
 ROOM_PX = 32
 """Rows and columns together by which a crop can move in a series."""
 FULL_PX = 250**2
@@ -102,7 +104,7 @@ def draw_sights(
     crops = np.stack(taken)
     if relit:
         _relight(crops, config, rng)
-        _lose_bands(crops, config, rng)
+        _lose_infrared(crops, config, rng)
     return Sights(crops, np.array(numbers))
 
 
@@ -131,10 +133,10 @@ def _relight(crops: NDArray[np.float32], config: RepresentationConfig, rng: np.r
         crops[place, date] = lit.reshape(crops.shape[2:]).clip(-1, 2.2)
 
 
-def _lose_bands(crops: NDArray[np.float32], config: RepresentationConfig, rng: np.random.Generator) -> None:
-    """Remove bands of some places, on both dates; no place loses its last band."""
+def _lose_infrared(
+    crops: NDArray[np.float32], config: RepresentationConfig, rng: np.random.Generator
+) -> None:
+    """Remove the near infrared of some places that have all colours, on both dates: users have RGB only."""
     for place in np.flatnonzero(rng.random(len(crops)) < config.band_loss):
-        has = ~np.isnan(crops[place]).all((0, 1, 2, 3))
-        kept = draw_bands(1, rng)[0]
-        if (kept & has).any():
-            crops[place][..., ~kept] = np.nan
+        if not np.isnan(crops[place, ..., :COLOURS]).all((0, 1, 2, 3)).any():
+            crops[place, ..., COLOURS:] = np.nan

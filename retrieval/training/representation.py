@@ -121,11 +121,17 @@ def train_representation(
 
 def fit_standard(model: Any, records: Sequence[Series], config: RepresentationConfig) -> None:
     """Set mean and spread of the statistics, from crops in their own light."""
+    import tensorflow as tf
+
+    @tf.function(reduce_retracing=True)
+    def measure(crops: Any) -> Any:
+        return light_statistics(crops, len(BANDS))
+
     rng = np.random.default_rng([config.seed, 0])
     values, known = [], []
     for _ in range(_STANDARD_DRAWS):
         (crops,) = _drawn_crops(records, config, rng, relit=False)
-        statistics, present = light_statistics(crops.reshape(-1, *crops.shape[3:]), len(BANDS))
+        statistics, present = measure(tf.constant(crops.reshape(-1, *crops.shape[3:])))
         values.append(np.asarray(statistics, np.float64))
         known.append(np.asarray(present, np.float64))
     seen, shown = np.concatenate(values), np.concatenate(known)
