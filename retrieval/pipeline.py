@@ -49,7 +49,7 @@ def build_index(
 
     Args:
         images: input of `tfrecords.read.read_images`, or its result.
-        out: the folder.
+        out: the folder, or its URL.
         encoder: an encoder, a `.keras` file or a shipped encoder's name; None for the default.
         config: stride, kind of index, visibility.
         bands: names of the bands; None reads them from the file.
@@ -64,11 +64,10 @@ def build_index(
         RetrieveError: bad images, encoder or settings, no window at all, or an output that exists.
     """
     source = images if isinstance(images, ImageSource) else read_images(images, bands=bands, units=units)
-    chosen, settings, folder = load_encoder(encoder), config or IndexConfig(), Path(out)
+    chosen, settings = load_encoder(encoder), config or IndexConfig()
     with on_device(device):
-        more: dict[str, Any] = {"device": device, "executor": executor, "progress": progress}
-        write_shards(source, folder, chosen, settings, shards, overwrite=overwrite, **more)
-        return Index(open_folder(folder, encoder=chosen, device=device, just_written=True), device)
+        write_shards(source, out, chosen, settings, shards, overwrite, device, executor, progress)
+        return Index(open_folder(out, encoder=chosen, device=device, just_written=True), device)
 
 
 def open_index(path: Folders, *, encoder: Encoder | None = None, device: Device = "auto") -> Index:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all; a file at a URL is written here and uploaded at the end."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tfrecords.errors import DiskFullError, OutputExistsError
+from tfrecords.remote import remote_exists, uploading_file, url_of
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Error numbers of a full disk and of an exceeded quota."""
@@ -106,6 +107,10 @@ def check_free(path: str | os.PathLike[str], *, overwrite: bool = False, folder:
     Raises:
         OutputExistsError: the output exists and `overwrite` is false, or a file and a folder are mixed up.
     """
+    if url := url_of(path):
+        if not overwrite and remote_exists(url, folder=folder):
+            raise OutputExistsError(f"{url} exists and is kept. Name another output, or pass --overwrite.")
+        return
     path = Path(path)
     if path.is_dir() and not folder:
         raise OutputExistsError(f"{path} is a folder. Name a file to write.")
@@ -123,7 +128,7 @@ def writing_file(
     """Write one file whole or not at all.
 
     Args:
-        path: the file; its folder is created if needed.
+        path: the file, or its URL; its folder is created if needed.
         overwrite: replace an existing file.
         durable: flush the file to the disk; a caller that checks its bytes later may do without.
 
@@ -136,6 +141,10 @@ def writing_file(
         DiskFullError: the disk is full.
     """
     check_free(path, overwrite=overwrite)
+    if url := url_of(path):
+        with uploading_file(url) as local:
+            yield local
+        return
     path = Path(path)
     partial = partial_of(path)
     with naming_full_disk(path, "the former file is unchanged"):

@@ -65,6 +65,7 @@ from tfrecords.artifacts import (
 from tfrecords.artifacts.manifest import created_by
 from tfrecords.errors import DuplicateIdError, OutputExistsError, RetrieveError, UnfinishedOutputError
 from tfrecords.read import ImageSource
+from tfrecords.remote import published_folder
 
 OWN_NAME = re.compile(
     r"[0-9a-f]{8}b?-[0-9]{4,}(\.partial|\.former|\.trash)?|\.?[0-9a-f]{8}b?-codes.*|shards\.lock"
@@ -194,11 +195,10 @@ def finish_shard(task: ShardTask) -> None:
 
 def write_shards(
     source: ImageSource,
-    out: Path,
+    out: str | Path,
     encoder: Encoder,
     config: IndexConfig,
     shards: int | None,
-    *,
     overwrite: bool = False,
     device: Device = "auto",
     executor: Executor | None = None,
@@ -208,7 +208,7 @@ def write_shards(
 
     Args:
         source: the images; shards hold consecutive ones, as equal in number as can be.
-        out: the folder.
+        out: the folder, or its URL.
         encoder: embeds the windows; saved in each shard if it is a Keras model.
         config: stride, kind, visibility. The kind depends on the windows of all shards.
         shards: number of shards, at most the number of images; None for one folder.
@@ -223,14 +223,29 @@ def write_shards(
         NoWindowsError: no image has a window.
         OutputExistsError: the folder exists and `overwrite` is false, or is no index in shards.
         UnfinishedOutputError: another process writes the folder.
+        RemoteError: the connection to the URL was lost.
     """
-    if shards is None:
-        more: dict[str, Any] = {"device": device, "executor": executor, "progress": progress}
-        write_index(source, out, encoder, config, source=source.note, overwrite=overwrite, **more)
-        return
-    _check_settings(source, config, shards)
-    out = out.absolute()
-    _check_goal(out, overwrite)
+    job = _Job(executor, progress, len(source))
+    with published_folder(out, overwrite=overwrite) as folder:
+        if shards is None:
+            more: dict[str, Any] = {"device": device, "executor": executor, "progress": progress}
+            write_index(source, folder, encoder, config, source=source.note, overwrite=overwrite, **more)
+        else:
+            _check_settings(source, shards)
+            _check_goal(folder.absolute(), overwrite)
+            _write_shards(source, folder.absolute(), encoder, config, shards, device, job)
+
+
+def _write_shards(
+    source: ImageSource,
+    out: Path,
+    encoder: Encoder,
+    config: IndexConfig,
+    shards: int,
+    device: Device,
+    job: _Job,
+) -> None:
+    """Write all shards, then the file that joins them."""
     out.mkdir(parents=True, exist_ok=True)
     settings: dict[str, Any] = {"source": source.note, "encoder": encoder.fingerprint}
     settings |= {"index": config.to_dict(), "images": len(source), "shards": shards}
@@ -238,17 +253,16 @@ def write_shards(
         encoder.warm_up(len(source))
     with _alone(out):
         prefix = _prefix(out, identity(KIND, settings)[:8])
-        job = _Job(executor, progress, len(source))
-        tasks = list(_tasks(source, out / prefix, encoder, config, shards, settings, device, executor))
+        tasks = list(_tasks(source, out / prefix, encoder, config, shards, settings, device, job.executor))
         tasks, plan = _prepare(tasks, out / f"{prefix}-codes.npz", job)
         for number, _ in enumerate(job.run(finish_shard, tasks)):
-            progress("building the vector index", number + 1, len(tasks))
+            job.progress("building the vector index", number + 1, len(tasks))
         _join(out, tasks, settings, plan, device)
         images, reasons = _tables(tasks)
         warn_without_windows(images, reasons)
 
 
-def _check_settings(source: ImageSource, config: IndexConfig, shards: int) -> None:
+def _check_settings(source: ImageSource, shards: int) -> None:
     if not 1 <= shards <= min(MAX_SHARDS, len(source)):
         raise ConfigError(
             f"shards: {shards} for {len(source)} images. Expected 1 to {min(MAX_SHARDS, len(source))}."

@@ -39,6 +39,7 @@ from tfrecords.artifacts import (
     parse_manifest,
 )
 from tfrecords.errors import DuplicateIdError
+from tfrecords.remote import local_folder, url_of
 
 KIND = "shards"
 """Kind of `shards.json`."""
@@ -56,7 +57,7 @@ def open_folder(
     """Open an index folder, a folder of shards, or several of them as one index.
 
     Args:
-        path: a folder, or a list of folders.
+        path: a folder or its URL, or a list. A folder at a URL is copied into the cache first.
         encoder: the encoder that made the index, if the caller has it.
         device: where FAISS searches.
         just_written: see `IndexFolder`.
@@ -65,12 +66,20 @@ def open_folder(
         ManifestError: a file is missing or was changed.
         IndexMismatchError: the folders have different encoders or strides.
         DuplicateIdError: two folders hold an image of the same id.
+        RemoteError: the connection to a URL was lost.
     """
-    paths = [Path(path)] if isinstance(path, (str, Path)) else [Path(p) for p in path]
+    places = [path] if isinstance(path, (str, Path)) else list(path)
+    urls = [url_of(place) for place in places]
+    paths = [local_folder(u) if u else Path(p) for u, p in zip(urls, places, strict=True)]
     options: dict[str, Any] = {"encoder": encoder, "device": device, "just_written": just_written}
     if len(paths) == 1 and not (paths[0] / SHARDS).is_file():
-        return IndexFolder(paths[0], **options)
-    return ShardedFolder(paths, **options)
+        folder = IndexFolder(paths[0], **options)
+    else:
+        folder = ShardedFolder(
+            paths, [u or str(p.absolute()) for u, p in zip(urls, paths, strict=True)], **options
+        )
+    folder.origin = urls[0]
+    return folder
 
 
 def read_shards(path: Path) -> tuple[Manifest, list[Path]]:
@@ -95,21 +104,25 @@ class ShardedFolder(IndexFolder):
     def __init__(
         self,
         paths: Sequence[Path],
+        places: Sequence[str] | None = None,
         *,
         encoder: Encoder | None = None,
         device: Device = "auto",
         just_written: bool = False,
     ) -> None:
-        """Open and check the folders; see `open_folder`. The path of the first one stands for all."""
+        """Open and check the folders; see `open_folder`. The path of the first one stands for all.
+
+        `places` are the URLs of copies and the paths of other folders, for other processes.
+        """
         self._paths = tuple(paths)
+        self._places = tuple(places or (str(path.absolute()) for path in paths))
         super().__init__(self._paths[0], encoder=encoder, device=device, just_written=just_written)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the paths; a process opens the folders once."""
         encoder, device = self._opened_with
         held = all("encoder.keras" in shard.manifest.files for shard in self.shards)
-        paths = tuple(path.absolute() for path in self._paths)
-        return _unpickled, (paths, self.version, None if held else encoder, device)
+        return _unpickled, (self._places, self.version, None if held else encoder, device)
 
     def _read_version(self) -> str:
         files = [path / SHARDS if (path / SHARDS).is_file() else path / MANIFEST for path in self._paths]
@@ -189,21 +202,21 @@ class ShardedFolder(IndexFolder):
         return self._shard_of[image_id].scaled(image_id, window)
 
 
-_unpickled_folders: dict[tuple[tuple[Path, ...], str], ShardedFolder] = {}
+_unpickled_folders: dict[tuple[tuple[str, ...], str], IndexFolder] = {}
 _UNPICKLING = Lock()
 
 
-def _unpickled(paths: tuple[Path, ...], version: str, encoder: Encoder | None, device: Device) -> IndexFolder:
+def _unpickled(places: tuple[str, ...], version: str, encoder: Encoder | None, device: Device) -> IndexFolder:
     """Open the folders that `ShardedFolder.__reduce__` packed, unless this process has them open.
 
     Raises:
         IndexMismatchError: a folder was changed since.
     """
     with _UNPICKLING:
-        if (paths, version) not in _unpickled_folders:
-            folder = ShardedFolder(paths, encoder=encoder, device=device)
+        if (places, version) not in _unpickled_folders:
+            folder = open_folder(places, encoder=encoder, device=device)
             if folder.version != version:
                 raise folder.changed()
             _unpickled_folders.clear()
-            _unpickled_folders[paths, version] = folder
-        return _unpickled_folders[paths, version]
+            _unpickled_folders[places, version] = folder
+        return _unpickled_folders[places, version]

@@ -46,6 +46,7 @@ from retrieval.models.encoder import load_encoder
 from retrieval.types import Encoder, StoredImage
 from tfrecords.artifacts import MANIFEST, Manifest, check_file, digest, read_manifest
 from tfrecords.errors import ManifestError
+from tfrecords.remote import local_folder, url_of
 from tfrecords.schema import compress_bright, expand_bright
 
 KIND = "index"
@@ -63,6 +64,9 @@ MAX_CODE = 4095
 
 class IndexFolder:
     """An opened index folder: table, vectors, encoder, and pixels on demand."""
+
+    origin: str | None = None
+    """URL that the folder is a copy of, or None; other machines make a copy, too."""
 
     def __init__(
         self,
@@ -103,7 +107,8 @@ class IndexFolder:
         """Pickle as the folder's path; a process opens the folder once."""
         encoder, device = self._opened_with
         held = "encoder.keras" in self.manifest.files
-        return _unpickled, (self.path.absolute(), self.version, None if held else encoder, device)
+        place = self.origin or str(self.path.absolute())
+        return _unpickled, (place, self.version, None if held else encoder, device)
 
     def _open(self, encoder: Encoder | None, device: Device, just_written: bool) -> None:
         """Read all files but the pixels."""
@@ -222,24 +227,26 @@ class IndexFolder:
         return file
 
 
-_unpickled_folders: dict[tuple[Path, str], IndexFolder] = {}
+_unpickled_folders: dict[tuple[str, str], IndexFolder] = {}
 _UNPICKLING = Lock()
 
 
-def _unpickled(path: Path, version: str, encoder: Encoder | None, device: Device) -> IndexFolder:
+def _unpickled(place: str, version: str, encoder: Encoder | None, device: Device) -> IndexFolder:
     """Open the folder that `IndexFolder.__reduce__` packed, unless this process has it open.
 
     Raises:
         IndexMismatchError: the folder was changed since.
     """
     with _UNPICKLING:
-        if (path, version) not in _unpickled_folders:
-            folder = IndexFolder(path, encoder=encoder, device=device)
+        if (place, version) not in _unpickled_folders:
+            url = url_of(place)
+            folder = IndexFolder(local_folder(url) if url else Path(place), encoder=encoder, device=device)
+            folder.origin = url
             if folder.version != version:
                 raise folder.changed()
             _unpickled_folders.clear()
-            _unpickled_folders[path, version] = folder
-        return _unpickled_folders[path, version]
+            _unpickled_folders[place, version] = folder
+        return _unpickled_folders[place, version]
 
 
 def _mapped(file: BinaryIO) -> NDArray[np.uint16]:

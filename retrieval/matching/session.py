@@ -28,6 +28,7 @@ from retrieval.models.verifier import Verifier
 from retrieval.types import Encoder, Executor, PatchPixels, Pixels, Progress, StoredImage, silent
 from tfrecords.artifacts import read_manifest
 from tfrecords.read import read_queries
+from tfrecords.remote import url_of
 from tfrecords.schema import Chips, Patches
 
 BATCH_PAIRS = {2: 32768, 1: 8192, 0: 256}
@@ -164,7 +165,7 @@ def open_index_and_queries(
         RetrieveError: the index or the queries cannot be opened, or their pixel sizes do not fit; a folder
             that is no index fails at once.
     """
-    if not (path / SHARDS).is_file():
+    if not url_of(path) and not (path / SHARDS).is_file():
         read_manifest(path, KIND, verify=False)
 
     def opened_folder() -> IndexFolder:

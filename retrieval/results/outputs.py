@@ -16,6 +16,7 @@ from retrieval.results.tables import table_ending, write_table
 from retrieval.results.window_tifs import write_window_tifs
 from retrieval.types import Progress, silent
 from tfrecords.artifacts import check_free, writing_file
+from tfrecords.remote import url_of
 from tfrecords.schema import Chips, Patches
 
 RASTERS = (".tif", ".tiff", ".jp2", ".vrt", ".png", ".jpg", ".jpeg")
@@ -50,7 +51,7 @@ class QueryOutputs:
         if self.details is not None:
             table_ending(self.details)
         files = [self.submission, self.patch_table(queries), self.details]
-        paths = [path.absolute() for path in files if path is not None]
+        paths = [path if url_of(path) else path.absolute() for path in files if path is not None]
         for number, path in enumerate(paths):
             if path in paths[:number]:
                 raise ConfigError(f"{path}: two outputs have this name. Expected distinct names. Rename one.")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tfrecords.errors import ArrayError, MissingInputError
+from tfrecords.errors import ArrayError, MissingInputError, RemoteError
 from tfrecords.grid import pixel_to_map
 from tfrecords.read.exif import orientation_tag
 from tfrecords.read.layers import (
@@ -25,6 +25,7 @@ from tfrecords.read.layers import (
     path_of,
     virtual_raster,
 )
+from tfrecords.remote import point_gdal
 from tfrecords.schema import (
     UNKNOWN,
     Georeference,
@@ -146,6 +147,7 @@ def open_raster(file: RasterFile) -> Iterator[Any]:
 
     Raises:
         MissingInputError: the file does not exist.
+        RemoteError: it lies on a server and cannot be read.
         ArrayError: it is damaged or no raster, or its pages have several bands or differ.
         GridError: its pages or files differ in size or grid.
     """
@@ -153,6 +155,9 @@ def open_raster(file: RasterFile) -> Iterator[Any]:
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
     path = path_of(file)
+    remote = str(path).startswith("/vsi")
+    if remote:
+        point_gdal()
     with warnings.catch_warnings(), ExitStack() as stack:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
@@ -162,6 +167,10 @@ def open_raster(file: RasterFile) -> Iterator[Any]:
                 dataset = stack.enter_context(rasterio.open(pages))
             yield dataset
         except (RasterioError, OSError) as err:
+            if remote:
+                raise RemoteError(
+                    f"{path}: it cannot be read ({err}). Check the address, and run the command again."
+                ) from err
             if not path.exists():
                 raise MissingInputError(f"{path}: no such file; expected {_kind(path)}") from err
             raise ArrayError(

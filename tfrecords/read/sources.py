@@ -18,6 +18,7 @@ from tfrecords.errors import ArrayError, MissingInputError, UnitsError
 from tfrecords.read.band_files import group_band_files
 from tfrecords.read.folders import SHARD, list_files, match_files, suffix_of
 from tfrecords.read.layers import RasterFile
+from tfrecords.remote import list_urls, local_file, raster_path, url_of
 from tfrecords.schema import (
     REFLECTANCE_TOP,
     Units,
@@ -117,6 +118,8 @@ def find_source(source: ImageLike, what: str) -> Source:
     """
     if isinstance(source, np.ndarray):
         return Source("array", f"{what} in memory", array=source)
+    if url := url_of(source):
+        return _remote_source(url, what)
     path, name = Path(source), str(os.fspath(source))
     if path.is_dir():
         # Pictures in a folder with GeoTIFFs are previews: they would change the ranks, which are the ids.
@@ -143,6 +146,25 @@ def find_source(source: ImageLike, what: str) -> Source:
     kind = _kind(paths, name, what)
     rasters, notes = group_band_files(paths) if kind == "tif" else ((), ())
     return Source(kind, name, paths, rasters=rasters, notes=notes)
+
+
+def _remote_source(url: str, what: str) -> Source:
+    """Return the files at a URL: GeoTIFFs under GDAL's paths, other files as local copies."""
+    if url.startswith("file://"):
+        return find_source(url.removeprefix("file://"), what)
+    listed = [u for u in list_urls(url) if not u.rpartition("/")[2].startswith(".")]
+    suffixes = [suffix_of(Path(u)) for u in listed]
+    chosen = [u for u, suffix in zip(listed, suffixes, strict=True) if suffix in TIF] or [
+        u for u, suffix in zip(listed, suffixes, strict=True) if suffix in (*TFRECORD, ".npy")
+    ]
+    if not chosen:
+        raise MissingInputError(f"{url}: it has no file to read; expected {what} as {_kinds(what)}")
+    if suffix_of(Path(chosen[0])) in TIF:
+        files = tuple(map(raster_path, chosen))
+        rasters, notes = group_band_files(files)
+        return Source("tif", url, files, rasters=rasters, notes=notes)
+    paths = tuple(local_file(u) for u in chosen)
+    return Source(_kind(paths, url, what), url, paths)
 
 
 def _shards_of(path: Path) -> tuple[Path, ...]:
