@@ -153,7 +153,7 @@ def local_cluster(count: int, memory: str | None = None) -> Iterator[DaskExecuto
             threads_per_worker=1,
             processes=True,
             memory_limit=memory or "auto",
-            dashboard_address=":0" if find_spec("bokeh") else None,
+            dashboard_address=":0",  # any free port: other clusters may run here
             silence_logs=logging.CRITICAL,
         )
         with cluster, Client(cluster) as client:
