@@ -27,7 +27,7 @@ from protocol import GROUPS, TURNS, Database, Question, ask, database_of, part, 
 from retrieval.config import SearchConfig
 from retrieval.evaluation.scoring import score
 from retrieval.evaluation.submission import Submission
-from retrieval.index.parts import CODES, PARTS, PartsIndex, joined, write_parts
+from retrieval.index.parts import CODES, PARTS, PartsIndex, Projection, joined, write_parts
 from retrieval.matching.exhaustive import hide_cloud, rank_candidates
 from retrieval.matching.local_search import best_of_cells, best_places, merge_best, shipped_local_search
 from retrieval.matching.parts_search import find_places
@@ -45,6 +45,8 @@ VOTE_SHARES = (0.1, 0.01)
 """Shares of the database's parts whose votes count."""
 NEAREST = (2048, 8192)
 """Windows of each shift that are compared by their parts."""
+FITTED = 40
+"""First images that the projection is fitted to."""
 SAMPLED = 23
 """One part of this many tells what a share of all parts reaches."""
 
@@ -217,8 +219,10 @@ def designs(name: str, session: Session, images: TurnedImages, out: Path) -> lis
         folder = out / f"index-{images.megapixels:.0f}"
         if not (folder / "parts.faiss").exists():
             folder.mkdir(parents=True, exist_ok=True)
-            described = ((i, shipped_descriptors().describe_image(images.scaled(i))) for i in images.ids)
-            write_parts(folder / PARTS, folder / CODES, described)
+            fields = {i: shipped_descriptors().describe_image(images.scaled(i)) for i in images.ids}
+            projection = Projection.fit(list(fields.values())[:FITTED])
+            parts = ((i, projection.parts(field)) for i, field in fields.items())
+            write_parts(folder / PARTS, folder / CODES, parts, projection)
         index = PartsIndex.open(folder)
         size = sum(f.stat().st_size for f in folder.iterdir()) * per_image
         return [

@@ -27,7 +27,7 @@ from retrieval.errors import (
     NoWindowsWarning,
     UncalibratedWarning,
 )
-from retrieval.index import builder
+from retrieval.index import parts_builder
 from retrieval.index.faiss_index import VectorIndex, train_codes
 from retrieval.index.folder import IndexFolder
 from retrieval.index.recall import exact_search
@@ -180,7 +180,7 @@ class FakeDescriptors:
         rows = sum(noise[i : i + h // 2 - 1] for i in range(5))
         return sum(rows[:, i : i + w // 2 - 1] for i in range(5)) / 25
 
-    def describe_image(self, scaled):
+    def describe_image(self, scaled, strip=128):
         return self.field(scaled)[::2, ::2]
 
     def describe_all_pixels(self, rows):
@@ -189,7 +189,7 @@ class FakeDescriptors:
 
 def test_parts_of_all_shards_are_searched(pixels, tmp_path, monkeypatch):
     fake = FakeDescriptors()
-    for room in (builder, parts_search):
+    for room in (parts_builder, parts_search):
         monkeypatch.setattr(room, "shipped_descriptors", lambda: fake)
     monkeypatch.setattr(parts_search, "Templates", lambda *_: SimpleNamespace(take=lambda rows, _: (rows,)))
     config, images = IndexConfig(parts="always"), records(pixels)

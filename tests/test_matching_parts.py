@@ -18,8 +18,7 @@ from retrieval.config import IndexConfig, SearchConfig
 from retrieval.errors import IndexFormatError, SearchBudgetWarning
 from retrieval.index.builder import write_index
 from retrieval.index.folder import IndexFolder
-from retrieval.index.parts import PartsIndex, write_parts
-from retrieval.index.update import add_images, remove_images
+from retrieval.index.parts import PartsIndex, Projection, write_parts
 from retrieval.matching.budget import PartsBudget, expected_gain, search_cost
 from retrieval.matching.exhaustive import search_uncertain, select_uncertain
 from retrieval.matching.parts_search import find_places, nearest_places
@@ -30,7 +29,6 @@ from retrieval.models.local_descriptors import shipped_descriptors
 from retrieval.training.weather import under_clouds
 from retrieval.types import RankedCandidates, unpack_ids
 from tfrecords.errors import DuplicateIdError, FormatVersionError, ManifestError
-from tfrecords.read import ImageSource
 from tfrecords.schema import BANDS, Image, Patches, to_scaled
 
 CHANNELS = 24
@@ -45,8 +43,11 @@ def smooth_field(seed: int, h: int, w: int) -> np.ndarray:
 
 
 def written(folder: Path, fields: Iterable) -> PartsIndex:
-    """Write and open a parts index."""
-    write_parts(folder / "parts.bin", folder / "parts.faiss", fields)
+    """Write and open a parts index, its projection fitted to its images."""
+    described = list(fields)
+    fitted = Projection.fit([f for _, f in described] or [smooth_field(0, 20, 20)])
+    parts = ((i, fitted.parts(f)) for i, f in described)
+    write_parts(folder / "parts.bin", folder / "parts.faiss", parts, fitted)
     return PartsIndex.open(folder)
 
 
@@ -440,24 +441,3 @@ def test_changed_parts_are_named(folder: IndexFolder, tmp_path: Path) -> None:
     (copy / "parts.bin").write_bytes(data)
     with pytest.raises(ManifestError, match=r"parts\.bin"):
         IndexFolder(copy, encoder=FAKE)
-
-
-def assert_same_parts(path: Path, other: Path) -> None:
-    """Compare two indexes by their windows' inner products, which rounding of a projection leaves alone."""
-    one, two = (IndexFolder(p, encoder=FAKE).parts for p in (path, other))
-    assert one is not None and two is not None
-    assert np.array_equal(one.stored.layout.table, two.stored.layout.table)
-    windows = [p.stored.windows(np.arange(0, len(one), 7)) for p in (one, two)]
-    products = [w @ w.T for w in windows]
-    assert np.allclose(*products, atol=0.01)
-
-
-def test_added_and_removed_images_leave_the_parts_of_a_new_index(folder: IndexFolder, tmp_path: Path) -> None:
-    changed = tmp_path / "changed"
-    indexed(SCENES[:3], changed)
-    more = ImageSource("made by a test", 1, lambda: iter(SCENES[3:]), own_ids=True)
-    add_images(more, changed, source="more", encoder=FAKE)
-    assert_same_parts(changed, folder.path)
-    remove_images(changed, [10], encoder=FAKE)
-    indexed(SCENES[1:], tmp_path / "fresh")
-    assert_same_parts(changed, tmp_path / "fresh")

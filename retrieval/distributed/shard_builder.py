@@ -36,7 +36,6 @@ from retrieval.index.builder import (
     StoredVectors,
     exact_neighbours,
     finish_index,
-    has_parts,
     part_names,
     write_index,
 )
@@ -46,6 +45,7 @@ from retrieval.index.file_paths import paths_entry
 from retrieval.index.folder import KIND as INDEX_KIND
 from retrieval.index.folder import SHARDS, TABLE, read_index_manifest, read_table, to_codes
 from retrieval.index.kinds import choose_kind
+from retrieval.index.parts_builder import has_parts
 from retrieval.index.recall import measure_recall
 from retrieval.index.without_windows import no_windows, stored_reasons, warn_without_windows
 from retrieval.kernels.executors import SerialExecutor, ThreadExecutor

@@ -25,7 +25,8 @@ from retrieval.index.faiss_index import VectorIndex
 from retrieval.index.file_paths import paths_entry
 from retrieval.index.folder import KIND, TABLE, from_codes, to_codes, write_table
 from retrieval.index.kinds import Block, max_exact_windows, regroup_blocks
-from retrieval.index.parts import CODES, PARTS, write_parts
+from retrieval.index.parts import PartsIndex
+from retrieval.index.parts_builder import has_parts, write_parts_index
 from retrieval.index.recall import RECALL_K, exact_search, measure_recall
 from retrieval.index.vector_file import to_float16
 from retrieval.index.without_windows import (
@@ -38,7 +39,6 @@ from retrieval.kernels.executors import ThreadExecutor, prefetch_map
 from retrieval.models.calibration import SUFFIXES, shipped_calibrations
 from retrieval.models.embed import embed_image, embed_patches
 from retrieval.models.encoder import KerasEncoder
-from retrieval.models.local_descriptors import shipped_descriptors
 from retrieval.types import Encoder, Executor, Progress, StoredImage, WindowVectors, pack_ids, silent
 from tfrecords.artifacts import PartialFolder, writing_folder
 from tfrecords.errors import DuplicateIdError
@@ -322,7 +322,7 @@ def finish_index(
     progress("building the vector index", 0, None)
     kind = _write_vectors(folder, vectors, encoder, config, device, progress, trained)
     if has_parts(config, rows):
-        _write_parts(folder, rows, progress)
+        folder.extra |= {"parts_recall": _write_parts(folder, rows, previous, progress)}
     folder.counts = {"images": len(rows), "windows": vectors.count}
     folder.extra |= {
         "kind": kind,
@@ -339,24 +339,14 @@ def finish_index(
             calibration.save(folder.path / f"encoder{SUFFIXES[calibration.terms]}", overwrite=True)
 
 
-def has_parts(config: IndexConfig, rows: Iterable[StoredImage]) -> bool:
-    """Return whether an index of some images gets an index of parts."""
-    megapixels = sum(row.width * row.height for row in rows if row.windows) / 1e6
-    return config.parts == "always" or (config.parts == "auto" and megapixels >= config.parts_above)
-
-
-def _write_parts(folder: PartialFolder, rows: Sequence[StoredImage], progress: Progress) -> None:
-    """Describe the pixels of all images that have windows, and write the index of their parts."""
-    described = [row.image_id for row in rows if row.windows]
-
-    def fields() -> Iterator[tuple[int, NDArray[np.float32]]]:
-        for number, image_id in enumerate(described, 1):
-            codes = np.load(folder.path / part_names(image_id)[0], allow_pickle=False)
-            yield image_id, shipped_descriptors().describe_image(from_codes(codes))
-            progress("describing parts", number, len(described))
-
-    with folder.part(PARTS) as path, folder.part(CODES) as codes:
-        write_parts(path, codes, fields())
+def _write_parts(
+    folder: PartialFolder, rows: Sequence[StoredImage], previous: Previous | None, progress: Progress
+) -> dict[str, Any]:
+    """Write the index of parts of all images with windows; parts of images that stay are taken over."""
+    rows = [row for row in rows if row.windows]
+    kept = previous.with_parts if previous else frozenset()
+    pixels = {row.image_id: part_names(row.image_id)[0] for row in rows if row.image_id not in kept}
+    return write_parts_index(folder, rows, pixels, previous.parts if previous else None, progress)
 
 
 @dataclass(frozen=True)
@@ -367,6 +357,13 @@ class Previous:
     """Its vectors."""
     images: Collection[int]
     """Images that keep their vectors; a part that an interrupted run left of such an image is stale."""
+    parts: PartsIndex | None = None
+    """The parts of its images; None for an index without them."""
+
+    @cached_property
+    def with_parts(self) -> frozenset[int]:
+        """Images that keep their parts."""
+        return self.parts.image_ids & frozenset(self.images) if self.parts else frozenset()
 
     @cached_property
     def ids(self) -> NDArray[np.int64]:

@@ -60,8 +60,8 @@ SCALES = np.where(np.arange(256) > 0, np.exp2((np.arange(256) - 128) / 8), 0).as
 """(256,) factor of each scale."""
 FLOOR = 1e-3
 """Added to the energy of a window: ground without texture agrees with nothing."""
-FIT_PARTS, FIT_WINDOWS = 100_000, 20_000
-"""Parts and windows that the projections are fitted to, about."""
+FIT_WINDOWS = 20_000
+"""Windows that their projection is fitted to, about."""
 ITERATIONS = 12
 """Steps that fit a projection: further ones change what it keeps by less than a thousandth."""
 BLOCK_WINDOWS = 8_192
@@ -116,19 +116,44 @@ def principal_axes(squares: NDArray[np.float64], count: int) -> NDArray[np.float
 # --- writing --------------------------------------------------------------------------------------
 
 
-def write_parts(path: Path, codes: Path, fields: Iterable[tuple[int, NDArray[Any]]]) -> None:
-    """Write a parts index, in memory for a few images at a time.
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """From descriptors to parts: with one projection, an image's parts do not depend on other images."""
+
+    axes: NDArray[np.float32]
+    """(4 c, PART_DIM) projection of 2 x 2 descriptors."""
+    steps: NDArray[np.float32]
+    """(PART_DIM,) value of one step of each number."""
+
+    @classmethod
+    def fit(cls, fields: Iterable[NDArray[Any]]) -> Self:
+        """Return the principal axes of the parts of images, (h, w, c) descriptors each."""
+        rows = np.concatenate([joined(f).reshape(-1, 4 * f.shape[-1]) for f in fields])
+        axes = principal_axes(rows.T @ rows, PART_DIM)
+        steps = np.maximum(np.sqrt(((rows @ axes) ** 2).mean(0)), 1e-6).astype(np.float32)
+        return cls(axes, steps)
+
+    def parts(self, field: NDArray[Any]) -> NDArray[np.uint8]:
+        """Return the parts of an image: (h, w, c) descriptors -> ((h - 2) // 2 + 1, ..., PART_BYTES)."""
+        return packed(joined(field) @ self.axes / self.steps)
+
+
+def write_parts(
+    path: Path, codes: Path, parts: Iterable[tuple[int, NDArray[np.uint8]]], projection: Projection
+) -> None:
+    """Write a parts index, in memory for an image at a time.
 
     Args:
         path: gets the parts, `parts.bin` in a finished index.
         codes: gets the codes of windows, `parts.faiss`.
-        fields: id of each image and its descriptors (h, w, c), every 4 px; 0 where nothing is visible.
+        parts: id of each image and its parts (rows, columns, PART_BYTES).
+        projection: made the parts.
 
     Raises:
         DuplicateIdError: two images have the same id.
     """
     with path.open("w+b") as file:
-        layout = _write_fields(file, fields)
+        layout = _write_images(file, parts, projection)
         file.flush()
         stored = StoredParts(layout, _mapped(path, layout))
         axes = stored.window_axes()
@@ -179,30 +204,22 @@ class Layout:
         return self.parts_start + int(self.first_part[-1]) * PART_BYTES + self.table.size * 8
 
 
-def _write_fields(file: BinaryIO, fields: Iterable[tuple[int, NDArray[Any]]]) -> Layout:
+def _write_images(
+    file: BinaryIO, images: Iterable[tuple[int, NDArray[np.uint8]]], projection: Projection
+) -> Layout:
     """Write everything from the projection of parts to the table of images."""
-    first: list[tuple[int, NDArray[Any]]] = []
-    remaining = iter(fields)
-    for image_id, field in remaining:
-        first.append((image_id, field))
-        if sum(f.shape[0] * f.shape[1] for _, f in first) >= STEP**2 * FIT_PARTS:
-            break
-    channels = first[0][1].shape[-1] if first else 1
-    sample = [joined(f).reshape(-1, 4 * channels) for _, f in first]
-    rows = np.concatenate([np.zeros((1, 4 * channels), np.float32), *sample])
-    axes = principal_axes(rows.T @ rows, PART_DIM)
-    steps = np.maximum(np.sqrt(((rows @ axes) ** 2).mean(0)), 1e-6).astype(np.float32)
-    file.write(bytes(HEADER.size) + axes.astype("<f4").tobytes() + steps.astype("<f4").tobytes())
+    file.write(bytes(HEADER.size) + projection.axes.astype("<f4").tobytes())
+    file.write(projection.steps.astype("<f4").tobytes())
     table: dict[int, tuple[int, int]] = {}
-    for image_id, field in _chained(first, remaining):
+    for image_id, parts in images:
         if image_id in table:
             raise DuplicateIdError(f"image id {image_id} comes twice; expected distinct ids")
-        parts = packed(joined(field) @ axes / steps)
         table[image_id] = parts.shape[:2]
-        file.write(parts.tobytes())
+        file.write(np.ascontiguousarray(parts).tobytes())
     numbers = np.array([(i, *size) for i, size in table.items()], np.int64).reshape(-1, 3)
     file.write(numbers.astype(TABLE).tobytes())
-    return Layout(channels, steps, numbers, axes)
+    channels = len(projection.axes) // 4
+    return Layout(channels, projection.steps, numbers, projection.axes)
 
 
 def packed(parts: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -214,15 +231,6 @@ def packed(parts: NDArray[np.float32]) -> NDArray[np.uint8]:
     numbers = (np.clip(np.rint(parts / factor), -LARGEST, LARGEST) + 8).astype(np.uint8)
     low, high = numbers[..., : PART_DIM // 2], numbers[..., PART_DIM // 2 :]
     return np.concatenate([low | high << 4, scale[..., None]], -1)
-
-
-def _chained(
-    first: list[tuple[int, NDArray[Any]]], remaining: Iterator[tuple[int, NDArray[Any]]]
-) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield the first fields, which are freed one by one, then the others."""
-    while first:
-        yield first.pop(0)
-    yield from remaining
 
 
 def _coded(stored: StoredParts, axes: NDArray[np.float32]) -> Any:
@@ -272,6 +280,18 @@ class StoredParts:
     """Sizes and projection."""
     parts: NDArray[np.uint8]
     """(parts, PART_BYTES), image after image, row after row."""
+
+    def image(self, image_id: int) -> NDArray[np.uint8]:
+        """Return the parts of an image, (rows, columns, PART_BYTES).
+
+        Raises:
+            KeyError: the index does not hold the image.
+        """
+        found = np.flatnonzero(self.layout.table[:, 0] == image_id)
+        if not len(found):
+            raise KeyError(image_id)
+        first, last = self.layout.first_part[found[0] : found[0] + 2]
+        return self.parts[first:last].reshape(*self.layout.table[found[0], 1:], PART_BYTES)
 
     def locate(self, rows: NDArray[np.int64]) -> Windows:
         """Find the place of windows by their numbers (...), -1 for none."""
@@ -369,6 +389,16 @@ class PartsIndex:
     def members(self) -> tuple[PartsIndex, ...]:
         """The indexes to search, each by itself: this one, or several that are joined."""
         return (self,)
+
+    @property
+    def image_ids(self) -> frozenset[int]:
+        """Images that the index holds."""
+        return frozenset(self.stored.layout.table[:, 0].tolist())
+
+    @property
+    def projection(self) -> Projection:
+        """The projection that made the parts."""
+        return Projection(self.stored.layout.axes, self.stored.layout.steps)
 
     def parts_of(self, descriptors: NDArray[np.float32], spacing: int) -> NDArray[np.float32]:
         """Return the parts at every descriptor of patches (n, h, w, c), (n, h - spacing, w - spacing, d).

@@ -276,7 +276,7 @@ def _finish(
     resolved, windows = resolve_device(device), sum(row.windows for row in images.values())
     trained = _reusable_training(base, windows, resolved)
     kept_reasons = {i: r for i, r in base.without_windows.items() if i in images and not images[i].windows}
-    previous = Previous(base.vectors, frozenset(images) - frozenset(embedded))
+    previous = Previous(base.vectors, frozenset(images) - frozenset(embedded), base.parts)
     finish_index(
         folder,
         images,

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import TensorConfig
-from retrieval.kernels.compiled import Compiled
+from retrieval.kernels.compiled import Compiled, tile
 from retrieval.kernels.executors import parallel_map
 from retrieval.models.registry import CLOUDS, load_shipped, shipped_constants
 from retrieval.models.structure_tensor import structure_tensor
@@ -26,6 +26,10 @@ DILATIONS = (1, 2, 4, 8)
 """Dilation rates of the convolutions, in order."""
 BATCH = 64
 """Patches per call: they fit the cache of a core."""
+TILE_PX, MARGIN_PX = 512, 40
+"""Side of the tiles of an image, and the pixels around them: more than half of the field of view."""
+CLEAR_SHARE = 0.005
+"""Share of cloud in every second pixel of a tile below which the tile is clear."""
 
 
 def cloud_model(width: int = 16) -> Any:
@@ -88,6 +92,30 @@ class CloudMask:
         for part, odds in zip(parts, parallel_map(lambda part: self._call(scaled[part]), parts), strict=True):
             covered[part] = odds > self.min_logit
         return covered.repeat(2, 1).repeat(2, 2) & ~np.isnan(scaled).all(-1)
+
+    def of_image(self, scaled: NDArray[np.float32], side: int = TILE_PX) -> NDArray[np.bool_]:
+        """Return the cloud (h, w) of an image (h, w, b).
+
+        Strategy: tile by tile, so that one compiled shape serves all sizes. Every second pixel tells at a
+        quarter of the work that most tiles are clear.
+
+        Args:
+            scaled: NaN = nodata.
+            side: of a tile, in pixels; a multiple of four.
+        """
+        h, w = scaled.shape[:2]
+        covered = np.zeros((h, w), bool)
+        around = ((MARGIN_PX, MARGIN_PX), (MARGIN_PX, MARGIN_PX), (0, 0))
+        padded = np.pad(scaled, around, constant_values=np.nan)
+        inner = slice(MARGIN_PX, MARGIN_PX + side)
+        for y in range(0, h, side):
+            for x in range(0, w, side):
+                seen = tile(padded[None], y, x, side + 2 * MARGIN_PX, np.nan)
+                if self(np.ascontiguousarray(seen[:, ::2, ::2])).mean() < CLEAR_SHARE:
+                    continue
+                part = self(seen)[0, inner, inner]
+                covered[y : y + side, x : x + side] = part[: h - y, : w - x]
+        return covered
 
 
 @lru_cache(maxsize=1)

@@ -81,6 +81,8 @@ class LocalDescriptors:
         """Wrap a model of `local_model`."""
         self.model, self._tile = model, tile
         self._describe = Compiled(self._run_model, fused=False)
+        # Compiled from the first call on: an image has the same descriptors, bit by bit, in any run.
+        self._describe_tile = Compiled(self._run_model, fused=False, after=0)
         self._describe_all = Compiled(self._run_model_everywhere, fused=False)
 
     def describe_image(self, scaled: NDArray[np.float32], strip: int = STRIP) -> NDArray[np.float32]:
@@ -99,7 +101,8 @@ class LocalDescriptors:
             first, count = STEP_PX * top, min(strip, rows - top)
             seen = scaled[None, first : first + STEP_PX * (count - 1) + VIEW_PX]
             tensor, visible = (np.asarray(v) for v in half_resolution(seen))
-            parts.append(self.describe(tensor, visible)[0])
+            mask = _visibility(tensor, visible)
+            parts.append(_in_tiles(self._describe_tile, tensor, mask, 2, self._tile)[0])
         return np.concatenate(parts)
 
     def describe(self, tensor: NDArray[np.float32], visible: NDArray[Any] | None) -> NDArray[np.float32]:
