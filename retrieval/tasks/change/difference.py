@@ -3,7 +3,8 @@
 Strategy. Light, haze and season change most of the ground alike: in each band they act, to first order, as a
 gain and an offset. These are fitted by iteratively reweighted moments: pixels that differ lose their weight,
 so change does not bend the fit. The normalized differences are smoothed, which removes noise, the rest of the
-misregistration and single-pixel parallax. Each band is divided by the spread of its differences, up to which
+misregistration and single-pixel parallax. Their mean over about a mile is removed: haze and season vary from
+region to region. Each band is divided by the spread of its differences, up to which
 19 of 20 pixels differ: harvest and growth widen it, rare change does not. The score is the length of this
 vector: change vector analysis in units of the scene's own unrest.
 
@@ -24,8 +25,12 @@ from retrieval.tasks.change.pairs import Mask, Pixels
 
 SMOOTHING_PX = 1.5
 """Standard deviation of the Gaussian that smooths the differences."""
-MARGIN_PX = 6
-"""Pixels around a pixel that its score depends on: four standard deviations."""
+REACH_PX = 6
+"""Pixels that the Gaussian reaches: four standard deviations."""
+REGION_PX = 161
+"""Side of the square whose mean difference is removed from its middle; odd."""
+MARGIN_PX = REACH_PX + REGION_PX // 2
+"""Pixels around a pixel that its score depends on."""
 ROUNDS = 10
 """Iterations of the weights."""
 MIN_PIXELS = 256
@@ -34,7 +39,7 @@ _MAD = 1.4826
 """Standard deviation of a normal distribution by its median absolute deviation."""
 _Q95 = 1 / 1.96
 """The same by the absolute deviation that 95 % do not exceed."""
-_WIDEST = 2.0
+_WIDEST = 3.0
 """Most by which the second may exceed the first: else change on more than a twentieth would hide itself."""
 _FLOOR = 1e-4
 """Smallest spread, in scaled units: a tenth of the sensor's noise."""
@@ -51,7 +56,7 @@ class Normalization:
     centre: tuple[float, ...]
     """Median of the smoothed differences by band."""
     spread: tuple[float, ...]
-    """Their spread, as a standard deviation: by the 95 % quantile, up to twice that by the median."""
+    """Their spread, as a standard deviation: by the 95 % quantile, up to three times that by the median."""
 
 
 def fit_normalization(blocks: Sequence[tuple[Pixels, Pixels, Mask]]) -> Normalization | None:
@@ -111,10 +116,17 @@ def change_score(first: Pixels, second: Pixels, ground: Mask, fitted: Normalizat
     Returns:
         (h, w) 0 or more; 0 where `ground` is false. A pixel depends on those within `MARGIN_PX`.
     """
+    vector = normalized_difference(first, second, ground, fitted)
+    return np.asarray(np.sqrt((vector * vector).sum(-1)))
+
+
+def normalized_difference(
+    first: Pixels, second: Pixels, ground: Mask, fitted: Normalization
+) -> NDArray[np.float32]:
+    """Return the smoothed differences in units of the scene's own unrest, (h, w, b); see `change_score`."""
     smooth = _smoothed(fitted, first, second, ground)
     vector = (smooth - np.array(fitted.centre, np.float32)) / np.array(fitted.spread, np.float32)
-    score = np.sqrt((vector * vector).sum(-1))
-    return np.where(ground, score, np.float32(0))
+    return np.where(ground[..., None], vector, np.float32(0)).astype(np.float32)
 
 
 def _smoothed(fitted: Normalization, first: Pixels, second: Pixels, ground: Mask) -> NDArray[np.float32]:
@@ -124,20 +136,39 @@ def _smoothed(fitted: Normalization, first: Pixels, second: Pixels, ground: Mask
     gap = np.where(ground[..., None], (second - m1) / s1 - (first - m0) / s0, np.float32(0))
     known = ground.astype(np.float32)[..., None]
     total = _blurred(np.concatenate([gap, known], -1).astype(np.float32))
-    return np.asarray(total[..., :-1] / np.maximum(total[..., -1:], np.float32(1e-6)))
+    smooth = (total[..., :-1] / np.maximum(total[..., -1:], 1e-6)).astype(np.float32)
+    smooth[~ground] = 0
+    smooth -= _regional_mean(smooth, ground)
+    smooth[~ground] = 0
+    return smooth
+
+
+def _regional_mean(values: NDArray[np.float32], ground: Mask) -> NDArray[np.float32]:
+    """Return the mean of (h, w, c) over the visible ground of the square around each pixel."""
+    known = ground.astype(np.float64)[..., None]
+    total = np.concatenate([values.astype(np.float64), known], -1)
+    half = REGION_PX // 2
+    for axis in (0, 1):
+        width = [(0, 0)] * 3
+        width[axis] = (half + 1, half)
+        sums = np.cumsum(np.pad(total, width), axis=axis)
+        length = total.shape[axis]
+        ends = np.arange(length) + REGION_PX
+        total = np.take(sums, ends, axis=axis) - np.take(sums, ends - REGION_PX, axis=axis)
+    return (total[..., :-1] / np.maximum(total[..., -1:], 1.0)).astype(np.float32)
 
 
 def _blurred(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return (h, w, c) under a Gaussian; beyond the edge all is 0."""
-    at = np.arange(-MARGIN_PX, MARGIN_PX + 1)
+    at = np.arange(-REACH_PX, REACH_PX + 1)
     kernel = np.exp(-0.5 * (at / SMOOTHING_PX) ** 2)
     kernel = (kernel / kernel.sum()).astype(np.float32)
     height, width = values.shape[:2]
-    padded = np.pad(values, ((MARGIN_PX,) * 2, (0, 0), (0, 0)))
+    padded = np.pad(values, ((REACH_PX,) * 2, (0, 0), (0, 0)))
     rows = np.zeros_like(values)
     for i, weight in enumerate(kernel):
         rows += padded[i : i + height] * weight
-    padded = np.pad(rows, ((0, 0), (MARGIN_PX,) * 2, (0, 0)))
+    padded = np.pad(rows, ((0, 0), (REACH_PX,) * 2, (0, 0)))
     out = np.zeros_like(values)
     for i, weight in enumerate(kernel):
         out += padded[:, i : i + width] * weight
