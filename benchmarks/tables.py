@@ -292,6 +292,30 @@ def segment_table(run: dict[str, Any]) -> str:
 
 
 Table = tuple[str, Callable[[dict[str, Any]], str]]
+# --- tables of change-*.json --------------------------------------------------------------------------
+
+
+def change_table(page: dict[str, Any]) -> str:
+    """Return the pooled figures of each method and protocol."""
+    names = ("f1", "iou", "precision", "recall")
+    rows = [
+        (method, protocol, *(interval(figures[name]) for name in names), f"{figures['threshold']:.2f}")
+        for method, protocols in page["rows"].items()
+        for protocol, figures in protocols.items()
+    ]
+    return markdown(("method", "measured on", "F1", "IoU", "precision", "recall", "threshold"), rows)
+
+
+def change_places_table(page: dict[str, Any]) -> str:
+    """Return the F1 of each validation place."""
+    rows = [
+        (method, *(interval(place["f1"]) for place in protocols["val"]["places"].values()))
+        for method, protocols in page["rows"].items()
+    ]
+    first = next(iter(page["rows"].values()))["val"]["places"]
+    return markdown(("method", *first), rows)
+
+
 TABLES: dict[str, Table] = {
     "run": ("accuracy.json", accuracy_note),
     "main": ("accuracy.json", main_table),
@@ -324,6 +348,9 @@ TABLES: dict[str, Table] = {
     "scale": ("scale.json", scale_table),
     "scale-run": ("scale.json", scale_note),
     "ground": ("scale.json", ground_table),
+    "change-oscd": ("change-oscd.json", change_table),
+    "change-oscd-places": ("change-oscd.json", change_places_table),
+    "change-ombria": ("change-ombria.json", change_table),
 }
 
 

@@ -48,6 +48,7 @@ COMMANDS = {
     "labels compare": ("labels", "Compare a class map with labels, and rank the disagreement"),
     "labels subset": ("labels", "Copy or link selected tiles or files"),
     "change detect": ("change", "Map what differs between two dates"),
+    "change train": ("change", "Train a network of change on labelled places"),
     "change evaluate": ("change", "Measure maps of change against labels"),
     "demo": ("setup", "Run a small generated challenge"),
     "config": ("setup", "Print all settings as a retrieve.toml"),

@@ -38,6 +38,24 @@ MinPixels = Annotated[
         "--min-pixels", metavar="N", min=1, help="Leave out areas of change, and holes, of fewer pixels."
     ),
 ]
+Model = Annotated[
+    Path | None,
+    typer.Option(
+        "--model",
+        metavar="FOLDER",
+        help="Model that `retrieve change train` wrote.",
+        show_default="none: without labels",
+    ),
+]
+Places = Annotated[
+    Path, typer.Argument(metavar="PLACES", help="Folder with a folder for each place, a GeoTIFF a date.")
+]
+Labels = Annotated[
+    Path,
+    typer.Argument(
+        metavar="LABELS", help="Folder of masks called as the places: 1 change, 0 none, 255 no label."
+    ),
+]
 Threshold = Annotated[
     float | None,
     typer.Option(
@@ -53,7 +71,7 @@ Threshold = Annotated[
 @command(
     "change detect",
     "retrieve change detect before.tif after.tif --out change.tif",
-    "retrieve change detect 2018.tif 2024.tif --out change.tif --polygons change.gpkg --json",
+    "retrieve change detect 2018.tif 2024.tif --model change --out change.tif --polygons change.gpkg",
 )
 def detect_command(
     before: Annotated[Path, typer.Argument(metavar="BEFORE", help="GeoTIFF of the first date.")],
@@ -73,6 +91,7 @@ def detect_command(
             help="Also write the changed areas: .gpkg, .parquet, .geojson or .fgb.", show_default="none"
         ),
     ] = None,
+    model: Model = None,
     threshold: Threshold = None,
     min_pixels: MinPixels = 12,
     coregister: Coregister = True,
@@ -85,7 +104,7 @@ def detect_command(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Map what differs between two dates, beyond season and light, without labels.
+    """Map what differs between two dates, beyond season and light, without labels or by a trained model.
 
     The map lies on the grid of BEFORE. The shift between the dates is measured and removed; it stands in
     the tags SHIFT_DX and SHIFT_DY of the map.
@@ -103,6 +122,7 @@ def detect_command(
             out,
             probabilities=probabilities,
             polygons=polygons,
+            model=model,
             threshold=threshold,
             options=Options(coregister, clouds, min_pixels),
             bands=split_names(bands),
@@ -128,20 +148,83 @@ def _plain(report: Any) -> dict[str, Any]:
 
 
 @command(
+    "change train",
+    "retrieve change train places/ labels/ --out change",
+    "retrieve change train places/ labels/ --out change --steps 1000 --seed 1",
+)
+def train_command(
+    places: Places,
+    labels: Labels,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
+    recipe: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Settings as JSON. Flags override them.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps.", show_default="the recipe's")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Random seed; the same seed gives the same weights.", show_default="0"),
+    ] = None,
+    licence: Annotated[
+        str, typer.Option(metavar="SPDX", help="Licence of the weights, for the manifest.")
+    ] = "not stated",
+    coregister: Coregister = True,
+    clouds: Clouds = True,
+    bands: Bands = None,
+    units: UnitsOption = None,
+    device: DeviceOption = "auto",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train a network of change on labelled places.
+
+    The lowest fifth of each place trains nothing: it fits temperature and threshold. The state is kept in
+    OUT.training/, from which an interrupted run resumes.
+    """
+    import_tensorflow()
+    from retrieval.index.device import on_device
+    from retrieval.tasks.change import train
+    from retrieval.tasks.change.mapping import Options
+    from retrieval.tasks.change.training import recipe_of
+    from retrieval.training.recipes import read_recipe
+
+    given = {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
+    with ConsoleProgress(quiet, verbose=verbose) as console, on_device(device):
+        report = train(
+            places,
+            labels,
+            out,
+            recipe_of((read_recipe(recipe) if recipe else {}) | given),
+            options=Options(coregister, clouds),
+            bands=split_names(bands),
+            units=units,
+            licence=licence,
+            overwrite=overwrite,
+            progress=console,
+            training_progress=console.training,
+        )
+        for note in report.notes:
+            console.note(note)
+    page = asdict(report.training) | {"places": report.places, "change_share": report.change_share}
+    page |= {"out": str(report.training.out), "history": str(report.training.history)}
+    template = "{out}: {steps} steps on {places} places in {seconds:.0f} s"
+    if report.training.miou is not None:
+        template += "; IoU on their held-out fifth {miou:.3f}, threshold {threshold:.2f}"
+    print_result(as_json, page | {"notes": list(report.notes)}, template)
+
+
+@command(
     "change evaluate",
     "retrieve change evaluate places/ labels/",
-    "retrieve change evaluate places/ labels/ --json > figures.json",
+    "retrieve change evaluate places/ labels/ --model change --json > figures.json",
 )
 def evaluate_command(
-    places: Annotated[
-        Path, typer.Argument(metavar="PLACES", help="Folder with a folder for each place, a GeoTIFF a date.")
-    ],
-    labels: Annotated[
-        Path,
-        typer.Argument(
-            metavar="LABELS", help="Folder of masks called as the places: 1 change, 0 none, 255 no label."
-        ),
-    ],
+    places: Places,
+    labels: Labels,
+    model: Model = None,
     threshold: Threshold = None,
     min_pixels: MinPixels = 12,
     coregister: Coregister = True,
@@ -167,6 +250,7 @@ def evaluate_command(
         report = evaluate(
             places,
             labels,
+            model=model,
             threshold=threshold,
             options=Options(coregister, clouds, min_pixels),
             bands=split_names(bands),

@@ -16,9 +16,9 @@ from retrieval.ingest.grids import quiet_gdal
 from retrieval.labels.classes import IGNORED, Classes
 from retrieval.labels.masks import create_map, finish_map
 from retrieval.labels.vectorizing import check_vector_output, vectorize
-from retrieval.tasks.change.mapping import ChangeMap, Options, Scorer, Write, map_change
+from retrieval.tasks.change.learned import check_bands, scorer_of
+from retrieval.tasks.change.mapping import ChangeMap, Options, Write, map_change
 from retrieval.tasks.change.pairs import Pair, open_pair
-from retrieval.tasks.change.untrained import Untrained
 from retrieval.types import Progress, silent
 from tfrecords.artifacts import check_free
 from tfrecords.read import Raster
@@ -71,6 +71,7 @@ def detect(
     *,
     probabilities: str | Path | None = None,
     polygons: str | Path | None = None,
+    model: str | Path | None = None,
     threshold: float | None = None,
     options: Options | None = None,
     bands: Sequence[str] | None = None,
@@ -87,6 +88,7 @@ def detect(
             `SHIFT_DY` hold the shift that was removed.
         probabilities: also write the probability of change, float32, NaN where no ground is seen.
         polygons: also write changed areas as polygons: .gpkg, .parquet, .geojson or .fgb.
+        model: folder that `train` wrote; None compares without labels.
         threshold: probability from which a pixel counts as changed; None takes the method's.
         options: coregistration, cloud mask and smallest area.
         bands: names of the bands; else the files', else by their number.
@@ -107,9 +109,8 @@ def detect(
     pair = open_pair(before, after, bands=bands, units=units)
     if more[1] is not None and not pair.grid.crs:
         raise LabelsError(f"{before}: no CRS. Expected one to place polygons. Leave out --polygons.")
-    scorer: Scorer = Untrained()
-    if threshold is not None:
-        scorer.threshold = threshold
+    scorer = scorer_of(model, threshold)
+    check_bands(scorer, pair)
     with _writing_probabilities(more[0], pair.grid, overwrite) as write:
         found = map_change(pair, scorer, options, write, progress)
     write_map(found, pair.grid, out, overwrite=overwrite)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retrieval.evaluation.change import ChangeFigures, Tally, measure_change, tally
-from retrieval.tasks.change.mapping import Options, Scorer, map_change
+from retrieval.tasks.change.learned import check_bands, scorer_of
+from retrieval.tasks.change.mapping import Options, map_change
 from retrieval.tasks.change.pairs import pair_of
 from retrieval.tasks.change.places import labelled_places, read_labels
-from retrieval.tasks.change.untrained import Untrained
 from retrieval.types import Progress, silent
 
 
@@ -30,6 +30,7 @@ def evaluate(
     places: str | Path,
     labels: str | Path,
     *,
+    model: str | Path | None = None,
     threshold: float | None = None,
     options: Options | None = None,
     bands: Sequence[str] | None = None,
@@ -41,6 +42,7 @@ def evaluate(
     Args:
         places: folder of places, `places/NAME/<date>.tif`; the first and the last date of each are compared.
         labels: folder of masks `labels/NAME.tif`: 1 change, 0 none, 255 no label.
+        model: folder that `train` wrote; None compares without labels.
         threshold: probability from which a pixel counts as changed; None takes the method's.
         options: coregistration, cloud mask and smallest area.
         bands: names of the bands; else the files', else by their number.
@@ -54,13 +56,12 @@ def evaluate(
         ExamplesError: the dates of a place share no visible ground.
     """
     pairs, notes = labelled_places(places, labels)
-    scorer: Scorer = Untrained()
-    if threshold is not None:
-        scorer.threshold = threshold
+    scorer = scorer_of(model, threshold)
     tallies: dict[str, Tally] = {}
     shifts: dict[str, tuple[float, float]] = {}
     for done, one in enumerate(pairs, start=1):
         pair = pair_of(one.place, bands=bands, units=units)
+        check_bands(scorer, pair)
         mask, note = read_labels(one.labels, pair.grid)
         found = map_change(pair, scorer, options)
         tallies[one.name] = tally(found.values, mask)

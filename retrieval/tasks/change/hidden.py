@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from retrieval.models.cloud_mask import CloudMask, shipped_cloud_mask
 from retrieval.tasks.change.pairs import Mask, Pixels
@@ -36,21 +35,17 @@ def cloud_pixels(pixels: Pixels, mask: CloudMask | None = None) -> Mask:
     height, width = (length - 2 * MARGIN_PX for length in pixels.shape[:2])
     tops, lefts = range(0, height, SQUARE_PX), range(0, width, SQUARE_PX)
     side = SQUARE_PX + 2 * MARGIN_PX
-    parts = np.full((len(tops) * len(lefts), side, side, pixels.shape[-1]), np.nan, np.float32)
-    places = [(y, x) for y in tops for x in lefts]
-    for part, (y, x) in zip(parts, places, strict=True):
-        piece = pixels[y : y + side, x : x + side]
-        part[: piece.shape[0], : piece.shape[1]] = piece
     out = np.zeros((height, width), bool)
-    for (y, x), found in zip(places, _masked(mask, parts), strict=True):
-        inner = found[MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX]
+    for y, x in ((y, x) for y in tops for x in lefts):
+        piece = pixels[y : y + side, x : x + side]
+        if np.isnan(piece).any(-1).all():
+            continue
+        square = np.full((1, side, side, pixels.shape[-1]), np.nan, np.float32)
+        square[0, : piece.shape[0], : piece.shape[1]] = piece
+        inner = mask(square)[0, MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX]
         target = out[y : y + SQUARE_PX, x : x + SQUARE_PX]
         target[:] = inner[: target.shape[0], : target.shape[1]]
     return out
-
-
-def _masked(mask: CloudMask, parts: NDArray[np.float32]) -> NDArray[np.bool_]:
-    return np.concatenate([mask(part[None]) for part in parts])
 
 
 def without_small_clouds(cloud: Mask) -> Mask:

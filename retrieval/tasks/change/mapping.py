@@ -74,6 +74,8 @@ class Scorer(Protocol):
 
     threshold: float
     """Probability from which a pixel counts as changed."""
+    bands: tuple[str, ...] | None
+    """Bands that it needs, in this order; None for any."""
 
     def strips(self, aligned: Aligned, progress: Progress) -> Iterator[tuple[int, Probabilities, Mask]]:
         """Yield first row, probabilities (h, w) and visible ground (h, w) of strips, top to bottom."""

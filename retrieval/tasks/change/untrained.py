@@ -28,16 +28,18 @@ SAMPLE_PX = 256
 """Side of the squares to which the normalization is fitted."""
 MOST_SQUARES = 64
 """Largest number of these squares."""
-THRESHOLD = 0.23
-"""Probability from which a pixel counts as changed: a score of 5.5."""
-EVEN_SCORE = 8.7
+THRESHOLD = 0.21
+"""Probability from which a pixel counts as changed: a score of 5.3."""
+EVEN_SCORE = 8.9
 """Score at which change is as likely as none."""
-STEEPNESS = 2.6
+STEEPNESS = 2.55
 """Slope of the log-odds over the logarithm of the score."""
 
 
 class Untrained:
     """Scores change without labels."""
+
+    bands: tuple[str, ...] | None = None
 
     def __init__(self, threshold: float = THRESHOLD) -> None:
         self.threshold = threshold

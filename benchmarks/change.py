@@ -1,0 +1,227 @@
+r"""Measure maps of change on real cities and floods, next to gradient-boosted trees.
+
+    python benchmarks/change.py oscd DATA --json benchmarks/results/change-oscd.json
+    python benchmarks/change.py ombria DATA --json benchmarks/results/change-ombria.json
+
+DATA is the folder that holds `s2/` and `labels/change/`. *oscd*: the training cities teach, the validation
+cities are measured. *ombria*: five folds over the training sites, and the training sites teach for the
+validation sites. Pixels are pooled; intervals draw blocks of 256 x 256 pixels.
+
+- *trees*: gradient-boosted trees (scikit-learn) on what the network sees of a pixel, with mean and spread in
+  three neighbourhoods. The held-out fifth of the training places gives the threshold of the largest F1.
+- *untrained*: the method without labels.
+- *network*: `retrieve change train`, threshold fitted on the held-out fifth.
+
+All see the same coregistered dates without cloud. Hidden change counts as missed. Each place and each fold is
+kept in WORK, so that a stopped run resumes.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from context import arguments, context, write_json
+from numpy.typing import NDArray
+
+from retrieval.evaluation.change import Tally, measure_change, tally
+from retrieval.tasks.change.mapping import Options, without_specks
+from retrieval.tasks.change.places import labelled_places
+from retrieval.tasks.change.training import (
+    RECIPE,
+    ReadPlace,
+    held_out_row,
+    read_place,
+    recipe_of,
+    scenes_of,
+)
+from retrieval.tasks.change.untrained import THRESHOLD, probability_of
+from retrieval.tasks.segment.model import load_segmenter
+from retrieval.tasks.segment.training import train_segmenter
+from retrieval.training.recipes import read_recipe
+
+SIGMAS = (1.5, 4.0, 10.0)
+"""Neighbourhoods of the trees, as standard deviations of a Gaussian in pixels."""
+SAMPLE = 200_000
+"""Pixels that the trees learn from."""
+FOLDS = 5
+MIN_PIXELS = Options().min_pixels
+Named = Sequence[tuple[str, ReadPlace]]
+
+
+def read_places(data: Path, job: str, part: str, work: Path) -> list[tuple[str, ReadPlace]]:
+    """Read the labelled places of a part, each once."""
+    pairs, _ = labelled_places(data / "s2" / part / job, data / "labels" / "change" / job)
+    found = []
+    for one in pairs:
+        kept = work / f"place-{part}-{one.name}.pickle"
+        if not kept.exists():
+            kept.write_bytes(pickle.dumps(read_place(one, Options(), None, None)))
+            print(part, one.name, "read", flush=True)
+        found.append((one.name, pickle.loads(kept.read_bytes())))
+    return found
+
+
+def cleaned(probability: NDArray[Any], threshold: float, read: ReadPlace) -> NDArray[np.uint8]:
+    """Return the map of change of probabilities."""
+    values = (probability >= threshold).astype(np.uint8)
+    values[~read.ground] = 255
+    return without_specks(values, MIN_PIXELS)
+
+
+# --- methods ----------------------------------------------------------------------------------------------
+
+
+def features(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return inputs, and their mean and spread in neighbourhoods: (y, x, f)."""
+    from scipy.ndimage import gaussian_filter
+
+    parts = [inputs]
+    for sigma in SIGMAS:
+        mean = gaussian_filter(inputs, (sigma, sigma, 0))
+        spread = gaussian_filter(inputs**2, (sigma, sigma, 0)) - mean**2
+        parts += [mean, np.sqrt(np.maximum(spread, 0))]
+    return np.concatenate(parts, axis=-1)
+
+
+def trees(taught: Named, test: Named, out: Path) -> tuple[dict[str, NDArray[np.uint8]], float]:
+    """Map the test places by trees."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    rng = np.random.default_rng(0)
+    share = SAMPLE / sum(int((read.labels != 255).sum()) for _, read in taught)
+    parts: dict[bool, list[Any]] = {False: [], True: []}
+    for _, read in taught:
+        below = np.arange(len(read.labels))[:, None] >= held_out_row(read.labels)
+        drawn = (read.labels != 255) & (rng.random(read.labels.shape) < share)
+        shown = features(read.inputs)
+        for held_out in (False, True):
+            chosen = drawn & (below == held_out)
+            parts[held_out].append((shown[chosen], read.labels[chosen]))
+    shown, labels = (np.concatenate(column) for column in zip(*parts[False], strict=True))
+    model = HistGradientBoostingClassifier(max_iter=200, max_leaf_nodes=31, random_state=0)
+    model.fit(shown, labels)
+    shown, labels = (np.concatenate(column) for column in zip(*parts[True], strict=True))
+    threshold = best_threshold(model.predict_proba(shown)[:, 1], labels)
+    maps = {}
+    for name, read in test:
+        known = read.ground
+        likely = np.zeros(known.shape, np.float32)
+        likely[known] = model.predict_proba(features(read.inputs)[known])[:, 1]
+        maps[name] = cleaned(likely, threshold, read)
+    return maps, threshold
+
+
+def best_threshold(probability: NDArray[Any], labels: NDArray[Any]) -> float:
+    """Return the threshold with the largest F1."""
+    steps = np.linspace(0.02, 0.98, 97)
+    found = probability >= steps[:, None]
+    both = (found & (labels == 1)).sum(1)
+    return float(steps[(2 * both / np.maximum(found.sum(1) + (labels == 1).sum(), 1)).argmax()])
+
+
+def untrained(taught: Named, test: Named, out: Path) -> tuple[dict[str, NDArray[np.uint8]], float]:
+    """Map the test places without labels."""
+    maps = {}
+    for name, read in test:
+        gap = read.inputs[..., 2 * len(read.bands) :]
+        maps[name] = cleaned(probability_of(np.sqrt((gap * gap).sum(-1))), THRESHOLD, read)
+    return maps, THRESHOLD
+
+
+def network(recipe: str) -> Callable[..., tuple[dict[str, NDArray[np.uint8]], float]]:
+    """Return what trains the network and maps the test places."""
+    config = recipe_of(read_recipe(recipe)) if recipe else RECIPE
+
+    def run(taught: Named, test: Named, out: Path) -> tuple[dict[str, NDArray[np.uint8]], float]:
+        scenes, held_out = scenes_of(taught, "places")
+        train_segmenter(scenes, out, config, validation=held_out, overwrite=True)
+        model = load_segmenter(out)
+        threshold = 0.5 if model.description.threshold is None else model.description.threshold
+        maps = {}
+        for name, read in test:
+            likely = model.map_probabilities(read.inputs, read.ground, window_px=512)[..., 1]
+            maps[name] = cleaned(likely, threshold, read)
+        return maps, threshold
+
+    return run
+
+
+# --- folds ------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Run all folds that WORK lacks, and write the figures of the methods whose folds are whole."""
+    parser = arguments(__doc__)
+    parser.add_argument("job", choices=["oscd", "ombria"])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--work", type=Path, default=Path("build/change"))
+    parser.add_argument("--recipe", default="", help="recipe of the network")
+    parser.add_argument("--methods", default="trees,untrained,network", help="separated by commas")
+    parser.add_argument("--folds", default="", help="only these folds, separated by commas")
+    asked = parser.parse_args()
+    work = asked.work / asked.job
+    work.mkdir(parents=True, exist_ok=True)
+    taught, val = (read_places(asked.data, asked.job, part, work) for part in ("train", "val"))
+    folds: dict[str, tuple[Named, Named]] = {"val": (taught, val)}
+    if asked.job == "ombria":
+        folds |= {
+            str(f): (
+                [place for i, place in enumerate(taught) if i % FOLDS != f],
+                [place for i, place in enumerate(taught) if i % FOLDS == f],
+            )
+            for f in range(FOLDS)
+        }
+    methods = {"trees": trees, "untrained": untrained, "network": network(asked.recipe)}
+    for method in asked.methods.split(","):
+        for fold in asked.folds.split(",") if asked.folds else folds:
+            kept = work / f"{method}-{fold}.json"
+            if not kept.exists():
+                start = time.monotonic()
+                maps, threshold = methods[method](*folds[fold], work / f"model-{fold}")
+                tallies = {n: asdict(tally(maps[n], read.labels_of_all)) for n, read in folds[fold][1]}
+                seconds = round(time.monotonic() - start, 1)
+                page = {"threshold": threshold, "seconds": seconds, "tallies": tallies}
+                kept.write_text(json.dumps(page, default=lambda array: array.tolist()))
+            print(method, fold, _line(measured([kept])), flush=True)
+    _write(asked, work, [fold for fold in folds if fold != "val"])
+
+
+def measured(files: Sequence[Path]) -> dict[str, Any]:
+    """Return the figures of folds together."""
+    pages = [json.loads(file.read_text()) for file in files]
+    tallies = {
+        name: Tally(np.array(one["counts"], np.int64), one["labelled"], one["hidden"])
+        for page in pages
+        for name, one in page["tallies"].items()
+    }
+    figures = measure_change(tallies, float(np.mean([page["threshold"] for page in pages]))).to_dict()
+    return figures | {"seconds": [page["seconds"] for page in pages]}
+
+
+def _write(asked: Any, work: Path, folds: Sequence[str]) -> None:
+    rows: dict[str, Any] = {}
+    for method in ("trees", "untrained", "network"):
+        for name, wanted in (("val", ["val"]), ("folds", list(folds))):
+            files = [work / f"{method}-{fold}.json" for fold in wanted]
+            if files and all(file.exists() for file in files):
+                rows.setdefault(method, {})[name] = measured(files)
+    recipe = recipe_of(read_recipe(asked.recipe)) if asked.recipe else RECIPE
+    write_json(asked.json, context() | {"job": asked.job, "recipe": recipe.to_dict(), "rows": rows})
+
+
+def _line(page: dict[str, Any]) -> str:
+    shown = [
+        f"{k} {page[k]['value']:.3f} [{page[k]['low']:.3f}, {page[k]['high']:.3f}]" for k in ("f1", "iou")
+    ]
+    return f"{', '.join(shown)}, threshold {page['threshold']:.2f}, {sum(page['seconds']):.0f} s"
+
+
+if __name__ == "__main__":
+    main()
