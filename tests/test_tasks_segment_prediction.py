@@ -183,11 +183,14 @@ def test_a_stopped_run_over_a_folder_resumes(tmp_path, model):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict(tmp_path / "images", model, tmp_path / "maps", progress=stop)
-    assert not (tmp_path / "maps").exists()
-    seen = []
-    report = predict(tmp_path / "images", model, tmp_path / "maps", progress=lambda s, d, t: seen.append(d))
-    assert seen[0] == 3 and sum(report.shares.values()) == pytest.approx(1)
+        predict(tmp_path / "images", model, tmp_path / "maps", probabilities=tmp_path / "p", progress=stop)
+    assert not (tmp_path / "maps").exists() and not (tmp_path / "p").exists()
+    seen, how = [], {"probabilities": tmp_path / "p"}
+    report = predict(
+        tmp_path / "images", model, tmp_path / "maps", progress=lambda *p: seen.append(p[1]), **how
+    )
+    assert len(list((tmp_path / "p").rglob("*.tif"))) == 4
+    assert seen == [3, 4] and sum(report.shares.values()) == pytest.approx(1)
     predict(tmp_path / "images", model, tmp_path / "again")
     for number in range(4):
         name = f"20/5/{number}.png"

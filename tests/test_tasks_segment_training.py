@@ -26,6 +26,7 @@ from retrieval.tasks.segment.model import MODEL, load_segmenter
 from retrieval.tasks.segment.scenes import Scene, SceneSet
 from retrieval.tasks.segment.sources import read_scenes
 from retrieval.tasks.segment.training import best_iou_threshold, train, train_segmenter
+from retrieval.training.recipes import read_recipe
 from tfrecords.errors import ArrayError, BandsError, ManifestError, MissingInputError, OutputExistsError
 
 
@@ -259,6 +260,10 @@ def test_nodata_pixels_never_change_a_weight(tmp_path):
         quiet(SceneSet(tuple(some), "byte", ("B04", "B03", "B02"), BUILDING), tmp_path / str(number))
         results.append(tmp_path / str(number))
     assert same(*results)
+
+
+def test_the_shipped_recipe_holds_known_settings():
+    assert SegmenterConfig.from_mapping(read_recipe("aerial")).stride == 4
 
 
 def test_the_threshold_is_the_one_with_the_largest_iou():

@@ -32,6 +32,7 @@ FORMAT_VERSION: dict[str, int] = {
     "masks": 1,
     "classifier": 1,
     "segmenter": 1,
+    "probabilities": 1,
 }
 """Format version that this release writes, by kind of folder."""
 OLDER_VERSIONS: dict[str, tuple[int, ...]] = {"index": (1,)}

@@ -38,6 +38,8 @@ NAMES = ".aux.xml"
 """After the name of a map: GDAL's file of class names."""
 KIND = "masks"
 """Kind of the folder of maps: that of masks, so that its class names are found alike."""
+TABLES = "probabilities"
+"""Kind of the folder of probabilities."""
 
 
 @dataclass(frozen=True)
@@ -309,40 +311,49 @@ def _map_folder(
         "orientations": vote.orientations,
         "probabilities": extra is not None,
     }
-    if extra is not None and extra.exists():
-        shutil.rmtree(extra)
     counts = np.zeros(256, np.int64)
-    with writing_folder(out, kind=KIND, config=config, overwrite=overwrite) as folder:
+    with ExitStack() as stack:
+        tables: PartialFolder | None = None
+        if extra is not None:
+            made = writing_folder(extra, kind=TABLES, config=config, overwrite=overwrite)
+            tables = stack.enter_context(made)
+        folder = stack.enter_context(writing_folder(out, kind=KIND, config=config, overwrite=overwrite))
         goals = {name: name + (".png" if tile_of(name) else ".tif") for name in images}
-        left = [name for name in images if not _is_done(folder, goals[name])]
+        left = [name for name in images if not _is_done(folder, tables, name, goals[name])]
         for name in set(images) - set(left):
             counts += np.array(folder.meta(goals[name])["counts"])
-        done = len(images) - len(left)
-        for name in left:
-            table = extra / f"{name}.tif" if extra else None
-            if goals[name].endswith(".png"):
-                counts += _add_tile(folder, goals[name], images[name], vote, table, window_px)
-            else:
-                counts += _add_scene(folder, goals[name], images[name], vote, table, window_px)
-            done += 1
+        for done, name in enumerate(left, start=len(images) - len(left) + 1):
+            add = _add_tile if goals[name].endswith(".png") else _add_scene
+            counts += add(folder, tables, name, goals[name], images[name], vote, window_px)
             progress("segmenting images", done, len(images))
-        folder.counts |= {"masks": len(images)}
-        folder.extra |= {"classes": list(vote.legend.names)}
+        for one in (folder,) if tables is None else (folder, tables):
+            one.counts |= {"masks": len(images)}
+            one.extra |= {"classes": list(vote.legend.names)}
     return counts
 
 
-def _is_done(folder: PartialFolder, goal: str) -> bool:
-    """Return whether a stopped run finished a map, with its class names."""
-    return folder.done(goal) and (goal.endswith(".png") or folder.done(goal + NAMES))
+def _is_done(folder: PartialFolder, tables: PartialFolder | None, name: str, goal: str) -> bool:
+    """Return whether a stopped run finished a map, with its class names and probabilities."""
+    is_mapped = folder.done(goal) and (goal.endswith(".png") or folder.done(goal + NAMES))
+    return is_mapped and (tables is None or tables.done(f"{name}.tif"))
 
 
 def _add_scene(
-    folder: PartialFolder, goal: str, image: ImageFile, vote: Vote, extra: Path | None, window_px: int
+    folder: PartialFolder,
+    tables: PartialFolder | None,
+    name: str,
+    goal: str,
+    image: ImageFile,
+    vote: Vote,
+    window_px: int,
 ) -> NDArray[np.int64]:
     """Add the map of a scene and its class names to a folder; return the pixels of each value."""
     with tempfile.TemporaryDirectory(prefix=".retrieve-map-", dir=folder.path.parent) as scratch:
-        made = Path(scratch) / "map.tif"
-        counts = _map_one(image, vote, made, extra, window_px, True, silent)
+        made, table = Path(scratch) / "map.tif", Path(scratch) / "table.tif"
+        counts = _map_one(image, vote, made, table if tables else None, window_px, True, silent)
+        if tables is not None:
+            with tables.part(f"{name}.tif") as path:
+                shutil.move(table, path)
         with folder.part(goal, {"counts": counts.tolist()}) as path:
             made.replace(path)
         with folder.part(goal + NAMES) as path:
@@ -351,7 +362,13 @@ def _add_scene(
 
 
 def _add_tile(
-    folder: PartialFolder, goal: str, image: ImageFile, vote: Vote, extra: Path | None, window_px: int
+    folder: PartialFolder,
+    tables: PartialFolder | None,
+    name: str,
+    goal: str,
+    image: ImageFile,
+    vote: Vote,
+    window_px: int,
 ) -> NDArray[np.int64]:
     """Add the map of an XYZ tile, a palette PNG, to a folder; return the pixels of each value."""
     strips = list(_strips(image, vote, window_px, silent))
@@ -359,13 +376,15 @@ def _add_tile(
     known = np.concatenate([part for _, _, part in strips])
     found = vote.choose(strip, known)
     counts = np.bincount(found.ravel(), minlength=256)
+    if tables is not None:
+        strip[~known] = np.nan
+        with (
+            tables.part(f"{name}.tif") as path,
+            _create_table(path, image, vote, None, None) as dataset,
+        ):
+            dataset.write(np.moveaxis(strip, -1, 0))
     with folder.part(goal, {"counts": counts.tolist()}) as path:
         write_png(path, found, vote.legend)
-    if extra is not None:
-        strip[~known] = np.nan
-        with writing_file(extra, overwrite=True) as partial:
-            with _create_table(partial, image, vote, None, None) as dataset:
-                dataset.write(np.moveaxis(strip, -1, 0))
     return counts
 
 
