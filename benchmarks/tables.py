@@ -184,6 +184,28 @@ def accuracy_note(accuracy: dict[str, Any]) -> str:
     )
 
 
+def large_table(accuracy: dict[str, Any]) -> str:
+    """Return scores in large databases, wrong answers by real and generated ground, and calibration."""
+    rows = []
+    for name, encoder, result in each(accuracy):
+        scores, counts = result["scores"], result["counts"]
+        seen = interval(scores.get("with features", scores["all"])["SC"])
+        wrong = f"{result['wrong']['real']:.3f}", f"{result['wrong']['generated']:.3f}"
+        sure = f"{result['stated']:.3f}", interval(result["calibration_error"])
+        size, took = f"{counts['megapixels']:.0f}", f"{counts['query_s'] / counts['patches']:.2f} s"
+        rows.append((name, encoder, size, interval(scores["all"]["SC"]), seen, *wrong, *sure, took))
+    head = (
+        "group",
+        "encoder",
+        "megapixels",
+        "SC",
+        "SC, with features",
+        "wrong, real ground",
+        "wrong, generated",
+    )
+    return markdown((*head, "mean confidence", "calibration error", "time per query"), rows)
+
+
 # --- tables of the others -----------------------------------------------------------------------------
 
 
@@ -326,6 +348,8 @@ TABLES: dict[str, Table] = {
     "differences": ("accuracy.json", differences_table),
     "exhaustive": ("accuracy.json", exhaustive_table),
     "bands": ("accuracy.json", bands_table),
+    "large": ("accuracy-300.json", large_table),
+    "large-run": ("accuracy-300.json", accuracy_note),
     "subpixel": ("subpixel.json", subpixel_table),
     "calibration-siamese": ("calibration-siamese.json", calibration_table),
     "calibration-structure-tensor": ("calibration-structure-tensor.json", calibration_table),
