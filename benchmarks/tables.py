@@ -364,7 +364,6 @@ TABLES: dict[str, Table] = {
     "index-kinds": ("kinds.json", index_kinds_table),
     "index-kinds-run": ("kinds.json", lambda run: run_note(run["context"])),
     "segment-buildings": ("segment-buildings.json", segment_table),
-    "segment-deepglobe": ("segment-deepglobe.json", segment_table),
     "stream-64": ("stream-64.json", stream_table),
     "stream-64-run": ("stream-64.json", stream_note),
     "stream-320": ("stream-320.json", stream_table),

@@ -141,10 +141,9 @@ class Index:
         return locate(self, queries, search_filter=search_filter, **more)
 
     def locate(self, queries: Queries, **more: Any) -> Any:
-        """Find the best place of each patch or chip; arguments as for `matches`.
+        """Return a `pandas.DataFrame`, a row for the place of each patch or chip; arguments as for `matches`.
 
-        Returns:
-            A `pandas.DataFrame`, a row a patch: patch_id, image_id, x, y, dx, dy, confidence, similarity,
-            ncc, longitude, latitude of the centre (NaN without a CRS). A chip may have a negative x or y.
+        Columns: patch_id, image_id, x, y, dx, dy, confidence, similarity, ncc, longitude and latitude of the
+        centre (NaN without a CRS). A chip may have a negative x or y.
         """
         return self.matches(queries, **more).frame()
