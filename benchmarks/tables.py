@@ -373,7 +373,6 @@ TABLES: dict[str, Table] = {
     "ground": ("scale.json", ground_table),
     "change-oscd": ("change-oscd.json", change_table),
     "change-oscd-places": ("change-oscd.json", change_places_table),
-    "change-ombria": ("change-ombria.json", change_table),
 }
 
 

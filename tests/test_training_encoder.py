@@ -388,7 +388,7 @@ def test_files_that_are_no_recipe(tmp_path, text):
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(ConfigError):
         read_recipe(tmp_path / "r.json")
-    with pytest.raises(ConfigError, match="one of clouds, siamese, verifier"):
+    with pytest.raises(ConfigError, match="one of aerial, clouds, representation, siamese, verifier"):
         read_recipe(tmp_path / "none.json")
 
 
