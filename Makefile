@@ -9,11 +9,15 @@
 #   make test PYTHON=/path/to/python3.12   create .venv with that Python
 #   make demo KIND=gpu                     use the GPU packages, in .venv-gpu
 #   make test PYTEST="-k score -x"         run some of the tests
+#   make test WORKERS=                     run the tests in one process
 
 KIND   ?= cpu
 VENV   ?= $(if $(filter gpu,$(KIND)),.venv-gpu,.venv)
 PYTHON ?=
 PYTEST ?=
+
+# Tests of a file share models and folders, so a file runs on one worker.
+WORKERS ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 
 BIN     := $(VENV)/bin
 PACKAGE := setup.cfg pyproject.toml
@@ -46,7 +50,7 @@ demo: $(READY)
 	$(BIN)/retrieve demo --out build/demo --overwrite
 
 test: lint docs
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest $(WORKERS) $(PYTEST)
 
 coverage: $(VENV)/.follows
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-report=xml:build/coverage.xml $(PYTEST)
