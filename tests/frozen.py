@@ -12,7 +12,6 @@ import argparse
 import csv
 import hashlib
 import json
-import os
 import platform
 import re
 import subprocess
@@ -22,8 +21,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from realdata import find_data
 
 HERE = Path(__file__).parent
+CITIES = ("s2", "val", "oscd")
 GOLDEN = HERE / "golden" / "frozen-answers.json"
 if __name__ == "__main__":
     sys.path[:0] = [str(HERE), str(HERE.parent)]
@@ -139,20 +140,13 @@ def value(text):
         return text
 
 
-def data_folder():
-    """The folder of real imagery, or None."""
-    named = os.environ.get("RETRIEVE_DATA")
-    folder = Path(named) if named else HERE.parents[1] / "shared" / "data"
-    return folder if (folder / "s2" / "val" / "oscd").is_dir() else None
-
-
 def real_answers(folder, data):
     """Answers of patches of the later date in an index of the earlier one: the cities of `val`."""
     import rasterio
 
     earlier, patches = folder / "earlier", []
     earlier.mkdir(parents=True)
-    for place in sorted((data / "s2" / "val" / "oscd").iterdir()):
+    for place in sorted(data.iterdir()):
         dates = sorted(place.glob("*.tif"))
         (earlier / f"{place.name}.tif").symlink_to(dates[0])
         with rasterio.open(dates[-1]) as dataset:
@@ -171,7 +165,7 @@ def real_answers(folder, data):
 
 def computed(part, folder):
     """The frozen values of one part: "generated", or "real" where the imagery is at hand."""
-    return answers(folder) if part == "generated" else real_answers(folder, data_folder())
+    return answers(folder) if part == "generated" else real_answers(folder, find_data(*CITIES))
 
 
 def main():
@@ -184,7 +178,7 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(computed(args.part, Path(folder))))
     if args.write:
-        parts = ["generated", "real"] if data_folder() else ["generated"]
+        parts = ["generated", "real"] if find_data(*CITIES) else ["generated"]
         each = {part: json.loads(in_fresh_process(part)) for part in parts}
         text = json.dumps({"machine": machine()} | each, indent=1)
         # A column of a table on a line.

@@ -1,7 +1,6 @@
 """The benchmarks on generated places: protocol of accuracy, exhaustive NCC, scale, streaming, tables."""
 
 import json
-import os
 import pickle
 import re
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from engine import texture
+from realdata import real_data
 
 from retrieval.config import IndexConfig, TrainConfig
 from retrieval.evaluation.calibration_fit import fit_calibration
@@ -680,12 +680,10 @@ FLOORS = {"cities": 0.95, "fields and forest": 0.75}
 @pytest.mark.data
 @pytest.mark.parametrize("name", list(FLOORS))
 def test_the_shipped_encoder_reaches_its_floor(name, tmp_path):
-    folder = os.environ.get("RETRIEVE_DATA")
-    if not folder:
-        pytest.skip("RETRIEVE_DATA does not name a folder with train/ and val/")
+    folder = real_data("s2")
     from retrieval.pipeline import build_index
 
-    where, asked = Path(folder), protocol.GROUPS[name]
+    where, asked = folder, protocol.GROUPS[name]
     question = protocol.ask(where, asked, 40, 0)
     index = build_index(protocol.database_of(where, asked).images(), tmp_path / "index")
     found = index.matches(question.patches)

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from frozen import GOLDEN, data_folder, in_fresh_process, machine
+from frozen import CITIES, GOLDEN, in_fresh_process, machine
+from realdata import real_data
 
 TOLERANCE = 1e-6
 """Largest difference of a number in a table, on the machine that froze them."""
@@ -57,6 +58,5 @@ def test_answers_on_generated_ground_are_the_frozen_ones(golden):
 
 @pytest.mark.data
 def test_answers_on_real_cities_are_the_frozen_ones(golden):
-    if data_folder() is None:
-        pytest.skip("no real imagery: RETRIEVE_DATA names no folder with s2/val/oscd")
+    real_data(*CITIES)
     compare_all(json.loads(in_fresh_process("real")), golden["real"], same_machine(golden))

@@ -1,8 +1,5 @@
 """Labels on real data: building footprints on aerial tiles, and masks of land cover in colours."""
 
-import os
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("mercantile", reason="needs the extra `labels`")
@@ -13,24 +10,17 @@ import mercantile
 import numpy as np
 import shapely
 from PIL import Image
+from realdata import real_data
 
 from retrieval.labels import check, compare, cover, rasterize, vectorize
 from retrieval.labels.classes import Classes, read_classes
 from retrieval.labels.masks import read_mask, write_png
 
-ROOT = Path(os.environ.get("RETRIEVE_DATA") or Path(__file__).parents[2] / "shared" / "data")
 pytestmark = pytest.mark.data
 
 
-def folder(name):
-    path = ROOT / name
-    if not path.is_dir():
-        pytest.skip(f"needs {name}/ in the folder that RETRIEVE_DATA names")
-    return path
-
-
 def test_buildings_become_masks_polygons_and_a_comparison(tmp_path):
-    data = folder("buildings")
+    data = real_data("buildings")
     report = rasterize(data / "val.geojson", data / "val", tmp_path / "masks", zoom=20)
     assert report.masks == 4 and report.features > 0
     found = check(data / "val", tmp_path / "masks", zoom=20)
@@ -42,7 +32,7 @@ def test_buildings_become_masks_polygons_and_a_comparison(tmp_path):
 
 
 def test_a_house_that_is_removed_from_the_map_is_found(tmp_path):
-    data = folder("buildings")
+    data = real_data("buildings")
     rasterize(data / "val.geojson", data / "val", tmp_path / "masks", zoom=19)
     path = next((tmp_path / "masks").rglob("*.png"))
     tile = mercantile.Tile(int(path.parent.name), int(path.stem), 19)
@@ -61,12 +51,12 @@ def test_a_house_that_is_removed_from_the_map_is_found(tmp_path):
 
 
 def test_zooms_of_the_same_ground_share_a_split(tmp_path):
-    report = cover(folder("buildings"), tmp_path / "c.csv")
+    report = cover(real_data("buildings"), tmp_path / "c.csv")
     assert (report.tiles, report.block_zoom, report.blocks) == (105, 19, 5)
 
 
 def test_colours_of_land_cover_are_read_at_the_threshold():
-    data = folder("deepglobe") / "val"
+    data = real_data("deepglobe") / "val"
     classes = read_classes("deepglobe")
     report = check(data, data, classes=classes)
     assert report.is_clean and report.pairs == 2 and report.classes["water"].share > 0.6

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from engine import digital, image_of, refined, small_encoder, texture
-from frozen import data_folder
+from realdata import real_data
 
 from retrieval.matching.large_chips import Placements, chip_features
 from retrieval.matching.places import decided_patches, number_places, rival_places
@@ -199,10 +199,8 @@ def test_tiles_of_neighbouring_zones_coincide_on_the_map():
 
 @pytest.mark.data
 def test_dates_of_venice_support_each_other(tmp_path):
-    folder = data_folder()
-    if folder is None:
-        pytest.skip("no real imagery: RETRIEVE_DATA names no folder with s2/val/oscd")
-    dates = [pixels_of(file) for file in sorted((folder / "s2" / "val" / "venice" / "venice").glob("*.tif"))]
+    folder = real_data("s2", "val", "venice", "venice")
+    dates = [pixels_of(file) for file in sorted(folder.glob("*.tif"))]
     height, width = dates[0].shape[:2]
     corners = [
         (int(x * (width - 64)), int(y * (height - 64))) for x, y in ((0.3, 0.4), (0.5, 0.5), (0.6, 0.3))

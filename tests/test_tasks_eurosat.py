@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import pytest
+from realdata import real_data
 from typer.testing import CliRunner
 
 from retrieval.cli import app
 
-ROOT = Path(os.environ.get("RETRIEVE_DATA") or Path(__file__).parents[2] / "shared" / "data")
 FLOOR = 0.9
 """Accuracy, two hundredths below the measured one."""
 
 
 @pytest.mark.data
 def test_the_shipped_classifier_keeps_its_accuracy():
-    labelled = ROOT / "eurosat" / "valid.csv"
-    if not labelled.is_file():
-        pytest.skip("needs eurosat/ in the folder that RETRIEVE_DATA names")
+    labelled = real_data("eurosat") / "valid.csv"
     evaluate = ["classify", "evaluate", str(labelled), "--model", "eurosat-rgb", "--json"]
     done = CliRunner().invoke(app, evaluate, prog_name="retrieve")
     assert done.exit_code == 0, done.output

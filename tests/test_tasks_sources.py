@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from labelled import CLASSES, pictures, write_class_folders, write_npz, write_numbered
 from PIL import Image
+from realdata import real_data
 
 from retrieval.errors import ExamplesError
 from retrieval.tasks.images import check_apart, check_fits, without
@@ -304,9 +304,7 @@ def test_images_of_another_kind_are_refused(tmp_path, rng, images):
 
 @pytest.mark.data
 def test_the_hackathons_images_are_read_and_no_validation_image_is_trained_on():
-    folder = Path(os.environ.get("RETRIEVE_DATA") or ROOT.parent / "shared" / "data") / "eurosat"
-    if not folder.is_dir():
-        pytest.skip("no real imagery: RETRIEVE_DATA names no folder with eurosat")
+    folder = real_data("eurosat")
     training = read_labelled(folder / "train.csv")
     validation = read_labelled(folder / "valid.csv", classes=training.classes, complete=False)
     assert training.counts().tolist() == [50] * 10 and validation.counts().tolist() == [150] * 10
