@@ -20,9 +20,10 @@ from retrieval.errors import ExamplesError, LabelsError, ModelError, TrainingErr
 from retrieval.evaluation.segmentation import class_figures, confusion_of, mean_iou
 from retrieval.labels.classes import Classes
 from retrieval.labels.masks import write_png
+from retrieval.tasks.model_folder import MODEL
 from retrieval.tasks.segment.crops import CropSource, margin_side, mirrored, varied
 from retrieval.tasks.segment.losses import cross_entropy, log_probabilities, lovasz
-from retrieval.tasks.segment.model import MODEL, load_segmenter
+from retrieval.tasks.segment.model import load_segmenter
 from retrieval.tasks.segment.scenes import Scene, SceneSet
 from retrieval.tasks.segment.sources import read_scenes
 from retrieval.tasks.segment.training import best_iou_threshold, train, train_segmenter

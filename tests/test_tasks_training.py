@@ -18,10 +18,12 @@ from retrieval.evaluation.temperature import (
     negative_log_likelihood,
     softmax,
 )
-from retrieval.tasks.classifier import MODEL, load_classifier, oriented
+from retrieval.tasks.classifier import load_classifier, oriented
 from retrieval.tasks.images import ImageSet, LabelledSet
+from retrieval.tasks.model_folder import MODEL
 from retrieval.tasks.network import pixel_statistics
-from retrieval.tasks.semi_supervised import aligned, class_weights, confidence_weight, cross_entropy
+from retrieval.tasks.optimization import class_weights
+from retrieval.tasks.semi_supervised import aligned, confidence_weight, cross_entropy
 from retrieval.tasks.training import best_threshold, rows_of_step, train_classifier
 from tfrecords.errors import BandsError, ManifestError, OutputExistsError
 

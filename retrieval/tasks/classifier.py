@@ -8,7 +8,7 @@ size and form of the images, temperature, threshold and licence.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import EncoderError, ModelError
 from retrieval.evaluation.temperature import softmax
-from retrieval.models.registry import WEIGHTS, load_network, task_model_names
+from retrieval.models.registry import WEIGHTS, task_model_names
 from retrieval.tasks.images import FULL_SCALE, ImageSet, check_fits, rendered
+from retrieval.tasks.model_folder import Shape, load_model, save_model
 from retrieval.types import Progress, silent
-from tfrecords.artifacts import read_manifest, writing_folder
-from tfrecords.errors import ManifestError, MissingInputError
+from tfrecords.errors import MissingInputError
 
 KIND = "classifier"
-MODEL = "model.keras"
 _BATCH = 256
 UNSTATED = "not stated"
 """Licence of a model whose author states none."""
@@ -53,6 +51,11 @@ class Description:
     """Licence of the weights."""
     dn_range: tuple[float, float] | None = None
     """Digital numbers that became 1 and 255 in the renderings; None where unknown."""
+
+    @property
+    def shapes(self) -> tuple[Shape, Shape]:
+        """Shapes of input and output of the network, None for any size."""
+        return (None, *self.size, len(self.bands)), (None, len(self.classes))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Description:
@@ -212,11 +215,7 @@ def save_classifier(
     Raises:
         OutputExistsError: the folder exists and `overwrite` is false.
     """
-    with writing_folder(out, kind=KIND, config=config, overwrite=overwrite) as folder:
-        with folder.part(MODEL) as path:
-            classifier.network.save(path)
-        folder.counts |= counts
-        folder.extra |= asdict(classifier.description)
+    save_model(classifier.network, classifier.description, out, KIND, config, counts, overwrite=overwrite)
 
 
 def load_classifier(path: str | Path) -> Classifier:
@@ -241,22 +240,5 @@ def load_classifier(path: str | Path) -> Classifier:
 
 
 def _load(path: Path) -> Classifier:
-    manifest = read_manifest(path, KIND)
-    try:
-        description = Description.from_mapping(manifest.extra)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ManifestError(
-            f"{path}: the manifest describes no classifier ({error}). Train it again."
-        ) from error
-    try:
-        network = load_network(path / MODEL)
-    except EncoderError as error:
-        raise ModelError(f"{error}. Train the classifier again.") from error
-    expected = (None, *description.size, len(description.bands)), (None, len(description.classes))
-    found = tuple(network.input_shape), tuple(network.output_shape)
-    if found != expected:
-        raise ModelError(
-            f"{path}: the network maps {found[0]} to {found[1]}; its manifest states {expected[0]} to "
-            f"{expected[1]}. Train the classifier again."
-        )
+    network, description = load_model(path, KIND, Description.from_mapping, "classifier")
     return Classifier(network, description, path.name)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import ClassifierConfig
 from retrieval.tasks.augmentation import medium, strong, weak
+from retrieval.tasks.optimization import apply_gradients, build_optimizer, class_weights
 
 MOMENTUM = 0.99
 """Momentum of the running statistics of the guesses."""
@@ -43,12 +44,6 @@ def confidence_weight(confidence: Any, mean: Any, variance: Any) -> Any:
 
     below = ops.minimum(confidence - mean, 0.0)
     return ops.exp(-ops.square(below) * SHARPNESS / (2 * ops.maximum(variance, 1e-6)))
-
-
-def class_weights(counts: NDArray[np.int64], balance: float) -> NDArray[np.float32]:
-    """Return the weight of each class: inverse frequency to a power, with a mean of 1 over the images."""
-    weights = (counts.sum() / (len(counts) * counts.astype(np.float64))) ** balance
-    return (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)
 
 
 def cross_entropy(logits: Any, target: Any) -> Any:
@@ -80,7 +75,7 @@ class SemiSupervised:
 
         self.network, self.average = networks
         self.config, self.classes = config, len(counts)
-        self.optimizer = _optimizer(self.network, config)
+        self.optimizer = build_optimizer(self.network, config)
         prior = (counts / counts.sum()).astype(np.float32)
         self.running = [
             keras.Variable(np.full(len(counts), 1 / len(counts), np.float32), trainable=False),
@@ -163,28 +158,4 @@ class SemiSupervised:
 
     def _apply(self, tape: Any, loss: Any) -> None:
         """Change the trained weights, and let the averaged ones follow."""
-        import tensorflow as tf
-
-        variables = self.network.trainable_variables
-        self.optimizer.apply(tape.gradient(loss, variables), variables)
-        done = tf.cast(self.optimizer.iterations, tf.float32)
-        momentum = tf.minimum(self.config.average, (1 + done) / (10 + done))
-        for mean, variable in zip(self.average.weights, self.network.weights, strict=True):
-            mean.assign(momentum * mean + (1 - momentum) * variable)
-
-
-def _optimizer(network: Any, config: ClassifierConfig) -> Any:
-    """Adam with warm-up, cosine decay, decoupled weight decay of kernels and clipped gradients."""
-    import keras
-
-    warmup = min(config.warmup_steps, config.steps - 1)
-    rise = {"warmup_target": config.learning_rate, "warmup_steps": warmup} if warmup else {}
-    rate = keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else config.learning_rate, max(1, config.steps - warmup), alpha=0.01, **rise
-    )
-    optimizer = keras.optimizers.Adam(
-        rate, weight_decay=config.weight_decay or None, global_clipnorm=config.clip_norm
-    )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    optimizer.build(network.trainable_variables)
-    return optimizer
+        apply_gradients(self.optimizer, self.network, self.average, self.config.average, tape, loss)

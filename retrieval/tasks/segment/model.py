@@ -7,7 +7,7 @@ classes, bands, dates and form of the images, temperature, threshold and licence
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import EncoderError, ModelError
 from retrieval.labels.classes import Classes
-from retrieval.models.registry import load_network
 from retrieval.tasks.classifier import UNSTATED, oriented
+from retrieval.tasks.model_folder import Shape, load_model, save_model
 from retrieval.tasks.segment.scenes import FULL_SCALE, stacked
 from retrieval.tasks.segment.windows import WINDOW_PX, Layout
-from tfrecords.artifacts import read_manifest, writing_folder
-from tfrecords.errors import ManifestError, MissingInputError
+from tfrecords.errors import MissingInputError
 
 KIND = "segmenter"
-MODEL = "model.keras"
 
 
 @dataclass(frozen=True)
@@ -54,6 +51,11 @@ class Description:
     """Flips and rotations whose probabilities are averaged."""
     licence: str = UNSTATED
     """Licence of the weights."""
+
+    @property
+    def shapes(self) -> tuple[Shape, Shape]:
+        """Shapes of input and output of the network, None for any size."""
+        return (None, None, None, self.dates * len(self.bands)), (None, None, None, len(self.classes))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Description:
@@ -233,11 +235,7 @@ def save_segmenter(
     Raises:
         OutputExistsError: the folder exists and `overwrite` is false.
     """
-    with writing_folder(out, kind=KIND, config=config, overwrite=overwrite) as folder:
-        with folder.part(MODEL) as path:
-            segmenter.network.save(path)
-        folder.counts |= counts
-        folder.extra |= asdict(segmenter.description)
+    save_model(segmenter.network, segmenter.description, out, KIND, config, counts, overwrite=overwrite)
 
 
 def load_segmenter(path: str | Path) -> Segmenter:
@@ -252,23 +250,5 @@ def load_segmenter(path: str | Path) -> Segmenter:
         raise MissingInputError(
             f"{path}: no such folder. Expected a model that `retrieve segment train` wrote. Train one."
         )
-    manifest = read_manifest(path, KIND)
-    try:
-        description = Description.from_mapping(manifest.extra)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ManifestError(
-            f"{path}: the manifest describes no segmentation model ({error}). Train it again."
-        ) from error
-    try:
-        network = load_network(path / MODEL)
-    except EncoderError as error:
-        raise ModelError(f"{error}. Train the model again.") from error
-    channels = description.dates * len(description.bands)
-    expected = (None, None, None, channels), (None, None, None, len(description.classes))
-    found = tuple(network.input_shape), tuple(network.output_shape)
-    if found != expected:
-        raise ModelError(
-            f"{path}: the network maps {found[0]} to {found[1]}; its manifest states {expected[0]} to "
-            f"{expected[1]}. Train the model again."
-        )
+    network, description = load_model(path, KIND, Description.from_mapping, "segmentation model")
     return Segmenter(network, description, path.name)

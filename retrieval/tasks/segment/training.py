@@ -23,12 +23,12 @@ from retrieval.evaluation.segmentation import class_mcc, confusion_of, mean_iou
 from retrieval.evaluation.temperature import fit_temperature
 from retrieval.labels.classes import IGNORED, Classes
 from retrieval.tasks.classifier import UNSTATED
+from retrieval.tasks.optimization import apply_gradients, build_optimizer, class_weights
 from retrieval.tasks.segment.crops import CropSource, margin_side, varied
 from retrieval.tasks.segment.losses import FOCUS, cross_entropy, log_probabilities, lovasz
 from retrieval.tasks.segment.model import Description, Segmenter, save_segmenter
 from retrieval.tasks.segment.network import unet, unit_px, with_standardization
 from retrieval.tasks.segment.scenes import FULL_SCALE, SceneSet, check_alike, check_apart, digest
-from retrieval.tasks.semi_supervised import class_weights
 from retrieval.training.checkpoint import HISTORY, folder_of
 from retrieval.training.trainer import (
     Batch,
@@ -240,7 +240,7 @@ class _Run:
         shape = scenes.dates * len(scenes.bands), len(scenes.classes.names)
         self.network, self.average = (unet(self.config, *shape) for _ in range(2))
         self.average.set_weights(self.network.get_weights())
-        self.optimizer = _optimizer(self.network, self.config)
+        self.optimizer = build_optimizer(self.network, self.config)
         if not trainer.load(overwrite):
             dates = f" of {scenes.dates} dates" if scenes.dates > 1 else ""
             trainer.note(
@@ -314,14 +314,7 @@ class _Run:
 
     def _apply(self, tape: Any, loss: Any) -> None:
         """Change the trained weights, and let the averaged ones follow."""
-        import tensorflow as tf
-
-        variables = self.network.trainable_variables
-        self.optimizer.apply(tape.gradient(loss, variables), variables)
-        done = tf.cast(self.optimizer.iterations, tf.float32)
-        momentum = tf.minimum(self.config.average, (1 + done) / (10 + done))
-        for mean, variable in zip(self.average.weights, self.network.weights, strict=True):
-            mean.assign(momentum * mean + (1 - momentum) * variable)
+        apply_gradients(self.optimizer, self.network, self.average, self.config.average, tape, loss)
 
     def segmenter(
         self, temperature: float = 1.0, threshold: float | None = None, licence: str = UNSTATED
@@ -417,20 +410,3 @@ def best_iou_threshold(probability: NDArray[Any], labels: NDArray[np.int64]) -> 
     iou = both / np.maximum(either, 1)
     best = np.flatnonzero(iou >= iou.max() - 1e-9)
     return float(round(_THRESHOLDS[best[np.argmin(np.abs(_THRESHOLDS[best] - 0.5))]], 4))
-
-
-def _optimizer(network: Any, config: SegmenterConfig) -> Any:
-    """Adam with warm-up, cosine decay, decoupled weight decay of kernels and clipped gradients."""
-    import keras
-
-    warmup = min(config.warmup_steps, config.steps - 1)
-    rise = {"warmup_target": config.learning_rate, "warmup_steps": warmup} if warmup else {}
-    rate = keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else config.learning_rate, max(1, config.steps - warmup), alpha=0.01, **rise
-    )
-    optimizer = keras.optimizers.Adam(
-        rate, weight_decay=config.weight_decay or None, global_clipnorm=config.clip_norm
-    )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    optimizer.build(network.trainable_variables)
-    return optimizer
