@@ -1,4 +1,4 @@
-"""Folders of task models: a network beside a manifest that describes its inputs and its answers."""
+"""Folders of task models: a network, and a manifest that describes its inputs and answers."""
 
 from __future__ import annotations
 

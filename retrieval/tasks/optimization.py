@@ -1,7 +1,7 @@
 """What trainings of tasks share: weights of classes, the optimizer of a recipe, and averaged weights.
 
-The averaged weights are the result of a training. They also guess the labels of images without labels (the
-mean teacher, Tarvainen and Valpola 2017, https://arxiv.org/abs/1703.01780). Their momentum grows from
+The averaged weights are the result of a training, and guess the labels of images without labels. This is
+the mean teacher of Tarvainen and Valpola, 2017 (https://arxiv.org/abs/1703.01780). Their momentum grows from
 2/11 to that of the recipe, so that they forget the first weights soon.
 """
 
