@@ -1,8 +1,5 @@
 """The how-to page of the labels: its blocks run, and its output is the real one."""
 
-import re
-import shlex
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,33 +7,10 @@ import pytest
 pytest.importorskip("mercantile", reason="needs the extra `labels`")
 pytest.importorskip("geopandas", reason="needs the extra `labels`")
 
-from labelground import run
-
-PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "labels.md"
-BLOCK = re.compile(
-    r"(?P<mark><!-- parse only[^\n]+\n)?^```(?P<kind>sh|python|text)\n(?P<text>.*?)^```$", re.M | re.S
-)
+from howto import run_howto
 
 
 def test_the_blocks_run_and_print_what_the_page_shows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    printed = ""
-    for block in BLOCK.finditer(PAGE.read_text(encoding="utf-8")):
-        text = block["text"]
-        if block["mark"]:
-            continue
-        if block["kind"] == "text":
-            assert text == printed
-        elif block["kind"] == "python":
-            exec(compile(text, str(PAGE), "exec"), {})
-        else:
-            printed = ""
-            for line in filter(None, text.splitlines()):
-                words = shlex.split(line)
-                if words[0] == "retrieve":
-                    done = run(*words[1:])
-                    assert done.exit_code == 0, done.output
-                    printed += done.stdout
-                else:
-                    subprocess.run(["sh", "-ec", line], check=True)
+    run_howto("labels.md")
     assert Path("compare.html").stat().st_size > 100_000
