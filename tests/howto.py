@@ -20,7 +20,7 @@ def run_howto(name, compared=lambda text: text, more=lambda words: []):
 
     Args:
         name: file of the page.
-        compared: makes of a text what is compared.
+        compared: reduces a text before the comparison.
         more: further arguments of a command, by its words.
     """
     printed = ""

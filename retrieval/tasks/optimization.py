@@ -1,8 +1,9 @@
 """What trainings of tasks share: weights of classes, the optimizer of a recipe, and averaged weights.
 
 The averaged weights are the result of a training, and guess the labels of images without labels. This is
-the mean teacher of Tarvainen and Valpola, 2017 (https://arxiv.org/abs/1703.01780). Their momentum grows from
-2/11 to that of the recipe, so that they forget the first weights soon.
+the mean teacher of Tarvainen and Valpola: https://arxiv.org/abs/1703.01780.
+
+Their momentum grows from 2/11 to that of the recipe, so that they forget the first weights soon.
 """
 
 from __future__ import annotations
