@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("mercantile", reason="needs the extra `labels`")
 
 from changeground import CLEAR, built, run, save, town
+from realdata import real_data
 
 from retrieval.errors import LabelsError
 from retrieval.evaluation.change import measure_change, tally
@@ -146,3 +147,15 @@ def test_labels_on_another_grid_are_warped_with_a_note(places, tmp_path):
     report = evaluate(places / "places", tmp_path)
     assert any("labels on another grid" in note for note in report.notes)
     assert report.figures.pooled["recall"].value > 0.6
+
+
+def test_a_real_city_keeps_its_f1(tmp_path):
+    """A floor under the measured figure without labels, 0.456 for Hong Kong."""
+    city = real_data("s2", "val", "oscd") / "hongkong"
+    labels = real_data("labels", "change", "oscd") / "hongkong.tif"
+    for folder, source in (("places", city), ("labels", labels)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / source.name).symlink_to(source)
+    report = evaluate(tmp_path / "places", tmp_path / "labels")
+    assert report.figures.pooled["f1"].value >= 0.43
+    assert max(map(abs, report.shifts["hongkong"])) < 2
