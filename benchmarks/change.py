@@ -9,11 +9,11 @@ validation sites. Pixels are pooled; intervals draw blocks of 256 x 256 pixels.
 
 - *trees*: gradient-boosted trees (scikit-learn) on what the network sees of a pixel, with mean and spread in
   three neighbourhoods. The held-out fifth of the training places gives the threshold of the largest F1.
-- *untrained*: the method without labels.
+- *untrained*: the method without labels; *otsu*: with Otsu's threshold for each place, instead of its own.
 - *network*: `retrieve change train`, threshold fitted on the held-out fifth.
 
-All see the same coregistered dates without cloud. Hidden change counts as missed. Each place and each fold is
-kept in WORK, so that a stopped run resumes.
+All see the same coregistered dates without cloud. Hidden change counts as missed. Only tiles with labels are
+mapped. Each place and each fold is kept in WORK, so that a stopped run resumes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import pickle
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,16 @@ from retrieval.tasks.change.training import (
     scenes_of,
 )
 from retrieval.tasks.change.untrained import THRESHOLD, probability_of
-from retrieval.tasks.segment.model import load_segmenter
+from retrieval.tasks.segment.model import Segmenter, load_segmenter
 from retrieval.tasks.segment.training import train_segmenter
 from retrieval.training.recipes import read_recipe
 
 SIGMAS = (1.5, 4.0, 10.0)
 """Neighbourhoods of the trees, as standard deviations of a Gaussian in pixels."""
+TREE_PARTS = 3
+"""Parts of the network's inputs that the trees see: both dates and their normalized difference."""
+TILE_PX, AROUND_PX = 256, 32
+"""Side of the tiles that are mapped where a place has labels, and the ground around them that is seen."""
 SAMPLE = 200_000
 """Pixels that the trees learn from."""
 FOLDS = 5
@@ -84,26 +88,39 @@ def features(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
 
     parts = [inputs]
     for sigma in SIGMAS:
-        mean = gaussian_filter(inputs, (sigma, sigma, 0))
-        spread = gaussian_filter(inputs**2, (sigma, sigma, 0)) - mean**2
+        mean = gaussian_filter(inputs, (sigma, sigma, 0), truncate=3)
+        spread = gaussian_filter(inputs**2, (sigma, sigma, 0), truncate=3) - mean**2
         parts += [mean, np.sqrt(np.maximum(spread, 0))]
     return np.concatenate(parts, axis=-1)
 
 
+def features_of(name: str, read: ReadPlace, work: Path) -> NDArray[np.float32]:
+    """Return the features of the labelled pixels of a place that show ground, computed once: (n, f)."""
+    kept = work / f"features-{name}.npy"
+    if not kept.exists():
+        shown = read.inputs[..., : TREE_PARTS * len(read.bands)]
+        whole = np.zeros((*read.labels.shape, shown.shape[-1] * (1 + 2 * len(SIGMAS))), np.float16)
+        for seen, inner, target in tiles_of(read):
+            whole[target] = features(shown[seen])[inner]
+        np.save(kept, whole[read.labels != 255])
+    return np.load(kept).astype(np.float32)
+
+
 def trees(taught: Named, test: Named, out: Path) -> tuple[dict[str, NDArray[np.uint8]], float]:
-    """Map the test places by trees."""
+    """Map the labelled pixels of the test places by trees."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     rng = np.random.default_rng(0)
     share = SAMPLE / sum(int((read.labels != 255).sum()) for _, read in taught)
     parts: dict[bool, list[Any]] = {False: [], True: []}
-    for _, read in taught:
-        below = np.arange(len(read.labels))[:, None] >= held_out_row(read.labels)
-        drawn = (read.labels != 255) & (rng.random(read.labels.shape) < share)
-        shown = features(read.inputs)
+    for name, read in taught:
+        known = read.labels != 255
+        below = np.nonzero(known)[0] >= held_out_row(read.labels)
+        drawn = rng.random(len(below)) < share
+        shown = features_of(name, read, out.parent)
         for held_out in (False, True):
             chosen = drawn & (below == held_out)
-            parts[held_out].append((shown[chosen], read.labels[chosen]))
+            parts[held_out].append((shown[chosen], read.labels[known][chosen]))
     shown, labels = (np.concatenate(column) for column in zip(*parts[False], strict=True))
     model = HistGradientBoostingClassifier(max_iter=200, max_leaf_nodes=31, random_state=0)
     model.fit(shown, labels)
@@ -111,9 +128,9 @@ def trees(taught: Named, test: Named, out: Path) -> tuple[dict[str, NDArray[np.u
     threshold = best_threshold(model.predict_proba(shown)[:, 1], labels)
     maps = {}
     for name, read in test:
-        known = read.ground
-        likely = np.zeros(known.shape, np.float32)
-        likely[known] = model.predict_proba(features(read.inputs)[known])[:, 1]
+        likely = np.zeros(read.ground.shape, np.float32)
+        shown = features_of(name, read, out.parent)
+        likely[read.labels != 255] = model.predict_proba(shown)[:, 1]
         maps[name] = cleaned(likely, threshold, read)
     return maps, threshold
 
@@ -130,9 +147,32 @@ def untrained(taught: Named, test: Named, out: Path) -> tuple[dict[str, NDArray[
     """Map the test places without labels."""
     maps = {}
     for name, read in test:
-        gap = read.inputs[..., 2 * len(read.bands) :]
+        gap = read.inputs[..., 2 * len(read.bands) : 3 * len(read.bands)]
         maps[name] = cleaned(probability_of(np.sqrt((gap * gap).sum(-1))), THRESHOLD, read)
     return maps, THRESHOLD
+
+
+def otsu(taught: Named, test: Named, out: Path) -> tuple[dict[str, NDArray[np.uint8]], float]:
+    """Map the test places without labels, each with Otsu's threshold of its own probabilities."""
+    maps, thresholds = {}, []
+    for name, read in test:
+        gap = read.inputs[..., 2 * len(read.bands) : 3 * len(read.bands)]
+        likely = probability_of(np.sqrt((gap * gap).sum(-1)))
+        thresholds.append(otsu_threshold(likely[read.ground]))
+        maps[name] = cleaned(likely, thresholds[-1], read)
+    return maps, float(np.mean(thresholds))
+
+
+def otsu_threshold(values: NDArray[Any]) -> float:
+    """Return the threshold between two classes of values with the largest variance between them.
+
+    Source: N. Otsu, A threshold selection method from gray-level histograms, 1979.
+    """
+    counts, edges = np.histogram(values, 256)
+    below = np.cumsum(counts) / counts.sum()
+    sums = np.cumsum(counts * edges[:-1]) / counts.sum()
+    between = (sums[-1] * below - sums) ** 2 / np.maximum(below * (1 - below), 1e-12)
+    return float(edges[1:][between[:-1].argmax()])
 
 
 def network(recipe: str) -> Callable[..., tuple[dict[str, NDArray[np.uint8]], float]]:
@@ -146,11 +186,37 @@ def network(recipe: str) -> Callable[..., tuple[dict[str, NDArray[np.uint8]], fl
         threshold = 0.5 if model.description.threshold is None else model.description.threshold
         maps = {}
         for name, read in test:
-            likely = model.map_probabilities(read.inputs, read.ground, window_px=512)[..., 1]
+            likely = mapped(model, read)
             maps[name] = cleaned(likely, threshold, read)
         return maps, threshold
 
     return run
+
+
+def mapped(model: Segmenter, read: ReadPlace) -> NDArray[np.float32]:
+    """Return the probability of change (y, x) in the tiles that hold labels, and 0 elsewhere."""
+    filled = model.filled(read.inputs, read.ground)
+    likely = np.zeros(read.labels.shape, np.float32)
+    for seen, inner, target in tiles_of(read):
+        likely[target] = model.probabilities(filled[seen][None])[0, ..., 1][inner]
+    return likely
+
+
+Part = tuple[slice, slice]
+
+
+def tiles_of(read: ReadPlace) -> Iterator[tuple[Part, Part, Part]]:
+    """Yield what is seen of each tile that holds labels, the tile in it, and the tile in the place."""
+    height, width = read.labels.shape
+    side = TILE_PX + 2 * AROUND_PX
+    for y in range(0, height, TILE_PX):
+        for x in range(0, width, TILE_PX):
+            target = np.s_[y : y + TILE_PX, x : x + TILE_PX]
+            if (read.labels[target] == 255).all():
+                continue
+            top, left = (max(min(at - AROUND_PX, of - side), 0) for at, of in ((y, height), (x, width)))
+            inner = np.s_[y - top : y - top + TILE_PX, x - left : x - left + TILE_PX]
+            yield np.s_[top : top + side, left : left + side], inner, target
 
 
 # --- folds ------------------------------------------------------------------------------------------------
@@ -163,7 +229,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--work", type=Path, default=Path("build/change"))
     parser.add_argument("--recipe", default="", help="recipe of the network")
-    parser.add_argument("--methods", default="trees,untrained,network", help="separated by commas")
+    parser.add_argument("--methods", default="trees,untrained,otsu,network", help="separated by commas")
     parser.add_argument("--folds", default="", help="only these folds, separated by commas")
     asked = parser.parse_args()
     work = asked.work / asked.job
@@ -178,7 +244,7 @@ def main() -> None:
             )
             for f in range(FOLDS)
         }
-    methods = {"trees": trees, "untrained": untrained, "network": network(asked.recipe)}
+    methods = {"trees": trees, "untrained": untrained, "otsu": otsu, "network": network(asked.recipe)}
     for method in asked.methods.split(","):
         for fold in asked.folds.split(",") if asked.folds else folds:
             kept = work / f"{method}-{fold}.json"
@@ -207,7 +273,7 @@ def measured(files: Sequence[Path]) -> dict[str, Any]:
 
 def _write(asked: Any, work: Path, folds: Sequence[str]) -> None:
     rows: dict[str, Any] = {}
-    for method in ("trees", "untrained", "network"):
+    for method in ("trees", "untrained", "otsu", "network"):
         for name, wanted in (("val", ["val"]), ("folds", list(folds))):
             files = [work / f"{method}-{fold}.json" for fold in wanted]
             if files and all(file.exists() for file in files):

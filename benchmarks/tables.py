@@ -338,6 +338,16 @@ def change_places_table(page: dict[str, Any]) -> str:
     return markdown(("method", *first), rows)
 
 
+def change_sites_table(page: dict[str, Any]) -> str:
+    """Return the IoU of each place, those of the folds first."""
+    shown: dict[str, list[str]] = {}
+    for protocols in page["rows"].values():
+        for protocol in ("folds", "val"):
+            for name, place in protocols[protocol]["places"].items():
+                shown.setdefault(f"{name}, {protocol}", []).append(interval(place["iou"]))
+    return markdown(("site", *page["rows"]), [(name, *cells) for name, cells in shown.items()])
+
+
 TABLES: dict[str, Table] = {
     "run": ("accuracy.json", accuracy_note),
     "main": ("accuracy.json", main_table),
@@ -373,6 +383,8 @@ TABLES: dict[str, Table] = {
     "ground": ("scale.json", ground_table),
     "change-oscd": ("change-oscd.json", change_table),
     "change-oscd-places": ("change-oscd.json", change_places_table),
+    "change-ombria": ("change-ombria.json", change_table),
+    "change-ombria-places": ("change-ombria.json", change_sites_table),
 }
 
 
