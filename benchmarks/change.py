@@ -9,7 +9,7 @@ validation sites. Pixels are pooled; intervals draw blocks of 256 x 256 pixels.
 
 - *trees*: gradient-boosted trees (scikit-learn) on what the network sees of a pixel, with mean and spread in
   three neighbourhoods. The held-out fifth of the training places gives the threshold of the largest F1.
-- *untrained*: the method without labels; *otsu*: with Otsu's threshold for each place, instead of its own.
+- *untrained*: the method without labels; *otsu*: with Otsu's threshold for each place.
 - *network*: `retrieve change train`, threshold fitted on the held-out fifth.
 
 All see the same coregistered dates without cloud. Hidden change counts as missed. Only tiles with labels are
@@ -153,7 +153,7 @@ def untrained(taught: Named, test: Named, out: Path) -> tuple[dict[str, NDArray[
 
 
 def otsu(taught: Named, test: Named, out: Path) -> tuple[dict[str, NDArray[np.uint8]], float]:
-    """Map the test places without labels, each with Otsu's threshold of its own probabilities."""
+    """Map the test places without labels, each with Otsu's threshold of the place."""
     maps, thresholds = {}, []
     for name, read in test:
         gap = read.inputs[..., 2 * len(read.bands) : 3 * len(read.bands)]
@@ -206,7 +206,7 @@ Part = tuple[slice, slice]
 
 
 def tiles_of(read: ReadPlace) -> Iterator[tuple[Part, Part, Part]]:
-    """Yield what is seen of each tile that holds labels, the tile in it, and the tile in the place."""
+    """Yield each tile that holds labels: with its surroundings, in them, and in the place."""
     height, width = read.labels.shape
     side = TILE_PX + 2 * AROUND_PX
     for y in range(0, height, TILE_PX):

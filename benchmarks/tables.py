@@ -339,7 +339,7 @@ def change_places_table(page: dict[str, Any]) -> str:
 
 
 def change_sites_table(page: dict[str, Any]) -> str:
-    """Return the IoU of each place, those of the folds first."""
+    """Return the IoU of each place, first of the folds."""
     shown: dict[str, list[str]] = {}
     for protocols in page["rows"].values():
         for protocol in ("folds", "val"):
