@@ -14,7 +14,7 @@ from retrieval.tasks.change.training import ReadPlace
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
-import change  # noqa: E402
+import change
 
 
 def place(shape, known):
