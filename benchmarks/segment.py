@@ -5,7 +5,11 @@ r"""Measure segmentation by cross-validation over ground, next to gradient-boost
 
 DATA is the folder that holds `buildings/` and `deepglobe/`. A fold leaves ground out that no training sees.
 For buildings it is one of the five zoom-19 tiles of train and val, and the pooled IoU at zoom 20 counts. For
-DeepGlobe it is one of ten scenes. All pixels share one confusion matrix; intervals draw whole folds.
+DeepGlobe it is one of ten scenes; the set's own split, train scenes against val scenes, is measured too.
+All pixels share one confusion matrix; intervals draw whole folds.
+
+DeepGlobe has 0.5 m pixels, and land cover needs a wide view: methods see means of 4 x 4 pixels. Their
+probabilities are interpolated to the full size, where the labels are.
 
 - *trees*: gradient-boosted trees of scikit-learn, trained on 300,000 pixels of the same scenes. They see
   colours, their mean and spread in three neighbourhoods, and edges.
@@ -43,6 +47,15 @@ SAMPLE = 300_000
 FOLDS_ZOOM, FIGURE_ZOOM = 19, 20
 VIEWS = 4
 """Orientations of the second row of the network."""
+REDUCTION = {"buildings": 1, "deepglobe": 4}
+"""Side of the squares of pixels whose mean the methods see."""
+RECIPES = {"buildings": "aerial", "deepglobe": "land-cover"}
+VAL = "val"
+"""Name of the split of the set."""
+
+Maps = dict[str, list[NDArray[np.float32]]]
+"""Probabilities (y, x, k) of each test scene, by name of the method."""
+Method = Callable[[SceneSet, tuple[Scene, ...], Path], Maps]
 
 
 def buildings(data: Path, work: Path) -> tuple[SceneSet, list[str]]:
@@ -64,13 +77,38 @@ def buildings(data: Path, work: Path) -> tuple[SceneSet, list[str]]:
 
 
 def deepglobe(data: Path, work: Path) -> tuple[SceneSet, list[str]]:
-    """Return the ten scenes, each its own fold."""
+    """Return the ten scenes, each its own fold; the val scenes come last."""
     parts = [
         read_scenes(data / "deepglobe" / p, data / "deepglobe" / p, classes="deepglobe")
         for p in ("train", "val")
     ]
     scenes = replace(parts[0], scenes=parts[0].scenes + parts[1].scenes)
     return scenes, [scene.name for scene in scenes.scenes]
+
+
+def reduced(scenes: SceneSet, side: int) -> SceneSet:
+    """Return scenes whose pixels are means of squares, with the label at the middle of each."""
+    if side == 1:
+        return scenes
+
+    def smaller(scene: Scene) -> Scene:
+        t, height, width, b = scene.pixels.shape
+        rows, columns = height // side, width // side
+        cut = scene.pixels[:, : rows * side, : columns * side]
+        means = cut.reshape(t, rows, side, columns, side, b).mean((2, 4), dtype=np.float32)
+        labels = scene.labels[side // 2 :: side, side // 2 :: side][:rows, :columns]
+        return Scene(scene.name, np.rint(means).astype(scene.pixels.dtype), labels)
+
+    return replace(scenes, scenes=tuple(map(smaller, scenes.scenes)))
+
+
+def enlarged(probabilities: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return probabilities (y, x, k) interpolated to another size."""
+    if probabilities.shape[:2] == shape:
+        return probabilities
+    import tensorflow as tf
+
+    return np.asarray(tf.image.resize(probabilities, shape))
 
 
 # --- trees ------------------------------------------------------------------------------------------------
@@ -90,8 +128,8 @@ def features(pixels: NDArray[Any]) -> NDArray[np.float32]:
     return np.concatenate(parts, axis=-1)
 
 
-def trees(training: SceneSet, test: tuple[Scene, ...], out: Path) -> dict[str, NDArray[np.int64]]:
-    """Train trees and return the confusion matrix of the test scenes."""
+def trees(training: SceneSet, test: tuple[Scene, ...], out: Path) -> Maps:
+    """Train trees and map the test scenes."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     rng, k = np.random.default_rng(0), len(training.classes.names)
@@ -103,32 +141,30 @@ def trees(training: SceneSet, test: tuple[Scene, ...], out: Path) -> dict[str, N
         labels.append(scene.labels[drawn])
     model = HistGradientBoostingClassifier(max_iter=150, max_leaf_nodes=31, random_state=0)
     model.fit(np.concatenate(shown), np.concatenate(labels))
-    total = np.zeros((k, k), np.int64)
+    maps = []
     for scene in test:
         values = features(scene.stacked)
-        found = model.predict(values.reshape(-1, values.shape[-1])).reshape(scene.mask.shape)
-        total += confusion_of(scene.labels, found, k)
-    return {"trees": total}
+        likely = np.zeros((*scene.mask.shape, k), np.float32)
+        found = model.predict_proba(values.reshape(-1, values.shape[-1]))
+        likely[..., model.classes_] = found.reshape(*scene.mask.shape, -1)
+        maps.append(likely)
+    return {"trees": maps}
 
 
 # --- network ----------------------------------------------------------------------------------------------
 
 
-def network(recipe: str) -> Callable[[SceneSet, tuple[Scene, ...], Path], dict[str, NDArray[np.int64]]]:
+def network(recipe: str) -> Method:
     """Return what trains the network by a recipe and maps the test scenes."""
     config = SegmenterConfig(**read_recipe(recipe)) if recipe else SegmenterConfig()
 
-    def run(training: SceneSet, test: tuple[Scene, ...], out: Path) -> dict[str, NDArray[np.int64]]:
+    def run(training: SceneSet, test: tuple[Scene, ...], out: Path) -> Maps:
         train_segmenter(training, out, config, overwrite=True)
-        model, k = load_segmenter(out), len(training.classes.names)
-        totals = {}
-        for name, views in (("network", 1), (f"network, {VIEWS} orientations", VIEWS)):
-            total = np.zeros((k, k), np.int64)
-            for scene in test:
-                likely = model.map_probabilities(scene.pixels, scene.known, orientations=views)
-                total += confusion_of(scene.labels, model.choose(likely), k)
-            totals[name] = total
-        return totals
+        model = load_segmenter(out)
+        return {
+            name: [model.map_probabilities(s.pixels, s.known, orientations=views) for s in test]
+            for name, views in (("network", 1), (f"network, {VIEWS} orientations", VIEWS))
+        }
 
     return run
 
@@ -142,51 +178,72 @@ def main() -> None:
     parser.add_argument("job", choices=["buildings", "deepglobe"])
     parser.add_argument("data", type=Path)
     parser.add_argument("--work", type=Path, default=Path("build/segment"))
-    parser.add_argument("--recipe", default="aerial", help="recipe of the network")
+    parser.add_argument("--recipe", help="recipe of the network; else the one of the job")
     parser.add_argument("--methods", default="trees,network", help="separated by commas")
     asked = parser.parse_args()
+    asked.recipe = RECIPES[asked.job] if asked.recipe is None else asked.recipe
     work = asked.work / asked.job
     work.mkdir(parents=True, exist_ok=True)
     scenes, fold_of = {"buildings": buildings, "deepglobe": deepglobe}[asked.job](asked.data, work)
-    methods = {"trees": trees, "network": network(asked.recipe)}
-    folds = sorted(set(fold_of))
+    truth = [scene.labels for scene in scenes.scenes]
+    scenes = reduced(scenes, REDUCTION[asked.job])
+    folds = {fold: [f == fold for f in fold_of] for fold in sorted(set(fold_of))}
+    if asked.job == "deepglobe":
+        held = {file.stem for file in (asked.data / "deepglobe" / VAL).iterdir()}
+        folds[VAL] = [any(stem.startswith(f) for stem in held) for f in fold_of]
+    methods: dict[str, Method] = {"trees": trees, "network": network(asked.recipe)}
     for method in asked.methods.split(","):
-        for number, fold in enumerate(folds):
+        for number, (fold, is_test) in enumerate(folds.items()):
             kept = work / f"{method}-{number}.json"
-            if kept.exists():
-                continue
-            rest = [s for s, f in zip(scenes.scenes, fold_of, strict=True) if f != fold]
-            test = tuple(s for s, f in zip(scenes.scenes, fold_of, strict=True) if f == fold)
-            start = time.monotonic()
-            totals = methods[method](replace(scenes, scenes=tuple(rest)), test, work / f"model-{number}")
-            page = {"fold": fold, "seconds": round(time.monotonic() - start, 1)}
-            page["confusion"] = {name: table.tolist() for name, table in totals.items()}
-            kept.write_text(json.dumps(page))
-            for name, table in totals.items():
-                print(
-                    method, number, name, _line(np.array([table]), scenes), page["seconds"], "s", flush=True
-                )
-    _write(asked, work, scenes, len(folds))
+            if not kept.exists():
+                page = _measured(methods[method], scenes, truth, is_test, work / f"model-{number}")
+                kept.write_text(json.dumps({"fold": fold} | page))
+                for name, table in page["confusion"].items():
+                    line = _line(np.array([table]), scenes)
+                    print(method, number, fold, name, line, page["seconds"], "s", flush=True)
+    _write(asked, work, scenes, list(folds))
 
 
-def _write(asked: Any, work: Path, scenes: SceneSet, count: int) -> None:
+def _measured(
+    method: Method, scenes: SceneSet, truth: list[NDArray[np.uint8]], is_test: list[bool], out: Path
+) -> dict[str, Any]:
+    """Train without the test scenes, map them, and return the confusion matrices."""
+    k, start = len(scenes.classes.names), time.monotonic()
+    rest = tuple(s for s, tested in zip(scenes.scenes, is_test, strict=True) if not tested)
+    test = tuple(s for s, tested in zip(scenes.scenes, is_test, strict=True) if tested)
+    labels = [mask for mask, tested in zip(truth, is_test, strict=True) if tested]
+    confusion = {}
+    for name, maps in method(replace(scenes, scenes=rest), test, out).items():
+        total = np.zeros((k, k), np.int64)
+        for likely, mask in zip(maps, labels, strict=True):
+            total += confusion_of(mask, enlarged(likely, mask.shape).argmax(-1).astype(np.uint8), k)
+        confusion[name] = total.tolist()
+    return {"seconds": round(time.monotonic() - start, 1), "confusion": confusion}
+
+
+def _write(asked: Any, work: Path, scenes: SceneSet, folds: list[str]) -> None:
     """Write the figures of methods whose folds are whole."""
     rows: dict[str, Any] = {}
+    names = scenes.classes.names
     for method in ("trees", "network"):
-        files = [work / f"{method}-{number}.json" for number in range(count)]
-        if not all(file.exists() for file in files):
+        files = {fold: work / f"{method}-{number}.json" for number, fold in enumerate(folds)}
+        if not all(file.exists() for file in files.values()):
             continue
-        pages = [json.loads(file.read_text()) for file in files]
-        for name in pages[0]["confusion"]:
-            tables = np.array([page["confusion"][name] for page in pages])
-            rows[name] = measure_maps(tables, scenes.classes.names).to_dict()
-            rows[name]["fold_seconds"] = [page["seconds"] for page in pages]
+        pages = {fold: json.loads(file.read_text()) for fold, file in files.items()}
+        split = pages.pop(VAL, None)
+        for name in next(iter(pages.values()))["confusion"]:
+            tables = np.array([page["confusion"][name] for page in pages.values()])
+            rows[name] = measure_maps(tables, names).to_dict()
+            rows[name]["fold_seconds"] = [page["seconds"] for page in pages.values()]
             rows[name]["folds"] = [
-                measure_maps(table[None], scenes.classes.names).to_dict()["miou"]["value"] for table in tables
+                measure_maps(table[None], names).to_dict()["miou"]["value"] for table in tables
             ]
+            if split:
+                rows[name][VAL] = measure_maps(np.array([split["confusion"][name]]), names).to_dict()
             print(f"{name:<26}", _line(tables, scenes))
     recipe = SegmenterConfig(**read_recipe(asked.recipe)).to_dict() if asked.recipe else {}
-    page = context(scenes=len(scenes), folds=count) | {"job": asked.job, "recipe": recipe, "rows": rows}
+    page = context(scenes=len(scenes), reduction=REDUCTION[asked.job])
+    page |= {"job": asked.job, "recipe": recipe, "rows": rows}
     write_json(asked.json, page)
 
 

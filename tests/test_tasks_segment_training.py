@@ -264,7 +264,8 @@ def test_nodata_pixels_never_change_a_weight(tmp_path):
 
 
 def test_the_shipped_recipe_holds_known_settings():
-    assert SegmenterConfig.from_mapping(read_recipe("aerial")).stride == 4
+    for recipe in ("aerial", "land-cover"):
+        assert SegmenterConfig.from_mapping(read_recipe(recipe)).stride == 4
 
 
 def test_the_threshold_is_the_one_with_the_largest_iou():

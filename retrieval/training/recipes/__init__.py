@@ -1,4 +1,8 @@
-"""Recipes of the shipped networks: `siamese`, `verifier`, `representation`, and `clouds` for two networks."""
+"""Recipes of the shipped networks, and of segmentation.
+
+`siamese`, `verifier`, `representation` and `clouds` trained what ships. `aerial` and `land-cover` are for
+`retrieve segment train`, which ships no weights.
+"""
 
 from __future__ import annotations
 
