@@ -25,7 +25,7 @@ ExportKind = Literal["stac", "geoparquet", "onnx"]
     "retrieve export scenes.index --as stac --out catalogue",
     "retrieve export scenes.index --as geoparquet --out vectors.parquet",
     "retrieve export --as onnx --encoder siamese --out siamese.onnx",
-    "retrieve export --as onnx --model model --size 512 --out model.onnx",
+    "retrieve export --as onnx --model model --out model.onnx",
 )
 def export(
     out: Annotated[
@@ -57,9 +57,6 @@ def export(
             help="For onnx: export the network that `segment train` wrote; no index is needed.",
         ),
     ] = None,
-    size: Annotated[
-        int, typer.Option(min=32, help="For onnx with --model: rows and columns of the network's input.")
-    ] = 512,
     floats: Annotated[
         Literal["float32", "float16"],
         typer.Option(help="For geoparquet: number type of the vectors."),
@@ -79,7 +76,7 @@ def export(
     """Write an index as a STAC catalogue or GeoParquet file, or an encoder or a segmentation network as ONNX.
 
     The catalogue also holds the vectors, one GeoParquet file per item, and the encoder; its links are
-    relative. ONNX needs the extra `onnx`; the exported encoder accepts images of any size.
+    relative. ONNX needs the extra `onnx`; exported networks accept images of any size.
     """
     if model is not None and (as_ != "onnx" or encoder is not None):
         raise typer.BadParameter("--model needs --as onnx, and no --encoder.")
@@ -89,7 +86,7 @@ def export(
     start = time.monotonic()
     with ConsoleProgress(quiet, verbose=verbose) as console:
         if model is not None:
-            report, template = _export_network(model, size, out, overwrite)
+            report, template = _export_network(model, out, overwrite)
         elif as_ == "onnx":
             report, template = _export_encoder(index, encoder, out, overwrite)
         else:
@@ -113,19 +110,18 @@ def _export_encoder(
     return asdict(export_onnx(model, out, overwrite=overwrite)), template
 
 
-def _export_network(model: Path, size: int, out: Path, overwrite: bool) -> tuple[dict[str, Any], str]:
-    """Export the network of a segmentation; its file takes inputs of one size."""
+def _export_network(model: Path, out: Path, overwrite: bool) -> tuple[dict[str, Any], str]:
+    """Export the network of a segmentation; its file takes inputs of any size."""
     from retrieval.export.onnx import export_network
     from retrieval.tasks.segment.model import load_segmenter
 
     segmenter = load_segmenter(model)
     d = segmenter.description
-    side = -(-size // d.unit_px) * d.unit_px
     facts = {"classes": json.dumps(d.classes), "bands": json.dumps(d.bands), "dates": d.dates}
     facts |= {"full_scale": segmenter.full_scale, "temperature": d.temperature, "threshold": d.threshold}
-    shape = side, side, d.dates * len(d.bands)
-    report = export_network(segmenter.network, out, shape, facts, overwrite=overwrite)
-    return asdict(report), "{out}: input {shape}, logits at most {largest_difference:.1g} from Keras's"
+    report = export_network(segmenter.network, out, d.unit_px, facts, overwrite=overwrite)
+    difference = "logits at most {largest_difference:.1g} from Keras's"
+    return asdict(report), "{out}: sides are multiples of {unit_px} px, " + difference
 
 
 def _vector_writer(as_: ExportKind, floats: Any, source_url: str | None, license_: str) -> Callable[..., Any]:

@@ -31,6 +31,8 @@ MAX_DIFFERENCE = 1e-4
 """Largest difference between a vector of the file and the encoder's."""
 AXES = ("batch", "height", "width", "bands")
 """Names of the input's axes; the bands are a free axis in a model for any number of bands."""
+CHECKED = ((4, 4), (6, 9))
+"""Rows and columns, in units, of the pictures on which the file of a network is compared with it."""
 Handlers = Mapping[str, tuple[Callable[..., None], list[str]]]
 
 
@@ -182,8 +184,8 @@ class NetworkReport:
 
     path: Path
     """The file."""
-    shape: tuple[int, ...]
-    """Rows, columns and bands of the input."""
+    unit_px: int
+    """Rows and columns of an input are multiples of it."""
     opset: int
     """Version of ONNX's operators."""
     largest_difference: float
@@ -193,17 +195,17 @@ class NetworkReport:
 def export_network(
     network: Any,
     out: str | Path,
-    shape: tuple[int, int, int],
+    unit_px: int,
     facts: Mapping[str, Any] | None = None,
     *,
     overwrite: bool = False,
 ) -> NetworkReport:
-    """Write the network of a task as ONNX: input `pixels`, output `logits`, any number of images.
+    """Write the network of a task as ONNX: input `pixels`, output `logits`, images of any number and size.
 
     Args:
-        network: a `keras.Model` of one input and one output.
+        network: a `keras.Model` of one input (n, y, x, b) and one output.
         out: the file; ends in `.onnx`.
-        shape: rows, columns and bands of the input, which the file fixes.
+        unit_px: rows and columns of an input are multiples of it.
         facts: texts for the file's metadata, such as classes and bands.
         overwrite: replace an existing file.
 
@@ -218,40 +220,73 @@ def export_network(
         raise ConfigError(f"{path}: the ending is {path.suffix!r}. Expected .onnx.")
     _check_tools()
     with writing_file(path, overwrite=overwrite) as partial:
-        model = _convert_network(network, shape)
-        _add_facts(model, facts or {})
+        model = _convert_network(network)
+        _add_facts(model, {"unit_px": unit_px} | dict(facts or {}))
         partial.write_bytes(model.SerializeToString())
-        largest = _network_difference(network, partial, shape)
+        largest = max(_network_difference(network, partial, (h * unit_px, w * unit_px)) for h, w in CHECKED)
         if not largest <= MAX_DIFFERENCE:
             raise EncoderError(
                 f"{path}: the logits of the ONNX file differ from the network's by {largest:.2g}. Expected "
                 f"at most {MAX_DIFFERENCE:g}. No file was written."
             )
-    return NetworkReport(path, tuple(shape), OPSET, largest)
+    return NetworkReport(path, unit_px, OPSET, largest)
 
 
-def _convert_network(network: Any, shape: tuple[int, int, int]) -> Any:
-    """Convert a network of a fixed size of input to a checked `onnx.ModelProto`."""
-    import keras
+def _convert_network(network: Any) -> Any:
+    """Convert a network to a checked `onnx.ModelProto` with named axes."""
     import onnx
     import tensorflow as tf
     import tf2onnx
 
-    for (
-        layer
-    ) in network.layers:  # tensors of a layer would become inputs of the file, arrays become constants
-        if isinstance(layer, keras.layers.Normalization):
-            layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
-    signature = [tf.TensorSpec((None, *shape), tf.float32, name="pixels")]
+    traced = _of_any_size(network)
+    signature = [tf.TensorSpec((None, None, None, network.input_shape[-1]), tf.float32, name="pixels")]
 
     @tf.function(input_signature=signature)
     def forward(pixels: Any) -> dict[str, Any]:
-        return {"logits": network(pixels, training=False)}
+        return {"logits": traced(pixels, training=False)}
 
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     model, _ = tf2onnx.convert.from_function(forward, input_signature=signature, opset=OPSET)
+    for value in (*model.graph.input, *model.graph.output):
+        for axis, name in zip(value.type.tensor_type.shape.dim, AXES[:3], strict=False):
+            axis.dim_param = name
     onnx.checker.check_model(model)
     return model
+
+
+def _of_any_size(network: Any) -> Any:
+    """Return a network of the same weights whose enlargements read the size from the pixels.
+
+    Keras enlarges by the size that it knows when it traces, so its own layers would fix it.
+    """
+    import keras
+    import tensorflow as tf
+
+    class Enlargement(keras.layers.Layer):
+        def __init__(self, of: Any) -> None:
+            super().__init__(name=of.name)
+            self.factor, self.is_nearest = of.size, of.interpolation == "nearest"
+
+        def call(self, pixels: Any) -> Any:
+            size = tf.shape(pixels)[1:3] * self.factor
+            if self.is_nearest:
+                return tf.raw_ops.ResizeNearestNeighbor(images=pixels, size=size)
+            return tf.image.resize(pixels, size)
+
+        def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+            return shape[0], None, None, shape[3]
+
+    def copied(layer: Any) -> Any:
+        if isinstance(layer, keras.layers.UpSampling2D):
+            return Enlargement(layer)
+        return type(layer).from_config(layer.get_config())
+
+    copy = keras.models.clone_model(network, clone_function=copied, recursive=True)
+    copy.set_weights(network.get_weights())
+    for layer in copy.layers:  # tensors of a layer would become inputs of the file, arrays become constants
+        if isinstance(layer, keras.layers.Normalization):
+            layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
+    return copy
 
 
 def _add_facts(model: Any, facts: Mapping[str, Any]) -> None:
@@ -262,11 +297,11 @@ def _add_facts(model: Any, facts: Mapping[str, Any]) -> None:
     onnx.helper.set_model_props(model, {name: str(fact) for name, fact in facts.items()})
 
 
-def _network_difference(network: Any, path: Path, shape: tuple[int, int, int]) -> float:
+def _network_difference(network: Any, path: Path, size: tuple[int, int]) -> float:
     """Return the largest difference between the file's logits and the network's, relative to their spread."""
     import onnxruntime
 
-    pixels = np.random.default_rng(0).uniform(0, 1, (2, *shape)).astype(np.float32)
+    pixels = np.random.default_rng(0).uniform(0, 1, (2, *size, network.input_shape[-1])).astype(np.float32)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (found,) = session.run(["logits"], {"pixels": pixels})
     expected = np.asarray(network(pixels, training=False))
