@@ -177,11 +177,11 @@ def _padded(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)]) if missing else pixels
 
 
-def chosen(probabilities: NDArray[np.float64], threshold: float | None) -> NDArray[np.int64]:
-    """Return the likeliest class (n,), or with a threshold the second of two where it is reached."""
+def chosen(probabilities: NDArray[Any], threshold: float | None) -> NDArray[np.int64]:
+    """Return the likeliest class (...,) for probabilities (..., k), or the second of two from a threshold."""
     if threshold is None:
-        return probabilities.argmax(1).astype(np.int64)
-    return (probabilities[:, 1] >= threshold).astype(np.int64)
+        return probabilities.argmax(-1).astype(np.int64)
+    return (probabilities[..., 1] >= threshold).astype(np.int64)
 
 
 def oriented(pixels: NDArray[Any], count: int) -> Iterator[NDArray[Any]]:

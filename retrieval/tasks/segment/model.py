@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.labels.classes import Classes
-from retrieval.tasks.classifier import UNSTATED, oriented
+from retrieval.tasks.classifier import UNSTATED, chosen, oriented
 from retrieval.tasks.model_folder import Shape, load_model, save_model
 from retrieval.tasks.segment.scenes import FULL_SCALE, stacked
 from retrieval.tasks.segment.windows import WINDOW_PX, Layout
@@ -197,10 +197,7 @@ class Segmenter:
 
     def choose(self, probabilities: NDArray[Any]) -> NDArray[np.uint8]:
         """Return the class (...,) for probabilities (..., k): the likeliest, or by the threshold of two."""
-        threshold = self.description.threshold
-        if threshold is None:
-            return probabilities.argmax(-1).astype(np.uint8)
-        return (probabilities[..., 1] >= threshold).astype(np.uint8)
+        return chosen(probabilities, self.description.threshold).astype(np.uint8)
 
     def calibrated(self, temperature: float, threshold: float | None) -> Segmenter:
         """Return the model with another temperature and threshold."""

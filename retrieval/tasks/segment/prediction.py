@@ -24,6 +24,7 @@ from retrieval.kernels.executors import prefetch_map
 from retrieval.labels.classes import IGNORED, Classes
 from retrieval.labels.files import find_files, tile_of
 from retrieval.labels.masks import create_map, finish_map, open_raster, silent_georeference, write_png
+from retrieval.tasks.classifier import chosen
 from retrieval.tasks.segment.model import Segmenter, load_segmenter
 from retrieval.tasks.segment.sources import ImageFile, open_images
 from retrieval.tasks.segment.windows import WINDOW_PX, Layout
@@ -194,12 +195,10 @@ class Vote:
 
     def choose(self, probabilities: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
         """Return the class of each pixel, 255 where there is no data; of two, by the mean threshold."""
-        thresholds = [model.description.threshold for model in self.models]
-        if all(threshold is not None for threshold in thresholds):
-            limit = float(np.mean([threshold for threshold in thresholds if threshold is not None]))
-            found = (probabilities[..., 1] >= limit).astype(np.uint8)
-        else:
-            found = probabilities.argmax(-1).astype(np.uint8)
+        thresholds = [m.description.threshold for m in self.models]
+        stated = [threshold for threshold in thresholds if threshold is not None]
+        limit = float(np.mean(stated)) if len(stated) == len(thresholds) else None
+        found = chosen(probabilities, limit).astype(np.uint8)
         found[~known] = IGNORED
         return found
 
