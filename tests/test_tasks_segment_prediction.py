@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 
+import keras
 import numpy as np
 import pytest
 import rasterio
@@ -22,11 +23,14 @@ from retrieval.evaluation.segmentation import confusion_of, measure_maps
 from retrieval.labels.classes import Classes
 from retrieval.labels.masks import classes_of, read_mask, write_png
 from retrieval.tasks.segment import evaluate, predict, train_segmenter
-from retrieval.tasks.segment.model import load_segmenter
-from retrieval.tasks.segment.windows import Layout
+from retrieval.tasks.segment.model import Description, Segmenter, load_segmenter
+from retrieval.tasks.segment.network import unet, unit_px, with_standardization
+from retrieval.tasks.segment.windows import WINDOW_PX, Layout
 from tfrecords.errors import ArrayError, BandsError, MissingInputError, OutputExistsError, UnitsError
 
 WINDOW = 64
+VIEW_PX = 352
+"""How far the default network looks, at most."""
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +82,33 @@ def test_blended_windows_equal_one_whole_pass(model):
     blended = segmenter.map_probabilities(pixels, window_px=512)
     assert len(Layout.of(540, 600, 512, 4).tops) == 2
     assert np.abs(whole - blended).max() < 1e-4
+
+
+def test_windows_of_the_default_network_agree_with_one_whole_pass():
+    """Its view is wider than the shared strip, so probabilities differ there, but little.
+
+    Its weights are random, but each layer is standardized by the pixels that it sees, as after a training.
+    """
+    config, mask = SegmenterConfig(), blocks(8, 1184, 160, 3)
+    pixels = pixels_of(mask, 8)
+    keras.utils.set_random_seed(0)
+    network = unet(config, 3, 3)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    network(((pixels[None, :256] / 255 - 0.4) / 0.2).astype(np.float32), training=True)
+    whole = with_standardization(network, np.full(3, 0.4, np.float32), np.full(3, 0.04, np.float32))
+    description = Description(
+        GROUND.names, GROUND.colours, ("B04", "B03", "B02"), 1, "byte", unit_px(config), (102.0,) * 3
+    )
+    segmenter = Segmenter(whole, description, "default")
+    once = segmenter.map_probabilities(pixels, window_px=1184)
+    blended = segmenter.map_probabilities(pixels)
+    layout = Layout.of(*mask.shape, WINDOW_PX, unit_px(config))
+    strip = slice(layout.tops[1], layout.side)
+    apart = np.abs(once - blended)
+    assert apart[: strip.start - VIEW_PX].max() < 1e-4
+    assert apart[strip].mean() < 0.05 and (once.argmax(-1) != blended.argmax(-1)).mean() < 0.03
 
 
 def test_orientations_turn_back_to_the_image(model):
@@ -361,13 +392,16 @@ def test_a_model_as_onnx_gives_the_same_logits(tmp_path, model):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
     pytest.importorskip("tf2onnx", reason="needs the extra `onnx`")
     out = tmp_path / "m.onnx"
-    done = run("export", "--as", "onnx", "--model", model, "--size", 64, "--out", out, "--json")
+    done = run("export", "--as", "onnx", "--model", model, "--out", out, "--json")
     assert done.exit_code == 0, done.output
     segmenter = load_segmenter(model)
-    pixels = pixels_of(blocks(8, 64, 64, 3), 8)[None]
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
-    (logits,) = session.run(["logits"], {"pixels": pixels.astype(np.float32) / 255})
-    np.testing.assert_allclose(logits, segmenter.logits(pixels), atol=1e-4)
+    for count, height, width in ((1, 64, 64), (2, 40, 72)):
+        mask = blocks(8, height, width, 3)
+        pixels = np.stack([pixels_of(mask, seed) for seed in range(count)])
+        (logits,) = session.run(["logits"], {"pixels": pixels.astype(np.float32) / 255})
+        np.testing.assert_allclose(logits, segmenter.logits(pixels), atol=1e-4)
     facts = session.get_modelmeta().custom_metadata_map
     assert json.loads(facts["classes"]) == list(GROUND.names) and facts["full_scale"] == "255.0"
+    assert facts["unit_px"] == "4" and done.stdout.count("unit_px") == 1
     assert run("export", "--as", "stac", "--model", model, "--out", tmp_path / "x").exit_code == 2

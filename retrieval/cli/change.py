@@ -15,10 +15,8 @@ from retrieval.cli.options import (
     AsJson,
     Bands,
     DeviceOption,
-    Licence,
     Overwrite,
     Quiet,
-    TrainingSeed,
     UnitsOption,
     Verbose,
     split_names,
@@ -164,8 +162,13 @@ def train_command(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps.", show_default="the recipe's")
     ] = None,
-    seed: TrainingSeed = None,
-    licence: Licence = "not stated",
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Random seed; the same seed gives the same weights.", show_default="0"),
+    ] = None,
+    licence: Annotated[
+        str, typer.Option(metavar="SPDX", help="Licence of the weights, for the manifest.")
+    ] = "not stated",
     coregister: Coregister = True,
     clouds: Clouds = True,
     bands: Bands = None,
