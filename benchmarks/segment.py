@@ -8,11 +8,11 @@ For buildings it is one of the five zoom-19 tiles of train and val, and the pool
 DeepGlobe it is one of ten scenes; the set's own split, train scenes against val scenes, is measured too.
 All pixels share one confusion matrix; intervals draw whole folds.
 
-DeepGlobe has 0.5 m pixels, and land cover needs a wide view: methods see means of 4 x 4 pixels. Their
+DeepGlobe has 0.5 m pixels, and land cover needs a wide view: methods see means of 8 x 8 pixels. Their
 probabilities are interpolated to the full size, where the labels are.
 
-- *trees*: gradient-boosted trees of scikit-learn, trained on 300,000 pixels of the same scenes. They see
-  colours, their mean and spread in three neighbourhoods, and edges.
+- *trees*: gradient-boosted trees of scikit-learn, trained on 300,000 pixels of the same tiles, or 100,000 of
+  the same scenes. They see colours, their mean and spread in three neighbourhoods, and edges.
 - *network*: `retrieve segment train` with a recipe, without validation; and the mean over orientations.
 
 Each fold is kept in WORK as it finishes, so that a stopped run resumes.
@@ -24,6 +24,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,12 @@ from retrieval.training.recipes import read_recipe
 
 SIGMAS = (1.5, 4.0, 12.0)
 """Neighbourhoods of the trees, as standard deviations of a Gaussian in pixels."""
-SAMPLE = 300_000
+SAMPLE = {"buildings": 300_000, "deepglobe": 100_000}
 """Pixels that the trees learn from."""
 FOLDS_ZOOM, FIGURE_ZOOM = 19, 20
 VIEWS = 4
 """Orientations of the second row of the network."""
-REDUCTION = {"buildings": 1, "deepglobe": 4}
+REDUCTION = {"buildings": 1, "deepglobe": 8}
 """Side of the squares of pixels whose mean the methods see."""
 RECIPES = {"buildings": "aerial", "deepglobe": "land-cover"}
 VAL = "val"
@@ -128,12 +129,16 @@ def features(pixels: NDArray[Any]) -> NDArray[np.float32]:
     return np.concatenate(parts, axis=-1)
 
 
-def trees(training: SceneSet, test: tuple[Scene, ...], out: Path) -> Maps:
-    """Train trees and map the test scenes."""
+def trees(sample: int) -> Method:
+    """Return what trains trees on a sample of the pixels and maps the test scenes."""
+    return partial(_trees, sample)
+
+
+def _trees(sample: int, training: SceneSet, test: tuple[Scene, ...], out: Path) -> Maps:
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     rng, k = np.random.default_rng(0), len(training.classes.names)
-    share = SAMPLE / max(int(training.counts().sum()), 1)
+    share = sample / max(int(training.counts().sum()), 1)
     shown, labels = [], []
     for scene in training.scenes:
         drawn = (scene.labels != 255) & (rng.random(scene.mask.shape) < share)
@@ -191,7 +196,7 @@ def main() -> None:
     if asked.job == "deepglobe":
         held = {file.stem for file in (asked.data / "deepglobe" / VAL).iterdir()}
         folds[VAL] = [any(stem.startswith(f) for stem in held) for f in fold_of]
-    methods: dict[str, Method] = {"trees": trees, "network": network(asked.recipe)}
+    methods: dict[str, Method] = {"trees": trees(SAMPLE[asked.job]), "network": network(asked.recipe)}
     for method in asked.methods.split(","):
         for number, (fold, is_test) in enumerate(folds.items()):
             kept = work / f"{method}-{number}.json"

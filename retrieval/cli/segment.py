@@ -66,7 +66,7 @@ def train(
         str | None,
         typer.Option(
             metavar="FILE|NAME",
-            help="Settings as JSON, aerial (pixels below 1 m) or land-cover (1 to 4 m). Flags override them.",
+            help="Settings as JSON, aerial (below 1 m) or land-cover (about 4 m). Flags override them.",
         ),
     ] = None,
     steps: Annotated[
