@@ -1,6 +1,6 @@
 """Run the notebooks in docs/ and store their outputs.
 
-    python docs/run_notebook.py
+    python docs/run_notebook.py [NAME.ipynb ...]
 
 Jupyter is not needed. The code cells run in order in one namespace, in an empty folder. Printed text, the
 value of the last line and open figures become the outputs of a cell.
@@ -20,7 +20,12 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-NAMES = ("from-geotiffs-to-a-map.ipynb", "classes-from-a-few-labels.ipynb", "water-or-land.ipynb")
+NAMES = (
+    "from-geotiffs-to-a-map.ipynb",
+    "classes-from-a-few-labels.ipynb",
+    "water-or-land.ipynb",
+    "from-polygons-to-a-map.ipynb",
+)
 DPI = 72
 """Resolution of figures; keeps the pictures of a page below 300 kB."""
 
@@ -84,9 +89,9 @@ def _lines(text: str) -> list[str]:
 
 
 def main() -> None:
-    """Run all notebooks and write them back."""
+    """Run notebooks, by default all, and write them back."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    for name in NAMES:
+    for name in sys.argv[1:] or NAMES:
         with tempfile.TemporaryDirectory() as folder:
             notebook, _ = run(HERE / name, Path(folder))
         text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"

@@ -12,7 +12,8 @@ import pytest
 DOCS = Path(__file__).parent.parent / "docs"
 NOTEBOOK = DOCS / "from-geotiffs-to-a-map.ipynb"
 CLASSES, WATER = DOCS / "classes-from-a-few-labels.ipynb", DOCS / "water-or-land.ipynb"
-PICTURES = {NOTEBOOK: 2, CLASSES: 5, WATER: 6}
+POLYGONS = DOCS / "from-polygons-to-a-map.ipynb"
+PICTURES = {NOTEBOOK: 2, CLASSES: 5, WATER: 6, POLYGONS: 6}
 """Pictures of each notebook."""
 
 
@@ -59,6 +60,20 @@ def test_water_is_mapped(tmp_path):
     assert sources(run) == sources(stored)
     assert 0 < names["threshold"] < 1 and names["wet"].recall.value >= 0.6
     assert names["agreement"] >= 0.85
+
+
+def test_faulty_polygons_are_found_by_a_map_that_they_taught(tmp_path):
+    for extra in ("geopandas", "mercantile", "scipy"):
+        pytest.importorskip(extra)
+    stored = json.loads(POLYGONS.read_text(encoding="utf-8"))
+    run, names = script("run_notebook").run(POLYGONS, tmp_path)
+    assert sources(run) == sources(stored)
+    states = names["states"]
+    assert states.unsupported[states.label.isin(["invented", "renamed"])].all()
+    assert states.unsupported[states.label == "correct"].mean() <= 0.06
+    assert sum(names["found"]) == 4 and len(names["areas"]) <= 8
+    assert names["polygons"].features >= 35
+    assert (tmp_path / "compare.html").is_file() and (tmp_path / "map.gpkg").is_file()
 
 
 @pytest.mark.parametrize("path", list(PICTURES), ids=lambda path: path.stem)
