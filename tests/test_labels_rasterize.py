@@ -17,7 +17,9 @@ from PIL import Image
 
 from retrieval.errors import LabelsError
 from retrieval.labels import check, rasterize
+from retrieval.labels.canvas import Canvas
 from retrieval.labels.classes import read_classes
+from retrieval.labels.grids import open_grid
 from retrieval.labels.masks import classes_of, read_mask
 from tfrecords.errors import MissingInputError, OutputExistsError
 
@@ -222,6 +224,29 @@ def test_a_raster_of_several_windows_equals_one_whole_pass(tmp_path, write_tif, 
     whole[2000:, 2000:] = 255
     assert np.array_equal(mask_of(tmp_path / "m.tif"), whole)
     assert report.features == 60 * 1 and report.masks == 1
+
+
+@pytest.mark.parametrize("block_tiles", [1, 2, 99])
+def test_masks_burnt_in_blocks_equal_one_whole_pass(tmp_path, rng, block_tiles):
+    tiles = [mercantile.Tile(CORNER.x + dx, CORNER.y + dy, CORNER.z) for dy in range(3) for dx in range(3)]
+    (tmp_path / "c.csv").write_text("z,x,y,split\n" + "".join(f"{t.z},{t.x},{t.y},train\n" for t in tiles))
+    grid = open_grid(tmp_path / "c.csv")
+    step = grid.pieces[0].transform.a
+    west, north = grid.pieces[0].bounds[0], grid.pieces[0].bounds[3]
+    x, y = west + step * rng.uniform(0, 760, 80), north - step * rng.uniform(0, 760, 80)
+    shapes = shapely.box(x, y, x + step * rng.uniform(2, 300, 80), y + step * rng.uniform(2, 300, 80))
+    values = rng.integers(1, 5, 80)
+    canvas = Canvas(grid, 0, tmp_path, None, block_px=block_tiles * 256**2)
+    boxes = shapely.box(*np.array([piece.bounds for piece in grid.pieces]).T)
+    for batch in np.array_split(np.arange(80), 3):
+        rows, numbers = shapely.STRtree(boxes).query(shapes[batch], predicate="intersects")
+        canvas.add(shapes[batch], values[batch], rows, numbers)
+    found = np.block([[canvas.finished(3 * dy + dx) for dx in range(3)] for dy in range(3)])
+    whole = rasterio.features.rasterize(
+        list(zip(shapes, values, strict=True)), (768, 768), transform=grid.pieces[0].transform, dtype="uint8"
+    )
+    assert np.array_equal(found, whole)
+    assert not list(tmp_path.glob("*.npy"))
 
 
 def test_xyz_tiles_become_palette_pngs_and_hidden_pixels_255(tmp_path):

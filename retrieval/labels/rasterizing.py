@@ -1,14 +1,13 @@
 """Vector labels to masks on the pixels of images.
 
-The vector file is read once, in batches. Each batch is brought to the CRS of the masks and burnt into the
-pieces that it meets; later features cover earlier ones. A pixel belongs to a polygon if its centre lies
-inside. Pieces that are not in use wait on the disk, so memory does not grow with the file or the area.
+The vector file is read once, in batches. Each batch is brought to the CRS of the masks, and a `Canvas` burns
+it into the pieces that it meets; later features cover earlier ones. A pixel belongs to a polygon if its
+centre lies inside. Memory does not grow with the file or the area.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import LabelsError
-from retrieval.labels.classes import BACKGROUND, IGNORED, Classes, read_classes
+from retrieval.labels.canvas import Canvas
+from retrieval.labels.classes import BACKGROUND, Classes, read_classes
 from retrieval.labels.files import find_files
-from retrieval.labels.grids import Grid, Piece, hidden_pixels, open_grid
+from retrieval.labels.grids import Grid, Piece, open_grid
 from retrieval.labels.masks import classes_of, create_map, finish_map, open_raster, read_mask, write_png
 from retrieval.labels.metres import buffer_m
 from retrieval.labels.vectors import Batch, Box, VectorFile
@@ -28,8 +28,6 @@ from retrieval.types import Progress, silent
 from tfrecords.artifacts import check_free, writing_folder
 from tfrecords.errors import MissingInputError, OutputExistsError
 
-PIECES_IN_MEMORY_PX = 2**27
-"""Pixels of masks that are in memory at one time."""
 METRES_PER_DEGREE = 111_320.0
 """Length of a degree at the equator."""
 
@@ -99,8 +97,8 @@ def rasterize(
     if attribute is not None:
         file.check_column(attribute)
     with tempfile.TemporaryDirectory(prefix="retrieve-labels-") as scratch:
-        canvas = _Canvas(grid, known, Path(scratch), _base(out, known) if append else None)
-        touched, unclassed = _burn_all(file, grid, canvas, choose, attribute, line_width_m, progress)
+        canvas = Canvas(grid, known.unlabelled, Path(scratch), _base(out, known) if append else None)
+        touched, unclassed = _read_all(file, grid, canvas, choose, attribute, line_width_m, progress)
         if not touched:
             raise LabelsError(
                 f"{labels}: none of its {file.read} features touches the pixels of {like}. Expected labels "
@@ -156,19 +154,19 @@ def _check_output(out: Path, grid: Grid, append: bool, overwrite: bool) -> None:
     check_free(out, overwrite=overwrite or append, folder=grid.is_folder)
 
 
-# --- burning ------------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------------------------
 
 
-def _burn_all(
+def _read_all(
     file: VectorFile,
     grid: Grid,
-    canvas: _Canvas,
+    canvas: Canvas,
     choose: Callable[[Any], int],
     attribute: str | None,
     line_width_m: float | None,
     progress: Progress,
 ) -> tuple[int, int]:
-    """Burn all features; return the number that touch a piece, and the number without a class value."""
+    """Read all features; return the number on the pieces, and the number without a class."""
     import shapely
 
     touched, unclassed = 0, 0
@@ -176,23 +174,19 @@ def _burn_all(
     groups = grid.by_crs()
     for crs, numbers in groups.items():
         boxes = np.array([grid.pieces[number].bounds for number in numbers])
-        outlines = shapely.box(*boxes.T)
+        outlines, of_group = shapely.STRtree(shapely.box(*boxes.T)), np.array(numbers, np.int64)
         box = (*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist())
         file.read, file.repaired, file.empty = 0, 0, 0  # the file is read once for each CRS of the masks
         for batch in file.batches(crs, columns, _wider(box, crs, line_width_m or 0.0)):
             values, without = class_values(batch, attribute, choose)
             unclassed += without
             shapes = _widened(batch.shapes, crs, line_width_m)
-            rows, places = shapely.STRtree(outlines).query(shapes, predicate="intersects")
-            order = np.lexsort((rows, places))
-            rows, places = rows[order], places[order]
-            for place in np.unique(places):
-                mine = rows[places == place]
-                mine = mine[values[mine] >= 0]
-                if len(mine):
-                    canvas.burn(numbers[place], shapes[mine], values[mine])
-            touched += len(np.unique(rows[values[rows] >= 0]))
-            progress("burning features", file.read, None)
+            rows, places = outlines.query(shapes, predicate="intersects")
+            classed = values[rows] >= 0
+            rows, places = rows[classed], places[classed]
+            canvas.add(shapes, values, rows, of_group[places])
+            touched += len(np.unique(rows))
+            progress("reading features", file.read, None)
     return touched, unclassed
 
 
@@ -249,63 +243,11 @@ def _base(out: Path, classes: Classes) -> Callable[[Piece], NDArray[np.uint8] | 
     return read
 
 
-class _Canvas:
-    """The masks of the pieces while features are burnt; the least recently used ones wait on the disk."""
-
-    def __init__(
-        self,
-        grid: Grid,
-        classes: Classes,
-        scratch: Path,
-        base: Callable[[Piece], NDArray[np.uint8] | None] | None,
-    ) -> None:
-        self._grid, self._scratch, self._base = grid, scratch, base
-        self._fill = classes.unlabelled
-        self._open: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
-        self._pixels = 0
-
-    def burn(self, number: int, shapes: NDArray[np.object_], values: NDArray[np.int64]) -> None:
-        """Burn features into a piece; later ones cover earlier ones."""
-        from rasterio.features import rasterize as burn
-
-        mask = self.mask(number)
-        pairs = [(shape, int(value)) for shape, value in zip(shapes, values, strict=True)]
-        burn(pairs, out=mask, transform=self._grid.pieces[number].transform)
-
-    def mask(self, number: int) -> NDArray[np.uint8]:
-        """Return the mask of a piece (h, w), to be changed in place."""
-        if number not in self._open:
-            self._open[number] = self._load(number)
-            self._pixels += self._open[number].size
-            while self._pixels > PIECES_IN_MEMORY_PX and len(self._open) > 1:
-                oldest, former = self._open.popitem(last=False)
-                np.save(self._scratch / f"{oldest}.npy", former)
-                self._pixels -= former.size
-        self._open.move_to_end(number)
-        return self._open[number]
-
-    def _load(self, number: int) -> NDArray[np.uint8]:
-        stored = self._scratch / f"{number}.npy"
-        if stored.exists():
-            return np.asarray(np.load(stored, allow_pickle=False), np.uint8)
-        piece = self._grid.pieces[number]
-        former = self._base(piece) if self._base else None
-        return former if former is not None else np.full((piece.height, piece.width), self._fill, np.uint8)
-
-    def finished(self, number: int) -> NDArray[np.uint8]:
-        """Return the mask of a piece with 255 where the image has no data."""
-        mask = self.mask(number)
-        hidden = hidden_pixels(self._grid.pieces[number])
-        if hidden is not None:
-            mask[hidden] = IGNORED
-        return mask
-
-
 # --- writing ------------------------------------------------------------------------------------
 
 
 def _write(
-    canvas: _Canvas, grid: Grid, out: Path, classes: Classes, overwrite: bool, progress: Progress
+    canvas: Canvas, grid: Grid, out: Path, classes: Classes, overwrite: bool, progress: Progress
 ) -> NDArray[np.int64]:
     """Write all masks; return the pixels of each value, (256,)."""
     counts = np.zeros(256, np.int64)
@@ -332,7 +274,7 @@ def _write(
 
 
 def _write_map(
-    canvas: _Canvas,
+    canvas: Canvas,
     grid: Grid,
     numbers: Sequence[int],
     out: Path,
