@@ -18,7 +18,7 @@ from retrieval.labels.classes import IGNORED
 from retrieval.labels.grids import Grid, Piece, hidden_pixels
 
 BLOCK_PX = 2**26
-"""Pixels of the masks of a block, which are in memory together; a larger piece is a block of its own."""
+"""Pixels of the masks of a block, which are in memory together; a larger piece is a whole block."""
 
 Mask = NDArray[np.uint8]
 

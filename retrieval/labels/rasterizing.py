@@ -1,8 +1,8 @@
 """Vector labels to masks on the pixels of images.
 
-The vector file is read once, in batches. Each batch is brought to the CRS of the masks, and a `Canvas` burns
-it into the pieces that it meets; later features cover earlier ones. A pixel belongs to a polygon if its
-centre lies inside. Memory does not grow with the file or the area.
+The vector file is read once, in batches, which are brought to the CRS of the masks. A `Canvas` burns them
+into the pieces that they meet; later features cover earlier ones. A pixel belongs to a polygon if its centre
+lies inside. Memory does not grow with the file or the area.
 """
 
 from __future__ import annotations
