@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,7 +13,7 @@ import numpy as np
 from tfrecords.errors import ArrayError, GridError
 from tfrecords.grid import map_to_pixel, pixel_to_map
 from tfrecords.read import Raster
-from tfrecords.read.rasters import open_raster
+from tfrecords.read.rasters import open_raster, silent_georeference
 
 SAME_GRID_PX = 0.05
 """Largest distance of the corners of equal grids, pixels: coordinates are rounded."""
@@ -164,10 +163,8 @@ def _lonlat(raster: Raster) -> Bounds | None:
 def quiet_gdal() -> Iterator[None]:
     """Limit GDAL's memory, and silence its warning of rasters without a georeference."""
     import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
 
-    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with silent_georeference(), rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
         yield
 
 

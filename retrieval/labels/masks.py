@@ -8,12 +8,10 @@ classes stand in the tag `CLASSES` of a GeoTIFF and, as GDAL's category names, i
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
@@ -24,6 +22,7 @@ from retrieval.errors import LabelsError
 from retrieval.labels.classes import IGNORED, Classes
 from tfrecords.artifacts.manifest import MANIFEST
 from tfrecords.errors import MissingInputError
+from tfrecords.read.rasters import silent_georeference
 from tfrecords.storage import writing_file
 
 if TYPE_CHECKING:
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 
 TAG = "CLASSES"
 """Tag of a GeoTIFF that lists the names of its classes as JSON."""
-
-_OPENING = Lock()
 
 Kind = Literal["indices", "palette", "colours"]
 
@@ -67,8 +64,7 @@ def open_raster(path: str | Path) -> Iterator[DatasetReader]:
     if not path.is_file():
         raise MissingInputError(f"{path}: no such file. Expected an image or a mask.")
     try:
-        # Filters of warnings belong to the process: one thread changes them at a time.
-        with _OPENING, silent_georeference():
+        with silent_georeference():
             dataset = rasterio.open(path)
         with dataset:
             yield dataset
@@ -257,13 +253,3 @@ def _aux_xml(classes: Classes) -> bytes:
         ElementTree.SubElement(categories, "Category").text = name
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="utf-8")
-
-
-@contextmanager
-def silent_georeference() -> Iterator[None]:
-    """Hide rasterio's warning that a file has no georeference."""
-    from rasterio.errors import NotGeoreferencedWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield

@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,42 @@ class Raster:
         return None if self.crs is None or self.transform is None else Georeference(self.crs, self.transform)
 
 
+class _Silence:
+    """Hides the warning that a file has no georeference while at least one thread wants it hidden.
+
+    Filters of warnings belong to the process: two threads that each change and restore them mix their
+    filters. So the first thread changes them, and the last one restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._users = Lock(), 0
+        self._former: warnings.catch_warnings[Any] | None = None
+
+    def __enter__(self) -> None:
+        from rasterio.errors import NotGeoreferencedWarning
+
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._former = warnings.catch_warnings()
+                self._former.__enter__()
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+
+    def __exit__(self, *raised: Any) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._former is not None:
+                self._former.__exit__(*raised)
+
+
+_SILENCE = _Silence()
+
+
+def silent_georeference() -> AbstractContextManager[None]:
+    """Hide rasterio's warning that a file has no georeference, on all threads, while the block runs."""
+    return _SILENCE
+
+
 @contextmanager
 def open_raster(file: RasterFile) -> Iterator[Any]:
     """Open an image: a file with its pages as bands, or one file for each band.
@@ -152,19 +189,19 @@ def open_raster(file: RasterFile) -> Iterator[Any]:
         GridError: its pages or files differ in size or grid.
     """
     import rasterio
-    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+    from rasterio.errors import RasterioError
 
     path = path_of(file)
     remote = str(path).startswith("/vsi")
     if remote:
         point_gdal()
-    with warnings.catch_warnings(), ExitStack() as stack:
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with ExitStack() as stack:
         try:
-            name = stack_of_files(file) if isinstance(file, BandFiles) else path
-            dataset = stack.enter_context(rasterio.open(name))
-            if pages := pages_as_bands(str(path), dataset):
-                dataset = stack.enter_context(rasterio.open(pages))
+            with silent_georeference():
+                name = stack_of_files(file) if isinstance(file, BandFiles) else path
+                dataset = stack.enter_context(rasterio.open(name))
+                if pages := pages_as_bands(str(path), dataset):
+                    dataset = stack.enter_context(rasterio.open(pages))
             yield dataset
         except (RasterioError, OSError) as err:
             if remote:
