@@ -14,6 +14,7 @@ import pytest
 from engine import digital, image_of, texture
 
 import retrieval
+from retrieval.distributed import dask_executor
 from retrieval.distributed.executors import open_executor
 from retrieval.errors import ClusterError
 from retrieval.models.encoder import FakeEncoder
@@ -92,7 +93,7 @@ def slow_first(number):
 
 @contextmanager
 def cluster_of_processes():
-    """Start a scheduler and a worker as a user does; yield the scheduler's process and its port."""
+    """Start a scheduler and a worker as a user does; yield their processes and the port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     program = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
@@ -116,7 +117,7 @@ def cluster_of_processes():
                     socket.create_connection(("127.0.0.1", port), 1).close()
                     break
                 time.sleep(0.2)
-        yield processes[0], port
+        yield processes, port
     finally:
         for process in processes:
             process.kill()
@@ -140,10 +141,33 @@ class Killing:
 
 def test_a_straggler_keeps_the_order_and_a_lost_scheduler_is_one_sentence(images, tmp_path):
     out = tmp_path / "s"
-    with cluster_of_processes() as (scheduler, port), open_executor(f"dask://127.0.0.1:{port}") as dask:
+    with cluster_of_processes() as ((scheduler, _), port), open_executor(f"dask://127.0.0.1:{port}") as dask:
         assert list(dask.map(slow_first, range(8))) == list(range(8))
         with pytest.raises(ClusterError, match="is gone"):
             build(images, out, Killing(dask, scheduler))
     assert not (out / "shards.json").exists()
     index = build(images, out)
     same_vectors(index, images, tmp_path / "whole")
+
+
+def test_a_cluster_without_workers_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(dask_executor, "POLL_S", 0.2)
+    monkeypatch.setattr(dask_executor, "LOST_S", 1)
+    with cluster_of_processes() as ((_, worker), port), open_executor(f"dask://127.0.0.1:{port}") as dask:
+        results = dask.map(slow_first, range(1, 40))
+        assert next(results) == 1
+        worker.kill()
+        with pytest.raises(ClusterError, match="all workers of the Dask cluster are gone"):
+            list(results)
+
+
+def raise_timeout(_):
+    raise TimeoutError("of the task")
+
+
+def test_a_timeout_of_a_task_is_its_own_error(monkeypatch):
+    monkeypatch.setattr(dask_executor, "POLL_S", 0.2)
+    with open_executor("dask:1") as dask:
+        assert list(dask.map(slow_first, [0])) == [0]
+        with pytest.raises(TimeoutError, match="of the task"):
+            list(dask.map(raise_timeout, [1]))

@@ -1,13 +1,12 @@
 """One job, four ways to run it, one submission: serial, threads, a cluster that loses a worker, S3 shards."""
 
 import csv
-import os
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from engine import digital, small_encoder, texture
+from lost_workers import Losing
 from s3_server import s3_server
 from small_job import lines, make_ground, run
 
@@ -23,33 +22,6 @@ from tfrecords.remote import local_file
 pytest.importorskip("distributed")
 
 PLACES = [(0, 3, 5), (1, 40, 22), (2, 8, 36), (3, 50, 11), (4, 17, 29), (5, 0, 40)]
-
-
-class Deadly:
-    """Runs a function on a worker; the first worker that has the last task dies with it, once."""
-
-    def __init__(self, function, mark):
-        self.function, self.mark = function, Path(mark)
-
-    def __call__(self, task):
-        result = self.function(task)
-        if not self.mark.exists():
-            self.mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-
-class Losing:
-    """An executor whose first task of each step kills its worker when it is nearly done."""
-
-    in_process = False
-
-    def __init__(self, inner, folder):
-        self.inner, self.folder = inner, folder
-
-    def map(self, function, tasks):
-        mark = self.folder / f"{getattr(function, '__name__', 'task')}.killed"
-        return self.inner.map(Deadly(function, mark), tasks)
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +58,7 @@ def test_four_ways_give_one_submission(job, tmp_path):
         losing = Losing(dask, tmp_path)
         index = build(job, tmp_path / "dask", losing, shards=2)
         answers["dask"] = submitted(job, index, tmp_path / "dask.csv", losing)
-    killed = {path.stem for path in tmp_path.glob("*.killed")}
-    assert {embed_shard.__name__, match_task.__name__} <= killed
+    assert {embed_shard.__name__, match_task.__name__} <= losing.killed
     with s3_server(tmp_path / "cache") as bucket:
         build(job, f"{bucket}/index", shards=2)
         index = retrieval.open_index(f"{bucket}/index")

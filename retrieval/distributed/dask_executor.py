@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from retrieval.errors import ClusterError, DependencyError
 from retrieval.kernels.executors import ordered_results
 from tfrecords.artifacts.manifest import created_by
-from tfrecords.errors import RetrieveWarning
+from tfrecords.errors import RetrieveError, RetrieveWarning
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
 CONNECT_S, WORKERS_S = 10, 60
 """Seconds to wait for a scheduler, and for its first worker."""
+POLL_S, LOST_S = 5, 300
+"""Seconds between looks at the workers, and without any worker until a job ends."""
 ATTEMPTS = 5
 """Workers that may die with a task before it counts as the reason."""
 
@@ -34,8 +37,10 @@ ATTEMPTS = 5
 class Outcome(Generic[_Out]):
     """What a worker returns."""
 
-    result: _Out
-    """Result of the task."""
+    result: _Out | None
+    """Result of the task; None where it raised."""
+    error: RetrieveError | None
+    """Error of ours that the task raised. Its cause stays on the worker: it may not be picklable."""
     warned: tuple[RetrieveWarning, ...]
     """Warnings that the task gave."""
 
@@ -44,9 +49,14 @@ def run_task(function: Callable[[_In], _Out], task: _In) -> Outcome[_Out]:
     """Run a task on a worker, and keep its warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RetrieveWarning)
-        result = function(task)
+        result, error = None, None
+        try:
+            result = function(task)
+        except RetrieveError as raised:
+            error = raised.with_traceback(None)
+            error.__cause__ = error.__context__ = None
     messages = [w.message for w in caught if isinstance(w.message, RetrieveWarning)]
-    return Outcome(result, tuple(messages))
+    return Outcome(result, error, tuple(messages))
 
 
 @dataclass(frozen=True)
@@ -55,13 +65,15 @@ class _Submitted(Generic[_Out]):
 
     future: Any
     """Dask's future of an `Outcome`."""
+    client: Any
+    """The client that submitted it."""
 
     def result(self) -> _Out:
         """Return the result; give the warnings of the worker here."""
         from distributed import KilledWorker
 
         try:
-            outcome: Outcome[_Out] = self.future.result()
+            outcome = self._wait()
         except KilledWorker as error:
             raise ClusterError(
                 f"{ATTEMPTS} workers died with the same task, perhaps out of memory. Give workers more "
@@ -69,7 +81,26 @@ class _Submitted(Generic[_Out]):
             ) from error
         for warning in outcome.warned:
             warnings.warn(warning, stacklevel=3)
-        return outcome.result
+        if outcome.error is not None:
+            raise outcome.error
+        return cast(_Out, outcome.result)
+
+    def _wait(self) -> Outcome[_Out]:
+        """Wait for the outcome, as long as there are workers."""
+        alone_since: float | None = None
+        while True:
+            try:
+                outcome: Outcome[_Out] = self.future.result(timeout=POLL_S)
+                return outcome
+            except TimeoutError:
+                if self.future.done():  # perhaps by a TimeoutError that the task itself raised
+                    return cast(Outcome[_Out], self.future.result())
+            alone_since = None if self.client.nthreads() else alone_since or time.monotonic()
+            if alone_since and time.monotonic() - alone_since > LOST_S:
+                raise ClusterError(
+                    f"all workers of the Dask cluster are gone for {LOST_S} s. Start workers, and run the "
+                    "command again; finished outputs are kept."
+                )
 
     def cancel(self) -> None:
         """Drop the task."""
@@ -96,7 +127,7 @@ class DaskExecutor:
             # An image of many megabytes is part of its task: data apart from it would die with a worker.
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
-                return _Submitted(self.client.submit(run_task, function, task, pure=False))
+                return _Submitted(self.client.submit(run_task, function, task, pure=False), self.client)
 
         try:
             yield from ordered_results(submit, tasks, 2 * self.slots())
@@ -142,6 +173,8 @@ def local_cluster(count: int, memory: str | None = None) -> Iterator[DaskExecuto
 
     settings = {
         "distributed.scheduler.allowed-failures": ATTEMPTS - 1,
+        # Dask gives a place up whose process needs longer to start again, 15 s by default.
+        "distributed.deploy.lost-worker-timeout": f"{LOST_S}s",
         "distributed.comm.timeouts.connect": f"{WORKERS_S}s",
         "distributed.worker.profile.enabled": False,
         # Dask would set the number of OpenMP threads in this process, too, and FAISS rounds by it.
