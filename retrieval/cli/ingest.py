@@ -16,13 +16,16 @@ from retrieval.cli.options import (
     Bands,
     Box,
     Dates,
+    ExecutorOption,
     HideSnow,
     MaxCloud,
+    Memory,
     Overwrite,
     Quiet,
     Seed,
     UnitsOption,
     Verbose,
+    executor_of,
     split_names,
 )
 from retrieval.config import PATCH_PX
@@ -71,6 +74,8 @@ def ingest(
     seed: Seed = _DEFAULTS["seed"],
     bands: Bands = None,
     units: UnitsOption = None,
+    executor: ExecutorOption = None,
+    memory: Memory = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -88,7 +93,10 @@ def ingest(
         import_tensorflow()
 
     start = time.monotonic()
-    with ConsoleProgress(quiet, verbose=verbose) as console:
+    with (
+        ConsoleProgress(quiet, verbose=verbose) as console,
+        executor_of(executor, memory, console) as runner,
+    ):
         report = ingest_folders(
             source,
             out,
@@ -101,6 +109,7 @@ def ingest(
             bands=names,
             units=units,
             overwrite=overwrite,
+            executor=runner,
             progress=console,
         )
         for note in report.notes:

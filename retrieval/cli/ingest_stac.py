@@ -10,7 +10,7 @@ import typer
 
 from retrieval.cli.app import command, elapsed_s, print_result
 from retrieval.cli.console import ConsoleProgress
-from retrieval.cli.options import AsJson, Overwrite, Quiet, Verbose
+from retrieval.cli.options import AsJson, ExecutorOption, Memory, Overwrite, Quiet, Verbose, executor_of
 from retrieval.geo.request import BoundingBox, DateSpan
 from retrieval.ingest.stac.query import CATALOGUES, CatalogQuery
 from retrieval.ingest.stac.run import ingest_stac
@@ -59,6 +59,8 @@ def ingest_from_stac(
         Literal["planetary-computer"] | None,
         typer.Option(help="Sign file URLs with the package planetary-computer."),
     ] = None,
+    executor: ExecutorOption = None,
+    memory: Memory = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -81,8 +83,11 @@ def ingest_from_stac(
         sign=sign,
     )
     start = time.monotonic()
-    with ConsoleProgress(quiet, verbose=verbose) as console:
-        report = ingest_stac(out, query, overwrite=overwrite, progress=console)
+    with (
+        ConsoleProgress(quiet, verbose=verbose) as console,
+        executor_of(executor, memory, console) as runner,
+    ):
+        report = ingest_stac(out, query, overwrite=overwrite, executor=runner, progress=console)
         for note in report.notes:
             console.note(note)
     result = {"out": str(report.path), "places": report.places, "dates": report.dates, "new": report.new}

@@ -35,7 +35,7 @@ from retrieval.index.without_windows import (
     reason_without_window,
     warn_without_windows,
 )
-from retrieval.kernels.executors import ThreadExecutor, prefetch_map
+from retrieval.kernels.executors import ThreadExecutor, stream_map
 from retrieval.models.calibration import SUFFIXES, shipped_calibrations
 from retrieval.models.embed import embed_image, embed_patches
 from retrieval.models.encoder import KerasEncoder
@@ -203,10 +203,7 @@ class ImageIndexer:
 
     def _embed(self, tasks: Iterator[EmbedTask]) -> Iterator[EmbeddedImage]:
         executor = self._executor or ThreadExecutor()
-        if not isinstance(executor, ThreadExecutor):
-            return executor.map(embed_task, tasks)
-        count = executor.count
-        return prefetch_map(embed_task, tasks, lambda t: t.image.width * t.image.height, PREFETCH_PX, count)
+        return stream_map(executor, embed_task, tasks, lambda t: t.image.width * t.image.height, PREFETCH_PX)
 
     def _tasks(self, images: Iterable[Image]) -> Iterator[EmbedTask]:
         known_ids = set[int]()

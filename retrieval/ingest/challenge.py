@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.ingest.grids import OpenDates
+from retrieval.ingest.grids import OpenDates, quiet_gdal
 from retrieval.ingest.survey import Cut, Survey
+from retrieval.kernels.executors import SerialExecutor, stream_map
+from retrieval.types import Executor
 from tfrecords.challenge import ChallengeReport, Progress, Target, write_challenge
 from tfrecords.errors import BandsError, GridError
 from tfrecords.grid import PATCH_PX, pixel_to_map, valid_share
@@ -61,6 +63,7 @@ def write_as_challenge(
     patches_per_image: int,
     seed: int,
     overwrite: bool,
+    executor: Executor | None = None,
     progress: Progress | None,
 ) -> ChallengeReport:
     """Write a challenge, one image for each cut in which a patch can be placed.
@@ -72,6 +75,7 @@ def write_as_challenge(
         patches_per_image: largest number of patches per image.
         seed: decides where patches are cut, and from which date.
         overwrite: replace a finished challenge.
+        executor: draws patches and reads images; None for this thread.
         progress: called with the number of images written, and of all images.
 
     Returns:
@@ -85,7 +89,8 @@ def write_as_challenge(
         DiskFullError: the disk is full.
     """
     form = _common_form([survey for survey, _ in work])
-    draws = _draw_all(work, patches_per_image, seed)
+    executor = executor or SerialExecutor()
+    draws = _draw_all(work, patches_per_image, seed, executor)
     if not draws:
         raise GridError(
             f"{out}: no window of {PATCH_PX} px has less than {PATCH_NODATA:.0%} nodata on two dates of a "
@@ -94,7 +99,7 @@ def write_as_challenge(
     largest = max(cut.height * cut.width for _, cut in work) + patches_per_image * PATCH_PX**2
     report = write_challenge(
         out,
-        lambda first, last: _targets(draws[first:last], form),
+        lambda first, last: stream_map(executor, target_task, [(draw, form) for draw in draws[first:last]]),
         len(draws),
         config=config,
         columns=COLUMNS,
@@ -124,18 +129,43 @@ def _common_form(places: Sequence[Survey]) -> _Form:
     return _Form(first.bands, "scaled", -1.0, False)
 
 
-def _draw_all(work: Sequence[tuple[Survey, Cut]], count: int, seed: int) -> list[_Draw]:
+@dataclass(frozen=True, eq=False)
+class DrawTask:
+    """A cut in which patches are drawn; it can be pickled."""
+
+    survey: Survey
+    """Its place."""
+    cut: Cut
+    """The rectangle."""
+    siblings: tuple[Cut, ...]
+    """The other cuts of the place."""
+    count: int
+    """Largest number of patches."""
+    seed: tuple[int, ...]
+    """Seed of the draw."""
+
+
+def draw_task(task: DrawTask) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Return dates and top-left pixels of the patches of a cut."""
+    with quiet_gdal(), task.survey.open() as dates:
+        rng = np.random.default_rng(task.seed)
+        return _draw(task.survey, dates, task.cut, task.siblings, task.count, rng)
+
+
+def _draw_all(work: Sequence[tuple[Survey, Cut]], count: int, seed: int, executor: Executor) -> list[_Draw]:
     """Draw the patches of all cuts, and number the images and patches; cuts without patches are skipped."""
     draws: list[_Draw] = []
     patches = 0
     by_place: dict[int, list[Cut]] = {}
     for survey, cut in work:
         by_place.setdefault(id(survey), []).append(cut)
-    for number, (survey, cut) in enumerate(work):
-        siblings = [other for other in by_place[id(survey)] if other is not cut]
-        rng = np.random.default_rng([seed, 23, number])
-        with survey.open() as dates:
-            chosen, xy = _draw(survey, dates, cut, siblings, count, rng)
+
+    def tasks() -> Iterator[DrawTask]:
+        for number, (survey, cut) in enumerate(work):
+            siblings = tuple(other for other in by_place[id(survey)] if other is not cut)
+            yield DrawTask(survey, cut, siblings, count, (seed, 23, number))
+
+    for (survey, cut), (chosen, xy) in zip(work, stream_map(executor, draw_task, tasks()), strict=True):
         if len(xy):
             draws.append(_Draw(survey, cut, len(draws), patches, chosen, xy))
             patches += len(xy)
@@ -178,10 +208,11 @@ def _in_siblings(cut: Cut, siblings: Sequence[Cut]) -> NDArray[np.bool_]:
     return inside
 
 
-def _targets(draws: Sequence[_Draw], form: _Form) -> Iterator[Target]:
-    for draw in draws:
-        with draw.survey.open() as dates:
-            yield _target(draw, form, dates)
+def target_task(task: tuple[_Draw, _Form]) -> Target:
+    """Read one image and its patches."""
+    draw, form = task
+    with quiet_gdal(), draw.survey.open() as dates:
+        return _target(draw, form, dates)
 
 
 def _target(draw: _Draw, form: _Form, dates: OpenDates) -> Target:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -28,6 +29,7 @@ from retrieval.ingest.places_writer import (
 from retrieval.ingest.redaction import redact, redact_logs
 from retrieval.ingest.remote import is_remote, read_remote
 from retrieval.ingest.retry import RetryPolicy
+from retrieval.types import Executor
 from tfrecords.challenge import Progress
 from tfrecords.errors import ArrayError, BandsError, MissingInputError, StorageError
 from tfrecords.read.layers import BandFiles, pages_as_bands
@@ -134,6 +136,7 @@ def ingest_cogs(
     *,
     retry: RetryPolicy,
     overwrite: bool = False,
+    executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> WrittenPlaces:
     """Copy the requested part of GeoTIFFs into places.
@@ -147,6 +150,7 @@ def ingest_cogs(
         bands: band names, if stated.
         retry: how often a read from the web is tried.
         overwrite: replace dates that were made from other input.
+        executor: copies the dates; None for this thread.
         progress: called with the number of windows read, and of all windows.
 
     Returns:
@@ -164,7 +168,7 @@ def ingest_cogs(
     if not tasks:
         raise skipped.error(source)
     _check_dates(tasks)
-    paths = write_dates(tasks, out, skipped, overwrite=overwrite, progress=progress)
+    paths = write_dates(tasks, out, skipped, overwrite=overwrite, executor=executor, progress=progress)
     if not paths:
         raise skipped.error(source)
     return WrittenPlaces(paths, (*notes, *skipped.notes()))
@@ -223,7 +227,7 @@ def _task(
         nodata=dataset.nodata,
         recipe=recipe,
         block=(BLOCK_PX, BLOCK_PX),
-        open=lambda: _CogReader(cog, reader.retry, provenance),
+        open=partial(_CogReader, cog, reader.retry, provenance),
     )
 
 

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from retrieval.geo.pixel_window import PixelWindow
 from retrieval.ingest.dated_image import writing_date
 from retrieval.ingest.grids import quiet_gdal
+from retrieval.ingest.redaction import redact_logs
+from retrieval.kernels.executors import stream_map
+from retrieval.types import Executor
 from tfrecords.artifacts import fingerprint
 from tfrecords.challenge import Progress
 from tfrecords.errors import (
@@ -73,7 +76,7 @@ class DateTask:
     block: tuple[int, int]
     """Rows and columns of the blocks in which the input is read."""
     open: Callable[[], AbstractContextManager[DateReader]]
-    """Opens the input."""
+    """Opens the input; it can be pickled."""
 
     def path(self, out: Path) -> Path:
         """Return the path of the file below the folder of all places."""
@@ -170,7 +173,13 @@ def holds_patch(window: PixelWindow | None, name: str, skipped: Skipped) -> bool
 
 
 def write_dates(
-    tasks: Sequence[DateTask], out: Path, skipped: Skipped, *, overwrite: bool, progress: Progress | None
+    tasks: Sequence[DateTask],
+    out: Path,
+    skipped: Skipped,
+    *,
+    overwrite: bool,
+    executor: Executor | None = None,
+    progress: Progress | None,
 ) -> tuple[Path, ...]:
     """Write the dates that do not exist yet.
 
@@ -179,6 +188,7 @@ def write_dates(
         out: folder of the places.
         skipped: receives what cannot be read.
         overwrite: replace files that were made from other input.
+        executor: writes the dates; None for this thread, which reports each block.
         progress: called with the number of blocks read, and of all blocks.
 
     Returns:
@@ -198,25 +208,63 @@ def write_dates(
     total = sum(len(task.blocks()) for task in missing)
     done = 0
 
-    def count_block() -> None:
+    def count_blocks(count: int) -> None:
         nonlocal done
-        done += 1
-        if progress:
+        done += count
+        if progress and count:
             progress(done, total)
 
-    for task in missing:
-        before = done
-        try:
-            if _write(task, out, overwrite, count_block):
-                paths.append(task.path(out))
-            else:
-                skipped.add("no visible ground", f"{task.place} {task.date}")
-        except (DiskFullError, OutputExistsError):
-            raise
-        except StorageError as error:
-            skipped.errors.append(error)
-            done = before + len(task.blocks())
+    jobs = [DateJob(task, out, overwrite) for task in missing]
+
+    def attempt(job: DateJob) -> bool | StorageError:
+        return write_date_task(job, lambda: count_blocks(1))
+
+    outcomes = stream_map(executor, write_date_task, jobs) if executor else map(attempt, jobs)
+    end = 0
+    for task, outcome in zip(missing, outcomes, strict=True):
+        end += len(task.blocks())
+        if isinstance(outcome, StorageError):
+            skipped.errors.append(outcome)
+            done = end
+        elif outcome:
+            paths.append(task.path(out))
+        else:
+            skipped.add("no visible ground", f"{task.place} {task.date}")
+        count_blocks(end - done)
     return tuple(sorted(paths))
+
+
+@dataclass(frozen=True)
+class DateJob:
+    """A date to write; it can be pickled."""
+
+    task: DateTask
+    """The date."""
+    out: Path
+    """Folder of the places."""
+    overwrite: bool
+    """Whether a file made from other input is replaced."""
+
+
+def write_date_task(job: DateJob, count_block: Callable[[], None] = lambda: None) -> bool | StorageError:
+    """Write one date.
+
+    Returns:
+        Whether it shows ground; or the error, where the input cannot be read.
+
+    Raises:
+        OutputExistsError, DiskFullError: it cannot be written.
+    """
+    redact_logs()  # the address may hold a signature, and this process may be a worker
+    try:
+        # A worker may have died between writing the file and saying so.
+        return _exists(job.task, job.out, job.overwrite) or _write(
+            job.task, job.out, job.overwrite, count_block
+        )
+    except (DiskFullError, OutputExistsError):
+        raise
+    except StorageError as error:
+        return error
 
 
 def _exists(task: DateTask, out: Path, overwrite: bool) -> bool:

@@ -19,7 +19,8 @@ from retrieval.ingest.retry import RetryPolicy
 from retrieval.ingest.series import SHARD_BYTES, write_as_series
 from retrieval.ingest.sources import is_plain_folder, keep_only, temporary_places, write_places
 from retrieval.ingest.survey import Cut, Survey, plan_cuts, survey
-from retrieval.types import Progress, silent
+from retrieval.kernels.executors import SerialExecutor, stream_map
+from retrieval.types import Executor, Progress, silent
 from tfrecords.artifacts import check_free, fingerprint
 from tfrecords.errors import MissingInputError
 from tfrecords.grid import PATCH_PX
@@ -57,6 +58,7 @@ class _RecordOptions:
     seed: int
     series_per_shard: int
     overwrite: bool
+    executor: Executor | None
     progress: Progress
 
 
@@ -75,6 +77,7 @@ def ingest(
     series_per_shard: int = SERIES_PER_SHARD,
     retry: RetryPolicy | None = None,
     overwrite: bool = False,
+    executor: Executor | None = None,
     progress: Progress = silent,
 ) -> IngestReport:
     """Turn Sentinel-2 products or GeoTIFFs into places or records.
@@ -102,6 +105,7 @@ def ingest(
         series_per_shard: largest number of series per shard, 1 or more.
         retry: how often a read from the web is tried; None = four times.
         overwrite: replace a finished output.
+        executor: reads the dates and cuts of places; None for this thread.
         progress: called with the stage, the number of blocks read or squares written, and of all.
 
     Returns:
@@ -124,14 +128,28 @@ def ingest(
     image_filter = image_filter or ImageFilter()
     out = Path(out)
     fetch = partial(
-        write_places, retry=retry, overwrite=overwrite, progress=partial(progress, "reading blocks")
+        write_places,
+        retry=retry,
+        overwrite=overwrite,
+        executor=executor,
+        progress=partial(progress, "reading blocks"),
     )
     if as_ == "images":
         written = fetch(source, out, image_filter, bands)
         return IngestReport(out, written.places, len(written.paths), 0, written.notes)
     check_free(out, overwrite=overwrite, folder=True)
     options = _RecordOptions(
-        as_, size_px, bands, units, max_nodata, patches_per_image, seed, series_per_shard, overwrite, progress
+        as_,
+        size_px,
+        bands,
+        units,
+        max_nodata,
+        patches_per_image,
+        seed,
+        series_per_shard,
+        overwrite,
+        executor,
+        progress,
     )
     if is_plain_folder(source) and image_filter.takes_all:
         return _write_records(Path(source), out, options)
@@ -180,6 +198,7 @@ def _write_records(source: Path, out: Path, options: _RecordOptions) -> IngestRe
                 series_per_shard=options.series_per_shard,
                 shard_bytes=SHARD_BYTES,
                 overwrite=options.overwrite,
+                executor=options.executor,
                 progress=partial(options.progress, "writing series"),
             )
             return IngestReport(out, len(plan.surveys), count, 0, tuple(plan.notes))
@@ -190,6 +209,7 @@ def _write_records(source: Path, out: Path, options: _RecordOptions) -> IngestRe
             patches_per_image=options.patches_per_image,
             seed=options.seed,
             overwrite=options.overwrite,
+            executor=options.executor,
             progress=partial(options.progress, "writing images"),
         )
     notes = (*plan.notes, *report.notes)
@@ -205,21 +225,44 @@ class _Plan:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class SurveyTask:
+    """A place to survey and cut; it can be pickled."""
+
+    place: Place
+    """The place."""
+    bands: Sequence[str] | None
+    """Names of the bands, if stated."""
+    units: str | None
+    """Units, if stated."""
+    size_px: int
+    """Side of the squares."""
+    max_nodata: float
+    """Largest share of nodata of a date in a square."""
+
+
+def survey_task(task: SurveyTask) -> tuple[Survey | None, list[Cut], str]:
+    """Return what a place holds and its cuts, or why it gives nothing."""
+    if len(task.place.files) < 2:
+        return None, [], "have one date only"
+    with quiet_gdal():
+        surveyed = survey(task.place, task.bands, task.units)
+        if min(surveyed.rasters[0].height, surveyed.rasters[0].width) < PATCH_PX:
+            return None, [], f"are smaller than {PATCH_PX} x {PATCH_PX} px"
+        cuts = plan_cuts(surveyed, task.size_px, task.max_nodata)
+    return surveyed, cuts, "" if cuts else "have no ground seen on two dates"
+
+
 def _plan(places: Sequence[Place], options: _RecordOptions) -> _Plan:
     """Survey all places and cut them; a place that gives nothing is skipped, with a note."""
     plan = _Plan(notes=[note for place in places for note in place.notes])
     skipped: dict[str, list[str]] = {}
-    for place in places:
-        if len(place.files) < 2:
-            skipped.setdefault("have one date only", []).append(place.name)
-            continue
-        surveyed = survey(place, options.bands, options.units)
-        if min(surveyed.rasters[0].height, surveyed.rasters[0].width) < PATCH_PX:
-            skipped.setdefault(f"are smaller than {PATCH_PX} x {PATCH_PX} px", []).append(place.name)
-            continue
-        cuts = plan_cuts(surveyed, options.size_px, options.max_nodata)
-        if not cuts:
-            skipped.setdefault("have no ground seen on two dates", []).append(place.name)
+    limits = options.bands, options.units, options.size_px, options.max_nodata
+    tasks = [SurveyTask(place, *limits) for place in places]
+    outcomes = stream_map(options.executor or SerialExecutor(), survey_task, tasks)
+    for place, (surveyed, cuts, why) in zip(places, outcomes, strict=True):
+        if surveyed is None or why:
+            skipped.setdefault(why, []).append(place.name)
             continue
         plan.surveys.append(surveyed)
         plan.work.extend((surveyed, cut) for cut in cuts)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from retrieval.ingest.grids import OpenDates, quiet_gdal
 from retrieval.ingest.survey import Cut, Survey
+from retrieval.kernels.executors import stream_map
+from retrieval.types import Executor
 from tfrecords.artifacts import writing_folder
 from tfrecords.challenge import Progress
 from tfrecords.schema import Series, group_of
@@ -31,6 +35,7 @@ def write_as_series(
     series_per_shard: int,
     shard_bytes: int,
     overwrite: bool,
+    executor: Executor | None = None,
     progress: Progress,
 ) -> int:
     """Write training series, one for each cut.
@@ -44,6 +49,7 @@ def write_as_series(
         series_per_shard: largest number of series per shard.
         shard_bytes: largest size of a shard that holds more than one series, bytes of pixels.
         overwrite: replace a finished folder.
+        executor: reads the cuts; None for this thread.
         progress: called with the number of cuts written, and of all cuts.
 
     Returns:
@@ -61,7 +67,7 @@ def write_as_series(
         for shard in _shards(work, series_per_shard, shard_bytes):
             names.append(shard_name(len(names)))
             if not folder.done(names[-1]):
-                write_shard(folder, names[-1], _read_cuts(shard, groups, done, len(work), progress))
+                write_shard(folder, names[-1], _read_cuts(shard, groups, executor, done, len(work), progress))
             done += len(shard)
             progress(done, len(work))
         summarise_shards(folder, names)
@@ -84,29 +90,66 @@ def _shards(work: Work, series_per_shard: int, shard_bytes: int) -> Iterator[Wor
         yield shard
 
 
-def _read_cuts(
-    shard: Work, groups: Mapping[str, str], done: int, total: int, progress: Progress
-) -> Iterator[Series]:
+@dataclass(frozen=True, eq=False)
+class CutTask:
+    """A cut to read; it can be pickled."""
+
+    survey: Survey
+    """Its place."""
+    cut: Cut
+    """The rectangle."""
+    group: str
+    """Name of the place's overlap group."""
+
+
+def read_cut(task: CutTask, dates: OpenDates) -> Series:
+    """Read a series from the open dates of its place."""
+    survey, cut = task.survey, task.cut
+    return Series(
+        np.stack([survey.read(dates, date, cut) for date in cut.dates]),
+        survey.units,
+        survey.bands,
+        survey.nodata,
+        tuple(survey.place.files[date].date for date in cut.dates),
+        survey.place.name,
+        cut.x0,
+        cut.y0,
+        group_of(task.group),
+    )
+
+
+def cut_task(task: CutTask) -> Series:
+    """Read a series."""
+    with quiet_gdal(), task.survey.open() as dates:
+        return read_cut(task, dates)
+
+
+def _read_here(tasks: Sequence[CutTask]) -> Iterator[Series]:
     """Read the cuts one by one; the files of a place stay open until its last cut is read."""
     with ExitStack() as stack:
         current: Survey | None = None
-        for number, (survey, cut) in enumerate(shard):
-            if survey is not current:
+        for task in tasks:
+            if task.survey is not current:
                 stack.close()
-                dates = stack.enter_context(survey.open())
-                current = survey
-            yield Series(
-                np.stack([survey.read(dates, date, cut) for date in cut.dates]),
-                survey.units,
-                survey.bands,
-                survey.nodata,
-                tuple(survey.place.files[date].date for date in cut.dates),
-                survey.place.name,
-                cut.x0,
-                cut.y0,
-                group_of(groups[survey.place.name]),
-            )
-            progress(done + number + 1, total)
+                dates = stack.enter_context(task.survey.open())
+                current = task.survey
+            yield read_cut(task, dates)
+
+
+def _read_cuts(
+    shard: Work,
+    groups: Mapping[str, str],
+    executor: Executor | None,
+    done: int,
+    total: int,
+    progress: Progress,
+) -> Iterator[Series]:
+    """Read the cuts of a shard, in order."""
+    tasks = [CutTask(survey, cut, groups[survey.place.name]) for survey, cut in shard]
+    cuts = stream_map(executor, cut_task, tasks) if executor else _read_here(tasks)
+    for number, series in enumerate(cuts, start=done + 1):
+        yield series
+        progress(number, total)
 
 
 def _surveys(work: Work) -> list[Survey]:

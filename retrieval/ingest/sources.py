@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from retrieval.errors import ConfigError
 from retrieval.geo.request import ImageFilter
@@ -15,6 +16,7 @@ from retrieval.ingest.redaction import redact
 from retrieval.ingest.retry import RetryPolicy
 from retrieval.ingest.safe.products import ingest_products
 from retrieval.ingest.safe.tree import holds_products
+from retrieval.types import Executor
 from tfrecords.challenge import Progress
 from tfrecords.errors import OutputExistsError
 from tfrecords.read.folders import visible
@@ -33,6 +35,7 @@ def write_places(
     *,
     retry: RetryPolicy | None = None,
     overwrite: bool = False,
+    executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> WrittenPlaces:
     """Write a source as places, `<place>/<date>.tif`.
@@ -44,6 +47,7 @@ def write_places(
         bands: band names of GeoTIFFs, if stated; products have known bands.
         retry: how often a read from the web is tried; None = four times.
         overwrite: replace dates that were made from other input.
+        executor: writes the dates; None for this thread.
         progress: called with the number of blocks read, and of all blocks.
 
     Returns:
@@ -54,15 +58,15 @@ def write_places(
         StorageError: see `ingest_products` and `ingest_cogs`.
     """
     name = os.fspath(source)
+    how: dict[str, Any] = {"overwrite": overwrite, "executor": executor, "progress": progress}
     if not is_list(name) and holds_products(Path(name)):
-        return ingest_products(Path(name), out, image_filter, overwrite=overwrite, progress=progress)
+        return ingest_products(Path(name), out, image_filter, **how)
     if image_filter.hide_snow:
         raise ConfigError(
             f"--hide-snow: {redact(name)} holds GeoTIFFs, which do not mark snow. Expected Sentinel-2 "
             "Level-2A products. Omit --hide-snow"
         )
-    retry = retry or RetryPolicy()
-    return ingest_cogs(name, out, image_filter, bands, retry=retry, overwrite=overwrite, progress=progress)
+    return ingest_cogs(name, out, image_filter, bands, retry=retry or RetryPolicy(), **how)
 
 
 @contextmanager

@@ -118,6 +118,35 @@ def prefetch_map(
         yield from ordered_results(lambda task: pool.submit(function, task), tasks, count, size, room)
 
 
+class Maps(Protocol):
+    """The part of an executor that `stream_map` calls."""
+
+    def map(self, function: Callable[[_In], _Out], tasks: Iterable[_In], /) -> Iterator[_Out]:
+        """Yield the result of each task, in order."""
+        ...
+
+
+def stream_map(
+    executor: Maps,
+    function: Callable[[_In], _Out],
+    tasks: Iterable[_In],
+    size: Callable[[_In], int] = lambda _: 0,
+    room: int = 1,
+) -> Iterator[_Out]:
+    """Yield the result of each task, in order, on any executor, with few tasks and results in memory.
+
+    Args:
+        executor: where the tasks run; threads draw tasks as `prefetch_map` does.
+        function: see `prefetch_map`; pickled where tasks run in other processes.
+        tasks: drawn a few ahead.
+        size: of a task, for threads.
+        room: size of the tasks in progress together, for threads.
+    """
+    if isinstance(executor, ThreadExecutor):
+        return prefetch_map(function, tasks, size, room, executor.count)
+    return executor.map(function, tasks)
+
+
 class Pending(Protocol[_Result]):
     """A task that was submitted, here or to a cluster."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from retrieval.ingest.safe.maja import read_maja
 from retrieval.ingest.safe.metadata import BANDS, Granule, Product, read_product
 from retrieval.ingest.safe.tile import BLOCK_PX, Tile, open_tile
 from retrieval.ingest.safe.tree import Tree, find_trees
+from retrieval.types import Executor
 from tfrecords.challenge import Progress
 from tfrecords.errors import StorageError
 from tfrecords.read.rasters import longitude_of
@@ -73,6 +75,7 @@ def ingest_products(
     image_filter: ImageFilter,
     *,
     overwrite: bool = False,
+    executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> WrittenPlaces:
     """Write the products of a folder as places.
@@ -84,6 +87,7 @@ def ingest_products(
         out: folder of the places; existing dates made from the same input are kept.
         image_filter: which products, and which part of them.
         overwrite: replace dates that were made from other input.
+        executor: writes the dates; None for this thread.
         progress: called with the number of blocks read, and of all blocks.
 
     Returns:
@@ -105,7 +109,7 @@ def ingest_products(
     if not tasks:
         raise skipped.error(source)
     check_same_grid(tasks, out)
-    paths = write_dates(tasks, out, skipped, overwrite=overwrite, progress=progress)
+    paths = write_dates(tasks, out, skipped, overwrite=overwrite, executor=executor, progress=progress)
     if not paths:
         raise skipped.error(source)
     return WrittenPlaces(paths, (*notes, *skipped.notes(), *check_files(paths)))
@@ -188,13 +192,6 @@ def _task(group: Sequence[_TileImage], hide_snow: bool) -> DateTask:
     first = group[0]
     names = [tile.name for tile in group]
     recipe = recipe_of(names, first.window, hide_snow=hide_snow)
-
-    @contextmanager
-    def open_day() -> Iterator[_DayReader]:
-        with ExitStack() as stack:
-            tiles = [stack.enter_context(open_tile(tile.product, tile.granule)) for tile in group]
-            yield _DayReader(tiles, hide_snow, recipe)
-
     return DateTask(
         place=first.granule.tile,
         date=first.date,
@@ -207,8 +204,15 @@ def _task(group: Sequence[_TileImage], hide_snow: bool) -> DateTask:
         nodata=0,
         recipe=recipe,
         block=(BLOCK_PX, BLOCK_PX),
-        open=open_day,
+        open=partial(_open_day, tuple(group), hide_snow, recipe),
     )
+
+
+@contextmanager
+def _open_day(group: Sequence[_TileImage], hide_snow: bool, recipe: str) -> Iterator[_DayReader]:
+    with ExitStack() as stack:
+        tiles = [stack.enter_context(open_tile(tile.product, tile.granule)) for tile in group]
+        yield _DayReader(tiles, hide_snow, recipe)
 
 
 class _DayReader:

@@ -90,6 +90,9 @@ class _Signer:
         self._package, self._retry = package, retry
         self._lock, self._failure = Lock(), ""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return signer, ("planetary-computer", self._retry)
+
     def __call__(self, href: str) -> str:
         """Return the signed address.
 

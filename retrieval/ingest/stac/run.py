@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from retrieval.ingest.dated_image import write_date
-from retrieval.ingest.offset_check import darkest_dn, warn_of_suspect_dates
-from retrieval.ingest.places_writer import provenance_of
+from retrieval.ingest.offset_check import warn_of_suspect_dates
 from retrieval.ingest.redaction import redact_logs
 from retrieval.ingest.retry import RetryPolicy
 from retrieval.ingest.stac.access import signer
 from retrieval.ingest.stac.catalogue import check_installed, find_items
+from retrieval.ingest.stac.day_tasks import DayOutcome, DayTask, day_task, hidden_task
 from retrieval.ingest.stac.days import (
     Day,
     SkippedItems,
@@ -31,10 +28,9 @@ from retrieval.ingest.stac.days import (
 from retrieval.ingest.stac.journal import ItemRow, Journal
 from retrieval.ingest.stac.query import CatalogQuery
 from retrieval.ingest.stac.read import Reader
-from retrieval.ingest.stac.scene import COMMON, Scene
-from retrieval.types import Progress, silent
+from retrieval.kernels.executors import SerialExecutor, stream_map
+from retrieval.types import Executor, Progress, silent
 from tfrecords.errors import CatalogueError
-from tfrecords.schema.records import Provenance
 
 CLOUD_THREADS = 8
 """Number of scene classifications that are fetched at a time."""
@@ -68,6 +64,7 @@ def ingest_stac(
     *,
     overwrite: bool = False,
     retry: RetryPolicy | None = None,
+    executor: Executor | None = None,
     progress: Progress = silent,
 ) -> StacReport:
     """Download the images that match a query to a STAC catalogue, as places.
@@ -81,6 +78,7 @@ def ingest_stac(
         query: the query.
         overwrite: start again; the files of the folder's earlier query are removed.
         retry: how often the catalogue and its files are tried; None = four times.
+        executor: reads and writes the days; None for this process.
         progress: called with the stage, the number of items done, and of all items.
 
     Returns:
@@ -100,6 +98,7 @@ def ingest_stac(
         query,
         Reader(retry, signer(query.sign, retry)),
         Journal(Path(out), query, overwrite=overwrite),
+        executor,
         progress,
     )
     items = find_items(query, retry, lambda count: progress("searching", count, None))
@@ -123,6 +122,8 @@ class _Run:
     query: CatalogQuery
     reader: Reader
     journal: Journal
+    executor: Executor | None
+    """Reads the days; None for threads of this process, then one day after the other."""
     progress: Progress
     skipped: SkippedItems = field(default_factory=SkippedItems)
 
@@ -134,11 +135,8 @@ class _Run:
         unknown = [day for day in days if day.file not in shares]
         if unknown:
             self.progress("looking for cloud", 0, len(unknown))
-        pool = ThreadPoolExecutor(CLOUD_THREADS)
-        try:
-            futures = {pool.submit(self._hidden_share, day): day for day in unknown}
-            for done, future in enumerate(as_completed(futures), start=1):
-                day, (share, failures) = futures[future], future.result()
+        with self._hidden_shares(unknown) as outcomes:
+            for done, (day, (share, failures)) in enumerate(outcomes, start=1):
                 self._skip_unreadable(day, failures)
                 if share is not None:
                     shares[day.file] = share
@@ -149,30 +147,34 @@ class _Run:
                 if done % SAVE_EVERY == 0:
                     self.journal.save()
                 self.progress("looking for cloud", done, len(unknown))
+        return shares
+
+    @contextmanager
+    def _hidden_shares(
+        self, days: Sequence[Day]
+    ) -> Iterator[Iterator[tuple[Day, tuple[float | None, dict[str, str]]]]]:
+        """Yield the days with what `hidden_task` returns; without an executor, as they are ready."""
+        pool = ThreadPoolExecutor(CLOUD_THREADS)
+        try:
+            if self.executor is None:
+                futures = {pool.submit(hidden_task, self._task(day)): day for day in days}
+                yield ((futures[future], future.result()) for future in as_completed(futures))
+            else:
+                results = stream_map(self.executor, hidden_task, map(self._task, days))
+                yield zip(days, results, strict=True)
         finally:
             pool.shutdown(cancel_futures=True)
             self.journal.save()
-        return shares
+
+    def _task(self, day: Day) -> DayTask:
+        path = self.journal.folder / day.file
+        return DayTask(self.reader, day, self.query.hide_snow, path, self.query.max_hidden)
 
     def _known_share(self, day: Day) -> float | None:
         """Return what an earlier run measured."""
         rows = [self.journal.rows.get(scene.id) for scene in day.scenes]
         known = [row.hidden for row in rows if row and row.hidden is not None and row.date == str(day.date)]
         return known[0] / 100 if len(known) == len(day.scenes) else None
-
-    def _hidden_share(self, day: Day) -> tuple[float | None, dict[str, str]]:
-        """Return the share hidden in all items of a day (None = no classification), and the failures."""
-        hidden: NDArray[np.bool_] | None = None
-        failures: dict[str, str] = {}
-        for scene in day.scenes:
-            try:
-                mask = self.reader.hidden(scene, day.window, snow=self.query.hide_snow)
-            except CatalogueError as error:
-                failures[scene.id] = str(error)
-                continue
-            if mask is not None:
-                hidden = mask if hidden is None else hidden & mask
-        return (None if hidden is None else float(hidden.mean())), failures
 
     def _skip_unreadable(self, day: Day, failures: dict[str, str]) -> None:
         for row in day.rows():
@@ -229,68 +231,29 @@ class _Run:
         new = 0
         if missing:
             self.progress("reading dates", 0, len(missing))
-        for done, day in enumerate(missing, start=1):
-            new += self._write_day(day)
+        outcomes = stream_map(self.executor or SerialExecutor(), day_task, map(self._task, missing))
+        for done, (day, outcome) in enumerate(zip(missing, outcomes, strict=True), start=1):
+            self._note(day, outcome)
+            new += outcome.written
             self.journal.save()
             self.progress("reading dates", done, len(missing))
         self.journal.save()
         return new
+
+    def _note(self, day: Day, outcome: DayOutcome) -> None:
+        """Note what became of a day."""
+        self._skip_unreadable(day, outcome.failures)
+        self.skipped.notes += outcome.notes
+        if outcome.refused:
+            path = self.journal.folder / day.file
+            self.skipped.add(outcome.rows, f"skipped: {path}, {outcome.refused}")
+        self.journal.note(outcome.rows)
 
     def exists(self, day: Day) -> bool:
         """Return whether an earlier run wrote the file of a day."""
         rows = [self.journal.rows.get(scene.id) for scene in day.scenes]
         recorded = all(row and row.file == day.file for row in rows)
         return recorded and (self.journal.folder / day.file).is_file()
-
-    def _write_day(self, day: Day) -> bool:
-        """Read and write one day; return whether it was written."""
-        path = self.journal.folder / day.file
-        scenes, pixels = self._merge(day)
-        if not scenes:
-            return False
-        hidden = 100 * float((pixels == 0).all(-1).mean())
-        rows = replace(day, scenes=tuple(scenes)).rows(hidden=hidden, dark=darkest_dn(pixels))
-        if reason := self._reason_to_skip(path, scenes, hidden):
-            rows = [replace(row, left_out=reason) for row in rows]
-            self.skipped.add(rows, f"skipped: {path}, {reason}")
-            self.journal.note(rows)
-            return False
-        window, tags = day.window, _provenance(scenes)
-        write_date(path, pixels, tuple(COMMON), window.crs, window.transform, tags, overwrite=path.exists())
-        self.journal.note([replace(row, file=day.file) for row in rows])
-        return True
-
-    def _merge(self, day: Day) -> tuple[list[Scene], NDArray[np.uint16]]:
-        """Return the readable items of a day, and their pixels: each item fills the gaps of those before."""
-        scenes: list[Scene] = []
-        merged = np.zeros((0, 0, len(COMMON)), np.uint16)
-        for scene in day.scenes:
-            try:
-                pixels, negative = self.reader.pixels(scene, day.window, snow=self.query.hide_snow)
-            except CatalogueError as error:
-                self._skip_unreadable(day, {scene.id: str(error)})
-                continue
-            if negative:
-                offset = scene.bands["B04"].offset
-                self.skipped.notes.append(
-                    f"warning: {scene.id}: the offset ({offset.dn:g}, from {offset.source}) makes many "
-                    "pixels negative; it may already have been applied. Pixels were left unchanged"
-                )
-            if scenes:
-                gaps = (merged == 0).all(-1)
-                merged[gaps] = pixels[gaps]
-            else:
-                merged = pixels
-            scenes.append(scene)
-        return scenes, merged
-
-    def _reason_to_skip(self, path: Path, scenes: Sequence[Scene], hidden: float) -> str:
-        """Return why a day that was read cannot be kept; empty where it can."""
-        if hidden >= 100 or hidden > max(self.query.max_hidden, 0.01) + 0.01:
-            return f"{hidden:.1f} % of it is hidden or nodata"
-        if path.exists() and provenance_of(path).source != _provenance(scenes).source:
-            return "a file of that name exists that this query did not write"
-        return ""
 
     # --- report ---------------------------------------------------------------------------------
 
@@ -304,11 +267,6 @@ class _Run:
         notes = (*self.skipped.notes, *_check_offsets(kept))
         places, files = {row.place for row in kept}, {row.file for row in kept}
         return StacReport(self.journal.folder, len(places), len(files), new, len(item_ids), skipped, notes)
-
-
-def _provenance(scenes: Sequence[Scene]) -> Provenance:
-    """Return the tags of a file made from several items: all names, and the metadata of the clearest."""
-    return replace(scenes[0].provenance(), source=" ".join(sorted(scene.id for scene in scenes)))
 
 
 def _check_offsets(kept: Sequence[ItemRow]) -> list[str]:
