@@ -15,10 +15,13 @@ from retrieval.cli.options import (
     AsJson,
     Bands,
     DeviceOption,
+    ExecutorOption,
+    Memory,
     Overwrite,
     Quiet,
     UnitsOption,
     Verbose,
+    executor_of,
     split_names,
 )
 
@@ -99,6 +102,8 @@ def detect_command(
     bands: Bands = None,
     units: UnitsOption = None,
     device: DeviceOption = "auto",
+    executor: ExecutorOption = None,
+    memory: Memory = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -115,7 +120,11 @@ def detect_command(
     from retrieval.tasks.change.mapping import Options
 
     start = time.monotonic()
-    with ConsoleProgress(quiet, verbose=verbose) as console, on_device(device):
+    with (
+        ConsoleProgress(quiet, verbose=verbose) as console,
+        executor_of(executor, memory, console) as runner,
+        on_device(device),
+    ):
         report = detect(
             before,
             after,
@@ -128,6 +137,7 @@ def detect_command(
             bands=split_names(bands),
             units=units,
             overwrite=overwrite,
+            executor=runner,
             progress=console,
         )
         for note in report.notes:
@@ -232,6 +242,8 @@ def evaluate_command(
     bands: Bands = None,
     units: UnitsOption = None,
     device: DeviceOption = "auto",
+    executor: ExecutorOption = None,
+    memory: Memory = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -246,7 +258,11 @@ def evaluate_command(
     from retrieval.tasks.change import evaluate
     from retrieval.tasks.change.mapping import Options
 
-    with ConsoleProgress(quiet, verbose=verbose) as console, on_device(device):
+    with (
+        ConsoleProgress(quiet, verbose=verbose) as console,
+        executor_of(executor, memory, console) as runner,
+        on_device(device),
+    ):
         report = evaluate(
             places,
             labels,
@@ -255,6 +271,7 @@ def evaluate_command(
             options=Options(coregister, clouds, min_pixels),
             bands=split_names(bands),
             units=units,
+            executor=runner,
             progress=console,
         )
         for note in report.notes:

@@ -17,14 +17,18 @@ from retrieval.cli.options import (
     Bands,
     ConfigFile,
     DeviceOption,
+    ExecutorOption,
+    Memory,
     Overwrite,
     Quiet,
     UnitsOption,
     Verbose,
+    executor_of,
     split_names,
 )
 from retrieval.config import PATCH_PX, ClassifierConfig
 from retrieval.config.settings import Settings, read_settings
+from retrieval.types import Executor
 
 Labelled = Annotated[
     Path,
@@ -357,6 +361,8 @@ def predict(
     bands: Bands = None,
     units: UnitsOption = None,
     device: DeviceOption = "auto",
+    executor: ExecutorOption = None,
+    memory: Memory = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -374,7 +380,11 @@ def predict(
     from retrieval.index.device import on_device
 
     start = time.monotonic()
-    with ConsoleProgress(quiet, verbose=verbose) as console, on_device(device):
+    with (
+        ConsoleProgress(quiet, verbose=verbose) as console,
+        executor_of(executor, memory, console) as runner,
+        on_device(device),
+    ):
         if is_map:
             result, template = _predict_scene(
                 images,
@@ -386,10 +396,11 @@ def predict(
                 units=units,
                 orientations=orientations,
                 overwrite=overwrite,
+                executor=runner,
             )
         else:
             result, template = _predict_images(
-                images, model, out, probabilities, console, names, units, orientations, overwrite
+                images, model, out, probabilities, console, names, units, orientations, overwrite, runner
             )
     print_result(as_json, result | {"seconds": elapsed_s(start)}, template)
 
@@ -417,6 +428,7 @@ def _predict_images(
     units: str | None,
     orientations: int | None,
     overwrite: bool,
+    executor: Executor | None,
 ) -> tuple[dict[str, Any], str]:
     """Write a submission and its probabilities; return the result and its template."""
     from retrieval.tasks.classifier import load_classifier
@@ -430,7 +442,7 @@ def _predict_images(
         check_free(table, overwrite=overwrite)
     classifier = load_classifier(model)
     images = read_images(source, bands=bands, units=units)
-    probability = classifier.probabilities(images, orientations, console)
+    probability = classifier.probabilities(images, orientations, console, executor)
     classes = classifier.description.classes
     chosen = [classes[row] for row in classifier.choose(probability)]
     if table is not None:

@@ -17,11 +17,14 @@ from retrieval.cli.options import (
     ClassesOption,
     ConfigFile,
     DeviceOption,
+    ExecutorOption,
+    Memory,
     Overwrite,
     Quiet,
     UnitsOption,
     Verbose,
     Zoom,
+    executor_of,
     split_names,
 )
 from retrieval.config import SegmenterConfig
@@ -219,6 +222,8 @@ def predict(
     bands: Bands = None,
     units: UnitsOption = None,
     device: DeviceOption = "auto",
+    executor: ExecutorOption = None,
+    memory: Memory = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -235,7 +240,11 @@ def predict(
     from retrieval.tasks.segment.prediction import predict as predicted
 
     start = time.monotonic()
-    with ConsoleProgress(quiet, verbose=verbose) as console, on_device(device):
+    with (
+        ConsoleProgress(quiet, verbose=verbose) as console,
+        executor_of(executor, memory, console) as runner,
+        on_device(device),
+    ):
         report = predicted(
             images,
             model,
@@ -246,6 +255,7 @@ def predict(
             units=units,
             orientations=orientations,
             overwrite=overwrite,
+            executor=runner,
             progress=console,
         )
     result = asdict(report) | {"out": str(report.path), "seconds": elapsed_s(start)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.evaluation.temperature import softmax
+from retrieval.kernels.executors import SerialExecutor, stream_map
 from retrieval.models.registry import WEIGHTS, task_model_names
 from retrieval.tasks.images import FULL_SCALE, ImageSet, check_fits, rendered
-from retrieval.tasks.model_folder import Shape, load_model, save_model
-from retrieval.types import Progress, silent
+from retrieval.tasks.model_folder import Shape, load_model, network_file, network_of, save_model
+from retrieval.types import Executor, Progress, silent
 from tfrecords.errors import MissingInputError
 
 KIND = "classifier"
@@ -106,6 +108,14 @@ class Classifier:
     name: str
     """Name for messages."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the bytes of a `.keras` file; a process opens it once."""
+        return _unpickled, (self._file, self.description, self.name)
+
+    @cached_property
+    def _file(self) -> bytes:
+        return network_file(self.network)
+
     def fitting(self, images: ImageSet, *, any_size: bool = False) -> ImageSet:
         """Return images in the model's form; digital numbers are rendered where the model states how.
 
@@ -123,7 +133,11 @@ class Classifier:
         return images
 
     def logits(
-        self, pixels: NDArray[Any], orientations: int | None = None, progress: Progress = silent
+        self,
+        pixels: NDArray[Any],
+        orientations: int | None = None,
+        progress: Progress = silent,
+        executor: Executor | None = None,
     ) -> NDArray[np.float32]:
         """Return the logits of stored pixels, averaged over orientations.
 
@@ -131,26 +145,40 @@ class Classifier:
             pixels: (n, h, w, b) uint8 or uint16, as in an `ImageSet` of the model's form.
             orientations: 1 to 8; None takes the model's.
             progress: called after each batch.
+            executor: runs the batches; None for this thread.
 
         Returns:
             (n, k) float32.
         """
-        parts, total = [], len(pixels)
-        scale = np.float32(FULL_SCALE[self.description.form])  # type: ignore[index]
-        for start in range(0, total, _BATCH):
-            some = pixels[start : start + _BATCH].astype(np.float32) / scale
-            views = oriented(_padded(some), orientations or self.description.orientations)
-            answers = [np.asarray(self._call(view))[: len(some)] for view in views]
-            parts.append(np.mean(answers, axis=0, dtype=np.float32))
-            progress("classifying", min(start + _BATCH, total), total)
+        total = len(pixels)
+        tasks = (
+            LogitsTask(self, pixels[start : start + _BATCH], orientations)
+            for start in range(0, total, _BATCH)
+        )
+        parts: list[NDArray[np.float32]] = []
+        for part in stream_map(executor or SerialExecutor(), logits_task, tasks):
+            parts.append(part)
+            progress("classifying", min(len(parts) * _BATCH, total), total)
         return np.concatenate(parts) if parts else np.zeros((0, len(self.description.classes)), np.float32)
+
+    def batch_logits(self, pixels: NDArray[Any], orientations: int | None) -> NDArray[np.float32]:
+        """Return the logits (n, k) of at most a batch; see `logits`."""
+        scale = np.float32(FULL_SCALE[self.description.form])  # type: ignore[index]
+        some = pixels.astype(np.float32) / scale
+        views = oriented(_padded(some), orientations or self.description.orientations)
+        answers = [np.asarray(self._call(view))[: len(some)] for view in views]
+        return np.mean(answers, axis=0, dtype=np.float32)
 
     def _call(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         answer: NDArray[np.float32] = self.network.predict_on_batch(np.ascontiguousarray(pixels))
         return answer
 
     def probabilities(
-        self, images: ImageSet, orientations: int | None = None, progress: Progress = silent
+        self,
+        images: ImageSet,
+        orientations: int | None = None,
+        progress: Progress = silent,
+        executor: Executor | None = None,
     ) -> NDArray[np.float64]:
         """Return the calibrated probability (n, k) of each class.
 
@@ -158,7 +186,9 @@ class Classifier:
             BandsError, ArrayError, UnitsError: the images are of another kind.
         """
         fitting = self.fitting(images)
-        return softmax(self.logits(fitting.pixels, orientations, progress), self.description.temperature)
+        return softmax(
+            self.logits(fitting.pixels, orientations, progress, executor), self.description.temperature
+        )
 
     def choose(self, probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return the class (n,) for probabilities (n, k): the likeliest, or by the threshold of two."""
@@ -169,6 +199,23 @@ class Classifier:
         return replace(
             self, description=replace(self.description, temperature=temperature, threshold=threshold)
         )
+
+
+@dataclass(frozen=True, eq=False)
+class LogitsTask:
+    """A batch of images to classify; it can be pickled."""
+
+    classifier: Classifier
+    """The model."""
+    pixels: NDArray[Any]
+    """(n, h, w, b) as in an `ImageSet` of the model's form."""
+    orientations: int | None
+    """1 to 8; None takes the model's."""
+
+
+def logits_task(task: LogitsTask) -> NDArray[np.float32]:
+    """Return the logits (n, k) of a batch."""
+    return task.classifier.batch_logits(task.pixels, task.orientations)
 
 
 def _padded(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -242,3 +289,9 @@ def load_classifier(path: str | Path) -> Classifier:
 def _load(path: Path) -> Classifier:
     network, description = load_model(path, KIND, Description.from_mapping, "classifier")
     return Classifier(network, description, path.name)
+
+
+@lru_cache(maxsize=4)
+def _unpickled(content: bytes, description: Description, name: str) -> Classifier:
+    """Return the classifier that `Classifier.__reduce__` packed."""
+    return Classifier(network_of(content), description, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -93,3 +94,23 @@ def load_model(path: Path, kind: str, parse: Callable[[Mapping[str, Any]], D], n
             f"{description.shapes[0]} to {description.shapes[1]}. Train the {noun} again."
         )
     return network, description
+
+
+def network_file(network: Any) -> bytes:
+    """Return the content of a network's `.keras` file, with which a model travels to another process."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / MODEL
+        network.save(path)
+        return path.read_bytes()
+
+
+def network_of(content: bytes) -> Any:
+    """Return the network of `network_file`; code in it never runs.
+
+    Raises:
+        EncoderError: it is no network, or unsafe.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / MODEL
+        path.write_bytes(content)
+        return load_network(path)

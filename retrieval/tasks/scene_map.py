@@ -9,7 +9,6 @@ window are filled with the mean of its valid ones; in the map they are 255.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,12 @@ from numpy.typing import NDArray
 from retrieval.errors import ConfigError, UnitsWarning
 from retrieval.evaluation.temperature import softmax
 from retrieval.ingest.offset_check import DARK_PERCENT
+from retrieval.kernels.executors import SerialExecutor, stream_map
 from retrieval.labels.classes import IGNORED, Classes
 from retrieval.labels.masks import create_map, finish_map
 from retrieval.tasks.classifier import Classifier
 from retrieval.tasks.images import image_set
-from retrieval.types import Progress, silent
+from retrieval.types import Executor, Progress, silent
 from tfrecords.artifacts import check_free
 from tfrecords.errors import BandsError, GridError
 from tfrecords.read import Raster, describe_raster
@@ -68,6 +68,7 @@ def classify_scene(
     units: str | None = None,
     orientations: int | None = None,
     overwrite: bool = False,
+    executor: Executor | None = None,
     progress: Progress = silent,
 ) -> SceneReport:
     """Write the class of each pixel of a GeoTIFF, on its own grid.
@@ -81,6 +82,7 @@ def classify_scene(
         units: units of the scene's pixels; else inferred.
         orientations: flips and rotations to average; None takes the model's.
         overwrite: replace an existing map.
+        executor: classifies the strips; None for this thread.
         progress: called after each strip.
 
     Raises:
@@ -95,7 +97,7 @@ def classify_scene(
     classes = Classes(classifier.description.classes)
     plain = out.with_name(f".{out.name}.plain.tif")
     try:
-        counts = _write_plain(scene, plain, progress)
+        counts = _write_plain(scene, plain, executor or SerialExecutor(), progress)
         finish_map(plain, out, classes, overwrite=overwrite)
     finally:
         plain.unlink(missing_ok=True)
@@ -110,23 +112,20 @@ def classify_scene(
     )
 
 
-def _write_plain(scene: _Scene, plain: Path, progress: Progress) -> NDArray[np.int64]:
+def _write_plain(scene: _Scene, plain: Path, executor: Executor, progress: Progress) -> NDArray[np.int64]:
     """Write the classes without names and colours, and return the number of pixels of each value."""
     import rasterio
     from rasterio.windows import Window
 
-    raster, counts = scene.raster, np.zeros(256, np.int64)
+    raster, counts, total = scene.raster, np.zeros(256, np.int64), len(scene.tops)
     with open_raster(raster.file) as dataset:
         create_map(plain, raster.width, raster.height, dataset.crs, dataset.transform, IGNORED)
-        with rasterio.open(plain, "r+") as target:
-            for done, (top, strip) in enumerate(scene.strips(dataset), start=1):
-                target.write(strip, 1, window=Window(0, top, raster.width, len(strip)))
-                counts += np.bincount(strip.ravel(), minlength=256)
-                progress(
-                    "classifying rows of windows",
-                    min(done * ROWS_AT_A_TIME, len(scene.tops)),
-                    len(scene.tops),
-                )
+    tasks = (StripTask(scene, first) for first in range(0, total, ROWS_AT_A_TIME))
+    with rasterio.open(plain, "r+") as target:
+        for done, (top, strip) in enumerate(stream_map(executor, strip_task, tasks), start=1):
+            target.write(strip, 1, window=Window(0, top, raster.width, len(strip)))
+            counts += np.bincount(strip.ravel(), minlength=256)
+            progress("classifying rows of windows", min(done * ROWS_AT_A_TIME, total), total)
     return counts
 
 
@@ -181,20 +180,24 @@ class _Scene:
         )
         return cls(raster, classifier, [names.index(b) for b in wanted], decided, tops, lefts, orientations)
 
-    def strips(self, dataset: Any) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Yield the first row and the classes (h, width) of successive strips of the map."""
-        height, size = self.raster.height, self.classifier.description.size
-        row_of = nearest(self.tops, size[0], height)
+    def strip(self, dataset: Any, first: int) -> tuple[int, NDArray[np.uint8]]:
+        """Return the first row and the classes (h, width) of a strip of the map.
+
+        Args:
+            dataset: the open file.
+            first: its first row of windows.
+        """
+        size = self.classifier.description.size
+        row_of = nearest(self.tops, size[0], self.raster.height)
         column_of = nearest(self.lefts, size[1], self.raster.width)
-        for first in range(0, len(self.tops), ROWS_AT_A_TIME):
-            tops = self.tops[first : first + ROWS_AT_A_TIME]
-            top, bottom = int(tops[0]), int(tops[-1]) + size[0]
-            pixels, known = self._read(dataset, top, bottom)
-            grid = self._classes(pixels, known, tops - top)
-            rows = np.flatnonzero((row_of >= first) & (row_of < first + len(tops)))
-            strip = grid[row_of[rows] - first][:, column_of]
-            strip[~self._known(dataset, int(rows[0]), int(rows[-1]) + 1)] = IGNORED
-            yield int(rows[0]), strip
+        tops = self.tops[first : first + ROWS_AT_A_TIME]
+        top, bottom = int(tops[0]), int(tops[-1]) + size[0]
+        pixels, known = self._read(dataset, top, bottom)
+        grid = self._classes(pixels, known, tops - top)
+        rows = np.flatnonzero((row_of >= first) & (row_of < first + len(tops)))
+        strip = grid[row_of[rows] - first][:, column_of]
+        strip[~self._known(dataset, int(rows[0]), int(rows[-1]) + 1)] = IGNORED
+        return int(rows[0]), strip
 
     def _stored(self, dataset: Any, top: int, bottom: int) -> NDArray[Any]:
         from rasterio.windows import Window
@@ -237,6 +240,22 @@ class _Scene:
                 probability = softmax(logits, self.classifier.description.temperature)
                 found[rows] = self.classifier.choose(probability)
         return found.reshape(len(tops), len(self.lefts))
+
+
+@dataclass(frozen=True, eq=False)
+class StripTask:
+    """Rows of windows to classify; it can be pickled."""
+
+    scene: _Scene
+    """The scene, which the worker opens."""
+    first: int
+    """First row of windows."""
+
+
+def strip_task(task: StripTask) -> tuple[int, NDArray[np.uint8]]:
+    """Return the first row and the classes (h, width) of a strip of the map."""
+    with open_raster(task.scene.raster.file) as dataset:
+        return task.scene.strip(dataset, task.first)
 
 
 def _warn_of_offset(raster: Raster, columns: list[int]) -> None:

@@ -19,7 +19,7 @@ from retrieval.labels.vectorizing import check_vector_output, vectorize
 from retrieval.tasks.change.learned import check_bands, scorer_of
 from retrieval.tasks.change.mapping import ChangeMap, Options, Write, map_change
 from retrieval.tasks.change.pairs import Pair, open_pair
-from retrieval.types import Progress, silent
+from retrieval.types import Executor, Progress, silent
 from tfrecords.artifacts import check_free
 from tfrecords.read import Raster
 from tfrecords.storage import writing_file
@@ -77,6 +77,7 @@ def detect(
     bands: Sequence[str] | None = None,
     units: str | None = None,
     overwrite: bool = False,
+    executor: Executor | None = None,
     progress: Progress = silent,
 ) -> DetectReport:
     """Map the change between two dates, on the grid of the first.
@@ -94,6 +95,7 @@ def detect(
         bands: names of the bands; else the files', else by their number.
         units: units of the pixels; else inferred.
         overwrite: replace existing outputs.
+        executor: runs the strips; None for this thread.
         progress: called after each strip.
 
     Raises:
@@ -112,7 +114,7 @@ def detect(
     scorer = scorer_of(model, threshold)
     check_bands(scorer, pair)
     with _writing_probabilities(more[0], pair.grid, overwrite) as write:
-        found = map_change(pair, scorer, options, write, progress)
+        found = map_change(pair, scorer, options, write, progress, executor)
     write_map(found, pair.grid, out, overwrite=overwrite)
     areas = None
     if more[1] is not None:

@@ -11,7 +11,7 @@ from retrieval.tasks.change.learned import check_bands, scorer_of
 from retrieval.tasks.change.mapping import Options, map_change
 from retrieval.tasks.change.pairs import pair_of
 from retrieval.tasks.change.places import labelled_places, read_labels
-from retrieval.types import Progress, silent
+from retrieval.types import Executor, Progress, silent
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +35,7 @@ def evaluate(
     options: Options | None = None,
     bands: Sequence[str] | None = None,
     units: str | None = None,
+    executor: Executor | None = None,
     progress: Progress = silent,
 ) -> EvaluateReport:
     """Map the change of labelled places and measure it.
@@ -47,6 +48,7 @@ def evaluate(
         options: coregistration, cloud mask and smallest area.
         bands: names of the bands; else the files', else by their number.
         units: units of the pixels; else inferred.
+        executor: runs the strips of each place; None for this thread.
         progress: called after each place.
 
     Raises:
@@ -63,7 +65,7 @@ def evaluate(
         pair = pair_of(one.place, bands=bands, units=units)
         check_bands(scorer, pair)
         mask, note = read_labels(one.labels, pair.grid)
-        found = map_change(pair, scorer, options)
+        found = map_change(pair, scorer, options, executor=executor)
         tallies[one.name] = tally(found.values, mask)
         shifts[one.name] = round(found.shift.dx, 3), round(found.shift.dy, 3)
         notes += (*pair.notes, *([note] if note else []))

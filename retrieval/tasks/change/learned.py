@@ -8,6 +8,7 @@ which differences count.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from retrieval.errors import ModelError
 from retrieval.tasks.change.difference import MARGIN_PX as SMOOTHING_MARGIN
 from retrieval.tasks.change.difference import Normalization, normalized_difference
-from retrieval.tasks.change.mapping import Aligned, Probabilities, Scorer
+from retrieval.tasks.change.mapping import Aligned, Probabilities, Scorer, on_rows
 from retrieval.tasks.change.pairs import Mask, Pair
 from retrieval.tasks.change.untrained import THRESHOLD, Untrained, normalization_of
 from retrieval.tasks.segment.model import Segmenter, load_segmenter
@@ -95,19 +96,32 @@ class Learned:
         layout = Layout.of(height, width, WINDOW_PX, self.segmenter.description.unit_px)
         seen = np.zeros((height, width), bool)
 
+        m, side = SMOOTHING_MARGIN, layout.side
+        works = (
+            ((top - m, top + side + m), partial(_answer, self.segmenter, fitted, layout, top))
+            for top in layout.tops
+        )
+
         def rows() -> Iterator[list[NDArray[np.float32]]]:
-            for top in layout.tops:
-                window = (0, top, min(layout.side, height - top), width)
-                inputs, ground = inputs_of(aligned, fitted, window)
+            for top, (answers, ground) in zip(layout.tops, on_rows(aligned, works), strict=True):
                 seen[top : top + len(ground)] = ground
-                filled = self.segmenter.filled(inputs, ground)
-                parts = [filled[None, :, left : left + layout.side] for left in layout.lefts]
-                yield [self.segmenter.probabilities(part)[0, ..., 1:] for part in parts]
+                yield answers
 
         for top, strip in layout.blended(rows()):
             bottom = top + len(strip)
             yield top, strip[..., 0], seen[top:bottom]
             progress("comparing dates", bottom, height)
+
+
+def _answer(
+    segmenter: Segmenter, fitted: Normalization, layout: Layout, top: int, aligned: Aligned
+) -> tuple[list[NDArray[np.float32]], Mask]:
+    """Return the probabilities (y, x, 1) of a row of windows, and its visible ground."""
+    window = (0, top, min(layout.side, layout.height - top), layout.width)
+    inputs, ground = inputs_of(aligned, fitted, window)
+    filled = segmenter.filled(inputs, ground)
+    parts = [filled[None, :, left : left + layout.side] for left in layout.lefts]
+    return [segmenter.probabilities(part)[0, ..., 1:] for part in parts], ground
 
 
 def load_learned(model: str | Path, threshold: float | None = None) -> Learned:

@@ -6,18 +6,22 @@ itself stays in memory, because its smallest areas are removed at the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.kernels.executors import stream_map
 from retrieval.labels.classes import IGNORED
 from retrieval.tasks.change.coregistration import NO_SHIFT, Shift, measure_shift, read_shifted
 from retrieval.tasks.change.hidden import MARGIN_PX, cloud_pixels, unknown_pixels, without_small_clouds
 from retrieval.tasks.change.pairs import Mask, OpenPair, Pair, Pixels
-from retrieval.types import Progress, silent
+from retrieval.types import Executor, Progress, silent
+
+_Out = TypeVar("_Out")
 
 ROWS = 256
 """Rows of a strip."""
@@ -47,6 +51,10 @@ class Aligned:
     shift: Shift
     cloud: Mask
     """(height, width) cloud on either date."""
+    source: Pair
+    """The pair, for other processes."""
+    executor: Executor | None = None
+    """Runs strips; None for this thread."""
 
     def read(self, x: int, y: int, height: int, width: int) -> tuple[Pixels, Pixels, Mask]:
         """Return a window of both dates, and the pixels that show ground on both.
@@ -67,6 +75,50 @@ class Aligned:
         part = self.cloud[top : max(y + height, 0), left : max(x + width, 0)]
         ground[top - y : top - y + part.shape[0], left - x : left - x + part.shape[1]] &= ~part
         return first, second, ground
+
+
+@dataclass(frozen=True, eq=False)
+class RowsTask:
+    """Work on some rows of a pair; it can be pickled."""
+
+    pair: Pair
+    """The pair, which the worker opens."""
+    shift: Shift
+    top: int
+    """First row of `cloud`."""
+    cloud: Mask
+    """(h, width) cloud of the rows that the work reads."""
+    work: Callable[[Aligned], Any]
+    """A function of a module, perhaps with arguments."""
+
+
+def rows_task(task: RowsTask) -> Any:
+    """Open the pair, and do the work."""
+    with task.pair.open() as opened:
+        cloud = np.zeros((opened.height, opened.width), bool)
+        cloud[task.top : task.top + len(task.cloud)] = task.cloud
+        return task.work(Aligned(opened, task.shift, cloud, task.pair))
+
+
+def on_rows(
+    aligned: Aligned, works: Iterable[tuple[tuple[int, int], Callable[[Aligned], _Out]]]
+) -> Iterator[_Out]:
+    """Yield the results of works, in order, here or on the executor.
+
+    Args:
+        aligned: the pair.
+        works: for each the first row that it reads, the one after the last, and a function that can be
+            pickled.
+    """
+    if aligned.executor is None:
+        return (work(aligned) for _, work in works)
+
+    def tasks() -> Iterator[RowsTask]:
+        for (first, last), work in works:
+            top = max(first, 0)
+            yield RowsTask(aligned.source, aligned.shift, top, aligned.cloud[top : max(last, top)], work)
+
+    return stream_map(aligned.executor, rows_task, tasks())
 
 
 class Scorer(Protocol):
@@ -113,6 +165,7 @@ def map_change(
     options: Options | None = None,
     write: Write | None = None,
     progress: Progress = silent,
+    executor: Executor | None = None,
 ) -> ChangeMap:
     """Map the change of a pair.
 
@@ -122,11 +175,12 @@ def map_change(
         options: preparation and cleaning.
         write: receives the probabilities of each strip.
         progress: called after each strip.
+        executor: runs the strips; None for this thread.
     """
     options = options or Options()
     values = np.full(pair.shape, IGNORED, np.uint8)
     with pair.open() as opened:
-        aligned = align(opened, options, progress)
+        aligned = align(opened, pair, options, progress, executor)
         for top, probability, ground in scorer.strips(aligned, progress):
             strip = (probability >= scorer.threshold).astype(np.uint8)
             strip[~ground] = IGNORED
@@ -138,25 +192,38 @@ def map_change(
     return ChangeMap(values, aligned.shift, scorer.threshold, float(aligned.cloud.mean()))
 
 
-def align(pair: OpenPair, options: Options, progress: Progress = silent) -> Aligned:
+def align(
+    opened: OpenPair,
+    pair: Pair,
+    options: Options,
+    progress: Progress = silent,
+    executor: Executor | None = None,
+) -> Aligned:
     """Measure the shift of a pair and find its clouds."""
-    shift = measure_shift(pair) if options.coregister else NO_SHIFT
-    cloud = np.zeros((pair.height, pair.width), bool)
-    if options.mask_clouds:
-        cloud = _clouds(pair, shift, progress)
-    return Aligned(pair, shift, cloud)
+    shift = measure_shift(opened) if options.coregister else NO_SHIFT
+    clear = Aligned(opened, shift, np.zeros((opened.height, opened.width), bool), pair, executor)
+    return replace(clear, cloud=_clouds(clear, progress)) if options.mask_clouds else clear
 
 
-def _clouds(pair: OpenPair, shift: Shift, progress: Progress) -> Mask:
+def _clouds(aligned: Aligned, progress: Progress) -> Mask:
     """Return where cloud of at least the smallest size lies on either date."""
-    out = np.zeros((pair.height, pair.width), np.uint8)
-    side = pair.width + 2 * MARGIN_PX
-    for top, rows in strips_of(pair.height):
-        window = (-MARGIN_PX, top - MARGIN_PX, rows + 2 * MARGIN_PX, side)
-        for pixels in (pair.read(0, *window), read_shifted(pair, *window, shift)):
-            out[top : top + rows] |= cloud_pixels(pixels)
-        progress("masking clouds", min(top + rows, pair.height), pair.height)
+    height = aligned.pair.height
+    out = np.zeros((height, aligned.pair.width), np.uint8)
+    works = (((0, 0), partial(_cloudy_rows, top=top, rows=rows)) for top, rows in strips_of(height))
+    for (top, rows), cloudy in zip(strips_of(height), on_rows(aligned, works), strict=True):
+        out[top : top + rows] = cloudy
+        progress("masking clouds", min(top + rows, height), height)
     return without_small_clouds(out.astype(bool))
+
+
+def _cloudy_rows(aligned: Aligned, top: int, rows: int) -> NDArray[np.uint8]:
+    """Return where cloud lies on either date, (rows, width)."""
+    side = aligned.pair.width + 2 * MARGIN_PX
+    window = (-MARGIN_PX, top - MARGIN_PX, rows + 2 * MARGIN_PX, side)
+    out = np.zeros((rows, aligned.pair.width), np.uint8)
+    for pixels in (aligned.pair.read(0, *window), read_shifted(aligned.pair, *window, aligned.shift)):
+        out |= cloud_pixels(pixels)
+    return out
 
 
 def strips_of(height: int) -> Iterator[tuple[int, int]]:

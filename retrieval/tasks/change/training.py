@@ -144,7 +144,7 @@ def read_place(
     pair = pair_of(one.place, bands=bands, units=units)
     labels, note = read_labels(one.labels, pair.grid)
     with pair.open() as opened:
-        aligned = align(opened, options)
+        aligned = align(opened, pair, options)
         fitted = normalization_of(aligned)
         inputs, ground = inputs_of(aligned, fitted, (0, 0, *pair.shape))
     seen = np.where(ground, labels, np.uint8(IGNORED))

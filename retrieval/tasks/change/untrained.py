@@ -8,6 +8,7 @@ probability (decision record 0029).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from retrieval.tasks.change.difference import (
     change_score,
     fit_normalization,
 )
-from retrieval.tasks.change.mapping import Aligned, Probabilities, strips_of
+from retrieval.tasks.change.mapping import Aligned, Probabilities, on_rows, strips_of
 from retrieval.tasks.change.pairs import Mask, squares
 from retrieval.types import Progress, silent
 
@@ -53,14 +54,24 @@ class Untrained:
             ExamplesError: the dates share less than 256 pixels of visible ground.
         """
         fitted = normalization_of(aligned)
-        height, width = aligned.pair.height, aligned.pair.width
-        for top, rows in strips_of(height):
-            window = (-MARGIN_PX, top - MARGIN_PX, rows + 2 * MARGIN_PX, width + 2 * MARGIN_PX)
-            first, second, ground = aligned.read(*window)
-            inner = np.s_[MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX]
-            score = change_score(first, second, ground, fitted)[inner]
-            yield top, probability_of(score), ground[inner]
+        height = aligned.pair.height
+        works = (
+            ((top - MARGIN_PX, top + rows + MARGIN_PX), partial(_compare, fitted=fitted, top=top, rows=rows))
+            for top, rows in strips_of(height)
+        )
+        for (top, rows), (probability, ground) in zip(
+            strips_of(height), on_rows(aligned, works), strict=True
+        ):
+            yield top, probability, ground
             progress("comparing dates", top + rows, height)
+
+
+def _compare(aligned: Aligned, fitted: Normalization, top: int, rows: int) -> tuple[Probabilities, Mask]:
+    """Return the probabilities and the visible ground of a strip, (rows, width)."""
+    m = MARGIN_PX
+    first, second, ground = aligned.read(-m, top - m, rows + 2 * m, aligned.pair.width + 2 * m)
+    inner = np.s_[m:-m, m:-m]
+    return probability_of(change_score(first, second, ground, fitted)[inner]), ground[inner]
 
 
 def normalization_of(aligned: Aligned) -> Normalization:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from retrieval.labels.classes import Classes
 from retrieval.tasks.classifier import UNSTATED, chosen, oriented
-from retrieval.tasks.model_folder import Shape, load_model, save_model
+from retrieval.tasks.model_folder import Shape, load_model, network_file, network_of, save_model
 from retrieval.tasks.segment.scenes import FULL_SCALE, stacked
 from retrieval.tasks.segment.windows import WINDOW_PX, Layout
 from tfrecords.errors import MissingInputError
@@ -107,6 +107,14 @@ class Segmenter:
     """Classes, bands and calibration."""
     name: str
     """Name for messages."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the bytes of a `.keras` file; a process opens it once."""
+        return _unpickled, (self._file, self.description, self.name)
+
+    @cached_property
+    def _file(self) -> bytes:
+        return network_file(self.network)
 
     @property
     def full_scale(self) -> float:
@@ -249,3 +257,9 @@ def load_segmenter(path: str | Path) -> Segmenter:
         )
     network, description = load_model(path, KIND, Description.from_mapping, "segmentation model")
     return Segmenter(network, description, path.name)
+
+
+@lru_cache(maxsize=4)
+def _unpickled(content: bytes, description: Description, name: str) -> Segmenter:
+    """Return the model that `Segmenter.__reduce__` packed."""
+    return Segmenter(network_of(content), description, name)

@@ -69,14 +69,19 @@ class ImageFile:
         return [self.bands.index(band) for band in wanted]
 
     def read(
-        self, dataset: Any, columns: Sequence[int], rows: tuple[int, int]
+        self,
+        dataset: Any,
+        columns: Sequence[int],
+        rows: tuple[int, int],
+        across: tuple[int, int] | None = None,
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Read whole rows of the open file.
+        """Read rows of the open file.
 
         Args:
             dataset: the file, opened by `open_raster`.
             columns: bands, from 0.
             rows: first row, and the one after the last.
+            across: first column of pixels, and the one after the last; None for whole rows.
 
         Returns:
             Pixels (y, x, b) in the file's form, and (y, x) where they hold data.
@@ -84,7 +89,7 @@ class ImageFile:
         Raises:
             ArrayError: a value is NaN or infinite, and not the nodata tag.
         """
-        window = (rows, (0, self.width))
+        window = (rows, across or (0, self.width))
         numbers = [n for n in range(1, dataset.count + 1) if n != self.alpha]
         stored = np.moveaxis(dataset.read(numbers, window=window), 0, -1)
         if self.alpha is not None:
