@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 FILE = Path(__file__).parent / "images" / "architecture.svg"
-WIDTH, HEIGHT, BOX = 900, 430, (150, 54)
+WIDTH, HEIGHT, BOX = 900, 676, (150, 54)
 
 ROOMS = {
     "ingest": (20, 20, "ingest", "GeoTIFF, SAFE, STAC"),
@@ -23,7 +23,12 @@ ROOMS = {
     "matching": (460, 260, "matching", "search, NCC, verify"),
     "results": (690, 260, "results", "Matches"),
     "report": (690, 140, "report, export", "page, STAC, ONNX"),
-    "evaluation": (690, 358, "evaluation", "SC_img, SC_loc, SC"),
+    "evaluation": (690, 460, "evaluation", "SC, IoU, intervals"),
+    "labels": (20, 460, "labels", "vectors, masks, tiles"),
+    "classify": (240, 388, "tasks", "classify images"),
+    "segment": (240, 460, "tasks.segment", "class of each pixel"),
+    "change": (240, 532, "tasks.change", "two dates, one map"),
+    "maps": (460, 460, "labels", "polygons, comparison"),
 }
 """Left, top, name and content of each box, in pixels."""
 
@@ -40,7 +45,21 @@ ARROWS = [
     ("matching", "results", "candidates"),
     ("results", "evaluation", "submission"),
     ("results", "report", "table"),
+    ("labels", "segment", "masks"),
+    ("segment", "maps", "maps"),
+    ("maps", "evaluation", "maps"),
 ]
+
+GROUP = (226, 374, 178, 226)
+"""Left, top, width and height of the frame around the tasks, which share data and models."""
+FLOOR = (
+    20,
+    620,
+    820,
+    42,
+    "distributed: the work of all commands on threads, processes or a Dask cluster; indexes in shards",
+)
+"""Left, top, width, height and text of the room below all others."""
 
 
 def arrow(start: str, end: str, label: str) -> str:
@@ -67,12 +86,24 @@ def box(x: int, y: int, name: str, content: str) -> str:
     )
 
 
+def floor() -> str:
+    """Return the box of the room that runs the work of the others, and the frame of the tasks."""
+    x, y, width, height, text = FLOOR
+    left, top, across, down = GROUP
+    return (
+        f'<rect class="group" x="{left}" y="{top}" width="{across}" height="{down}" rx="8"/>'
+        f'<g class="box"><rect x="{x}" y="{y}" width="{width}" height="{height}" rx="6"/>'
+        f'<text class="content" x="{x + width / 2}" y="{y + 26}">{escape(text)}</text></g>'
+    )
+
+
 def drawing() -> str:
     """Return the whole figure as SVG."""
     style = (
         "text{font-family:sans-serif;fill:#222}.name{font-size:14px;font-weight:bold;text-anchor:middle}"
         ".content{font-size:12px;text-anchor:middle}.label{font-size:12px;fill:#555}"
         ".box rect{fill:#e0f2f1;stroke:#00796b}line{stroke:#555;stroke-width:1.5}"
+        ".group{fill:none;stroke:#00796b;stroke-dasharray:5 4}"
     )
     head = '<marker id="head" markerWidth="8" markerHeight="8" refX="8" refY="4" orient="auto">'
     lines = [
@@ -81,6 +112,7 @@ def drawing() -> str:
         f"<style>{style}</style>",
         f'<defs>{head}<path d="M0,0 L8,4 L0,8 z" fill="#555"/></marker></defs>',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
+        floor(),
         *(arrow(*ends) for ends in ARROWS),
         *(f'<g class="box">{box(*room)}</g>' for room in ROOMS.values()),
         "</svg>",
