@@ -1,7 +1,8 @@
 """What do processes of Dask cost against threads on the same cores?
 
 The same images are indexed and the same patches located on threads, on Dask with one and with two workers.
-The start of a cluster is measured apart. Run it on a machine without other work; the JSON holds the load.
+The start of a cluster, and the imports of its workers, are measured apart. Wall time needs a machine without
+other work; the JSON holds the load. Processor time, of this process and of all workers, hardly depends on it.
 
     python benchmarks/challenge.py --images 600 --out build/bench/challenge
 
@@ -12,36 +13,56 @@ from __future__ import annotations
 
 import shutil
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from context import arguments, context, table, write_json
 
 import retrieval
-from retrieval.kernels.executors import limit_tf_threads
+from retrieval.kernels.executors import cores, limit_tf_threads
 from tfrecords.challenge import IMAGES, PATCHES
 from tfrecords.read import read_images, read_patches
 
 EXECUTORS = ("threads:2", "dask:1", "dask:2")
+ENGINE = ("tensorflow", "keras", "faiss", "retrieval.pipeline")
+"""Imports of a worker that count as its start."""
+
+
+def import_engine() -> float:
+    """Import what indexing and querying need, and return the processor time of this process in seconds."""
+    for module in ENGINE:
+        import_module(module)
+    return time.process_time()
+
+
+def processor_s(executor: Any) -> float:
+    """Return the processor time of this process and of the workers, in seconds."""
+    client = getattr(executor, "client", None)
+    workers = sum(client.run(time.process_time).values()) if client else 0.0
+    return time.process_time() + workers
 
 
 def measure(name: str, folder: Path, shards: int | None, work: Path) -> dict[str, Any]:
-    """Return the seconds of start, index and query on one executor, and the answers."""
+    """Return the seconds of start, index and query on one executor, on the clock and of processors."""
     out = work / name.replace(":", "-")
     shutil.rmtree(out, ignore_errors=True)
     begin = time.perf_counter()
     with retrieval.open_executor(name) as executor:
-        list(executor.map(abs, [1, 2]))
-        started = time.perf_counter()
+        import_engine()
+        if client := getattr(executor, "client", None):
+            client.run(import_engine)
+        started, used = time.perf_counter(), processor_s(executor)
         index = retrieval.build_index(
             read_images(folder / IMAGES), out, device="cpu", executor=executor, shards=shards
         )
-        indexed = time.perf_counter()
+        indexed, used_indexed = time.perf_counter(), processor_s(executor)
         frame = index.locate(read_patches(folder / PATCHES), executor=executor)
-        located = time.perf_counter()
+        located, used_located = time.perf_counter(), processor_s(executor)
     answers = frame[["image_id", "x", "y"]].to_numpy().tolist()
     times = {"start_s": started - begin, "index_s": indexed - started, "query_s": located - indexed}
-    return {"executor": name, "answers": answers} | times
+    cpu = {"index_cpu_s": used_indexed - used, "query_cpu_s": used_located - used_indexed}
+    return {"executor": name, "answers": answers} | times | cpu
 
 
 def main() -> None:
@@ -53,17 +74,37 @@ def main() -> None:
     args = parser.parse_args()
     limit_tf_threads()
     runs = [measure(name, args.challenge, args.shards, args.work) for name in EXECUTORS]
-    base, answers = runs[0]["index_s"] + runs[0]["query_s"], runs[0]["answers"]
+    answers = runs[0]["answers"]
     for run in runs:
         run["same_answers"] = run.pop("answers") == answers
-        run["overhead"] = (run["index_s"] + run["query_s"]) / base - 1
+        for unit in ("", "_cpu"):
+            both, base = (r[f"index{unit}_s"] + r[f"query{unit}_s"] for r in (run, runs[0]))
+            run[f"overhead{unit}"] = both / base - 1
+    columns = ("start_s", "index_s", "query_s", "index_cpu_s", "query_cpu_s")
     rows = [
-        [r["executor"], *(f"{r[k]:.1f}" for k in ("start_s", "index_s", "query_s")), f"{r['overhead']:+.1%}"]
+        [
+            r["executor"],
+            *(f"{r[k]:.1f}" for k in columns),
+            f"{r['overhead']:+.1%}",
+            f"{r['overhead_cpu']:+.1%}",
+        ]
         for r in runs
     ]
-    print(table(("executor", "start s", "index s", "query s", "overhead"), rows))
+    names = (name.replace("_", " ") for name in columns)
+    print(table(("executor", *names, "overhead", "overhead cpu"), rows))
     images = len(read_images(args.challenge / IMAGES))
-    write_json(args.json, {"context": context(images=images, shards=args.shards), "runs": runs})
+    write_json(
+        args.json,
+        {
+            "context": context(
+                images=images,
+                patches=len(read_patches(args.challenge / PATCHES)),
+                shards=args.shards,
+                cores=cores(),
+            ),
+            "runs": runs,
+        },
+    )
 
 
 if __name__ == "__main__":
