@@ -459,6 +459,13 @@ def test_the_command_line_joins_shards(tmp_path, monkeypatch):
         done = run("query", "patches.npy", "--index", name, "--out", f"{name}.csv", "--quiet")
         assert done.exit_code == 0, done.output
     assert Path("index.csv").read_bytes() == Path("s.csv").read_bytes()
+    for number, one in enumerate(np.load("images.npy")):
+        retrieval.build_index(source_of([image_of(one, number)]), f"of-{number}")
+    done = run("query", "patches.npy", "-i", "of-1", "-i", "of-0", "--out", "list.csv", "--quiet")
+    assert done.exit_code == 0, done.output
+    assert Path("list.csv").read_bytes() == Path("index.csv").read_bytes()
+    done = run("query", "patches.npy", "-i", "of-1", "-i", "index", "--out", "list.csv", "--overwrite")
+    assert done.exit_code == 1 and "image id 1 is in" in " ".join(lines(done.stderr))
     done = run("index", "images.npy", "--out", "s", "--add")
     assert done.exit_code == 1 and "index in shards" in " ".join(lines(done.stderr))
 

@@ -21,7 +21,6 @@ from retrieval.cli.options import (
     ConfigFile,
     DeviceOption,
     ExecutorOption,
-    IndexFolder,
     Memory,
     Overwrite,
     PatchesArgument,
@@ -44,13 +43,22 @@ if TYPE_CHECKING:
 @command(
     "query",
     "retrieve query",
+    "retrieve query chips/ --index germany.index --index france.index",
     "retrieve query chips/ --details matches.parquet --min-confidence 0.9 --drop-unsure",
     context_settings=ONE_SOURCE,
 )
 def query(
     context: typer.Context,
     patches: PatchesArgument = PATCHES,
-    index: IndexFolder = INDEX,
+    index: Annotated[
+        list[Path],
+        typer.Option(
+            "--index",
+            "-i",
+            help="Index folder that `retrieve index` wrote; repeatable: several with distinct image ids "
+            "answer as one.",
+        ),
+    ] = [INDEX],  # noqa: B006 - typer copies it
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Submission to write: a CSV with one row per patch.")
     ] = SUBMISSION,

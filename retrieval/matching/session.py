@@ -141,7 +141,7 @@ class Session:
 
 
 def open_index_and_queries(
-    path: Path,
+    path: Path | Sequence[Path],
     queries: str | Path | NDArray[Any],
     *,
     open_folder: Callable[..., IndexFolder] = IndexFolder,
@@ -153,7 +153,7 @@ def open_index_and_queries(
     """Open an index and read queries at the same time: each leaves a core idle.
 
     Args:
-        path: the index folder.
+        path: the index folder, or several for an `open_folder` that takes a list.
         open_folder: opens it, given the path, and `encoder` and `device` by name.
         queries: input of `tfrecords.read.read_queries`.
         encoder: only for an index of an encoder that is not a Keras model.
@@ -165,8 +165,9 @@ def open_index_and_queries(
         RetrieveError: the index or the queries cannot be opened, or their pixel sizes do not fit; a folder
             that is no index fails at once.
     """
-    if not url_of(path) and not (path / SHARDS).is_file():
-        read_manifest(path, KIND, verify=False)
+    for one in [path] if isinstance(path, Path) else path:
+        if not url_of(one) and not (one / SHARDS).is_file():
+            read_manifest(one, KIND, verify=False)
 
     def opened_folder() -> IndexFolder:
         with on_device(device):
