@@ -136,6 +136,27 @@ def test_points_and_lines_are_drawn(tmp_path, scene):
     assert found[7, 5] == 1 and found[30, 10:50].all() and found.sum() in (41, 42)
 
 
+def test_a_collection_of_points_lines_and_polygons_is_drawn(tmp_path, scene):
+    def middle(column, row):
+        return WEST + STEP * (column + 0.5), NORTH - STEP * (row + 0.5)
+
+    parts = [
+        shapely.MultiPoint([middle(5, 5), middle(9, 5)]),
+        shapely.MultiLineString([[middle(10, 30), middle(50, 30)], [middle(10, 40), middle(50, 40)]]),
+        ground(2, 50, 7, 8),
+    ]
+    path = write(tmp_path / "a.gpkg", [shapely.GeometryCollection(parts)])
+    expected = inside([parts[2]]).astype(int)
+    expected[5, [5, 9]] = 1
+    for width, rows in ((None, (0,)), (45, (-2, -1, 0, 1, 2))):
+        rasterize(path, scene, tmp_path / "m.tif", line_width_m=width, overwrite=True)
+        found = mask_of(tmp_path / "m.tif")
+        for row in rows:
+            assert found[[30 + row, 40 + row], 11:50].all()
+        assert np.array_equal(found[:, :10], expected[:, :10])
+        assert found[np.ix_([26, 34, 36, 44], range(64))].sum() == 0
+
+
 @pytest.mark.parametrize("latitude", [0.0, 60.0])
 def test_the_width_of_lines_is_in_metres_on_the_ground(tmp_path, latitude):
     tile = mercantile.tile(20, latitude, 18)

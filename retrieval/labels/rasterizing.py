@@ -215,15 +215,17 @@ def class_values(
 
 
 def _widened(shapes: NDArray[np.object_], crs: Any, width_m: float | None) -> NDArray[np.object_]:
-    """Return the geometries with lines widened to polygons."""
+    """Return the geometries with lines widened to polygons, also those in collections."""
     import shapely
 
-    lines = np.flatnonzero(shapely.get_dimensions(shapes) == 1)
-    if width_m is None or not len(lines):
+    if width_m is None:
         return shapes
-    wide = shapes.copy()
-    wide[lines] = buffer_m(shapes[lines], crs, width_m / 2)
-    return wide
+    parts, rows = shapely.get_parts(shapes, return_index=True)
+    lines = np.flatnonzero(shapely.get_dimensions(parts) == 1)
+    if not len(lines):
+        return shapes
+    parts[lines] = buffer_m(parts[lines], crs, width_m / 2)
+    return np.asarray(shapely.geometrycollections(parts, indices=rows), object)
 
 
 def _base(out: Path, classes: Classes) -> Callable[[Piece], NDArray[np.uint8] | None]:

@@ -1,0 +1,32 @@
+"""Masks from files of many features: the memory does not follow the file."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mercantile", reason="needs the extra `labels`")
+pytest.importorskip("pyogrio", reason="needs the extra `labels`")
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+import rasterize
+from context import stage
+
+FEW, MANY = 20_000, 80_000
+"""Features; the smaller file is one batch."""
+
+
+def test_four_times_the_features_need_the_same_memory(tmp_path):
+    rasterize.write_cover(tmp_path / "cover.csv", 4)
+    peaks_mb = []
+    for count in (FEW, MANY):
+        labels, out = tmp_path / f"{count}.gpkg", tmp_path / f"masks-{count}"
+        rasterize.write_buildings(labels, count, 4)
+        done = stage(
+            "burn", rasterize.burn, labels, tmp_path / "cover.csv", out, imports=("pyogrio", "pyarrow")
+        )
+        assert done.result["features"] == count
+        assert len(list(out.rglob("*.png"))) == 16
+        peaks_mb.append(done.peak_mb)
+    assert peaks_mb[1] - peaks_mb[0] < 30  # all features at one time take 60 MB more
