@@ -5,13 +5,13 @@ r"""Measure segmentation by cross-validation over ground, next to gradient-boost
 
 DATA is the folder that holds `buildings/` and `deepglobe/`. A fold leaves ground out that no training sees.
 For buildings it is one of the five zoom-19 tiles of train and val, and the pooled IoU at zoom 20 counts. For
-DeepGlobe it is one of ten scenes; the set's own split, train scenes against val scenes, is measured too.
-All pixels share one confusion matrix; intervals draw whole folds.
+DeepGlobe it is one of ten scenes, and the two scenes of val are pooled too. All pixels share one confusion
+matrix; intervals draw whole folds.
 
 DeepGlobe has 0.5 m pixels, and land cover needs a wide view: methods see means of 8 x 8 pixels. Their
 probabilities are interpolated to the full size, where the labels are.
 
-- *trees*: gradient-boosted trees of scikit-learn, trained on 300,000 pixels of the same tiles, or 100,000 of
+- *trees*: gradient-boosted trees of scikit-learn, trained on 300,000 pixels of the same tiles, or 50,000 of
   the same scenes. They see colours, their mean and spread in three neighbourhoods, and edges.
 - *network*: `retrieve segment train` with a recipe, without validation; and the mean over orientations.
 
@@ -22,9 +22,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from retrieval.training.recipes import read_recipe
 
 SIGMAS = (1.5, 4.0, 12.0)
 """Neighbourhoods of the trees, as standard deviations of a Gaussian in pixels."""
-SAMPLE = {"buildings": 300_000, "deepglobe": 100_000}
+SAMPLE = {"buildings": 300_000, "deepglobe": 50_000}
 """Pixels that the trees learn from."""
 FOLDS_ZOOM, FIGURE_ZOOM = 19, 20
 VIEWS = 4
@@ -51,8 +51,8 @@ VIEWS = 4
 REDUCTION = {"buildings": 1, "deepglobe": 8}
 """Side of the squares of pixels whose mean the methods see."""
 RECIPES = {"buildings": "aerial", "deepglobe": "land-cover"}
-VAL = "val"
-"""Name of the split of the set."""
+VAL = ("19627", "855")
+"""Scenes of DeepGlobe's val."""
 
 Maps = dict[str, list[NDArray[np.float32]]]
 """Probabilities (y, x, k) of each test scene, by name of the method."""
@@ -78,7 +78,7 @@ def buildings(data: Path, work: Path) -> tuple[SceneSet, list[str]]:
 
 
 def deepglobe(data: Path, work: Path) -> tuple[SceneSet, list[str]]:
-    """Return the ten scenes, each its own fold; the val scenes come last."""
+    """Return the ten scenes, each its own fold."""
     parts = [
         read_scenes(data / "deepglobe" / p, data / "deepglobe" / p, classes="deepglobe")
         for p in ("train", "val")
@@ -115,6 +115,12 @@ def enlarged(probabilities: NDArray[np.float32], shape: tuple[int, ...]) -> NDAr
 # --- trees ------------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=64)
+def features_of(scene: Scene) -> NDArray[np.float32]:
+    """Return the features of a scene."""
+    return features(scene.stacked)
+
+
 def features(pixels: NDArray[Any]) -> NDArray[np.float32]:
     """Return colours, their mean and spread in three neighbourhoods, and edges: (y, x, f)."""
     from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
@@ -142,13 +148,13 @@ def _trees(sample: int, training: SceneSet, test: tuple[Scene, ...], out: Path) 
     shown, labels = [], []
     for scene in training.scenes:
         drawn = (scene.labels != 255) & (rng.random(scene.mask.shape) < share)
-        shown.append(features(scene.stacked)[drawn])
+        shown.append(features_of(scene)[drawn])
         labels.append(scene.labels[drawn])
     model = HistGradientBoostingClassifier(max_iter=150, max_leaf_nodes=31, random_state=0)
     model.fit(np.concatenate(shown), np.concatenate(labels))
     maps = []
     for scene in test:
-        values = features(scene.stacked)
+        values = features_of(scene)
         likely = np.zeros((*scene.mask.shape, k), np.float32)
         found = model.predict_proba(values.reshape(-1, values.shape[-1]))
         likely[..., model.classes_] = found.reshape(*scene.mask.shape, -1)
@@ -159,16 +165,17 @@ def _trees(sample: int, training: SceneSet, test: tuple[Scene, ...], out: Path) 
 # --- network ----------------------------------------------------------------------------------------------
 
 
-def network(recipe: str) -> Method:
-    """Return what trains the network by a recipe and maps the test scenes."""
-    config = SegmenterConfig(**read_recipe(recipe)) if recipe else SegmenterConfig()
+def network(config: SegmenterConfig, views: Sequence[int] = (1, VIEWS)) -> Method:
+    """Return what trains the network by a recipe, and maps the test scenes in numbers of orientations."""
 
     def run(training: SceneSet, test: tuple[Scene, ...], out: Path) -> Maps:
         train_segmenter(training, out, config, overwrite=True)
         model = load_segmenter(out)
         return {
-            name: [model.map_probabilities(s.pixels, s.known, orientations=views) for s in test]
-            for name, views in (("network", 1), (f"network, {VIEWS} orientations", VIEWS))
+            "network" if count == 1 else f"network, {count} orientations": [
+                model.map_probabilities(s.pixels, s.known, orientations=count) for s in test
+            ]
+            for count in views
         }
 
     return run
@@ -186,30 +193,27 @@ def main() -> None:
     parser.add_argument("--recipe", help="recipe of the network; else the one of the job")
     parser.add_argument("--methods", default="trees,network", help="separated by commas")
     asked = parser.parse_args()
-    asked.recipe = RECIPES[asked.job] if asked.recipe is None else asked.recipe
+    recipe = SegmenterConfig(**read_recipe(asked.recipe or RECIPES[asked.job]))
     work = asked.work / asked.job
     work.mkdir(parents=True, exist_ok=True)
     scenes, fold_of = {"buildings": buildings, "deepglobe": deepglobe}[asked.job](asked.data, work)
     truth = [scene.labels for scene in scenes.scenes]
     scenes = reduced(scenes, REDUCTION[asked.job])
     folds = {fold: [f == fold for f in fold_of] for fold in sorted(set(fold_of))}
-    if asked.job == "deepglobe":
-        held = {file.stem for file in (asked.data / "deepglobe" / VAL).iterdir()}
-        folds[VAL] = [any(stem.startswith(f) for stem in held) for f in fold_of]
-    methods: dict[str, Method] = {"trees": trees(SAMPLE[asked.job]), "network": network(asked.recipe)}
+    methods: dict[str, Method] = {"trees": trees(SAMPLE[asked.job]), "network": network(recipe)}
     for method in asked.methods.split(","):
         for number, (fold, is_test) in enumerate(folds.items()):
             kept = work / f"{method}-{number}.json"
             if not kept.exists():
-                page = _measured(methods[method], scenes, truth, is_test, work / f"model-{number}")
+                page = measured(methods[method], scenes, truth, is_test, work / f"model-{number}")
                 kept.write_text(json.dumps({"fold": fold} | page))
                 for name, table in page["confusion"].items():
                     line = _line(np.array([table]), scenes)
                     print(method, number, fold, name, line, page["seconds"], "s", flush=True)
-    _write(asked, work, scenes, list(folds))
+    _write(asked, work, scenes, list(folds), recipe)
 
 
-def _measured(
+def measured(
     method: Method, scenes: SceneSet, truth: list[NDArray[np.uint8]], is_test: list[bool], out: Path
 ) -> dict[str, Any]:
     """Train without the test scenes, map them, and return the confusion matrices."""
@@ -226,7 +230,7 @@ def _measured(
     return {"seconds": round(time.monotonic() - start, 1), "confusion": confusion}
 
 
-def _write(asked: Any, work: Path, scenes: SceneSet, folds: list[str]) -> None:
+def _write(asked: Any, work: Path, scenes: SceneSet, folds: list[str], recipe: SegmenterConfig) -> None:
     """Write the figures of methods whose folds are whole."""
     rows: dict[str, Any] = {}
     names = scenes.classes.names
@@ -235,7 +239,6 @@ def _write(asked: Any, work: Path, scenes: SceneSet, folds: list[str]) -> None:
         if not all(file.exists() for file in files.values()):
             continue
         pages = {fold: json.loads(file.read_text()) for fold, file in files.items()}
-        split = pages.pop(VAL, None)
         for name in next(iter(pages.values()))["confusion"]:
             tables = np.array([page["confusion"][name] for page in pages.values()])
             rows[name] = measure_maps(tables, names).to_dict()
@@ -243,12 +246,12 @@ def _write(asked: Any, work: Path, scenes: SceneSet, folds: list[str]) -> None:
             rows[name]["folds"] = [
                 measure_maps(table[None], names).to_dict()["miou"]["value"] for table in tables
             ]
-            if split:
-                rows[name][VAL] = measure_maps(np.array([split["confusion"][name]]), names).to_dict()
+            held = [pages[fold]["confusion"][name] for fold in VAL if fold in pages]
+            if held:
+                rows[name]["val"] = measure_maps(np.array(held), names).to_dict()
             print(f"{name:<26}", _line(tables, scenes))
-    recipe = SegmenterConfig(**read_recipe(asked.recipe)).to_dict() if asked.recipe else {}
     page = context(scenes=len(scenes), reduction=REDUCTION[asked.job])
-    page |= {"job": asked.job, "recipe": recipe, "rows": rows}
+    page |= {"job": asked.job, "recipe": recipe.to_dict(), "rows": rows}
     write_json(asked.json, page)
 
 

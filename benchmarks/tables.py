@@ -307,10 +307,33 @@ def segment_table(run: dict[str, Any]) -> str:
     for method, row in run["rows"].items():
         one = row["classes"][names[0]] if len(names) == 1 else None
         iou, f1 = (one["iou"], one["f1"]) if one else (row["miou"], row["macro_f1"])
-        mcc = interval(one["mcc"]) if one else "–"
+        last = interval(one["mcc"] if one else row["val"]["miou"])
         seconds = f"{sum(row['fold_seconds']) / len(row['fold_seconds']):.0f} s"
-        rows.append((method, interval(iou), interval(f1), mcc, seconds))
-    return markdown(("method", "IoU" if len(names) == 1 else "mean IoU", "F1", "MCC", "a fold"), rows)
+        rows.append((method, interval(iou), interval(f1), last, seconds))
+    head = ("IoU", "F1", "MCC") if len(names) == 1 else ("mean IoU", "mean F1", "mean IoU, val scenes")
+    return markdown(("method", *head, "a fold"), rows)
+
+
+def segment_classes_table(run: dict[str, Any]) -> str:
+    """Return the IoU of each class over all folds, and the share of the labelled pixels in it."""
+    first = next(iter(run["rows"].values()))["classes"]
+    total = sum(figures["support"] for figures in first.values())
+    shares = ("share of pixels", *(f"{figures['support'] / total:.3f}" for figures in first.values()))
+    rows = [
+        (method, *(interval(figures["iou"]) for figures in row["classes"].values()))
+        for method, row in run["rows"].items()
+    ]
+    return markdown(("method", *(f"{name}: IoU" for name in first)), [shares, *rows])
+
+
+def segment_tried_table(run: dict[str, Any]) -> str:
+    """Return IoU and MCC of the building by variant and fold."""
+    rows = []
+    for name, row in run["rows"].items():
+        pairs = [f"{iou:.3f}, {mcc:.3f}" for iou, mcc in zip(row["iou"], row["mcc"], strict=True)]
+        rows.append((name, *pairs, f"{sum(row['iou']) / len(row['iou']):.3f}"))
+    folds = [f"fold {number}: IoU, MCC" for number in range(1, run["shapes"]["folds"] + 1)]
+    return markdown(("variant", *folds, "mean IoU"), rows)
 
 
 Table = tuple[str, Callable[[dict[str, Any]], str]]
@@ -374,6 +397,9 @@ TABLES: dict[str, Table] = {
     "index-kinds": ("kinds.json", index_kinds_table),
     "index-kinds-run": ("kinds.json", lambda run: run_note(run["context"])),
     "segment-buildings": ("segment-buildings.json", segment_table),
+    "segment-deepglobe": ("segment-deepglobe.json", segment_table),
+    "segment-deepglobe-classes": ("segment-deepglobe.json", segment_classes_table),
+    "segment-tried": ("segment-tried.json", segment_tried_table),
     "stream-64": ("stream-64.json", stream_table),
     "stream-64-run": ("stream-64.json", stream_note),
     "stream-320": ("stream-320.json", stream_table),
