@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from retrieval.index.update import add_to_index, remove_from_index
+    from retrieval.distributed.shard_changes import add_to_index, remove_from_index
     from retrieval.models.encoder import load_encoder
     from retrieval.models.representation import load_representation
     from retrieval.pipeline import Index, build_index, evaluate, locate, open_index
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Index": "retrieval.pipeline",
     "Matches": "retrieval.results.matches",
-    "add_to_index": "retrieval.index.update",
+    "add_to_index": "retrieval.distributed.shard_changes",
     "build_index": "retrieval.pipeline",
     "evaluate": "retrieval.pipeline",
     "load_encoder": "retrieval.models.encoder",
@@ -30,7 +30,7 @@ _HOME = {
     "locate": "retrieval.pipeline",
     "open_executor": "retrieval.distributed.executors",
     "open_index": "retrieval.pipeline",
-    "remove_from_index": "retrieval.index.update",
+    "remove_from_index": "retrieval.distributed.shard_changes",
 }
 
 __all__ = [

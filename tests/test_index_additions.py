@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_index_update import FAKE, SCENES, Counting, add, assert_same, remove, source, stopping, write
 
+from retrieval.distributed.shard_changes import add_to_index
 from retrieval.index.folder import IndexFolder
-from retrieval.index.update import Change, add_images, add_to_index
+from retrieval.index.update import Change, add_images
 from retrieval.pipeline import build_index
 from tfrecords.artifacts import MANIFEST
 from tfrecords.errors import DuplicateIdError
@@ -222,7 +223,7 @@ def test_removal_knows_every_spelling(tmp_path, write_tif):
     scene_files(write_tif, tmp_path / "scenes", (0, 1))
     build_index("scenes", "index", encoder=FAKE)
     (tmp_path / "link").symlink_to("scenes")
-    from retrieval.index.update import remove_from_index
+    from retrieval.distributed.shard_changes import remove_from_index
 
     assert remove_from_index("index", [str(tmp_path / "link" / "1.tif")], encoder=FAKE).removed == (1,)
 

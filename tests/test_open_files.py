@@ -48,9 +48,9 @@ def limited_job(folder: Path) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
     from retrieval.config import IndexConfig
+    from retrieval.distributed.shard_changes import add_to_index, remove_from_index
     from retrieval.export.geoparquet import export_vectors
     from retrieval.export.stac import export_stac
-    from retrieval.index.update import add_to_index, remove_from_index
     from retrieval.pipeline import build_index, locate, open_index
     from retrieval.report.page import write_page
     from retrieval.results.window_tifs import write_window_tifs

@@ -38,6 +38,8 @@ from tfrecords.challenge import IMAGES
 if TYPE_CHECKING:
     from retrieval.index.update import Change
     from retrieval.pipeline import Index
+    from retrieval.types import StoredImage
+    from tfrecords.artifacts import Manifest
     from tfrecords.read import ImageSource
 
 NAMED = 5
@@ -115,7 +117,7 @@ def index(
     names = split_names(bands)
     settings = read_settings(config)
     import_tensorflow()
-    from retrieval.index.update import add_to_index, remove_from_index
+    from retrieval.distributed.shard_changes import add_to_index, remove_from_index
     from retrieval.pipeline import build_index
 
     start, change = time.monotonic(), None
@@ -217,16 +219,14 @@ def _print_index(as_json: bool, out: Path, built: Index, start: float) -> None:
 
 
 def _print_change(as_json: bool, out: Path, change: Change, start: float) -> None:
-    from retrieval.index.folder import TABLE, read_index_manifest, read_table
-    from retrieval.index.without_windows import as_records, stored_reasons
+    from retrieval.index.without_windows import as_records
 
-    manifest = read_index_manifest(out, verify=False)
-    images = {image.image_id: image for image in read_table(out / TABLE)}
+    manifest, images, reasons = _state(out)
     recall = manifest.extra.get("recall")
     values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(change).items()}
     result: dict[str, Any] = {"index": str(out), **values, **manifest.counts}
     result |= {"kind": manifest.extra["kind"], "recall": recall}
-    result |= {"without_windows": as_records(images, stored_reasons(images, manifest.extra))}
+    result |= {"without_windows": as_records(images, reasons)}
     result |= {"seconds": elapsed_s(start)}
     changes = [f"{len(change.added)} added (ids {_ids_text(change.added)})"] if change.added else []
     changes += (
@@ -236,6 +236,20 @@ def _print_change(as_json: bool, out: Path, change: Change, start: float) -> Non
     changes += [f"{change.present} already present"] if change.present else []
     counts = "; now {images} images, {windows} windows, {kind} search"
     print_result(as_json, result, "{index}: " + ", ".join(changes) + counts + _recall_text(recall))
+
+
+def _state(out: Path) -> tuple[Manifest, Mapping[int, StoredImage], Mapping[int, str]]:
+    """Return manifest and table of an index, and why images have no window."""
+    from retrieval.distributed.shards import open_folder
+    from retrieval.index.folder import SHARDS, TABLE, read_index_manifest, read_table
+    from retrieval.index.without_windows import stored_reasons
+
+    if (out / SHARDS).is_file():
+        folder = open_folder(out, device="cpu", just_written=True)
+        return folder.manifest, folder.images, folder.without_windows
+    manifest = read_index_manifest(out, verify=False)
+    images = {image.image_id: image for image in read_table(out / TABLE)}
+    return manifest, images, stored_reasons(images, manifest.extra)
 
 
 def _ids_text(ids: Sequence[int]) -> str:

@@ -251,7 +251,7 @@ def _write_shards(
     settings |= {"index": config.to_dict(), "images": len(source), "shards": shards}
     if isinstance(encoder, KerasEncoder):
         encoder.warm_up(len(source))
-    with _alone(out):
+    with alone(out):
         prefix = _prefix(out, identity(KIND, settings)[:8])
         tasks = list(_tasks(source, out / prefix, encoder, config, shards, settings, device, job.executor))
         tasks, plan = _prepare(tasks, out / f"{prefix}-codes.npz", job)
@@ -281,7 +281,7 @@ def _check_goal(out: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def alone(out: Path) -> Iterator[None]:
     """Let one process write a folder of shards; the lock ends with the process.
 
     Raises:
@@ -479,28 +479,42 @@ def _join(
     out: Path, tasks: Sequence[ShardTask], settings: Mapping[str, Any], plan: _Plan, device: Device
 ) -> None:
     """Measure the recall, write `shards.json`, and remove what earlier builds left."""
-    manifests = {f"{t.folder.name}/{MANIFEST}": t.folder / MANIFEST for t in tasks}
-    images, _ = _tables(tasks)
-    first = read_index_manifest(tasks[0].folder, verify=False).extra
+    folders = [task.folder for task in tasks]
+    first = read_index_manifest(folders[0], verify=False).extra
     kept = ("encoder", "encoder_fingerprint", "dim", "metric", "pixels")
     extra: dict[str, Any] = {name: first[name] for name in kept} | {"kind": plan.kind}
     if len(plan.queries):
-        folders = [task.folder for task in tasks]
         opened = ShardedFolder(folders, encoder=tasks[0].encoder, device=device, just_written=True)
         extra["recall"] = measure_recall(opened.vectors, plan.queries, plan.truth, RECALL_SOURCE).to_dict()
+    join_shards(out, folders, settings, extra)
+
+
+def join_shards(
+    out: Path, folders: Sequence[Path], settings: Mapping[str, Any], extra: Mapping[str, Any]
+) -> None:
+    """Replace `shards.json` in one step, and remove shards that it no longer names.
+
+    Args:
+        out: the folder of the shards.
+        folders: the finished shards.
+        settings: decide their content.
+        extra: further entries of the manifest.
+    """
+    files = {f"{folder.name}/{MANIFEST}": folder / MANIFEST for folder in folders}
+    counts = [read_index_manifest(folder, verify=False).counts for folder in folders]
     joined = Manifest(
         kind=KIND,
         version=FORMAT_VERSION[KIND],
         config=dict(settings),
         fingerprint=identity(KIND, settings),
         created_by=created_by(),
-        counts={"images": len(images), "windows": sum(row.windows for row in images.values())}
-        | {"shards": len(tasks)},
-        files={n: {"bytes": f.stat().st_size, "sha256": digest(f)} for n, f in manifests.items()},
-        extra=extra,
+        counts={name: sum(of[name] for of in counts) for name in ("images", "windows")}
+        | {"shards": len(folders)},
+        files={n: {"bytes": f.stat().st_size, "sha256": digest(f)} for n, f in files.items()},
+        extra=dict(extra),
     )
     with writing_file(out / SHARDS, overwrite=True) as path:
         path.write_text(joined.text(), encoding="utf-8")
-    kept_names = {task.folder.name for task in tasks} | {"shards.lock"}
+    kept_names = {folder.name for folder in folders} | {"shards.lock"}
     for entry in [e for e in out.iterdir() if OWN_NAME.fullmatch(e.name) and e.name not in kept_names]:
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -24,6 +24,7 @@ from retrieval.config import Device
 from retrieval.distributed.merged_vectors import merge_vectors
 from retrieval.errors import IndexMismatchError
 from retrieval.index.device import resolve_device
+from retrieval.index.file_paths import PATHS_FROM, FilePaths
 from retrieval.index.folder import SHARDS, IndexFolder, read_index_manifest
 from retrieval.index.parts import JoinedParts
 from retrieval.models.calibration import calibrations_beside
@@ -200,6 +201,15 @@ class ShardedFolder(IndexFolder):
     def scaled(self, image_id: int, window: tuple[int, int, int, int] | None = None) -> NDArray[np.float32]:
         """Return an image's pixels from its shard; see `IndexFolder`."""
         return self._shard_of[image_id].scaled(image_id, window)
+
+    def stored_codes(self, image_id: int) -> NDArray[np.uint16]:
+        """Return an image's stored pixels from its shard; see `IndexFolder`."""
+        return self._shard_of[image_id].stored_codes(image_id)
+
+    def file_paths(self) -> FilePaths:
+        """Return what the paths of the table mean: in all shards of a folder they have one start."""
+        started = (shard for shard in self.shards if PATHS_FROM in shard.manifest.extra)
+        return next(started, self.shards[0]).file_paths()
 
 
 _unpickled_folders: dict[tuple[tuple[str, ...], str], IndexFolder] = {}

@@ -13,8 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from retrieval.index.builder import part_names, table_row
-from retrieval.index.file_paths import PATHS_FROM, FilePaths
+from retrieval.index.builder import table_row
 from retrieval.index.folder import IndexFolder, table_cells, to_codes
 from retrieval.types import StoredImage
 from tfrecords.errors import DuplicateIdError
@@ -45,7 +44,7 @@ class Additions:
         self.replaced: list[int] = []
         """Ids of images that replace an entry."""
         self._images, self._base = images, base
-        self._paths = FilePaths(base.path, base.manifest.extra.get(PATHS_FROM))
+        self._paths = base.file_paths()
         self._entries: dict[str, list[int]] = defaultdict(list)
         for image_id, row in sorted(base.images.items()):
             self._entries[self._paths.in_table(row.path)].append(image_id)
@@ -111,5 +110,4 @@ class Additions:
         same = replace(image, image_id=row.image_id, path=row.path, clipped=row.clipped)
         if table_cells(table_row(same, row.windows)) != table_cells(row):
             return False
-        stored = np.load(self._base.path / part_names(row.image_id)[0], mmap_mode="r", allow_pickle=False)
-        return bool(np.array_equal(stored, to_codes(same.scaled())))
+        return bool(np.array_equal(self._base.stored_codes(row.image_id), to_codes(same.scaled())))

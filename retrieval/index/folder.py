@@ -38,6 +38,7 @@ from retrieval.config import Device, IndexConfig
 from retrieval.errors import IndexFormatError, IndexMismatchError
 from retrieval.index.device import resolve_device
 from retrieval.index.faiss_index import VectorIndex
+from retrieval.index.file_paths import PATHS_FROM, FilePaths
 from retrieval.index.parts import PARTS, PartsIndex
 from retrieval.index.recall import Recall
 from retrieval.index.without_windows import stored_reasons
@@ -199,6 +200,17 @@ class IndexFolder:
             x, y, width, height = window
             return from_codes(np.asarray(_mapped(file)[y : y + height, x : x + width]))
 
+    def stored_codes(self, image_id: int) -> NDArray[np.uint16]:
+        """Return an image's pixels (h, w, b) as they are stored, from the file when they are read."""
+        codes: NDArray[np.uint16] = np.load(
+            self.path / f"pixels/{image_id}.npy", mmap_mode="r", allow_pickle=False
+        )
+        return codes
+
+    def file_paths(self) -> FilePaths:
+        """Return what the paths of the table mean."""
+        return FilePaths(self.path, self.manifest.extra.get(PATHS_FROM))
+
     def _pixel_file(self, image_id: int) -> BinaryIO:
         """Open a file of pixels, and compare its content with the manifest unless that was done before.
 
@@ -260,7 +272,7 @@ def read_index_manifest(path: Path, *, verify: bool | Literal["sizes"] = True) -
     """Read an index's manifest, with names of 0.1.0 replaced by today's; see `read_manifest`."""
     if (path / SHARDS).is_file():
         raise ManifestError(
-            f"{path}: it holds an index in shards; expected a single index. Build it again to change it."
+            f"{path}: it holds an index in shards; expected a single index. Name one of its shards."
         )
     manifest = read_manifest(path, KIND, verify=verify)
     if "recall" not in manifest.extra:

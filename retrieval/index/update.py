@@ -14,23 +14,20 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from numpy.typing import NDArray
-
 from retrieval.config import Device, IndexKind
 from retrieval.errors import IndexMismatchError
 from retrieval.index.additions import Additions, largest_id
 from retrieval.index.builder import ImageIndexer, Previous, finish_index, part_names
-from retrieval.index.device import on_device, resolve_device
+from retrieval.index.device import resolve_device
 from retrieval.index.faiss_index import VectorIndex
-from retrieval.index.file_paths import PATHS_FROM, FilePaths, paths_entry
+from retrieval.index.file_paths import PATHS_FROM, paths_entry
 from retrieval.index.folder import KIND, TABLE, IndexFolder
 from retrieval.index.kinds import choose_kind
 from retrieval.index.without_windows import warn_without_windows
-from retrieval.models.encoder import load_encoder
 from retrieval.types import Encoder, Progress, StoredImage, silent
 from tfrecords.artifacts import PartialFolder, recover, writing_folder
 from tfrecords.errors import MissingInputError
-from tfrecords.read import ImageSource, read_images
+from tfrecords.read import ImageSource
 
 RETRAIN_FACTOR = 2
 """Codes and cells are trained again when the index has this many times the windows that trained them."""
@@ -91,11 +88,11 @@ def add_images(
         NoWindowsWarning: some new images have no window.
     """
     base = _open(out, encoder)
-    _check_same(base, stride_px, kind)
+    check_same(base, stride_px, kind)
     additions = Additions(images, base)
     new_images = iter(additions)
     if (first := next(new_images, None)) is None:
-        return _summarize(additions, ())
+        return summarize(additions, ())
     with _writing_change(base, {"added": source}, restart) as folder:
         indexer = ImageIndexer(folder, base.encoder, base.config, resolve_device(device))
         for number, _ in enumerate(indexer.add(chain([first], new_images))):
@@ -104,10 +101,10 @@ def add_images(
         images_now = {**base.images, **indexer.rows}
         _finish(folder, base, images_now, indexer.reasons, device, progress, indexer.rows)
         warn_without_windows(indexer.rows, indexer.reasons)
-    return _summarize(additions, indexer.rows)
+    return summarize(additions, indexer.rows)
 
 
-def _summarize(additions: Additions, embedded: Iterable[int]) -> Change:
+def summarize(additions: Additions, embedded: Iterable[int]) -> Change:
     """Return what became of all images of a source."""
     return Change(
         added=tuple(sorted(set(embedded) - set(additions.replaced))),
@@ -143,7 +140,7 @@ def remove_images(
         UnfinishedOutputError: another change of the index was interrupted.
     """
     base = _open(out, encoder)
-    removed = {_find_image(str(name), base) for name in names}
+    removed = {find_image(str(name), base) for name in names}
     kept = {image_id: row for image_id, row in base.images.items() if image_id not in removed}
     if not any(row.windows for row in kept.values()):
         left = "window" if kept else "image"
@@ -154,74 +151,12 @@ def remove_images(
     return Change((), tuple(sorted(removed)), 0)
 
 
-def add_to_index(
-    images: str | Path | NDArray[Any] | ImageSource,
-    out: str | Path,
-    *,
-    encoder: str | Path | Encoder | None = None,
-    stride_px: int | None = None,
-    kind: IndexKind | None = None,
-    bands: Sequence[str] | None = None,
-    units: str | None = None,
-    device: Device = "auto",
-    restart: bool = False,
-    progress: Progress = silent,
-) -> Change:
-    """Add images to a finished index: only they are embedded.
-
-    Args:
-        images: as for `retrieval.pipeline.build_index`; see `add_images` for their ids.
-        out: the index.
-        encoder: refused if it is not the index's; None takes the index's.
-        stride_px: the same.
-        kind: the same.
-        bands: names of the bands; None reads them from the file.
-        units: "dn", "reflectance", "scaled" or "byte"; None infers them from the values.
-        device: "auto", "cpu" or "gpu".
-        restart: discard an unfinished change with other settings.
-        progress: hears of each image.
-
-    Raises:
-        RetrieveError: one of its kinds; the index is then unchanged.
-    """
-    source = images if isinstance(images, ImageSource) else read_images(images, bands=bands, units=units)
-    chosen = None if encoder is None else load_encoder(encoder)
-    with on_device(device):
-        return add_images(
-            source,
-            Path(out),
-            source=source.note,
-            encoder=chosen,
-            stride_px=stride_px,
-            kind=kind,
-            restart=restart,
-            device=device,
-            progress=progress,
-        )
-
-
-def remove_from_index(
-    out: str | Path,
-    names: Sequence[str | int],
-    *,
-    encoder: Encoder | None = None,
-    device: Device = "auto",
-    restart: bool = False,
-    progress: Progress = silent,
-) -> Change:
-    """Remove images from a finished index, see `remove_images`; nothing is embedded."""
-    with on_device(device):
-        return remove_images(
-            Path(out), names, encoder=encoder, device=device, restart=restart, progress=progress
-        )
-
-
 def _open(out: Path, encoder: Encoder | None) -> IndexFolder:
     recover(out.absolute())
     return IndexFolder(out, encoder=encoder, device="cpu")
 
 
-def _check_same(base: IndexFolder, stride_px: int | None, kind: IndexKind | None) -> None:
+def check_same(base: IndexFolder, stride_px: int | None, kind: IndexKind | None) -> None:
     """Refuse a stride or kind that is not the index's."""
     for flag, requested, accepted in (
         ("--stride", stride_px, (base.config.stride_px,)),
@@ -315,7 +250,7 @@ def _training_windows(base: IndexFolder) -> int:
     return int(base.manifest.extra.get("learned_from", base.manifest.counts["windows"]))
 
 
-def _find_image(name: str, base: IndexFolder) -> int:
+def find_image(name: str, base: IndexFolder) -> int:
     """Return the id of the image that a name stands for; see `remove_images`."""
     if name.isdecimal() and int(name) in base.images:
         return int(name)
@@ -327,7 +262,7 @@ def _find_image(name: str, base: IndexFolder) -> int:
     ]
     matches = [image_id for image_id in matches if base.images[image_id].path == name] or matches
     if not matches and name:
-        paths = FilePaths(base.path, base.manifest.extra.get(PATHS_FROM))
+        paths = base.file_paths()
         file = paths.given(name)
         matches = [i for i, row in base.images.items() if row.path and paths.in_table(row.path) == file]
     if len(matches) != 1:
