@@ -226,11 +226,14 @@ def test_the_patches_with_the_most_texture_come_first(world):
 def test_correlation_and_cosine_rank_together_and_tell_how_sure_that_is():
     nan = np.nan
     found = refined([[1, 2, 3, -1]], [[0] * 4], [[0] * 4], [[nan] * 4], [[0.1, 0.2, 0.1, 0.0]])
-    got = rank_by_score(replace(found, ncc=np.full((1, 4), 0.3, np.float32)))
+    equal = np.zeros((1, 4), np.float32)
+    got = rank_by_score(replace(found, ncc=np.full((1, 4), 0.3, np.float32)), equal)
     assert got.image_ids.tolist() == [[2, 1, 3, -1]] and np.isnan(got.logit[0, 3])
     fit = ScoreFit.shipped()
     score = 0.3 + fit.cosine_weight * np.array([0.2, 0.1, 0.1])
     expected = fit.logit_slope * (score - fit.even_score)
     np.testing.assert_allclose(got.logit[0, :3], expected, rtol=1e-4)
     ncc = np.array([[0.1, 0.1, 0.9, 0.9]], np.float32)
-    assert rank_by_score(replace(found, ncc=ncc)).image_ids.tolist() == [[3, 2, 1, -1]]
+    assert rank_by_score(replace(found, ncc=ncc), equal).image_ids.tolist() == [[3, 2, 1, -1]]
+    signed = np.array([[0.5, 0.0, 0.0, 0.9]], np.float32)
+    assert rank_by_score(replace(found, ncc=equal), signed).image_ids.tolist() == [[1, 2, 3, -1]]

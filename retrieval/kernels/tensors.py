@@ -69,7 +69,7 @@ def _write_tensor(energies: NDArray[np.float32], noise: float, out: NDArray[np.f
     size = np.empty(len(out), np.float32)
     for x in range(len(out)):
         size[x] = np.float32(1) + (xx[x] + yy[x]) * inverse_noise
-    _log(size)
+    log_in_place(size)
     for x in range(len(out)):
         g = np.float32(0.5) * size[x]
         gain = g / (xx[x] + yy[x] + floor)
@@ -77,7 +77,7 @@ def _write_tensor(energies: NDArray[np.float32], noise: float, out: NDArray[np.f
 
 
 @loop
-def _log(values: NDArray[np.float32]) -> None:
+def log_in_place(values: NDArray[np.float32]) -> None:
     """Replace positive numbers by their natural logarithms, exact to the last bit but one.
 
     Source: S. Moshier, Cephes Mathematical Library (1989), logf.

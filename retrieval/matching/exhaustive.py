@@ -33,6 +33,7 @@ from retrieval.matching.parts_search import find_places
 from retrieval.matching.places import decided_patches, rival_places
 from retrieval.matching.pyramid import match_half_resolution, refine_full_resolution
 from retrieval.matching.session import Session
+from retrieval.matching.signed_gradients import agreement
 from retrieval.models.calibration import logit_margin
 from retrieval.models.cloud_mask import shipped_cloud_mask
 from retrieval.models.local_descriptors import half_resolution
@@ -42,9 +43,9 @@ from tfrecords.schema import Patches
 
 MAX_HIDDEN_SHARE = 0.2
 """Share of hidden pixels above which this search decides alone: the earlier stages took cloud for ground."""
-MATCHED_K, REFINED_K = 256, 32
-"""Candidates of local descriptors that are correlated at half resolution, and those that are described again
-and correlated at full resolution."""
+MATCHED_K, SIGNED_K, REFINED_K = 256, 96, 32
+"""Candidates of local descriptors that are correlated at half resolution, those that are compared by signed
+gradients, and those that are correlated at full resolution."""
 MIN_LOG_GRADIENT = 2.7
 """Log-magnitude of the structure tensor above which a pixel has texture: a gradient of 150 DN."""
 BLOCK = 256
@@ -63,6 +64,8 @@ class ScoreFit:
     """Weight of the cosine next to NCC at half resolution."""
     cosine_weight: float
     """Weight of the cosine next to NCC at full resolution."""
+    signed_weight: float
+    """Weight of the agreement of signed gradients next to NCC, at half and full resolution."""
     logit_slope: float
     """Log-odds per unit of score."""
     even_score: float
@@ -254,7 +257,7 @@ _TEXTURE_SHARE = Compiled(_texture_share)
 
 
 def rank_candidates(session: Session, candidates: Candidates) -> RankedCandidates:
-    """Rank places of local descriptors by NCC at full resolution and cosine.
+    """Rank places of local descriptors by NCC at full resolution, cosine, and signed gradients.
 
     Args:
         session: its queries are NaN where cloud or nodata hides the ground.
@@ -266,17 +269,38 @@ def rank_candidates(session: Session, candidates: Candidates) -> RankedCandidate
     fit, weight = ScoreFit.shipped(), ScoreFit.shipped().cosine_weight_quarter_res
     by_cosine = session.with_settings(refinement=replace(session.refinement, similarity_weight=weight))
     close = match_half_resolution(
-        replace(by_cosine, progress=silent), candidates, MATCHED_K, fit.cosine_weight_half_res, REFINED_K
+        replace(by_cosine, progress=silent), candidates, MATCHED_K, fit.cosine_weight_half_res, SIGNED_K
     )
+    order = _best_first(close, fit.cosine_weight_half_res, agreement(session, close))
+    close = close.reorder(order[:, :REFINED_K])
     close = replace(close, similarity=shipped_local_search().rescore(session, close))
-    return rank_by_score(refine_full_resolution(session, close, REFINED_K))
+    refined = refine_full_resolution(session, close, REFINED_K)
+    return rank_by_score(refined, agreement(session, refined))
 
 
-def rank_by_score(found: RankedCandidates) -> RankedCandidates:
-    """Rank candidates by NCC and cosine, their similarity; this score gives the log-odds."""
+def rank_by_score(found: RankedCandidates, signed: NDArray[np.float32]) -> RankedCandidates:
+    """Rank candidates by their score, which gives the log-odds.
+
+    Args:
+        found: their similarity is the cosine of local descriptors.
+        signed: (n, k) agreement of signed gradients.
+    """
     fit = ScoreFit.shipped()
-    score = np.round(found.ncc + fit.cosine_weight * found.similarity, 4)
-    score = np.where((found.image_ids >= 0) & np.isfinite(score), score, -np.inf)
+    score = _score(found, fit.cosine_weight, signed)
     finite = np.isfinite(score)
     odds = np.where(finite, fit.logit_slope * (score - fit.even_score), np.nan).astype(np.float32)
-    return replace(found, logit=odds).reorder(np.argsort(-score, axis=1, kind="stable"))
+    return replace(found, logit=odds).reorder(_best_first(found, fit.cosine_weight, signed))
+
+
+def _score(found: RankedCandidates, cosine_weight: float, signed: NDArray[np.float32]) -> NDArray[np.float64]:
+    """NCC, cosine and signed gradients of candidates (n, k), weighted; -inf for no candidate."""
+    score = found.ncc + cosine_weight * found.similarity + ScoreFit.shipped().signed_weight * signed
+    score = np.round(score, 4)
+    return np.where((found.image_ids >= 0) & np.isfinite(score), score, -np.inf)
+
+
+def _best_first(
+    found: RankedCandidates, cosine_weight: float, signed: NDArray[np.float32]
+) -> NDArray[np.intp]:
+    """Order of the candidates (n, k) by their score."""
+    return np.argsort(-_score(found, cosine_weight, signed), axis=1, kind="stable")
