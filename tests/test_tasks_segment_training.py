@@ -247,6 +247,16 @@ def test_class_weights_change_the_weights(tmp_path, trained):
     assert not same(trained[0], tmp_path / "b")
 
 
+def test_unlabelled_scenes_count_and_their_masks_and_validation_do_not(tmp_path, trained):
+    """Unlabelled scenes change weights; their masks do not, and validation scenes among them are left out."""
+    other, more = scenes(2, 5), scenes(2, 8)
+    flipped = tuple(Scene(s.name, s.pixels, 1 - s.mask) for s in more.scenes)
+    both = SceneSet((*flipped, *other.scenes), "byte", more.bands, BUILDING)
+    quiet(scenes(3), tmp_path / "a", validation=other, unlabelled=more)
+    quiet(scenes(3), tmp_path / "b", validation=other, unlabelled=both)
+    assert same(tmp_path / "a", tmp_path / "b") and not same(tmp_path / "a", trained[0])
+
+
 def test_nodata_pixels_never_change_a_weight(tmp_path):
     """What nodata pixels hold, and what their mask says, does not matter."""
     results = []
@@ -435,6 +445,8 @@ def test_the_command_trains_with_validation_and_weights(tmp_path):
         tmp_path / "weights.csv",
         "--class-weights",
         "class 1=2",
+        "--unlabelled",
+        tmp_path / "val/images",
         "--json",
         "--steps",
         2,

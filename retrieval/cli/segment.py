@@ -63,6 +63,13 @@ def train(
             show_default="none",
         ),
     ] = None,
+    unlabelled: Annotated[
+        Path | None,
+        typer.Option(
+            help="Images of the same kind without masks: the network must answer alike in any light.",
+            show_default="none",
+        ),
+    ] = None,
     classes: ClassesOption = None,
     zoom: Zoom = None,
     recipe: Annotated[
@@ -121,7 +128,7 @@ def train(
     config = _recipe(settings, recipe, steps=steps, seed=seed)
     import_tensorflow()
     from retrieval.index.device import on_device
-    from retrieval.tasks.segment.sources import read_scenes
+    from retrieval.tasks.segment.sources import read_scenes, read_unlabelled
     from retrieval.tasks.segment.training import train_segmenter
 
     how: dict[str, Any] = {"zoom": zoom, "bands": split_names(bands), "units": units}
@@ -130,6 +137,7 @@ def train(
         console.detail(f"segment train: {config.to_dict()}")
         scenes = read_scenes(images, masks, classes=classes, weights=tile_weights, **how)
         held_out = validation and read_scenes(*validation, classes=scenes.classes, like=scenes, **how)
+        others = read_unlabelled(unlabelled, scenes, **how) if unlabelled else None
         for note in (*scenes.notes, *(held_out.notes if held_out else ())):
             console.note(note)
         report = train_segmenter(
@@ -137,6 +145,7 @@ def train(
             out,
             config,
             validation=held_out or None,
+            unlabelled=others,
             class_weight=_class_weights(class_weights, scenes.classes.names),
             licence=licence,
             overwrite=overwrite,

@@ -90,6 +90,9 @@ class SegmenterConfig(Config):
     average: float = setting(0.98, 0, 0.999999, help="Momentum of the averaged weights, which are the model.")
     cross_entropy: float = setting(0.5, 0, 100, help="Weight of the cross-entropy in the loss.")
     lovasz: float = setting(0.5, 0, 100, help="Weight of the Lovász loss, which follows the IoU.")
+    consistency: float = setting(
+        1.0, 0, 100, help="Weight of the loss of unlabelled pixels, if there are any."
+    )
     focal: float = setting(0.0, 0, 100, help="Weight of the focal loss, which follows the hard pixels.")
     balance: float = setting(
         0.5,

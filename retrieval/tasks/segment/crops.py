@@ -139,11 +139,15 @@ def varied(pixels: Any, labels: Any, seed: Any, config: SegmenterConfig, dates: 
 
     shown = moved(pixels, "BILINEAR", 0.0)
     truth = moved(labels[..., None], "NEAREST", float(IGNORED))[..., 0]
-    parts = [
-        relit(part, seed + 1 + number, config.colour)
-        for number, part in enumerate(tf.split(shown, dates, axis=-1))
-    ]
-    return tf.concat(parts, -1), truth
+    return relit_dates(shown, seed + 1, config, dates), truth
+
+
+def relit_dates(pixels: Any, seed: Any, config: SegmenterConfig, dates: int) -> Any:
+    """Return standardized pixels (n, y, x, t * b) in another light, each date in its own."""
+    import tensorflow as tf
+
+    parts = tf.split(pixels, dates, axis=-1)
+    return tf.concat([relit(part, seed + n, config.colour) for n, part in enumerate(parts)], -1)
 
 
 def _transforms(count: Any, side: int, seed: Any, config: SegmenterConfig) -> Any:

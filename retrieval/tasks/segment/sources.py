@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from retrieval.errors import LabelsError
 from retrieval.labels.classes import Classes, read_classes
 from retrieval.labels.dataset import misfit, unnamed_classes
-from retrieval.labels.files import find_pairs
+from retrieval.labels.files import find_files, find_pairs
 from retrieval.labels.masks import alpha_bands, classes_of, kind_of, open_raster, read_mask, shape_of
 from retrieval.tasks.segment.scenes import DTYPE, Form, Scene, SceneSet
 from tfrecords.errors import BandsError, UnitsError, listed
@@ -227,6 +227,37 @@ def read_scenes(
         if missing
     ]
     return SceneSet(tuple(scenes), first.form, tuple(wanted), known, str(images), tuple(notes))
+
+
+def read_unlabelled(
+    images: str | Path,
+    like: SceneSet,
+    *,
+    zoom: int | None = None,
+    bands: Sequence[str] | None = None,
+    units: str | None = None,
+) -> SceneSet:
+    """Read images without masks, in the bands of labelled scenes; every mask is 0.
+
+    Args:
+        images: folder of images of any size, or one image.
+        like: the labelled scenes.
+        zoom: only the XYZ tiles of this zoom.
+        bands: names of the bands; else the files', else by their number.
+        units: units of the pixels; else inferred.
+
+    Raises:
+        MissingInputError: no image.
+        BandsError, UnitsError, ArrayError: images of another kind, or one that cannot be read.
+    """
+    opened = open_images(find_files(images, "image", zoom), bands, units)
+    scenes = []
+    for name, image in opened.items():
+        pixels, valid = read_whole(image, like.bands, like.name)
+        mask = np.zeros(valid.shape, np.uint8)
+        scenes.append(Scene(name, pixels[None], mask, None if valid.all() else valid))
+    form = next(iter(opened.values())).form
+    return SceneSet(tuple(scenes), form, like.bands, like.classes, str(images))
 
 
 def read_whole(image: ImageFile, wanted: Sequence[str], owner: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:

@@ -3,6 +3,10 @@
 One step draws crops, varies them, and lowers a weighted sum of cross-entropy, Lovász and focal loss over the
 labelled pixels. The averaged weights, which follow the trained ones, are the model. Every batch follows from
 the seed and its step, so a resumed run ends with the same weights.
+
+Unlabelled scenes add consistency: where the averaged weights are sure of a pixel's class, the trained ones
+must find it in another light. Sources: K. Sohn et al., FixMatch, 2020; A. Tarvainen and H. Valpola, Mean
+teachers, 2017.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,7 @@ from retrieval.evaluation.temperature import fit_temperature
 from retrieval.labels.classes import IGNORED, Classes
 from retrieval.tasks.classifier import UNSTATED
 from retrieval.tasks.optimization import apply_gradients, build_optimizer, class_weights
-from retrieval.tasks.segment.crops import CropSource, margin_side, varied
+from retrieval.tasks.segment.crops import CropSource, margin_side, relit_dates, varied
 from retrieval.tasks.segment.losses import FOCUS, cross_entropy, log_probabilities, lovasz
 from retrieval.tasks.segment.model import Description, Segmenter, save_segmenter
 from retrieval.tasks.segment.network import unet, unit_px, with_standardization
@@ -41,6 +45,8 @@ from retrieval.training.trainer import (
 from retrieval.training.validate import MapAccuracy
 from tfrecords.artifacts import check_free
 
+SURE = 0.9
+"""Probability from which the averaged weights' guess of an unlabelled pixel counts."""
 _FIT_PIXELS = 20_000
 """Validation pixels that fit temperature and threshold."""
 _THRESHOLDS = np.linspace(0.05, 0.95, 91)
@@ -82,6 +88,7 @@ def train_segmenter(
     config: SegmenterConfig | None = None,
     *,
     validation: SceneSet | None = None,
+    unlabelled: SceneSet | None = None,
     class_weight: Sequence[float] | None = None,
     licence: str = UNSTATED,
     overwrite: bool = False,
@@ -98,6 +105,7 @@ def train_segmenter(
         out: the model folder to write.
         config: the recipe.
         validation: other scenes of the same kind and classes.
+        unlabelled: scenes of the same kind whose masks do not matter, for consistency.
         class_weight: (k,) weight of each class in the cross-entropy; None follows `config.balance`.
         licence: licence of the weights, for the manifest.
         overwrite: replace an existing model folder, and the state of another run.
@@ -115,11 +123,14 @@ def train_segmenter(
     check_free(out, overwrite=overwrite, folder=True)
     check_backend()
     counts = _checked(training, validation)
+    if unlabelled is not None:
+        check_alike(unlabelled, training.bands, training.form, training.dates, training.name)
+        unlabelled = _without(unlabelled, validation)
     weights = _weights(counts, config, class_weight)
     schedule = Schedule(config.steps, validate_every=config.validate_every if validation else None)
-    identity = _identity(config, training, weights)
+    identity = _identity(config, training, unlabelled, weights)
     trainer = Trainer(folder_of(out), identity, schedule, progress or print_progress())
-    run = _Run(training, validation, config, weights, trainer)
+    run = _Run(training, validation, unlabelled, config, weights, trainer)
     run.prepare(overwrite)
     run.train()
     return run.finish(out, overwrite, licence, int(counts.sum()))
@@ -137,6 +148,7 @@ def train(
     bands: Sequence[str] | None = None,
     units: str | None = None,
     tile_weights: str | Path | None = None,
+    unlabelled: str | Path | None = None,
     **more: Any,
 ) -> SegmentTrainingReport:
     """Train a segmentation network on folders of images and masks.
@@ -152,18 +164,20 @@ def train(
         bands: names of the bands; else the files', else by their number.
         units: units of the pixels; else inferred.
         tile_weights: CSV of `name,weight`: how often an image is drawn, relative to the others.
+        unlabelled: folder of images of the same kind without masks, or one image, for consistency.
         **more: of `train_segmenter`.
 
     Raises:
         MissingInputError, LabelsError: no pair, or a mask that cannot be read.
         Others: see `train_segmenter`.
     """
-    from retrieval.tasks.segment.sources import read_scenes
+    from retrieval.tasks.segment.sources import read_scenes, read_unlabelled
 
     how: dict[str, Any] = {"zoom": zoom, "bands": bands, "units": units}
     scenes = read_scenes(images, masks, classes=classes, weights=tile_weights, **how)
     held_out = validation and read_scenes(*validation, classes=scenes.classes, like=scenes, **how)
-    return train_segmenter(scenes, out, config, validation=held_out or None, **more)
+    others = read_unlabelled(unlabelled, scenes, **how) if unlabelled else None
+    return train_segmenter(scenes, out, config, validation=held_out or None, unlabelled=others, **more)
 
 
 def _checked(training: SceneSet, validation: SceneSet | None) -> NDArray[np.int64]:
@@ -186,6 +200,17 @@ def _checked(training: SceneSet, validation: SceneSet | None) -> NDArray[np.int6
     return counts
 
 
+def _without(unlabelled: SceneSet, validation: SceneSet | None) -> SceneSet | None:
+    """Return the unlabelled scenes that are no validation scenes, with 0 as the mask of every pixel."""
+    known = {digest(scene) for scene in validation.scenes} if validation else set()
+    scenes = tuple(
+        replace(scene, mask=np.zeros_like(scene.mask))
+        for scene in unlabelled.scenes
+        if digest(scene) not in known
+    )
+    return replace(unlabelled, scenes=scenes) if scenes else None
+
+
 def _weights(
     counts: NDArray[np.int64], config: SegmenterConfig, given: Sequence[float] | None
 ) -> NDArray[np.float32]:
@@ -201,17 +226,21 @@ def _weights(
     return weights
 
 
-def _identity(config: SegmenterConfig, scenes: SceneSet, weights: NDArray[np.float32]) -> dict[str, Any]:
+def _identity(
+    config: SegmenterConfig, scenes: SceneSet, unlabelled: SceneSet | None, weights: NDArray[np.float32]
+) -> dict[str, Any]:
     """Return all that decides the weights: recipe, scenes, masks and classes."""
     recipe = {name: value for name, value in config.to_dict().items() if name != "orientations"}
     content = hashlib.sha256()
     for scene in scenes.scenes:
         content.update(f"{digest(scene)} {scene.weight!r}".encode() + scene.labels.tobytes())
-    data = {
+    data: dict[str, Any] = {
         "classes": list(scenes.classes.names),
         "scenes": content.hexdigest()[:16],
         "class_weight": [round(float(weight), 6) for weight in weights],
     }
+    if unlabelled is not None:
+        data["unlabelled"] = [digest(scene) for scene in unlabelled.scenes]
     return {"recipe": recipe, "data": data}
 
 
@@ -222,12 +251,13 @@ class _Run:
         self,
         training: SceneSet,
         validation: SceneSet | None,
+        unlabelled: SceneSet | None,
         config: SegmenterConfig,
         weights: NDArray[np.float32],
         trainer: Trainer,
     ) -> None:
         self.training, self.validation, self.config = training, validation, config
-        self.weights, self.trainer = weights, trainer
+        self.weights, self.trainer, self.unlabelled = weights, trainer, unlabelled
         self.statistics = training.statistics()
         self.full_scale = FULL_SCALE[training.form]
 
@@ -262,10 +292,13 @@ class _Run:
     def _batches(self, start: int) -> Iterator[Iterator[Batch]]:
         """Open the batches from a step on."""
         source = CropSource(self.training, self.config, self._fill())
+        others = CropSource(self.unlabelled, self.config, self._fill()) if self.unlabelled else None
 
         def batches() -> Iterator[Batch]:
             for step in range(start, self.config.steps):
-                yield (*source.batch(step), np.int64(step))  # type: ignore[misc]
+                pixels, labels = source.batch(step)
+                more = pixels[:0] if others is None else others.batch(step)[0]
+                yield pixels, labels, more, np.int64(step)  # type: ignore[misc]
 
         yield batches()
 
@@ -280,21 +313,51 @@ class _Run:
         channels = self.training.dates * len(self.training.bands)
         mean, deviation = self.statistics[0], np.sqrt(self.statistics[1])
 
-        def step(pixels: Any, labels: Any, seed: Any) -> Any:
+        def standardized(pixels: Any) -> Any:
             pixels = tf.ensure_shape(pixels, (None, side, side, channels))
-            shown = (tf.cast(pixels, tf.float32) / self.full_scale - mean) / deviation
-            shown, truth = varied(shown, labels, seed, config, self.training.dates)
+            return (tf.cast(pixels, tf.float32) / self.full_scale - mean) / deviation
+
+        def step(pixels: Any, labels: Any, more: Any, seed: Any) -> Any:
+            shown, truth = varied(standardized(pixels), labels, seed, config, self.training.dates)
+            guess = None
+            if more.shape[0]:
+                other, guess = self._guessed(standardized(more), seed + 32)
+                shown = tf.concat([shown, other], 0)
             with tf.GradientTape() as tape:
-                loss = self._loss(self.network(shown, training=True), truth)
+                logits = self.network(shown, training=True)
+                loss = self._loss(logits[: config.batch], truth)
+                if guess is not None:
+                    loss += config.consistency * self._guess_loss(logits[config.batch :], guess)
             self._apply(tape, loss)
             return (loss,)
 
         traced = tf.function(step) if config.compile else step
-        return lambda pixels, labels, number: traced(
+        return lambda pixels, labels, more, number: traced(
             tf.constant(pixels),
             tf.constant(labels),
+            tf.constant(more),
             tf.constant([config.seed, int(number) * 64], tf.int32),
         )
+
+    def _guessed(self, pixels: Any, seed: Any) -> tuple[Any, Any]:
+        """Return unlabelled crops in another light, and the sure classes of pixels, one-hot or 0."""
+        import tensorflow as tf
+
+        plain, dates = replace(self.config, colour=0.0), self.training.dates
+        blank = tf.zeros(tf.shape(pixels)[:3], tf.uint8)
+        shown, inside = varied(pixels, blank, seed, plain, dates)
+        likely = tf.nn.softmax(self.average(shown, training=False))
+        sure = (tf.reduce_max(likely, -1) >= SURE) & (inside == 0)
+        guess = tf.one_hot(tf.argmax(likely, -1), likely.shape[-1]) * tf.cast(sure, tf.float32)[..., None]
+        return relit_dates(shown, seed + 1, self.config, dates), guess
+
+    def _guess_loss(self, logits: Any, guess: Any) -> Any:
+        """Return the cross-entropy against the sure guesses, averaged over all pixels."""
+        import tensorflow as tf
+
+        k = len(self.training.classes.names)
+        log_p = log_probabilities(tf.reshape(logits, (-1, k)))
+        return -tf.reduce_mean(tf.reduce_sum(tf.reshape(guess, (-1, k)) * log_p, -1))
 
     def _loss(self, logits: Any, labels: Any) -> Any:
         """Return the weighted sum of the losses over the labelled pixels."""
