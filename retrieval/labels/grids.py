@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ TILE_PX = 256
 WEB_MERCATOR = "EPSG:3857"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """A rectangle of pixels: a window of a raster, or a whole tile."""
 
@@ -134,7 +135,15 @@ def _tile_piece(tile: Any, path: Path | None, size: int, name: str = "") -> Piec
     box = mercantile.xy_bounds(tile)
     step = (box.right - box.left) / size
     transform = rasterio.Affine(step, 0.0, box.left, 0.0, -step, box.top)
-    return Piece(name, path, rasterio.CRS.from_string(WEB_MERCATOR), transform, size, size)
+    return Piece(name, path, _web_mercator(), transform, size, size)
+
+
+@cache
+def _web_mercator() -> Any:
+    """Return one CRS for all tiles, which may be millions."""
+    import rasterio
+
+    return rasterio.CRS.from_string(WEB_MERCATOR)
 
 
 def _windows(name: str, path: Path, side: int) -> Iterator[Piece]:
