@@ -15,26 +15,41 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from context import context
 from numpy.typing import NDArray
-from protocol import GROUPS, TURNS, Database, Question, ask, database_of, part, recalled, share
+from protocol import (
+    GROUPS,
+    TURNS,
+    Database,
+    Question,
+    ask,
+    calibration_error,
+    database_of,
+    is_right,
+    part,
+    recalled,
+    share,
+)
 
 from retrieval.config import SearchConfig
 from retrieval.evaluation.scoring import score
 from retrieval.evaluation.submission import Submission
 from retrieval.index.parts import CODES, PARTS, PartsIndex, Projection, joined, write_parts
-from retrieval.matching.exhaustive import hide_cloud, rank_candidates
+from retrieval.matching.exhaustive import hide_cloud, rank_candidates, search_uncertain
 from retrieval.matching.local_search import best_of_cells, best_places, merge_best, shipped_local_search
 from retrieval.matching.parts_search import find_places
 from retrieval.matching.session import Session
 from retrieval.matching.tensors import Templates
+from retrieval.models.calibration import calibration_features, calibration_of
+from retrieval.models.encoder import load_encoder
 from retrieval.models.local_descriptors import shipped_descriptors
-from retrieval.types import Candidates
+from retrieval.types import Candidates, RankedCandidates
 from tfrecords.schema import to_scaled
 
 RECALLED = (1, 20, 100, 500, 2000)
@@ -43,8 +58,8 @@ SEARCH = SearchConfig(round2_max_candidates=2000)
 """As many places as recall needs."""
 VOTE_SHARES = (0.1, 0.01)
 """Shares of the database's parts whose votes count."""
-NEAREST = (2048, 8192)
-"""Windows of each shift that are compared by their parts."""
+PARTS_ALONE = SearchConfig(exhaustive_budget=1)
+"""No patch is compared with every place."""
 FITTED = 40
 """First images that the projection is fitted to."""
 SAMPLED = 23
@@ -150,6 +165,8 @@ class Measured:
     ms_per_patch: float
     kilobytes: float
     """Of an image of 512 x 512 px."""
+    parts: PartsIndex | None = None
+    """Searched by the engine for the score; None where correlation ranks the candidates."""
 
 
 def measured(name: str, session: Session, find: Callable[[Session], Candidates], size: float) -> Measured:
@@ -166,7 +183,9 @@ def figures(one: Measured, session: Session, question: Question, rank: bool) -> 
     found = {k: recalled(one.candidates, answers, k) for k in RECALLED}
     result: dict[str, Any] = {"recall": {str(k): share(v, answers) for k, v in found.items()}}
     result |= {"ms_per_patch": one.ms_per_patch, "kilobytes": one.kilobytes}
-    if rank:
+    if rank and one.parts is not None:
+        result |= engine_figures(replace(session, parts=one.parts, search=PARTS_ALONE), question)
+    elif rank:
         start = time.process_time()
         ranked = rank_candidates(session, one.candidates)
         result["ranking_ms_per_patch"] = 1000 * (time.process_time() - start) / len(answers.x)
@@ -178,6 +197,27 @@ def figures(one: Measured, session: Session, question: Question, rank: bool) -> 
     recall = "  ".join(f"{k} {v['value']:.3f}" for k, v in result["recall"].items())
     scored = f"  SC {result['SC all']['value']:.3f}" if rank else ""
     print(f"{one.name}: {recall}{scored}  {one.ms_per_patch:.0f} ms  {one.kilobytes:.0f} KB", flush=True)
+    return result
+
+
+def engine_figures(session: Session, question: Question) -> dict[str, Any]:
+    """Return score and calibration of the engine where every patch is uncertain and searches the parts."""
+    answers, start = question.answers, time.process_time()
+    hidden = session.with_queries(question.patches)
+    ranked = search_uncertain(hidden, RankedCandidates.empty(len(answers.x), 20)).candidates
+    result: dict[str, Any] = {"engine_ms_per_patch": 1000 * (time.process_time() - start) / len(answers.x)}
+    given = Submission(
+        answers.patch_ids, *(v[:, 0] for v in (ranked.image_ids, ranked.x, ranked.y)), source="answer"
+    )
+    for kind, rows in question.kinds().items():
+        if kind in ("all", "with features"):
+            result[f"SC {kind}"] = score(part(given, rows), part(answers, rows)).to_dict()["SC"]
+    right = is_right(given.image_ids, given.x, given.y, answers)
+    calibration = calibration_of(load_encoder("siamese"))
+    stated = np.nan_to_num(calibration.probability(calibration_features(ranked)))
+    result["stated"] = float(stated.mean())
+    result["right"] = share(right, answers)
+    result["calibration_error"] = calibration_error(stated, right, answers)
     return result
 
 
@@ -225,10 +265,8 @@ def designs(name: str, session: Session, images: TurnedImages, out: Path) -> lis
             write_parts(folder / PARTS, folder / CODES, parts, projection)
         index = PartsIndex.open(folder)
         size = sum(f.stat().st_size for f in folder.iterdir()) * per_image
-        return [
-            measured(f"windows, {k} of each shift", session, lambda s, k=k: find_places(index, s, k), size)
-            for k in NEAREST
-        ]
+        found = measured("windows", session, partial(find_places, index), size)
+        return [replace(found, parts=index)]
     if name == "votes":
         # 16 bytes for each part, every 8 px: what an inverted list of quantized parts takes.
         return [

@@ -415,6 +415,22 @@ def test_clouded_patches_beyond_the_budget_are_found_in_the_parts(tmp_path: Path
     assert scores["always"] >= scores["never"] + 0.3, scores
 
 
+def test_ground_below_thin_cloud_counts_in_a_second_search(
+    folder: IndexFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, _ = cloudy_queries(0)
+    weather = under_clouds(plain.scaled(slice(None)), np.full(8, 0.6), np.random.default_rng(1))
+    queries = Patches(np.arange(8), weather.pixels, "scaled", BANDS, float("nan"))
+    session = Session.open(folder, queries, search=BEYOND_BUDGET)
+    odds = []
+    for thick in (3.0, -9.0):  # below the threshold of the mask no cloud is thin
+        monkeypatch.setattr("retrieval.matching.exhaustive.THICK_LOGIT", thick)
+        found = search_uncertain(session, RankedCandidates.empty(8, 20)).candidates
+        odds.append(np.nan_to_num(found.logit[:, 0], nan=-99))
+    assert (odds[0] >= odds[1] - 1e-4).all()
+    assert (odds[0] > odds[1] + 0.1).any()
+
+
 def test_auto_indexes_parts_of_large_sets_of_images(tmp_path: Path) -> None:
     config = IndexConfig(stride_px=16, kind="exact", parts_above=0)
     assert indexed(SCENES[:1], tmp_path / "large", config).parts is not None

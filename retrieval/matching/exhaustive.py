@@ -46,6 +46,8 @@ MAX_HIDDEN_SHARE = 0.2
 MATCHED_K, SIGNED_K, REFINED_K = 256, 96, 32
 """Candidates of local descriptors that are correlated at half resolution, those that are compared by signed
 gradients, and those that are correlated at full resolution."""
+THICK_LOGIT = 3.0
+"""Log-odds of cloud below which it may be thin, so that the ground shows."""
 MIN_LOG_GRADIENT = 2.7
 """Log-magnitude of the structure tensor above which a pixel has texture: a gradient of 150 DN."""
 BLOCK = 256
@@ -122,7 +124,9 @@ def search_uncertain(session: Session, ranked: RankedCandidates) -> SearchedAgai
         assert session.parts is not None
         session.progress("searching parts", block.start, total)
         rows = np.sort(selected.in_parts[block])
-        ranked = _search_again(session, ranked, rows, partial(find_places, session.parts))
+        find = partial(find_places, session.parts)
+        ranked = _search_again(session, ranked, rows, find)
+        ranked = _search_with_thin_cloud(session, ranked, rows, find)
         in_parts = block.stop
     left_out[selected.in_parts[in_parts:]] = True
     if in_parts < total:
@@ -138,17 +142,40 @@ def _search_again(
 ) -> RankedCandidates:
     """Return the candidates, replaced for the rows where a search by visible parts found better ones."""
     visible = hide_cloud(session.queries, rows, session.search)
-    hidden = session.with_queries(visible.patches)
-    candidates = rank_candidates(hidden, find(hidden))
-    ranked = ranked.pad_to(ranked.image_ids.shape[1])
-    candidates = candidates.pad_to(ranked.image_ids.shape[1])
-    before = ranked.select(rows)
-    better = logit_margin(candidates, rival_places(session, candidates)) > logit_margin(
-        before, rival_places(session, before)
-    )
+    candidates, better = _found_again(session, ranked.select(rows), visible.patches, find)
     better |= hidden_share(visible.patches) >= MAX_HIDDEN_SHARE
+    ranked = ranked.pad_to(ranked.image_ids.shape[1])
     ranked.update(rows[better], candidates.select(better))
     return ranked
+
+
+def _search_with_thin_cloud(
+    session: Session,
+    ranked: RankedCandidates,
+    rows: NDArray[np.intp],
+    find: Callable[[Session], Candidates],
+) -> RankedCandidates:
+    """Search once more for rows that stay uncertain, where cloud is partly thin: its ground then counts."""
+    rows = rows[~decided_patches(session, ranked.select(rows))]
+    hidden, visible = (hide_cloud(session.queries, rows, session.search, v) for v in (None, THICK_LOGIT))
+    thin = np.flatnonzero(hidden_share(visible.patches) < hidden_share(hidden.patches))
+    rows = rows[thin]
+    if len(rows):
+        patches = visible.patches.select(thin)
+        candidates, better = _found_again(session, ranked.select(rows), patches, find)
+        ranked.update(rows[better], candidates.select(better))
+    return ranked
+
+
+def _found_again(
+    session: Session, before: RankedCandidates, patches: Patches, find: Callable[[Session], Candidates]
+) -> tuple[RankedCandidates, NDArray[np.bool_]]:
+    """Candidates of patches without their cloud, and whether their log-odds are better than before."""
+    hidden = session.with_queries(patches)
+    candidates = rank_candidates(hidden, find(hidden))
+    candidates = candidates.pad_to(before.image_ids.shape[1])
+    odds = [logit_margin(found, rival_places(session, found)) for found in (candidates, before)]
+    return candidates, odds[0] > odds[1]
 
 
 def hidden_share(patches: PatchPixels) -> NDArray[np.float64]:
@@ -231,10 +258,19 @@ class VisiblePatches:
     """(n,) share of pixels with visible texture."""
 
 
-def hide_cloud(queries: PatchPixels, rows: NDArray[np.intp], search: SearchConfig) -> VisiblePatches:
-    """Hide the cloud in patches; less than `search.min_cloud_share` of it counts as ground."""
+def hide_cloud(
+    queries: PatchPixels, rows: NDArray[np.intp], search: SearchConfig, min_logit: float | None = None
+) -> VisiblePatches:
+    """Hide the cloud in patches; less than `search.min_cloud_share` of it counts as ground.
+
+    Args:
+        queries: pixels of all patches.
+        rows: (n,) the patches.
+        search: settings.
+        min_logit: log-odds above which a pixel counts as cloud; None for the shipped threshold.
+    """
     scaled = np.asarray(queries.scaled(rows), np.float32)
-    cloud = shipped_cloud_mask()(scaled)
+    cloud = shipped_cloud_mask()(scaled, min_logit)
     cloud &= (cloud.mean((1, 2)) >= search.min_cloud_share)[:, None, None]
     scaled[cloud] = np.nan
     texture = [_TEXTURE_SHARE(scaled[i : i + BLOCK]) for i in range(0, len(rows), BLOCK)]

@@ -76,21 +76,23 @@ class CloudMask:
         self.min_logit = constants["min_logit"] if min_logit is None else min_logit
         self._call = Compiled(lambda scaled: model(scaled, training=False), after=1)
 
-    def __call__(self, scaled: NDArray[np.float32]) -> NDArray[np.bool_]:
+    def __call__(self, scaled: NDArray[np.float32], min_logit: float | None = None) -> NDArray[np.bool_]:
         """Return the pixels that cloud hides or blurs.
 
         Args:
             scaled: (n, h, w, b) float32 scaled, NaN = nodata; h and w even.
+            min_logit: log-odds above which a pixel counts as cloud; None for the threshold of the mask.
 
         Returns:
             (n, h, w) true under cloud; false on nodata.
         """
         n, h, w = scaled.shape[:3]
+        threshold = self.min_logit if min_logit is None else min_logit
         scaled = np.minimum(scaled, 1)  # the network was trained on pixels that are clipped at 1
         covered = np.zeros((n, h // 2, w // 2), bool)
         parts = [slice(start, start + BATCH) for start in range(0, n, BATCH)]
         for part, odds in zip(parts, parallel_map(lambda part: self._call(scaled[part]), parts), strict=True):
-            covered[part] = odds > self.min_logit
+            covered[part] = odds > threshold
         return covered.repeat(2, 1).repeat(2, 2) & ~np.isnan(scaled).all(-1)
 
     def of_image(self, scaled: NDArray[np.float32], side: int = TILE_PX) -> NDArray[np.bool_]:
