@@ -46,6 +46,8 @@ MAX_HIDDEN_SHARE = 0.2
 MATCHED_K, SIGNED_K, REFINED_K = 256, 96, 32
 """Candidates of local descriptors that are correlated at half resolution, those that are compared by signed
 gradients, and those that are correlated at full resolution."""
+DEEP_MATCHED_K, DEEP_SIGNED_K = 1024, 256
+"""The first two of these where a patch is searched once more."""
 THICK_LOGIT = 3.0
 """Log-odds of cloud below which it may be thin, so that the ground shows."""
 MIN_LOG_GRADIENT = 2.7
@@ -142,7 +144,7 @@ def _search_again(
 ) -> RankedCandidates:
     """Return the candidates, replaced for the rows where a search by visible parts found better ones."""
     visible = hide_cloud(session.queries, rows, session.search)
-    candidates, better = _found_again(session, ranked.select(rows), visible.patches, find)
+    candidates, better = _found_again(session, ranked.select(rows), visible.patches, find, rank_candidates)
     better |= hidden_share(visible.patches) >= MAX_HIDDEN_SHARE
     ranked = ranked.pad_to(ranked.image_ids.shape[1])
     ranked.update(rows[better], candidates.select(better))
@@ -162,17 +164,22 @@ def _search_with_thin_cloud(
     rows = rows[thin]
     if len(rows):
         patches = visible.patches.select(thin)
-        candidates, better = _found_again(session, ranked.select(rows), patches, find)
+        rank = partial(rank_candidates, matched_k=DEEP_MATCHED_K, signed_k=DEEP_SIGNED_K)
+        candidates, better = _found_again(session, ranked.select(rows), patches, find, rank)
         ranked.update(rows[better], candidates.select(better))
     return ranked
 
 
 def _found_again(
-    session: Session, before: RankedCandidates, patches: Patches, find: Callable[[Session], Candidates]
+    session: Session,
+    before: RankedCandidates,
+    patches: Patches,
+    find: Callable[[Session], Candidates],
+    rank: Callable[[Session, Candidates], RankedCandidates],
 ) -> tuple[RankedCandidates, NDArray[np.bool_]]:
     """Candidates of patches without their cloud, and whether their log-odds are better than before."""
     hidden = session.with_queries(patches)
-    candidates = rank_candidates(hidden, find(hidden))
+    candidates = rank(hidden, find(hidden))
     candidates = candidates.pad_to(before.image_ids.shape[1])
     odds = [logit_margin(found, rival_places(session, found)) for found in (candidates, before)]
     return candidates, odds[0] > odds[1]
@@ -292,12 +299,16 @@ _TEXTURE_SHARE = Compiled(_texture_share)
 # --- which place ----------------------------------------------------------------------------------
 
 
-def rank_candidates(session: Session, candidates: Candidates) -> RankedCandidates:
+def rank_candidates(
+    session: Session, candidates: Candidates, matched_k: int = MATCHED_K, signed_k: int = SIGNED_K
+) -> RankedCandidates:
     """Rank places of local descriptors by NCC at full resolution, cosine, and signed gradients.
 
     Args:
         session: its queries are NaN where cloud or nodata hides the ground.
         candidates: of each query, best first.
+        matched_k: candidates of a query that are correlated at half resolution.
+        signed_k: the best of these that are compared by signed gradients.
 
     Returns:
         The best `REFINED_K` candidates with log-odds, best first.
@@ -305,7 +316,7 @@ def rank_candidates(session: Session, candidates: Candidates) -> RankedCandidate
     fit, weight = ScoreFit.shipped(), ScoreFit.shipped().cosine_weight_quarter_res
     by_cosine = session.with_settings(refinement=replace(session.refinement, similarity_weight=weight))
     close = match_half_resolution(
-        replace(by_cosine, progress=silent), candidates, MATCHED_K, fit.cosine_weight_half_res, SIGNED_K
+        replace(by_cosine, progress=silent), candidates, matched_k, fit.cosine_weight_half_res, signed_k
     )
     order = _best_first(close, fit.cosine_weight_half_res, agreement(session, close))
     close = close.reorder(order[:, :REFINED_K])
