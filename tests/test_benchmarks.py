@@ -1,8 +1,7 @@
-"""The benchmarks on generated places: protocol of accuracy, exhaustive NCC, scale, streaming, tables."""
+"""The benchmarks on generated places: protocol of accuracy, exhaustive NCC, variants, whole runs."""
 
 import json
 import pickle
-import re
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -13,32 +12,23 @@ import pytest
 from engine import texture
 from realdata import real_data
 
-from retrieval.config import IndexConfig, TrainConfig
-from retrieval.evaluation.calibration_fit import fit_calibration
+from retrieval.config import TrainConfig
 from retrieval.evaluation.submission import Submission
-from retrieval.index.faiss_index import VectorIndex
-from retrieval.index.recall import exact_search
 from retrieval.training.recipes import read_recipe
-from retrieval.types import Candidates, RankedCandidates
+from retrieval.types import Candidates
 from tfrecords.schema import BANDS
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
-import calibrate  # noqa: E402
 import chart  # noqa: E402
 import dates  # noqa: E402
-import enlarged  # noqa: E402
 import exhaustive  # noqa: E402
-import hollow  # noqa: E402
 import parts  # noqa: E402
 import protocol  # noqa: E402
-import stream  # noqa: E402
-import streamed  # noqa: E402
 import subpixel  # noqa: E402
 import tables  # noqa: E402
 import tried  # noqa: E402
-from failures import Failure, png, write_page  # noqa: E402
 
 CITIES = protocol.GROUPS["cities"]
 
@@ -348,128 +338,6 @@ def test_refinement_follows_known_shifts_of_the_same_date(data):
     assert np.median(error) < 0.3 and subpixel.summary(error)["beyond_5"] == 0
 
 
-# ---------------------------------------------------------------- calibration
-
-
-def test_calibration_holds_out_a_group_and_its_variants(tmp_path):
-    rng = np.random.default_rng(0)
-    for name in ("cities", "cities, RGB only", "venice", "flood"):
-        n = 60
-        odds = rng.normal(0, 3, n)
-        right = rng.random(n) < 1 / (1 + np.exp(-odds))
-        zero = np.zeros((n, 1), np.int64)
-        found = RankedCandidates(
-            zero, zero, zero, *(np.zeros((n, 1), np.float32),) * 2, *np.full((2, n, 1), 0.5), odds[:, None]
-        )
-        answers = np.stack([np.where(right, 0, 8), np.zeros(n), np.zeros(n)], 1).astype(np.int64)
-        fields = {f: getattr(found, f) for f in RankedCandidates.__dataclass_fields__}
-        np.savez(tmp_path / f"evidence-{calibrate.slug(name)}-enc.npz", **fields, answers=answers)
-    groups = calibrate.measured(tmp_path, "enc")
-    assert sorted(groups) == ["cities", "cities-RGB-only", "flood", "venice"]
-    stated = calibrate.left_out(groups)
-    # Without its twin the fit to the others is the same for both.
-    others = fit_calibration(*(np.concatenate([groups[k][i] for k in ("flood", "venice")]) for i in (0, 1)))
-    for name in ("cities", "cities-RGB-only"):
-        np.testing.assert_allclose(stated[name][0], others.probability(groups[name][0]))
-    summary, probability, right = calibrate.summary(stated)
-    assert sum(b["answers"] for b in summary["reliability"]) == len(right) == 240
-    assert summary["error"] < 0.15 and summary["coverage"][0]["covers"] == (probability >= 0.5).mean()
-    calibrate.draw(probability, right, "made up", tmp_path / "c.svg")
-    assert 10_000 < (tmp_path / "c.svg").stat().st_size < 300_000
-    text = tables.calibration_table({"encoder": "enc"} | summary)
-    assert "images/calibration-enc.svg" in text and "| venice | 60 |" in text
-
-
-def test_several_dates_are_held_out_with_the_group_of_their_places(tmp_path):
-    found = {"venice-with-3-dates": "venice", "belgium-with-12-dates": "fields-and-forest"}
-    found |= {"oscd-with-2-dates": "cities", "cities-near-infrared-only": "cities", "my-own": "my-own"}
-    assert calibrate.families(found) == found
-    one = np.zeros((1, 1), np.int64)
-    fields = dict.fromkeys(RankedCandidates.__dataclass_fields__, one)
-    features = np.array([[4.0, 3.0, 0.5, 0.25]])
-    answers = np.zeros((1, 3), np.int64)
-    file = tmp_path / "evidence-venice-with-3-dates-enc.npz"
-    np.savez(file, **fields, answers=answers, features=features)
-    measured = calibrate.measured(tmp_path, "enc")["venice-with-3-dates"]
-    assert measured[0].tolist() == features.tolist() and measured[1].all()
-
-
-# ---------------------------------------------------------------- scale
-
-
-def test_enlarged_vectors_are_reproducible_and_have_the_stated_noise(rng, tmp_path):
-    known = rng.normal(size=(300, 64)).astype(np.float32)
-    known /= np.linalg.norm(known, axis=1, keepdims=True)
-    np.save(tmp_path / "base.npy", known)
-    made = enlarged.Made(str(tmp_path / "base.npy"), 70_000)
-    blocks = list(made.blocks())
-    ids, vectors = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    np.testing.assert_array_equal(ids, np.arange(70_000))
-    np.testing.assert_array_equal(vectors[:300], known)
-    some = rng.permutation(70_000)[:5000]
-    np.testing.assert_array_equal(made.vectors(some), vectors[some])
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    nearest = (vectors[300:3000] @ known.T).max(1)
-    assert abs(nearest.mean() - 1 / np.hypot(1, enlarged.NEAR)) < 0.01
-    assert len(np.unique(vectors[:, 0])) > 69_000
-
-
-def test_search_by_parts_equals_search_of_the_whole_index(rng, tmp_path, monkeypatch):
-    known = rng.normal(size=(3000, 16)).astype(np.float32)
-    known /= np.linalg.norm(known, axis=1, keepdims=True)
-    np.save(tmp_path / "base.npy", known)
-    made = enlarged.Made(str(tmp_path / "base.npy"), 70_000)
-    monkeypatch.setattr(streamed, "PART", 20_000)  # the last one is smaller
-    found = streamed.streamed(made, ["fast", "ivf"], 12)
-    asked = made.queries(12)
-    np.testing.assert_array_equal(found["exact"], exact_search(made.blocks, asked, 20))
-    for kind in ("fast", "ivf"):
-        index = VectorIndex.build(made.blocks, 16, IndexConfig(kind=kind))
-        np.testing.assert_array_equal(found[kind], index.search(asked, 20)[1])
-
-
-@pytest.mark.parametrize("kind", ["fast", "ivf"])
-def test_a_hollow_index_lacks_only_the_full_vectors(rng, tmp_path, kind):
-    known = rng.normal(size=(3000, 16)).astype(np.float32)
-    np.save(tmp_path / "base.npy", known / np.linalg.norm(known, axis=1, keepdims=True))
-    made = enlarged.Made(str(tmp_path / "base.npy"), 70_000)
-    whole = VectorIndex.build(made.blocks, 16, IndexConfig(kind=kind), path=tmp_path / "whole", count=70_000)
-    hollow.hollow(made, kind, str(tmp_path / "hollow"))
-    a, b = (np.fromfile(tmp_path / n, np.uint8) for n in ("whole", "hollow"))
-    behind, full = a.size - 8 * 70_000 - 4 - 8, 70_000 * 16 * 2  # ids, their number and a factor at the end
-    hole = slice(behind - full, behind)
-    assert a.size == b.size and not b[hole].any() and a[hole].any()
-    a[hole] = 0
-    np.testing.assert_array_equal(a, b)
-    assert len(VectorIndex.open(tmp_path / "hollow", kind, 0)) == len(whole)
-
-
-def test_scale_tables_mark_extrapolated_figures():
-    one = {"kind": "ivf", "images": 600, "windows": 1_949_400, "measured": True, "build_cpu_s": 40.0}
-    one |= {"memory_bytes_a_window": 72.0, "file_bytes_a_window": 592.0, "query_cpu_ms": 0.9}
-    grown = one | {"images": 6000, "windows": 19_494_000, "measured": False, "recall_20_estimated": 0.97}
-    text = tables.TABLES["scale"][1]({"sizes": [one | {"recall_20": 0.978}, grown]})
-    assert "| 0.978 |" in text and "~0.970" in text and "~72 B" in text and "~40 s" in text
-    ground = tables.TABLES["ground"][1]({"sizes": [one, grown]}).splitlines()
-    assert len(ground) == 6 and "1.9 M | 0.136 GB" in ground[2]
-
-
-# ---------------------------------------------------------------- streaming
-
-
-def test_waiting_for_input_is_a_share_of_the_training_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(stream, "WARM", 1)
-    stream.write(str(tmp_path / "s"), 3, 2, 192)
-    small = {"batch": 8, "learned": {"width": 4, "dim": 8}, "crops_per_series": 16, "tensor": {"dim": 12}}
-    config = TrainConfig.from_mapping(small | {"shuffle": 16, "pool": 16, "compile": False, "steps": 9})
-    told = stream.training(str(tmp_path / "s"), config, 4)
-    assert (told["steps"], told["batch"]) == (4, 8) and 0 < told["waiting"] < 1 and told["step_s"] > 0
-    done = {"series": 3, "crops": 6, **told}
-    made = {n: stream.Stage(n, 2.0, 9.0, done) for n in ("bytes", "records", "crops", "training")}
-    table = stream.rows(made, 10**6)
-    assert table[-1][:2] == ("  waiting for input", f"{told['waiting']:.1%}") and len(table) == 6
-
-
 # ---------------------------------------------------------------- what was tried
 
 
@@ -541,37 +409,6 @@ def test_variants_are_trained_once_and_measured(data, tmp_path, monkeypatch, cap
     monkeypatch.setattr(sys, "argv", [*arguments, "--steps", "3"])
     with pytest.raises(SystemExit, match="asked otherwise"):
         tried.main()
-
-
-# ---------------------------------------------------------------- tables and pages
-
-
-def test_tables_without_measurements_stay_unchanged(tmp_path):
-    one = {"patches": 3, "median_px": 0.21, "p90_px": 0.6, "within_half": 0.8, "beyond_5": 0.0}
-    (tmp_path / "subpixel.json").write_text(json.dumps({"groups": {"flood": {"all": one}}}))
-    page = "a\n<!-- table: subpixel -->\nold\n<!-- end -->\nb\n<!-- table: main -->\nkept\n<!-- end -->\n"
-    text = tables.filled(page, tmp_path)
-    assert (
-        "old" not in text and "kept" in text and "| flood | all | 3 | 0.21 | 0.60 | 0.800 | 0.000 |" in text
-    )
-    assert tables.filled(text, tmp_path) == text
-    with pytest.raises(KeyError):
-        tables.filled("<!-- table: nobody -->\n<!-- end -->", tmp_path)
-
-
-def test_every_table_on_the_pages_is_generated():
-    page = "".join((BENCHMARKS.parent / f"docs/{n}.md").read_text() for n in ("accuracy", "performance"))
-    asked = re.findall(r"<!-- table: ([\w-]+) -->", page)
-    assert sorted(asked) == sorted(tables.TABLES) and page.count("<!-- end -->") == len(asked)
-
-
-def test_the_failures_page_contains_its_pictures_and_starts_with_the_worst(tmp_path):
-    picture = png(texture(64, 64))
-    made = [Failure(c, f"<{c}>", (("patch", picture),)) for c in (0.2, 0.9)]
-    write_page(made, tmp_path / "page.html", "a & b")
-    text = (tmp_path / "page.html").read_text()
-    assert text.index("&lt;0.9&gt;") < text.index("&lt;0.2&gt;") and "a &amp; b" in text
-    assert text.count("data:image/png;base64,") == 2 and "://" not in text
 
 
 # ---------------------------------------------------------------- the whole of it
