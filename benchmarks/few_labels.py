@@ -1,6 +1,6 @@
 r"""Compare what a classifier learns from: labels alone, unlabelled images, retrieval series, fewer labels.
 
-    python benchmarks/few_labels.py DATA --steps 1000 --work build/few --json benchmarks/results/few-labels.json
+    python benchmarks/few_labels.py DATA --steps 1000 --work build/few --json few-labels.json
 
 DATA holds `eurosat/` and `s2/`. Every arm trains the default recipe with the given number of steps on
 `eurosat/train.csv`, and is measured on `valid.csv`, which trains nothing. A repeated call resumes: finished

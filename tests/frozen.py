@@ -12,6 +12,7 @@ import argparse
 import csv
 import hashlib
 import json
+import os
 import platform
 import re
 import subprocess
@@ -36,7 +37,7 @@ KINDS = ("fast", "ivf")
 
 
 def machine():
-    """What the last bits of a float depend on: processor and numerical libraries."""
+    """What the last bits of a float depend on: processor, threads and numerical libraries."""
     cpu = ""
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -44,7 +45,13 @@ def machine():
         flags = next((line.split(":", 1)[1] for line in lines if line.startswith("flags")), "")
         cpu += " " + hashlib.sha256(flags.encode()).hexdigest()[:8]
     names = ("numpy", "tensorflow-cpu", "keras", "numba", "faiss-cpu")
-    return {"cpu": cpu, "python": platform.python_version(), **{n: installed(n) for n in names}}
+    threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    return {
+        "cpu": cpu,
+        "threads": threads,
+        "python": platform.python_version(),
+        **{n: installed(n) for n in names},
+    }
 
 
 def installed(name):
