@@ -16,9 +16,11 @@ from retrieval.cli.options import (
     Bands,
     DeviceOption,
     ExecutorOption,
+    Licence,
     Memory,
     Overwrite,
     Quiet,
+    TrainingSeed,
     UnitsOption,
     Verbose,
     executor_of,
@@ -172,13 +174,8 @@ def train_command(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps.", show_default="the recipe's")
     ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, help="Random seed; the same seed gives the same weights.", show_default="0"),
-    ] = None,
-    licence: Annotated[
-        str, typer.Option(metavar="SPDX", help="Licence of the weights, for the manifest.")
-    ] = "not stated",
+    seed: TrainingSeed = None,
+    licence: Licence = "not stated",
     coregister: Coregister = True,
     clouds: Clouds = True,
     bands: Bands = None,

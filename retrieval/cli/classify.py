@@ -18,16 +18,19 @@ from retrieval.cli.options import (
     ConfigFile,
     DeviceOption,
     ExecutorOption,
+    Licence,
     Memory,
     Overwrite,
     Quiet,
+    TrainingSeed,
     UnitsOption,
     Verbose,
     executor_of,
     split_names,
+    training_settings,
 )
 from retrieval.config import PATCH_PX, ClassifierConfig
-from retrieval.config.settings import Settings, read_settings
+from retrieval.config.settings import read_settings
 from retrieval.types import Executor
 
 Labelled = Annotated[
@@ -235,17 +238,8 @@ def train(
         int | None,
         typer.Option(min=1, show_default=str(ClassifierConfig.steps), help="Training steps."),
     ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            show_default=str(ClassifierConfig.seed),
-            help="Random seed; the same seed gives the same weights.",
-        ),
-    ] = None,
-    licence: Annotated[
-        str, typer.Option(metavar="SPDX", help="Licence of the weights, for the manifest.")
-    ] = "not stated",
+    seed: TrainingSeed = None,
+    licence: Licence = "not stated",
     dn_range: Annotated[
         str | None,
         typer.Option(
@@ -269,7 +263,7 @@ def train(
     weight: they measure the model, and fit its temperature and threshold.
     """
     settings, names, rendering = read_settings(config_file), _class_names(classes), _range(dn_range)
-    config = _recipe(settings, recipe, steps=steps, seed=seed)
+    config = training_settings(settings, ClassifierConfig, recipe, steps=steps, seed=seed)
     import_tensorflow()
     from retrieval.index.device import on_device
     from retrieval.tasks.sources import read_labelled, read_unlabelled
@@ -319,15 +313,6 @@ def _range(text: str | None) -> tuple[float, float] | None:
     if not 0 <= low < high <= 65535:
         raise typer.BadParameter(f"--dn-range is {text!r}. Expected two rising numbers, such as 0,2750.")
     return low, high
-
-
-def _recipe(settings: Settings, recipe: str | None, **flags: Any) -> ClassifierConfig:
-    """Return the training's settings: flags, then the recipe, then the settings file, then defaults."""
-    from retrieval.training.recipes import read_recipe
-
-    values = read_recipe(recipe) if recipe else {}
-    given = {name: value for name, value in flags.items() if value is not None}
-    return settings.make(ClassifierConfig, **values | given)
 
 
 @command(

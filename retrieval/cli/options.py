@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from retrieval.cli.console import ConsoleProgress
 from retrieval.cli.error_handling import VERBOSE
 from retrieval.config import Device
+from retrieval.config.settings import Record, Settings
 from retrieval.types import Executor
 from tfrecords.schema import Units
 
@@ -93,6 +94,13 @@ Memory = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
 Seed = Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same output.")]
+TrainingSeed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed", min=0, show_default="0", help="Random seed; the same seed gives the same weights."
+    ),
+]
+Licence = Annotated[str, typer.Option(metavar="SPDX", help="Licence of the weights, for the manifest.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Box = Annotated[
     str | None,
@@ -179,6 +187,24 @@ def executor_of(name: str | None, memory: str | None, console: ConsoleProgress) 
     with open_executor(name or "serial", memory) as executor:
         console.note(getattr(executor, "note", ""))
         yield executor
+
+
+def training_settings(settings: Settings, kind: type[Record], recipe: str | None, **flags: Any) -> Record:
+    """Return the settings of a training: flags, then the recipe, then the settings file, then defaults.
+
+    Args:
+        settings: content of the settings file.
+        kind: record of the settings.
+        recipe: value of `--recipe`.
+        flags: values of other flags by the name of their setting; None where the user gave none.
+
+    Raises:
+        ConfigError: the recipe is not readable, or a setting is unknown or out of range.
+    """
+    from retrieval.training.recipes import read_recipe
+
+    values = read_recipe(recipe) if recipe else {}
+    return settings.make(kind, **values | {name: v for name, v in flags.items() if v is not None})
 
 
 def split_names(names: str | None) -> tuple[str, ...] | None:

@@ -18,17 +18,20 @@ from retrieval.cli.options import (
     ConfigFile,
     DeviceOption,
     ExecutorOption,
+    Licence,
     Memory,
     Overwrite,
     Quiet,
+    TrainingSeed,
     UnitsOption,
     Verbose,
     Zoom,
     executor_of,
     split_names,
+    training_settings,
 )
 from retrieval.config import SegmenterConfig
-from retrieval.config.settings import Settings, read_settings
+from retrieval.config.settings import read_settings
 
 Images = Annotated[
     Path,
@@ -83,14 +86,7 @@ def train(
         int | None,
         typer.Option(min=1, show_default=str(SegmenterConfig.steps), help="Training steps."),
     ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            show_default=str(SegmenterConfig.seed),
-            help="Random seed; the same seed gives the same weights.",
-        ),
-    ] = None,
+    seed: TrainingSeed = None,
     class_weights: Annotated[
         str | None,
         typer.Option(
@@ -107,9 +103,7 @@ def train(
             show_default="1 each",
         ),
     ] = None,
-    licence: Annotated[
-        str, typer.Option(metavar="SPDX", help="Licence of the weights, for the manifest.")
-    ] = "not stated",
+    licence: Licence = "not stated",
     bands: Bands = None,
     units: UnitsOption = None,
     device: DeviceOption = "auto",
@@ -125,7 +119,7 @@ def train(
     it measures IoU and MCC, and fits the model's temperature and threshold.
     """
     settings = read_settings(config_file)
-    config = _recipe(settings, recipe, steps=steps, seed=seed)
+    config = training_settings(settings, SegmenterConfig, recipe, steps=steps, seed=seed)
     import_tensorflow()
     from retrieval.index.device import on_device
     from retrieval.tasks.segment.sources import read_scenes, read_unlabelled
@@ -156,15 +150,6 @@ def train(
     if report.miou is not None:
         template += "; on {validation} validation scenes IoU {miou:.3f}, MCC {mcc:.3f}"
     print_result(as_json, result, template)
-
-
-def _recipe(settings: Settings, recipe: str | None, **flags: Any) -> SegmenterConfig:
-    """Return the training's settings: flags, then the recipe, then the settings file, then defaults."""
-    from retrieval.training.recipes import read_recipe
-
-    values = read_recipe(recipe) if recipe else {}
-    given = {name: value for name, value in flags.items() if value is not None}
-    return settings.make(SegmenterConfig, **values | given)
 
 
 def _class_weights(text: str | None, classes: tuple[str, ...]) -> list[float] | None:

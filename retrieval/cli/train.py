@@ -10,9 +10,18 @@ import typer
 
 from retrieval.cli.app import command, import_tensorflow, print_result
 from retrieval.cli.console import ConsoleProgress
-from retrieval.cli.options import AsJson, ConfigFile, DeviceOption, Overwrite, Quiet, Verbose
+from retrieval.cli.options import (
+    AsJson,
+    ConfigFile,
+    DeviceOption,
+    Overwrite,
+    Quiet,
+    TrainingSeed,
+    Verbose,
+    training_settings,
+)
 from retrieval.config import CloudConfig, Loss, RepresentationConfig, TrainConfig, VerifierConfig
-from retrieval.config.settings import Settings, read_settings
+from retrieval.config.settings import read_settings
 
 Model = Literal["encoder", "verifier", "cloud", "local", "representation"]
 RECIPES: dict[Model, Any] = {
@@ -90,14 +99,7 @@ def train(
     loss: Annotated[
         Loss | None, typer.Option(show_default=TrainConfig.loss, help="Loss function of an encoder.")
     ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            show_default=str(TrainConfig.seed),
-            help="Random seed; the same seed gives the same weights.",
-        ),
-    ] = None,
+    seed: TrainingSeed = None,
     device: DeviceOption = "auto",
     config_file: ConfigFile = None,
     overwrite: Overwrite = False,
@@ -115,7 +117,7 @@ def train(
     flags = {"steps": steps, "batch": batch, "seed": seed, "loss": loss}
     names = FLAG_NAMES.get(model, {})
     flags = {names.get(name, name): value for name, value in flags.items()}
-    config = _recipe(settings, RECIPES[model], recipe, **flags)
+    config = training_settings(settings, RECIPES[model], recipe, **flags)
     import_tensorflow()
     from retrieval.index.device import on_device
 
@@ -183,11 +185,3 @@ def _train_network(
     figures = trainers[model](series, out, config, **more)
     template = "{out}: " + ", ".join(f"{name.replace('_', ' ')} {{{name}:.3f}}" for name in figures)
     return {"out": str(out)} | figures, template
-
-
-def _recipe(settings: Settings, kind: Any, recipe: str | None, **flags: Any) -> Any:
-    """Return the training's settings: flags, then the recipe, then the settings file, then defaults."""
-    from retrieval.training.recipes import read_recipe
-
-    values = read_recipe(recipe) if recipe else {}
-    return settings.make(kind, **values | {name: v for name, v in flags.items() if v is not None})
