@@ -56,5 +56,5 @@ def test_files_that_are_no_recipe(tmp_path, text):
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(ConfigError):
         read_recipe(tmp_path / "r.json")
-    with pytest.raises(ConfigError, match="one of aerial, clouds, representation, siamese, verifier"):
+    with pytest.raises(ConfigError, match="one of aerial, clouds, land-cover, representation, siamese"):
         read_recipe(tmp_path / "none.json")
