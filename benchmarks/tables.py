@@ -336,6 +336,20 @@ def segment_tried_table(run: dict[str, Any]) -> str:
     return markdown(("variant", *folds, "mean IoU"), rows)
 
 
+# --- tables of mutations.json -------------------------------------------------------------------------
+
+
+def mutations_table(run: dict[str, Any]) -> str:
+    """Return how many damaged files of each kind were refused, read, or gave a fault."""
+    rows, total = [], [0, 0, 0]
+    for name, of in run["kinds"].items():
+        counts = [of.get("refused", 0), of.get("read", 0), len(of["faults"])]
+        total = [a + b for a, b in zip(total, counts, strict=True)]
+        rows.append((name, *map(str, counts)))
+    rows.append(("all", *(f"{count:,}" for count in total)))
+    return markdown(("file", "refused by name", "read", "faults"), rows)
+
+
 Table = tuple[str, Callable[[dict[str, Any]], str]]
 # --- tables of change-*.json --------------------------------------------------------------------------
 
@@ -400,6 +414,8 @@ TABLES: dict[str, Table] = {
     "segment-deepglobe": ("segment-deepglobe.json", segment_table),
     "segment-deepglobe-classes": ("segment-deepglobe.json", segment_classes_table),
     "segment-tried": ("segment-tried.json", segment_tried_table),
+    "mutations": ("mutations.json", mutations_table),
+    "mutations-run": ("mutations.json", lambda run: run_note(run["context"])),
     "stream-64": ("stream-64.json", stream_table),
     "stream-64-run": ("stream-64.json", stream_note),
     "stream-320": ("stream-320.json", stream_table),

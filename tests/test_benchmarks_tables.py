@@ -31,7 +31,8 @@ def test_tables_without_measurements_stay_unchanged(tmp_path):
 
 
 def test_every_table_on_the_pages_is_generated():
-    page = "".join((BENCHMARKS.parent / f"docs/{n}.md").read_text() for n in ("accuracy", "performance"))
+    names = ("accuracy", "performance", "reliability")
+    page = "".join((BENCHMARKS.parent / f"docs/{name}.md").read_text() for name in names)
     asked = re.findall(r"<!-- table: ([\w-]+) -->", page)
     assert sorted(asked) == sorted(tables.TABLES) and page.count("<!-- end -->") == len(asked)
 

@@ -15,7 +15,6 @@ folder or none. Both directions continue after a lost connection.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -35,6 +34,7 @@ from tfrecords.errors import (
     RemoteError,
     RetrieveError,
 )
+from tfrecords.json_text import parse_json
 
 URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/+(?P<rest>[^/].*)", re.DOTALL)
 """A URL; `Path` makes one slash of two. A scheme has two letters or more: `C:/` is a folder."""
@@ -213,7 +213,7 @@ def _read_manifest(url: str) -> tuple[str, bytes]:
 def _files_of(url: str, system: Any, path: str, content: bytes, below: str) -> dict[str, dict[str, Any]]:
     """Return size and sha256 of all files that a manifest names, and of the files of manifests among them."""
     try:
-        listed = json.loads(content)["files"]
+        listed = parse_json(content)["files"]
         files = {
             below + str(n): {"bytes": int(f["bytes"]), "sha256": str(f["sha256"])} for n, f in listed.items()
         }

@@ -113,7 +113,7 @@ def read_settings(path: str | Path | None = None) -> Settings:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file. `retrieve config --defaults` prints one.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is no TOML: {error}. Expected lines such as stride_px = 16.") from error
     given = {RENAMED_SECTIONS.get(name, name): values for name, values in given.items()}
     for name, values in given.items():

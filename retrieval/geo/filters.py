@@ -24,6 +24,7 @@ from retrieval.geo.request import DateSpan
 from retrieval.types import NO_CANDIDATE, RankedCandidates, StoredImage, pack_ids
 from tfrecords.errors import GridError, MissingInputError
 from tfrecords.grid import map_to_pixel, pixel_to_map
+from tfrecords.json_text import parse_json
 from tfrecords.schema import days_of
 
 STEP_DEGREES = 0.02
@@ -188,7 +189,7 @@ def read_area(path: str | Path) -> Any:
 
 def _read_json(path: Path) -> Any:
     try:
-        content = json.loads(path.read_bytes())  # UTF-8, -16 or -32, with or without a byte-order mark
+        content = parse_json(path.read_bytes())  # UTF-8, -16 or -32, with or without a byte-order mark
     except OSError as error:
         raise MissingInputError(f"{path}: {error.strerror}. Expected a GeoJSON file of polygons") from error
     except ValueError as error:

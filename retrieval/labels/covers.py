@@ -17,7 +17,7 @@ import numpy as np
 
 from retrieval.errors import LabelsError
 from retrieval.geo.request import BoundingBox
-from retrieval.labels.files import MAX_ZOOM, RASTER_ENDINGS, find_files, tile_of
+from retrieval.labels.files import MAX_ZOOM, RASTER_ENDINGS, find_files, reading_csv, tile_of
 from retrieval.labels.masks import open_raster
 from retrieval.types import Progress, silent
 from tfrecords.errors import MissingInputError
@@ -155,8 +155,7 @@ def read_cover(path: str | Path, split: str | None = None) -> list[tuple[Tile, s
     if not path.is_file():
         raise MissingInputError(f"{path}: no such file. Expected a CSV with the columns z, x and y.")
     rows = []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
+    with reading_csv(path, "z,x,y,split") as reader:
         missing = [name for name in HEADER[:3] if name not in (reader.fieldnames or ())]
         if missing:
             raise LabelsError(f"{path}: no column {', '.join(missing)}. Expected z,x,y,split.")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ from retrieval.types import Progress, silent
 from tfrecords.artifacts import PartialFolder, writing_folder
 from tfrecords.artifacts.manifest import created_by
 from tfrecords.errors import RemoteError
+from tfrecords.json_text import parse_json
 from tfrecords.storage import writing_file
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ def _source(url: str, credits: str, size_px: int, policy: RetryPolicy, limit: Ra
         limit.wait()
         content = _read(url, policy.timeout_s)
         try:
-            return json.loads(content or b"")
+            return parse_json(content or b"")
         except ValueError:
             return None
 

@@ -6,8 +6,10 @@ Images, masks and predictions of one name belong together. A name `z/x/y` of thr
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -49,6 +51,24 @@ class Pairs:
     def without_image(self) -> list[str]:
         """Names of masks without an image, sorted."""
         return sorted(set(self.masks) - set(self.images))
+
+
+@contextmanager
+def reading_csv(path: Path, columns: str) -> Iterator[csv.DictReader[str]]:
+    """Yield the rows of a CSV.
+
+    Args:
+        path: the file; it exists.
+        columns: the expected columns, for the message.
+
+    Raises:
+        LabelsError: it is no text in UTF-8, or no CSV.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield csv.DictReader(file)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise LabelsError(f"{path}: not a CSV ({error}). Expected {columns}, in UTF-8.") from None
 
 
 def name_of(relative: str) -> str:

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from retrieval.errors import LabelsError
 from retrieval.labels.classes import IGNORED, Classes
 from tfrecords.artifacts.manifest import MANIFEST
-from tfrecords.errors import MissingInputError
-from tfrecords.read.rasters import silent_georeference
+from tfrecords.errors import ArrayError, MissingInputError
+from tfrecords.json_text import parse_json
+from tfrecords.read.rasters import check_png, silent_georeference
 from tfrecords.storage import writing_file
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 TAG = "CLASSES"
 """Tag of a GeoTIFF that lists the names of its classes as JSON."""
+
+PNG = b"\x89PNG\r\n\x1a\n"
+"""First bytes of a PNG."""
 
 Kind = Literal["indices", "palette", "colours"]
 
@@ -63,6 +67,7 @@ def open_raster(path: str | Path) -> Iterator[DatasetReader]:
     path = Path(path)
     if not path.is_file():
         raise MissingInputError(f"{path}: no such file. Expected an image or a mask.")
+    _check_png(path)
     try:
         with silent_georeference():
             dataset = rasterio.open(path)
@@ -70,6 +75,17 @@ def open_raster(path: str | Path) -> Iterator[DatasetReader]:
             yield dataset
     except RasterioIOError as error:
         raise LabelsError(f"{path}: not a readable image ({error}). Replace the file.") from None
+
+
+def _check_png(path: Path) -> None:
+    """Refuse a damaged PNG, which GDAL decodes into noise."""
+    with path.open("rb") as file:
+        if file.read(len(PNG)) != PNG:
+            return
+    try:
+        check_png(path)
+    except ArrayError as error:
+        raise LabelsError(f"{error} Replace the file.") from None
 
 
 def alpha_bands(dataset: DatasetReader) -> list[int]:
@@ -169,7 +185,7 @@ def classes_of(path: str | Path) -> Classes | None:
 
 def _json_names(text: str | None) -> tuple[str, ...]:
     try:
-        names = json.loads(text or "[]")
+        names = parse_json(text or "[]")
     except ValueError:
         return ()
     return tuple(map(str, names)) if isinstance(names, list) else ()
@@ -189,7 +205,7 @@ def _folder_names(path: Path) -> tuple[str, ...]:
     """Return the names in the manifest of a folder of masks, up to three levels above a mask."""
     for folder in path.resolve().parents[:3]:
         try:
-            page = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            page = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
             return tuple(map(str, page["extra"]["classes"])) if page["kind"] == "masks" else ()
         except (OSError, ValueError, KeyError, TypeError):
             continue

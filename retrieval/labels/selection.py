@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from retrieval.errors import LabelsError
 from retrieval.labels.covers import read_cover
-from retrieval.labels.files import RASTER_ENDINGS, name_of
+from retrieval.labels.files import RASTER_ENDINGS, name_of, reading_csv
 from retrieval.types import Progress, silent
 from tfrecords.artifacts import writing_folder
 from tfrecords.errors import MissingInputError
@@ -103,8 +102,7 @@ def _names(cover: Path, split: str | None) -> list[str]:
         raise MissingInputError(
             f"{cover}: no such file. Expected a CSV with the columns z, x and y, or name."
         )
-    with cover.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
+    with reading_csv(cover, "z,x,y,split or name") as rows:
         columns = set(rows.fieldnames or ())
         if "name" in columns and not {"z", "x", "y"} <= columns:
             if split is not None and "split" not in columns:

@@ -8,7 +8,6 @@ wheels lack the driver. Invalid geometries are repaired by `make_valid` and coun
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from retrieval.errors import LabelsError
 from tfrecords.errors import MissingInputError
+from tfrecords.json_text import parse_json
 
 BATCH = 20_000
 """Features that are in memory at one time."""
@@ -258,7 +258,6 @@ def _moved_box(box: Box, source: Any, goal: Any) -> Box | None:
 def _gdal_header(path: Path, layer: str | None) -> tuple[str, Any, tuple[str, ...]]:
     import pyogrio
     from pyogrio.errors import DataLayerError, DataSourceError
-    from pyproj import CRS
 
     try:
         layers = [name for name, kind in pyogrio.list_layers(path) if kind is not None]
@@ -269,15 +268,30 @@ def _gdal_header(path: Path, layer: str | None) -> tuple[str, Any, tuple[str, ..
             wanted = wanted if layers else "no geometry"
             raise LabelsError(f"{path}: {wanted}. Expected one of {', '.join(layers) or 'its layers'}.")
         info = pyogrio.read_info(path, layer=layer)
-    except (DataSourceError, DataLayerError) as error:
+    except (DataSourceError, DataLayerError, UnicodeDecodeError) as error:
         raise LabelsError(f"{path}: not readable ({_first_line(error)}). {EXPECTED}.") from None
-    crs = CRS.from_user_input(info["crs"]) if info["crs"] else None
-    return str(layer), crs, tuple(info["fields"])
+    return str(layer), _crs_of(path, info["crs"]) if info["crs"] else None, tuple(info["fields"])
+
+
+def _crs_of(path: Path, text: Any) -> Any:
+    """Return the CRS that a file states.
+
+    Raises:
+        LabelsError: there is no such CRS.
+    """
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    try:
+        return CRS.from_user_input(text)
+    except CRSError as error:
+        raise LabelsError(
+            f"{path}: unknown CRS ({_first_line(error)}). Correct it with ogr2ogr -a_srs."
+        ) from None
 
 
 def _parquet_header(path: Path) -> tuple[Any, tuple[str, ...]]:
     import pyarrow.parquet as pq
-    from pyproj import CRS
 
     geo = _geo_metadata(path)
     column = geo["columns"][geo["primary_column"]]
@@ -286,7 +300,7 @@ def _parquet_header(path: Path) -> tuple[Any, tuple[str, ...]]:
     crs = column.get("crs", "OGC:CRS84")
     skipped = (*geo["columns"], "bbox")
     columns = tuple(name for name in pq.read_schema(path).names if name not in skipped)
-    return None if crs is None else CRS.from_user_input(crs), columns
+    return None if crs is None else _crs_of(path, crs), columns
 
 
 def _geo_metadata(path: Path) -> dict[str, Any]:
@@ -295,9 +309,9 @@ def _geo_metadata(path: Path) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     try:
-        geo = json.loads((pq.read_schema(path).metadata or {})[b"geo"])
-        geo["columns"][geo["primary_column"]]
-    except (pa.ArrowInvalid, OSError, KeyError, ValueError, TypeError):
+        geo = parse_json((pq.read_schema(path).metadata or {})[b"geo"])
+        geo["columns"][geo["primary_column"]].get("encoding")
+    except (pa.ArrowInvalid, OSError, KeyError, ValueError, TypeError, AttributeError):
         raise LabelsError(f"{path}: not GeoParquet. {EXPECTED}.") from None
     return dict(geo)
 

@@ -26,6 +26,7 @@ from retrieval.errors import ConfigError
 from retrieval.models.registry import shipped_files
 from retrieval.types import RankedCandidates
 from tfrecords.artifacts import fingerprint, writing_file
+from tfrecords.json_text import parse_json
 
 RIGHT_PX = 5.0
 """An answer within this distance of the truth counts as right, in pixels."""
@@ -97,7 +98,7 @@ class Calibration:
             ConfigError: the file is missing, damaged or not a calibration.
         """
         try:
-            content = json.loads(path.read_text())
+            content = parse_json(path.read_text())
             checksum = content.pop("checksum")
             if checksum != fingerprint(content):
                 raise ValueError("the checksum differs")

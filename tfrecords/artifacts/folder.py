@@ -39,6 +39,7 @@ from tfrecords.artifacts.manifest import (
     plain,
 )
 from tfrecords.errors import ManifestError, OutputExistsError, UnfinishedOutputError
+from tfrecords.json_text import parse_json
 from tfrecords.storage import check_free, exchange, naming_full_disk, partial_of, place, sync, writing_file
 
 JOURNAL = "journal.jsonl"
@@ -190,7 +191,7 @@ def _entries(text: str) -> tuple[list[dict[str, Any]], int]:
     for line in text.splitlines(keepends=True):
         keys = {"name", "bytes", "sha256", "meta"} if entries else {"kind", "fingerprint", "config"}
         with suppress(ValueError):
-            entry = json.loads(line)
+            entry = parse_json(line)
             if line.endswith("\n") and isinstance(entry, dict) and set(entry) == keys:
                 entries.append(entry)
                 length += len(line)
@@ -247,7 +248,7 @@ def _check_goal(path: Path, kind: str, overwrite: bool) -> None:
         return
     if path.is_dir() and overwrite:
         with suppress(OSError, ValueError, AttributeError):
-            if json.loads((path / MANIFEST).read_text()).get("kind") == kind:
+            if parse_json((path / MANIFEST).read_text()).get("kind") == kind:
                 return
         raise OutputExistsError(
             f"{path} exists and is not a folder of kind {kind!r} written by this package. --overwrite does "

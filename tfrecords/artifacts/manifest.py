@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tfrecords.errors import FormatVersionError, ManifestError, MissingInputError
+from tfrecords.json_text import parse_json
 
 MANIFEST = "manifest.json"
 """Name of the file that describes every folder this package writes."""
@@ -184,7 +185,7 @@ def parse_manifest(path: Path, kind: str) -> Manifest:
         FormatVersionError: this release does not read the format version.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ManifestError(
             f"{path.parent}: no {path.name}; expected a folder of kind {kind!r} written by this package"

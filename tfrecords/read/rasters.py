@@ -244,8 +244,12 @@ def _kind(path: Path) -> str:
     return _KINDS.get(ending, "a GeoTIFF")
 
 
-def _check_png(path: Path) -> None:
-    """Check a PNG's checksums: GDAL decodes a truncated PNG into noise without an error."""
+def check_png(path: Path) -> None:
+    """Check a PNG's checksums: GDAL decodes a truncated PNG into noise without an error.
+
+    Raises:
+        ArrayError: it is truncated or damaged.
+    """
     data, offset = path.read_bytes(), 8
     while offset + 12 <= len(data):
         length, kind = int.from_bytes(data[offset : offset + 4]), data[offset + 4 : offset + 8]
@@ -266,7 +270,7 @@ def _refuse_transparency(path: Path, dataset: Any) -> None:
 
     if dataset.driver != "PNG":
         return  # elsewhere GDAL calls the fourth of four bands alpha, whatever it is
-    _check_png(path)
+    check_png(path)
     if ColorInterp.palette in dataset.colorinterp:
         raise ArrayError(
             f"{path}: its pixels are numbers of a palette; expected grey or red, green, blue. Save it "

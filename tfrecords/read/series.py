@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tfrecords.artifacts import FORMAT_VERSION, MANIFEST, read_manifest
 from tfrecords.errors import ArrayError, MissingInputError
+from tfrecords.json_text import parse_json
 from tfrecords.read.folders import match_files
 from tfrecords.read.records import read_fields
 from tfrecords.read.sources import TFRECORD, check_shards, files_below
@@ -59,10 +59,11 @@ def _in_folder(folder: Path) -> tuple[Path, ...]:
         check_shards(files)
         return files
     try:
-        kind = json.loads((folder / MANIFEST).read_text()).get("kind")
+        kind = parse_json((folder / MANIFEST).read_text()).get("kind")
     except (ValueError, AttributeError):
         kind = "series"
-    manifest = read_manifest(folder, kind if kind in FORMAT_VERSION else "series", verify="sizes")
+    known = isinstance(kind, str) and kind in FORMAT_VERSION
+    manifest = read_manifest(folder, kind if known else "series", verify="sizes")
     return tuple(p for p in files if p.relative_to(folder).as_posix() in manifest.files)
 
 

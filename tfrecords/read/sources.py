@@ -230,7 +230,7 @@ def load_npy(path: Path) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         return array
-    except (ValueError, EOFError, OSError) as err:
+    except Exception as err:  # a damaged header has many: also OverflowError, SyntaxError, TokenError
         raise ArrayError(f"{path} cannot be opened as an array ({err}). Save it with numpy.save.") from err
 
 

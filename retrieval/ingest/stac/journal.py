@@ -12,6 +12,7 @@ from typing import Any
 from retrieval.ingest.stac.query import CatalogQuery
 from tfrecords.artifacts import writing_file
 from tfrecords.errors import ManifestError, OutputExistsError
+from tfrecords.json_text import parse_json
 
 ITEMS, SEARCH = "items.csv", "search.json"
 KIND, VERSION = "stac-places", 1
@@ -138,7 +139,7 @@ class Journal:
 def _former(folder: Path, overwrite: bool) -> dict[str, Any] | None:
     path = folder / SEARCH
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+        return dict(parse_json(path.read_text(encoding="utf-8"))) if path.is_file() else None
     except (ValueError, TypeError) as error:
         if overwrite:
             return {}

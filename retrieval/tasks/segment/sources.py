@@ -307,7 +307,7 @@ def _tile_weights(path: Path, names: Sequence[str]) -> dict[str, float]:
             rows = [(row["name"], float(row["weight"])) for row in csv.DictReader(file)]
     except FileNotFoundError:
         raise LabelsError(f"{path}: no such file. Expected a CSV of name,weight.") from None
-    except (KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise LabelsError(f"{path}: not a CSV of name,weight ({error}). Correct that line.") from None
     for name, weight in rows:
         if name not in names:

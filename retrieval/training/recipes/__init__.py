@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-import json
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from retrieval.errors import ConfigError
+from tfrecords.json_text import parse_json
 
 _FOLDER = resources.files(__name__)
 
@@ -32,7 +32,7 @@ def read_recipe(source: str | Path) -> dict[str, Any]:
     """
     file = _FOLDER / f"{source}.json" if str(source) in recipe_names() else Path(source)
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = parse_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
             f"{source}: no such recipe. Expected a JSON file, or one of {', '.join(recipe_names())}."

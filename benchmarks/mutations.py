@@ -1,0 +1,491 @@
+"""Damage files of every kind that we read, and count what the readers say.
+
+    python benchmarks/mutations.py --count 200 --json FILE
+
+Strategy. Each kind has a small valid file and a reader that touches all of it. A mutation cuts the file,
+flips bits, overwrites, swaps, removes or repeats blocks, or replaces a number by an absurd one. The seed
+draws it. A reader must return or raise an error of ours. All else is a fault: another exception, more than
+ten seconds, a kill by a signal, memory for a number that the file only claims. Each kind runs in a child with
+a limit of its address space.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import resource
+import signal
+import tarfile
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from context import arguments, context, table, write_json
+
+from retrieval.errors import RetrieveError
+
+LIMIT_S = 10
+"""Longest time of a reader."""
+ROOM_BYTES = 3 << 30
+"""Address space beyond that of the child when it starts."""
+GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
+MODULES = (
+    *("keras", "geopandas", "pyogrio", "retrieval.index.folder", "retrieval.labels.vectors"),
+    *("retrieval.tasks.sources", "retrieval.labels.covers", "tfrecords.read", "tfrecords.write"),
+)
+"""What kinds need, imported and not used in the parent."""
+ABSURD = (b"0", b"-1", b"999999999999", b"1e999", b"NaN", b'"x"', b"[" * 20000, b"{}")
+"""What replaces a number of a text."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file."""
+
+    make: Callable[[Path], Path]
+    """Writes a valid one into a folder, and returns the file to damage."""
+    read: Callable[[Path], object]
+    """Reads what is in the folder."""
+    has_checksum: bool = False
+    """Whether every damage must be noticed: content that is read equals the original."""
+
+
+# --- mutations ------------------------------------------------------------------------------------
+
+
+def mutated(content: bytes, rng: np.random.Generator) -> bytes:
+    """Return damaged content."""
+    size, data = len(content), bytearray(content)
+    at = int(rng.integers(size))
+    length = int(min(size - at, rng.integers(1, max(2, size // 4))))
+    match int(rng.integers(7)):
+        case 0:
+            return content[:at]
+        case 1:
+            for place in rng.integers(0, size, int(rng.integers(1, 9))):
+                data[place] ^= 1 << int(rng.integers(8))
+        case 2:
+            data[at : at + length] = rng.bytes(length)
+        case 3:
+            other = int(rng.integers(size))
+            first, second = bytes(data[at : at + length]), bytes(data[other : other + length])
+            data[at : at + len(second)], data[other : other + len(first)] = second, first
+        case 4:
+            del data[at : at + length]
+        case 5:
+            data[at:at] = data[at : at + length]
+        case _:
+            numbers = list(re.finditer(rb"\d+", content))
+            if numbers:
+                one = numbers[int(rng.integers(len(numbers)))]
+                data[one.start() : one.end()] = ABSURD[int(rng.integers(len(ABSURD)))]
+            else:
+                data[at : at + 4] = b"\xff\xff\xff\x7f"
+    return bytes(data)
+
+
+# --- children -------------------------------------------------------------------------------------
+
+
+def run_kind(kind: Kind, count: int, seed: int, folder: Path, report: Path) -> None:
+    """Damage a file many times in this process; write the outcomes, and before each the number to come."""
+    goal = kind.make(folder)
+    content = goal.read_bytes()
+    warnings.simplefilter("ignore")
+    expected = kind.read(folder)
+    status = Path("/proc/self/status").read_text().splitlines()
+    used = next(int(line.split()[1]) for line in status if line.startswith("VmSize")) << 10
+    resource.setrlimit(resource.RLIMIT_AS, (used + ROOM_BYTES, resource.RLIM_INFINITY))
+    seen, faults = Counter[str](), list[str]()
+    for number in range(count):
+        damaged = mutated(content, np.random.default_rng([seed, number]))
+        if damaged == content:
+            seen["unchanged"] += 1
+            continue
+        goal.write_bytes(damaged)
+        report.write_text(json.dumps({"seen": seen, "faults": faults, "number": number}))
+        signal.alarm(LIMIT_S)
+        try:
+            result = kind.read(folder)
+            seen["read"] += 1
+            if kind.has_checksum and result != expected:
+                faults.append(f"{number}: the damage was not noticed")
+        except RetrieveError as error:
+            seen["refused"] += 1
+            if not str(error):
+                faults.append(f"{number}: an error without a text")
+        except BaseException as error:
+            faults.append(f"{number}: {type(error).__name__}: {error}"[:200])
+        finally:
+            signal.alarm(0)
+    report.write_text(json.dumps({"seen": seen, "faults": faults, "number": count}))
+
+
+def _hang(*_: object) -> None:
+    raise TimeoutError(f"more than {LIMIT_S} s")
+
+
+def in_child(kind: Kind, count: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Run a kind in a child; return its outcomes, with a fault where a signal killed it."""
+    report = folder.with_name(folder.name + ".json")
+    folder.mkdir()
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGALRM, _hang)
+        try:
+            run_kind(kind, count, seed, folder, report)
+            os._exit(0)
+        except BaseException as error:
+            print(f"{folder.name}: {error!r}", flush=True)
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    outcome: dict[str, Any] = (
+        json.loads(report.read_text()) if report.exists() else {"seen": {}, "faults": []}
+    )
+    if status:
+        outcome["faults"].append(f"{outcome.get('number', 0)}: the process ended with {status}")
+    return {"mutations": outcome.get("number", 0), **outcome["seen"], "faults": outcome["faults"]}
+
+
+# --- kinds ----------------------------------------------------------------------------------------
+
+
+def _pixels(bands: int = 4) -> Any:
+    rng = np.random.default_rng(3)
+    return rng.integers(300, 4000, (72, 80, bands)).astype(np.uint16)
+
+
+def _image() -> Any:
+    from tfrecords.schema import BANDS, Image
+
+    return Image(3, _pixels(), "dn", BANDS, 0.0, crs="EPSG:32631", transform=(10.0, 0, 5e5, 0, -10.0, 5e6))
+
+
+def _tif(path: Path, pixels: Any, driver: str = "GTiff", **more: Any) -> Path:
+    import rasterio
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width, count = pixels.shape
+    profile = dict(driver=driver, height=height, width=width, count=count, dtype=pixels.dtype.name)
+    with rasterio.open(path, "w", **profile, **more) as dataset:
+        dataset.write(np.moveaxis(pixels, -1, 0))
+    return path
+
+
+def _text(name: str, content: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder / name).write_text(content)
+        return folder / name
+
+    return make
+
+
+def _tfrecord(folder: Path) -> Path:
+    from tfrecords.write import write_images
+
+    write_images([_image()], folder / "images.tfrecords")
+    return folder / "images.tfrecords"
+
+
+def _npy(folder: Path) -> Path:
+    np.save(folder / "images.npy", _pixels()[None])
+    return folder / "images.npy"
+
+
+def _npz(folder: Path) -> Path:
+    pixels = np.random.default_rng(1).integers(0, 255, (6, 16, 16, 3)).astype(np.uint8)
+    np.savez(folder / "train.npz", x=pixels, y=np.array(["a", "b"] * 3))
+    return folder / "train.npz"
+
+
+def _series(folder: Path) -> Path:
+    from tfrecords.schema import BANDS, Series
+    from tfrecords.write import write_series
+
+    one = Series(
+        np.stack([_pixels(), _pixels()]), "dn", BANDS, 0.0, ("2020-01-01", "2020-06-01"), "here", 0, 0
+    )
+    write_series([one], folder / "series")
+    return next((folder / "series").glob("*.tfrecords"))
+
+
+def _picture(ending: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        from PIL import Image
+
+        content = io.BytesIO()
+        pixels = (_pixels(3)[:64, :64] // 16).astype(np.uint8)
+        Image.fromarray(pixels).save(content, format={"jpg": "jpeg"}.get(ending, ending))
+        (folder / f"chip.{ending}").write_bytes(content.getvalue())
+        return folder / f"chip.{ending}"
+
+    return make
+
+
+def _only(folder: Path) -> Path:
+    """Return the file of a folder of one."""
+    return next(path for path in sorted(folder.iterdir()) if path.is_file())
+
+
+def _read_images(folder: Path) -> object:
+    from tfrecords.read import read_images
+
+    return [image.scaled().sum() for image in read_images(str(_only(folder)))]
+
+
+def _read_series(folder: Path) -> object:
+    from tfrecords.read import read_series
+
+    return [one.pixels.sum() for one in read_series(folder / "series")]
+
+
+def _read_chips(folder: Path) -> object:
+    from tfrecords.read import read_queries
+
+    return np.asarray(read_queries(str(_only(folder))).pixels).sum()
+
+
+def _read_labelled(folder: Path) -> object:
+    from retrieval.tasks.sources import read_labelled
+
+    return read_labelled(_only(folder)).images.pixels.sum()
+
+
+def _read_submission(folder: Path) -> object:
+    from retrieval.evaluation.submission import read_submission
+
+    return read_submission(_only(folder))
+
+
+def _read_settings(folder: Path) -> object:
+    from retrieval.config import ChipConfig, IndexConfig, RefineConfig, SearchConfig
+    from retrieval.config.settings import read_settings
+
+    settings = read_settings(_only(folder))
+    return [settings.make(kind) for kind in (IndexConfig, SearchConfig, RefineConfig, ChipConfig)]
+
+
+def _settings(folder: Path) -> Path:
+    content = '[index]\nstride_px = 4\nkind = "fast"\n\n[search]\ntop_k = 64\n\n[chip]\n'
+    return _text("retrieve.toml", content)(folder)
+
+
+def _read_recipe(folder: Path) -> object:
+    from retrieval.config import TrainConfig
+    from retrieval.training.recipes import read_recipe
+
+    return TrainConfig.from_mapping(read_recipe(_only(folder)))
+
+
+def _read_manifest(folder: Path) -> object:
+    from tfrecords.artifacts import read_manifest
+
+    return read_manifest(folder / "series", "series")
+
+
+def _manifest(folder: Path) -> Path:
+    return _series(folder).parent / "manifest.json"
+
+
+def _read_area(folder: Path) -> object:
+    from retrieval.geo.filters import read_filter
+    from retrieval.types import StoredImage
+
+    row = StoredImage(3, "", 80, 72, ("B04",), "EPSG:32631", (10.0, 0, 5e5, 0, -10.0, 5e6), None, 4)
+    return read_filter({3: row}, within=_only(folder))
+
+
+AREA = json.dumps(
+    {
+        "type": "FeatureCollection",
+        "features": [
+            {
+                "type": "Feature",
+                "properties": {"class": "field"},
+                "geometry": {
+                    "type": "Polygon",
+                    "coordinates": [[[3.0, 45.14], [3.02, 45.14], [3.02, 45.16], [3.0, 45.16], [3.0, 45.14]]],
+                },
+            }
+        ],
+    }
+)
+
+
+def _read_mask(folder: Path) -> object:
+    from retrieval.labels.masks import read_mask
+
+    return read_mask(_only(folder))
+
+
+def _mask(folder: Path) -> Path:
+    from retrieval.labels.classes import Classes
+    from retrieval.labels.masks import write_png
+
+    indices = np.random.default_rng(2).integers(0, 3, (40, 50)).astype(np.uint8)
+    write_png(folder / "mask.png", indices, Classes(("a", "b", "c")))
+    return folder / "mask.png"
+
+
+def _read_cover(folder: Path) -> object:
+    from retrieval.labels.covers import read_cover
+
+    return read_cover(_only(folder))
+
+
+def _read_classes(folder: Path) -> object:
+    from retrieval.labels.classes import read_classes
+
+    return read_classes(_only(folder))
+
+
+def _read_journal(folder: Path) -> object:
+    from retrieval.ingest.stac.journal import read_rows
+
+    return read_rows(folder)
+
+
+def _journal(folder: Path) -> Path:
+    from retrieval.ingest.stac.journal import ItemRow
+
+    row = {"item": "S2A", "date": "2020-01-05", "place": "31TCJ", "file": "31TCJ/2020-01-05.tif"}
+    names = [one.name for one in fields(ItemRow)]
+    lines = [",".join(names), ",".join(row.get(name, "") for name in names)]
+    return _text("items.csv", "\n".join(lines) + "\n")(folder)
+
+
+def _read_vectors(folder: Path) -> object:
+    from retrieval.labels.vectors import VectorFile
+
+    return [len(batch.shapes) for batch in VectorFile.open(_only(folder)).batches("EPSG:4326")]
+
+
+def _parquet(folder: Path) -> Path:
+    import geopandas
+    from shapely.geometry import box
+
+    frame = geopandas.GeoDataFrame({"class": ["field"]}, geometry=[box(3, 45, 3.1, 45.1)], crs="EPSG:4326")
+    frame.to_parquet(folder / "areas.parquet")
+    return folder / "areas.parquet"
+
+
+def _golden(name: str, file: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        with tarfile.open(GOLDEN / f"{name}.tar.xz") as archive:
+            archive.extractall(folder, filter="data")
+        return folder / name / file
+
+    return make
+
+
+def _read_index(folder: Path) -> object:
+    from retrieval.index.folder import IndexFolder
+
+    index = IndexFolder(next(path for path in folder.iterdir() if path.is_dir()), device="cpu")
+    return [index.scaled(number).sum() for number in index.images]
+
+
+def _read_network(folder: Path) -> object:
+    from retrieval.models.encoder import load_encoder
+
+    return load_encoder(_only(folder)).dim
+
+
+def _network(folder: Path) -> Path:
+    from retrieval.models.registry import WEIGHTS
+
+    (folder / "encoder.keras").write_bytes((WEIGHTS / "structure-tensor.keras").read_bytes())
+    return folder / "encoder.keras"
+
+
+def _read_calibration(folder: Path) -> object:
+    from retrieval.models.calibration import Calibration
+
+    return Calibration.load(_only(folder))
+
+
+def _calibration(folder: Path) -> Path:
+    from retrieval.models.registry import WEIGHTS
+
+    source = next(p for p in sorted(WEIGHTS.iterdir(), key=lambda p: p.name) if "calibration" in p.name)
+    return _text(source.name, source.read_text())(folder)
+
+
+KINDS: dict[str, Kind] = {
+    "TFRecord, images": Kind(_tfrecord, _read_images, True),
+    "TFRecord, series": Kind(_series, _read_series, True),
+    "npy": Kind(_npy, _read_images),
+    "npz": Kind(_npz, _read_labelled),
+    "GeoTIFF": Kind(lambda f: _tif(f / "a.tif", _pixels(), compress="deflate", nodata=0), _read_images),
+    "JPEG 2000": Kind(lambda f: _tif(f / "a.jp2", _pixels(3), "JP2OpenJPEG", QUALITY="100"), _read_images),
+    "PNG": Kind(_picture("png"), _read_chips),
+    "JPEG": Kind(_picture("jpg"), _read_chips),
+    "mask": Kind(_mask, _read_mask),
+    "GeoJSON, area": Kind(_text("area.geojson", AREA), _read_area),
+    "submission": Kind(_text("s.csv", "Patch ID,Result\n0,3 12 40\n1,17 8 9\n"), _read_submission),
+    "settings": Kind(_settings, _read_settings),
+    "recipe": Kind(_text("r.json", '{"steps": 100, "batch": 8, "seed": 3, "loss": "triplet"}'), _read_recipe),
+    "manifest": Kind(_manifest, _read_manifest),
+    "cover": Kind(_text("cover.csv", "z,x,y,split\n12,2100,1500,train\n12,2101,1500,val\n"), _read_cover),
+    "classes": Kind(_text("c.csv", "name,value,colour\nwater,1,#0000ff\nfield,2,#00ff00\n"), _read_classes),
+    "journal": Kind(_journal, _read_journal),
+    "calibration": Kind(_calibration, _read_calibration, True),
+    "GeoJSON, labels": Kind(_text("labels.geojson", AREA), _read_vectors),
+    "GeoParquet, labels": Kind(_parquet, _read_vectors),
+    "index, table": Kind(_golden("index-v2", "images.csv"), _read_index, True),
+    "index, vectors": Kind(_golden("index-v2", "vectors.faiss"), _read_index, True),
+    "keras": Kind(_network, _read_network),
+}
+
+
+def run_campaign(count: int, seed: int, folder: Path, names: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Damage each kind and return the outcomes by kind.
+
+    Args:
+        count: mutations of each kind.
+        seed: of the mutations.
+        folder: where to work.
+        names: some kinds; all without any.
+    """
+    for module in MODULES:  # once here, not in each child
+        import_module(module)
+    outcomes = {}
+    for number, (name, kind) in enumerate(KINDS.items()):
+        if not names or name in names:
+            begin = time.monotonic()
+            outcomes[name] = in_child(kind, count, seed, folder / f"{number:02d}")
+            outcomes[name]["seconds"] = round(time.monotonic() - begin, 1)
+    return outcomes
+
+
+def main() -> None:
+    """Run the campaign and print its counts."""
+    parser = arguments(__doc__)
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kind", action="append", default=[], help="only this kind; repeatable")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = run_campaign(options.count, options.seed, Path(folder).resolve(), tuple(options.kind))
+    rows = [
+        [name, *(str(of.get(k, 0)) for k in ("mutations", "read", "refused")), str(len(of["faults"]))]
+        for name, of in figures.items()
+    ]
+    print(table(["kind", "mutations", "read", "refused", "faults"], rows))
+    for name, of in figures.items():
+        for fault in of["faults"][:5]:
+            print(f"{name}: {fault}")
+    write_json(options.json, {"context": context(count=options.count, seed=options.seed), "kinds": figures})
+
+
+if __name__ == "__main__":
+    main()
