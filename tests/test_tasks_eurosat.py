@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from retrieval.cli import app
 
-FLOOR = 0.9
+FLOOR = 0.92
 """Accuracy, two hundredths below the measured one."""
 
 
