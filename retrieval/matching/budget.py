@@ -35,8 +35,9 @@ MIN_AFFORDABLE_SHARE = 0.25
 does not pay."""
 WORK_PER_S = 350
 """Patches x megapixels that are compared in a second, on two cores."""
-PATCH_S = 0.1
-"""Seconds to search the index of parts for a patch and to rank its candidates, on two cores."""
+PATCH_S = 0.15
+"""Seconds to search the index of parts for a patch and to rank its candidates, on two cores; a third of the
+patches search twice."""
 AUTO_S, AUTO_LEAST_S = 600, 60
 """Seconds for the search of parts: where all patches are uncertain, and at least."""
 PARTS_BLOCK = 1024
