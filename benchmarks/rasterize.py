@@ -3,7 +3,7 @@ r"""Measure time and peak memory of `retrieve labels rasterize` as the vector fi
     python benchmarks/rasterize.py --json benchmarks/results/rasterize.json
 
 Each file is a GeoPackage of generated buildings, in random order, over a square of XYZ tiles near the
-equator. Random order is the worst: every batch of features meets every tile. The masks have four times the
+equator. Random order is the worst: every batch of features meets every tile. The masks have twice the
 pixels that are burnt together. Each run is a separate process, whose peak memory counts.
 Seconds of the processor are shown too, because other work on the machine changes them little.
 """
@@ -77,7 +77,7 @@ def main() -> None:
     """Write, burn, and print seconds and memory by number of features."""
     parser = arguments(__doc__)
     parser.add_argument("--counts", default="10000,100000,1000000", help="features of the files")
-    parser.add_argument("--side", type=int, default=64, help="tiles of a side of the ground")
+    parser.add_argument("--side", type=int, default=48, help="tiles of a side of the ground")
     asked = parser.parse_args()
     rows = []
     for count in map(int, asked.counts.split(",")):

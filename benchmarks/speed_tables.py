@@ -130,6 +130,21 @@ def stream_note(stream: dict[str, Any]) -> str:
     )
 
 
+def rasterize_table(run: dict[str, Any]) -> str:
+    """Return time and peak memory of masks by the number of features."""
+    rows = [
+        (
+            f"{r['features']:,}",
+            f"{r['file_mb']:,.0f} MB",
+            f"{r['seconds']:.0f} s",
+            f"{r['cpu_s']:.0f} s",
+            f"{r['peak_mb']:,} MB",
+        )
+        for r in run["rows"]
+    ]
+    return markdown(("features", "file", "time", "processor", "peak memory"), rows)
+
+
 def scale_table(scale: dict[str, Any]) -> str:
     """Return a row for every size and kind; computed figures have a ~."""
     head = ("images", "windows", "kind", "build", "build, peak", "memory per window", "query, peak")
