@@ -351,6 +351,24 @@ def mutations_table(run: dict[str, Any]) -> str:
     return markdown(("file", "refused by name", "read", "faults"), rows)
 
 
+KNOWN_ERRORS = {
+    "missing": "missing features, found",
+    "invented": "invented features, found",
+    "correct": "correct features, flagged",
+    "areas": "areas without a label, of which none is missing",
+}
+"""Counts of `open-data.json`."""
+
+
+def open_data_table(run: dict[str, Any]) -> str:
+    """Return the share of known errors that a comparison finds, and of correct features that it flags."""
+    rows = [
+        (text, str(run["shares"][name]["n"]), interval(run["shares"][name]))
+        for name, text in KNOWN_ERRORS.items()
+    ]
+    return markdown(("", "number", "share"), rows)
+
+
 Table = tuple[str, Callable[[dict[str, Any]], str]]
 # --- tables of change-*.json --------------------------------------------------------------------------
 
@@ -411,6 +429,8 @@ TABLES: dict[str, Table] = {
     "dense-run": ("embedding.json", lambda run: run_note(run["context"])),
     "index-kinds": ("kinds.json", index_kinds_table),
     "index-kinds-run": ("kinds.json", lambda run: run_note(run["context"])),
+    "open-data": ("open-data.json", open_data_table),
+    "open-data-run": ("open-data.json", run_note),
     "rasterize": ("rasterize.json", rasterize_table),
     "rasterize-run": ("rasterize.json", run_note),
     "segment-buildings": ("segment-buildings.json", segment_table),
