@@ -56,6 +56,8 @@ RECALLED = (1, 20, 100, 500, 2000)
 """Numbers of places for which recall is reported."""
 SEARCH = SearchConfig(round2_max_candidates=2000)
 """As many places as recall needs."""
+NOWHERE = 10**6, 0, 0
+"""Image, x and y of an answer that is wrong: of a patch without enough texture, which is not searched."""
 VOTE_SHARES = (0.1, 0.01)
 """Shares of the database's parts whose votes count."""
 PARTS_ALONE = SearchConfig(exhaustive_budget=1)
@@ -206,9 +208,11 @@ def engine_figures(session: Session, question: Question) -> dict[str, Any]:
     hidden = session.with_queries(question.patches)
     ranked = search_uncertain(hidden, RankedCandidates.empty(len(answers.x), 20)).candidates
     result: dict[str, Any] = {"engine_ms_per_patch": 1000 * (time.process_time() - start) / len(answers.x)}
-    given = Submission(
-        answers.patch_ids, *(v[:, 0] for v in (ranked.image_ids, ranked.x, ranked.y)), source="answer"
+    first = (v[:, 0] for v in (ranked.image_ids, ranked.x, ranked.y))
+    image_ids, x, y = (
+        np.where(ranked.image_ids[:, 0] < 0, v, w) for v, w in zip(NOWHERE, first, strict=True)
     )
+    given = Submission(answers.patch_ids, image_ids, x, y, source="answer")
     for kind, rows in question.kinds().items():
         if kind in ("all", "with features"):
             result[f"SC {kind}"] = score(part(given, rows), part(answers, rows)).to_dict()["SC"]

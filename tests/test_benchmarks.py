@@ -182,7 +182,20 @@ def test_images_that_are_turned_when_read_are_those_copies(data):
 
 def test_designs_of_a_search_by_parts_are_measured(data, tmp_path):
     out = tmp_path / "out"
-    parts.main([str(data), "--out", str(out), "--queries", "6", "--upright", "--designs", "windows", "votes"])
+    parts.main(
+        [
+            str(data),
+            "--out",
+            str(out),
+            "--queries",
+            "6",
+            "--upright",
+            "--designs",
+            "windows",
+            "votes",
+            "--rank",
+        ]
+    )
     measured = json.loads((out / "parts-0.json").read_text())["designs"]
     assert {name.split(",")[0].split(" of ")[0] for name in measured} == {"windows", "votes"}
     for design in measured.values():
