@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from changeground import CLEAR, built, read, run, save, town
 from retrieval.errors import ExamplesError, ModelError
 from retrieval.tasks.change import detect, evaluate, train
 from retrieval.tasks.change.learned import Learned, input_names
-from retrieval.tasks.change.mapping import Options
+from retrieval.tasks.change.mapping import Options, align
+from retrieval.tasks.change.pairs import open_pair
 from retrieval.tasks.change.training import HELD_OUT, held_out_row, recipe_of
 from retrieval.tasks.segment.model import load_segmenter
 from tfrecords.errors import BandsError, OutputExistsError
@@ -77,6 +79,26 @@ def test_detect_takes_the_model(trained, tmp_path):
     assert raised.change_share <= json.loads(done.stdout)["change_share"]
 
 
+def test_several_models_answer_with_their_mean(trained, tmp_path):
+    folder, report = trained
+    dates = [folder / "other/places/east" / f"{date}.tif" for date in ("before", "after")]
+    model = load_segmenter(folder / "model")
+    blurred = model.calibrated(3.0, 0.9)
+    place = open_pair(*dates)
+    with place.open() as opened:
+        aligned = align(opened, place, FAST)
+        alone, other, both = (
+            np.concatenate([strip for _, strip, _ in Learned(*models).strips(aligned)])
+            for models in ((model,), (blurred,), (model, blurred))
+        )
+    assert np.allclose(both, (alone + other) / 2, atol=1e-5) and not np.allclose(alone, other, atol=1e-2)
+    assert Learned(model, blurred).threshold == pytest.approx((report["threshold"] + 0.9) / 2)
+    twice = [word for _ in range(2) for word in ("--model", folder / "model")]
+    done = run("change", "detect", *dates, *twice, "--no-clouds", "--out", tmp_path / "c.tif", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["threshold"] == pytest.approx(report["threshold"])
+
+
 def test_a_model_states_its_inputs(trained):
     model = load_segmenter(trained[0] / "model")
     assert model.description.bands == input_names(("B04", "B03", "B02", "B08"))
@@ -102,11 +124,12 @@ def test_each_bad_input_gives_one_error(trained, tmp_path):
     model = load_segmenter(folder / "model")
     with pytest.raises(ModelError, match="retrieve change train"):
         Learned(type(model)(model.network, _renamed(model.description), "other"))
+    red = replace(model.description, bands=input_names(("B04", "B03", "B02", "B11")))
+    with pytest.raises(ModelError, match="Expected the same bands"):
+        Learned(model, replace(model, description=red, name="red"))
 
 
 def _renamed(description):
-    from dataclasses import replace
-
     return replace(description, bands=tuple(f"band {i}" for i in range(len(description.bands))))
 
 

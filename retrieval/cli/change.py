@@ -44,11 +44,11 @@ MinPixels = Annotated[
     ),
 ]
 Model = Annotated[
-    Path | None,
+    list[Path] | None,
     typer.Option(
         "--model",
         metavar="FOLDER",
-        help="Model that `retrieve change train` wrote.",
+        help="Model that `retrieve change train` wrote; of several, the mean probability decides.",
         show_default="none: without labels",
     ),
 ]
@@ -133,7 +133,7 @@ def detect_command(
             out,
             probabilities=probabilities,
             polygons=polygons,
-            model=model,
+            model=model or None,
             threshold=threshold,
             options=Options(coregister, clouds, min_pixels),
             bands=split_names(bands),
@@ -263,7 +263,7 @@ def evaluate_command(
         report = evaluate(
             places,
             labels,
-            model=model,
+            model=model or None,
             threshold=threshold,
             options=Options(coregister, clouds, min_pixels),
             bands=split_names(bands),

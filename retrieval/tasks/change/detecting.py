@@ -16,7 +16,7 @@ from retrieval.ingest.grids import quiet_gdal
 from retrieval.labels.classes import IGNORED, Classes
 from retrieval.labels.masks import create_map, finish_map
 from retrieval.labels.vectorizing import check_vector_output, vectorize
-from retrieval.tasks.change.learned import check_bands, scorer_of
+from retrieval.tasks.change.learned import Models, check_bands, scorer_of
 from retrieval.tasks.change.mapping import ChangeMap, Options, Write, map_change
 from retrieval.tasks.change.pairs import Pair, open_pair
 from retrieval.types import Executor, Progress, silent
@@ -71,7 +71,7 @@ def detect(
     *,
     probabilities: str | Path | None = None,
     polygons: str | Path | None = None,
-    model: str | Path | None = None,
+    model: Models | None = None,
     threshold: float | None = None,
     options: Options | None = None,
     bands: Sequence[str] | None = None,
@@ -89,7 +89,7 @@ def detect(
             `SHIFT_DY` hold the shift that was removed.
         probabilities: also write the probability of change, float32, NaN where no ground is seen.
         polygons: also write changed areas as polygons: .gpkg, .parquet, .geojson or .fgb.
-        model: folder that `train` wrote; None compares without labels.
+        model: folder that `train` wrote, or several, whose mean decides; None compares without labels.
         threshold: probability from which a pixel counts as changed; None takes the method's.
         options: coregistration, cloud mask and smallest area.
         bands: names of the bands; else the files', else by their number.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retrieval.evaluation.change import ChangeFigures, Tally, measure_change, tally
-from retrieval.tasks.change.learned import check_bands, scorer_of
+from retrieval.tasks.change.learned import Models, check_bands, scorer_of
 from retrieval.tasks.change.mapping import Options, map_change
 from retrieval.tasks.change.pairs import pair_of
 from retrieval.tasks.change.places import labelled_places, read_labels
@@ -30,7 +30,7 @@ def evaluate(
     places: str | Path,
     labels: str | Path,
     *,
-    model: str | Path | None = None,
+    model: Models | None = None,
     threshold: float | None = None,
     options: Options | None = None,
     bands: Sequence[str] | None = None,
@@ -43,7 +43,7 @@ def evaluate(
     Args:
         places: folder of places, `places/NAME/<date>.tif`; the first and the last date of each are compared.
         labels: folder of masks `labels/NAME.tif`: 1 change, 0 none, 255 no label.
-        model: folder that `train` wrote; None compares without labels.
+        model: folder that `train` wrote, or several, whose mean decides; None compares without labels.
         threshold: probability from which a pixel counts as changed; None takes the method's.
         options: coregistration, cloud mask and smallest area.
         bands: names of the bands; else the files', else by their number.

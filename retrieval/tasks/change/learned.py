@@ -7,7 +7,8 @@ which differences count.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -77,15 +78,34 @@ def inputs_of(
     return stacked[inner], ground[inner]
 
 
+Models = str | Path | Sequence[str | Path]
+"""Folder of a model that `train` wrote, or several."""
+
+
 class Learned:
-    """Scores change with a trained network."""
+    """Scores change with a trained network, or with the mean probability of several."""
 
     bands: tuple[str, ...] | None
 
-    def __init__(self, segmenter: Segmenter, threshold: float | None = None) -> None:
-        self.segmenter, self.bands = segmenter, bands_of(segmenter)
-        fitted = segmenter.description.threshold
-        self.threshold = threshold if threshold is not None else (0.5 if fitted is None else fitted)
+    def __init__(self, *segmenters: Segmenter, threshold: float | None = None) -> None:
+        """Take one or more models of the same bands.
+
+        Args:
+            segmenters: the models.
+            threshold: probability from which a pixel counts as changed; None takes the mean of the models'.
+
+        Raises:
+            ModelError: one is a model of something else, or their bands differ.
+        """
+        self.segmenters, self.bands = segmenters, bands_of(segmenters[0])
+        for other in segmenters[1:]:
+            if bands_of(other) != self.bands:
+                raise ModelError(
+                    f"{other.name}: a model of {' '.join(bands_of(other))}; {segmenters[0].name} is one of "
+                    f"{' '.join(self.bands)}. Expected the same bands. Use models of the same places."
+                )
+        fitted = [0.5 if (t := one.description.threshold) is None else t for one in segmenters]
+        self.threshold = threshold if threshold is not None else sum(fitted) / len(fitted)
 
     def strips(
         self, aligned: Aligned, progress: Progress = silent
@@ -93,12 +113,12 @@ class Learned:
         """Yield first row, probabilities and visible ground of strips; see `Scorer`."""
         fitted = normalization_of(aligned)
         height, width = aligned.pair.height, aligned.pair.width
-        layout = Layout.of(height, width, WINDOW_PX, self.segmenter.description.unit_px)
+        unit_px = math.lcm(*(one.description.unit_px for one in self.segmenters))
+        layout = Layout.of(height, width, WINDOW_PX, unit_px)
         seen = np.zeros((height, width), bool)
-
         m, side = SMOOTHING_MARGIN, layout.side
         works = (
-            ((top - m, top + side + m), partial(_answer, self.segmenter, fitted, layout, top))
+            ((top - m, top + side + m), partial(_answer, self.segmenters, fitted, layout, top))
             for top in layout.tops
         )
 
@@ -114,31 +134,37 @@ class Learned:
 
 
 def _answer(
-    segmenter: Segmenter, fitted: Normalization, layout: Layout, top: int, aligned: Aligned
+    segmenters: Sequence[Segmenter], fitted: Normalization, layout: Layout, top: int, aligned: Aligned
 ) -> tuple[list[NDArray[np.float32]], Mask]:
-    """Return the probabilities (y, x, 1) of a row of windows, and its visible ground."""
+    """Return the mean probabilities (y, x, 1) of a row of windows, and its visible ground."""
     window = (0, top, min(layout.side, layout.height - top), layout.width)
     inputs, ground = inputs_of(aligned, fitted, window)
-    filled = segmenter.filled(inputs, ground)
-    parts = [filled[None, :, left : left + layout.side] for left in layout.lefts]
-    return [segmenter.probabilities(part)[0, ..., 1:] for part in parts], ground
+    totals = [np.float32(0)] * len(layout.lefts)
+    for one in segmenters:
+        filled = one.filled(inputs, ground)[None]
+        parts = (filled[:, :, left : left + layout.side] for left in layout.lefts)
+        totals = [
+            total + one.probabilities(part)[0, ..., 1:] for total, part in zip(totals, parts, strict=True)
+        ]
+    return [np.asarray(total / len(segmenters), np.float32) for total in totals], ground
 
 
-def load_learned(model: str | Path, threshold: float | None = None) -> Learned:
-    """Open a model of change.
+def load_learned(models: Models, threshold: float | None = None) -> Learned:
+    """Open one or more models of change.
 
     Raises:
         MissingInputError, ManifestError, FormatVersionError: there is no such model, or it was changed.
-        ModelError: it is a model of something else, or unsafe.
+        ModelError: it is a model of something else or of other bands than the first, or unsafe.
     """
-    return Learned(load_segmenter(model), threshold)
+    many = [models] if isinstance(models, str | Path) else list(models)
+    return Learned(*map(load_segmenter, many), threshold=threshold)
 
 
-def scorer_of(model: str | Path | None, threshold: float | None = None) -> Scorer:
+def scorer_of(model: Models | None, threshold: float | None = None) -> Scorer:
     """Return the method.
 
     Args:
-        model: folder of a trained model; None for the method without labels.
+        model: folder of a trained model, or several; None for the method without labels.
         threshold: probability from which a pixel counts as changed; None takes the method's.
 
     Raises:
