@@ -7,10 +7,10 @@ DATA is the folder that holds `s2/` and `labels/change/`. *oscd*: the training c
 cities are measured. *ombria*: five folds over the training sites, and the training sites teach for the
 validation sites. Pixels are pooled; intervals draw blocks of 256 x 256 pixels.
 
-- *trees*: gradient-boosted trees (scikit-learn) on what the network sees of a pixel, with mean and spread in
-  three neighbourhoods. The held-out fifth of the training places gives the threshold of the largest F1.
+- *trees*: gradient-boosted trees (scikit-learn) on both dates and their normalized difference at a pixel, and
+  their mean and spread in three neighbourhoods. Threshold of the largest F1 in a held-out fifth.
 - *untrained*: the method without labels; *otsu*: with Otsu's threshold for each place.
-- *network*: `retrieve change train`, threshold fitted on the held-out fifth.
+- *network*: `retrieve change train`, threshold fitted on the held-out fifth; *networks*: mean of three seeds.
 
 All see the same coregistered dates without cloud. Hidden change counts as missed. Only tiles with labels are
 mapped. Each place and each fold is kept in WORK, so that a stopped run resumes.
@@ -22,7 +22,7 @@ import json
 import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from context import arguments, context, write_json
 from numpy.typing import NDArray
 
 from retrieval.evaluation.change import Tally, measure_change, tally
+from retrieval.tasks.change.learned import Learned
 from retrieval.tasks.change.mapping import Options, without_specks
 from retrieval.tasks.change.places import labelled_places
 from retrieval.tasks.change.training import (
@@ -48,12 +49,15 @@ from retrieval.training.recipes import read_recipe
 
 SIGMAS = (1.5, 4.0, 10.0)
 """Neighbourhoods of the trees, as standard deviations of a Gaussian in pixels."""
-TREE_PARTS = 3
-"""Parts of the network's inputs that the trees see: both dates and their normalized difference."""
 TILE_PX, AROUND_PX = 256, 32
 """Side of the tiles that are mapped where a place has labels, and the ground around them that is seen."""
 SAMPLE = 200_000
 """Pixels that the trees learn from."""
+ROUNDS = 200
+"""Most trees; fewer where a tenth of the sample gains nothing."""
+METHODS = ("trees", "untrained", "otsu", "network", "networks")
+SEEDS = 3
+"""Networks whose mean is the method *networks*."""
 FOLDS = 5
 MIN_PIXELS = Options().min_pixels
 Named = Sequence[tuple[str, ReadPlace]]
@@ -98,10 +102,9 @@ def features_of(name: str, read: ReadPlace, work: Path) -> NDArray[np.float32]:
     """Return the features of the labelled pixels of a place that show ground, computed once: (n, f)."""
     kept = work / f"features-{name}.npy"
     if not kept.exists():
-        shown = read.inputs[..., : TREE_PARTS * len(read.bands)]
-        whole = np.zeros((*read.labels.shape, shown.shape[-1] * (1 + 2 * len(SIGMAS))), np.float16)
+        whole = np.zeros((*read.labels.shape, read.inputs.shape[-1] * (1 + 2 * len(SIGMAS))), np.float16)
         for seen, inner, target in tiles_of(read):
-            whole[target] = features(shown[seen])[inner]
+            whole[target] = features(read.inputs[seen])[inner]
         np.save(kept, whole[read.labels != 255])
     return np.load(kept).astype(np.float32)
 
@@ -122,7 +125,7 @@ def trees(taught: Named, test: Named, out: Path) -> tuple[dict[str, NDArray[np.u
             chosen = drawn & (below == held_out)
             parts[held_out].append((shown[chosen], read.labels[known][chosen]))
     shown, labels = (np.concatenate(column) for column in zip(*parts[False], strict=True))
-    model = HistGradientBoostingClassifier(max_iter=200, max_leaf_nodes=31, random_state=0)
+    model = HistGradientBoostingClassifier(max_iter=ROUNDS, max_leaf_nodes=31, random_state=0)
     model.fit(shown, labels)
     shown, labels = (np.concatenate(column) for column in zip(*parts[True], strict=True))
     threshold = best_threshold(model.predict_proba(shown)[:, 1], labels)
@@ -147,17 +150,21 @@ def untrained(taught: Named, test: Named, out: Path) -> tuple[dict[str, NDArray[
     """Map the test places without labels."""
     maps = {}
     for name, read in test:
-        gap = read.inputs[..., 2 * len(read.bands) : 3 * len(read.bands)]
-        maps[name] = cleaned(probability_of(np.sqrt((gap * gap).sum(-1))), THRESHOLD, read)
+        maps[name] = cleaned(probability_of(score_of(read)), THRESHOLD, read)
     return maps, THRESHOLD
+
+
+def score_of(read: ReadPlace) -> NDArray[np.float32]:
+    """Return the score of the method without labels (y, x)."""
+    gap = read.inputs[..., 2 * len(read.bands) :]
+    return np.asarray(np.sqrt((gap * gap).sum(-1)))
 
 
 def otsu(taught: Named, test: Named, out: Path) -> tuple[dict[str, NDArray[np.uint8]], float]:
     """Map the test places without labels, each with Otsu's threshold of the place."""
     maps, thresholds = {}, []
     for name, read in test:
-        gap = read.inputs[..., 2 * len(read.bands) : 3 * len(read.bands)]
-        likely = probability_of(np.sqrt((gap * gap).sum(-1)))
+        likely = probability_of(score_of(read))
         thresholds.append(otsu_threshold(likely[read.ground]))
         maps[name] = cleaned(likely, thresholds[-1], read)
     return maps, float(np.mean(thresholds))
@@ -175,18 +182,22 @@ def otsu_threshold(values: NDArray[Any]) -> float:
     return float(edges[1:][between[:-1].argmax()])
 
 
-def network(recipe: str) -> Callable[..., tuple[dict[str, NDArray[np.uint8]], float]]:
-    """Return what trains the network and maps the test places."""
+def network(recipe: str, seeds: int) -> Callable[..., tuple[dict[str, NDArray[np.uint8]], float]]:
+    """Return what trains networks of some seeds, and maps the test places by their mean."""
     config = recipe_of(read_recipe(recipe)) if recipe else RECIPE
 
     def run(taught: Named, test: Named, out: Path) -> tuple[dict[str, NDArray[np.uint8]], float]:
         scenes, held_out = scenes_of(taught, "places")
-        train_segmenter(scenes, out, config, validation=held_out, overwrite=True)
-        model = load_segmenter(out)
-        threshold = 0.5 if model.description.threshold is None else model.description.threshold
+        models = []
+        for seed in range(seeds):
+            member = out.with_name(f"{out.name}-{seed}")
+            if not member.exists():
+                train_segmenter(scenes, member, replace(config, seed=seed), validation=held_out)
+            models.append(load_segmenter(member))
+        threshold = Learned(*models).threshold
         maps = {}
         for name, read in test:
-            likely = mapped(model, read)
+            likely = np.mean([mapped(model, read) for model in models], axis=0)
             maps[name] = cleaned(likely, threshold, read)
         return maps, threshold
 
@@ -229,7 +240,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--work", type=Path, default=Path("build/change"))
     parser.add_argument("--recipe", default="", help="recipe of the network")
-    parser.add_argument("--methods", default="trees,untrained,otsu,network", help="separated by commas")
+    parser.add_argument("--methods", default=",".join(METHODS), help="separated by commas")
     parser.add_argument("--folds", default="", help="only these folds, separated by commas")
     asked = parser.parse_args()
     work = asked.work / asked.job
@@ -244,9 +255,10 @@ def main() -> None:
             )
             for f in range(FOLDS)
         }
-    methods = {"trees": trees, "untrained": untrained, "otsu": otsu, "network": network(asked.recipe)}
-    for method in asked.methods.split(","):
-        for fold in asked.folds.split(",") if asked.folds else folds:
+    methods = {"trees": trees, "untrained": untrained, "otsu": otsu}
+    methods |= {"network": network(asked.recipe, 1), "networks": network(asked.recipe, SEEDS)}
+    for fold in asked.folds.split(",") if asked.folds else folds:
+        for method in asked.methods.split(","):
             kept = work / f"{method}-{fold}.json"
             if not kept.exists():
                 start = time.monotonic()
@@ -272,8 +284,10 @@ def measured(files: Sequence[Path]) -> dict[str, Any]:
 
 
 def _write(asked: Any, work: Path, folds: Sequence[str]) -> None:
-    rows: dict[str, Any] = {}
-    for method in ("trees", "untrained", "otsu", "network"):
+    """Write the measured rows; a row that WORK lacks stays as the file has it."""
+    former = json.loads(asked.json.read_text())["rows"] if asked.json and asked.json.exists() else {}
+    rows: dict[str, Any] = dict(former)
+    for method in METHODS:
         for name, wanted in (("val", ["val"]), ("folds", list(folds))):
             files = [work / f"{method}-{fold}.json" for fold in wanted]
             if files and all(file.exists() for file in files):
