@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,13 +140,12 @@ def _answer(
     """Return the mean probabilities (y, x, 1) of a row of windows, and its visible ground."""
     window = (0, top, min(layout.side, layout.height - top), layout.width)
     inputs, ground = inputs_of(aligned, fitted, window)
-    totals = [np.float32(0)] * len(layout.lefts)
+    totals: list[Any] = [np.float32(0)] * len(layout.lefts)
     for one in segmenters:
         filled = one.filled(inputs, ground)[None]
         parts = (filled[:, :, left : left + layout.side] for left in layout.lefts)
-        totals = [
-            total + one.probabilities(part)[0, ..., 1:] for total, part in zip(totals, parts, strict=True)
-        ]
+        answers = (one.probabilities(part)[0, ..., 1:] for part in parts)
+        totals = [total + answer for total, answer in zip(totals, answers, strict=True)]
     return [np.asarray(total / len(segmenters), np.float32) for total in totals], ground
 
 
