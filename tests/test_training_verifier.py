@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from engine import digital, texture
+from lost_workers import Losing
 
 from retrieval.config import VerifierConfig
+from retrieval.distributed.executors import open_executor
 from retrieval.errors import ConfigError, TrainingError
 from retrieval.matching.tensors import Templates
 from retrieval.models.structure_tensor import structure_tensor
@@ -261,6 +263,35 @@ def test_an_interrupted_verifier_resumes_to_the_same_weights(trained, tmp_path, 
     for a, b in zip(weights(out), weights(trained[0] / "short.keras"), strict=True):
         np.testing.assert_allclose(a, b, atol=5e-3)
     assert not (tmp_path / "v.keras.training").exists()
+
+
+def test_rounds_are_mined_on_a_cluster_that_loses_a_worker(tmp_path):
+    """Questions are drawn alike; which confusions rank last may depend on what a process has compiled."""
+    pytest.importorskip("distributed")
+    write_series(places(3), tmp_path / "series")
+    rounds = {}
+
+    class MinedError(Exception):
+        """Ends the training before its first step."""
+
+    def stopping(stage):
+        if "round 2 of 2" in stage.note:
+            raise MinedError
+
+    for name in ("serial", "dask:2"):
+        out = tmp_path / f"{name[:4]}.keras"
+        with open_executor(name) as executor, pytest.raises(MinedError):
+            used = Losing(executor, tmp_path) if name == "dask:2" else executor
+            train_verifier(tmp_path / "series", out, TINY, progress=stopping, executor=used)
+        for file in sorted(out.with_name(f"{out.name}.training").glob("round-*.npz")):
+            with np.load(file, allow_pickle=False) as pairs:
+                rounds.setdefault(file.name[:9], []).append(dict(pairs))
+    assert Losing(None, tmp_path).killed == {"round_task"}
+    assert len(rounds) == TINY.rounds
+    for here, there in rounds.values():
+        assert np.array_equal(here["template"], there["template"])
+        assert np.array_equal(here["shown"], there["shown"])
+        assert here["region"].shape == there["region"].shape
 
 
 def test_the_written_verifier_answers(trained):

@@ -14,10 +14,13 @@ from retrieval.cli.options import (
     AsJson,
     ConfigFile,
     DeviceOption,
+    ExecutorOption,
+    Memory,
     Overwrite,
     Quiet,
     TrainingSeed,
     Verbose,
+    executor_of,
     training_settings,
 )
 from retrieval.config import CloudConfig, Loss, RepresentationConfig, TrainConfig, VerifierConfig
@@ -101,6 +104,8 @@ def train(
     ] = None,
     seed: TrainingSeed = None,
     device: DeviceOption = "auto",
+    executor: ExecutorOption = None,
+    memory: Memory = None,
     config_file: ConfigFile = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -112,7 +117,7 @@ def train(
     An encoder learns from two dates of a place against other places, and validates on places that it does not
     learn from. Checkpoints are kept in OUT.training/, from which an interrupted run resumes.
     """
-    _check_flags(model, validation=validation, loss=loss, cloud_network=cloud_network)
+    _check_flags(model, validation=validation, loss=loss, cloud_network=cloud_network, executor=executor)
     out, settings = out or Path(f"{model}.keras"), read_settings(config_file)
     flags = {"steps": steps, "batch": batch, "seed": seed, "loss": loss}
     names = FLAG_NAMES.get(model, {})
@@ -121,10 +126,15 @@ def train(
     import_tensorflow()
     from retrieval.index.device import on_device
 
-    with ConsoleProgress(quiet, verbose=verbose) as console, on_device(device):
+    with (
+        ConsoleProgress(quiet, verbose=verbose) as console,
+        executor_of(executor, memory, console) as runner,
+        on_device(device),
+    ):
         console.note(settings.note(RECIPES[model]))
         console.detail(f"train: {config.to_dict()}")
         more: dict[str, Any] = {"overwrite": overwrite, "progress": console.training}
+        more |= {"executor": runner} if model == "verifier" else {}
         if model == "encoder":
             result, template = _train_encoder(series, out, config, validation=validation, **more)
         else:
@@ -138,7 +148,7 @@ def _check_flags(model: Model, **flags: Any) -> None:
     Raises:
         typer.BadParameter: a flag does not belong to the model.
     """
-    owner = {"validation": "encoder", "loss": "encoder", "cloud_network": "local"}
+    owner = {"validation": "encoder", "loss": "encoder", "cloud_network": "local", "executor": "verifier"}
     for name, value in flags.items():
         if value is not None and owner[name] != model:
             raise typer.BadParameter(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from retrieval.config import PATCH_PX, AugmentConfig, IndexConfig, RefineConfig, SearchConfig, VerifierConfig
 from retrieval.errors import TrainingError
 from retrieval.index.faiss_index import VectorIndex
+from retrieval.kernels.executors import SerialExecutor, stream_map
 from retrieval.matching.candidates import find_candidates
 from retrieval.matching.pyramid import match_half_resolution
 from retrieval.matching.session import Session
@@ -42,7 +44,7 @@ from retrieval.training.trainer import (
     save_model,
 )
 from retrieval.training.weather import add_haze, paste_clouds
-from retrieval.types import Candidates, pack_ids
+from retrieval.types import Candidates, Executor, pack_ids
 from tfrecords.artifacts import fingerprint, writing_file
 from tfrecords.read import read_series
 from tfrecords.schema import BANDS, Patches, Series, to_scaled
@@ -250,6 +252,7 @@ def train_verifier(
     overwrite: bool = False,
     progress: ProgressCallback | None = None,
     checkpoint_s: float = CHECKPOINT_S,
+    executor: Executor | None = None,
 ) -> dict[str, float]:
     """Mine confusions from series and train the verifier on them.
 
@@ -263,6 +266,7 @@ def train_verifier(
         overwrite: replace an existing file, and the state of another recipe or other data.
         progress: called after every round and step; None prints to standard error.
         checkpoint_s: seconds between checkpoints.
+        executor: mines the rounds; None for this thread. Workers open the series by its path.
 
     Returns:
         Loss and share of questions answered rightly, averaged over the last tenth of the steps.
@@ -283,7 +287,7 @@ def train_verifier(
         "training the verifier",
     )
     trainer.load(overwrite)
-    pairs = _mine_all(list(read_series(series)), config, trainer)
+    pairs = _mine_all(series, config, trainer, executor or SerialExecutor())
     keras.utils.set_random_seed(config.seed)
     model = verifier_model(config.width)
     loss, right = _fit(model, pairs, config, trainer).tolist()
@@ -292,8 +296,47 @@ def train_verifier(
     return {"loss": loss, "right": right}
 
 
-def _mine_all(series: Sequence[Series], config: VerifierConfig, trainer: Trainer) -> Pairs:
-    """Return the pairs of all rounds; series with the same bands take turns."""
+@dataclass(frozen=True, eq=False)
+class RoundTask:
+    """A round to mine; it can be pickled."""
+
+    series: Any
+    """The series, or where a worker reads them."""
+    number: int
+    """Number of the round, from 0."""
+    config: VerifierConfig
+    """The recipe."""
+    path: Path
+    """The file to write."""
+
+
+def round_task(task: RoundTask) -> None:
+    """Mine a round and write its pairs, unless a run that was stopped wrote them."""
+    if task.path.exists():
+        return
+    records = task.series if isinstance(task.series, list) else _records(str(task.series), task.path)
+    chosen = _sets(records, task.config)
+    pairs = mine(chosen[task.number % len(chosen)], task.number // len(chosen), task.config)
+    with writing_file(task.path, overwrite=True) as temporary, temporary.open("wb") as opened:
+        np.savez(opened, **{f.name: getattr(pairs, f.name) for f in fields(Pairs)})
+
+
+def _records(series: str, path: Path) -> list[Series]:
+    """Return all series; a process reads them once for all rounds of a training."""
+    return _read_once(series, path.name.rpartition("-")[2])
+
+
+@lru_cache(maxsize=1)
+def _read_once(series: str, identity: str) -> list[Series]:
+    return list(read_series(series))
+
+
+def _sets(series: Sequence[Series], config: VerifierConfig) -> list[list[Series]]:
+    """Return the series that take turns: each set has the same bands.
+
+    Raises:
+        TrainingError: no set has enough places.
+    """
     sets: dict[tuple[str, ...], list[Series]] = {}
     for record in series:
         if min(record.pixels.shape[1:3]) >= PATCH_PX:
@@ -305,25 +348,24 @@ def _mine_all(series: Sequence[Series], config: VerifierConfig, trainer: Trainer
             f"{len(series)} series of at most {max(grounds.values(), default=0)} places with the same bands; "
             f"expected {config.min_places} or more"
         )
+    return chosen
+
+
+def _mine_all(source: Any, config: VerifierConfig, trainer: Trainer, executor: Executor) -> Pairs:
+    """Return the pairs of all rounds; rounds that an interrupted run mined are read from their files."""
+    series = list(read_series(source))
+    _sets(series, config)
+    shared = source if not executor.in_process and isinstance(source, (str, Path)) else series
+    stem = fingerprint(trainer.identity)[:16]
+    paths = [trainer.folder / f"round-{number:03d}-{stem}.npz" for number in range(config.rounds)]
+    tasks = [RoundTask(shared, number, config, path) for number, path in enumerate(paths)]
+    for number, _ in enumerate(stream_map(executor, round_task, tasks), start=1):
+        trainer.note(f"mining confusions: round {number} of {config.rounds}")
     rounds = []
-    for number in range(config.rounds):
-        rounds.append(_mined_round(trainer, chosen[number % len(chosen)], number, len(chosen), config))
-        trainer.note(f"mining confusions: round {number + 1} of {config.rounds}")
-    return Pairs(*(np.concatenate([getattr(r, f.name) for r in rounds]) for f in fields(Pairs)))
-
-
-def _mined_round(
-    trainer: Trainer, series: Sequence[Series], number: int, sets: int, config: VerifierConfig
-) -> Pairs:
-    """Return the pairs of a round, from the file of an interrupted run if there is one."""
-    path = trainer.folder / f"round-{number:03d}-{fingerprint(trainer.identity)[:16]}.npz"
-    if path.exists():
+    for path in paths:
         with np.load(path, allow_pickle=False) as file:
-            return Pairs(**{f.name: file[f.name] for f in fields(Pairs)})
-    pairs = mine(series, number // sets, config)
-    with writing_file(path) as temporary, temporary.open("wb") as opened:
-        np.savez(opened, **{f.name: getattr(pairs, f.name) for f in fields(Pairs)})
-    return pairs
+            rounds.append(Pairs(**{f.name: file[f.name] for f in fields(Pairs)}))
+    return Pairs(*(np.concatenate([getattr(r, f.name) for r in rounds]) for f in fields(Pairs)))
 
 
 def _fit(model: Any, pairs: Pairs, config: VerifierConfig, trainer: Trainer) -> NDArray[np.float64]:
