@@ -1,6 +1,7 @@
 """Kill commands at random moments, and let readers and a second writer work with a writer.
 
     python benchmarks/faults.py --kills 200 --rounds 1000 --json FILE
+    python benchmarks/faults.py --kills 16 --rounds 24 --minutes 30 --log LOG --json FILE    # in parts
 
 Strategy. Each command runs in a forked child, which starts in milliseconds because the parent has imported
 everything and computed nothing. Pictures are seeded noise, and the encoder averages cells: a command takes a
@@ -14,6 +15,7 @@ Writers: each change that reports success must be in the final index.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -45,7 +47,7 @@ from tfrecords.schema import BANDS, Image
 CONFIG = IndexConfig(stride_px=16, kind="exact")
 ENCODER = FakeEncoder()
 HEIGHT, WIDTH = 96, 80
-PATIENCE_S = 120
+PATIENCE_S = 900
 """Time after which a child counts as hanging."""
 
 
@@ -354,15 +356,56 @@ def run_campaign(kills: int, rounds: int, readers: int, seed: int, folder: Path)
     }
 
 
+def added(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the counts of several parts of a campaign together."""
+    kills: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        for name, counts in part["kills"].items():
+            one = kills.setdefault(name, {key: type(value)() for key, value in counts.items()})
+            for key, value in counts.items():
+                one[key] += value
+    sums = {name: Counter[str]() for name in ("readers", "writers")}
+    for name, total in sums.items():
+        for part in parts:
+            total.update(part[name])
+    return {"kills": kills} | {name: dict(total) for name, total in sums.items()}
+
+
+def run_parts(minutes: float, log: Path, seed: int, **shapes: Any) -> list[dict[str, Any]]:
+    """Run parts of a campaign, each with the next seed; a log that exists is continued.
+
+    Args:
+        minutes: no part starts later; 0 runs one part.
+        log: gets one line of JSON for each part.
+        seed: of the first part.
+        shapes: arguments of `run_campaign`.
+    """
+    parts = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    end = time.monotonic() + 60 * minutes
+    while not parts or time.monotonic() < end:
+        with tempfile.TemporaryDirectory() as folder:
+            part = run_campaign(**shapes, seed=seed + len(parts), folder=Path(folder).resolve())
+        parts.append(part)
+        with log.open("a") as file:
+            file.write(json.dumps(part) + "\n")
+    return parts
+
+
 def main() -> None:
     """Run the campaign and print its counts."""
     parser = arguments(__doc__)
     for name, default in (("kills", 200), ("rounds", 1000), ("readers", 8), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--minutes", type=float, help="repeat with other seeds; needs --log")
+    parser.add_argument("--log", type=Path, help="file of the parts; a later run continues it")
     options = parser.parse_args()
-    shapes = {name: value for name, value in vars(options).items() if name != "json"}
-    with tempfile.TemporaryDirectory() as folder:
-        figures = run_campaign(**shapes, folder=Path(folder).resolve())
+    shapes = {name: getattr(options, name) for name in ("kills", "rounds", "readers", "seed")}
+    if options.log:
+        figures = added(parts := run_parts(options.minutes or 0, options.log, **shapes))
+        shapes["parts"] = len(parts)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            figures = run_campaign(**shapes, folder=Path(folder).resolve())
     rows = [
         [name, *(str(v) for v in (c["killed"], c["former"], c["new"], len(c["faults"])))]
         for name, c in figures["kills"].items()
@@ -370,7 +413,7 @@ def main() -> None:
     print(table(["command", "killed", "former left", "new left", "faults"], rows))
     for name in ("readers", "writers"):
         print(table([name, "times"], [[what, str(count)] for what, count in sorted(figures[name].items())]))
-    write_json(options.json, context(**shapes) | figures)
+    write_json(options.json, {"context": context(**shapes)} | figures)
 
 
 if __name__ == "__main__":

@@ -337,6 +337,46 @@ def segment_tried_table(run: dict[str, Any]) -> str:
     return markdown(("variant", *folds), rows)
 
 
+# --- tables of faults.json ---------------------------------------------------------------------------
+
+
+def faults_table(run: dict[str, Any]) -> str:
+    """Return the counts of kills, readings and additions."""
+    rows = []
+    for name, of in run["kills"].items():
+        tried = of["former"] + of["new"] + len(of["faults"])
+        result = f"{of['former']} left the former output, {of['new']} the new one; reruns equal"
+        rows.append((f"kills of `{name}`", str(tried), result, str(len(of["faults"]))))
+    readers, writers = run["readers"], run["writers"]
+    refused, wrong = _refused(readers, ("whole", "changes"))
+    rows.append(
+        (
+            f"readings during {readers['changes']} changes",
+            str(readers["whole"] + refused + wrong),
+            f"{readers['whole']} of one version, {refused} refused",
+            str(wrong),
+        )
+    )
+    refused, wrong = _refused(writers, ("added", "leftovers"))
+    added = writers.get("added", 0)
+    rows.append(
+        (
+            "additions by two writers",
+            str(added + refused + wrong),
+            f"{added} added, {refused} refused",
+            str(wrong),
+        )
+    )
+    return markdown(("fault", "volume", "result", "faults"), rows)
+
+
+def _refused(seen: dict[str, int], others: tuple[str, ...]) -> tuple[int, int]:
+    """Return how many readings or additions were refused, and how many went wrong."""
+    refused = sum(count for name, count in seen.items() if name.startswith("refused"))
+    wrong = sum(n for name, n in seen.items() if name not in others and not name.startswith("refused"))
+    return refused, wrong
+
+
 # --- tables of mutations.json -------------------------------------------------------------------------
 
 
@@ -437,6 +477,8 @@ TABLES: dict[str, Table] = {
     "segment-deepglobe": ("segment-deepglobe.json", segment_table),
     "segment-deepglobe-classes": ("segment-deepglobe.json", segment_classes_table),
     "segment-tried": ("segment-tried.json", segment_tried_table),
+    "faults": ("faults.json", faults_table),
+    "faults-run": ("faults.json", lambda run: run_note(run["context"])),
     "mutations": ("mutations.json", mutations_table),
     "mutations-run": ("mutations.json", lambda run: run_note(run["context"])),
     "stream-64": ("stream-64.json", stream_table),
