@@ -1,4 +1,4 @@
-"""Write the tables of docs/accuracy.md and docs/performance.md from the JSON files of the benchmarks.
+"""Write the tables of the documentation from the JSON files of the benchmarks.
 
     python benchmarks/tables.py docs/accuracy.md benchmarks/results
     python benchmarks/tables.py docs/performance.md benchmarks/results
