@@ -337,6 +337,23 @@ def segment_tried_table(run: dict[str, Any]) -> str:
     return markdown(("variant", *folds), rows)
 
 
+# --- tables of overhead.json -------------------------------------------------------------------------
+
+
+def overhead_table(run: dict[str, Any]) -> str:
+    """Return wall and processor time of index and query on each executor, against threads."""
+    rows = []
+    for of in run["runs"]:
+        both = [f"{of[f'index{unit}_s']:.1f} s, {of[f'query{unit}_s']:.1f} s" for unit in ("", "_cpu")]
+        more = [f"{of[f'overhead{unit}']:+.0%}" for unit in ("", "_cpu")]
+        same = "yes" if of["same_answers"] else "no"
+        rows.append(
+            (f"`{of['executor']}`", f"{of['start_s']:.1f} s", both[0], more[0], both[1], more[1], same)
+        )
+    head = ("executor", "start", "index, query: wall", "more", "processors", "more", "same answers")
+    return markdown(head, rows)
+
+
 # --- tables of faults.json ---------------------------------------------------------------------------
 
 
@@ -477,6 +494,8 @@ TABLES: dict[str, Table] = {
     "segment-deepglobe": ("segment-deepglobe.json", segment_table),
     "segment-deepglobe-classes": ("segment-deepglobe.json", segment_classes_table),
     "segment-tried": ("segment-tried.json", segment_tried_table),
+    "overhead": ("overhead.json", overhead_table),
+    "overhead-run": ("overhead.json", lambda run: run_note(run["context"])),
     "faults": ("faults.json", faults_table),
     "faults-run": ("faults.json", lambda run: run_note(run["context"])),
     "mutations": ("mutations.json", mutations_table),
