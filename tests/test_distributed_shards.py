@@ -325,8 +325,6 @@ def test_other_outputs_are_kept(pixels, tmp_path):
     built(images, tmp_path / "s", 2, FAKE)
     with pytest.raises(OutputExistsError):
         built(images, tmp_path / "s", None, FAKE, overwrite=True)
-    with pytest.raises(ManifestError, match="index in shards"):
-        retrieval.add_to_index(source_of(records(pixels[:1], 9)), tmp_path / "s", encoder=FAKE)
 
 
 def test_two_writers_exclude_each_other(pixels, tmp_path):

@@ -17,7 +17,7 @@ from retrieval.labels.covers import read_cover
 from retrieval.labels.masks import read_mask, write_png
 from retrieval.labels.selection import subset
 from retrieval.training.recipes import read_recipe
-from tfrecords.json_text import parse_json
+from tfrecords.errors import parse_json
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,15 +15,16 @@ from retrieval.tasks.segment import evaluate, predict, train
 from retrieval.training.recipes import read_recipe
 
 ZOOM = 20
-FLOOR_IOU, FLOOR_MCC = 0.45, 0.5
-"""Measured: 0.53 and 0.64. A map that is all buildings has an IoU of 0.16, their share, and an MCC of 0."""
+FLOOR_IOU, FLOOR_MCC = 0.33, 0.42
+"""Measured with four seeds: 0.41 to 0.52 and 0.50 to 0.64; the seed and the number of threads decide. A map
+that is all buildings has an IoU of 0.16, their share, and an MCC of 0."""
 
 
 def test_a_short_training_finds_the_buildings_of_other_ground(tmp_path):
     data = real_data("buildings")
     for part in ("train", "val"):
         rasterize(data / f"{part}.geojson", data / part, tmp_path / part, as_class="building")
-    config = SegmenterConfig(**read_recipe("aerial") | {"crop": 128, "batch": 4, "steps": 100})
+    config = SegmenterConfig(**read_recipe("aerial") | {"crop": 128, "batch": 4, "steps": 200})
     train(data / "train", tmp_path / "train", tmp_path / "model", config, zoom=ZOOM, progress=lambda _: None)
     predict(data / "val", tmp_path / "model", tmp_path / "maps", zoom=ZOOM)
     figures = evaluate(tmp_path / "maps", tmp_path / "val", zoom=ZOOM).figures

@@ -57,8 +57,9 @@ def test_the_model_opens_with_its_weights_and_description(golden):
 
 
 def test_a_model_is_written_as_then(golden, tmp_path):
-    save_segmenter(load_segmenter(golden / "segmenter-v1"), tmp_path / "m", make.CONFIG, make.COUNTS)
-    old, new = (read_manifest(f, "segmenter") for f in (golden / "segmenter-v1", tmp_path / "m"))
+    old = read_manifest(golden / "segmenter-v1", "segmenter")
+    save_segmenter(load_segmenter(golden / "segmenter-v1"), tmp_path / "m", old.config, make.COUNTS)
+    new = read_manifest(tmp_path / "m", "segmenter")
     assert (new.fingerprint, new.counts, new.extra, set(new.files)) == (
         old.fingerprint,
         old.counts,
