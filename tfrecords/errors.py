@@ -1,4 +1,4 @@
-"""Base classes of all errors and warnings, the errors of file formats, and how messages list names.
+"""Base classes of errors and warnings, errors of file formats, lists of names in messages, a parser of JSON.
 
 Every error that a user can meet derives from `RetrieveError`; the command line prints its text and exits
 with 1. Any other exception is a defect of the product.
@@ -6,7 +6,9 @@ with 1. Any other exception is a defect of the product.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 NAMED = 20
 """Names that a message lists; it counts the others."""
@@ -92,3 +94,21 @@ class MissingPackageError(StorageError):
 
 class DiskFullError(StorageError):
     """The disk became full while writing; the former output is unchanged."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return what a text in JSON holds, where damage of any kind is one error.
+
+    The parser of the standard library recurses. A file that nests thousands of lists ends in a
+    `RecursionError`, which no caller expects; here it is a `ValueError` like any other damage.
+
+    Args:
+        text: the text; bytes in UTF-8, -16 or -32.
+
+    Raises:
+        ValueError: it is no JSON, or nests too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it nests too deeply") from None

@@ -33,8 +33,8 @@ from tfrecords.errors import (
     OutputExistsError,
     RemoteError,
     RetrieveError,
+    parse_json,
 )
-from tfrecords.json_text import parse_json
 
 URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/+(?P<rest>[^/].*)", re.DOTALL)
 """A URL; `Path` makes one slash of two. A scheme has two letters or more: `C:/` is a folder."""

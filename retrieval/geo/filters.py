@@ -22,9 +22,8 @@ from retrieval.geo.coordinates import lonlat
 from retrieval.geo.pixel_window import edge_points, transform_points
 from retrieval.geo.request import DateSpan
 from retrieval.types import NO_CANDIDATE, RankedCandidates, StoredImage, pack_ids
-from tfrecords.errors import GridError, MissingInputError
+from tfrecords.errors import GridError, MissingInputError, parse_json
 from tfrecords.grid import map_to_pixel, pixel_to_map
-from tfrecords.json_text import parse_json
 from tfrecords.schema import days_of
 
 STEP_DEGREES = 0.02

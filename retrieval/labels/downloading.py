@@ -28,8 +28,7 @@ from retrieval.labels.covers import read_cover
 from retrieval.types import Progress, silent
 from tfrecords.artifacts import PartialFolder, writing_folder
 from tfrecords.artifacts.manifest import created_by
-from tfrecords.errors import RemoteError
-from tfrecords.json_text import parse_json
+from tfrecords.errors import RemoteError, parse_json
 from tfrecords.storage import writing_file
 
 if TYPE_CHECKING:

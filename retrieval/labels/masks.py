@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from retrieval.errors import LabelsError
 from retrieval.labels.classes import IGNORED, Classes
 from tfrecords.artifacts.manifest import MANIFEST
-from tfrecords.errors import ArrayError, MissingInputError
-from tfrecords.json_text import parse_json
+from tfrecords.errors import ArrayError, MissingInputError, parse_json
 from tfrecords.read.rasters import check_png, silent_georeference
 from tfrecords.storage import writing_file
 

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import LabelsError
-from tfrecords.errors import MissingInputError
-from tfrecords.json_text import parse_json
+from tfrecords.errors import MissingInputError, parse_json
 
 BATCH = 20_000
 """Features that are in memory at one time."""

@@ -26,7 +26,7 @@ from retrieval.errors import ConfigError
 from retrieval.models.registry import shipped_files
 from retrieval.types import RankedCandidates
 from tfrecords.artifacts import fingerprint, writing_file
-from tfrecords.json_text import parse_json
+from tfrecords.errors import parse_json
 
 RIGHT_PX = 5.0
 """An answer within this distance of the truth counts as right, in pixels."""

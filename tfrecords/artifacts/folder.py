@@ -38,8 +38,7 @@ from tfrecords.artifacts.manifest import (
     identity,
     plain,
 )
-from tfrecords.errors import ManifestError, OutputExistsError, UnfinishedOutputError
-from tfrecords.json_text import parse_json
+from tfrecords.errors import ManifestError, OutputExistsError, UnfinishedOutputError, parse_json
 from tfrecords.storage import check_free, exchange, naming_full_disk, partial_of, place, sync, writing_file
 
 JOURNAL = "journal.jsonl"

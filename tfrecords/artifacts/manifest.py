@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tfrecords.errors import FormatVersionError, ManifestError, MissingInputError
-from tfrecords.json_text import parse_json
+from tfrecords.errors import FormatVersionError, ManifestError, MissingInputError, parse_json
 
 MANIFEST = "manifest.json"
 """Name of the file that describes every folder this package writes."""

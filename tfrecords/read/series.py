@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tfrecords.artifacts import FORMAT_VERSION, MANIFEST, read_manifest
-from tfrecords.errors import ArrayError, MissingInputError
-from tfrecords.json_text import parse_json
+from tfrecords.errors import ArrayError, MissingInputError, parse_json
 from tfrecords.read.folders import match_files
 from tfrecords.read.records import read_fields
 from tfrecords.read.sources import TFRECORD, check_shards, files_below

@@ -11,8 +11,7 @@ from typing import Any
 
 from retrieval.ingest.stac.query import CatalogQuery
 from tfrecords.artifacts import writing_file
-from tfrecords.errors import ManifestError, OutputExistsError
-from tfrecords.json_text import parse_json
+from tfrecords.errors import ManifestError, OutputExistsError, parse_json
 
 ITEMS, SEARCH = "items.csv", "search.json"
 KIND, VERSION = "stac-places", 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import ConfigError
-from tfrecords.json_text import parse_json
+from tfrecords.errors import parse_json
 
 _FOLDER = resources.files(__name__)
 
