@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from retrieval.config import ClassifierConfig
 from retrieval.evaluation.classification import measure
 from retrieval.tasks.classifier import load_classifier
-from retrieval.tasks.images import ImageSet, LabelledSet
+from retrieval.tasks.images import ImageSet, LabelledSet, image_set, rendered
 from retrieval.tasks.sources import read_labelled, read_unlabelled
 from retrieval.tasks.training import train_classifier
 
@@ -41,13 +41,7 @@ DN_RANGE = 0, 2750
 """Digital numbers that became 1 and 255 in EuroSAT's renderings."""
 
 
-def rendered(dn: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return digital numbers as EuroSAT renders them."""
-    low, high = DN_RANGE
-    return np.rint(1 + 254 * np.clip((dn.astype(np.float32) - low) / (high - low), 0, 1)).astype(np.uint8)
-
-
-def crops(folder: Path, side: int) -> Iterator[NDArray[np.uint8]]:
+def crops(folder: Path, side: int) -> Iterator[NDArray[np.uint16]]:
     """Yield the crops (side, side, 3) without nodata of every image below a folder, side by side."""
     for path in sorted(folder.rglob("*.tif")):
         with rasterio.open(path) as image:
@@ -57,16 +51,16 @@ def crops(folder: Path, side: int) -> Iterator[NDArray[np.uint8]]:
         rows, columns = (n // side * side for n in dn.shape[:2])
         blocks = dn[:rows, :columns].reshape(rows // side, side, columns // side, side, 3).swapaxes(1, 2)
         blocks = blocks.reshape(-1, side, side, 3)
-        yield from rendered(blocks[(blocks > 0).all((1, 2, 3))])
+        yield from blocks[(blocks > 0).all((1, 2, 3))]
 
 
 def with_series(unlabelled: ImageSet, folder: Path) -> ImageSet:
     """Return the unlabelled images and the crops of the series."""
-    more = np.stack(list(crops(folder, unlabelled.size[0])))
-    names = tuple(f"series-{i}" for i in range(len(more)))
-    return replace(
-        unlabelled, pixels=np.concatenate([unlabelled.pixels, more]), ids=(*unlabelled.ids, *names)
-    )
+    dn = np.stack(list(crops(folder, unlabelled.size[0])))
+    names = tuple(f"series-{i}" for i in range(len(dn)))
+    more = rendered(image_set(dn, "dn", RGB, names, str(folder)), DN_RANGE)
+    pixels = np.concatenate([unlabelled.pixels, more.pixels])
+    return replace(unlabelled, pixels=pixels, ids=(*unlabelled.ids, *names))
 
 
 def half_of(labelled: LabelledSet) -> LabelledSet:
