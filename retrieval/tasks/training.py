@@ -41,6 +41,7 @@ from retrieval.training.trainer import (
     Trainer,
     check_backend,
     print_progress,
+    seed_networks,
 )
 from retrieval.training.validate import Accuracy
 from tfrecords.artifacts import check_free
@@ -199,9 +200,7 @@ class _Run:
 
     def prepare(self, overwrite: bool) -> None:
         """Make the networks, or restore the networks of an interrupted run."""
-        import keras
-
-        keras.utils.set_random_seed(self.config.seed)
+        seed_networks(self.config.seed)
         labelled, trainer = self.sets.labelled, self.trainer
         shape = labelled.images.size, len(labelled.images.bands), len(labelled.classes)
         network, average = (residual_network(self.config, *shape) for _ in range(2))

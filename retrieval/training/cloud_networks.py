@@ -33,6 +33,7 @@ from retrieval.training.trainer import (
     identity_of,
     print_progress,
     save_model,
+    seed_networks,
 )
 from tfrecords.read import read_series
 
@@ -71,8 +72,6 @@ def train_cloud_mask(
             another run.
         OutputExistsError: `out` exists and `overwrite` is false.
     """
-    import keras
-
     out, config = Path(out), config or CloudConfig()
     check_output(out, overwrite)
     trainer = Trainer(
@@ -84,7 +83,7 @@ def train_cloud_mask(
     )
     trainer.load(overwrite)
     sets = by_bands(list(read_series(series)), config)
-    keras.utils.set_random_seed(config.seed)
+    seed_networks(config.seed)
     model = cloud_model(config.cloud_width)
     figures = _fit_clouds(model, sets, config, trainer)
     save_model(model, out, overwrite=overwrite)
@@ -120,8 +119,6 @@ def train_local_descriptors(
     Raises:
         TrainingError, OutputExistsError: as `train_cloud_mask`.
     """
-    import keras
-
     out, config = Path(out), config or CloudConfig()
     check_output(out, overwrite)
     finder = cloud_mask or shipped_cloud_mask()
@@ -134,7 +131,7 @@ def train_local_descriptors(
         trainer.load(overwrite)
         stages.append((name, trainer, mask))
     sets = by_bands(list(read_series(series)), config)
-    keras.utils.set_random_seed(config.seed)
+    seed_networks(config.seed)
     model, figures = local_model(config.dim), dict[str, float]()
     for name, trainer, mask in stages:
         if trainer.schedule.steps:

@@ -13,6 +13,7 @@ from retrieval.config import PATCH_PX, LearnedConfig, TensorConfig, TrainConfig
 from retrieval.models.networks import cells_model, fit_projection, learned_model, tensor_model
 from retrieval.training.augment import turned
 from retrieval.training.batches import Element
+from retrieval.training.trainer import seed_networks
 
 _AT_A_TIME = 32
 
@@ -87,9 +88,7 @@ def new_model(config: TrainConfig, crops: Iterable[Element]) -> tuple[Any, Any |
     Returns:
         The model; and the training-free one with the same projection, None for a plain model.
     """
-    import keras
-
-    keras.utils.set_random_seed(config.seed)
+    seed_networks(config.seed)
     if config.arch == "plain":
         return plain_model(config.learned), None
     projection = sample_projection(crops, config)

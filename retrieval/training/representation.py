@@ -44,6 +44,7 @@ from retrieval.training.trainer import (
     identity_of,
     print_progress,
     save_model,
+    seed_networks,
 )
 from tfrecords.read import read_series
 from tfrecords.schema import BANDS, Series
@@ -86,8 +87,6 @@ def train_representation(
         TrainingError: no place with room for crops, or the state of another run.
         OutputExistsError: `out` exists and `overwrite` is false.
     """
-    import keras
-
     out, config = Path(out), config or RepresentationConfig()
     check_output(out, overwrite)
     encoder = load_encoder().model  # type: ignore[attr-defined]
@@ -100,7 +99,7 @@ def train_representation(
     )
     is_resumed = trainer.load(overwrite)
     records = usable_series(list(read_series(series)))
-    keras.utils.set_random_seed(config.seed)
+    seed_networks(config.seed)
     model = representation_model(encoder, config)
     if not is_resumed:
         trainer.note(f"measuring the statistics of {len(records)} series")

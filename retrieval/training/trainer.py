@@ -154,6 +154,21 @@ def check_backend() -> None:
         )
 
 
+def seed_networks(seed: int) -> None:
+    """Seed all random numbers, and count the names of Keras's layers from the start.
+
+    TensorFlow adds up gradients in an order that follows these names. After other networks of the process,
+    whose layers took names, the same seed would therefore give other weights. The precision of layers that
+    the user set stays; other settings of the Keras session start from their defaults.
+    """
+    import keras
+
+    precision = keras.config.dtype_policy()
+    keras.utils.clear_session(free_memory=False)
+    keras.config.set_dtype_policy(precision)
+    keras.utils.set_random_seed(seed)
+
+
 def identity_of(recipe: Mapping[str, Any], **sources: Any) -> dict[str, Any]:
     """Return all that decides the result: the recipe, and the names and sizes of the data's files.
 

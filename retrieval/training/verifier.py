@@ -42,6 +42,7 @@ from retrieval.training.trainer import (
     identity_of,
     print_progress,
     save_model,
+    seed_networks,
 )
 from retrieval.training.weather import add_haze, paste_clouds
 from retrieval.types import Candidates, Executor, pack_ids
@@ -275,8 +276,6 @@ def train_verifier(
         TrainingError: fewer than two series, nothing in them to learn from, or the state of another run.
         OutputExistsError: `out` exists and `overwrite` is false.
     """
-    import keras
-
     out, config = Path(out), config or VerifierConfig()
     check_output(out, overwrite)
     trainer = Trainer(
@@ -288,7 +287,7 @@ def train_verifier(
     )
     trainer.load(overwrite)
     pairs = _mine_all(series, config, trainer, executor or SerialExecutor())
-    keras.utils.set_random_seed(config.seed)
+    seed_networks(config.seed)
     model = verifier_model(config.width)
     loss, right = _fit(model, pairs, config, trainer).tolist()
     save_model(model, out, overwrite=overwrite)

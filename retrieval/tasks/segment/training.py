@@ -41,6 +41,7 @@ from retrieval.training.trainer import (
     Trainer,
     check_backend,
     print_progress,
+    seed_networks,
 )
 from retrieval.training.validate import MapAccuracy
 from tfrecords.artifacts import check_free
@@ -263,9 +264,7 @@ class _Run:
 
     def prepare(self, overwrite: bool) -> None:
         """Make the networks, or restore the networks of an interrupted run."""
-        import keras
-
-        keras.utils.set_random_seed(self.config.seed)
+        seed_networks(self.config.seed)
         scenes, trainer = self.training, self.trainer
         shape = scenes.dates * len(scenes.bands), len(scenes.classes.names)
         self.network, self.average = (unet(self.config, *shape) for _ in range(2))
