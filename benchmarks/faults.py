@@ -21,16 +21,17 @@ import shutil
 import signal
 import tempfile
 import time
-import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import keras  # noqa: F401 - imported once, not by each child
 import numpy as np
+from children import fork, wait
 from context import arguments, context, table, write_json
+from small_jobs import JOBS, import_all, snapshot
 
 from retrieval.config import IndexConfig
 from retrieval.errors import RetrieveError
@@ -47,8 +48,6 @@ from tfrecords.schema import BANDS, Image
 CONFIG = IndexConfig(stride_px=16, kind="exact")
 ENCODER = FakeEncoder()
 HEIGHT, WIDTH = 96, 80
-PATIENCE_S = 900
-"""Time after which a child counts as hanging."""
 
 
 # --- scenes -----------------------------------------------------------------------------------------------
@@ -89,47 +88,6 @@ def remove(out: Path, numbers: Sequence[int]) -> Change:
     return remove_images(out, numbers, encoder=ENCODER)
 
 
-# --- children ---------------------------------------------------------------------------------------------
-
-
-def fork(job: Callable[[], object]) -> int:
-    """Run a job in a child and return its process id; the exit code is 0, or 1 with a traceback."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        job()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def wait(child: int, kill_after_s: float | None = None) -> int:
-    """Wait for a child; return its exit code, or minus the signal that ended it.
-
-    Args:
-        child: its process id.
-        kill_after_s: kill it after this time.
-
-    Raises:
-        TimeoutError: it hangs.
-    """
-    end = time.monotonic() + (PATIENCE_S if kill_after_s is None else kill_after_s)
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.0005)
-    os.kill(child, signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if kill_after_s is None:
-        raise TimeoutError(f"a child did not end within {PATIENCE_S} s")
-    return code
-
-
 # --- kills ------------------------------------------------------------------------------------------------
 
 
@@ -141,8 +99,8 @@ class Command:
     """Writes what it starts from into a folder."""
     run: Callable[[Path], object]
     """Runs it in the folder."""
-    output: str
-    """Name of its output in the folder."""
+    outputs: tuple[str, ...]
+    """Names of its outputs in the folder."""
 
 
 def _query(folder: Path) -> None:
@@ -164,17 +122,15 @@ def _start(folder: Path) -> None:
 CHANGED = [scene(1, 1), scene(4, 1), scene(6), scene(7)]
 """Two rewritten scenes and two new ones."""
 COMMANDS = {
-    "index": Command(_start, lambda f: build(f / "index", [scene(n, 2) for n in range(6)], True), "index"),
-    "add": Command(_start, lambda f: add(f / "index", CHANGED), "index"),
-    "remove": Command(_start, lambda f: remove(f / "index", [2, 3]), "index"),
-    "query": Command(_prepare_query, _query, "submission.csv"),
+    "index": Command(_start, lambda f: build(f / "index", [scene(n, 2) for n in range(6)], True), ("index",)),
+    "add": Command(_start, lambda f: add(f / "index", CHANGED), ("index",)),
+    "remove": Command(_start, lambda f: remove(f / "index", [2, 3]), ("index",)),
+    "query": Command(_prepare_query, _query, ("submission.csv",)),
+} | {
+    name: Command(JOBS[name].prepare, JOBS[name].run, JOBS[name].outputs)
+    for name in ("ingest", "train", "classify predict", "segment predict")
 }
-
-
-def snapshot(output: Path) -> Mapping[str, bytes]:
-    """Return the bytes of an output's files by name, without the journal that a kill may leave."""
-    files = [output] if output.is_file() else [p for p in output.rglob("*") if p.is_file()]
-    return {p.relative_to(output.parent).as_posix(): p.read_bytes() for p in files if p.suffix != ".jsonl"}
+"""The first four are called from Python, the others as on the command line."""
 
 
 @dataclass
@@ -187,6 +143,8 @@ class Kills:
     """Kills that left the former output."""
     new: int = 0
     """Kills after the new output was complete."""
+    between: int = 0
+    """Kills of a command with two outputs that left the new one of the first, the former of the second."""
     faults: list[str] = field(default_factory=list)
     """What was wrong."""
 
@@ -207,24 +165,40 @@ def kill_rounds(command: Command, rounds: int, seed: int, folder: Path) -> Kills
     begin = time.monotonic()
     assert wait(fork(lambda: command.run(undisturbed))) == 0
     duration_s = time.monotonic() - begin
-    former, new = snapshot(template / command.output), snapshot(undisturbed / command.output)
+    former, new = (snapshots(where, command.outputs) for where in (template, undisturbed))
     for number in range(rounds):
         work = shutil.copytree(template, folder / f"round-{number}")
         code = wait(fork(lambda work=work: command.run(work)), float(rng.uniform(0, duration_s)))
         counts.killed += code == -signal.SIGKILL
-        left = snapshot(work / command.output)
-        counts.former, counts.new = counts.former + (left == former), counts.new + (left == new)
-        if left not in (former, new):
-            counts.faults.append(f"round {number}: the output is neither the former nor the new one")
+        left = snapshots(work, command.outputs)
+        if all(one in pair for one, *pair in zip(left, former, new, strict=True)):
+            counts.former, counts.new = counts.former + (left == former), counts.new + (left == new)
+            counts.between += left not in (former, new)
+        else:
+            counts.faults.append(f"round {number}: an output is neither the former nor the new one")
+            continue
         # A removal cannot be repeated once it is complete.
-        elif not (left == new and command is COMMANDS["remove"]) and wait(
-            fork(lambda work=work: command.run(work))
-        ):
+        repeated = not (left == new and command is COMMANDS["remove"])
+        if repeated and wait(fork(lambda work=work: command.run(work))):
             counts.faults.append(f"round {number}: the rerun failed")
-        elif snapshot(work / command.output) != new:
+        elif snapshots(work, command.outputs) != new:
             counts.faults.append(f"round {number}: the rerun has other bytes than an undisturbed run")
         else:
             shutil.rmtree(work)
+    return counts
+
+
+def snapshots(folder: Path, outputs: Iterable[str]) -> list[dict[str, str]]:
+    """Return the snapshot of each output of a command."""
+    return [snapshot(folder / name) for name in outputs]
+
+
+def killing_rounds(kills: int, seed: int, folder: Path) -> dict[str, dict[str, Any]]:
+    """Kill each command an equal number of times, and return the counts."""
+    counts = {}
+    for name, command in COMMANDS.items():
+        (folder / name).mkdir()
+        counts[name] = asdict(kill_rounds(command, kills // len(COMMANDS), seed, folder / name))
     return counts
 
 
@@ -333,61 +307,57 @@ def writing_rounds(rounds: int, writers: int, folder: Path) -> Counter[str]:
     return seen
 
 
-def run_campaign(kills: int, rounds: int, readers: int, seed: int, folder: Path) -> dict[str, Any]:
-    """Run all faults and return their counts.
+SECTIONS: dict[str, Callable[[Any, Path], dict[str, Any]]] = {
+    "kills": lambda o, f: killing_rounds(o.kills, o.seed, f),
+    "readers": lambda o, f: dict(reading_rounds(o.rounds, o.readers, o.seed, f)),
+    "writers": lambda o, f: dict(writing_rounds(o.rounds // 2, 2, f)),
+}
+"""Faults by name: options and a folder to counts."""
+
+
+def run_campaign(options: Any, folder: Path) -> dict[str, Any]:
+    """Run faults and return their counts.
 
     Args:
-        kills: kills in all, divided among the commands.
-        rounds: changes under readers, and additions of two writers together.
-        readers: readers at the same time.
-        seed: of the moments and the changes.
+        options: of the command line; `only` names some sections.
         folder: where to work; it exists.
     """
-    killed = {}
-    for name, command in COMMANDS.items():
+    found = {}
+    for name in options.only or SECTIONS:
         (folder / name).mkdir()
-        killed[name] = asdict(kill_rounds(command, kills // len(COMMANDS), seed, folder / name))
-    for name in ("readers", "writers"):
-        (folder / name).mkdir()
-    return {
-        "kills": killed,
-        "readers": dict(reading_rounds(rounds, readers, seed, folder / "readers")),
-        "writers": dict(writing_rounds(rounds // 2, 2, folder / "writers")),
-    }
+        found[name] = SECTIONS[name](options, folder / name)
+    return found
 
 
-def added(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the counts of several parts of a campaign together."""
-    kills: dict[str, dict[str, Any]] = {}
-    for part in parts:
-        for name, counts in part["kills"].items():
-            one = kills.setdefault(name, {key: type(value)() for key, value in counts.items()})
-            for key, value in counts.items():
-                one[key] += value
-    sums = {name: Counter[str]() for name in ("readers", "writers")}
-    for name, total in sums.items():
-        for part in parts:
-            total.update(part[name])
-    return {"kills": kills} | {name: dict(total) for name, total in sums.items()}
+def added(one: Any, other: Any) -> Any:
+    """Return counts together: numbers are added, lists joined, and mappings added by key."""
+    if isinstance(one, dict):
+        keys = [*one, *(key for key in other if key not in one)]
+        return {
+            key: added(one[key], other[key]) if key in one and key in other else (one | other)[key]
+            for key in keys
+        }
+    return one + other
 
 
-def run_parts(minutes: float, log: Path, seed: int, **shapes: Any) -> list[dict[str, Any]]:
+def run_parts(options: Any) -> list[dict[str, Any]]:
     """Run parts of a campaign, each with the next seed; a log that exists is continued.
 
     Args:
-        minutes: no part starts later; 0 runs one part.
-        log: gets one line of JSON for each part.
-        seed: of the first part.
-        shapes: arguments of `run_campaign`.
+        options: of the command line. `minutes`: no part starts later; 0 runs one part. `log` gets one line of
+            JSON for each part.
     """
-    parts = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    end = time.monotonic() + 60 * minutes
-    while not parts or time.monotonic() < end:
+    log, first = options.log, options.seed
+    parts = [json.loads(line) for line in log.read_text().splitlines()] if log and log.exists() else []
+    end, begun = time.monotonic() + 60 * options.minutes, False
+    while not begun or time.monotonic() < end:
+        begun, options.seed = True, first + len(parts)
         with tempfile.TemporaryDirectory() as folder:
-            part = run_campaign(**shapes, seed=seed + len(parts), folder=Path(folder).resolve())
-        parts.append(part)
-        with log.open("a") as file:
-            file.write(json.dumps(part) + "\n")
+            parts.append(run_campaign(options, Path(folder).resolve()))
+        if log:
+            with log.open("a") as file:
+                file.write(json.dumps(parts[-1]) + "\n")
+    options.seed = first
     return parts
 
 
@@ -396,24 +366,25 @@ def main() -> None:
     parser = arguments(__doc__)
     for name, default in (("kills", 200), ("rounds", 1000), ("readers", 8), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--minutes", type=float, help="repeat with other seeds; needs --log")
+    parser.add_argument("--only", action="append", choices=list(SECTIONS), help="a section; repeatable")
+    parser.add_argument("--minutes", type=float, default=0, help="repeat with other seeds")
     parser.add_argument("--log", type=Path, help="file of the parts; a later run continues it")
     options = parser.parse_args()
-    shapes = {name: getattr(options, name) for name in ("kills", "rounds", "readers", "seed")}
-    if options.log:
-        figures = added(parts := run_parts(options.minutes or 0, options.log, **shapes))
-        shapes["parts"] = len(parts)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            figures = run_campaign(**shapes, folder=Path(folder).resolve())
+    import_all()
+    parts = run_parts(options)
+    figures = reduce(added, parts)
+    for name, of in figures.get("kills", {}).items():
+        for fault in of["faults"]:
+            print(f"{name}: {fault}")
     rows = [
-        [name, *(str(v) for v in (c["killed"], c["former"], c["new"], len(c["faults"])))]
-        for name, c in figures["kills"].items()
+        [name, *(str(of.get(k, 0)) for k in ("killed", "former", "between", "new")), str(len(of["faults"]))]
+        for name, of in figures.get("kills", {}).items()
     ]
-    print(table(["command", "killed", "former left", "new left", "faults"], rows))
-    for name in ("readers", "writers"):
+    print(table(["command", "killed", "former left", "between", "new left", "faults"], rows))
+    for name in [name for name in figures if name != "kills"]:
         print(table([name, "times"], [[what, str(count)] for what, count in sorted(figures[name].items())]))
-    write_json(options.json, {"context": context(**shapes)} | figures)
+    shapes = {name: getattr(options, name) for name in ("kills", "rounds", "readers", "seed")}
+    write_json(options.json, {"context": context(**shapes, parts=len(parts))} | figures)
 
 
 if __name__ == "__main__":

@@ -361,8 +361,11 @@ def faults_table(run: dict[str, Any]) -> str:
     """Return the counts of kills, readings and additions."""
     rows = []
     for name, of in run["kills"].items():
-        tried = of["former"] + of["new"] + len(of["faults"])
-        result = f"{of['former']} left the former output, {of['new']} the new one; reruns equal"
+        between = of.get("between", 0)
+        tried = of["former"] + of["new"] + between + len(of["faults"])
+        result = f"{of['former']} left the former output, {of['new']} the new one"
+        result += f", {between} the new one of the first of two" if between else ""
+        result += "; reruns equal"
         rows.append((f"kills of `{name}`", str(tried), result, str(len(of["faults"]))))
     readers, writers = run["readers"], run["writers"]
     refused, wrong = _refused(readers, ("whole", "changes"))

@@ -11,20 +11,48 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
-def test_no_fault_gives_a_wrong_or_lost_output(tmp_path):
-    campaign = ("--kills", "4", "--rounds", "4", "--readers", "2", "--seed", "5")
-    command = [sys.executable, str(ROOT / "benchmarks" / "faults.py"), *campaign, "--json", "counts.json"]
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True
+forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
+
+
+def python(folder, *arguments):
+    """Run Python where it finds the benchmarks and the package."""
+    paths = os.pathsep.join([str(ROOT / "benchmarks"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
     )
+
+
+@forking
+def test_a_child_that_hangs_tells_where(tmp_path):
+    told = python(
+        tmp_path,
+        "-c",
+        "import threading, time, children\n"
+        "def waits_for_ever(): threading.Thread(target=sleeps).start(); threading.Event().wait()\n"
+        "def sleeps(): time.sleep(99)\n"
+        "try: children.wait(children.fork(waits_for_ever), patience_s=0.5)\n"
+        "except TimeoutError as error: print(error)\n",
+    )
+    assert told.returncode == 0, told.stderr
+    assert "did not end within 0.5 s" in told.stdout and "s of a processor" in told.stdout
+    assert "in waits_for_ever" in told.stdout and "in sleeps" in told.stdout
+
+
+@forking
+def test_no_fault_gives_a_wrong_or_lost_output(tmp_path):
+    campaign = ("--kills", "8", "--rounds", "4", "--readers", "2", "--seed", "5")
+    done = python(tmp_path, str(ROOT / "benchmarks" / "faults.py"), *campaign, "--json", "counts.json")
     assert done.returncode == 0, done.stderr[-2000:]
     counts = json.loads((tmp_path / "counts.json").read_text())
-    assert set(counts["kills"]) == {"index", "add", "remove", "query"}
+    commands = {"index", "add", "remove", "query", "ingest", "train", "classify predict", "segment predict"}
+    assert set(counts["kills"]) == commands
     for name, of_command in counts["kills"].items():
         assert of_command["faults"] == [], name
-        assert of_command["former"] + of_command["new"] == 1, name
+        assert of_command["former"] + of_command["new"] + of_command["between"] == 1, name
     seen, written = counts["readers"], counts["writers"]
     assert seen.pop("whole") > 0 and seen.pop("changes") == 4
     assert set(seen) <= {"refused: IndexMismatchError"}
