@@ -1,4 +1,4 @@
-"""Covers: the tiles of an area, their split by ground, and selections of tiles."""
+"""Covers: the tiles of an area or the windows of rasters, their split by ground, and selections of them."""
 
 import csv
 import json
@@ -10,6 +10,9 @@ pytest.importorskip("mercantile", reason="needs the extra `labels`")
 pytest.importorskip("pyogrio", reason="needs the extra `labels`")
 
 import mercantile
+import numpy as np
+import rasterio
+import rasterio.warp
 import shapely
 from labelground import CORNER, image_tile, polygon, run, square, write_geojson
 
@@ -239,3 +242,146 @@ def test_few_coarse_tiles_with_finer_ones_are_blocks_themselves(tmp_path):
     assert (report.block_zoom, report.blocks, set(report.splits.values())) == (20, 3, {5})
     with pytest.raises(LabelsError, match="too few"):
         cover(tmp_path / "tiles", tmp_path / "d.csv", zoom=20)
+
+
+# --- windows ------------------------------------------------------------------------------------------
+
+UTM = "EPSG:32631"
+GRID = (10.0, 0.0, 400_000.0, 0.0, -10.0, 4_830_000.0)
+
+
+def windows_of(path):
+    with path.open() as file:
+        return [
+            (row["name"], *(int(row[n]) for n in ("col_off", "row_off", "width", "height")), row["split"])
+            for row in csv.DictReader(file)
+        ]
+
+
+@pytest.fixture
+def two_scenes(tmp_path, write_tif):
+    """Two dates of one place; the second lies 300 px further east, and 7 off the first one's windows."""
+    numbers = np.arange(600 * 700 * 2, dtype=np.uint32).reshape(600, 700, 2) % 60_000
+    (tmp_path / "scenes").mkdir()
+    for name, dx in (("scenes/a.tif", 0), ("scenes/b.tif", 307)):
+        grid = (10.0, 0.0, GRID[2] + 10 * dx, *GRID[3:])
+        write_tif(
+            name, (numbers + dx).astype(np.uint16), crs=UTM, transform=grid, descriptions=("B04", "B08")
+        )
+    return tmp_path / "scenes"
+
+
+def test_windows_cut_a_raster_whole_and_split_it_by_blocks(tmp_path, two_scenes):
+    report = cover(two_scenes / "a.tif", tmp_path / "w.csv", window=64, split="60/20/20")
+    found = windows_of(tmp_path / "w.csv")
+    seen = np.zeros((600, 700), int)
+    for name, x, y, width, height, _ in found:
+        assert name == "a"
+        seen[y : y + height, x : x + width] += 1
+    assert (seen == 1).all() and report.tiles == len(found) == 10 * 11
+    assert {row[-1] for row in found} == {"train", "val", "test"} and report.blocks >= 20
+    assert (tmp_path / "w.csv").read_text().startswith("name,col_off,row_off,width,height,split\n")
+    again = cover(two_scenes / "a.tif", tmp_path / "again.csv", window=64, split="60/20/20")
+    assert (tmp_path / "again.csv").read_bytes() == (
+        tmp_path / "w.csv"
+    ).read_bytes() and again.notes == report.notes
+
+
+@pytest.mark.parametrize("gap", [0, 1])
+def test_no_ground_of_two_dates_is_in_two_splits(tmp_path, two_scenes, gap):
+    report = cover(None, tmp_path / "w.csv", like=two_scenes, window=64, gap=gap)
+    left_out = 2 * 10 * 11 - report.tiles
+    assert left_out > 0 and f"{left_out} windows within {gap}" in report.notes[0]
+    split_at = np.full((600 + 128, 1007 + 128), "", object)
+    found = windows_of(tmp_path / "w.csv")
+    for name, x, y, width, height, split in found:
+        x += 307 if name == "b" else 0
+        ground = split_at[y + 64 : y + 64 + height, x + 64 : x + 64 + width]
+        assert set(ground.ravel()) <= {"", split}
+        ground[:] = split
+    for name, x, y, width, height, split in found:  # and none within the gap
+        x += 307 if name == "b" else 0
+        m = 64 * gap
+        near = split_at[64 + y - m : 64 + y + height + m, 64 + x - m : 64 + x + width + m]
+        assert set(near.ravel()) <= {"", split}
+
+
+def test_an_area_chooses_the_windows_that_share_its_ground(tmp_path, two_scenes):
+    def lonlat(x, y):
+        east, north = GRID[2] + 10 * x, GRID[5] - 10 * y
+        return [float(v[0]) for v in rasterio.warp.transform(UTM, "OGC:CRS84", [east], [north])]
+
+    ring = [lonlat(*at) for at in ((70, 70), (180, 70), (180, 250), (70, 250), (70, 70))]
+    path = write_geojson(tmp_path / "area.geojson", [polygon(ring)])
+    cover(path, tmp_path / "w.csv", like=two_scenes / "a.tif", window=64, split="100/0/0")
+    expected = {(x, y) for x in (64, 128) for y in (64, 128, 192)}
+    assert {row[1:3] for row in windows_of(tmp_path / "w.csv")} == expected
+    box = BoundingBox(*shapely.Polygon(ring).bounds)
+    cover(box, tmp_path / "b.csv", like=two_scenes / "a.tif", window=64, split="100/0/0")
+    assert {row[1:3] for row in windows_of(tmp_path / "b.csv")} >= expected
+
+
+def test_windows_become_files_that_keep_pixels_bands_and_place(tmp_path, two_scenes):
+    table = tmp_path / "w.csv"
+    done = run("labels", "cover", two_scenes, "--window", 200, "--split", "50/50/0", "--out", table, "--json")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    rows = [row for row in windows_of(table) if row[-1] == "val"]
+    assert result["splits"]["val"] == len(rows) > 0
+    done = run("labels", "subset", two_scenes, "--cover", table, "--split", "val", "--out", tmp_path / "v")
+    assert done.exit_code == 0, done.output
+    files = {path.name for path in (tmp_path / "v").glob("*.tif")}
+    assert files == {f"{name}_{x}_{y}.tif" for name, x, y, *_ in rows}
+    for name, x, y, width, height, _ in rows:
+        with (
+            rasterio.open(tmp_path / "v" / f"{name}_{x}_{y}.tif") as cut,
+            rasterio.open(two_scenes / f"{name}.tif") as whole,
+        ):
+            assert (cut.read() == whole.read()[:, y : y + height, x : x + width]).all()
+            assert cut.crs == whole.crs and cut.descriptions == ("B04", "B08") and cut.nodata == whole.nodata
+            assert cut.transform @ (0, 0) == whole.transform @ (x, y)
+
+
+def test_windows_of_an_image_cut_its_mask_which_is_called_otherwise(tmp_path, two_scenes, write_tif):
+    values = np.arange(600 * 700).reshape(600, 700, 1) % 3
+    mask = write_tif("labels.tif", values.astype(np.uint8), crs=UTM, transform=GRID, nodata=255)
+    cover(two_scenes / "a.tif", tmp_path / "w.csv", window=128)
+    chosen = subset(mask, tmp_path / "w.csv", tmp_path / "masks")
+    assert chosen.files == 5 * 6 and not chosen.missing
+    with rasterio.open(tmp_path / "masks" / "a_128_512.tif") as cut:
+        assert (cut.read(1) == values[512:, 128:256, 0]).all() and cut.nodata == 255
+
+
+def test_bad_windows_are_refused_and_write_nothing(tmp_path, two_scenes, write_tif):
+    plain = write_tif("plain.tif", np.zeros((64, 64, 1), np.uint8))
+    far = write_geojson(tmp_path / "far.geojson", [polygon(square(CORNER, 0, 0, 9))])
+    for area, options, message in (
+        (two_scenes, {"zoom": 12, "window": 64}, "Leave one out"),
+        (two_scenes, {"like": two_scenes}, "Expected --zoom for XYZ tiles, or --window"),
+        (TOULOUSE, {"window": 64}, "no pixels to cut"),
+        (far, {"window": 64, "like": two_scenes}, "covers no window"),
+        (two_scenes, {"window": 8}, "Expected 16 to"),
+        (plain, {"window": 64}, "no CRS"),
+        (two_scenes / "a.tif", {"window": 700}, "too few"),
+        (None, {}, "no area"),
+    ):
+        with pytest.raises(LabelsError, match=message):
+            cover(area, tmp_path / "w.csv", **options)
+    assert not (tmp_path / "w.csv").exists()
+    for line, message in (
+        ("a,0,0,64,x,train", "line 2: no window"),
+        ("a,-1,0,64,64,train", "line 2: no window"),
+        ("a,680,0,64,64,train", "reaches column 744"),
+    ):
+        (tmp_path / "bad.csv").write_text(f"name,col_off,row_off,width,height,split\n{line}\n")
+        with pytest.raises(LabelsError, match=message):
+            subset(two_scenes, tmp_path / "bad.csv", tmp_path / "out")
+    (tmp_path / "bad.csv").write_text("name,col_off,row_off,width,height,split\na,0,0,64,64,train\n")
+    with pytest.raises(LabelsError, match="Omit --link"):
+        subset(two_scenes, tmp_path / "bad.csv", tmp_path / "out", link=True)
+    (tmp_path / "bad.csv").write_text("name,col_off,row_off,width,height,split\nc,0,0,64,64,train\n")
+    with pytest.raises(MissingInputError, match="no raster has one of the 1 names"):
+        subset(two_scenes, tmp_path / "bad.csv", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    wrong = run("labels", "cover", two_scenes, "--bbox", "0,0,1,1", "--out", tmp_path / "w.csv")
+    assert wrong.exit_code == 2

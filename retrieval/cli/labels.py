@@ -53,9 +53,10 @@ def _finish(as_json: bool, report: Any, template: str, start: float, console_not
     "retrieve labels cover area.geojson --zoom 20 --split 70/20/10 --out cover.csv",
     "retrieve labels cover --bbox 1.35,43.55,1.50,43.65 --zoom 17 --out cover.csv",
     "retrieve labels cover tiles/ --out cover.csv",
+    "retrieve labels cover area.geojson --like scene.tif --window 512 --out windows.csv",
 )
 def cover_command(
-    out: Annotated[Path, typer.Option("--out", "-o", help="CSV to write: z, x, y and split.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="CSV to write: tiles or windows, with split.")],
     area: Annotated[
         Path | None,
         typer.Argument(
@@ -71,6 +72,16 @@ def cover_command(
         int | None,
         typer.Option(min=0, max=30, help="Zoom of the tiles.", show_default="as in a folder of tiles"),
     ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(metavar="PX", help="List windows of this side instead of tiles.", show_default=False),
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RASTER", help="Raster, or folder of rasters, to cut into windows.", show_default="AREA"
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(metavar="TRAIN/VAL/TEST", help="Shares of the splits.")] = "70/20/10",
     block_zoom: Annotated[
         int | None,
@@ -79,7 +90,7 @@ def cover_command(
         ),
     ] = None,
     gap: Annotated[
-        int, typer.Option(min=0, help="Leave out tiles within this many tiles of another split.")
+        int, typer.Option(min=0, help="Leave out tiles or windows within as many of another split.")
     ] = 0,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -87,20 +98,23 @@ def cover_command(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """List the XYZ tiles of an area and split them into train, val and test.
+    """List the XYZ tiles of an area, or windows of rasters, and split them into train, val and test.
 
-    The split is by blocks of ground: all tiles of a block, of every zoom, go to one split.
+    The split is by blocks of ground: all tiles or windows of a block go to one split.
     """
     from retrieval.labels import cover
 
-    if (area is None) == (bbox is None):
-        raise typer.BadParameter("expected either AREA or --bbox.")
+    given = [one for one in (area, bbox) if one is not None]
+    if len(given) > 1 or not (given or like):
+        raise typer.BadParameter("expected either AREA or --bbox, or --like with --window.")
     start = time.monotonic()
     with ConsoleProgress(quiet, verbose=verbose) as console:
         report = cover(
-            BoundingBox.parse(bbox) if bbox else area or "",
+            BoundingBox.parse(bbox) if bbox else area,
             out,
             zoom=zoom,
+            window=window,
+            like=like,
             split=split,
             block_zoom=block_zoom,
             gap=gap,
@@ -111,7 +125,9 @@ def cover_command(
         for note in report.notes:
             console.note(note)
     template = (
-        "{out}: {tiles} tiles, {splits[train]} train, {splits[val]} val, {splits[test]} test; split by "
+        "{out}: {tiles} "
+        + ("tiles" if window is None else "windows")
+        + ", {splits[train]} train, {splits[val]} val, {splits[test]} test; split by "
         "{blocks} blocks of zoom {block_zoom}"
     )
     _finish(as_json, report, template, start, report.notes)
@@ -357,12 +373,20 @@ def _shares(pixels: dict[str, int]) -> str:
     "labels subset",
     "retrieve labels subset tiles/ --cover cover.csv --split train --out train/",
     "retrieve labels subset tiles/ --cover worst.csv --out worst/ --link",
+    "retrieve labels subset scene.tif --cover windows.csv --split val --out val/",
 )
 def subset_command(
-    source: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of images, masks or predictions.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="Folder of images, masks or predictions; for windows also one."
+        ),
+    ],
     cover: Annotated[
         Path,
-        typer.Option(metavar="CSV", help="Rows to take: columns z, x and y, or name (paths without ending)."),
+        typer.Option(
+            metavar="CSV", help="Rows to take: z, x and y; name (paths without ending); or windows, to cut."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
     split: SplitOption = None,
@@ -372,7 +396,7 @@ def subset_command(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Copy or link selected tiles or files into a folder, under the same names."""
+    """Copy or link selected tiles or files into a folder, under the same names, or cut windows of rasters."""
     from retrieval.labels import subset
 
     start = time.monotonic()

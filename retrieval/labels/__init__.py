@@ -1,7 +1,8 @@
 """Vector labels and masks: from an area to tiles, from polygons to masks and back, and how good labels are.
 
-`covers` lists the XYZ tiles of an area, `downloading` fetches them, `dataset` checks pairs of images and
-masks, `selection` copies chosen tiles. `vectors` reads vector files in batches. `rasterizing` burns them
+`covers` lists the XYZ tiles of an area, `window_cover` windows of rasters, and `splits` divides both by
+ground. `downloading` fetches tiles, `dataset` checks pairs of images and masks, `selection` copies chosen
+tiles or cuts windows. `vectors` reads vector files in batches. `rasterizing` burns them
 into masks on the pixels of `grids`, which its `canvas` holds; `recoding` turns masks of colours into such.
 `vectorizing` turns class maps into polygons. `comparing` sets a map against labels, by the rules of
 `agreement`; `comparison_page` fills its page. `metres` measures on the ground. `classes` names classes and

@@ -1,7 +1,6 @@
-"""The XYZ tiles of an area, and their split into train, val and test by blocks of ground.
+"""The XYZ tiles of an area, or the windows of rasters on it, split into train, val and test.
 
-A block is an XYZ tile of a coarser zoom. All tiles of a block, of every zoom, go to one split, so no ground
-is in two splits. Blocks are shuffled by the seed; each goes to the split that lacks the most tiles.
+The split is by blocks of ground, see `splits`. `window_cover` lists the windows.
 """
 
 from __future__ import annotations
@@ -11,14 +10,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from retrieval.errors import LabelsError
 from retrieval.geo.request import BoundingBox
 from retrieval.labels.files import MAX_ZOOM, RASTER_ENDINGS, find_files, reading_csv, tile_of
 from retrieval.labels.masks import open_raster
+from retrieval.labels.splits import SPLITS, ancestor, assign, blocks_of, parse_split, share_note
+from retrieval.labels.window_cover import (
+    covered,
+    scene_windows,
+    split_windows,
+    write_windows,
+)
 from retrieval.types import Progress, silent
 from tfrecords.errors import MissingInputError
 from tfrecords.storage import check_free, writing_file
@@ -27,12 +31,8 @@ if TYPE_CHECKING:
     from mercantile import Tile
     from shapely import Geometry
 
-SPLITS = ("train", "val", "test")
-"""Names of the splits, in the order of `--split`."""
 HEADER = ("z", "x", "y", "split")
 """Columns of a cover."""
-MIN_BLOCKS = 20
-"""Blocks that the largest block size must give, unless the user names a zoom."""
 MERCATOR_LIMIT = 85.0511
 """Latitude at which the XYZ tiles end, degrees."""
 _FEW = 64
@@ -48,8 +48,9 @@ class CoverReport:
     path: Path
     """The CSV."""
     tiles: int
+    """Number of tiles, or of windows."""
     splits: Mapping[str, int]
-    """Number of tiles by split."""
+    """The same by split."""
     block_zoom: int
     """Zoom of the blocks that were split."""
     blocks: int
@@ -57,10 +58,12 @@ class CoverReport:
 
 
 def cover(
-    area: str | Path | BoundingBox,
+    area: str | Path | BoundingBox | None,
     out: str | Path,
     *,
     zoom: int | None = None,
+    window: int | None = None,
+    like: str | Path | None = None,
     split: str = "70/20/10",
     block_zoom: int | None = None,
     gap: int = 0,
@@ -68,15 +71,19 @@ def cover(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> CoverReport:
-    """List the XYZ tiles of an area, split by blocks of ground.
+    """List the XYZ tiles of an area, or the windows of rasters on it, split by blocks of ground.
 
     Args:
-        area: a box; a vector file; a raster with a CRS; a folder of XYZ tiles or of rasters.
-        out: the CSV to write, with the columns z, x, y and split.
+        area: a box; a vector file; a raster with a CRS; a folder of XYZ tiles or of rasters; None for all
+            windows of `like`.
+        out: the CSV to write, with the columns z, x, y and split; for windows name, col_off, row_off, width,
+            height and split.
         zoom: zoom of the tiles, 0 to 30; None keeps the zooms of a folder of XYZ tiles.
+        window: list windows of this many pixels a side instead of tiles.
+        like: the raster, or folder of rasters, that is cut into windows; None for the area itself.
         split: shares of train, val and test, such as 70/20/10.
         block_zoom: zoom of the blocks; None for the largest blocks that are at least twenty.
-        gap: leave out tiles within this many tiles of another split; train gives way to val, val to test.
+        gap: leave out tiles or windows within as many of another split; train gives way to val, val to test.
         seed: decides which block goes to which split.
         overwrite: replace an existing file.
         progress: called while tiles are listed.
@@ -85,12 +92,16 @@ def cover(
         The numbers of tiles and blocks.
 
     Raises:
-        LabelsError: no tile, too few blocks, or a bad split or zoom.
+        LabelsError: no tile or window, too few blocks, a bad split or zoom, or both zoom and window.
         MissingInputError: no such file.
         OutputExistsError: the CSV exists and `overwrite` is not set.
     """
     check_free(out, overwrite=overwrite)
     shares = parse_split(split)
+    if window is not None or like is not None:
+        return _cover_windows(area, Path(out), zoom, window, like, shares, block_zoom, gap, seed, overwrite)
+    if area is None:
+        raise LabelsError("no area. Expected a box, a vector file, a raster or a folder.")
     if zoom is not None and not 0 <= zoom <= MAX_ZOOM:
         raise LabelsError(f"zoom {zoom}: out of range. Expected 0 to {MAX_ZOOM}.")
     notes: list[str] = []
@@ -98,7 +109,7 @@ def cover(
     tiles = sorted(set(_tiles_of(area, zoom, notes)), key=lambda tile: (tile.z, tile.x, tile.y))
     if not tiles:
         raise LabelsError(f"{area}: it covers no tile. Expected an area within 85.05° of the equator.")
-    blocks, used_zoom = _blocks(tiles, shares, block_zoom)
+    blocks, used_zoom = blocks_of(tiles, shares, block_zoom)
     assigned = assign(blocks, shares, seed)
     rows = [(tile, assigned[block]) for tile, block in zip(tiles, blocks, strict=True)]
     if gap:
@@ -107,26 +118,48 @@ def cover(
     with writing_file(out, overwrite=overwrite) as partial:
         write_cover(partial, rows)
     counts = Counter(name for _, name in rows)
-    notes += _share_note(counts, shares)
+    notes += share_note(counts, shares)
     splits = {name: counts[name] for name in SPLITS}
     return CoverReport(Path(out), len(rows), splits, used_zoom, len(set(blocks)), tuple(notes))
 
 
-def parse_split(text: str) -> tuple[float, float, float]:
-    """Return the shares of train, val and test in "70/20/10", each 0 to 1.
-
-    Raises:
-        LabelsError: not two or three numbers of 0 or more, or all are 0.
-    """
-    try:
-        numbers = [float(part) for part in text.split("/")]
-    except ValueError:
-        numbers = []
-    if len(numbers) not in (2, 3) or not all(0 <= n < float("inf") for n in numbers) or not sum(numbers):
-        raise LabelsError(f"--split {text!r}: not a split. Expected train/val/test, such as 70/20/10.")
-    train, val, test = (*numbers, 0.0)[:3]
-    total = train + val + test
-    return train / total, val / total, test / total
+def _cover_windows(
+    area: str | Path | BoundingBox | None,
+    out: Path,
+    zoom: int | None,
+    window: int | None,
+    like: str | Path | None,
+    shares: tuple[float, float, float],
+    block_zoom: int | None,
+    gap: int,
+    seed: int,
+    overwrite: bool,
+) -> CoverReport:
+    """List the windows of rasters that an area covers; see `cover`."""
+    if window is None or zoom is not None:
+        raise LabelsError(
+            f"zoom {zoom}, window {window}, like {like}: unclear. Expected --zoom for XYZ tiles, or --window "
+            "(perhaps with --like) for windows of rasters. Leave one out."
+        )
+    notes: list[str] = []
+    is_cut = area is not None and like is None
+    if is_cut and not _is_raster(area):
+        raise LabelsError(f"{area}: no pixels to cut into windows. Name a raster or a folder with --like.")
+    found = scene_windows(Path(area if is_cut else like), window, gap)  # type: ignore[arg-type]
+    if area is not None and not is_cut:
+        found = covered(found, _shapes_of(area, notes))
+    if not found.windows:
+        raise LabelsError(f"{area}: it covers no window of {like}. Expected an area on its ground.")
+    rows, used_zoom, blocks = split_windows(found, shares, block_zoom, seed)
+    if len(rows) < len(found.windows):
+        lost = len(found.windows) - len(rows)
+        notes.append(f"{lost} windows within {gap} of ground of another split are left out")
+    with writing_file(out, overwrite=overwrite) as partial:
+        write_windows(partial, rows)
+    counts = Counter(name for _, name in rows)
+    notes += share_note(counts, shares)
+    splits = {name: counts[name] for name in SPLITS}
+    return CoverReport(out, len(rows), splits, used_zoom, blocks, tuple(notes))
 
 
 def write_cover(path: Path, rows: Iterable[tuple[Tile, str]]) -> None:
@@ -171,65 +204,42 @@ def read_cover(path: str | Path, split: str | None = None) -> list[tuple[Tile, s
     return rows
 
 
-def assign(blocks: Sequence[Tile], shares: Sequence[float], seed: int) -> dict[Tile, str]:
-    """Assign blocks to splits.
-
-    Args:
-        blocks: block of each tile.
-        shares: wanted share of the tiles, by split.
-        seed: decides the order of the blocks.
-
-    Returns:
-        The split of each block. Every split with a share gets a block while there are enough.
-    """
-    sizes = Counter(blocks)
-    order = sorted(sizes)
-    np.random.default_rng(seed).shuffle(order)
-    # Large blocks first: the small ones then even out the shares.
-    order = [order[i] for i in sorted(range(len(order)), key=lambda i: -sizes[order[i]])]
-    done, filled = dict[Any, str](), Counter[str]()
-    wanted = [(name, share) for name, share in zip(SPLITS, shares, strict=True) if share > 0]
-    total = len(blocks)
-    for number, block in enumerate(order):
-        open_splits = [entry for entry in wanted if not filled[entry[0]]]
-        if open_splits and len(order) - number <= len(open_splits):
-            wanted_now = open_splits  # the last blocks go to splits that have none
-        else:
-            wanted_now = wanted
-        name = max(wanted_now, key=lambda entry: entry[1] * total - filled[entry[0]])[0]
-        done[block] = name
-        filled[name] += sizes[block]
-    return done
-
-
 # --- tiles of an area ---------------------------------------------------------------------------
 
 
 def _tiles_of(area: str | Path | BoundingBox, zoom: int | None, notes: list[str]) -> Iterator[Tile]:
     """Yield the tiles of an area; some may come twice."""
-    if isinstance(area, BoundingBox):
-        import shapely
-
-        boxes = [shapely.box(*part) for part in area.split()]
-        yield from _tiles_of_shapes(boxes, _needed(zoom, area))
-        return
-    path = Path(area)
-    if path.is_dir():
-        files = find_files(path)
-        named = [tile for name in files if (tile := tile_of(name))]
+    if not isinstance(area, BoundingBox) and Path(area).is_dir():
+        named = [tile for name in find_files(area) if (tile := tile_of(name))]
         if named:
             yield from named if zoom is None else _at_zoom(named, zoom)
             return
-        yield from _tiles_of_shapes((_footprint(file) for file in files.values()), _needed(zoom, area))
-    elif path.suffix.lower() in RASTER_ENDINGS:
-        yield from _tiles_of_shapes([_footprint(path)], _needed(zoom, area))
+    for shapes in _shapes_of(area, notes):
+        yield from _tiles_of_shapes(shapes, _needed(zoom, area))
+
+
+def _shapes_of(area: str | Path | BoundingBox, notes: list[str]) -> Iterator[Iterable[Geometry]]:
+    """Yield batches of the geometries of an area in longitude and latitude."""
+    if isinstance(area, BoundingBox):
+        import shapely
+
+        yield [shapely.box(*part) for part in area.split()]
+    elif _is_raster(area):
+        yield (_footprint(file) for file in find_files(area).values())
     else:
         from retrieval.labels.vectors import VectorFile
 
-        vectors = VectorFile.open(path)
+        vectors = VectorFile.open(Path(area))
         for batch in vectors.batches("OGC:CRS84"):
-            yield from _tiles_of_shapes(batch.shapes, _needed(zoom, area))
+            yield batch.shapes
         notes.extend(vectors.notes())
+
+
+def _is_raster(area: str | Path | BoundingBox | None) -> bool:
+    """Return whether an area is a raster, or a folder, which holds rasters."""
+    if area is None or isinstance(area, BoundingBox):
+        return False
+    return Path(area).is_dir() or Path(area).suffix.lower() in RASTER_ENDINGS
 
 
 def _needed(zoom: int | None, area: object) -> int:
@@ -246,7 +256,7 @@ def _at_zoom(tiles: Iterable[Tile], zoom: int) -> Iterator[Tile]:
         if tile.z < zoom:
             yield from mercantile.children(tile, zoom=zoom)
         else:
-            yield _ancestor(tile, zoom)
+            yield ancestor(tile, zoom)
 
 
 def _footprint(path: Path) -> Geometry:
@@ -298,7 +308,7 @@ def _tiles_of_shape(shape: Geometry, zoom: int) -> Iterator[Tile]:
         yield from (tile for tile in tiles if shape.intersects(_box(tile, shrink)))
         return
     start = mercantile.bounding_tile(west, south, east, north, truncate=True)
-    yield from _descend(shape, start if start.z <= zoom else _ancestor(start, zoom), zoom, shrink)
+    yield from _descend(shape, start if start.z <= zoom else ancestor(start, zoom), zoom, shrink)
 
 
 def _descend(shape: Geometry, tile: Tile, zoom: int, shrink: float) -> Iterator[Tile]:
@@ -326,46 +336,6 @@ def _box(tile: Tile, shrink: float) -> Geometry:
     return shapely.box(west + dx, south + dy, east - dx, north - dy)
 
 
-# --- blocks -------------------------------------------------------------------------------------
-
-
-def _blocks(tiles: Sequence[Tile], shares: Sequence[float], zoom: int | None) -> tuple[list[Tile], int]:
-    """Return the block of each tile, and the zoom of the blocks.
-
-    Raises:
-        LabelsError: a block is no larger than a tile, or there are fewer blocks than splits.
-    """
-    coarsest = tiles[0].z
-    splits = sum(share > 0 for share in shares)
-    if zoom is not None and not 0 <= zoom <= coarsest:
-        raise LabelsError(f"--block-zoom {zoom}: out of range. Expected 0 to {coarsest}, the tiles' zoom.")
-    chosen = zoom if zoom is not None else max(0, coarsest - 1)
-    if zoom is None:
-        parents = {_ancestor(tile, chosen) for tile in tiles}
-        while chosen > 0 and splits > 1:
-            larger = {_ancestor(tile, chosen - 1) for tile in parents}
-            if len(larger) < MIN_BLOCKS:
-                break
-            parents, chosen = larger, chosen - 1
-        chosen = chosen if splits > 1 else 0
-        if len(parents) < splits and tiles[-1].z > coarsest:
-            chosen = coarsest  # tiles of finer zooms make these tiles blocks
-    blocks = [_ancestor(tile, chosen) for tile in tiles]
-    if len(set(blocks)) < splits:
-        raise LabelsError(
-            f"{len(set(blocks))} blocks of zoom {chosen} for {splits} splits: too few. Expected a larger "
-            f"area, a finer --zoom, or --block-zoom up to {coarsest}."
-        )
-    return blocks, chosen
-
-
-def _ancestor(tile: Tile, zoom: int) -> Tile:
-    """Return the tile of a zoom that contains a tile, or is it."""
-    import mercantile
-
-    return tile if tile.z == zoom else mercantile.parent(tile, zoom=zoom)
-
-
 def _separated(rows: Sequence[tuple[Tile, str]], gap: int) -> list[tuple[Tile, str]]:
     """Return the tiles that have no tile of a later split within a distance, in tiles of their zoom."""
     splits = dict(rows)
@@ -376,14 +346,3 @@ def _separated(rows: Sequence[tuple[Tile, str]], gap: int) -> list[tuple[Tile, s
         return max(map(SPLITS.index, near)) <= SPLITS.index(name)
 
     return [(tile, name) for tile, name in rows if is_free(tile, name)]
-
-
-def _share_note(counts: Counter[str], shares: Sequence[float]) -> list[str]:
-    """Return a note where a split is more than five points from its share."""
-    total = max(1, counts.total())
-    off = [
-        f"{name} has {counts[name] / total:.0%} instead of {share:.0%}"
-        for name, share in zip(SPLITS, shares, strict=True)
-        if abs(counts[name] / total - share) > 0.05
-    ]
-    return [f"{', '.join(off)} of the tiles, because blocks are large"] if off else []

@@ -148,8 +148,6 @@ def _web_mercator() -> Any:
 
 def _windows(name: str, path: Path, side: int) -> Iterator[Piece]:
     """Yield the windows of a raster, row by row."""
-    import rasterio
-
     shape = shape_of(path)
     if not shape.crs:
         raise LabelsError(
@@ -158,9 +156,15 @@ def _windows(name: str, path: Path, side: int) -> Iterator[Piece]:
     for y in range(0, shape.height, side):
         for x in range(0, shape.width, side):
             width, height = min(side, shape.width - x), min(side, shape.height - y)
-            a, b, c, d, e, f = shape.transform[:6]
-            transform = rasterio.Affine(a, b, a * x + b * y + c, d, e, d * x + e * y + f)
-            yield Piece(name, path, shape.crs, transform, width, height, x, y)
+            yield Piece(name, path, shape.crs, moved(shape.transform, x, y), width, height, x, y)
+
+
+def moved(transform: Any, x: int, y: int) -> Any:
+    """Return the transform of a window, an `Affine`, from its raster's and its first column and row."""
+    import rasterio
+
+    a, b, c, d, e, f = transform[:6]
+    return rasterio.Affine(a, b, a * x + b * y + c, d, e, d * x + e * y + f)
 
 
 def hidden_pixels(piece: Piece) -> NDArray[np.bool_] | None:

@@ -1,17 +1,22 @@
-"""A selection of tiles or files: copied or linked into a new folder, with the same names."""
+"""A selection of tiles, files or windows: copied, linked or cut into a new folder, with the same names."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from retrieval.errors import LabelsError
 from retrieval.labels.covers import read_cover
-from retrieval.labels.files import RASTER_ENDINGS, name_of, reading_csv
+from retrieval.labels.files import RASTER_ENDINGS, find_files, name_of, reading_csv
+from retrieval.labels.grids import moved
+from retrieval.labels.masks import open_raster
+from retrieval.labels.window_cover import SceneWindow, read_windows
 from retrieval.types import Progress, silent
 from tfrecords.artifacts import writing_folder
 from tfrecords.errors import MissingInputError
+from tfrecords.read.rasters import silent_georeference
 from tfrecords.read.sources import files_below
 
 
@@ -22,7 +27,7 @@ class SubsetReport:
     path: Path
     """The folder."""
     files: int
-    """Number of files copied or linked."""
+    """Number of files copied, linked or cut."""
     missing: tuple[str, ...]
     """Chosen names of which the folder has no file."""
     notes: tuple[str, ...] = field(default=())
@@ -40,9 +45,12 @@ def subset(
 ) -> SubsetReport:
     """Copy or link a selection of tiles or files, such as hard negatives or tiles with high disagreement.
 
+    A list of windows cuts them: `<name>_<col_off>_<row_off>.tif`, with georeference, bands and nodata.
+
     Args:
-        source: folder of images, masks or predictions.
-        cover: CSV with the columns z, x and y, or with a column `name`: paths without an ending.
+        source: folder of images, masks or predictions; for windows also one raster.
+        cover: CSV with the columns z, x and y, or of `cover(..., window=...)`, or with a column `name`: paths
+            without an ending.
         out: folder to write.
         split: only the rows of this split.
         link: make symbolic links instead of copies.
@@ -54,10 +62,12 @@ def subset(
 
     Raises:
         MissingInputError: no such folder or CSV, or no chosen file in the folder.
-        LabelsError: the CSV has other columns.
+        LabelsError: the CSV has other columns, a window leaves its raster, or `link` with windows.
         OutputExistsError: the folder exists and `overwrite` is not set.
     """
     source = Path(source)
+    if _lists_windows(Path(cover)):
+        return _cut_windows(source, Path(cover), Path(out), split, link, overwrite, progress)
     if not source.is_dir():
         raise MissingInputError(f"{source}: no such folder. Expected a folder of tiles or files.")
     wanted = dict.fromkeys(_names(Path(cover), split))
@@ -79,6 +89,80 @@ def subset(
             progress("linking files" if link else "copying files", done, len(chosen))
         folder.counts |= {"files": len(chosen)}
     return SubsetReport(Path(out), len(chosen), missing)
+
+
+def _lists_windows(cover: Path) -> bool:
+    """Return whether a CSV has the columns of windows."""
+    if not cover.is_file():
+        return False
+    with reading_csv(cover, "name") as rows:
+        return {"name", "col_off", "row_off"} <= set(rows.fieldnames or ())
+
+
+def _cut_windows(
+    source: Path, cover: Path, out: Path, split: str | None, link: bool, overwrite: bool, progress: Progress
+) -> SubsetReport:
+    """Write the windows that a CSV lists as GeoTIFFs."""
+    if link:
+        raise LabelsError(f"{cover}: it lists windows, which are cut. Expected tiles or files. Omit --link.")
+    windows = [window for window, _ in read_windows(cover, split)]
+    files = find_files(source) if source.is_file() else {n: p[0] for n, p in _files_by_name(source).items()}
+    names = list(dict.fromkeys(window.name for window in windows))
+    if source.is_file() and len(names) == 1:  # two files named by the user belong together
+        files = {names[0]: source}
+    missing = tuple(name for name in names if name not in files)
+    if len(missing) == len(names):
+        raise MissingInputError(
+            f"{source}: no raster has one of the {len(names)} names in {cover}, such as {names[0]!r}. "
+            "Expected equal paths without ending."
+        )
+    chosen = [window for window in windows if window.name in files]
+    goals = [f"{window.name}_{window.col_off}_{window.row_off}.tif" for window in chosen]
+    config = {"source": str(source.resolve()), "windows": [[*map(str, _numbers(w))] for w in chosen]}
+    with writing_folder(out, kind="tiles", config=config, overwrite=overwrite) as folder:
+        for done, (window, goal) in enumerate(zip(chosen, goals, strict=True), start=1):
+            if not folder.done(goal):
+                with folder.part(goal) as partial:
+                    _cut(files[window.name], window, partial)
+            progress("cutting windows", done, len(chosen))
+        folder.counts |= {"files": len(chosen)}
+    return SubsetReport(out, len(chosen), missing)
+
+
+def _numbers(window: SceneWindow) -> Sequence[str | int]:
+    return window.name, window.col_off, window.row_off, window.width, window.height
+
+
+def _cut(path: Path, window: SceneWindow, out: Path) -> None:
+    """Write a window of a raster as a GeoTIFF with the raster's bands, nodata, colours and georeference."""
+    import rasterio
+    from rasterio.enums import ColorInterp
+    from rasterio.windows import Window
+
+    part = Window(window.col_off, window.row_off, window.width, window.height)
+    with open_raster(path) as source, silent_georeference():
+        if window.col_off + window.width > source.width or window.row_off + window.height > source.height:
+            raise LabelsError(
+                f"{path}: {source.width} x {source.height} pixels; a window reaches column "
+                f"{window.col_off + window.width} and row {window.row_off + window.height}. Expected windows "
+                "of this raster. List them again with `retrieve labels cover --window`."
+            )
+        profile = dict(driver="GTiff", dtype=source.dtypes[0], count=source.count, nodata=source.nodata)
+        profile |= dict(width=window.width, height=window.height, compress="deflate")
+        if source.crs:
+            profile |= dict(crs=source.crs, transform=moved(source.transform, window.col_off, window.row_off))
+        with rasterio.open(out, "w", **profile) as target:
+            target.write(source.read(window=part))
+            target.descriptions, target.scales, target.offsets = (
+                source.descriptions,
+                source.scales,
+                source.offsets,
+            )
+            target.update_tags(**source.tags())
+            if source.colorinterp[0] == ColorInterp.palette:
+                target.write_colormap(1, source.colormap(1))
+            else:
+                target.colorinterp = source.colorinterp
 
 
 def _put(path: Path, partial: Path, link: bool) -> None:
