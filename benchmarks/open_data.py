@@ -9,10 +9,12 @@ their errors. It maps the black ones, which are compared:
 
 - a *missing* feature is found if areas of its class that the labels lack cover half of it;
 - an *invented* one is found if it is unsupported;
-- a *correct* one is flagged if it is unsupported, or if areas of another class cover half of it.
+- a *correct* one is flagged if it is unsupported, or if areas of another class cover half of it;
+- an *area* is right if it touches a missing feature; areas are also counted from several probabilities on.
 
-All steps are commands of `retrieve`, so files lie between them. Intervals follow Wilson. WORK keeps
-maps and counts, so that a stopped run resumes.
+Features are judged by the probabilities of the map, and by the map alone for comparison. All steps are
+commands of `retrieve`, so files lie between them. Intervals follow Wilson. WORK keeps maps and counts, so
+that a stopped run resumes.
 """
 
 from __future__ import annotations
@@ -77,6 +79,8 @@ RECIPE = {
     "zoom": 0.2,
 }
 """A small network, a minute of one core. The image that teaches is mapped, so light changes little."""
+LEAST = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Mean probabilities from which areas are counted."""
 GAP_PX = 3
 """Smallest distance of two features, pixels."""
 
@@ -247,13 +251,15 @@ def learn(folder: Path, recipe: dict[str, Any]) -> None:
 
 
 def map_far(folder: Path) -> None:
-    """Map `far/` to `maps/`."""
-    retrieve("segment", "predict", folder / "far", "--model", folder / "model", "--out", folder / "maps")
+    """Map `far/` to `maps/`, and write the probabilities to `likely/`."""
+    out = ("--out", folder / "maps", "--probabilities", folder / "likely")
+    retrieve("segment", "predict", folder / "far", "--model", folder / "model", *out)
 
 
-def judge(folder: Path) -> dict[str, Any]:
+def judge(folder: Path, by_probability: bool = True) -> dict[str, Any]:
     """Compare `maps/` with `far.gpkg`; write `rows.parquet` and return the command's figures."""
     options = ("--attribute", "kind", "--table", folder / "rows.parquet", "--json", "--overwrite")
+    options += ("--probabilities", folder / "likely") if by_probability else ()
     return dict(json.loads(retrieve("labels", "compare", folder / "maps", folder / "far.gpkg", *options)))
 
 
@@ -296,6 +302,28 @@ def count_found(ground: Ground, rows: Any) -> dict[str, list[int]]:
     }
 
 
+def count_ranked(ground: Ground, rows: Any) -> dict[str, list[int]]:
+    """Count the missing features and the areas from several probabilities on.
+
+    Args:
+        ground: see `count_found`.
+        rows: the table of a comparison with probabilities.
+
+    Returns:
+        (missing features found, all, right areas, all areas) by the least probability.
+    """
+    import shapely
+
+    missing = ground.true[(ground.features.state == "missing").to_numpy()]
+    counts = {}
+    for least in LEAST:
+        kept = rows[(rows["feature"] >= 0) | (rows["probability"] >= least)]
+        areas = kept[kept["feature"] < 0].geometry.to_numpy()
+        right = np.unique(shapely.STRtree(missing).query(areas, predicate="intersects")[0])
+        counts[f"{least:g}"] = [*count_found(ground, kept)["missing"], len(right), len(areas)]
+    return counts
+
+
 def _half_covered(shapes: NDArray[np.object_], areas: NDArray[np.object_]) -> NDArray[np.bool_]:
     """Return which shapes the areas cover by half or more."""
     import shapely
@@ -325,22 +353,23 @@ def run(folder: Path, seed: int, size: tuple[int, int, int], recipe: dict[str, A
             learn(folder, recipe)
         map_far(folder)
         (folder / "cpu_s").write_text(f"{time.process_time() - start:.1f}")
+    far, found = ground.of("far"), {"seed": seed, "cpu_s": float((folder / "cpu_s").read_text())}
+    judge(folder, by_probability=False)
+    found["map_alone"] = count_found(far, geopandas.read_parquet(folder / "rows.parquet"))
     figures = judge(folder)
-    counts = count_found(ground.of("far"), geopandas.read_parquet(folder / "rows.parquet"))
-    found = {"seed": seed, "counts": counts, "iou": figures["iou"], "quality": figures["quality"]}
-    return found | {"cpu_s": float((folder / "cpu_s").read_text())}
+    rows = geopandas.read_parquet(folder / "rows.parquet")
+    found |= {"counts": count_found(far, rows), "ranked": count_ranked(far, rows)}
+    return found | {"iou": figures["iou"], "quality": figures["quality"]}
 
 
 def main() -> None:
     """Run all scenes, and print and write the pooled shares."""
-    from retrieval.report.charts import wilson
-
     parser = arguments(__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/open-data"), help="folder of the maps")
     parser.add_argument("--tile", type=int, default=256, help="pixels of a side of a tile")
     parser.add_argument("--side", type=int, default=4, help="tiles of a side of a scene")
     parser.add_argument("--count", type=int, default=14, help="features on the ground of a tile")
-    parser.add_argument("--scenes", type=int, default=3, help="number of scenes")
+    parser.add_argument("--scenes", type=int, default=5, help="number of scenes")
     parser.add_argument("--recipe", type=json.loads, default=RECIPE, help="settings of the network, as JSON")
     asked = parser.parse_args()
     runs = []
@@ -354,14 +383,33 @@ def main() -> None:
             )
         runs.append(json.loads(kept.read_text()))
         print(json.dumps(runs[-1]), flush=True)
-    shares = {}
-    for name in ("missing", "invented", "correct", "areas"):
-        part, whole = (sum(one["counts"][name][place] for one in runs) for place in (0, 1))
-        low, high = wilson(part / whole, whole)
-        shares[name] = {"value": part / whole, "low": low, "high": high, "n": whole}
-        print(f"{name:<10}{part:>6} of {whole:>6}  {part / whole:.3f} [{low:.3f}, {high:.3f}]")
+    shares = {how: pooled([one[how] for one in runs]) for how in ("counts", "map_alone")}
+    ranked = {}
+    for least in runs[0]["ranked"]:
+        found, missing, right, areas = np.sum([one["ranked"][least] for one in runs], axis=0).tolist()
+        ranked[least] = {"recall": share(found, missing), "precision": share(right, areas)}
+    for name, one in (
+        shares["counts"] | {f"map alone, {n}": s for n, s in shares["map_alone"].items()}
+    ).items():
+        print(f"{name:<22}{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}] of {one['n']}")
+    print(json.dumps(ranked, indent=1))
     shapes = {"tile": asked.tile, "side": asked.side, "features": asked.count, "scenes": asked.scenes}
-    write_json(asked.json, context(**shapes) | {"recipe": asked.recipe, "shares": shares, "runs": runs})
+    results = {"shares": shares["counts"], "map_alone": shares["map_alone"], "ranked": ranked, "runs": runs}
+    write_json(asked.json, context(**shapes) | {"recipe": asked.recipe} | results)
+
+
+def pooled(counts: list[dict[str, list[int]]]) -> dict[str, dict[str, float]]:
+    """Return the share of each count over all scenes."""
+    return {name: share(*(sum(one[name][i] for one in counts) for i in (0, 1))) for name in counts[0]}
+
+
+def share(part: int, whole: int) -> dict[str, float]:
+    """Return a share with its interval by Wilson."""
+    from retrieval.report.charts import wilson
+
+    value = part / max(whole, 1)
+    low, high = wilson(value, whole) if whole else (0.0, 1.0)
+    return {"value": value, "low": low, "high": high, "n": whole}
 
 
 if __name__ == "__main__":

@@ -63,4 +63,9 @@ def test_found_errors_are_counted_by_hand():
         geometry=[box(40), box(60), box(80), box(0, 6), box(20, 4), box(100), box(60, 6)],
     )
     found = open_data.count_found(ground, rows)
+    rows["probability"] = [0.9, 0.9, 0.1, 0.9, 0.65, 0.8, 0.5]
+    ranked = open_data.count_ranked(ground, rows)
+    assert [ranked[least] for least in ("0", "0.6", "0.8", "0.9")] == [
+        [1, 2, 2, 4], [1, 2, 2, 3], [1, 2, 1, 2], [1, 2, 1, 1]
+    ]  # fmt: skip
     assert found == {"missing": [1, 2], "invented": [1, 1], "correct": [2, 2], "areas": [2, 4]}

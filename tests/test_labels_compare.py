@@ -19,6 +19,7 @@ from retrieval.labels import compare
 from retrieval.labels.agreement import Tolerance, dilated, opened
 from retrieval.labels.classes import Classes
 from retrieval.labels.masks import write_png
+from tfrecords.errors import MissingInputError
 
 UTM = "EPSG:32631"
 STEP, WEST, NORTH = 10.0, 500_000.0, 5_000_000.0
@@ -273,3 +274,82 @@ def test_bad_requests_write_nothing(tmp_path, simple, write_tif):
         with pytest.raises(LabelsError, match="out of range"):
             Tolerance(**wrong)
     assert not list(tmp_path.glob("t*"))
+
+
+# --- evidence -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def likely(tmp_path, write_tif):
+    """A map of a tenth of forest with its probabilities; see `test_evidence_counts_without_frequencies`."""
+    rng = np.random.default_rng(1)
+    table = np.full((600, 600, 4), 0.01, np.float32)
+    table[..., 2] = 0.05
+    table[60:80, 60:80, 2] = 0.95  # forest without a label
+    table[300:306, 300:306, 2] = 0.55  # a small doubtful one
+    table[100:120, 100:120, 2] = 0.3  # a labelled forest that the map takes for background
+    table[500:530, 505:525, 2] = 0.4  # another, across tiles of 512
+    table[..., 2] += rng.uniform(0, 0.01, (600, 600))
+    table[..., 0] = 1 - table[..., 1:].sum(-1)
+    table[:, 590:] = np.nan
+    values = np.where(np.isnan(table[..., 0]), 255, np.nan_to_num(table).argmax(-1)).astype(np.uint8)
+    path = write_tif("map.tif", values[..., None], crs=UTM, transform=GRID, nodata=255)
+    write_tif("p.tif", table, crs=UTM, transform=GRID, nodata=float("nan"), descriptions=LAND.names)
+    shapes = [outline(100, 100, 20, 20), outline(505, 500, 20, 30), outline(400, 400, 20, 20)]
+    frame = geopandas.GeoDataFrame({"kind": ["forest"] * 3}, geometry=shapes, crs=UTM)
+    frame.to_file(tmp_path / "labels.gpkg")
+    return path, table
+
+
+def test_evidence_counts_without_frequencies(tmp_path, likely):
+    """A feature is supported where its class is likelier than elsewhere, even if another class leads."""
+    path, table = likely
+    how = {"classes": LAND, "attribute": "kind"}
+    plain = compare(path, tmp_path / "labels.gpkg", **how)
+    assert plain.features["unsupported"] == 3 and np.isnan(plain.rows["probability"]).all()
+    rows = compare(path, tmp_path / "labels.gpkg", probabilities=tmp_path / "p.tif", **how).rows
+    assert rows["kind"].tolist() == ["supported", "supported", "unsupported", "missing", "missing"]
+    means = [
+        table[y : y + h, x : x + w, 2].mean()
+        for x, y, w, h in (
+            (100, 100, 20, 20), (505, 500, 20, 30), (400, 400, 20, 20), (60, 60, 20, 20), (300, 300, 6, 6)
+        )
+    ]  # fmt: skip
+    assert rows["probability"].tolist() == pytest.approx(means, abs=1e-5)  # the likeliest area comes first
+    out = tmp_path / "t.parquet"
+    words = ("--classes", _classes_file(tmp_path), "--attribute", "kind", "--table", out)
+    more = ("--probabilities", tmp_path / "p.tif", "--min-probability", 0.8, "--json")
+    done = run("labels", "compare", path, tmp_path / "labels.gpkg", *words, *more)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["features"]["missing"] == 1
+    assert geopandas.read_parquet(out)["kind"].tolist() == rows["kind"].tolist()[:4]
+
+
+def _classes_file(folder):
+    path = folder / "classes.csv"
+    path.write_text("name\n" + "\n".join(LAND.names) + "\n")
+    return path
+
+
+def test_probabilities_of_another_map_are_refused(tmp_path, likely, write_tif):
+    path, table = likely
+    how = {"classes": LAND, "attribute": "kind"}
+    wrong = (
+        (write_tif("a.tif", table[:100], crs=UTM, transform=GRID), "600 x 100 pixels"),
+        (write_tif("b.tif", table[..., :3], crs=UTM, transform=GRID), "a band for each of background"),
+        (
+            write_tif("c.tif", table, crs=UTM, transform=GRID, descriptions=LAND.names[::-1]),
+            "bands water, forest",
+        ),
+        (path, "pixels of uint8"),
+    )
+    for other, message in wrong:
+        with pytest.raises(LabelsError, match=message):
+            compare(path, tmp_path / "labels.gpkg", probabilities=other, table=tmp_path / "t.parquet", **how)
+    (tmp_path / "maps").mkdir()
+    write_tif("maps/other.tif", table, crs=UTM, transform=GRID)
+    with pytest.raises(MissingInputError, match="no probabilities of map"):
+        compare(path, tmp_path / "labels.gpkg", probabilities=tmp_path / "maps", **how)
+    with pytest.raises(LabelsError, match="with --probabilities"):
+        compare(path, tmp_path / "labels.gpkg", least_probability=0.5, **how)
+    assert not (tmp_path / "t.parquet").exists()

@@ -499,6 +499,17 @@ def compare_command(
         int,
         typer.Option(metavar="PIXELS", min=1, max=64, help="Side of the smallest square of disagreement."),
     ] = 5,
+    probabilities: Annotated[
+        Path | None,
+        typer.Option(
+            help="What `segment predict --probabilities` wrote: judges features by evidence, ranks areas.",
+            show_default="none",
+        ),
+    ] = None,
+    min_probability: Annotated[
+        float,
+        typer.Option(metavar="P", min=0, max=1, help="Leave out areas of a lower mean probability."),
+    ] = 0.0,
     zoom: Zoom = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -529,6 +540,8 @@ def compare_command(
             layer=layer,
             zoom=zoom,
             tolerance=Tolerance(tolerance, min_size),
+            probabilities=probabilities,
+            least_probability=min_probability,
             overwrite=overwrite,
             progress=console,
         )

@@ -57,6 +57,8 @@ class Block:
     unlabelled: int
     """Class of ground without a label; 255 where there is no such class."""
     halo: int
+    shown: Indices
+    """(h, w) classes that count as shown for features: from the map, or from its evidence."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def support(
     steps = range(-tolerance.shift_px, tolerance.shift_px + 1)
     shown = np.zeros((len(numbers), len(steps) ** 2), np.int64)
     for shift, (dy, dx) in enumerate((dy, dx) for dy in steps for dx in steps):
-        same = block.predicted[rows + dy, columns + dx] == classes
+        same = block.shown[rows + dy, columns + dx] == classes
         shown[:, shift] = np.bincount(local, weights=same, minlength=len(numbers))
     return numbers.astype(np.int32), np.bincount(local, minlength=len(numbers)), shown
 

@@ -8,7 +8,7 @@ summed over the classes. A tile without any class has 100.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from retrieval.errors import LabelsError
 from retrieval.labels.agreement import Block, Tolerance, differences, support
+from retrieval.labels.areas import Areas
 from retrieval.labels.classes import IGNORED, Classes, read_classes
 from retrieval.labels.comparison_page import compared_tiles
+from retrieval.labels.evidence import Evidence
 from retrieval.labels.files import RASTER_ENDINGS
 from retrieval.labels.grids import Piece, open_grid
 from retrieval.labels.masks import classes_of, read_mask
@@ -100,6 +102,8 @@ def compare(
     layer: str | None = None,
     zoom: int | None = None,
     tolerance: Tolerance | None = None,
+    probabilities: str | Path | None = None,
+    least_probability: float = 0.0,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Comparison:
@@ -119,6 +123,9 @@ def compare(
         layer: layer of the vector file.
         zoom: only the XYZ tiles of this zoom.
         tolerance: differences that are no disagreement; None for 2 pixels.
+        probabilities: of the map's classes, which `segment predict --probabilities` wrote. Then features are
+            judged by the evidence, see `evidence`, and areas are ranked by their probability.
+        least_probability: mean probability below which an area is left out, 0 to 1.
         overwrite: replace existing files.
         progress: called after each tile.
 
@@ -135,15 +142,17 @@ def compare(
     tolerance = tolerance or Tolerance()
     notes: list[str] = []
     totals, options = Totals(known), (attribute, as_class, layer, zoom)
+    grid = open_grid(predicted, zoom, "mask", TILE_PX)
+    evidence = _evidence(probabilities, least_probability, grid.pieces, known, progress)
     parts = [
-        _compare_lattice(lattice, Path(labels), known, tolerance, totals, options, notes, progress)
-        for lattice in lattices(open_grid(predicted, zoom, "mask", TILE_PX))
+        _compare_lattice(lattice, Path(labels), known, tolerance, totals, options, evidence, notes, progress)
+        for lattice in lattices(grid)
     ]
     if not any(part.features for part in parts):
         raise LabelsError(
             f"{labels}: no label on the ground of {predicted}. Expected labels of the same ground."
         )
-    frame = joined([part.rows() for part in parts])
+    frame = joined([part.rows(least_probability) for part in parts])
     tile_frame, order = _ranked(joined([part.tiles() for part in parts]))
     if table is not None:
         write_vectors(frame, Path(table), overwrite=overwrite)
@@ -168,16 +177,28 @@ def _compare_lattice(
     tolerance: Tolerance,
     totals: Totals,
     options: tuple[Any, ...],
+    evidence: Evidence | None,
     notes: list[str],
     progress: Progress,
 ) -> LatticeComparison:
     """Compare the tiles of one lattice."""
     features = _read_labels(labels, lattice, classes, options, notes)
-    part = LatticeComparison(lattice, features, classes, tolerance, totals)
+    part = LatticeComparison(lattice, features, classes, tolerance, totals, evidence)
     for number in range(len(lattice.pieces)):
         part.add_tile(number)
         progress("comparing tiles", number + 1, len(lattice.pieces))
     return part
+
+
+def _evidence(
+    source: str | Path | None, least: float, pieces: Sequence[Piece], classes: Classes, progress: Progress
+) -> Evidence | None:
+    """Open the probabilities, if there are any."""
+    if not 0 <= least <= 1 or (least and source is None):
+        raise LabelsError(
+            f"least probability {least:g}: unsuitable. Expected 0 to 1, with --probabilities of the map."
+        )
+    return Evidence.open(source, pieces, classes, progress) if source is not None else None
 
 
 def _shown(parts: list[LatticeComparison], places: list[int]) -> list[tuple[Piece, Block]]:
@@ -224,7 +245,8 @@ def _summary(
     """Return the numbers at the head of the page."""
     words = (
         f"Shifts up to {tolerance.shift_px} px, and areas without a square of {tolerance.size_px} px, are no "
-        "disagreement."
+        "disagreement. An area without a label is a feature that the labels lack, or an error of the map; "
+        "the image tells which."
     )
     return ComparisonSummary(title, totals.quality(), counts, totals.iou(), tiles, words)
 
@@ -297,12 +319,15 @@ def _mask_labels(
 class _Mosaic:
     """Any rectangle of the masks of a lattice."""
 
-    def __init__(self, lattice: Lattice, classes: Classes) -> None:
+    def __init__(
+        self, lattice: Lattice, classes: Classes, read: Callable[[Piece], NDArray[np.uint8]] | None = None
+    ) -> None:
+        """Take the masks of a lattice, or what `read` returns for a piece."""
         import shapely
 
         self._boxes = lattice.boxes()
         self._tree = shapely.STRtree(shapely.box(*self._boxes.T))
-        self.lattice, self._classes = lattice, classes
+        self.lattice, self._classes, self._read = lattice, classes, read or self._mask
         self._cache: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
 
     def read(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
@@ -325,13 +350,15 @@ class _Mosaic:
 
     def _piece(self, number: int) -> NDArray[np.uint8]:
         if number not in self._cache:
-            piece = self.lattice.pieces[number]
-            assert piece.path is not None
-            self._cache[number] = read_mask(piece.path, self._classes, piece.window)
+            self._cache[number] = self._read(self.lattice.pieces[number])
             if len(self._cache) > CACHED_PIECES:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(number)
         return self._cache[number]
+
+    def _mask(self, piece: Piece) -> NDArray[np.uint8]:
+        assert piece.path is not None
+        return read_mask(piece.path, self._classes, piece.window)
 
 
 # --- the comparison -----------------------------------------------------------------------------
@@ -363,17 +390,25 @@ class LatticeComparison:
     """Collects what the tiles of one lattice show."""
 
     def __init__(
-        self, lattice: Lattice, labels: _Labels, classes: Classes, tolerance: Tolerance, totals: Totals
+        self,
+        lattice: Lattice,
+        labels: _Labels,
+        classes: Classes,
+        tolerance: Tolerance,
+        totals: Totals,
+        evidence: Evidence | None,
     ) -> None:
         import shapely
 
         self.lattice, self._labels, self._classes, self._tolerance = lattice, labels, classes, tolerance
-        self._totals, self._map = totals, _Mosaic(lattice, classes)
+        self._totals, self._map, self._evidence = totals, _Mosaic(lattice, classes), evidence
+        self._shown_map = _Mosaic(lattice, classes, evidence.shown) if evidence else self._map
         self._tree = shapely.STRtree(labels.shapes)
         shifts = (2 * tolerance.shift_px + 1) ** 2
         self._visible = np.zeros(len(labels.shapes), np.int64)
         self._shown = np.zeros((len(labels.shapes), shifts), np.int64)
-        self._areas: dict[tuple[int, int], list[Any]] = {}
+        self._likely = np.zeros(len(labels.shapes))
+        self._areas = Areas()
         self._tiles: list[dict[str, Any]] = []
 
     @property
@@ -388,6 +423,8 @@ class LatticeComparison:
         numbers, visible, shown = support(block, self._tolerance)
         self._visible[numbers] += visible
         self._shown[numbers] += shown
+        table = self._evidence.read(piece) if self._evidence else None
+        self._add_probabilities(table, block)
         row: dict[str, Any] = {"name": piece.name, "x_px": piece.x, "y_px": piece.y}
         wrong, either, missing, extra, ious = 0, 0, 0, 0, []
         for one in differences(block, self._classes.labels, self._tolerance):
@@ -400,7 +437,7 @@ class LatticeComparison:
             if one.either:
                 ious.append(one.both / one.either)
             if only[0]:
-                self._keep_areas(one.only_predicted, one.value, block, corner)
+                self._keep_areas(one.only_predicted, one.value, block, corner, table)
         row |= {"iou": float(np.mean(ious)) if ious else np.nan, "quality": quality(wrong, either)}
         row |= {"disagreement": wrong / (piece.width * piece.height)}
         row |= {"only_predicted_px": missing, "only_labels_px": extra}
@@ -427,56 +464,61 @@ class LatticeComparison:
         if self._labels.mask is not None:  # in a mask 255 means that the label is unknown
             labels, unlabelled = self._labels.mask.read(x, y, width, height), -1
         predicted = self._map.read(x, y, width, height)
-        return Block(predicted, labels, features, unlabelled, halo)
+        shown = self._shown_map.read(x, y, width, height) if self._evidence else predicted
+        return Block(predicted, labels, features, unlabelled, halo, shown)
 
-    def _keep_areas(self, only: NDArray[np.bool_], value: int, block: Block, corner: tuple[int, int]) -> None:
+    def _add_probabilities(self, table: NDArray[np.float32] | None, block: Block) -> None:
+        """Add the probabilities (h, w, k) of the classes of features to their sums."""
+        if table is None:
+            return
+        core = slice(block.halo, -block.halo) if block.halo else slice(None)
+        features, predicted = block.features[core, core], block.predicted[core, core]
+        rows, columns = np.nonzero((features >= 0) & (predicted != IGNORED))
+        numbers = features[rows, columns]
+        own = table[rows, columns, self._labels.values[numbers]]
+        self._likely += np.bincount(numbers, np.nan_to_num(own), len(self._likely))
+
+    def _keep_areas(
+        self,
+        only: NDArray[np.bool_],
+        value: int,
+        block: Block,
+        corner: tuple[int, int],
+        table: NDArray[np.float32] | None,
+    ) -> None:
         """Keep the areas of a class that the labels lack, apart by whether another class is labelled."""
-        from rasterio import Affine
-        from rasterio.features import shapes
-        from shapely.geometry import shape
-
         halo = block.halo
         labels = block.labels[halo:-halo, halo:-halo]
         other = (labels != self._classes.unlabelled) & (labels != value)
-        for conflict in (0, 1):
-            part = only & (other == conflict)
-            found = shapes(part.astype(np.uint8), part, connectivity=4, transform=Affine.translation(*corner))
-            self._areas.setdefault((value, conflict), []).extend(shape(geometry) for geometry, _ in found)
+        likely = None if table is None else np.nan_to_num(table[..., value])
+        for conflict in (False, True):
+            self._areas.add(value, conflict, only & (other == conflict), corner, likely)
 
-    def rows(self) -> GeoDataFrame:
-        """Return one row per label feature, missing area and area in conflict."""
+    def rows(self, least_probability: float) -> GeoDataFrame:
+        """Return one row per label feature, missing area and area in conflict; the likeliest areas first."""
         from geopandas import GeoDataFrame
 
-        labels, names = self._labels, np.array(self._classes.names)
+        labels, names, seen = self._labels, np.array(self._classes.names), self._visible > 0
         best = self._shown.max(axis=1, initial=0) / np.maximum(self._visible, 1)
         kind = np.where(best >= self._tolerance.support, SUPPORTED, UNSUPPORTED)
-        kind = np.where(self._visible == 0, UNSEEN, kind)
-        areas = [
-            (shape, value, conflict)
-            for (value, conflict) in self._areas
-            for shape in self._merged(value, conflict)
-        ]
-        shapes = np.append(labels.shapes, np.array([*(a[0] for a in areas), None], object)[:-1])
-        geometry = self.lattice.to_map(shapes)
-        count = len(areas)
+        kind = np.where(seen, kind, UNSEEN)
+        likely = self._likely / np.maximum(self._visible, 1)
+        areas = self._areas.merged(self._tolerance.size_px**2, least_probability)
+        shapes = np.append(labels.shapes, np.array([*(area.shape for area in areas), None], object)[:-1])
+        geometry, count = self.lattice.to_map(shapes), len(areas)
         columns = {
-            "kind": [*kind, *((MISSING, CONFLICT)[conflict] for *_, conflict in areas)],
-            "class": [*names[labels.values], *(names[value] for _, value, _ in areas)],
+            "kind": [*kind, *((MISSING, CONFLICT)[area.conflict] for area in areas)],
+            "class": [*names[labels.values], *(names[area.value] for area in areas)],
             "feature": [*labels.rows.tolist(), *[-1] * count],
-            "support": np.append(np.where(self._visible > 0, best, np.nan), np.zeros(count)),
+            "support": np.append(np.where(seen, best, np.nan), np.zeros(count)),
+            "probability": np.append(
+                np.where(seen & (self._evidence is not None), likely, np.nan), [a.probability for a in areas]
+            ),
             "iou": np.append(self._ious(), np.zeros(count)),
             "area_m2": np.round(areas_m2(geometry, self.lattice.crs), 2),
-            "pixels": np.append(self._visible, [int(shape.area) for shape, *_ in areas]).astype(np.int64),
+            "pixels": np.append(self._visible, [area.pixels for area in areas]).astype(np.int64),
         }
         return GeoDataFrame(columns, geometry=geometry, crs=self.lattice.crs.to_wkt())
-
-    def _merged(self, value: int, conflict: int) -> list[Any]:
-        """Return areas of one kind, merged across tiles, without those below the smallest size."""
-        import shapely
-
-        merged = shapely.get_parts(shapely.union_all(np.array(self._areas[value, conflict], object)))
-        large = shapely.area(merged) >= self._tolerance.size_px**2
-        return list(shapely.simplify(merged[large], 0))
 
     def _ious(self) -> NDArray[np.float64]:
         """Return the IoU of each label feature with the connected area of its class that overlaps it best."""

@@ -30,7 +30,7 @@ KIND_TEXTS = {
     "supported": "label features that the map supports",
     "unsupported": "label features without support",
     "unseen": "label features outside of the map",
-    "missing": "areas missing in the labels",
+    "missing": "areas of the map without a label",
     "conflict": "areas with another label",
 }
 
