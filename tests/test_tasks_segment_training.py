@@ -21,12 +21,13 @@ from retrieval.evaluation.segmentation import class_figures, confusion_of, mean_
 from retrieval.labels.classes import Classes
 from retrieval.labels.masks import write_png
 from retrieval.tasks.model_folder import MODEL
+from retrieval.tasks.segment.calibrating import best_iou_threshold
 from retrieval.tasks.segment.crops import CropSource, margin_side, mirrored, varied
 from retrieval.tasks.segment.losses import cross_entropy, log_probabilities, lovasz
 from retrieval.tasks.segment.model import load_segmenter
 from retrieval.tasks.segment.scenes import Scene, SceneSet
 from retrieval.tasks.segment.sources import read_scenes
-from retrieval.tasks.segment.training import best_iou_threshold, train, train_segmenter
+from retrieval.tasks.segment.training import train, train_segmenter
 from retrieval.training.recipes import read_recipe
 from tfrecords.errors import ArrayError, BandsError, ManifestError, MissingInputError, OutputExistsError
 

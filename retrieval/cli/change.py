@@ -18,12 +18,15 @@ from retrieval.cli.options import (
     ExecutorOption,
     Licence,
     Memory,
+    Method,
     Overwrite,
     Quiet,
     TrainingSeed,
     UnitsOption,
     Verbose,
     executor_of,
+    forest_result,
+    refuse_for_trees,
     split_names,
 )
 
@@ -163,11 +166,13 @@ def _plain(report: Any) -> dict[str, Any]:
     "change train",
     "retrieve change train places/ labels/ --out change",
     "retrieve change train places/ labels/ --out change --steps 1000 --seed 1",
+    "retrieve change train places/ labels/ --method trees --out change",
 )
 def train_command(
     places: Places,
     labels: Labels,
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
+    method: Method = "network",
     recipe: Annotated[
         str | None, typer.Option(metavar="FILE", help="Settings as JSON. Flags override them.")
     ] = None,
@@ -186,25 +191,31 @@ def train_command(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train a network of change on labelled places.
+    """Train a network or trees of change on labelled places.
 
-    The lowest fifth of each place trains nothing: it fits temperature and threshold. The state is kept in
-    OUT.training/, from which an interrupted run resumes.
+    The lowest fifth of each place trains no network: it fits temperature and threshold. The state is kept in
+    OUT.training/, from which an interrupted run resumes. Trees learn from all pixels; places that take turns
+    to be left out fit their threshold.
     """
+    if method == "trees":
+        refuse_for_trees(steps=steps)
     import_tensorflow()
+    from retrieval.config import ForestConfig
     from retrieval.index.device import on_device
     from retrieval.tasks.change import train
     from retrieval.tasks.change.mapping import Options
     from retrieval.tasks.change.training import recipe_of
+    from retrieval.tasks.segment.trees import ForestReport
     from retrieval.training.recipes import read_recipe
 
     given = {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
+    values = (read_recipe(recipe) if recipe else {}) | given
     with ConsoleProgress(quiet, verbose=verbose) as console, on_device(device):
         report = train(
             places,
             labels,
             out,
-            recipe_of((read_recipe(recipe) if recipe else {}) | given),
+            ForestConfig.from_mapping(values) if method == "trees" else recipe_of(values),
             options=Options(coregister, clouds),
             bands=split_names(bands),
             units=units,
@@ -215,12 +226,17 @@ def train_command(
         )
         for note in report.notes:
             console.note(note)
-    page = asdict(report.training) | {"places": report.places, "change_share": report.change_share}
+    more = {"places": report.places, "change_share": report.change_share, "notes": list(report.notes)}
+    if isinstance(report.training, ForestReport):
+        page, template = forest_result(report.training)
+        print_result(as_json, page | more, template)
+        return
+    page = asdict(report.training) | more
     page |= {"out": str(report.training.out), "history": str(report.training.history)}
     template = "{out}: {steps} steps on {places} places in {seconds:.0f} s"
     if report.training.miou is not None:
         template += "; IoU on their held-out fifth {miou:.3f}, threshold {threshold:.2f}"
-    print_result(as_json, page | {"notes": list(report.notes)}, template)
+    print_result(as_json, page, template)
 
 
 @command(

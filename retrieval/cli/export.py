@@ -112,10 +112,17 @@ def _export_encoder(
 
 def _export_network(model: Path, out: Path, overwrite: bool) -> tuple[dict[str, Any], str]:
     """Export the network of a segmentation; its file takes inputs of any size."""
+    from retrieval.errors import ModelError
     from retrieval.export.onnx import export_network
+    from retrieval.tasks.forest import Forest
     from retrieval.tasks.segment.model import load_segmenter
 
     segmenter = load_segmenter(model)
+    if isinstance(segmenter.network, Forest):
+        raise ModelError(
+            f"{model}: a model of trees. Expected a network. Train one with `--method network`, or read "
+            "forest.npz with NumPy."
+        )
     d = segmenter.description
     facts = {"classes": json.dumps(d.classes), "bands": json.dumps(d.bands), "dates": d.dates}
     facts |= {"full_scale": segmenter.full_scale, "temperature": d.temperature, "threshold": d.threshold}

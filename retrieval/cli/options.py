@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -99,6 +100,10 @@ TrainingSeed = Annotated[
     typer.Option(
         "--seed", min=0, show_default="0", help="Random seed; the same seed gives the same weights."
     ),
+]
+Method = Annotated[
+    Literal["network", "trees"],
+    typer.Option(help="What learns: a network, or decision trees, which need few scenes and seconds."),
 ]
 Licence = Annotated[str, typer.Option(metavar="SPDX", help="Licence of the weights, for the manifest.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
@@ -205,6 +210,29 @@ def training_settings(settings: Settings, kind: type[Record], recipe: str | None
 
     values = read_recipe(recipe) if recipe else {}
     return settings.make(kind, **values | {name: v for name, v in flags.items() if v is not None})
+
+
+def refuse_for_trees(**flags: Any) -> None:
+    """Refuse flags that only a network takes.
+
+    Args:
+        flags: values by name; None where the user gave none.
+
+    Raises:
+        typer.BadParameter: one is given.
+    """
+    for name, value in flags.items():
+        if value is not None:
+            flag = "--" + name.replace("_", "-")
+            raise typer.BadParameter(f"{flag} is for networks. Expected none with --method trees.")
+
+
+def forest_result(report: Any) -> tuple[dict[str, Any], str]:
+    """Return the report of a training of trees for `print_result`: values and template."""
+    template = "{out}: {trees} trees on {sample} of {pixels} labelled pixels in {seconds:.0f} s"
+    if report.miou is not None:
+        template += "; on {validation} validation scenes IoU {miou:.3f}, MCC {mcc:.3f}"
+    return asdict(report) | {"out": str(report.out)}, template
 
 
 def split_names(names: str | None) -> tuple[str, ...] | None:

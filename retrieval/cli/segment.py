@@ -20,6 +20,7 @@ from retrieval.cli.options import (
     ExecutorOption,
     Licence,
     Memory,
+    Method,
     Overwrite,
     Quiet,
     TrainingSeed,
@@ -27,10 +28,12 @@ from retrieval.cli.options import (
     Verbose,
     Zoom,
     executor_of,
+    forest_result,
+    refuse_for_trees,
     split_names,
     training_settings,
 )
-from retrieval.config import SegmenterConfig
+from retrieval.config import ForestConfig, SegmenterConfig
 from retrieval.config.settings import read_settings
 
 Images = Annotated[
@@ -53,6 +56,7 @@ Masks = Annotated[
     "retrieve segment train images/ masks/ --validation images-val/ masks-val/ --out model",
     "retrieve segment train tiles/ masks/ --zoom 20 --out model --steps 300",
     "retrieve segment train deepglobe/ deepglobe/ --classes deepglobe --out model",
+    "retrieve segment train images/ masks/ --method trees --recipe texture --out model",
 )
 def train(
     images: Images,
@@ -75,11 +79,12 @@ def train(
     ] = None,
     classes: ClassesOption = None,
     zoom: Zoom = None,
+    method: Method = "network",
     recipe: Annotated[
         str | None,
         typer.Option(
             metavar="FILE|NAME",
-            help="Settings as JSON, aerial (below 1 m) or land-cover (about 4 m). Flags override them.",
+            help="Settings as JSON, or aerial (below 1 m), land-cover (4 m), texture (trees, below 1 m).",
         ),
     ] = None,
     steps: Annotated[
@@ -116,24 +121,36 @@ def train(
     """Train a segmentation network on images with masks.
 
     The state is kept in OUT.training/, from which an interrupted run resumes. Validation changes no weight:
-    it measures IoU and MCC, and fits the model's temperature and threshold.
+    it measures IoU and MCC, and fits the model's temperature and threshold. Trees take seconds; they take
+    none of --unlabelled, --steps and the weights.
     """
     settings = read_settings(config_file)
-    config = training_settings(settings, SegmenterConfig, recipe, steps=steps, seed=seed)
+    kind: Any = ForestConfig if method == "trees" else SegmenterConfig
+    if method == "trees":
+        refuse_for_trees(
+            unlabelled=unlabelled, steps=steps, class_weights=class_weights, tile_weights=tile_weights
+        )
+    config = training_settings(settings, kind, recipe, steps=steps, seed=seed)
     import_tensorflow()
     from retrieval.index.device import on_device
     from retrieval.tasks.segment.sources import read_scenes, read_unlabelled
     from retrieval.tasks.segment.training import train_segmenter
+    from retrieval.tasks.segment.trees import train_forest
 
     how: dict[str, Any] = {"zoom": zoom, "bands": split_names(bands), "units": units}
     with ConsoleProgress(quiet, verbose=verbose) as console, on_device(device):
-        console.note(settings.note(SegmenterConfig))
+        console.note(settings.note(kind))
         console.detail(f"segment train: {config.to_dict()}")
         scenes = read_scenes(images, masks, classes=classes, weights=tile_weights, **how)
         held_out = validation and read_scenes(*validation, classes=scenes.classes, like=scenes, **how)
         others = read_unlabelled(unlabelled, scenes, **how) if unlabelled else None
         for note in (*scenes.notes, *(held_out.notes if held_out else ())):
             console.note(note)
+        if method == "trees":
+            more: dict[str, Any] = {"licence": licence, "overwrite": overwrite, "progress": console}
+            grown = train_forest(scenes, out, config, validation=held_out or None, **more)
+            print_result(as_json, *forest_result(grown))
+            return
         report = train_segmenter(
             scenes,
             out,

@@ -30,7 +30,7 @@ from retrieval.config.recipes import (
     TrainConfig,
     VerifierConfig,
 )
-from retrieval.config.task_recipes import ClassifierConfig, SegmenterConfig
+from retrieval.config.task_recipes import ClassifierConfig, ForestConfig, SegmenterConfig
 
 __all__ = [
     "PATCH_PX",
@@ -41,6 +41,7 @@ __all__ = [
     "CloudConfig",
     "DemoConfig",
     "Device",
+    "ForestConfig",
     "IndexConfig",
     "IndexKind",
     "Keep",

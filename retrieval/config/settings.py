@@ -30,7 +30,7 @@ from retrieval.config.recipes import (
     VerifierConfig,
 )
 from retrieval.config.record import Config, Setting, field_types, settings_of
-from retrieval.config.task_recipes import ClassifierConfig, SegmenterConfig
+from retrieval.config.task_recipes import ClassifierConfig, ForestConfig, SegmenterConfig
 from retrieval.errors import ConfigError
 
 FILE = Path("retrieve.toml")
@@ -59,6 +59,7 @@ RECORDS = (
     TrainConfig,
     ClassifierConfig,
     SegmenterConfig,
+    ForestConfig,
     DemoConfig,
 )
 SECTIONS: dict[str, type[Config]] = {section_of(kind): kind for kind in RECORDS}

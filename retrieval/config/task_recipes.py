@@ -114,3 +114,36 @@ class SegmenterConfig(Config):
         True, help="Compile the step to a graph; without it the start is faster and the steps are slower."
     )
     seed: int = setting(0, 0, MAX_SEED, help="Random seed.")
+
+
+@dataclass(frozen=True)
+class ForestConfig(Config):
+    """The recipe of decision trees that map images, see `retrieval.tasks.forest`.
+
+    With the same images and masks it gives the same trees.
+    """
+
+    READ_BY: ClassVar[tuple[str, ...]] = ("segment train", "change train")
+
+    trees: int = setting(50, 1, 10_000, help="Trees, whose answers are averaged.")
+    sample: int = setting(60_000, 100, 10**8, unit="px", help="Labelled pixels that the trees learn from.")
+    min_leaf: int = setting(20, 1, 10**6, unit="px", help="Fewest pixels of the sample in a leaf.")
+    tries: float = setting(0.12, 0, 1, help="Share of the features that a split tries.")
+    balance: float = setting(
+        1.0,
+        0,
+        1,
+        help="Exponent of the inverse frequency by which rare classes weigh more: 0 not at all, 1 in full.",
+    )
+    reduction: int = setting(
+        1, 1, 64, unit="px", help="Side of the blocks that are mapped; their texture is a feature."
+    )
+    smallest: int = setting(5, 3, 101, help="Side of the smallest square around a block, in blocks; odd.")
+    scales: int = setting(3, 1, 5, help="Number of squares; each is about three times as wide as the last.")
+    seed: int = setting(0, 0, MAX_SEED, help="Random seed.")
+
+    @property
+    def squares(self) -> tuple[int, ...]:
+        """Sides of the squares around a block, in blocks: odd."""
+        half = self.smallest // 2
+        return tuple(2 * round(half * 3**n) + 1 for n in range(self.scales))

@@ -1,4 +1,4 @@
-"""Folders of task models: a network, and a manifest that describes its inputs and answers."""
+"""Folders of task models: a network or a forest, and a manifest that describes its inputs and answers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from retrieval.errors import EncoderError, ModelError
 from retrieval.models.registry import load_network
+from retrieval.tasks.forest import FOREST, Forest, load_forest
 from tfrecords.artifacts import read_manifest, writing_folder
 from tfrecords.errors import ManifestError
 
@@ -44,7 +45,7 @@ def save_model(
     """Write a model folder, whole or not at all.
 
     Args:
-        network: the Keras network.
+        network: the Keras network, or a forest.
         description: its inputs and answers, for the manifest.
         out: the folder.
         kind: kind of the folder.
@@ -56,7 +57,7 @@ def save_model(
         OutputExistsError: the folder exists and `overwrite` is false.
     """
     with writing_folder(out, kind=kind, config=config, overwrite=overwrite) as folder:
-        with folder.part(MODEL) as path:
+        with folder.part(FOREST if isinstance(network, Forest) else MODEL) as path:
             network.save(path)
         folder.counts |= counts
         folder.extra |= asdict(description)
@@ -72,7 +73,7 @@ def load_model(path: Path, kind: str, parse: Callable[[Mapping[str, Any]], D], n
         noun: the model in messages, such as "classifier".
 
     Returns:
-        The network, and its description.
+        The network or forest, and its description.
 
     Raises:
         MissingInputError, ManifestError, FormatVersionError: there is no such model, or it was changed.
@@ -84,7 +85,8 @@ def load_model(path: Path, kind: str, parse: Callable[[Mapping[str, Any]], D], n
     except (KeyError, TypeError, ValueError) as error:
         raise ManifestError(f"{path}: the manifest describes no {noun} ({error}). Train it again.") from error
     try:
-        network = load_network(path / MODEL)
+        is_forest = FOREST in manifest.files
+        network = load_forest(path / FOREST) if is_forest else load_network(path / MODEL)
     except EncoderError as error:
         raise ModelError(f"{error}. Train the {noun} again.") from error
     found = tuple(network.input_shape), tuple(network.output_shape)

@@ -1,7 +1,8 @@
-"""Train a network of change on labelled places, with the trainer of segmentation.
+"""Train a network or trees of change on labelled places, with the trainers of segmentation.
 
-The lowest fifth of each place trains nothing: it fits temperature and threshold. Change is rare, so half of
-the crops lie around changed pixels, and the loss follows the IoU of change.
+The lowest fifth of each place trains no network: it fits temperature and threshold. Change is rare, so half
+of the crops lie around changed pixels, and the loss follows the IoU of change. Trees learn from all pixels;
+their threshold comes from places that take turns to be left out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.config import SegmenterConfig
+from retrieval.config import ForestConfig, SegmenterConfig
 from retrieval.labels.classes import IGNORED, Classes
 from retrieval.tasks.change.learned import input_names, inputs_of
 from retrieval.tasks.change.mapping import Options, align
@@ -25,6 +26,7 @@ from retrieval.tasks.change.untrained import normalization_of
 from retrieval.tasks.classifier import UNSTATED
 from retrieval.tasks.segment.scenes import MIN_SIDE_PX, Scene, SceneSet
 from retrieval.tasks.segment.training import SegmentTrainingReport, train_segmenter
+from retrieval.tasks.segment.trees import ForestReport, train_forest
 from retrieval.training.trainer import ProgressCallback
 from retrieval.types import Progress, silent
 from tfrecords.errors import BandsError
@@ -52,8 +54,8 @@ PIECE_PX = 512
 class TrainReport:
     """Result of `train`."""
 
-    training: SegmentTrainingReport
-    """The training; its validation is the held-out part of the places."""
+    training: SegmentTrainingReport | ForestReport
+    """The training; the validation of a network is the held-out part of the places."""
     places: int
     """Places trained on."""
     change_share: float
@@ -66,7 +68,7 @@ def train(
     places: str | Path,
     labels: str | Path,
     out: str | Path,
-    config: SegmenterConfig | None = None,
+    config: SegmenterConfig | ForestConfig | None = None,
     *,
     names: Sequence[str] | None = None,
     options: Options | None = None,
@@ -77,15 +79,15 @@ def train(
     progress: Progress = silent,
     training_progress: ProgressCallback | None = None,
 ) -> TrainReport:
-    """Train a network of change.
+    """Train a network or trees of change.
 
-    The state lies in `<out>.training/`; the same call resumes an interrupted run.
+    The state of a network lies in `<out>.training/`; the same call resumes an interrupted run.
 
     Args:
         places: folder of places, `places/NAME/<date>.tif`; the first and the last date of each are compared.
         labels: folder of masks `labels/NAME.tif`: 1 change, 0 none, 255 no label.
         out: the model folder to write, for `detect` and `evaluate`.
-        config: the recipe; None takes `RECIPE`.
+        config: the recipe of a network or of trees; None takes `RECIPE`.
         names: only these places; None takes all.
         options: coregistration and cloud mask.
         bands: names of the bands; else the files', else by their number.
@@ -93,7 +95,7 @@ def train(
         licence: licence of the weights, for the manifest.
         overwrite: replace an existing model folder.
         progress: called after each place that is read.
-        training_progress: called after every step; None prints to standard error.
+        training_progress: called after every step of a network; None prints to standard error.
 
     Raises:
         MissingInputError, LabelsError: no place has labels, or a mask holds another value.
@@ -109,16 +111,16 @@ def train(
         reads.append((one.name, read_place(one, options or Options(), bands, units)))
         notes += reads[-1][1].notes
         progress("reading places", done, len(pairs))
-    taught, held_out = scenes_of(reads, str(places))
-    training = train_segmenter(
-        taught,
-        out,
-        config or RECIPE,
-        validation=held_out,
-        licence=licence,
-        overwrite=overwrite,
-        progress=training_progress,
-    )
+    training: SegmentTrainingReport | ForestReport
+    how: dict[str, Any] = {"licence": licence, "overwrite": overwrite}
+    if isinstance(config, ForestConfig):
+        taught = whole_scenes_of(reads, str(places))
+        grounds = [name for name, _ in reads]
+        training = train_forest(taught, out, config, groups=grounds, progress=progress, **how)
+    else:
+        taught, held_out = scenes_of(reads, str(places))
+        how["progress"] = training_progress
+        training = train_segmenter(taught, out, config or RECIPE, validation=held_out, **how)
     counts = taught.counts()
     return TrainReport(training, len(pairs), float(counts[1] / counts.sum()), notes)
 
@@ -164,21 +166,35 @@ def scenes_of(reads: Sequence[tuple[str, ReadPlace]], name: str) -> tuple[SceneS
     Raises:
         BandsError: places have different bands.
     """
-    first, bands = reads[0][0], reads[0][1].bands
+    _check_bands(reads)
+    bands = reads[0][1].bands
     taught: list[Scene] = []
     held_out: list[Scene] = []
     for place, read in reads:
-        if read.bands != bands:
-            raise BandsError(
-                f"{place}: bands {' '.join(read.bands)}; {first} has {' '.join(bands)}. Expected the same "
-                "bands in all places. Name them with --bands."
-            )
         border = held_out_row(read.labels)
         taught += _pieces(place, read, 0, border)
         held_out += _pieces(place, read, border, len(read.labels))
     classes, inputs = Classes.binary("change"), input_names(bands)
     rest = SceneSet(tuple(held_out), "value", inputs, classes, name) if held_out else None
     return SceneSet(tuple(taught), "value", inputs, classes, name), rest
+
+
+def whole_scenes_of(reads: Sequence[tuple[str, ReadPlace]], name: str) -> SceneSet:
+    """Return places as they are, each a scene; see `scenes_of`."""
+    _check_bands(reads)
+    scenes = tuple(Scene(place, read.inputs[None], read.labels, read.ground) for place, read in reads)
+    return SceneSet(scenes, "value", input_names(reads[0][1].bands), Classes.binary("change"), name)
+
+
+def _check_bands(reads: Sequence[tuple[str, ReadPlace]]) -> None:
+    """Refuse places of different bands."""
+    first, bands = reads[0][0], reads[0][1].bands
+    for place, read in reads:
+        if read.bands != bands:
+            raise BandsError(
+                f"{place}: bands {' '.join(read.bands)}; {first} has {' '.join(bands)}. Expected the same "
+                "bands in all places. Name them with --bands."
+            )
 
 
 def held_out_row(labels: NDArray[np.uint8]) -> int:
@@ -215,7 +231,7 @@ def _cuts(first: int, last: int) -> list[tuple[int, int]]:
 
 
 def recipe_of(values: Mapping[str, Any]) -> SegmenterConfig:
-    """Return the default recipe with some values replaced.
+    """Return the default recipe of a network with some values replaced.
 
     Raises:
         ConfigError: an unknown setting, or one out of range.

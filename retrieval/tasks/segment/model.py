@@ -1,7 +1,7 @@
-"""A trained segmentation network: its folder, and the probabilities that it gives.
+"""A trained segmentation model: its folder, and the probabilities that it gives.
 
-The folder holds `model.keras`, which plain Keras opens in safe mode, and `manifest.json`. The manifest states
-classes, bands, dates and form of the images, temperature, threshold and licence.
+The folder holds `model.keras`, which plain Keras opens in safe mode, or `forest.npz`, and `manifest.json`.
+The manifest states classes, bands, dates and form of the images, temperature, threshold and licence.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from retrieval.labels.classes import Classes
 from retrieval.tasks.classifier import UNSTATED, chosen, oriented
+from retrieval.tasks.forest import Forest
 from retrieval.tasks.model_folder import Shape, load_model, network_file, network_of, save_model
 from retrieval.tasks.segment.scenes import FULL_SCALE, stacked
 from retrieval.tasks.segment.windows import WINDOW_PX, Layout
@@ -99,17 +100,19 @@ def _colour(values: Any) -> tuple[int, int, int]:
 
 @dataclass(frozen=True, eq=False)
 class Segmenter:
-    """A network with its description."""
+    """A network, or a forest, with its description."""
 
     network: Any
-    """A `keras.Model`: pixels divided by the full scale (n, y, x, t * b) -> logits (n, y, x, k)."""
+    """A `keras.Model` or a `Forest`: pixels over the full scale (n, y, x, t * b) -> logits (n, y, x, k)."""
     description: Description
     """Classes, bands and calibration."""
     name: str
     """Name for messages."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as the bytes of a `.keras` file; a process opens it once."""
+        """Pickle a network as the bytes of a `.keras` file, which a process opens once; a forest as it is."""
+        if isinstance(self.network, Forest):
+            return Segmenter, (self.network, self.description, self.name)
         return _unpickled, (self._file, self.description, self.name)
 
     @cached_property
@@ -137,6 +140,8 @@ class Segmenter:
 
     def _function(self, shape: tuple[int, ...]) -> Any:
         """Return what computes the network for inputs of a shape; TensorFlow compiles one for each shape."""
+        if isinstance(self.network, Forest):
+            return self.network
         import keras
 
         if shape not in self._functions:

@@ -12,7 +12,7 @@ teachers, 2017.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,11 +23,10 @@ from numpy.typing import NDArray
 
 from retrieval.config import SegmenterConfig
 from retrieval.errors import ExamplesError
-from retrieval.evaluation.segmentation import class_mcc, confusion_of, mean_iou
-from retrieval.evaluation.temperature import fit_temperature
-from retrieval.labels.classes import IGNORED, Classes
+from retrieval.labels.classes import Classes
 from retrieval.tasks.classifier import UNSTATED
 from retrieval.tasks.optimization import apply_gradients, build_optimizer, class_weights
+from retrieval.tasks.segment.calibrating import accuracy_on, calibration_on
 from retrieval.tasks.segment.crops import CropSource, margin_side, relit_dates, varied
 from retrieval.tasks.segment.losses import FOCUS, cross_entropy, log_probabilities, lovasz
 from retrieval.tasks.segment.model import Description, Segmenter, save_segmenter
@@ -48,9 +47,6 @@ from tfrecords.artifacts import check_free
 
 SURE = 0.9
 """Probability from which the averaged weights' guess of an unlabelled pixel counts."""
-_FIT_PIXELS = 20_000
-"""Validation pixels that fit temperature and threshold."""
-_THRESHOLDS = np.linspace(0.05, 0.95, 91)
 
 
 @dataclass(frozen=True)
@@ -123,13 +119,13 @@ def train_segmenter(
     out, config = Path(out), config or SegmenterConfig()
     check_free(out, overwrite=overwrite, folder=True)
     check_backend()
-    counts = _checked(training, validation)
+    counts = check_sets(training, validation)
     if unlabelled is not None:
         check_alike(unlabelled, training.bands, training.form, training.dates, training.name)
         unlabelled = _without(unlabelled, validation)
     weights = _weights(counts, config, class_weight)
     schedule = Schedule(config.steps, validate_every=config.validate_every if validation else None)
-    identity = _identity(config, training, unlabelled, weights)
+    identity = identity_of(_recipe(config), training, weights, unlabelled)
     trainer = Trainer(folder_of(out), identity, schedule, progress or print_progress())
     run = _Run(training, validation, unlabelled, config, weights, trainer)
     run.prepare(overwrite)
@@ -181,7 +177,7 @@ def train(
     return train_segmenter(scenes, out, config, validation=held_out or None, unlabelled=others, **more)
 
 
-def _checked(training: SceneSet, validation: SceneSet | None) -> NDArray[np.int64]:
+def check_sets(training: SceneSet, validation: SceneSet | None) -> NDArray[np.int64]:
     """Refuse sets that do not fit each other; return the labelled pixels of each class."""
     counts = training.counts()
     if (counts > 0).sum() < 2:
@@ -227,11 +223,18 @@ def _weights(
     return weights
 
 
-def _identity(
-    config: SegmenterConfig, scenes: SceneSet, unlabelled: SceneSet | None, weights: NDArray[np.float32]
+def _recipe(config: SegmenterConfig) -> dict[str, Any]:
+    """Return the settings that decide the weights."""
+    return {name: value for name, value in config.to_dict().items() if name != "orientations"}
+
+
+def identity_of(
+    recipe: Mapping[str, Any],
+    scenes: SceneSet,
+    weights: Iterable[float],
+    unlabelled: SceneSet | None = None,
 ) -> dict[str, Any]:
-    """Return all that decides the weights: recipe, scenes, masks and classes."""
-    recipe = {name: value for name, value in config.to_dict().items() if name != "orientations"}
+    """Return all that decides a model: recipe, scenes, masks and classes."""
     content = hashlib.sha256()
     for scene in scenes.scenes:
         content.update(f"{digest(scene)} {scene.weight!r}".encode() + scene.labels.tobytes())
@@ -242,7 +245,7 @@ def _identity(
     }
     if unlabelled is not None:
         data["unlabelled"] = [digest(scene) for scene in unlabelled.scenes]
-    return {"recipe": recipe, "data": data}
+    return {"recipe": dict(recipe), "data": data}
 
 
 class _Run:
@@ -401,14 +404,7 @@ class _Run:
     def validate(self) -> MapAccuracy:
         """Measure the averaged network."""
         assert self.validation is not None
-        model, k = self.segmenter(), len(self.training.classes.names)
-        confusion = np.zeros((k, k), np.int64)
-        for scene in self.validation.scenes:
-            answers = model.choose(model.map_probabilities(scene.pixels, scene.known, orientations=1))
-            confusion += confusion_of(scene.labels, answers, k)
-        of = list(self.training.classes.labels)
-        mcc = float(class_mcc(confusion)[of].mean())
-        return MapAccuracy(mean_iou(confusion, of), mcc, len(self.validation))
+        return accuracy_on(self.segmenter(), self.validation)
 
     def finish(self, out: Path, overwrite: bool, licence: str, pixels: int) -> SegmentTrainingReport:
         """Fit temperature and threshold, and write the model folder."""
@@ -418,7 +414,7 @@ class _Run:
         measured = None
         if self.validation is not None:
             measured = self.validate()
-            temperature, threshold = self._calibration(is_binary)
+            temperature, threshold = calibration_on(self.segmenter(), self.validation, self.config.seed)
         counts = {"scenes": len(scenes), "pixels": pixels, "steps": state.step}
         model = self.segmenter(temperature, threshold, licence)
         save_segmenter(model, out, self.trainer.identity, counts, overwrite=overwrite)
@@ -436,39 +432,3 @@ class _Run:
             temperature=temperature,
             threshold=threshold,
         )
-
-    def _calibration(self, is_binary: bool) -> tuple[float, float | None]:
-        """Return the temperature, and the threshold with the largest IoU of the second of two classes."""
-        assert self.validation is not None
-        model, rng = self.segmenter(), np.random.default_rng(self.config.seed)
-        share = _FIT_PIXELS / max(int(self.validation.counts().sum()), 1)
-        logs, labels = [], []
-        for scene in self.validation.scenes:
-            truth = scene.labels
-            drawn = (truth != IGNORED) & (rng.random(truth.shape) < share)
-            answers = model.map_probabilities(scene.pixels, scene.known, orientations=1)
-            logs.append(np.log(np.maximum(answers[drawn], 1e-7)))
-            labels.append(truth[drawn])
-        known, wanted = np.concatenate(logs), np.concatenate(labels).astype(np.int64)
-        if not len(wanted):
-            return 1.0, 0.5 if is_binary else None
-        temperature = fit_temperature(known, wanted)
-        if not is_binary:
-            return temperature, None
-        scaled = np.exp(known / temperature)
-        return temperature, best_iou_threshold(scaled[:, 1] / scaled.sum(1), wanted)
-
-
-def best_iou_threshold(probability: NDArray[Any], labels: NDArray[np.int64]) -> float:
-    """Return the threshold with the largest IoU of the second of two classes, nearest to 0.5 where equal.
-
-    Args:
-        probability: (n,) of the second class.
-        labels: (n,) 0 or 1.
-    """
-    positive = probability >= _THRESHOLDS[:, None]
-    both = (positive & (labels == 1)).sum(1)
-    either = (positive | (labels == 1)).sum(1)
-    iou = both / np.maximum(either, 1)
-    best = np.flatnonzero(iou >= iou.max() - 1e-9)
-    return float(round(_THRESHOLDS[best[np.argmin(np.abs(_THRESHOLDS[best] - 0.5))]], 4))

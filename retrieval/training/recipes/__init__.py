@@ -1,7 +1,7 @@
 """Recipes of the shipped networks, and of segmentation.
 
-`siamese`, `verifier`, `representation` and `clouds` trained what ships. `aerial` and `land-cover` are for
-`retrieve segment train`, which ships no weights.
+`siamese`, `verifier`, `representation` and `clouds` trained what ships. `aerial`, `land-cover` and `texture`
+are for `retrieve segment train`, which ships no weights; the last one is of trees.
 """
 
 from __future__ import annotations

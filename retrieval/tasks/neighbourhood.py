@@ -1,0 +1,112 @@
+"""What trees see of a pixel: its bands, and level, spread and texture of the ground around it.
+
+Strategy. Land cover shows in texture: fields, crowns and roofs differ at the finest pixels, also where their
+colours agree. So images are reduced to blocks, and each block keeps the energy of its gradients, of its
+Laplacian and of a band-pass beside its mean. Means over squares of several sizes add the surroundings, and
+the coherence of the structure tensor tells rows and roads from crowns. All sums are over squares, so their
+cost does not depend on their size.
+
+Sources: M. Unser, Sum and difference histograms for texture classification, 1986, on local statistics;
+J. Bigun and G. H. Granlund, Optimal orientation detection of linear symmetry, 1987, on coherence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Map = NDArray[np.float32]
+
+
+def features(pixels: NDArray[Any], reduction: int, sides: Sequence[int]) -> Map:
+    """Return the features of each block of an image.
+
+    Args:
+        pixels: (y, x, c), finite; both sides are multiples of `reduction`.
+        reduction: side of a block in pixels; 1 takes each pixel alone.
+        sides: sides of the squares in blocks, odd.
+
+    Returns:
+        (y / reduction, x / reduction, f); see `feature_count` for f.
+    """
+    values = np.asarray(pixels, np.float32)
+    means = block_means(values, reduction)
+    texture, tensor = _texture(values, reduction, means)
+    parts = [means, texture]
+    for side in sides:
+        level = square_means(np.concatenate([means, texture, means * means, tensor], -1), side)
+        c, both = means.shape[-1], means.shape[-1] + texture.shape[-1]
+        spread = np.sqrt(np.maximum(level[..., both : both + c] - level[..., :c] ** 2, 0))
+        parts += [level[..., :both], spread, _coherence(level[..., both + c :])]
+    return np.concatenate(parts, -1).astype(np.float32)
+
+
+def feature_count(channels: int, reduction: int, scales: int) -> int:
+    """Return the number of features of a block."""
+    own = channels * (2 if reduction == 1 else 5)
+    return own + scales * (own + channels + 1)
+
+
+def _texture(values: Map, reduction: int, means: Map) -> tuple[Map, Map]:
+    """Return the texture of blocks (y, x, c or 4 c), and their structure tensor (y, x, 3) over all bands."""
+    down, across = _slope(values, 0), _slope(values, 1)
+    energy = block_means(down * down + across * across, reduction)
+    tensor = np.stack(
+        [(across * across).sum(-1), (down * down).sum(-1), (across * down).sum(-1)], -1, dtype=np.float32
+    )
+    parts = [np.sqrt(energy)]
+    if reduction > 1:
+        square = block_means(values * values, reduction)
+        near = square_means(values, 3)
+        band = near - square_means(values, 9)
+        fine = values - near
+        parts += [np.sqrt(np.maximum(square - means * means, 0))]
+        parts += [np.sqrt(block_means(part * part, reduction)) for part in (fine, band)]
+    return np.concatenate(parts, -1), block_means(tensor, reduction)
+
+
+def _slope(values: Map, axis: int) -> Map:
+    """Return half the difference of both neighbours along an axis; the border repeats."""
+    width = [(1, 1) if n == axis else (0, 0) for n in range(3)]
+    padded = np.pad(values, width, mode="edge")
+    count = values.shape[axis]
+    ends = np.take(padded, range(2, count + 2), axis), np.take(padded, range(count), axis)
+    return (ends[0] - ends[1]) * np.float32(0.5)
+
+
+def _coherence(tensor: Map) -> Map:
+    """Return how much one direction prevails, 0 to 1, of a tensor (..., 3), as (..., 1)."""
+    xx, yy, xy = np.moveaxis(tensor, -1, 0)
+    total = xx + yy
+    ratio = np.sqrt((xx - yy) ** 2 + 4 * xy**2) / np.maximum(total, 1e-12)
+    return np.where(total > 1e-12, np.clip(ratio, 0, 1), 0)[..., None].astype(np.float32)
+
+
+def block_means(values: Map, side: int) -> Map:
+    """Return the means (y / side, x / side, c) of blocks of (y, x, c)."""
+    if side == 1:
+        return values
+    y, x, c = values.shape
+    return values.reshape(y // side, side, x // side, side, c).mean((1, 3), dtype=np.float32)
+
+
+def square_means(values: Map, side: int) -> Map:
+    """Return the mean of (y, x, c) over the square around each pixel, as far as it lies in the image.
+
+    Args:
+        values: (y, x, c).
+        side: of the square, odd.
+    """
+    out = values.astype(np.float64)
+    half = side // 2
+    for axis in (0, 1):
+        count = out.shape[axis]
+        sums = np.cumsum(out, axis=axis)
+        sums = np.concatenate([np.zeros_like(np.take(sums, [0], axis)), sums], axis)
+        ends = np.minimum(np.arange(count) + half + 1, count), np.maximum(np.arange(count) - half, 0)
+        widths = (ends[0] - ends[1]).reshape([-1 if n == axis else 1 for n in range(3)])
+        out = (np.take(sums, ends[0], axis) - np.take(sums, ends[1], axis)) / widths
+    return out.astype(np.float32)

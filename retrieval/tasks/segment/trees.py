@@ -1,0 +1,245 @@
+"""Training of trees on scenes and their masks: a sample of pixels, a forest, its threshold.
+
+Half of the sample follows the frequency of the classes and half is spread evenly over them, so that rare ones
+are seen. Weights undo this as far as the recipe's `balance` says. Without validation the threshold of two
+classes comes from trees that have not seen the ground of a pixel: the sample's groups take turns to be left
+out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.config import ForestConfig
+from retrieval.tasks.classifier import UNSTATED
+from retrieval.tasks.forest import Forest, grow_forest
+from retrieval.tasks.neighbourhood import features
+from retrieval.tasks.segment.calibrating import accuracy_on, best_iou_threshold, calibration_on
+from retrieval.tasks.segment.model import Description, Segmenter, save_segmenter
+from retrieval.tasks.segment.scenes import FULL_SCALE, Scene, SceneSet
+from retrieval.tasks.segment.training import check_sets, identity_of
+from retrieval.types import Progress, silent
+from tfrecords.artifacts import check_free
+
+TURNS = 5
+"""Most parts of the ground that take turns to be left out for the threshold."""
+
+
+@dataclass(frozen=True)
+class ForestReport:
+    """Result of `train_forest`."""
+
+    out: Path
+    """The model folder."""
+    trees: int
+    """Trees grown."""
+    nodes: int
+    """Their nodes."""
+    seconds: float
+    """Time that the training took."""
+    scenes: int
+    """Scenes trained on."""
+    pixels: int
+    """Their labelled pixels."""
+    sample: int
+    """Those that the trees learned from."""
+    classes: tuple[str, ...]
+    """Names of the classes in order."""
+    validation: int
+    """Validation scenes; 0 without."""
+    miou: float | None
+    """Mean IoU of the classes without the background on validation scenes; None without validation."""
+    mcc: float | None
+    """Mean Matthews correlation coefficient of these classes, likewise."""
+    temperature: float
+    """Divisor of the logits."""
+    threshold: float | None
+    """Threshold of the second of two classes; None for more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Labelled pixels with what trees see of them."""
+
+    shown: NDArray[np.float32]
+    """(n, f) features."""
+    labels: NDArray[np.int64]
+    """(n,) class."""
+    stands_for: NDArray[np.float64]
+    """(n,) pixels that each stands for."""
+    group: NDArray[np.int64]
+    """(n,) number of the ground that it comes from."""
+
+
+def train_forest(
+    training: SceneSet,
+    out: str | Path,
+    config: ForestConfig | None = None,
+    *,
+    validation: SceneSet | None = None,
+    groups: Sequence[str] | None = None,
+    licence: str = UNSTATED,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> ForestReport:
+    """Train trees on scenes in memory, of one or several dates.
+
+    Args:
+        training: scenes with masks.
+        out: the model folder to write, for all that takes a segmentation model.
+        config: the recipe.
+        validation: other scenes of the same kind; they fit temperature and threshold.
+        groups: ground of each scene, for the threshold without validation; None takes each scene alone.
+        licence: licence of the model, for the manifest.
+        overwrite: replace an existing model folder.
+        progress: called after each scene and each tree.
+
+    Raises:
+        OutputExistsError: `out` exists and `overwrite` is false.
+        ExamplesError: nothing is labelled, classes differ, or a validation scene is a training scene.
+        BandsError, ArrayError, UnitsError: the sets are of different kinds.
+    """
+    out, config, start = Path(out), config or ForestConfig(), time.monotonic()
+    check_free(out, overwrite=overwrite, folder=True)
+    counts = check_sets(training, validation)
+    sample = draw_sample(training, config, groups, progress)
+    k, channels = len(training.classes.names), training.dates * len(training.bands)
+    forest = _grown(sample, k, channels, config, progress)
+    model = _described(forest, training, config, licence)
+    accuracy = None
+    if validation is not None:
+        model = model.calibrated(*calibration_on(model, validation, config.seed))
+        accuracy = accuracy_on(model, validation)
+    elif k == 2:
+        model = model.calibrated(1.0, _threshold(sample, channels, config, progress))
+    identity = identity_of(config.to_dict(), training, ())
+    sizes = {"scenes": len(training), "pixels": int(counts.sum()), "trees": config.trees}
+    save_segmenter(model, out, identity, sizes, overwrite=overwrite)
+    return ForestReport(
+        out=out,
+        trees=config.trees,
+        nodes=len(forest.feature),
+        seconds=round(time.monotonic() - start, 1),
+        scenes=len(training),
+        pixels=int(counts.sum()),
+        sample=len(sample.labels),
+        classes=training.classes.names,
+        validation=0 if validation is None else len(validation),
+        miou=accuracy.miou if accuracy else None,
+        mcc=accuracy.mcc if accuracy else None,
+        temperature=model.description.temperature,
+        threshold=model.description.threshold,
+    )
+
+
+# --- sample -----------------------------------------------------------------------------------------------
+
+
+def draw_sample(
+    scenes: SceneSet, config: ForestConfig, groups: Sequence[str] | None = None, progress: Progress = silent
+) -> Sample:
+    """Draw labelled blocks of scenes, with their features.
+
+    Args:
+        scenes: the training scenes.
+        config: the recipe.
+        groups: ground of each scene; None takes each scene alone.
+        progress: called after each scene.
+    """
+    k, r = len(scenes.classes.names), config.reduction
+    fill = scenes.statistics()[0] * FULL_SCALE[scenes.form]
+    names = list(groups) if groups is not None else [str(n) for n in range(len(scenes))]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    truths = [_block_labels(scene, r) for scene in scenes.scenes]
+    counts = sum(np.bincount(truth.ravel(), minlength=256)[:k] for truth in truths)
+    assert isinstance(counts, np.ndarray)
+    present = max(int((counts > 0).sum()), 1)
+    wanted = config.sample * 0.5 * (counts / max(counts.sum(), 1) + (counts > 0) / present)
+    chance = np.zeros(256)
+    chance[:k] = np.minimum(wanted / np.maximum(counts, 1), 1)
+    rng = np.random.default_rng(config.seed)
+    shown, labels, group = [], [], []
+    for done, (scene, truth, name) in enumerate(zip(scenes.scenes, truths, names, strict=True), start=1):
+        drawn = rng.random(truth.shape) < chance[truth]
+        if drawn.any():
+            pixels = _filled(scene, fill) / np.float32(FULL_SCALE[scenes.form])
+            shown.append(features(_cut(pixels, r), r, config.squares)[drawn])
+            labels.append(truth[drawn].astype(np.int64))
+            group.append(np.full(len(labels[-1]), numbers[name]))
+        progress("reading scenes", done, len(scenes))
+    classes = np.concatenate(labels)
+    found = np.bincount(classes, minlength=k)
+    stands_for = (counts / np.maximum(found, 1))[classes]
+    return Sample(np.concatenate(shown), classes, stands_for, np.concatenate(group))
+
+
+def _block_labels(scene: Scene, side: int) -> NDArray[np.uint8]:
+    """Return the label in the middle of each whole block."""
+    rows, columns = (length // side for length in scene.mask.shape)
+    return scene.labels[side // 2 :: side, side // 2 :: side][:rows, :columns]
+
+
+def _filled(scene: Scene, fill: NDArray[np.float32]) -> NDArray[Any]:
+    pixels = scene.stacked
+    if scene.known is None or scene.known.all():
+        return pixels
+    return np.where(scene.known[..., None], pixels, fill.astype(pixels.dtype))
+
+
+def _cut(pixels: NDArray[Any], side: int) -> NDArray[Any]:
+    height, width = (length // side * side for length in pixels.shape[:2])
+    return pixels[:height, :width]
+
+
+# --- model ------------------------------------------------------------------------------------------------
+
+
+def _grown(sample: Sample, k: int, channels: int, config: ForestConfig, progress: Progress) -> Forest:
+    """Grow the forest of a sample."""
+
+    def shown(done: int) -> None:
+        progress("growing trees", done, config.trees)
+
+    return grow_forest(sample.shown, sample.labels, k, channels, config, sample.stands_for, shown)
+
+
+def _threshold(sample: Sample, channels: int, config: ForestConfig, progress: Progress) -> float:
+    """Return the threshold with the largest IoU on ground that the trees have not seen."""
+    turn = sample.group % TURNS
+    likely = np.full(len(turn), np.nan)
+    turns = np.unique(turn)
+    for part in turns if len(turns) > 1 else ():
+        rest = turn != part
+        if len(np.unique(sample.labels[rest])) < 2:
+            continue
+        taught = Sample(*(getattr(sample, name)[rest] for name in Sample.__dataclass_fields__))
+        forest = _grown(taught, 2, channels, config, progress)
+        likely[~rest] = forest.shares(sample.shown[~rest])[:, 1]
+    seen = ~np.isnan(likely)
+    if not (sample.labels[seen] == 1).any():
+        return 0.5
+    return best_iou_threshold(likely[seen], sample.labels[seen], sample.stands_for[seen])
+
+
+def _described(forest: Forest, training: SceneSet, config: ForestConfig, licence: str) -> Segmenter:
+    """Return the forest as a model."""
+    fill = training.statistics()[0].astype(np.float64) * FULL_SCALE[training.form]
+    description = Description(
+        classes=training.classes.names,
+        colours=training.classes.colours,
+        bands=training.bands,
+        dates=training.dates,
+        form=training.form,
+        unit_px=config.reduction,
+        fill=tuple(float(value) for value in fill),
+        threshold=0.5 if len(training.classes.names) == 2 else None,
+        licence=licence,
+    )
+    return Segmenter(forest, description, training.name)
