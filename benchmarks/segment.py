@@ -14,6 +14,7 @@ probabilities are interpolated to the full size, where the labels are.
 - *trees*: gradient-boosted trees of scikit-learn, trained on 300,000 pixels of the same tiles, or 50,000 of
   the same scenes. They see colours, their mean and spread in three neighbourhoods, and edges.
 - *network*: `retrieve segment train` with a recipe, without validation; and the mean over orientations.
+- *forest*: `retrieve segment train --method trees`, which sees the full size of DeepGlobe and maps its blocks.
 
 Each fold is kept in WORK as it finishes, so that a stopped run resumes.
 """
@@ -32,13 +33,14 @@ import numpy as np
 from context import arguments, context, write_json
 from numpy.typing import NDArray
 
-from retrieval.config import SegmenterConfig
+from retrieval.config import ForestConfig, SegmenterConfig
 from retrieval.evaluation.segmentation import confusion_of, measure_maps
 from retrieval.labels import rasterize
 from retrieval.tasks.segment.model import load_segmenter
 from retrieval.tasks.segment.scenes import Scene, SceneSet
 from retrieval.tasks.segment.sources import read_scenes
 from retrieval.tasks.segment.training import train_segmenter
+from retrieval.tasks.segment.trees import train_forest
 from retrieval.training.recipes import read_recipe
 
 SIGMAS = (1.5, 4.0, 12.0)
@@ -48,6 +50,7 @@ SAMPLE = {"buildings": 300_000, "deepglobe": 50_000}
 FOLDS_ZOOM, FIGURE_ZOOM = 19, 20
 VIEWS = 4
 """Orientations of the second row of the network."""
+METHODS = ("trees", "network", "forest")
 REDUCTION = {"buildings": 1, "deepglobe": 8}
 """Side of the squares of pixels whose mean the methods see."""
 RECIPES = {"buildings": "aerial", "deepglobe": "land-cover"}
@@ -181,6 +184,18 @@ def network(config: SegmenterConfig, views: Sequence[int] = (1, VIEWS)) -> Metho
     return run
 
 
+def forest(config: ForestConfig) -> Method:
+    """Return what trains the trees of the product by a recipe, and maps the test scenes."""
+
+    def run(training: SceneSet, test: tuple[Scene, ...], out: Path) -> Maps:
+        made = out.with_name(f"{out.name}-forest")
+        train_forest(training, made, config, overwrite=True)
+        model = load_segmenter(made)
+        return {"forest": [model.map_probabilities(scene.pixels, scene.known) for scene in test]}
+
+    return run
+
+
 # --- folds ------------------------------------------------------------------------------------------------
 
 
@@ -191,21 +206,28 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--work", type=Path, default=Path("build/segment"))
     parser.add_argument("--recipe", help="recipe of the network; else the one of the job")
-    parser.add_argument("--methods", default="trees,network", help="separated by commas")
+    parser.add_argument("--methods", default=",".join(METHODS), help="separated by commas")
     asked = parser.parse_args()
     recipe = SegmenterConfig(**read_recipe(asked.recipe or RECIPES[asked.job]))
     work = asked.work / asked.job
     work.mkdir(parents=True, exist_ok=True)
     scenes, fold_of = {"buildings": buildings, "deepglobe": deepglobe}[asked.job](asked.data, work)
     truth = [scene.labels for scene in scenes.scenes]
-    scenes = reduced(scenes, REDUCTION[asked.job])
+    full, scenes = scenes, reduced(scenes, REDUCTION[asked.job])
     folds = {fold: [f == fold for f in fold_of] for fold in sorted(set(fold_of))}
     methods: dict[str, Method] = {"trees": trees(SAMPLE[asked.job]), "network": network(recipe)}
+    methods["forest"] = forest(ForestConfig(reduction=REDUCTION[asked.job]))
     for method in asked.methods.split(","):
         for number, (fold, is_test) in enumerate(folds.items()):
             kept = work / f"{method}-{number}.json"
             if not kept.exists():
-                page = measured(methods[method], scenes, truth, is_test, work / f"model-{number}")
+                page = measured(
+                    methods[method],
+                    full if method == "forest" else scenes,
+                    truth,
+                    is_test,
+                    work / f"model-{number}",
+                )
                 kept.write_text(json.dumps({"fold": fold} | page))
                 for name, table in page["confusion"].items():
                     line = _line(np.array([table]), scenes)
@@ -231,10 +253,11 @@ def measured(
 
 
 def _write(asked: Any, work: Path, scenes: SceneSet, folds: list[str], recipe: SegmenterConfig) -> None:
-    """Write the figures of methods whose folds are whole."""
-    rows: dict[str, Any] = {}
+    """Write the figures of methods whose folds are whole; a row that WORK lacks stays as the file has it."""
+    former = json.loads(asked.json.read_text())["rows"] if asked.json and asked.json.exists() else {}
+    rows: dict[str, Any] = dict(former)
     names = scenes.classes.names
-    for method in ("trees", "network"):
+    for method in METHODS:
         files = {fold: work / f"{method}-{number}.json" for number, fold in enumerate(folds)}
         if not all(file.exists() for file in files.values()):
             continue

@@ -139,3 +139,23 @@ def test_the_held_out_rows_hold_a_fifth_of_the_labels(rng):
     row = held_out_row(labels)
     assert (labels[row:] != 255).sum() / (labels != 255).sum() == pytest.approx(HELD_OUT, abs=0.02)
     assert held_out_row(labels[:20]) == 20
+
+
+def test_trees_find_change_on_other_ground(trained, tmp_path):
+    folder, _ = trained
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps({"trees": 15, "sample": 8000}))
+    arguments = ("change", "train", folder / "taught/places", folder / "taught/labels")
+    options = ("--no-coregister", "--no-clouds", "--method", "trees", "--recipe", recipe, "--json")
+    done = run(*arguments, "--out", tmp_path / "model", *options)
+    assert done.exit_code == 0, done.output
+    page = json.loads(done.stdout)
+    assert page["trees"] == 15 and page["places"] == 2 and page["miou"] is None
+    assert page["threshold"] == load_segmenter(tmp_path / "model").description.threshold
+    places, labels = folder / "other/places", folder / "other/labels"
+    found = evaluate(places, labels, model=tmp_path / "model", options=FAST).figures
+    assert found.pooled["f1"].value > 0.8 and found.threshold == page["threshold"]
+    both = evaluate(places, labels, model=[tmp_path / "model", folder / "model"], options=FAST).figures
+    assert both.pooled["f1"].value > 0.7
+    refused = run(*arguments, "--out", tmp_path / "other", *options, "--steps", "5")
+    assert refused.exit_code == 2 and "--steps" in refused.output

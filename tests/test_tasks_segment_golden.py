@@ -29,6 +29,7 @@ def load(name):
 
 
 make = load("make_maps")
+trees = load("make_forest")
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +94,23 @@ def test_folders_of_maps_state_what_they_did(again, kind, name):
     old, new = read_manifest(again / f"{kind}-v1", kind), read_manifest(again / name, kind)
     assert (new.counts, new.extra, set(new.files)) == (old.counts, old.extra, set(old.files))
     assert set(new.config) == set(old.config) and new.config["images"] == old.config["images"]
+
+
+def test_a_model_of_trees_opens_answers_and_is_written_as_then(tmp_path):
+    with tarfile.open(GOLDEN / f"{trees.NAME}.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    got, sent = load_segmenter(tmp_path / trees.NAME), trees.segmenter()
+    assert got.description == sent.description
+    for old, new in zip(got.network.get_weights(), sent.network.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    answers = np.load(tmp_path / trees.ANSWERS)
+    np.testing.assert_allclose(got.map_probabilities(trees.pixels()[None]), answers, atol=1e-5)
+    assert len(np.unique(answers.argmax(-1))) > 1 and np.ptp(answers, (0, 1)).min() > 0.1
+    save_segmenter(got, tmp_path / "new", trees.CONFIG, trees.COUNTS)
+    old, new = (read_manifest(tmp_path / name, "segmenter") for name in (trees.NAME, "new"))
+    assert (new.fingerprint, new.counts, new.extra, set(new.files)) == (
+        old.fingerprint,
+        old.counts,
+        old.extra,
+        set(old.files),
+    )

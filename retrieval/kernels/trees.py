@@ -17,6 +17,8 @@ from retrieval.kernels.numba_loops import loop
 
 LEAF = -1
 """Feature of a node that splits no further."""
+BETTER = 1 + 1e-9
+"""Factor by which a split must be purer than the last one; less is rounding."""
 
 
 @loop
@@ -63,7 +65,7 @@ def grow_tree(  # noqa: C901  one loop: Numba compiles it whole
         for c in range(k):
             whole += total[node, c]
             pure += total[node, c] ** 2
-        best = pure / max(whole, 1e-12) * (1 + 1e-9)
+        best = pure / max(whole, 1e-12)
         if end - start >= 2 * min_leaf and nodes + 2 <= most:
             for one in range(tries):
                 f = int(draws[node, one, 0] * shown.shape[0])
@@ -85,7 +87,7 @@ def grow_tree(  # noqa: C901  one loop: Numba compiles it whole
                     left_pure += below[c] ** 2
                     right_pure += (total[node, c] - below[c]) ** 2
                 score = left_pure / max(left, 1e-12) + right_pure / max(whole - left, 1e-12)
-                if score > best:
+                if score > best * BETTER:
                     best = score
                     feature[node] = f
                     limit[node] = value
