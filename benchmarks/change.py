@@ -10,6 +10,7 @@ validation sites. Pixels are pooled; intervals draw blocks of 256 x 256 pixels.
 - *trees*: gradient-boosted trees (scikit-learn) on both dates and their normalized difference at a pixel, and
   their mean and spread in three neighbourhoods. Threshold of the largest F1 in a held-out fifth.
 - *untrained*: the method without labels; *otsu*: with Otsu's threshold for each place.
+- *forest*: `retrieve change train --method trees`; its threshold comes from places that take turns.
 - *network*: `retrieve change train`, threshold fitted on the held-out fifth; *networks*: mean of three seeds.
 
 All see the same coregistered dates without cloud. Hidden change counts as missed. Only tiles with labels are
@@ -30,6 +31,7 @@ import numpy as np
 from context import arguments, context, write_json
 from numpy.typing import NDArray
 
+from retrieval.config import ForestConfig
 from retrieval.evaluation.change import Tally, measure_change, tally
 from retrieval.tasks.change.learned import Learned
 from retrieval.tasks.change.mapping import Options, without_specks
@@ -41,10 +43,12 @@ from retrieval.tasks.change.training import (
     read_place,
     recipe_of,
     scenes_of,
+    whole_scenes_of,
 )
 from retrieval.tasks.change.untrained import THRESHOLD, probability_of
 from retrieval.tasks.segment.model import Segmenter, load_segmenter
 from retrieval.tasks.segment.training import train_segmenter
+from retrieval.tasks.segment.trees import train_forest
 from retrieval.training.recipes import read_recipe
 
 SIGMAS = (1.5, 4.0, 10.0)
@@ -55,9 +59,9 @@ SAMPLE = 200_000
 """Pixels that the trees learn from."""
 ROUNDS = 200
 """Most trees; fewer where a tenth of the sample gains nothing."""
-METHODS = ("trees", "untrained", "otsu", "network", "networks")
+METHODS = ("trees", "untrained", "otsu", "network", "networks", "forest", "both")
 SEEDS = 3
-"""Networks whose mean is the method *networks*."""
+"""Networks whose mean is the method *networks*; *both* is the mean of the forest and one network."""
 FOLDS = 5
 MIN_PIXELS = Options().min_pixels
 Named = Sequence[tuple[str, ReadPlace]]
@@ -204,6 +208,27 @@ def network(recipe: str, seeds: int) -> Callable[..., tuple[dict[str, NDArray[np
     return run
 
 
+def forest(taught: Named, test: Named, out: Path) -> tuple[dict[str, NDArray[np.uint8]], float]:
+    """Train the trees of the product, and map the test places."""
+    made = out.with_name(f"{out.name}-forest")
+    if not made.exists():
+        scenes = whole_scenes_of(taught, "places")
+        train_forest(scenes, made, ForestConfig(), groups=[name for name, _ in taught])
+    model = load_segmenter(made)
+    threshold = Learned(model).threshold
+    return {name: cleaned(mapped(model, read), threshold, read) for name, read in test}, threshold
+
+
+def both(taught: Named, test: Named, out: Path) -> tuple[dict[str, NDArray[np.uint8]], float]:
+    """Map the test places by the mean of a forest and a network that were trained before."""
+    models = [load_segmenter(out.with_name(f"{out.name}-{kind}")) for kind in ("forest", "0")]
+    threshold = Learned(*models).threshold
+    maps = {}
+    for name, read in test:
+        maps[name] = cleaned(np.mean([mapped(model, read) for model in models], axis=0), threshold, read)
+    return maps, threshold
+
+
 def mapped(model: Segmenter, read: ReadPlace) -> NDArray[np.float32]:
     """Return the probability of change (y, x) in the tiles that hold labels, and 0 elsewhere."""
     filled = model.filled(read.inputs, read.ground)
@@ -257,6 +282,7 @@ def main() -> None:
         }
     methods = {"trees": trees, "untrained": untrained, "otsu": otsu}
     methods |= {"network": network(asked.recipe, 1), "networks": network(asked.recipe, SEEDS)}
+    methods |= {"forest": forest, "both": both}
     for fold in asked.folds.split(",") if asked.folds else folds:
         for method in asked.methods.split(","):
             kept = work / f"{method}-{fold}.json"

@@ -14,7 +14,7 @@ probabilities are interpolated to the full size, where the labels are.
 - *trees*: gradient-boosted trees of scikit-learn, trained on 300,000 pixels of the same tiles, or 50,000 of
   the same scenes. They see colours, their mean and spread in three neighbourhoods, and edges.
 - *network*: `retrieve segment train` with a recipe, without validation; and the mean over orientations.
-- *forest*: `retrieve segment train --method trees`, which sees the full size of DeepGlobe and maps its blocks.
+- *forest*: `retrieve segment train --method trees`, which maps blocks of the full size.
 
 Each fold is kept in WORK as it finishes, so that a stopped run resumes.
 """

@@ -1,7 +1,7 @@
 """Loops of decision trees: growing one from a sample, and answering pixels by many.
 
-Strategy. A tree splits its sample again and again. Each split tries a few features that are drawn, each at
-the value of a pixel that is drawn, and takes the one with the purest halves (Gini). Such extremely randomized
+Strategy. A tree splits its sample again and again. Each split draws a few features, and for each a
+pixel whose value is the limit. It takes the one with the purest halves (Gini). Such extremely randomized
 trees are poor alone and good in the mean, and they do not depend on the scale of a feature. All random
 numbers are drawn before, so a tree follows from its arguments.
 
@@ -40,8 +40,8 @@ def grow_tree(  # noqa: C901  one loop: Numba compiles it whole
         min_leaf: fewest pixels of a leaf, at least 1.
 
     Returns:
-        For each node, parents before children: its feature, `LEAF` where it splits no further; the largest
-        value that goes to the first child; the number of the first child, the second follows it; and the
+        Arrays over the nodes, parents before children: feature, `LEAF` where a node splits no further;
+        largest value that goes to the first child; number of the first child, which the second follows;
         weight of each class (nodes, k).
     """
     most, tries = draws.shape[0], draws.shape[1]

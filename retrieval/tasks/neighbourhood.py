@@ -2,12 +2,12 @@
 
 Strategy. Land cover shows in texture: fields, crowns and roofs differ at the finest pixels, also where their
 colours agree. So images are reduced to blocks, and each block keeps the energy of its gradients, of its
-Laplacian and of a band-pass beside its mean. Means over squares of several sizes add the surroundings, and
+Laplacian and of a band-pass with its mean. Means over squares of several sizes add the surroundings, and
 the coherence of the structure tensor tells rows and roads from crowns. All sums are over squares, so their
 cost does not depend on their size.
 
-Sources: M. Unser, Sum and difference histograms for texture classification, 1986, on local statistics;
-J. Bigun and G. H. Granlund, Optimal orientation detection of linear symmetry, 1987, on coherence.
+Sources: M. Unser, Sum and difference histograms for texture classification, 1986. J. Bigun and
+G. H. Granlund, Optimal orientation detection of linear symmetry, 1987, on coherence.
 """
 
 from __future__ import annotations
