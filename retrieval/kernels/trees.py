@@ -40,9 +40,9 @@ def grow_tree(  # noqa: C901  one loop: Numba compiles it whole
         min_leaf: fewest pixels of a leaf, at least 1.
 
     Returns:
-        Arrays over the nodes, parents before children: feature, `LEAF` where a node splits no further;
-        largest value that goes to the first child; number of the first child, which the second follows;
-        weight of each class (nodes, k).
+        Arrays over the nodes, parents before children. The feature is `LEAF` where a node splits no further.
+        The limit is the largest value that goes to the first child. Then come the number of the first child,
+        which the second follows, and the weight of each class (nodes, k).
     """
     most, tries = draws.shape[0], draws.shape[1]
     k = len(weights)

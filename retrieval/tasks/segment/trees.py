@@ -1,8 +1,8 @@
 """Training of trees on scenes and their masks: a sample of pixels, a forest, its threshold.
 
 Half of the sample follows the frequency of the classes and half is spread evenly over them, so that rare ones
-are seen. Weights undo this as far as the recipe's `balance` says. Without validation, parts of the ground take
-turns to be left out: there the threshold of two classes is fitted.
+are seen. Weights undo this as far as the recipe's `balance` says. Without validation, parts of the ground
+take turns to be left out: there the threshold of two classes is fitted.
 """
 
 from __future__ import annotations
