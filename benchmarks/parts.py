@@ -60,8 +60,6 @@ NOWHERE = 10**6, 0, 0
 """Image, x and y of an answer that is wrong: of a patch without enough texture, which is not searched."""
 VOTE_SHARES = (0.1, 0.01)
 """Shares of the database's parts whose votes count."""
-PARTS_ALONE = SearchConfig(exhaustive_budget=1)
-"""No patch is compared with every place."""
 FITTED = 40
 """First images that the projection is fitted to."""
 SAMPLED = 23
@@ -186,7 +184,7 @@ def figures(one: Measured, session: Session, question: Question, rank: bool) -> 
     result: dict[str, Any] = {"recall": {str(k): share(v, answers) for k, v in found.items()}}
     result |= {"ms_per_patch": one.ms_per_patch, "kilobytes": one.kilobytes}
     if rank and one.parts is not None:
-        result |= engine_figures(replace(session, parts=one.parts, search=PARTS_ALONE), question)
+        result |= engine_figures(replace(session, parts=one.parts, search=SearchConfig()), question)
     elif rank:
         start = time.process_time()
         ranked = rank_candidates(session, one.candidates)

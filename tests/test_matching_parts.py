@@ -20,7 +20,7 @@ from retrieval.errors import IndexFormatError, SearchBudgetWarning
 from retrieval.index.builder import write_index
 from retrieval.index.folder import IndexFolder
 from retrieval.index.parts import PartsIndex, Projection, write_parts
-from retrieval.matching.budget import PartsBudget, expected_gain, search_cost
+from retrieval.matching.budget import WORK_PER_S, PartsBudget, expected_gain, search_cost
 from retrieval.matching.exhaustive import search_uncertain, select_uncertain
 from retrieval.matching.parts_search import find_places, nearest_places
 from retrieval.matching.session import Session
@@ -278,7 +278,6 @@ def test_strips_of_an_image_are_described_as_the_whole() -> None:
 
 FAKE = FakeEncoder()
 SCENES = [image_of(digital(texture(160, 150, seed=s)), image_id=10 + s) for s in range(4)]
-BEYOND_BUDGET = SearchConfig(exhaustive_budget=1)
 WITH_PARTS = IndexConfig(stride_px=16, kind="exact", parts="always")
 
 
@@ -310,7 +309,7 @@ def cloudy_queries(hidden_rows: int = 30) -> tuple[Patches, np.ndarray]:
 
 def test_uncertain_patches_search_the_parts_of_an_index(folder: IndexFolder) -> None:
     queries, places = cloudy_queries()
-    session = Session.open(folder, queries, search=BEYOND_BUDGET)
+    session = Session.open(folder, queries, search=SearchConfig())
     assert session.parts is not None
     found = search_uncertain(session, RankedCandidates.empty(8, 20)).candidates
     best = np.stack([found.image_ids[:, 0], found.x[:, 0], found.y[:, 0]], 1)
@@ -321,14 +320,15 @@ def test_uncertain_patches_search_the_parts_of_an_index(folder: IndexFolder) -> 
 @pytest.mark.parametrize(
     ("search", "everywhere", "in_parts"),
     [
-        (SearchConfig(), 8, 0),
-        (BEYOND_BUDGET, 0, 8),
-        (SearchConfig(exhaustive_budget=search_cost(5, 0.096)), 5, 3),
+        (SearchConfig(), 0, 8),
+        (SearchConfig(budget_s=60.0), 0, 8),
+        (SearchConfig(exhaustive=True), 8, 0),
+        (SearchConfig(exhaustive=True, budget_s=search_cost(5, 0.096) / WORK_PER_S), 5, 3),
         (SearchConfig(exhaustive_budget=1, exhaustive=True), 8, 0),
         (SearchConfig(exhaustive_budget=0), 0, 0),
     ],
 )
-def test_parts_serve_the_patches_beyond_the_budget(
+def test_parts_serve_all_patches_unless_the_search_is_exhaustive(
     folder: IndexFolder, search: SearchConfig, everywhere: int, in_parts: int
 ) -> None:
     session = Session.open(folder, cloudy_queries()[0], search=search)
@@ -375,7 +375,7 @@ def test_the_automatic_budget_grows_with_the_share_of_uncertain_patches(
 
 def test_patches_with_the_most_to_gain_come_first(folder: IndexFolder) -> None:
     queries, _ = cloudy_queries()
-    session = Session.open(folder, queries, search=BEYOND_BUDGET)
+    session = Session.open(folder, queries, search=SearchConfig())
     ranked, texture_share = RankedCandidates.empty(8, 20), np.linspace(0.2, 0.9, 8)
     gain = expected_gain(session, ranked, np.arange(8), texture_share)
     np.testing.assert_allclose(gain, texture_share)
@@ -406,13 +406,13 @@ def test_clouded_patches_beyond_the_budget_are_found_in_the_parts(tmp_path: Path
     queries = Patches(np.arange(16), clouded.astype(np.float32), "scaled", BANDS, float("nan"))
     index = retrieval.build_index(images, tmp_path / "index", encoder="structure-tensor", config=WITH_PARTS)
     scores = {}
-    for search in (BEYOND_BUDGET, SearchConfig(exhaustive_budget=0)):
+    for search in (SearchConfig(), SearchConfig(exhaustive_budget=0)):
         found = index.matches(queries, search=search)
         best = np.stack(found.best(), 1)
         right = (best[:, 0] == np.array(places)[:, 0]) & (np.abs(best - places)[:, 1:].max(1) <= 2)
-        scores[search.exhaustive_budget] = right.mean()
+        scores[bool(search.exhaustive_budget)] = right.mean()
         assert "partly_searched" not in found.status
-    assert scores[1] >= scores[0] + 0.3, scores
+    assert scores[True] >= scores[False] + 0.3, scores
 
 
 def test_ground_below_thin_cloud_counts_in_a_second_search(
@@ -421,7 +421,7 @@ def test_ground_below_thin_cloud_counts_in_a_second_search(
     plain, _ = cloudy_queries(0)
     weather = under_clouds(plain.scaled(slice(None)), np.full(8, 0.6), np.random.default_rng(1))
     queries = Patches(np.arange(8), weather.pixels, "scaled", BANDS, float("nan"))
-    session = Session.open(folder, queries, search=BEYOND_BUDGET)
+    session = Session.open(folder, queries, search=SearchConfig())
     odds = []
     for thick in (3.0, -9.0):  # below the threshold of the mask no cloud is thin
         monkeypatch.setattr("retrieval.matching.exhaustive.THICK_LOGIT", thick)

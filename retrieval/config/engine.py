@@ -202,9 +202,9 @@ class SearchConfig(Config):
         0,
         10**12,
         unit="patches x megapixels",
-        help="Work limit of the exhaustive search for patches that stay uncertain; 1,000 take 2 to 4 s on "
-        "two cores. Patches with more texture come first. Nothing is searched where a quarter of them "
-        "exceeds the limit. Patches beyond it search an index's parts. 0 turns both off.",
+        help="Work limit of the exhaustive search in an index without parts, for patches that stay uncertain; "
+        "1,000 take 2 to 4 s on two cores. Patches with more texture come first. Nothing is searched where "
+        "a quarter of them exceeds the limit. 0 turns the search of parts off, too.",
     )
     exhaustive: bool = setting(
         False,
@@ -215,9 +215,9 @@ class SearchConfig(Config):
         0,
         10**9,
         unit="s",
-        help="Time for uncertain patches, about; those with the most to gain come first. auto: work within "
-        "`exhaustive_budget`, then ten minutes times the share of uncertain patches, at least one minute, "
-        "in the parts.",
+        help="Time for uncertain patches, about; those with the most to gain come first. auto: ten minutes "
+        "times the share of uncertain patches in an index with parts, at least one minute; "
+        "`exhaustive_budget` in others.",
     )
     min_texture_share: float = setting(
         0.05, 0, 1, help="Minimum share of a patch with edges, outside of cloud, for the exhaustive search."

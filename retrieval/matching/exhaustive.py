@@ -1,9 +1,9 @@
 """Uncertain patches are compared with every place by their visible part, or searched in an index of parts.
 
 The vector of a whole window says too little under cloud, between snow and May, or after a clear-cut. Local
-descriptors (`retrieval.matching.local_search`) still agree with the right place. Exhaustive search costs a
-thousand times as much as an index. It serves few patches, within the budget of `retrieval.matching.budget`.
-The other patches search the index of parts, if there is one. Measurements:
+descriptors (`retrieval.matching.local_search`) still agree with the right place. The index of parts finds it
+at a cost that hardly grows with the images. An index without parts leaves the comparison with every place,
+for as many patches as the budget of `retrieval.matching.budget` allows for. Measurements:
 `docs/decisions/0014-under-cloud.md`, `0016-in-doubt-everywhere.md` and `0025-parts-index.md`.
 """
 
@@ -198,13 +198,13 @@ class UncertainPatches:
     """Rows of the patches to search again."""
 
     rows: NDArray[np.intp]
-    """Uncertain, with enough texture, and affordable to compare with every place; ascending."""
+    """Uncertain, with enough texture, and affordable to compare with every place; ascending. Where an index
+    of parts serves them, only for a search that is exhaustive."""
     left_out: NDArray[np.intp]
     """The same, but beyond the budget; where a sample showed that far too many are uncertain, also those
     whose texture was not measured."""
     in_parts: NDArray[np.intp]
-    """With enough texture and beyond the budget, where an index of parts serves them; those that gain most
-    first."""
+    """With enough texture, where an index of parts serves them; those that gain most first."""
 
 
 def select_uncertain(
@@ -235,6 +235,8 @@ def select_uncertain(
             flat = np.setdiff1d(subset, with_texture)
             return UncertainPatches(none, np.setdiff1d(uncertain, flat), none)
     rows = _with_texture(session, ranked, uncertain, block)
+    if session.parts is not None and not search.exhaustive:
+        return UncertainPatches(none, none, rows)
     count = affordable_patches(len(rows), megapixels, work)
     if session.parts is not None:
         return UncertainPatches(np.sort(rows[:count]), none, rows[count:])
