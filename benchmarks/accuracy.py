@@ -85,8 +85,8 @@ def measure(run: Run, names: list[str], database: Database) -> None:
             print(f"{', '.join(names)}: {title(encoder)} is left out: {e}", file=sys.stderr)
         clear(run.out)
     for name in names:
-        told = run.groups[name]["encoders"]
-        run.groups[name]["encoders"] = {t: told[t] for t in map(title, run.encoders) if t in told}
+        results = run.groups[name]["encoders"]
+        run.groups[name]["encoders"] = {t: results[t] for t in map(title, run.encoders) if t in results}
         compared(run, name, database)
 
 

@@ -112,10 +112,10 @@ def _cut(
             part = np.s_[y : y + PATCH_PX, x : x + PATCH_PX]
             if all((~np.isnan(date[part]).all(-1)).mean() >= KNOWN for date in (first, second)):
                 found.append(part)
-    some = [found[i] for i in np.unique(np.linspace(0, len(found) - 1, min(MOST, len(found))).astype(int))]
-    middles = np.array([[part[0].start, part[1].start] for part in some]) + PATCH_PX // 2
+    chosen = [found[i] for i in np.unique(np.linspace(0, len(found) - 1, min(MOST, len(found))).astype(int))]
+    middles = np.array([[part[0].start, part[1].start] for part in chosen]) + PATCH_PX // 2
     row, column = (middles // BLOCK_PX).T
-    crops = np.stack([np.stack([date[part] for part in some]) for date in (first, second)])
+    crops = np.stack([np.stack([date[part] for part in chosen]) for date in (first, second)])
     return Cut(crops, (place * 1000 + row) * 1000 + column)
 
 

@@ -12,7 +12,7 @@ from retrieval.config import IndexConfig
 from retrieval.errors import ConfigError
 from retrieval.index.builder import write_index
 from retrieval.index.folder import IndexFolder
-from retrieval.matching.exhaustive import SearchedAgain
+from retrieval.matching.exhaustive import UncertainSearch
 from retrieval.models.encoder import FakeEncoder
 from retrieval.results.matches import Matches
 from retrieval.results.outputs import QueryOutputs, write_patch_table
@@ -93,7 +93,7 @@ def test_details_hold_every_candidate(store):
 def test_a_patch_that_finds_nothing_has_a_row_with_nulls(store):
     found = matches(store)
     assert found.status.tolist() == ["found", "found", "not_found"]
-    searched = SearchedAgain(found.candidates, np.array([False, True, True]))
+    searched = UncertainSearch(found.candidates, np.array([False, True, True]))
     left_out = replace(found, searched=searched)
     assert left_out.status.tolist() == ["found", "partly_searched", "not_found"]
     details = left_out.details()

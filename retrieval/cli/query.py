@@ -212,8 +212,8 @@ def _uncertain_note(matches: Matches) -> str:
         "in_parts": "searched in the index of parts",
         "left_out": "left out by the budget",
     }
-    told = [f"{counts[name]} {text}" for name, text in names.items() if counts.get(name)]
-    return f"{sum(counts.values())} uncertain patches: {', '.join(told)}" if told else ""
+    found = [f"{counts[name]} {text}" for name, text in names.items() if counts.get(name)]
+    return f"{sum(counts.values())} uncertain patches: {', '.join(found)}" if found else ""
 
 
 def _clipped_note(matches: Matches) -> str:

@@ -202,7 +202,7 @@ class SearchConfig(Config):
         0,
         10**12,
         unit="patches x megapixels",
-        help="Work limit of the exhaustive search in an index without parts, for patches that stay uncertain; "
+        help="Work limit of the exhaustive search in an index without parts, for uncertain patches; "
         "1,000 take 2 to 4 s on two cores. Patches with more texture come first. Nothing is searched where "
         "a quarter of them exceeds the limit. 0 turns the search of parts off, too.",
     )

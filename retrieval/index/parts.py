@@ -267,9 +267,9 @@ class Windows:
     columns: NDArray[np.int64]
     """(...) parts in a row of its image."""
 
-    def select(self, some: NDArray[Any]) -> Windows:
-        """Return some of the windows (n,)."""
-        return Windows(*(getattr(self, f.name)[some] for f in fields(self)))
+    def select(self, rows: NDArray[Any]) -> Windows:
+        """Return the windows of some rows (n,)."""
+        return Windows(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -344,8 +344,8 @@ class StoredParts:
         rows = np.unique(np.linspace(0, count - 1, min(count, FIT_WINDOWS)).astype(np.int64))
         squares = np.zeros((SIDE**2 * CODED_DIM,) * 2)
         for start in range(0, len(rows), BLOCK_WINDOWS):
-            some = self.windows(rows[start : start + BLOCK_WINDOWS])
-            squares += some.T @ some
+            block = self.windows(rows[start : start + BLOCK_WINDOWS])
+            squares += block.T @ block
         return principal_axes(squares, WINDOW_DIM)
 
 

@@ -29,7 +29,7 @@ from retrieval.matching.budget import (
     warn_of_time,
 )
 from retrieval.matching.local_search import shipped_local_search
-from retrieval.matching.parts_search import find_places
+from retrieval.matching.parts_search import NEAREST, find_places
 from retrieval.matching.places import decided_patches, rival_places
 from retrieval.matching.pyramid import match_half_resolution, refine_full_resolution
 from retrieval.matching.session import Session
@@ -48,6 +48,8 @@ MATCHED_K, SIGNED_K, REFINED_K = 256, 96, 32
 gradients, and those that are correlated at full resolution."""
 DEEP_MATCHED_K, DEEP_SIGNED_K = 1024, 256
 """The first two of these where a patch is searched once more."""
+DEEP_NEAREST = 4 * NEAREST
+"""Windows of each shift that are compared by their parts where a patch is searched once more."""
 THICK_LOGIT = 3.0
 """Log-odds of cloud below which it may be thin, so that the ground shows."""
 MIN_LOG_GRADIENT = 2.7
@@ -83,7 +85,7 @@ class ScoreFit:
 
 
 @dataclass(frozen=True, eq=False)
-class SearchedAgain:
+class UncertainSearch:
     """Candidates after the search for uncertain patches, and its extent."""
 
     candidates: RankedCandidates
@@ -102,7 +104,7 @@ class SearchedAgain:
         return {"everywhere": self.everywhere, "in_parts": self.in_parts, "left_out": left_out}
 
 
-def search_uncertain(session: Session, ranked: RankedCandidates) -> SearchedAgain:
+def search_uncertain(session: Session, ranked: RankedCandidates) -> UncertainSearch:
     """Compare the uncertain patches with every place of the session's images, or search its index of parts.
 
     Args:
@@ -120,23 +122,24 @@ def search_uncertain(session: Session, ranked: RankedCandidates) -> SearchedAgai
     left_out = np.zeros(len(ranked), bool)
     left_out[selected.left_out] = True
     if len(selected.rows):
-        ranked = _search_again(session, ranked, selected.rows, shipped_local_search().search_images)
+        ranked = _search_visible(session, ranked, selected.rows, shipped_local_search().search_images)
     in_parts, total = 0, len(selected.in_parts)
     for block in budget.blocks(total, len(ranked)):
         assert session.parts is not None
         session.progress("searching parts", block.start, total)
         rows = np.sort(selected.in_parts[block])
         find = partial(find_places, session.parts)
-        ranked = _search_again(session, ranked, rows, find)
-        ranked = _search_with_thin_cloud(session, ranked, rows, find)
+        ranked = _search_visible(session, ranked, rows, find)
+        find_more = partial(find_places, session.parts, nearest=DEEP_NEAREST)
+        ranked = _search_with_thin_cloud(session, ranked, rows, find_more)
         in_parts = block.stop
     left_out[selected.in_parts[in_parts:]] = True
     if in_parts < total:
         warn_of_time(total, in_parts, time.monotonic() - budget.start)
-    return SearchedAgain(ranked, left_out, len(selected.rows), in_parts)
+    return UncertainSearch(ranked, left_out, len(selected.rows), in_parts)
 
 
-def _search_again(
+def _search_visible(
     session: Session,
     ranked: RankedCandidates,
     rows: NDArray[np.intp],
@@ -144,7 +147,7 @@ def _search_again(
 ) -> RankedCandidates:
     """Return the candidates, replaced for the rows where a search by visible parts found better ones."""
     visible = hide_cloud(session.queries, rows, session.search)
-    candidates, better = _found_again(session, ranked.select(rows), visible.patches, find, rank_candidates)
+    candidates, better = _rank_visible(session, ranked.select(rows), visible.patches, find, rank_candidates)
     better |= hidden_share(visible.patches) >= MAX_HIDDEN_SHARE
     ranked = ranked.pad_to(ranked.image_ids.shape[1])
     ranked.update(rows[better], candidates.select(better))
@@ -165,12 +168,12 @@ def _search_with_thin_cloud(
     if len(rows):
         patches = visible.patches.select(thin)
         rank = partial(rank_candidates, matched_k=DEEP_MATCHED_K, signed_k=DEEP_SIGNED_K)
-        candidates, better = _found_again(session, ranked.select(rows), patches, find, rank)
+        candidates, better = _rank_visible(session, ranked.select(rows), patches, find, rank)
         ranked.update(rows[better], candidates.select(better))
     return ranked
 
 
-def _found_again(
+def _rank_visible(
     session: Session,
     before: RankedCandidates,
     patches: Patches,

@@ -15,7 +15,7 @@ from retrieval.geo.coordinates import lonlat, offsets_m
 from retrieval.geo.file_windows import shifts_to_file, to_file
 from retrieval.geo.footprints import DECIMALS, footprints
 from retrieval.index.folder import IndexFolder
-from retrieval.matching.exhaustive import SearchedAgain
+from retrieval.matching.exhaustive import UncertainSearch
 from retrieval.matching.large_chips import LocatedChips
 from retrieval.matching.places import number_places
 from retrieval.matching.session import Session
@@ -53,7 +53,7 @@ class Matches:
     """(n, 4) inputs of the calibration: `TERMS` of patches, `CHIP_TERMS` of chips."""
     places: NDArray[np.int64] | None = None
     """(n, k) placements of chips: a number for each place, 0 for that of the best; None for patches."""
-    searched: SearchedAgain | None = None
+    searched: UncertainSearch | None = None
     """The searches of uncertain patches; None for chips."""
 
     @classmethod
@@ -63,7 +63,7 @@ class Matches:
         patches: Patches,
         ranked: RankedCandidates,
         rivals: NDArray[np.int64] | None = None,
-        searched: SearchedAgain | None = None,
+        searched: UncertainSearch | None = None,
     ) -> Self:
         """Return the matches of patches, with the confidence of the encoder's calibration.
 

@@ -164,9 +164,9 @@ class Classifier:
     def batch_logits(self, pixels: NDArray[Any], orientations: int | None) -> NDArray[np.float32]:
         """Return the logits (n, k) of at most a batch; see `logits`."""
         scale = np.float32(FULL_SCALE[self.description.form])  # type: ignore[index]
-        some = pixels.astype(np.float32) / scale
-        views = oriented(_padded(some), orientations or self.description.orientations)
-        answers = [np.asarray(self._call(view))[: len(some)] for view in views]
+        scaled = pixels.astype(np.float32) / scale
+        views = oriented(_padded(scaled), orientations or self.description.orientations)
+        answers = [np.asarray(self._call(view))[: len(scaled)] for view in views]
         return np.mean(answers, axis=0, dtype=np.float32)
 
     def _call(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -43,20 +43,20 @@ class Light:
 
 def compare_light(images: ImageSet, reference: ImageSet) -> Light:
     """Compare mean and spread of each band of two sets of the same kind."""
-    (mean, deviation), (other_mean, other_deviation) = (_statistics(some) for some in (images, reference))
+    (mean, deviation), (other_mean, other_deviation) = map(_statistics, (images, reference))
     return Light((mean - other_mean) / other_deviation, deviation / other_deviation)
 
 
 def in_light_of(images: ImageSet, reference: ImageSet) -> ImageSet:
     """Return images whose bands have the mean and the spread of a reference; pixels stay in their range."""
-    (mean, deviation), (goal, goal_deviation) = (_statistics(some) for some in (images, reference))
+    (mean, deviation), (goal, goal_deviation) = map(_statistics, (images, reference))
     gain = goal_deviation / deviation
     scale = FULL_SCALE[images.form]
     moved = np.empty_like(images.pixels)
     low, high = np.iinfo(moved.dtype).min, np.iinfo(moved.dtype).max
     for start in range(0, len(moved), _AT_A_TIME):
-        some = images.pixels[start : start + _AT_A_TIME].astype(np.float32)
-        lit = (some - scale * mean) * gain + scale * goal
+        block = images.pixels[start : start + _AT_A_TIME].astype(np.float32)
+        lit = (block - scale * mean) * gain + scale * goal
         moved[start : start + _AT_A_TIME] = np.rint(np.clip(lit, low, high))
     return replace(images, pixels=moved)
 

@@ -36,8 +36,8 @@ def sample_projection(crops: Iterable[Element], config: TrainConfig) -> NDArray[
     parts = []
     crops = iter(crops)
     for _ in range(0, config.projection_crops, 2 * _AT_A_TIME):
-        some = list(islice(crops, _AT_A_TIME))
-        pixels = np.stack([c[k] for c in some for k in ("anchor", "positive")])
+        block = list(islice(crops, _AT_A_TIME))
+        pixels = np.stack([c[k] for c in block for k in ("anchor", "positive")])
         cells, weight = (np.asarray(v) for v in model(turned(pixels, rng.integers(8, size=len(pixels)))))
         parts.append(cells[(weight > 0).all((1, 2, 3))])
     return fit_projection(np.concatenate(parts)[: config.projection_crops], config.tensor)

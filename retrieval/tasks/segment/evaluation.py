@@ -75,9 +75,9 @@ def evaluate(
         groups[group] = groups.get(group, 0) + _confusion(maps[name], truth[name], known)
         progress("comparing maps", done, len(names))
     notes = [
-        f"{what} without {other}, left out: {listed(sorted(set(some) - set(others)), 4)}"
-        for what, other, some, others in (("maps", "mask", maps, truth), ("masks", "map", truth, maps))
-        if set(some) - set(others)
+        f"{what} without {other}, left out: {listed(sorted(set(mine) - set(theirs)), 4)}"
+        for what, other, mine, theirs in (("maps", "mask", maps, truth), ("masks", "map", truth, maps))
+        if set(mine) - set(theirs)
     ]
     figures = measure_maps(np.stack(list(groups.values())), known.names)
     return SegmentEvaluation(figures, len(names), tuple(notes))
