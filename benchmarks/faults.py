@@ -1,4 +1,4 @@
-"""Kill commands at random moments, and let readers and a second writer work with a writer.
+"""Kill commands at random moments, let them work where little is as usual, and ask them for a long time.
 
     python benchmarks/faults.py --kills 200 --rounds 1000 --json FILE
     python benchmarks/faults.py --kills 16 --rounds 24 --minutes 30 --log LOG --json FILE    # in parts
@@ -10,7 +10,8 @@ code as with any other encoder. The same seed draws the same shares of a command
 
 Kills: the former output must be intact, or the new one complete; a rerun must give the bytes of an
 undisturbed run. Readers: the images, pixels and vectors that a reader sees must belong to one version.
-Writers: each change that reports success must be in the final index.
+Writers: each change that reports success must be in the final index. Surroundings, memory and soak: see
+`surroundings.py` and `soak.py`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import shutil
 import signal
 import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -32,6 +34,8 @@ import numpy as np
 from children import fork, wait
 from context import arguments, context, table, write_json
 from small_jobs import JOBS, import_all, snapshot
+from soak import soak
+from surroundings import SHARE, compare_surroundings, starve
 
 from retrieval.config import IndexConfig
 from retrieval.errors import RetrieveError
@@ -307,10 +311,36 @@ def writing_rounds(rounds: int, writers: int, folder: Path) -> Counter[str]:
     return seen
 
 
+# --- one index, asked for a long time -----------------------------------------------------------------
+
+
+def ask_for_long(queries: int, folder: Path) -> dict[str, Any]:
+    """Ask one opened index from four threads, in a child; return the counts of `soak`."""
+    report = folder / "report.json"
+
+    def ask_all() -> None:
+        warnings.simplefilter("ignore")  # there is no calibration
+        scenes = [scene(n) for n in range(3)]
+        build(folder / "index", scenes)
+        index = open_index(folder / "index", encoder=ENCODER, device="cpu")
+        cut = np.stack([one.pixels[y : y + 64, 7:71] for one in scenes for y in (0, 5, 18, 32)])
+
+        def ask(number: int) -> Any:
+            return np.stack(locate(index, cut[number : number + 1]).best())
+
+        report.write_text(json.dumps(soak(ask, len(cut), queries)))
+
+    assert wait(fork(ask_all)) == 0
+    return dict(json.loads(report.read_text()))
+
+
 SECTIONS: dict[str, Callable[[Any, Path], dict[str, Any]]] = {
     "kills": lambda o, f: killing_rounds(o.kills, o.seed, f),
     "readers": lambda o, f: dict(reading_rounds(o.rounds, o.readers, o.seed, f)),
     "writers": lambda o, f: dict(writing_rounds(o.rounds // 2, 2, f)),
+    "surroundings": lambda o, f: compare_surroundings(o.surrounding, o.job, f),
+    "memory": lambda o, f: starve(o.job, memory_shares(o.starvings, o.seed), f),
+    "soak": lambda o, f: ask_for_long(o.queries, f),
 }
 """Faults by name: options and a folder to counts."""
 
@@ -327,6 +357,11 @@ def run_campaign(options: Any, folder: Path) -> dict[str, Any]:
         (folder / name).mkdir()
         found[name] = SECTIONS[name](options, folder / name)
     return found
+
+
+def memory_shares(count: int, seed: int) -> list[float]:
+    """Return shares of the needed memory: the agreed one, then drawn ones."""
+    return [SHARE, *np.random.default_rng(seed).uniform(0.05, 0.95, count - 1).tolist()][:count]
 
 
 def added(one: Any, other: Any) -> Any:
@@ -366,6 +401,10 @@ def main() -> None:
     parser = arguments(__doc__)
     for name, default in (("kills", 200), ("rounds", 1000), ("readers", 8), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--starvings", type=int, default=4, help="runs of each job with too little memory")
+    parser.add_argument("--queries", type=int, default=10_000, help="of the soak")
+    parser.add_argument("--job", action="append", default=[], choices=list(JOBS), help="repeatable")
+    parser.add_argument("--surrounding", action="append", default=[], help="repeatable")
     parser.add_argument("--only", action="append", choices=list(SECTIONS), help="a section; repeatable")
     parser.add_argument("--minutes", type=float, default=0, help="repeat with other seeds")
     parser.add_argument("--log", type=Path, help="file of the parts; a later run continues it")
@@ -373,9 +412,10 @@ def main() -> None:
     import_all()
     parts = run_parts(options)
     figures = reduce(added, parts)
-    for name, of in figures.get("kills", {}).items():
-        for fault in of["faults"]:
-            print(f"{name}: {fault}")
+    for section in ("kills", "surroundings", "memory"):
+        for name, of in figures.get(section, {}).items():
+            for fault in of["faults"]:
+                print(f"{section}, {name}: {fault}")
     rows = [
         [name, *(str(of.get(k, 0)) for k in ("killed", "former", "between", "new")), str(len(of["faults"]))]
         for name, of in figures.get("kills", {}).items()

@@ -249,7 +249,17 @@ def import_all() -> None:
     from importlib import import_module
 
     for module in (
-        *("keras", "tensorflow", "pyarrow.parquet", "rasterio", "typer.testing", "retrieval.cli"),
+        *(
+            "keras",
+            "tensorflow",
+            "faiss",
+            "numba",
+            "pydantic",
+            "pyarrow.parquet",
+            "rasterio",
+            "typer.testing",
+            "retrieval.cli",
+        ),
         *(
             "retrieval.pipeline",
             "retrieval.ingest.run",
@@ -257,6 +267,12 @@ def import_all() -> None:
             "retrieval.report.plots",
         ),
         *("retrieval.tasks.classifier", "retrieval.tasks.outputs", "retrieval.tasks.segment"),
-        *("retrieval.tasks.scene_map", "retrieval.results.outputs", "tfrecords.write"),
+        *(
+            "retrieval.tasks.scene_map",
+            "retrieval.results.outputs",
+            "tfrecords.write",
+            "odc.stac",
+            "scipy.ndimage",
+        ),
     ):
         import_module(module)

@@ -387,7 +387,38 @@ def faults_table(run: dict[str, Any]) -> str:
             str(wrong),
         )
     )
+    rows += _rows_of_surroundings(run) + _rows_of_memory(run) + _rows_of_soak(run)
     return markdown(("fault", "volume", "result", "faults"), rows)
+
+
+def _rows_of_surroundings(run: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    rows = []
+    for name, of in run.get("surroundings", {}).items():
+        tried = of["equal"] + len(of["faults"])
+        rows.append(
+            (f"surroundings: {name}", str(tried), f"{of['equal']} equal outputs", str(len(of["faults"])))
+        )
+    return rows
+
+
+def _rows_of_memory(run: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    rows = []
+    for name, of in run.get("memory", {}).items():
+        counts = [of.get(outcome, 0) for outcome in ("done", "refused", "stopped")]
+        result = "{} complete, {} refused in one sentence, {} ended by a library; no half output".format(
+            *counts
+        )
+        rows.append((f"too little memory for `{name}`", str(sum(counts)), result, str(len(of["faults"]))))
+    return rows
+
+
+def _rows_of_soak(run: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    if not (of := run.get("soak")):
+        return []
+    growth = {name: max(values) for name, values in of["growth"].items()}
+    result = f"+{growth['memory_kb'] / 1000:.1f} MB, {growth['descriptors']:+d} descriptors"
+    result += f", {growth['threads']:+d} threads"
+    return [("queries of one index from 4 threads", f"{of['queries']:,}", result, str(of["wrong"]))]
 
 
 def _refused(seen: dict[str, int], others: tuple[str, ...]) -> tuple[int, int]:

@@ -17,6 +17,10 @@ class DependencyError(EngineError):
     """A required package or device is missing; the message names what to install."""
 
 
+class MemoryLimitError(EngineError):
+    """The process may not use enough memory to start."""
+
+
 class ClusterError(EngineError):
     """Workers or their scheduler cannot be reached, run another release, or die with a task."""
 

@@ -308,18 +308,45 @@ def test_an_interrupt_exits_130_and_states_how_to_resume(ground, monkeypatch, ta
     assert message in done.stderr and "Traceback" not in done.output
 
 
-@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "x.csv"), MemoryError("9 GiB")])
-def test_errors_of_the_system_print_one_line(ground, here, monkeypatch, error):
+@pytest.mark.parametrize(
+    "error, reason",
+    [
+        (PermissionError(13, "Permission denied", "x.csv"), ""),
+        (MemoryError("9 GiB"), "9 GiB"),
+        (OSError(12, "Cannot allocate memory"), "[Errno 12] Cannot allocate memory"),
+        (RuntimeError("can't start new thread"), "can't start new thread"),
+        (RuntimeError("std::bad_alloc"), "std::bad_alloc"),
+        (ImportError("x.so: failed to map segment from shared object"), "x.so: failed to map segment"),
+    ],
+)
+def test_errors_of_the_system_print_one_line(ground, here, monkeypatch, error, reason):
     def failing(*_, **__):
         raise error
 
     monkeypatch.setattr("retrieval.pipeline.evaluate", failing)
     done = run("score")
     assert done.exit_code == 1
-    assert lines(done.stderr) in (
-        ["error: x.csv: Permission denied"],
-        ["error: out of memory (9 GiB). Process less at a time, or use a machine with more memory."],
-    )
+    (line,) = lines(done.stderr)
+    if reason:
+        assert line.startswith(f"error: out of memory ({reason}")
+        assert line.endswith("). Process less at a time, or use a machine with more memory.")
+    else:
+        assert line == "error: x.csv: Permission denied"
+
+
+def test_limits_under_which_the_libraries_cannot_start_are_refused_in_one_line(ground, here):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (900_000_000, before[1]))
+    try:
+        done = run("index", ground / "images.npy", "--out", "new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+    assert done.exit_code == 1 and not Path("new").exists()
+    assert lines(done.stderr) == [
+        "error: memory limit: 900 MB (ulimit -d). TensorFlow and FAISS need 1200 MB to start. Raise it with "
+        "ulimit -d 1171875 or more."
+    ]
 
 
 # --- settings -----------------------------------------------------------------------------------

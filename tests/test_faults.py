@@ -58,3 +58,37 @@ def test_no_fault_gives_a_wrong_or_lost_output(tmp_path):
     assert set(seen) <= {"refused: IndexMismatchError"}
     assert written.pop("added") > 0 and written.pop("leftovers") == 0
     assert set(written) <= {"refused: IndexMismatchError", "refused: UnfinishedOutputError"}
+
+
+def counted(folder, *campaign):
+    """Run a part of the campaign and return its counts."""
+    script = str(ROOT / "benchmarks" / "faults.py")
+    done = python(folder, script, "--seed", "5", "--json", "counts.json", *campaign)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads((folder / "counts.json").read_text())
+
+
+@forking
+def test_locale_clock_user_and_path_change_no_output(tmp_path):
+    jobs = ("ingest", "classify predict", "segment predict")
+    flags = [flag for name in jobs for flag in ("--job", name)]
+    (counts,) = counted(tmp_path, "--only", "surroundings", "--surrounding", "all", *flags)[
+        "surroundings"
+    ].values()
+    assert counts == {"equal": 5, "faults": []}
+
+
+@forking
+def test_too_little_memory_leaves_no_half_output(tmp_path):
+    campaign = ("--only", "memory", "--job", "ingest", "--job", "classify predict", "--starvings", "3")
+    for name, of in counted(tmp_path, *campaign)["memory"].items():
+        assert of.pop("faults") == [] and of.pop("need_mb")[0] > 0, name
+        assert sum(of.values()) == 3, name
+
+
+@forking
+def test_many_questions_from_four_threads_have_the_same_answers_and_no_growth(tmp_path):
+    found = counted(tmp_path, "--only", "soak", "--queries", "300")["soak"]
+    assert (found["queries"], found["wrong"]) == (300, 0)
+    assert found["growth"]["descriptors"] == [0] and found["growth"]["threads"][0] <= 0
+    assert found["growth"]["memory_kb"][0] < 30_000

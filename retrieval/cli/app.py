@@ -22,6 +22,7 @@ from typer.main import get_command_from_info
 from typer.models import CommandInfo
 
 from retrieval.cli.error_handling import error_handling
+from retrieval.errors import MemoryLimitError
 
 COMMANDS = {
     "index": ("index", "Index the windows of images"),
@@ -56,6 +57,8 @@ COMMANDS = {
     "doctor": ("setup", "Check the installation"),
 }
 """Module and summary of each command, in the order of the help; the first of two words is a group."""
+START_MB = (("RLIMIT_DATA", "-d", 1200), ("RLIMIT_AS", "-v", 3700))
+"""Limits, their flags of `ulimit`, and what TensorFlow, Keras and FAISS take when they start, in MB."""
 GROUPS = {
     "change": "Find what differs between two dates of a place",
     "classify": "Classify images by a few labelled ones",
@@ -192,13 +195,36 @@ def retrieve(
         limit_tf_threads()
 
 
+def check_memory_limits() -> None:
+    """Refuse limits of memory under which TensorFlow and FAISS cannot start.
+
+    Raises:
+        MemoryLimitError: a limit is lower than `START_MB`.
+    """
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return
+    for name, flag, needed in START_MB:
+        allowed = resource.getrlimit(getattr(resource, name))[0]
+        if allowed != resource.RLIM_INFINITY and allowed < needed * 1e6:
+            raise MemoryLimitError(
+                f"memory limit: {allowed / 1e6:.0f} MB (ulimit {flag}). TensorFlow and FAISS need {needed} "
+                f"MB to start. Raise it with ulimit {flag} {needed * 1_000_000 // 1024} or more."
+            )
+
+
 def import_tensorflow() -> None:
     """Import TensorFlow without its start-up log, which no setting of TensorFlow prevents.
 
     Nothing happens where Keras uses another backend or TensorFlow is missing; later steps report that.
+
+    Raises:
+        MemoryLimitError: the limits of the process are too low. The libraries would end it without a word.
     """
     if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
         return
+    check_memory_limits()
     with tempfile.TemporaryFile() as log, suppress(ModuleNotFoundError):
         sys.stderr.flush()
         terminal = os.dup(2)

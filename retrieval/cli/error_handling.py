@@ -23,6 +23,8 @@ BACKENDS = {"tensorflow": "TensorFlow", "faiss": "FAISS"}
 """Names of the packages that the extras `cpu` and `gpu` install, by module."""
 LABELS = ("geopandas", "mercantile", "pyogrio", "pyproj")
 """Modules that the extra `labels` installs."""
+NO_MEMORY = ("bad_alloc", "failed to map segment", "can't start new thread", "ResourceExhausted")
+"""What libraries say where the system gives them no memory, by other errors than MemoryError."""
 VERBOSE = "retrieval.verbose"
 """Key of a context's `meta`: true where `--verbose` was given."""
 
@@ -47,13 +49,27 @@ def error_handling(context: typer.Context) -> Iterator[None]:
         _fail(str(missing_backend(module)), context)
     except RetrieveError as error:
         _fail(str(error), context)
-    except MemoryError as error:
-        _fail(f"out of memory ({error}). Process less at a time, or use a machine with more memory.", context)
-    except OSError as error:
-        if error.errno == errno.EPIPE:  # the reader of `retrieve score | head` has left
+    except Exception as error:
+        sentence = _system_error(error)
+        if sentence is None:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror or error}", context)
+        _fail(sentence, context)
+
+
+def _system_error(error: Exception) -> str | None:
+    """Return what to say where the system refuses memory or a file; None for other errors."""
+    no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    if no_memory or isinstance(error, MemoryError) or any(m in f"{error!r} {error}" for m in NO_MEMORY):
+        return _out_of_memory(error)
+    if not isinstance(error, OSError) or error.errno == errno.EPIPE:
+        return None  # EPIPE: the reader of `retrieve score | head` has left
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
+def _out_of_memory(error: Exception) -> str:
+    reason = " ".join(str(error).split())[:160] or type(error).__name__
+    return f"out of memory ({reason}). Process less at a time, or use a machine with more memory."
 
 
 def missing_backend(module: str) -> DependencyError:
