@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -93,6 +94,42 @@ def test_the_score_ignores_gain_and_offset(days, rng):
     ]
     np.testing.assert_allclose(*scores, rtol=0.02, atol=0.02)
     assert scores[0][22:28, 42:48].min() > 5 * np.median(scores[0])
+
+
+def slow_normalization(first, second):
+    """Moments of unchanged pixels (m, b) by reweighting, with all bands and pixels at once."""
+    first, second = first.astype(np.float64), second.astype(np.float64)
+    weight = np.ones(len(first))
+    for _ in range(10):
+        mean = [np.average(date, 0, weight) for date in (first, second)]
+        deviation = [
+            np.sqrt(np.average((d - m) ** 2, 0, weight)) for d, m in zip((first, second), mean, strict=True)
+        ]
+        gap = (second - mean[1]) / deviation[1] - (first - mean[0]) / deviation[0]
+        spread = 1.4826 * np.median(np.abs(gap - np.median(gap, 0)), 0)
+        weight = 1 / (1 + ((gap / spread) ** 2).mean(1))
+    return mean, deviation
+
+
+def test_the_normalization_equals_a_slow_one_in_little_memory(rng):
+    """Each square more takes less than three times its pixels; there are 64 at most."""
+    blocks = []
+    for _ in range(9):
+        first = rng.normal(0, 0.2, (256, 256, 4)).astype(np.float32)
+        second = 1.1 * first + rng.normal(0.05, 0.02, first.shape).astype(np.float32)
+        second[20:60, 40:90] += 0.5
+        blocks.append((first, second, rng.random((256, 256)) > 0.1))
+    peaks = []
+    for count in (3, 9):
+        tracemalloc.start()
+        fitted = fit_normalization(blocks[:count])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 3 * sum(first.nbytes + second.nbytes for first, second, _ in blocks[3:])
+    seen = [np.concatenate([block[date][block[2]] for block in blocks]) for date in (0, 1)]
+    np.testing.assert_allclose(
+        [fitted.means, fitted.deviations], slow_normalization(*seen), rtol=1e-6, atol=1e-9
+    )
 
 
 # --- coregistration -----------------------------------------------------------------------------
@@ -189,7 +226,8 @@ def test_strips_leave_no_seams(days, tmp_path, monkeypatch):
 
     files = save(tmp_path / "a.tif", days[0]), save(tmp_path / "b.tif", days[2])
     detect(*files, tmp_path / "whole.tif", probabilities=tmp_path / "p0.tif")
-    monkeypatch.setattr(mapping, "ROWS", 48)
+    monkeypatch.setattr(mapping, "ROWS", 96)
+    monkeypatch.setattr(mapping, "COLUMNS", 160)
     detect(*files, tmp_path / "strips.tif", probabilities=tmp_path / "p1.tif")
     np.testing.assert_array_equal(read(tmp_path / "whole.tif"), read(tmp_path / "strips.tif"))
     np.testing.assert_allclose(read(tmp_path / "p0.tif"), read(tmp_path / "p1.tif"), atol=1e-4)

@@ -68,35 +68,61 @@ def fit_normalization(blocks: Sequence[tuple[Pixels, Pixels, Mask]]) -> Normaliz
     Returns:
         The normalization; None where fewer than 256 pixels show ground.
     """
-    first, second = (np.concatenate([block[i][block[2]] for block in blocks]) for i in (0, 1))
-    if len(first) < MIN_PIXELS:
+    bands = blocks[0][0].shape[-1]
+    dates = [[_values(blocks, date, band) for band in range(bands)] for date in (0, 1)]
+    if len(dates[0][0]) < MIN_PIXELS:
         return None
-    means, deviations = _moments(first.astype(np.float64), second.astype(np.float64))
-    plain = Normalization(means, deviations, (0.0,) * first.shape[1], (1.0,) * first.shape[1])
-    smooth = np.concatenate([_smoothed(plain, *block)[block[2]] for block in blocks])
-    centre = np.median(smooth, 0)
-    inner, outer = np.quantile(np.abs(smooth - centre), (0.5, 0.95), axis=0)
+    means, deviations = _moments(dates)
+    del dates
+    plain = Normalization(means, deviations, (0.0,) * bands, (1.0,) * bands)
+    smooth = [_smoothed(plain, *block)[block[2]] for block in blocks]
+    centre, spread = zip(
+        *(_centre_and_spread([part[:, band] for part in smooth]) for band in range(bands)), strict=True
+    )
+    return Normalization(means, deviations, centre, spread)
+
+
+def _values(blocks: Sequence[tuple[Pixels, Pixels, Mask]], date: int, band: int) -> NDArray[np.float32]:
+    """Return the values (m,) of a band of a date where ground shows."""
+    return np.concatenate([block[date][..., band][block[2]] for block in blocks])
+
+
+def _centre_and_spread(parts: Sequence[NDArray[np.float32]]) -> tuple[float, float]:
+    """Return the median of the smoothed differences of a band, and their spread."""
+    values = np.concatenate(parts)
+    centre = np.median(values)
+    inner, outer = np.quantile(np.abs(values - centre), (0.5, 0.95))
     spread = np.clip(_Q95 * outer, _MAD * inner, _WIDEST * _MAD * inner)
-    return Normalization(means, deviations, _floats(centre), _floats(np.maximum(spread, _FLOOR)))
+    return float(centre), float(max(spread, _FLOOR))
 
 
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
 
 
-def _moments(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[Moments, Moments]:
-    """Return means and standard deviations of the unchanged pixels (m, b), by date."""
-    weight = np.ones(len(first))
+def _moments(dates: Sequence[Sequence[NDArray[np.float32]]]) -> tuple[Moments, Moments]:
+    """Return means and standard deviations of the unchanged pixels, by date.
+
+    Args:
+        dates: for each date the values (m,) of each band. Bands follow each other, so that few arrays of m
+            numbers are in memory.
+    """
+    bands = len(dates[0])
+    weight = np.ones(len(dates[0][0]))
     for _ in range(ROUNDS):
-        share = weight[:, None] / weight.sum()
-        mean = [(date * share).sum(0) for date in (first, second)]
-        deviation = [
-            np.maximum(np.sqrt(((date - m) ** 2 * share).sum(0)), _FLOOR)
-            for date, m in zip((first, second), mean, strict=True)
-        ]
-        gap = (second - mean[1]) / deviation[1] - (first - mean[0]) / deviation[0]
-        spread = np.maximum(_MAD * np.median(np.abs(gap - np.median(gap, 0)), 0), _FLOOR)
-        distance = ((gap / spread) ** 2).sum(1)
-        weight = 1 / (1 + distance / first.shape[1])
+        mean, deviation = np.zeros((2, bands)), np.zeros((2, bands))
+        distance = np.zeros(len(weight))
+        weight = weight / weight.sum()
+        for band in range(bands):
+            gap: NDArray[np.float64] = np.zeros(len(weight))
+            for date, sign in ((0, -1.0), (1, 1.0)):
+                values = dates[date][band].astype(np.float64)
+                mean[date, band] = values @ weight
+                values -= mean[date, band]
+                deviation[date, band] = max(float(np.sqrt((values * values) @ weight)), _FLOOR)
+                gap += values * (sign / deviation[date, band])
+            spread = max(_MAD * float(np.median(np.abs(gap - np.median(gap)))), _FLOOR)
+            distance += (gap / spread) ** 2
+        weight = 1 / (1 + distance / bands)
     return (_floats(mean[0]), _floats(mean[1])), (_floats(deviation[0]), _floats(deviation[1]))
 
 

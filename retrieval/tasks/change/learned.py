@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from retrieval.errors import ModelError
 from retrieval.tasks.change.difference import MARGIN_PX as SMOOTHING_MARGIN
 from retrieval.tasks.change.difference import Normalization, normalized_difference
-from retrieval.tasks.change.mapping import Aligned, Probabilities, Scorer, on_rows
+from retrieval.tasks.change.mapping import Aligned, Probabilities, Scorer, columns_of, on_rows
 from retrieval.tasks.change.pairs import Mask, Pair
 from retrieval.tasks.change.untrained import THRESHOLD, Untrained, normalization_of
 from retrieval.tasks.segment.model import Segmenter, load_segmenter
@@ -70,13 +70,17 @@ def inputs_of(
         (height, width, 3 b), 0 where no ground is seen, and (height, width) visible ground.
     """
     x, y, height, width = window
-    m = SMOOTHING_MARGIN
-    first, second, ground = aligned.read(x - m, y - m, height + 2 * m, width + 2 * m)
-    gap = np.clip(normalized_difference(first, second, ground, fitted), -LIMIT, LIMIT)
-    stacked = np.concatenate([first, second, gap], -1)
-    stacked = np.where(ground[..., None], stacked, np.float32(0)).astype(np.float32)
-    inner = np.s_[m:-m, m:-m]
-    return stacked[inner], ground[inner]
+    m, inner = SMOOTHING_MARGIN, np.s_[SMOOTHING_MARGIN:-SMOOTHING_MARGIN, SMOOTHING_MARGIN:-SMOOTHING_MARGIN]
+    inputs = np.zeros((height, width, len(PARTS) * len(fitted.centre)), np.float32)
+    visible = np.zeros((height, width), bool)
+    for left, columns in columns_of(width):
+        first, second, ground = aligned.read(x + left - m, y - m, height + 2 * m, columns + 2 * m)
+        gap = np.clip(normalized_difference(first, second, ground, fitted), -LIMIT, LIMIT)
+        stacked = np.concatenate([first[inner], second[inner], gap[inner]], -1)
+        part = np.s_[:, left : left + columns]
+        inputs[part] = np.where(ground[inner][..., None], stacked, np.float32(0))
+        visible[part] = ground[inner]
+    return inputs, visible
 
 
 Models = str | Path | Sequence[str | Path]

@@ -1,7 +1,7 @@
 """The map of change of a pair, strip by strip: cloud, shift, probability, smallest areas.
 
-Pixels are read in strips with a margin, so memory grows by three bytes with each pixel of the map. The map
-itself stays in memory, because its smallest areas are removed at the end.
+Pixels are read in strips with a margin, and compared in parts of a strip. So memory grows by three bytes with
+each pixel of the map, which stays in memory, because its smallest areas are removed at the end.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -25,6 +26,8 @@ _Out = TypeVar("_Out")
 
 ROWS = 256
 """Rows of a strip."""
+COLUMNS = 2048
+"""Most columns of a strip that are compared at once: a pixel takes about 500 bytes meanwhile."""
 
 Probabilities = NDArray[np.float32]
 Write = Callable[[int, Probabilities], None]
@@ -230,6 +233,14 @@ def strips_of(height: int) -> Iterator[tuple[int, int]]:
     """Yield first row and number of rows of each strip."""
     for top in range(0, height, ROWS):
         yield top, min(ROWS, height - top)
+
+
+def columns_of(width: int) -> Iterator[tuple[int, int]]:
+    """Yield first column and number of columns of the parts of a strip, as even as can be."""
+    count = -(-width // COLUMNS)
+    edges = [width * number // count for number in range(count + 1)]
+    for left, right in pairwise(edges):
+        yield left, right - left
 
 
 def without_specks(values: NDArray[np.uint8], min_pixels: int) -> NDArray[np.uint8]:

@@ -21,7 +21,7 @@ from retrieval.tasks.change.difference import (
     change_score,
     fit_normalization,
 )
-from retrieval.tasks.change.mapping import Aligned, Probabilities, on_rows, strips_of
+from retrieval.tasks.change.mapping import Aligned, Probabilities, columns_of, on_rows, strips_of
 from retrieval.tasks.change.pairs import Mask, squares
 from retrieval.types import Progress, silent
 
@@ -68,10 +68,15 @@ class Untrained:
 
 def _compare(aligned: Aligned, fitted: Normalization, top: int, rows: int) -> tuple[Probabilities, Mask]:
     """Return the probabilities and the visible ground of a strip, (rows, width)."""
-    m = MARGIN_PX
-    first, second, ground = aligned.read(-m, top - m, rows + 2 * m, aligned.pair.width + 2 * m)
-    inner = np.s_[m:-m, m:-m]
-    return probability_of(change_score(first, second, ground, fitted)[inner]), ground[inner]
+    m, inner = MARGIN_PX, np.s_[MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX]
+    probability = np.zeros((rows, aligned.pair.width), np.float32)
+    visible = np.zeros(probability.shape, bool)
+    for left, columns in columns_of(aligned.pair.width):
+        first, second, ground = aligned.read(left - m, top - m, rows + 2 * m, columns + 2 * m)
+        part = np.s_[:, left : left + columns]
+        probability[part] = probability_of(change_score(first, second, ground, fitted)[inner])
+        visible[part] = ground[inner]
+    return probability, visible
 
 
 def normalization_of(aligned: Aligned) -> Normalization:
