@@ -27,7 +27,7 @@ _Out = TypeVar("_Out")
 ROWS = 256
 """Rows of a strip."""
 COLUMNS = 2048
-"""Most columns of a strip that are compared at once: a pixel takes about 500 bytes meanwhile."""
+"""Most columns of a strip that are compared at once: each pixel takes about 500 bytes."""
 
 Probabilities = NDArray[np.float32]
 Write = Callable[[int, Probabilities], None]
