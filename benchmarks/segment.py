@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from retrieval.config import ForestConfig, SegmenterConfig
 from retrieval.evaluation.segmentation import confusion_of, measure_maps
 from retrieval.labels import rasterize
+from retrieval.tasks.neighbourhood import features as block_features
 from retrieval.tasks.segment.model import load_segmenter
 from retrieval.tasks.segment.scenes import Scene, SceneSet
 from retrieval.tasks.segment.sources import read_scenes
@@ -184,12 +185,22 @@ def network(config: SegmenterConfig, views: Sequence[int] = (1, VIEWS)) -> Metho
     return run
 
 
+@lru_cache(maxsize=64)
+def blocks_of(scene: Scene, config: ForestConfig) -> NDArray[np.float32]:
+    """Return the features of the trees of the product for all blocks of a scene."""
+    side = config.reduction
+    height, width = (length // side * side for length in scene.mask.shape)
+    scale = np.float32(255)
+    return block_features(scene.stacked[:height, :width] / scale, side, config.squares)
+
+
 def forest(config: ForestConfig) -> Method:
     """Return what trains the trees of the product by a recipe, and maps the test scenes."""
 
     def run(training: SceneSet, test: tuple[Scene, ...], out: Path) -> Maps:
         made = out.with_name(f"{out.name}-forest")
-        train_forest(training, made, config, overwrite=True)
+        shown_of = partial(blocks_of, config=config)
+        train_forest(training, made, config, shown_of=shown_of, overwrite=True)
         model = load_segmenter(made)
         return {"forest": [model.map_probabilities(scene.pixels, scene.known) for scene in test]}
 

@@ -217,6 +217,19 @@ def test_the_sample_holds_rare_classes_and_no_unlabelled_pixel():
     np.testing.assert_allclose(counts, taught.counts())
 
 
+def test_tiles_show_what_whole_scenes_show(monkeypatch):
+    taught = scenes(2, seed=6, height=96, width=130, k=3)
+    taught.scenes[1].mask[:40] = 255
+    for reduction in (1, 2):
+        config = ForestConfig(sample=3000, smallest=3, scales=2, reduction=reduction)
+        monkeypatch.setattr("retrieval.tasks.segment.trees.TILE", 512)
+        whole = draw_sample(taught, config)
+        monkeypatch.setattr("retrieval.tasks.segment.trees.TILE", 24)
+        tiles = draw_sample(taught, config)
+        np.testing.assert_allclose(tiles.shown, whole.shown, atol=1e-4)
+        np.testing.assert_array_equal(tiles.labels, whole.labels)
+
+
 def test_the_commands_take_trees(tmp_path):
     for n, scene in enumerate(scenes(3, k=2).scenes):
         write_scene(tmp_path / "images" / f"{n}.tif", scene.pixels[0])

@@ -8,10 +8,9 @@ take turns to be left out: there the threshold of two classes is fitted.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +21,17 @@ from retrieval.tasks.forest import Forest, grow_forest
 from retrieval.tasks.neighbourhood import features
 from retrieval.tasks.segment.calibrating import accuracy_on, best_iou_threshold, calibration_on
 from retrieval.tasks.segment.model import Description, Segmenter, save_segmenter
-from retrieval.tasks.segment.scenes import FULL_SCALE, Scene, SceneSet
+from retrieval.tasks.segment.scenes import FULL_SCALE, Scene, SceneSet, stacked
 from retrieval.tasks.segment.training import check_sets, identity_of
 from retrieval.types import Progress, silent
 from tfrecords.artifacts import check_free
 
+ShownOf = Callable[[Scene], NDArray[np.float32]]
+"""Gives the features (y, x, f) of the blocks of a scene."""
+TILE = 512
+"""Side in blocks of the tiles of a scene whose features are computed at a time."""
+_EDGE = 5
+"""Blocks around a tile beyond the widest square, for gradients and band-pass."""
 TURNS = 5
 """Most parts of the ground that take turns to be left out for the threshold."""
 
@@ -87,6 +92,7 @@ def train_forest(
     licence: str = UNSTATED,
     overwrite: bool = False,
     progress: Progress = silent,
+    shown_of: ShownOf | None = None,
 ) -> ForestReport:
     """Train trees on scenes in memory, of one or several dates.
 
@@ -99,6 +105,7 @@ def train_forest(
         licence: licence of the model, for the manifest.
         overwrite: replace an existing model folder.
         progress: called after each scene and each tree.
+        shown_of: gives the features of a scene, where they are known; None computes them.
 
     Raises:
         OutputExistsError: `out` exists and `overwrite` is false.
@@ -108,7 +115,7 @@ def train_forest(
     out, config, start = Path(out), config or ForestConfig(), time.monotonic()
     check_free(out, overwrite=overwrite, folder=True)
     counts = check_sets(training, validation)
-    sample = draw_sample(training, config, groups, progress)
+    sample = draw_sample(training, config, groups, progress, shown_of)
     k, channels = len(training.classes.names), training.dates * len(training.bands)
     forest = _grown(sample, k, channels, config, progress)
     model = _described(forest, training, config, licence)
@@ -142,7 +149,11 @@ def train_forest(
 
 
 def draw_sample(
-    scenes: SceneSet, config: ForestConfig, groups: Sequence[str] | None = None, progress: Progress = silent
+    scenes: SceneSet,
+    config: ForestConfig,
+    groups: Sequence[str] | None = None,
+    progress: Progress = silent,
+    shown_of: ShownOf | None = None,
 ) -> Sample:
     """Draw labelled blocks of scenes, with their features.
 
@@ -151,6 +162,7 @@ def draw_sample(
         config: the recipe.
         groups: ground of each scene; None takes each scene alone.
         progress: called after each scene.
+        shown_of: gives the features of all blocks of a scene, where they are known; None computes them.
     """
     k, r = len(scenes.classes.names), config.reduction
     fill = scenes.statistics()[0] * FULL_SCALE[scenes.form]
@@ -168,8 +180,9 @@ def draw_sample(
     for done, (scene, truth, name) in enumerate(zip(scenes.scenes, truths, names, strict=True), start=1):
         drawn = rng.random(truth.shape) < chance[truth]
         if drawn.any():
-            pixels = _filled(scene, fill) / np.float32(FULL_SCALE[scenes.form])
-            shown.append(features(_cut(pixels, r), r, config.squares)[drawn])
+            scale = np.float32(FULL_SCALE[scenes.form])
+            seen = shown_of(scene)[drawn] if shown_of else _features_at(drawn, scene, fill, scale, config)
+            shown.append(seen)
             labels.append(truth[drawn].astype(np.int64))
             group.append(np.full(len(labels[-1]), numbers[name]))
         progress("reading scenes", done, len(scenes))
@@ -185,16 +198,37 @@ def _block_labels(scene: Scene, side: int) -> NDArray[np.uint8]:
     return scene.labels[side // 2 :: side, side // 2 :: side][:rows, :columns]
 
 
-def _filled(scene: Scene, fill: NDArray[np.float32]) -> NDArray[Any]:
-    pixels = scene.stacked
-    if scene.known is None or scene.known.all():
-        return pixels
-    return np.where(scene.known[..., None], pixels, fill.astype(pixels.dtype))
-
-
-def _cut(pixels: NDArray[Any], side: int) -> NDArray[Any]:
-    height, width = (length // side * side for length in pixels.shape[:2])
-    return pixels[:height, :width]
+def _features_at(
+    drawn: NDArray[np.bool_],
+    scene: Scene,
+    fill: NDArray[np.float32],
+    scale: np.float32,
+    config: ForestConfig,
+) -> NDArray[np.float32]:
+    """Return the features of drawn blocks (n, f), row by row; tile by tile, so that memory is bounded."""
+    r, margin = config.reduction, config.squares[-1] // 2 + _EDGE
+    out = np.zeros((*drawn.shape, 0), np.float32)
+    places = np.flatnonzero(drawn)
+    for top in range(0, drawn.shape[0], TILE):
+        for left in range(0, drawn.shape[1], TILE):
+            inner = np.zeros_like(drawn)
+            inner[top : top + TILE, left : left + TILE] = drawn[top : top + TILE, left : left + TILE]
+            if not inner.any():
+                continue
+            first = max(top - margin, 0), max(left - margin, 0)
+            last = (min(n + TILE + margin, of) for n, of in zip((top, left), drawn.shape, strict=True))
+            part = tuple(slice(a * r, b * r) for a, b in zip(first, last, strict=True))
+            pixels = scene.pixels[:, *part]
+            shown = stacked(pixels)
+            if scene.known is not None:
+                shown = np.where(scene.known[part][..., None], shown, fill.astype(shown.dtype))
+            found = features(shown / scale, r, config.squares)
+            if not out.size:
+                out = np.zeros((len(places), found.shape[-1]), np.float32)
+            rows, columns = np.nonzero(inner)
+            at = np.searchsorted(places, rows * drawn.shape[1] + columns)
+            out[at] = found[rows - first[0], columns - first[1]]
+    return out
 
 
 # --- model ------------------------------------------------------------------------------------------------
