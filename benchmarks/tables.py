@@ -495,6 +495,23 @@ def change_sites_table(page: dict[str, Any]) -> str:
     return markdown(("site", *page["rows"]), [(name, *cells) for name, cells in shown.items()])
 
 
+def few_labels_table(page: dict[str, Any]) -> str:
+    """Return accuracy and macro F1 of each training of a classifier, by steps and labels."""
+    rows = [
+        (
+            row["arm"],
+            str(row["labelled"]),
+            f"{row['unlabelled']:,}" if row["unlabelled"] else "–",
+            f"{row['steps']:,}",
+            interval(row["accuracy"]),
+            interval(row["macro_f1"]),
+            f"{row['seconds'] / 60:.0f} min",
+        )
+        for row in sorted(page["rows"].values(), key=lambda row: (row["steps"], row["accuracy"]["value"]))
+    ]
+    return markdown(("learned from", "labels", "unlabelled", "steps", "accuracy", "macro F1", "time"), rows)
+
+
 TABLES: dict[str, Table] = {
     "run": ("accuracy.json", accuracy_note),
     "main": ("accuracy.json", main_table),
@@ -534,6 +551,8 @@ TABLES: dict[str, Table] = {
     "faults-run": ("faults.json", lambda run: run_note(run["context"])),
     "mutations": ("mutations.json", mutations_table),
     "mutations-run": ("mutations.json", lambda run: run_note(run["context"])),
+    "few-labels": ("few-labels.json", few_labels_table),
+    "few-labels-run": ("few-labels.json", lambda run: run_note(run["context"])),
     "stream-64": ("stream-64.json", stream_table),
     "stream-64-run": ("stream-64.json", stream_note),
     "stream-320": ("stream-320.json", stream_table),
