@@ -24,13 +24,11 @@ from retrieval.labels.classes import Classes
 from retrieval.labels.masks import classes_of, read_mask, write_png
 from retrieval.tasks.segment import evaluate, predict, train_segmenter
 from retrieval.tasks.segment.model import Description, Segmenter, load_segmenter
-from retrieval.tasks.segment.network import unet, unit_px, with_standardization
+from retrieval.tasks.segment.network import unet, unit_px, view_px, with_standardization
 from retrieval.tasks.segment.windows import WINDOW_PX, Layout
 from tfrecords.errors import ArrayError, BandsError, MissingInputError, OutputExistsError, UnitsError
 
 WINDOW = 64
-VIEW_PX = 352
-"""How far the default network looks, at most."""
 
 
 @pytest.fixture(scope="module")
@@ -59,56 +57,89 @@ def scene(tmp_path):
 # --- windows ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("view", [0, 3, 8, 30])
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (65, 200), (150, 211), (40, 30), (333, 64)])
-def test_weights_of_overlapping_windows_sum_to_one(height, width):
-    layout = Layout.of(height, width, WINDOW, 4)
-    rows = (
-        [np.ones((min(64, height - top), min(64, width - left), 2), np.float32) for left in layout.lefts]
-        for top in layout.tops
-    )
-    strips = list(layout.blended(rows))
-    assert [top for top, _ in strips] == list(np.cumsum([0] + [len(s) for _, s in strips])[:-1])
-    whole = np.concatenate([strip for _, strip in strips])
-    assert whole.shape == (height, width, 2)
-    np.testing.assert_allclose(whole, 1, atol=1e-6)
+def test_windows_cover_a_scene_and_drop_what_lacks_context(height, width, view):
+    """Weights of a pixel sum to 1, and no answer counts whose view leaves its window but not the scene."""
+    layout = Layout.of(height, width, WINDOW, 4, view)
     assert all(start % 4 == 0 for start in (*layout.tops, *layout.lefts))
+    numbers = np.arange(height * width, dtype=np.float32).reshape(height, width, 1)
+    ones = np.ones_like(numbers)
+
+    def answer(top, left):
+        rows, columns = slice(top, top + layout.side), slice(left, left + layout.side)
+        values = np.concatenate([ones, numbers], -1)[rows, columns].copy()
+        if 2 * view <= WINDOW // 2:
+            for axis, start, length in ((0, top, height), (1, left, width)):
+                inner = np.moveaxis(values, axis, 0)
+                if start:
+                    inner[:view] = np.nan
+                if start + layout.side < length:
+                    inner[len(inner) - view :] = np.nan
+        return values
+
+    strips = list(layout.blended([answer(top, left) for left in layout.lefts] for top in layout.tops))
+    assert [top for top, _ in strips] == list(np.cumsum([0] + [len(s) for _, s in strips])[:-1])
+    for (top, strip), first in zip(strips, layout.tops, strict=True):
+        assert first <= top and top + len(strip) <= first + layout.side
+    whole = np.concatenate([strip for _, strip in strips])
+    np.testing.assert_allclose(whole[..., 0], 1, atol=1e-6)
+    np.testing.assert_allclose(whole[..., 1], numbers[..., 0], rtol=1e-5, atol=1e-3)
 
 
-def test_blended_windows_equal_one_whole_pass(model):
-    """No seams: where a window counts, it holds all that this small network looks at (28 pixels around)."""
-    segmenter = load_segmenter(model)
-    pixels = pixels_of(blocks(8, 540, 600, 3), 8)
-    whole = segmenter.map_probabilities(pixels, window_px=600)
-    blended = segmenter.map_probabilities(pixels, window_px=512)
-    assert len(Layout.of(540, 600, 512, 4).tops) == 2
-    assert np.abs(whole - blended).max() < 1e-4
-
-
-def test_windows_of_the_default_network_agree_with_one_whole_pass():
-    """Its view is wider than the shared strip, so probabilities differ there, but little.
-
-    Its weights are random, but each layer is standardized by the pixels that it sees, as after a training.
-    """
-    config, mask = SegmenterConfig(), blocks(8, 1184, 160, 3)
-    pixels = pixels_of(mask, 8)
+def standardized_network(config, pixels):
+    """A network of random weights whose layers are standardized by the pixels, as after a training."""
     keras.utils.set_random_seed(0)
     network = unet(config, 3, 3)
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0
-    network(((pixels[None, :256] / 255 - 0.4) / 0.2).astype(np.float32), training=True)
+    network(((pixels[None] / 255 - 0.4) / 0.2).astype(np.float32), training=True)
     whole = with_standardization(network, np.full(3, 0.4, np.float32), np.full(3, 0.04, np.float32))
     description = Description(
         GROUND.names, GROUND.colours, ("B04", "B03", "B02"), 1, "byte", unit_px(config), (102.0,) * 3
     )
-    segmenter = Segmenter(whole, description, "default")
-    once = segmenter.map_probabilities(pixels, window_px=1184)
-    blended = segmenter.map_probabilities(pixels)
-    layout = Layout.of(*mask.shape, WINDOW_PX, unit_px(config))
-    strip = slice(layout.tops[1], layout.side)
-    apart = np.abs(once - blended)
-    assert apart[: strip.start - VIEW_PX].max() < 1e-4
-    assert apart[strip].mean() < 0.05 and (once.argmax(-1) != blended.argmax(-1)).mean() < 0.03
+    return Segmenter(whole, description, "random")
+
+
+def test_blended_windows_equal_one_whole_pass(model):
+    segmenter = load_segmenter(model)
+    pixels = pixels_of(blocks(8, 540, 600, 3), 8)
+    whole = segmenter.map_probabilities(pixels, window_px=600)
+    blended = segmenter.map_probabilities(pixels, window_px=256)
+    assert len(Layout.of(540, 600, 256, 4, segmenter.view_px).tops) == 3
+    assert np.abs(whole - blended).max() < 1e-5
+
+
+@pytest.mark.parametrize(("upright", "orientations"), [(True, 1), (False, 4)])
+def test_windows_of_the_default_network_agree_with_one_whole_pass(upright, orientations):
+    """Default width, stages, stride and window: probabilities agree to 1e-4, also after flips."""
+    config, long = SegmenterConfig(), 2 * WINDOW_PX - 81
+    mask = blocks(8, long, 64, 3) if upright else blocks(8, 64, long, 3)
+    pixels = pixels_of(mask, 8)
+    segmenter = standardized_network(config, pixels[:256, :256])
+    assert len(Layout.of(long, 64, WINDOW_PX, unit_px(config), segmenter.view_px).tops) == 3
+    once = segmenter.map_probabilities(pixels, window_px=2 * WINDOW_PX, orientations=orientations)
+    windows = segmenter.map_probabilities(pixels, orientations=orientations)
+    assert np.abs(once - windows).max() < 1e-4
+    assert (once.argmax(-1) != windows.argmax(-1)).mean() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("stages", "stride", "view"), [(1, 1, None), (2, 1, None), (3, 2, None), (2, 4, None), (4, 2, 340)]
+)
+def test_a_network_sees_as_far_as_it_says(stages, stride, view):
+    """Where pixels are no numbers, no answer is one that depends on them; their reach is right to a unit."""
+    config = SegmenterConfig(width=4 if view is None else 24, stages=stages, stride=stride)
+    network, unit = unet(config, 1, 2), unit_px(config)
+    told = view_px(network)
+    assert view in (None, told)
+    reach = -(-told // unit) * unit
+    pixels = np.random.default_rng(0).normal(size=(1, unit, 2 * reach + 3 * unit, 1)).astype(np.float32)
+    pixels[:, :, reach + unit : reach + 2 * unit] = np.nan
+    seen = np.flatnonzero(np.isnan(np.asarray(network(pixels))[0]).any((0, 2)))
+    before, after = reach + unit - seen[0], seen[-1] - (reach + 2 * unit - 1)
+    assert reach - unit < max(before, after) <= reach
 
 
 def test_orientations_turn_back_to_the_image(model):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from retrieval.config import ForestConfig
 from retrieval.errors import ModelError
 from retrieval.kernels.trees import LEAF, answer_of_trees, grow_tree
-from retrieval.tasks.neighbourhood import feature_count, features
+from retrieval.tasks.neighbourhood import feature_count, features, view_px
 
 FOREST = "forest.npz"
 """File of a forest in a model folder."""
@@ -69,6 +69,11 @@ class Forest:
     def output_shape(self) -> tuple[int | None, ...]:
         """Shape of the logits, None for any size."""
         return None, None, None, self.share.shape[1]
+
+    @property
+    def view_px(self) -> int:
+        """How far an answer sees beyond its block, with the next block between whose middle it lies."""
+        return view_px(self.reduction, self.sides) + (self.reduction if self.reduction > 1 else 0)
 
     def __call__(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         """Return the logits (n, y, x, k) of pixels (n, y, x, c) whose sides are multiples of `reduction`."""

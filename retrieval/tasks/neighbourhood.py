@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Map = NDArray[np.float32]
+_WIDE = 9
+"""Side of the square against which the band-pass compares, pixels."""
 _NARROW = 9
 """Side of squares up to which neighbours are added one by one."""
 
@@ -46,6 +48,12 @@ def features(pixels: NDArray[Any], reduction: int, sides: Sequence[int]) -> Map:
     return np.concatenate(parts, -1).astype(np.float32)
 
 
+def view_px(reduction: int, sides: Sequence[int]) -> int:
+    """Return how far the features of a block see beyond it, pixels."""
+    own = 1 if reduction == 1 else _WIDE // 2
+    return own + reduction * (max(sides, default=1) // 2)
+
+
 def feature_count(channels: int, reduction: int, scales: int) -> int:
     """Return the number of features of a block."""
     own = channels * (2 if reduction == 1 else 5)
@@ -63,7 +71,7 @@ def _texture(values: Map, reduction: int, means: Map) -> tuple[Map, Map]:
     if reduction > 1:
         square = block_means(values * values, reduction)
         near = square_means(values, 3)
-        band = near - square_means(values, 9)
+        band = near - square_means(values, _WIDE)
         fine = values - near
         parts += [np.sqrt(np.maximum(square - means * means, 0))]
         parts += [np.sqrt(block_means(part * part, reduction)) for part in (fine, band)]

@@ -119,7 +119,8 @@ class Learned:
         fitted = normalization_of(aligned)
         height, width = aligned.pair.height, aligned.pair.width
         unit_px = math.lcm(*(one.description.unit_px for one in self.segmenters))
-        layout = Layout.of(height, width, WINDOW_PX, unit_px)
+        view_px = max(one.view_px for one in self.segmenters)
+        layout = Layout.of(height, width, WINDOW_PX, unit_px, view_px)
         seen = np.zeros((height, width), bool)
         m, side = SMOOTHING_MARGIN, layout.side
         works = (

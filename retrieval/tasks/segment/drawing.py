@@ -44,7 +44,8 @@ class Drawing:
 
     def layout(self, image: ImageFile) -> Layout:
         """Return the windows over an image."""
-        return Layout.of(image.height, image.width, self.window_px, self.vote.unit_px)
+        vote = self.vote
+        return Layout.of(image.height, image.width, self.window_px, vote.unit_px, vote.view_px)
 
 
 # --- windows --------------------------------------------------------------------------------------
@@ -86,7 +87,7 @@ def _windows_here(image: ImageFile, drawing: Drawing) -> Iterator[tuple[Answer |
             every = list(range(len(image.bands)))
             return image.read(dataset, every, (top, min(top + side, image.height)))
 
-    for pixels, known in prefetch_map(read, layout.tops, count=2):
+    for pixels, known in prefetch_map(read, layout.tops, count=1):
         for left in layout.lefts:
             part = known[:, left : left + side]
             shown = pixels[None, :, left : left + side]
@@ -127,8 +128,8 @@ def strips(image: ImageFile, drawing: Drawing, progress: Progress) -> Iterator[t
             known_rows.append(np.zeros((height, image.width), bool))
             yield row(number)
 
-    for top, strip in layout.blended(rows()):
-        yield top, strip, known_rows.pop()[: len(strip)]
+    for window_top, (top, strip) in zip(layout.tops, layout.blended(rows()), strict=True):
+        yield top, strip, known_rows.pop()[top - window_top :][: len(strip)]
 
 
 # --- images ---------------------------------------------------------------------------------------

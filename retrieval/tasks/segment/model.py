@@ -19,6 +19,7 @@ from retrieval.labels.classes import Classes
 from retrieval.tasks.classifier import UNSTATED, chosen, oriented
 from retrieval.tasks.forest import Forest
 from retrieval.tasks.model_folder import Shape, load_model, network_file, network_of, save_model
+from retrieval.tasks.segment.network import view_px
 from retrieval.tasks.segment.scenes import FULL_SCALE, stacked
 from retrieval.tasks.segment.windows import WINDOW_PX, Layout
 from tfrecords.errors import MissingInputError
@@ -124,14 +125,22 @@ class Segmenter:
         """Pixel value that becomes 1 in front of the network."""
         return FULL_SCALE[self.description.form]  # type: ignore[index]
 
+    @cached_property
+    def view_px(self) -> int:
+        """How far the network sees beyond a pixel."""
+        return self.network.view_px if isinstance(self.network, Forest) else view_px(self.network)
+
     def logits(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         """Return the logits (n, y, x, k) of stored pixels (n, y, x, t * b), of sides of any length."""
-        d = self.description
         height, width = pixels.shape[1:3]
-        pad = [(0, 0), (0, -height % d.unit_px), (0, -width % d.unit_px), (0, 0)]
-        scaled = np.asarray(pixels / np.float32(self.full_scale), np.float32)
-        padded = np.pad(scaled, pad, mode="symmetric") if any(map(any, pad)) else scaled
+        padded = np.asarray(self._padded(pixels) / np.float32(self.full_scale), np.float32)
         return np.asarray(self._function(padded.shape)(padded), np.float32)[:, :height, :width]
+
+    def _padded(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Return pixels (n, y, x, t * b) mirrored at the lower and right edge up to whole units."""
+        height, width = (-side % self.description.unit_px for side in pixels.shape[1:3])
+        pad = ((0, 0), (0, height), (0, width), (0, 0))
+        return np.pad(pixels, pad, mode="symmetric") if height or width else pixels
 
     @cached_property
     def _functions(self) -> dict[tuple[int, ...], Any]:
@@ -161,13 +170,16 @@ class Segmenter:
             orientations: 1 to 8; None takes the model's.
         """
         wanted = orientations or self.description.orientations
-        square = pixels.shape[1] == pixels.shape[2]
+        height, width = pixels.shape[1:3]
+        square = height == width
+        if wanted > 1:  # before a flip, so that units lie on the same pixels in each view
+            pixels = self._padded(pixels)
         total: Any = 0.0
         count = 0
-        for number, view in enumerate(oriented(pixels, wanted)):
-            total = total + _restored(self._softmax(self.logits(view)), number, square)
+        for number, view in enumerate(oriented(pixels, wanted if square else min(wanted, 4))):
+            total = total + _restored(self._softmax(self.logits(view)), number)
             count += 1
-        return (total / np.float32(count)).astype(np.float32, copy=False)
+        return (total / np.float32(count)).astype(np.float32, copy=False)[:, :height, :width]
 
     def _softmax(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         y = logits / np.float32(self.description.temperature)
@@ -183,7 +195,7 @@ class Segmenter:
         orientations: int | None = None,
         window_px: int = WINDOW_PX,
     ) -> NDArray[np.float32]:
-        """Return the probabilities (y, x, k) of a whole scene, by overlapping windows that are blended.
+        """Return the probabilities (y, x, k) of a whole scene, by overlapping windows.
 
         Args:
             pixels: (t, y, x, b) or (y, x, t * b) as stored.
@@ -193,7 +205,7 @@ class Segmenter:
         """
         whole = self.filled(stacked(pixels) if pixels.ndim == 4 else pixels, known)
         height, width = whole.shape[:2]
-        layout = Layout.of(height, width, window_px, self.description.unit_px)
+        layout = Layout.of(height, width, window_px, self.description.unit_px, self.view_px)
 
         def answer(top: int, left: int) -> NDArray[np.float32]:
             window = whole[None, top : top + layout.side, left : left + layout.side]
@@ -219,10 +231,10 @@ class Segmenter:
         )
 
 
-def _restored(answers: NDArray[Any], number: int, square: bool) -> NDArray[Any]:
+def _restored(answers: NDArray[Any], number: int) -> NDArray[Any]:
     """Return answers (n, y, x, k) for the view of a number turned back to the image; see `oriented`."""
     y = answers[:, :: -1 if number % 4 in (1, 2) else 1, :: -1 if number % 4 in (1, 3) else 1]
-    return y.swapaxes(1, 2) if square and number >= 4 else y
+    return y.swapaxes(1, 2) if number >= 4 else y
 
 
 def save_segmenter(

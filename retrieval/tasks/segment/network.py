@@ -7,6 +7,7 @@ what the stage of its size saw on the way down.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from numpy.typing import NDArray
@@ -22,6 +23,38 @@ _MOMENTUM, _EPSILON = 0.97, 1e-3
 def unit_px(config: SegmenterConfig) -> int:
     """Return the side in pixels that each side of an input is a multiple of: a pixel of the last stage."""
     return config.stride * 2**config.stages
+
+
+def view_px(network: Any) -> int:
+    """Return how far a network sees beyond a pixel of its last stage: no answer in it depends on more.
+
+    The layers of a U-Net form one chain; what joins it from the side are convolutions of one pixel. From the
+    answer back to the pixels each convolution adds its reach, and each enlargement whole coarse pixels.
+
+    Args:
+        network: from `unet`, or a model around one.
+    """
+    from keras import layers
+
+    view, step = 0, 1
+    for layer in reversed(list(_flat(network))):
+        if isinstance(layer, layers.Conv2D):
+            side, stride = max(layer.kernel_size), max(layer.strides)
+            step //= stride
+            view += max(0, -(-(side - stride) // 2)) * step
+        elif isinstance(layer, layers.UpSampling2D):
+            step *= max(layer.size)
+            view = -(-view // step) * step + (0 if layer.interpolation == "nearest" else step)
+    return view
+
+
+def _flat(network: Any) -> Iterator[Any]:
+    """Yield the layers of a model and of the models in it, in the order of the computation."""
+    for layer in network.layers:
+        if hasattr(layer, "layers"):
+            yield from _flat(layer)
+        else:
+            yield layer
 
 
 def unet(config: SegmenterConfig, bands: int, classes: int) -> Any:

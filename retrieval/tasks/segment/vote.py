@@ -59,6 +59,11 @@ class Vote:
         """Windows start at multiples of it."""
         return int(np.lcm.reduce([model.description.unit_px for model in self.models]))
 
+    @property
+    def view_px(self) -> int:
+        """How far the models see beyond a pixel, at most."""
+        return max(model.view_px for model in self.models)
+
     def check(self, image: ImageFile) -> None:
         """Refuse an image that a model cannot take.
 
