@@ -6,21 +6,24 @@ import datetime
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from retrieval.ingest.redaction import redact, redact_text
-from retrieval.ingest.retry import RetryPolicy, TransientError
+from retrieval.ingest.retry import RetryPolicy
+from retrieval.ingest.stac.connection import retrying_io
 from retrieval.ingest.stac.query import CATALOGUES, CatalogQuery
 from tfrecords.errors import CatalogueError, MissingPackageError
 
 if TYPE_CHECKING:
     from pystac_client import Client
-    from pystac_client.stac_api_io import StacApiIO
 
 PAGE = 100
 """Items per page."""
 MOST_ITEMS = 20_000
 """A search that finds more is refused: it is a mistake, or a catalogue that turns in a circle."""
+MOST_COLLECTIONS = 1000
+"""Collections that are read to name some in an error: a catalogue may list them without end."""
 NAMED = 12
 """Largest number of collections that an error names."""
 
@@ -71,7 +74,7 @@ def find_items(query: CatalogQuery, retry: RetryPolicy, found: OnFound | None = 
 def _open(query: CatalogQuery, retry: RetryPolicy) -> Client:
     from pystac_client import Client
 
-    client = Client.open(query.api, stac_io=_retrying_io(retry))
+    client = Client.open(query.api, stac_io=retrying_io(retry))
     # A root can have the links of an API without the list of standards that it conforms to.
     if not client.conforms_to("ITEM_SEARCH"):
         links = [link for link in client.links if link.rel == "search" and link.media_type != "text/html"]
@@ -91,37 +94,6 @@ def _lists_collections(client: Client) -> bool:
     return client.conforms_to("COLLECTIONS") or client.conforms_to("FEATURES")
 
 
-def _retrying_io(retry: RetryPolicy) -> StacApiIO:
-    """Return a connection that repeats requests.
-
-    urllib3 repeats a request after a busy status or a lost connection, and honours Retry-After. It does not
-    repeat a request whose body ends too soon: `request` does.
-    """
-    from pystac_client.exceptions import APIError
-    from pystac_client.stac_api_io import StacApiIO
-    from requests.exceptions import ChunkedEncodingError, ConnectionError
-
-    class RetryingIO(StacApiIO):
-        def request(self, *args: Any, **named: Any) -> str:
-            fetch = super().request
-
-            def attempt() -> str:
-                try:
-                    return str(fetch(*args, **named))
-                except APIError as error:
-                    cut = isinstance(error.__context__, ChunkedEncodingError | ConnectionError)
-                    if cut and "Max retries exceeded" not in str(error):
-                        raise TransientError(str(error)) from error
-                    raise
-
-            try:
-                return retry.call(attempt)
-            except TransientError as error:
-                raise error.__cause__ or error from None
-
-    return RetryingIO(timeout=retry.timeout_s, max_retries=retry.urllib3_retry())
-
-
 def _check_collection(client: Client, query: CatalogQuery) -> None:
     from pystac_client.exceptions import APIError
 
@@ -133,7 +105,7 @@ def _check_collection(client: Client, query: CatalogQuery) -> None:
     except APIError as error:
         if getattr(error, "status_code", None) not in (400, 404):
             raise
-    names = sorted(collection.id for collection in client.get_collections())
+    names = sorted(collection.id for collection in islice(client.get_collections(), MOST_COLLECTIONS))
     likely = [name for name in names if "sentinel-2" in name.lower()] or names
     shown = ", ".join(likely[:NAMED]) + (" ..." if len(names) > min(NAMED, len(likely)) else "")
     raise CatalogueError(
