@@ -35,9 +35,7 @@ def secret(tmp_path):
 def refused(catalogue, match):
     with pytest.raises(CatalogueError, match=match) as caught:
         find_items(query_of(catalogue.url), ONCE)
-    assert "\n" not in str(caught.value) and "secret.json" not in str(caught.value).replace(
-        "/secret.json", ""
-    )
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("path", ["/search", "/"])
