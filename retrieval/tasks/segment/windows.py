@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-WINDOW_PX = 2048
+WINDOW_PX = 1536
 """Largest side of a window that the network sees at once; the view of the default network is 340 pixels."""
 MOST_SHARED = 0.5
 """Largest share of a window's side that it shares with the next."""
