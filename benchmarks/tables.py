@@ -487,12 +487,14 @@ def change_places_table(page: dict[str, Any]) -> str:
 
 def change_sites_table(page: dict[str, Any]) -> str:
     """Return the IoU of each place, first of the folds."""
-    shown: dict[str, list[str]] = {}
-    for protocols in page["rows"].values():
-        for protocol in ("folds", "val"):
-            for name, place in protocols[protocol]["places"].items():
-                shown.setdefault(f"{name}, {protocol}", []).append(interval(place["iou"]))
-    return markdown(("site", *page["rows"]), [(name, *cells) for name, cells in shown.items()])
+    first = next(iter(page["rows"].values()))
+    rows = []
+    for protocol in ("folds", "val"):
+        for name in first[protocol]["places"]:
+            places = [row.get(protocol, {}).get("places", {}).get(name) for row in page["rows"].values()]
+            cells = [interval(place["iou"]) if place else "not measured" for place in places]
+            rows.append((f"{name}, {protocol}", *cells))
+    return markdown(("site", *page["rows"]), rows)
 
 
 def few_labels_table(page: dict[str, Any]) -> str:
