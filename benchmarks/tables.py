@@ -446,7 +446,7 @@ KNOWN_ERRORS = {
     "missing": "missing features, found",
     "invented": "invented features, found",
     "correct": "correct features, flagged",
-    "areas": "areas without a label, of which none is missing",
+    "areas": "areas without a label that are no missing feature",
 }
 """Counts of `open-data.json`."""
 
@@ -454,10 +454,19 @@ KNOWN_ERRORS = {
 def open_data_table(run: dict[str, Any]) -> str:
     """Return the share of known errors that a comparison finds, and of correct features that it flags."""
     rows = [
-        (text, str(run["shares"][name]["n"]), interval(run["shares"][name]))
+        (text, str(run["shares"][name]["n"]), *(interval(run[how][name]) for how in ("shares", "map_alone")))
         for name, text in KNOWN_ERRORS.items()
     ]
-    return markdown(("", "number", "share"), rows)
+    return markdown(("", "number", "by evidence", "by the map alone"), rows)
+
+
+def open_data_ranked_table(run: dict[str, Any]) -> str:
+    """Return precision and recall of the areas without a label, by their least probability."""
+    rows = [
+        (least, str(one["precision"]["n"]), interval(one["precision"]), interval(one["recall"]))
+        for least, one in run["ranked"].items()
+    ]
+    return markdown(("least probability", "areas", "precision", "recall of missing features"), rows)
 
 
 Table = tuple[str, Callable[[dict[str, Any]], str]]
@@ -540,6 +549,7 @@ TABLES: dict[str, Table] = {
     "index-kinds": ("kinds.json", index_kinds_table),
     "index-kinds-run": ("kinds.json", lambda run: run_note(run["context"])),
     "open-data": ("open-data.json", open_data_table),
+    "open-data-ranked": ("open-data.json", open_data_ranked_table),
     "open-data-run": ("open-data.json", run_note),
     "rasterize": ("rasterize.json", rasterize_table),
     "rasterize-run": ("rasterize.json", run_note),
