@@ -33,7 +33,7 @@ from retrieval.tasks.training import train_classifier
 ARMS = {
     "supervised": "labels alone",
     "semi": "labels and unlabelled images",
-    "series": "the same, and crops of retrieval series",
+    "series": "labels, unlabelled images, and crops of retrieval series",
     "half": "half of the labels, and unlabelled images",
 }
 RGB = ("B04", "B03", "B02")
