@@ -109,7 +109,7 @@ class IndexConfig(Config):
     parts: PartsChoice = setting(
         "auto",
         help="Whether parts of windows are indexed, 230 KB for 512 x 512 px. Uncertain patches search these "
-        "parts where comparing every place exceeds the budget. auto: from `parts_above` on.",
+        "parts instead of comparing every place. auto: from `parts_above` on.",
     )
     parts_above: int = setting(
         200,

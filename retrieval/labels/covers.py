@@ -117,10 +117,7 @@ def cover(
         notes.append(f"{len(tiles) - len(rows)} tiles within {gap} of another split are left out")
     with writing_file(out, overwrite=overwrite) as partial:
         write_cover(partial, rows)
-    counts = Counter(name for _, name in rows)
-    notes += share_note(counts, shares)
-    splits = {name: counts[name] for name in SPLITS}
-    return CoverReport(Path(out), len(rows), splits, used_zoom, len(set(blocks)), tuple(notes))
+    return _report(Path(out), rows, shares, used_zoom, len(set(blocks)), notes)
 
 
 def _cover_windows(
@@ -156,10 +153,21 @@ def _cover_windows(
         notes.append(f"{lost} windows within {gap} of ground of another split are left out")
     with writing_file(out, overwrite=overwrite) as partial:
         write_windows(partial, rows)
+    return _report(out, rows, shares, used_zoom, blocks, notes)
+
+
+def _report(
+    out: Path,
+    rows: Sequence[tuple[object, str]],
+    shares: tuple[float, float, float],
+    block_zoom: int,
+    blocks: int,
+    notes: list[str],
+) -> CoverReport:
+    """Count the tiles or windows of each split."""
     counts = Counter(name for _, name in rows)
-    notes += share_note(counts, shares)
     splits = {name: counts[name] for name in SPLITS}
-    return CoverReport(out, len(rows), splits, used_zoom, blocks, tuple(notes))
+    return CoverReport(out, len(rows), splits, block_zoom, blocks, (*notes, *share_note(counts, shares)))
 
 
 def write_cover(path: Path, rows: Iterable[tuple[Tile, str]]) -> None:

@@ -238,9 +238,8 @@ def select_uncertain(
             flat = np.setdiff1d(subset, with_texture)
             return UncertainPatches(none, np.setdiff1d(uncertain, flat), none)
     rows = _with_texture(session, ranked, uncertain, block)
-    if session.parts is not None and not search.exhaustive:
-        return UncertainPatches(none, none, rows)
-    count = affordable_patches(len(rows), megapixels, work)
+    in_parts_alone = session.parts is not None and not search.exhaustive
+    count = 0 if in_parts_alone else affordable_patches(len(rows), megapixels, work)
     if session.parts is not None:
         return UncertainPatches(np.sort(rows[:count]), none, rows[count:])
     if count < len(rows):
