@@ -57,18 +57,39 @@ def test_each_executor_writes_the_same_bytes(tmp_path, dask, name):
     on_each(folder, dask, job.arguments, job.outputs)
 
 
-def test_each_executor_maps_the_same_change(tmp_path, dask, rng):
+def write_pair(folder, rng):
+    """Two dates of a place, of which a square changed."""
     before = np.kron(rng.uniform(400, 3000, (24, 20, 4)), np.ones((8, 8, 1)))
     after = 1.2 * before + rng.normal(0, 20, before.shape)
     after[40:80, 40:80] = before[100:140, 100:140]
     for name, pixels in (("before", before), ("after", after)):
-        write_tif(tmp_path / "pair" / f"{name}.tif", np.clip(pixels, 1, 9000).astype(np.uint16))
+        write_tif(folder / f"{name}.tif", np.clip(pixels, 1, 9000).astype(np.uint16))
+
+
+def test_each_executor_maps_the_same_change(tmp_path, dask, rng):
+    write_pair(tmp_path / "pair", rng)
 
     def arguments(folder):
         files = folder / "before.tif", folder / "after.tif", "--out", folder / "change.tif"
         return ("change", "detect", *files, "--probabilities", folder / "p.tif")
 
     on_each(tmp_path / "pair", dask, arguments, ("change.tif", "p.tif"))
+
+
+def test_each_executor_measures_the_same_change(tmp_path, dask, rng):
+    labels = np.zeros((192, 160), np.uint8)
+    labels[40:80, 40:80], labels[:20] = 1, 255
+    for name in ("a", "b"):
+        write_pair(tmp_path / "places" / name, rng)
+        write_tif(tmp_path / "labels" / f"{name}.tif", labels[..., None])
+    texts = set()
+    for flags in ((), *(("--executor", name) for name in ("serial", "threads:2", dask))):
+        asked = tmp_path / "places", tmp_path / "labels", "--no-clouds", "--json", "--quiet"
+        done = run("change", "evaluate", *asked, *flags)
+        assert done.exit_code == 0, done.output
+        texts.add(done.stdout)
+    assert len(texts) == 1
+    assert json.loads(texts.pop())["recall"]["value"] > 0.5
 
 
 def test_each_executor_downloads_the_same_files(tmp_path, dask, tiles, catalogue):
