@@ -9,6 +9,7 @@ from PIL import Image
 from retrieval.config import SegmenterConfig
 from retrieval.labels.classes import Classes
 from retrieval.labels.masks import write_png
+from retrieval.tasks.segment.model import Description
 from retrieval.tasks.segment.scenes import Scene, SceneSet
 
 BUILDING = Classes.binary("building")
@@ -28,6 +29,21 @@ TINY = SegmenterConfig(
 LEARNS = SegmenterConfig(
     width=8, stages=1, stride=1, crop=32, steps=50, batch=4, warmup_steps=5, average=0.9, learning_rate=1e-2
 )
+
+
+def golden_description(unit_px, **more):
+    """Describe a golden model of `GROUND` in images of bytes."""
+    return Description(
+        classes=GROUND.names,
+        colours=GROUND.colours,
+        bands=("B04", "B03", "B02"),
+        dates=1,
+        form="byte",
+        unit_px=unit_px,
+        fill=(102.0, 101.0, 100.0),
+        licence="CC0-1.0",
+        **more,
+    )
 
 
 def blocks(seed, height, width, k, side=16):

@@ -15,12 +15,12 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
 import numpy as np  # noqa: E402
-from segmentable import GROUND  # noqa: E402
+from segmentable import golden_description  # noqa: E402
 
 from retrieval.tasks.forest import Forest  # noqa: E402
-from retrieval.tasks.segment.model import Description, Segmenter, save_segmenter  # noqa: E402
+from retrieval.tasks.segment.model import Segmenter, save_segmenter  # noqa: E402
 
-BANDS, SIDES, REDUCTION = ("B04", "B03", "B02"), (3, 9), 4
+SIDES, REDUCTION = (3, 9), 4
 CONFIG = {"recipe": {"trees": 3}, "data": "make_forest.py"}
 COUNTS = {"scenes": 1, "pixels": 32 * 40, "trees": 3}
 NAME, ANSWERS = "segmenter-trees-v1", "answers.npy"
@@ -41,7 +41,7 @@ def segmenter():
     forest = Forest(
         reduction=REDUCTION,
         sides=SIDES,
-        channels=len(BANDS),
+        channels=3,
         roots=np.array([0, 7, 14], np.int32),
         feature=np.where(inner, seen[nodes % len(seen)], -1).astype(np.int32),
         limit=np.where(
@@ -50,17 +50,7 @@ def segmenter():
         child=np.where(inner, nodes // 7 * 7 + 2 * (nodes % 7) + 1, 0).astype(np.int32),
         share=share / share.sum(1, keepdims=True),
     )
-    description = Description(
-        classes=GROUND.names,
-        colours=GROUND.colours,
-        bands=BANDS,
-        dates=1,
-        form="byte",
-        unit_px=REDUCTION,
-        fill=(102.0, 101.0, 100.0),
-        licence="CC0-1.0",
-    )
-    return Segmenter(forest, description, "golden")
+    return Segmenter(forest, golden_description(REDUCTION), "golden")
 
 
 def main():

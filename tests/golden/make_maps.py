@@ -17,10 +17,10 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
 import numpy as np  # noqa: E402
-from segmentable import GROUND, TINY, write_scene  # noqa: E402
+from segmentable import GROUND, TINY, golden_description, write_scene  # noqa: E402
 
 from retrieval.tasks.segment import predict  # noqa: E402
-from retrieval.tasks.segment.model import Description, Segmenter, save_segmenter  # noqa: E402
+from retrieval.tasks.segment.model import Segmenter, save_segmenter  # noqa: E402
 from retrieval.tasks.segment.network import unet, unit_px, with_standardization  # noqa: E402
 from tfrecords.artifacts import FORMAT_VERSION  # noqa: E402
 
@@ -37,18 +37,7 @@ def segmenter():
         values = rng.random(weight.shape)
         weight.assign(values - 0.5 if len(weight.shape) > 1 else 0.5 + values)
     whole = with_standardization(network, np.full(3, 0.4, np.float32), np.full(3, 0.04, np.float32))
-    description = Description(
-        classes=GROUND.names,
-        colours=GROUND.colours,
-        bands=BANDS,
-        dates=1,
-        form="byte",
-        unit_px=unit_px(TINY),
-        fill=(102.0, 101.0, 100.0),
-        temperature=8.0,
-        orientations=2,
-        licence="CC0-1.0",
-    )
+    description = golden_description(unit_px(TINY), temperature=8.0, orientations=2)
     return Segmenter(whole, description, "golden")
 
 
