@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from statistics import median
 from typing import Any
+
+from table_cells import markdown
 
 WINDOW_M = 80
 """Distance between windows at the default stride, in metres."""
@@ -19,14 +20,6 @@ GROUNDS = (
     ("the land surface", 149e6),
 )
 """Names and square kilometres."""
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
 SHIPPED_KINDS = {
     "exact, float32": "`exact`",
     "fast, 2 bits, 400 re-ranked": "`fast`",
