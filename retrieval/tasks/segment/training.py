@@ -50,17 +50,13 @@ SURE = 0.9
 
 
 @dataclass(frozen=True)
-class SegmentTrainingReport:
-    """The result of a training."""
+class MapTrainingReport:
+    """What a training of a network and one of trees report alike."""
 
     out: Path
     """The model folder."""
-    history: Path
-    """Table of loss, time, IoU and MCC over the steps."""
-    steps: int
-    """Steps done, in all runs."""
     seconds: float
-    """Time that they took."""
+    """Time that the training took, in all runs."""
     scenes: int
     """Scenes trained on."""
     pixels: int
@@ -77,6 +73,40 @@ class SegmentTrainingReport:
     """Divisor of the logits."""
     threshold: float | None
     """Threshold of the second of two classes; None for more."""
+
+
+@dataclass(frozen=True)
+class SegmentTrainingReport(MapTrainingReport):
+    """The result of a training of a network."""
+
+    history: Path
+    """Table of loss, time, IoU and MCC over the steps."""
+    steps: int
+    """Steps done, in all runs."""
+
+
+def reported(
+    model: Segmenter,
+    out: Path,
+    seconds: float,
+    training: SceneSet,
+    pixels: int,
+    validation: SceneSet | None,
+    accuracy: MapAccuracy | None,
+) -> dict[str, Any]:
+    """Return the fields of `MapTrainingReport`."""
+    return {
+        "out": out,
+        "seconds": seconds,
+        "scenes": len(training),
+        "pixels": pixels,
+        "classes": training.classes.names,
+        "validation": 0 if validation is None else len(validation),
+        "miou": accuracy.miou if accuracy else None,
+        "mcc": accuracy.mcc if accuracy else None,
+        "temperature": model.description.temperature,
+        "threshold": model.description.threshold,
+    }
 
 
 def train_segmenter(
@@ -418,17 +448,5 @@ class _Run:
         counts = {"scenes": len(scenes), "pixels": pixels, "steps": state.step}
         model = self.segmenter(temperature, threshold, licence)
         save_segmenter(model, out, self.trainer.identity, counts, overwrite=overwrite)
-        return SegmentTrainingReport(
-            out=out,
-            history=self.trainer.folder / HISTORY,
-            steps=state.step,
-            seconds=state.seconds,
-            scenes=len(scenes),
-            pixels=pixels,
-            classes=scenes.classes.names,
-            validation=0 if self.validation is None else len(self.validation),
-            miou=measured.miou if measured else None,
-            mcc=measured.mcc if measured else None,
-            temperature=temperature,
-            threshold=threshold,
-        )
+        same = reported(model, out, state.seconds, scenes, pixels, self.validation, measured)
+        return SegmentTrainingReport(**same, history=self.trainer.folder / HISTORY, steps=state.step)

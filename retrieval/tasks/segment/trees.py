@@ -22,7 +22,7 @@ from retrieval.tasks.neighbourhood import features
 from retrieval.tasks.segment.calibrating import accuracy_on, best_iou_threshold, calibration_on
 from retrieval.tasks.segment.model import Description, Segmenter, save_segmenter
 from retrieval.tasks.segment.scenes import FULL_SCALE, Scene, SceneSet, stacked
-from retrieval.tasks.segment.training import check_sets, identity_of
+from retrieval.tasks.segment.training import MapTrainingReport, check_sets, identity_of, reported
 from retrieval.types import Progress, silent
 from tfrecords.artifacts import check_free
 
@@ -37,35 +37,15 @@ TURNS = 5
 
 
 @dataclass(frozen=True)
-class ForestReport:
+class ForestReport(MapTrainingReport):
     """Result of `train_forest`."""
 
-    out: Path
-    """The model folder."""
     trees: int
     """Trees grown."""
     nodes: int
     """Their nodes."""
-    seconds: float
-    """Time that the training took."""
-    scenes: int
-    """Scenes trained on."""
-    pixels: int
-    """Their labelled pixels."""
     sample: int
-    """Those that the trees learned from."""
-    classes: tuple[str, ...]
-    """Names of the classes in order."""
-    validation: int
-    """Validation scenes; 0 without."""
-    miou: float | None
-    """Mean IoU of the classes without the background on validation scenes; None without validation."""
-    mcc: float | None
-    """Mean Matthews correlation coefficient of these classes, likewise."""
-    temperature: float
-    """Divisor of the logits."""
-    threshold: float | None
-    """Threshold of the second of two classes; None for more."""
+    """Labelled pixels that the trees learned from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,21 +108,9 @@ def train_forest(
     identity = identity_of(config.to_dict(), training, ())
     sizes = {"scenes": len(training), "pixels": int(counts.sum()), "trees": config.trees}
     save_segmenter(model, out, identity, sizes, overwrite=overwrite)
-    return ForestReport(
-        out=out,
-        trees=config.trees,
-        nodes=len(forest.feature),
-        seconds=round(time.monotonic() - start, 1),
-        scenes=len(training),
-        pixels=int(counts.sum()),
-        sample=len(sample.labels),
-        classes=training.classes.names,
-        validation=0 if validation is None else len(validation),
-        miou=accuracy.miou if accuracy else None,
-        mcc=accuracy.mcc if accuracy else None,
-        temperature=model.description.temperature,
-        threshold=model.description.threshold,
-    )
+    seconds = round(time.monotonic() - start, 1)
+    same = reported(model, out, seconds, training, int(counts.sum()), validation, accuracy)
+    return ForestReport(**same, trees=config.trees, nodes=len(forest.feature), sample=len(sample.labels))
 
 
 # --- sample -----------------------------------------------------------------------------------------------
