@@ -318,7 +318,7 @@ class StoredParts:
 
         Args:
             windows: (m,) from `locate`.
-            patch: (shifts, 6, 6, PART_DIM) parts of the patch at each shift, a multiple of eight shifts.
+            patch: (shifts, 6, 6, PART_DIM) parts of the patch at each shift, a multiple of four shifts.
 
         Returns:
             The best cosine (m,) and its shift (m,).

@@ -20,8 +20,8 @@ from retrieval.types import Pixels, RankedCandidates
 
 RADIUS = 1
 """Largest shift, in pixels: the peak of half resolution is that exact."""
-PAIRS = 256
-"""Pairs of patch and candidate at a time: 40 MB."""
+PAIRS = 64
+"""Pairs of patch and candidate at a time: 5 MB, so that memory is used again before it is returned."""
 
 
 def agreement(session: Session, ranked: RankedCandidates) -> NDArray[np.float32]:
@@ -61,7 +61,7 @@ def _compare(
     regions = np.stack([_region(session.images, bands, int(i), int(x), int(y)) for i, x, y in places])
     best = np.empty(len(batch), np.float32)
     template = signed_gradients(np.ascontiguousarray(patches), TensorConfig.noise)
-    best_cosines(*template, owner, *signed_gradients(regions, TensorConfig.noise), best)
+    best_cosines(*template, owner, regions, TensorConfig.noise, best)
     return best
 
 
