@@ -200,7 +200,7 @@ def test_parts_of_all_shards_are_searched(pixels, tmp_path, monkeypatch):
     fake.patches[1, :9] = 0
     queries = patches_of(pixels[0], [(0, 0)] * len(cut))
     for folder in folders:
-        found = parts_search.find_places(folder.parts, Session.open(folder, queries), 50, 10)
+        found = parts_search.find_places(folder.parts, Session.open(folder, queries), count=10)
         assert found.image_ids[:, 0].tolist() == [images[i].image_id for i, _, _ in cut]
         assert found.x[:, 0].tolist() == [2 * x for _, x, _ in cut]
         assert found.y[:, 0].tolist() == [2 * y for _, _, y in cut]

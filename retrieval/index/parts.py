@@ -31,7 +31,6 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.config import IndexKind
 from retrieval.errors import IndexFormatError
 from retrieval.index.codes import add_codes
 from retrieval.index.device import load_faiss
@@ -66,8 +65,6 @@ ITERATIONS = 12
 """Steps that fit a projection: further ones change what it keeps by less than a thousandth."""
 BLOCK_WINDOWS = 8_192
 """Windows expanded at a time: 38 MB."""
-MAX_FLAT = 1_000_000
-"""More windows are coded in cells, of which a query reads a quarter."""
 
 
 def joined(field: NDArray[Any], step: int = STEP, spacing: int = 1) -> NDArray[np.float32]:
@@ -241,8 +238,7 @@ def _coded(stored: StoredParts, axes: NDArray[np.float32]) -> Any:
         for _, vectors in stored.window_vectors(axes):
             exact.add(vectors)
         return exact
-    kind: IndexKind = "ivf" if count > MAX_FLAT else "fast"
-    codes = train_quantizer(kind, lambda: stored.window_vectors(axes), count, WINDOW_DIM, count)
+    codes = train_quantizer("fast", lambda: stored.window_vectors(axes), count, WINDOW_DIM, count)
     add_codes(codes, stored.window_vectors(axes), count)
     return codes
 
@@ -378,8 +374,8 @@ class PartsIndex:
                 f"{folder}: parts.faiss holds {codes.ntotal} windows, parts.bin "
                 f"{layout.first_window[-1]}. Build the index again."
             )
-        with suppress(RuntimeError):  # without cells
-            set_nprobe(codes, 0)
+        with suppress(RuntimeError):  # no cells, or those of an earlier version: all of them are read
+            set_nprobe(codes, codes.ntotal)
         return cls(StoredParts(layout, _mapped(path, layout)), axes, codes)
 
     def __len__(self) -> int:

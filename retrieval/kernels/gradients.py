@@ -57,7 +57,9 @@ def _write_field(
             for x in range(width):
                 rows[y % 3, band, x] = scaled[y, x, band]
         if y >= 2:
-            _write_gradients(rows[(y - 2) % 3], rows[(y - 1) % 3], rows[y % 3], noise, out[y - 2], known[y - 2])
+            _write_gradients(
+                rows[(y - 2) % 3], rows[(y - 1) % 3], rows[y % 3], noise, out[y - 2], known[y - 2]
+            )
 
 
 @loop

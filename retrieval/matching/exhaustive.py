@@ -29,7 +29,7 @@ from retrieval.matching.budget import (
     warn_of_time,
 )
 from retrieval.matching.local_search import shipped_local_search
-from retrieval.matching.parts_search import NEAREST, find_places
+from retrieval.matching.parts_search import find_places
 from retrieval.matching.places import decided_patches, rival_places
 from retrieval.matching.pyramid import match_half_resolution, refine_full_resolution
 from retrieval.matching.session import Session
@@ -43,13 +43,13 @@ from tfrecords.schema import Patches
 
 MAX_HIDDEN_SHARE = 0.2
 """Share of hidden pixels above which this search decides alone: the earlier stages took cloud for ground."""
-MATCHED_K, SIGNED_K, REFINED_K = 256, 96, 32
+MATCHED_K, SIGNED_K, REFINED_K = 256, 96, 16
 """Candidates of local descriptors that are correlated at half resolution, those that are compared by signed
 gradients, and those that are correlated at full resolution."""
 DEEP_MATCHED_K, DEEP_SIGNED_K = 1024, 256
 """The first two of these where a patch is searched once more."""
-DEEP_NEAREST = 4 * NEAREST
-"""Windows of each shift that are compared by their parts where a patch is searched once more."""
+DEEP_EFFORT = 4
+"""Factor of the windows that are compared by their parts where a patch is searched once more."""
 THICK_LOGIT = 3.0
 """Log-odds of cloud below which it may be thin, so that the ground shows."""
 MIN_LOG_GRADIENT = 2.7
@@ -130,7 +130,7 @@ def search_uncertain(session: Session, ranked: RankedCandidates) -> UncertainSea
         rows = np.sort(selected.in_parts[block])
         find = partial(find_places, session.parts)
         ranked = _search_visible(session, ranked, rows, find)
-        find_more = partial(find_places, session.parts, nearest=DEEP_NEAREST)
+        find_more = partial(find_places, session.parts, effort=DEEP_EFFORT)
         ranked = _search_with_thin_cloud(session, ranked, rows, find_more)
         in_parts = block.stop
     left_out[selected.in_parts[in_parts:]] = True

@@ -34,8 +34,10 @@ COARSE_SHIFTS = np.array([(dy, dx) for dy in (0, 2) for dx in (0, 2)])
 """(4, 2) shifts, in 2 px, at which windows are searched: y and x of a window's corner in the patch."""
 FINE_SHIFTS = np.array([(dy, dx) for dy in range(-1, 3) for dx in range(-1, 3)])
 """(16, 2) shifts at which the windows found are compared."""
-NEAREST = 8192
-"""Windows of each coarse shift that are compared by their parts."""
+NEAREST_SHARE = 1 / 115
+"""Share of an index's windows that are compared by their parts, for each coarse shift."""
+LEAST_NEAREST, MOST_NEAREST = 8192, 65536
+"""Bounds of the number of these windows: a small index affords more, and time must not grow for ever."""
 PLACES = 2000
 """Candidates of a patch: correlation at quarter resolution reduces them further at little cost."""
 OVERLAPPING = 8
@@ -44,15 +46,13 @@ BLOCK = 128
 """Patches searched for at a time."""
 
 
-def find_places(
-    index: PartsIndex, session: Session, nearest: int = NEAREST, count: int = PLACES
-) -> Candidates:
+def find_places(index: PartsIndex, session: Session, effort: int = 1, count: int = PLACES) -> Candidates:
     """Find the places that agree with the visible parts of patches.
 
     Args:
         index: parts of the session's images.
         session: its queries are NaN where cloud or nodata hides the ground.
-        nearest: windows of each coarse shift that are compared by their parts.
+        effort: factor of the number of windows that are compared by their parts.
         count: places of a patch.
 
     Returns:
@@ -66,9 +66,17 @@ def find_places(
         queries = session.queries.select(slice(start, start + BLOCK))
         rows = np.arange(len(queries))
         fields = local.describe_all_pixels(*Templates(queries, columns).take(rows, 1))
-        places = [nearest_places(member, fields, nearest, allowed) for member in index.members]
+        places = [
+            nearest_places(member, fields, windows_to_compare(len(member), effort), allowed)
+            for member in index.members
+        ]
         found.append(best_places(*merge_best(places, OVERLAPPING * count), settings))
     return _inside(concatenate(found), session.images)
+
+
+def windows_to_compare(windows: int, effort: int = 1) -> int:
+    """Return how many windows of an index are compared by their parts, for each coarse shift."""
+    return min(max(round(NEAREST_SHARE * windows), LEAST_NEAREST) * effort, MOST_NEAREST)
 
 
 def _inside(found: Candidates, images: Pixels) -> Candidates:
