@@ -99,20 +99,21 @@ def test_hidden_and_flat_templates_are_zero():
         assert not out.any()
 
 
-@given(st.integers(0, 10**6), st.integers(1, 9), st.sampled_from([4, 8, 16]))
-def test_windows_compared_in_place_against_gathered_ones(seed, count, shifts):
+@given(st.integers(0, 10**6), st.integers(1, 9), st.sampled_from([4, 8, 16]), st.sampled_from([32, 64]))
+def test_windows_compared_in_place_against_gathered_ones(seed, count, shifts, kept):
     rng, dim, side, height, width = np.random.default_rng(seed), 32, 3, 7, 9
     numbers = rng.integers(-7, 8, (height * width, 2 * dim))
     scale, steps = rng.integers(0, 256, height * width), rng.random(2 * dim).astype(np.float32)
     scale[: 3 * width], scales = 0, np.linspace(0, 2, 256).astype(np.float32)  # first, ground without texture
     low, high = numbers[:, :dim] + 8, numbers[:, dim:] + 8
     parts = np.concatenate([low + 16 * high, scale[:, None]], 1).astype(np.uint8)
-    patch = rng.normal(size=(shifts, side, side * 2 * dim)).astype(np.float32)
+    patch = rng.normal(size=(shifts, side, side, kept)).astype(np.float32)
     y, x = rng.integers(0, height - side + 1, count), rng.integers(0, width - side + 1, count)
     best, shift = np.empty(count, np.float32), np.empty(count, np.int64)
     place = width * y + x, np.full(count, width)
     compare_windows(parts, scales, steps, *place, patch, 1e-3, best, shift)
-    grid = (numbers * steps * scales[scale][:, None]).reshape(height, width, 2 * dim).astype(np.float64)
+    values = (numbers * steps * scales[scale][:, None])[:, : patch.shape[-1]]
+    grid = values.reshape(height, width, -1).astype(np.float64)
     for n in range(count):
         window = grid[y[n] : y[n] + side, x[n] : x[n] + side].reshape(-1)
         cosine = patch.reshape(shifts, -1) @ window / np.sqrt((window**2).sum() + 1e-3)

@@ -162,6 +162,15 @@ def test_codes_find_what_comparing_all_windows_finds(
     assert same.mean() >= 0.95
 
 
+def test_a_rough_comparison_keeps_the_best_windows(index: PartsIndex, fields: dict[int, np.ndarray]) -> None:
+    patches, _ = cut(fields, 5, 60, 0.5)
+    few, few_ids = nearest_places(index, patches, len(index), IDS, compared=64)
+    full, full_ids = nearest_places(index, patches, len(index), IDS)
+    assert few.shape[1] == 64 < full.shape[1]
+    rows = np.arange(len(patches))
+    assert (few_ids[rows, few.argmax(1)] == full_ids[rows, full.argmax(1)]).mean() >= 0.95
+
+
 def test_only_allowed_images_answer(index: PartsIndex, fields: dict[int, np.ndarray]) -> None:
     patches, _ = cut(fields, 4, 5, 0.0)
     score, ids = nearest_places(index, patches, 512, IDS[1:2])

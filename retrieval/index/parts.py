@@ -314,7 +314,8 @@ class StoredParts:
 
         Args:
             windows: (m,) from `locate`.
-            patch: (shifts, 6, 6, PART_DIM) parts of the patch at each shift, a multiple of four shifts.
+            patch: (shifts, 6, 6, numbers) parts of the patch at each shift: `PART_DIM` or the first
+                `CODED_DIM` numbers, and a multiple of four shifts.
 
         Returns:
             The best cosine (m,) and its shift (m,).
@@ -322,9 +323,9 @@ class StoredParts:
         from retrieval.kernels.windows import compare_windows
 
         best, shift = np.empty(len(windows.rows), np.float32), np.empty(len(windows.rows), np.int64)
-        rows = np.ascontiguousarray(patch.reshape(len(patch), SIDE, SIDE * PART_DIM))
         stored = np.asarray(self.parts), SCALES, self.layout.steps
-        compare_windows(*stored, windows.corner, windows.columns, rows, FLOOR, best, shift)
+        shifts = np.ascontiguousarray(patch)
+        compare_windows(*stored, windows.corner, windows.columns, shifts, FLOOR, best, shift)
         return best, shift
 
     def window_vectors(self, axes: NDArray[np.float32]) -> Iterator[Block]:

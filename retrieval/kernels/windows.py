@@ -38,17 +38,19 @@ def compare_windows(
         steps: (2 `HALF`,) value of one unit of each number.
         corner: (m,) number of each window's first part.
         columns: (m,) parts in a row of its image.
-        patch: (shifts, side, side * 2 `HALF`) parts of the patch at each shift, a multiple of `TILE` shifts.
+        patch: (shifts, side, side, numbers) parts of the patch at each shift, a multiple of `TILE` shifts:
+            all numbers, or the first `HALF`, which then count alone.
         floor: added to the energy of a window.
         best: (m,) the best cosine; written to.
         shift: (m,) its shift, the first of equal ones; written to.
     """
-    shifts, side, length = patch.shape
-    rows, windows = patch.reshape(shifts, side * length), np.zeros((TILE, side * length), np.float32)
+    shifts, side, _, numbers = patch.shape
+    rows = patch.reshape(shifts, side * side * numbers)
+    windows = np.zeros((TILE, rows.shape[1]), np.float32)
     energy, sums = np.empty(TILE, np.float32), np.empty((TILE, shifts), np.float32)
     for first in range(0, len(corner), TILE):
         tile = slice(first, min(first + TILE, len(corner)))
-        _unpack(parts, scales, steps, corner[tile], columns[tile], side, windows, energy)
+        _unpack(parts, scales, steps, corner[tile], columns[tile], side, numbers, windows, energy)
         for k in range(0, shifts, TILE):
             _multiply(windows, rows[k : k + TILE], sums[:, k : k + TILE])
         for n in range(tile.start, tile.stop):
@@ -68,20 +70,25 @@ def _unpack(
     corner: NDArray[np.int64],
     columns: NDArray[np.int64],
     side: int,
+    numbers: int,
     windows: NDArray[np.float32],
     energy: NDArray[np.float32],
 ) -> None:
-    """Write the numbers of windows, and the sums of their squares."""
+    """Write the first numbers of the parts of windows, and the sums of their squares."""
     for n in range(len(corner)):
         window = windows[n]
         for row in range(side):
             for column in range(side):
                 part = parts[corner[n] + row * columns[n] + column]
-                scale, numbers = scales[part[HALF]], window[(row * side + column) * 2 * HALF :]
-                for k in range(HALF):
-                    both = np.int32(part[k])
-                    numbers[k] = np.float32((both & 15) - 8) * steps[k] * scale
-                    numbers[HALF + k] = np.float32((both >> 4) - 8) * steps[HALF + k] * scale
+                scale, out = scales[part[HALF]], window[(row * side + column) * numbers :]
+                if numbers == HALF:
+                    for k in range(HALF):
+                        out[k] = np.float32(np.int32(part[k] & 15) - 8) * steps[k] * scale
+                else:
+                    for k in range(HALF):
+                        both = np.int32(part[k])
+                        out[k] = np.float32((both & 15) - 8) * steps[k] * scale
+                        out[HALF + k] = np.float32((both >> 4) - 8) * steps[HALF + k] * scale
         # A loop of its own: within the loop above the sum would keep it from unrolling.
         total = np.float32(0)
         for k in range(len(window)):

@@ -1,10 +1,10 @@
 """Search by parts: patches of which only a part is visible, found in the parts index.
 
 The network of local descriptors describes a patch at every second pixel. Its parts are shifted by 0 and 4
-px against the index's grid of 8 px, so four vectors find the nearest windows of a patch. Each of these
-windows is then compared by its parts at 16 shifts, 2 px apart. Parts across the patch's edge count by what
-lies inside. The best places are the candidates, which correlation ranks further. Nothing is read of the
-images before that.
+px against the index's grid of 8 px, so four vectors find the nearest windows of a patch. These windows are
+compared by half of the numbers of their parts, at the four shifts. The best of them are compared by all
+numbers at 16 shifts, 2 px apart. Parts across the patch's edge count by what lies inside. The best places are
+the candidates, which correlation ranks further. Nothing is read of the images before that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX
-from retrieval.index.parts import SIDE, STEP, PartsIndex
+from retrieval.index.parts import CODED_DIM, SIDE, STEP, PartsIndex, Windows
 from retrieval.kernels.executors import parallel_map
 from retrieval.matching.candidates import concatenate
 from retrieval.matching.local_search import best_places, merge_best
@@ -38,6 +38,10 @@ NEAREST_SHARE = 1 / 115
 """Share of an index's windows that are compared by their parts, for each coarse shift."""
 LEAST_NEAREST, MOST_NEAREST = 8192, 65536
 """Bounds of the number of these windows: a small index affords more, and time must not grow for ever."""
+AT_COARSE = np.flatnonzero(((FINE_SHIFTS == 0) | (FINE_SHIFTS == 2)).all(1))
+"""(4,) rows of the fine shifts that are coarse shifts."""
+COMPARED = 16_384
+"""Windows of a patch that are compared at all fine shifts: the best of a rough comparison."""
 PLACES = 2000
 """Candidates of a patch: correlation at quarter resolution reduces them further at little cost."""
 OVERLAPPING = 8
@@ -88,7 +92,11 @@ def _inside(found: Candidates, images: Pixels) -> Candidates:
 
 
 def nearest_places(
-    index: PartsIndex, fields: NDArray[np.float32], nearest: int, allowed: NDArray[np.int64]
+    index: PartsIndex,
+    fields: NDArray[np.float32],
+    nearest: int,
+    allowed: NDArray[np.int64],
+    compared: int = COMPARED,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Find windows by their codes and compare them by their parts.
 
@@ -97,6 +105,7 @@ def nearest_places(
         fields: (n, 23, 23, c) descriptors of patches, 2 px apart; 0 where hidden.
         nearest: windows of each coarse shift that are compared by their parts.
         allowed: ascending ids of the images that may be answered.
+        compared: windows that are compared at all fine shifts, the best of a rough comparison.
 
     Returns:
         Scores (n, m) and packed ids (n, m) of places, -inf and -1 for none.
@@ -109,7 +118,9 @@ def nearest_places(
     fine = shifted_windows(parts, FINE_SHIFTS)
 
     def compare(number: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        return _compare(index, np.unique(rows[number]), fine[number], allowed)
+        found = index.stored.locate(_distinct(rows[number]))
+        found = found.select(np.isin(found.image_ids, allowed))
+        return _compare(index, found, fine[number], compared)
 
     places = list(parallel_map(compare, range(len(fields))))
     width = max((len(score) for score, _ in places), default=0)
@@ -118,6 +129,12 @@ def nearest_places(
     for number, (scores, packed) in enumerate(places):
         score[number, : len(scores)], ids[number, : len(scores)] = scores, packed
     return score, ids
+
+
+def _distinct(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the distinct numbers that are not negative, ascending, in a third of the time of `np.unique`."""
+    ascending = np.sort(rows)
+    return ascending[(ascending >= 0) & np.diff(ascending, prepend=-1).astype(bool)]
 
 
 def shifted_windows(parts: NDArray[np.float32], shifts: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -138,11 +155,12 @@ def shifted_windows(parts: NDArray[np.float32], shifts: NDArray[np.int64]) -> ND
 
 
 def _compare(
-    index: PartsIndex, rows: NDArray[np.int64], fine: NDArray[np.float32], allowed: NDArray[np.int64]
+    index: PartsIndex, found: Windows, fine: NDArray[np.float32], compared: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Compare windows with the parts of one patch at all fine shifts: scores and packed ids of places."""
-    found = index.stored.locate(rows[rows >= 0])
-    found = found.select(np.isin(found.image_ids, allowed))
+    if len(found.rows) > compared:
+        rough, _ = index.stored.compare(found, fine[AT_COARSE, ..., :CODED_DIM])
+        found = found.select(np.sort(np.argpartition(-rough, compared)[:compared]))
     cosine, best = index.stored.compare(found, fine)
     corner = PART_PX * np.stack([found.x, found.y], -1)
     place = np.maximum(corner - FINE_SHIFTS[best][:, ::-1] * (STEP_PX // FINE), 0)

@@ -57,21 +57,23 @@ def _compare(
     rows, owner = np.unique(batch[:, 0], return_inverse=True)
     columns = [session.queries.bands.index(b) for b in bands]
     patches = select_bands(np.asarray(session.queries.scaled(rows), np.float32), columns)
-    places = zip(*(getattr(ranked, name)[tuple(batch.T)] for name in ("image_ids", "x", "y")), strict=True)
-    regions = np.stack([_region(session.images, bands, int(i), int(x), int(y)) for i, x, y in places])
+    places = np.stack([getattr(ranked, name)[tuple(batch.T)] for name in ("image_ids", "x", "y")], -1)
+    regions = np.full((len(batch), *(PATCH_PX + 2 * RADIUS,) * 2, len(bands)), np.nan, np.float32)
+    for region, (image_id, x, y) in zip(regions, places.tolist(), strict=True):
+        _read_region(session.images, bands, image_id, x, y, region)
     best = np.empty(len(batch), np.float32)
     template = signed_gradients(np.ascontiguousarray(patches), TensorConfig.noise)
     best_cosines(*template, owner, regions, TensorConfig.noise, best)
     return best
 
 
-def _region(images: Pixels, bands: tuple[str, ...], image_id: int, x: int, y: int) -> NDArray[np.float32]:
-    """Return the pixels of a candidate and `RADIUS` around it, NaN beyond the image."""
-    side, (height, width) = PATCH_PX + 2 * RADIUS, images.size(image_id)
+def _read_region(
+    images: Pixels, bands: tuple[str, ...], image_id: int, x: int, y: int, out: NDArray[np.float32]
+) -> None:
+    """Write the pixels of a candidate and `RADIUS` around it; those beyond the image are left as they are."""
+    side, (height, width) = len(out), images.size(image_id)
     left, top = x - RADIUS, y - RADIUS
     x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
     columns = [images.bands(image_id).index(b) for b in bands]
-    region = np.full((side, side, len(bands)), np.nan, np.float32)
     seen = images.scaled(image_id, (x0, y0, x1 - x0, y1 - y0))
-    region[y0 - top : y1 - top, x0 - left : x1 - left] = select_bands(seen, columns)
-    return region
+    out[y0 - top : y1 - top, x0 - left : x1 - left] = select_bands(seen, columns)
