@@ -32,6 +32,7 @@ from protocol import (
     calibration_error,
     database_of,
     is_right,
+    look_alikes,
     part,
     recalled,
     share,
@@ -219,6 +220,7 @@ def engine_figures(session: Session, question: Question) -> dict[str, Any]:
     stated = np.nan_to_num(calibration.probability(calibration_features(ranked)))
     result["stated"] = float(stated.mean())
     result["right"] = share(right, answers)
+    result["wrong"] = look_alikes(given, right)
     result["calibration_error"] = calibration_error(stated, right, answers)
     return result
 
@@ -230,6 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("build/parts"))
     parser.add_argument("--group", default="cities under cloud", choices=GROUPS)
     parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--generated", type=int, help="number of generated scenes; default: the group's")
     parser.add_argument("--every", type=int, default=1, help="take one query of this many")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--upright", action="store_true")
@@ -237,6 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rank", action="store_true", help="also correlate the candidates, and score")
     args = parser.parse_args(arguments)
     group = GROUPS[args.group]
+    group = replace(group, generated=group.generated if args.generated is None else args.generated)
     images = TurnedImages(database_of(args.data, group), 1 if args.upright else TURNS)
     question = ask(args.data, group, args.queries, args.seed)
     rows = np.arange(0, len(question.patches), args.every)
@@ -257,13 +261,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def designs(name: str, session: Session, images: TurnedImages, out: Path) -> list[Measured]:
     """Run a design with each of its settings."""
     per_image = 512 * 512 / (1e6 * images.megapixels) / 1024
+
+    def described(image_id: int) -> NDArray[Any]:
+        return shipped_descriptors().describe_image(images.scaled(image_id))
+
     if name == "windows":
         folder = out / f"index-{images.megapixels:.0f}"
         if not (folder / "parts.faiss").exists():
             folder.mkdir(parents=True, exist_ok=True)
-            fields = {i: shipped_descriptors().describe_image(images.scaled(i)) for i in images.ids}
-            projection = Projection.fit(list(fields.values())[:FITTED])
-            parts = ((i, projection.parts(field)) for i, field in fields.items())
+            projection = Projection.fit(map(described, images.ids[:FITTED]))
+            parts = ((i, projection.parts(described(i))) for i in images.ids)
             write_parts(folder / PARTS, folder / CODES, parts, projection)
         index = PartsIndex.open(folder)
         size = sum(f.stat().st_size for f in folder.iterdir()) * per_image
