@@ -25,6 +25,7 @@ import csv
 import hashlib
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -61,6 +62,11 @@ NODATA = np.uint16(65535)
 """Code of a nodata pixel."""
 MAX_CODE = 4095
 """Code of scaled 1; codes above it are compressed by a logarithm in scaled pixels."""
+
+MAPPED_IMAGES = 16
+"""Images whose pixels stay mapped: each holds an open file."""
+
+_Stamp = tuple[int, int, int]
 
 
 class IndexFolder:
@@ -133,7 +139,9 @@ class IndexFolder:
                 "again."
             )
         self.parts = PartsIndex.open(path) if PARTS in self.manifest.files else None
-        self._checked: dict[int, tuple[int, int, int]] = {}
+        self._checked: dict[int, _Stamp] = {}
+        self._mapped: dict[int, tuple[_Stamp, NDArray[np.uint16]]] = {}
+        self._lock = Lock()
 
     def changed(self) -> IndexMismatchError:
         """Return the error of an index that was changed while it was open."""
@@ -194,11 +202,11 @@ class IndexFolder:
             ManifestError: the file was changed.
             IndexMismatchError: another process replaced or removed the image since the index was opened.
         """
-        with self._pixel_file(image_id) as file:
-            if window is None:
+        if window is None:
+            with self._pixel_file(image_id) as file:
                 return from_codes(np.load(file, allow_pickle=False))
-            x, y, width, height = window
-            return from_codes(np.asarray(_mapped(file)[y : y + height, x : x + width]))
+        x, y, width, height = window
+        return from_codes(np.asarray(self._mapped_codes(image_id)[y : y + height, x : x + width]))
 
     def stored_codes(self, image_id: int) -> NDArray[np.uint16]:
         """Return an image's pixels (h, w, b) as they are stored, from the file when they are read."""
@@ -210,6 +218,20 @@ class IndexFolder:
     def file_paths(self) -> FilePaths:
         """Return what the paths of the table mean."""
         return FilePaths(self.path, self.manifest.extra.get(PATHS_FROM))
+
+    def _mapped_codes(self, image_id: int) -> NDArray[np.uint16]:
+        """Map an image; the last ones stay mapped, since parts of an image are read one after the other."""
+        with suppress(OSError):
+            stamp = _stamp((self.path / f"pixels/{image_id}.npy").stat())
+            if (kept := self._mapped.get(image_id)) and kept[0] == stamp:
+                return kept[1]
+        with self._pixel_file(image_id) as file:
+            stamp, codes = _stamp(os.fstat(file.fileno())), _mapped(file)
+        with self._lock:
+            while len(self._mapped) >= MAPPED_IMAGES:
+                del self._mapped[next(iter(self._mapped))]
+            self._mapped[image_id] = stamp, codes
+        return codes
 
     def _pixel_file(self, image_id: int) -> BinaryIO:
         """Open a file of pixels, and compare its content with the manifest unless that was done before.
@@ -226,7 +248,7 @@ class IndexFolder:
             check_file(path, known, content=False)
             raise
         status = os.fstat(file.fileno())
-        stamp = status.st_ino, status.st_size, status.st_mtime_ns
+        stamp = _stamp(status)
         if self._checked.get(image_id) != stamp:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
@@ -259,6 +281,11 @@ def _unpickled(place: str, version: str, encoder: Encoder | None, device: Device
             _unpickled_folders.clear()
             _unpickled_folders[place, version] = folder
         return _unpickled_folders[place, version]
+
+
+def _stamp(status: os.stat_result) -> _Stamp:
+    """Return what tells a file from another, or a changed, one of its name."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _mapped(file: BinaryIO) -> NDArray[np.uint16]:

@@ -151,7 +151,7 @@ def _cosines(
     field: NDArray[np.float32],
     known: NDArray[np.float32],
     energy: NDArray[np.float32],
-) -> tuple[float, float, float]:
+) -> tuple[np.float32, np.float32, np.float32]:
     """Cosines of a template with a field at three shifts along x."""
     p0 = p1 = p2 = t0 = t1 = t2 = f0 = f1 = f2 = np.float32(0)
     for y in range(len(template)):
@@ -168,7 +168,7 @@ def _cosines(
 
 
 @loop
-def _products(a: NDArray[np.float32], b: NDArray[np.float32]) -> tuple[float, float, float]:
+def _products(a: NDArray[np.float32], b: NDArray[np.float32]) -> tuple[np.float32, np.float32, np.float32]:
     """Inner products of a row with the beginning of a longer one, from its first three pixels on."""
     s0 = s1 = s2 = np.float32(0)
     for k in range(len(a)):
