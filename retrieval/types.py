@@ -38,6 +38,10 @@ class Executor(Protocol):
         """Yield the result of each task, in order."""
         ...
 
+    def slots(self) -> int:
+        """Return the number of tasks that run at the same time, at least 1."""
+        ...
+
 
 ID_LIMIT = 2**31
 """Image and patch ids are integers in [0, ID_LIMIT)."""

@@ -30,6 +30,9 @@ class Losing:
     def __init__(self, inner, folder):
         self.inner, self.folder = inner, Path(folder)
 
+    def slots(self):
+        return self.inner.slots()
+
     def map(self, function, tasks):
         mark = self.folder / f"{getattr(function, '__name__', 'task')}.killed"
         return self.inner.map(Deadly(function, mark), tasks)

@@ -70,6 +70,9 @@ class Changed:
     def __init__(self, inner, change):
         self.inner, self.change = inner, change
 
+    def slots(self):
+        return self.inner.slots()
+
     def map(self, function, tasks):
         return self.inner.map(self.change(function), tasks)
 
@@ -131,6 +134,9 @@ class Killing:
 
     def __init__(self, inner, scheduler):
         self.inner, self.scheduler = inner, scheduler
+
+    def slots(self):
+        return self.inner.slots()
 
     def map(self, function, tasks):
         results = self.inner.map(function, tasks)

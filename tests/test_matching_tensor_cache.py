@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 from engine import texture
 
-from retrieval.matching.tensor_cache import Sites, TensorCache
+from retrieval.kernels.executors import SerialExecutor
+from retrieval.matching import tensor_cache
+from retrieval.matching.pyramid import match_half_resolution
+from retrieval.matching.session import Session
+from retrieval.matching.tensor_cache import BYTES_PER_PIXEL, Sites, TensorCache
 from retrieval.matching.tensors import (
     LEVELS,
     Arrays,
@@ -14,7 +18,8 @@ from retrieval.matching.tensors import (
     template_side,
     tensor_of,
 )
-from tfrecords.schema import BANDS
+from retrieval.types import Candidates
+from tfrecords.schema import BANDS, Patches
 
 COLUMNS = (0, 1, 2, 3)
 
@@ -128,6 +133,34 @@ def test_images_of_one_size_share_slabs_and_none_is_read_twice():
     assert sorted(many.names["read"]) == list(range(9))
     # Room for one block, then for twice as many as before.
     assert sorted(cache.slabs) == [(1, 1), (2, 2), (4, 4), (8, 2)]
+
+
+def test_passes_begin_where_the_one_before_ended(monkeypatch):
+    """With room for half of the images, alternate passes read fewer, and find the same."""
+    pictures = {i: scene(i, 80, 80) for i in range(8)}
+    monkeypatch.setattr(tensor_cache, "CACHE_BYTES", 4 * 2 * BYTES_PER_PIXEL * 80 * 80)
+    monkeypatch.setattr(tensor_cache, "SLAB_BYTES", 1)  # a slab for each image
+    ids, at = np.repeat(np.arange(8), 2)[None].repeat(3, 0), np.full((3, 16), 4)
+    start = Candidates(ids, at, at, np.zeros((3, 16), np.float32))
+    patches = np.stack([pictures[i][6:70, 3:67] for i in (1, 5, 7)])
+    read, found = {}, {}
+    for alternate in (False, True):
+        images = CountingImages(dict(pictures), dict.fromkeys(pictures, BANDS))
+        slab = TensorCache(images, 1)
+        slab.regions(Sites(np.zeros(1, np.int64), np.zeros((1, 2), np.int64), COLUMNS, 0, 2))
+        (held,) = slab._slabs
+        images.names["read"].clear()
+        cache = TensorCache(images, 4 * held.nbytes)
+        if not alternate:
+            monkeypatch.setattr(cache, "goes_backward", lambda: False)
+        queries = Patches(np.arange(3), patches, "scaled", BANDS, float("nan"))
+        of_group = {level: 3 * 8 for level in (2, 1)}
+        session = Session(images, queries, tensors=cache, executor=SerialExecutor(), batch_pairs=of_group)
+        found[alternate] = match_half_resolution(session, start, 16)
+        read[alternate] = len(images.names["read"])
+    assert read == {False: 16, True: 12}
+    np.testing.assert_array_equal(found[True].ncc, found[False].ncc)
+    assert found[True].image_ids[:, 0].tolist() == [1, 5, 7]
 
 
 def test_squares_of_several_pictures():

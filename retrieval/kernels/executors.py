@@ -35,6 +35,10 @@ class SerialExecutor:
         """Yield the result of each task, in order."""
         return map(function, tasks)
 
+    def slots(self) -> int:
+        """Return 1."""
+        return 1
+
 
 @dataclass(frozen=True)
 class ThreadExecutor:
@@ -47,6 +51,10 @@ class ThreadExecutor:
     def map(self, function: Callable[[_In], _Out], tasks: Iterable[_In]) -> Iterator[_Out]:
         """Yield the result of each task, in order; a single task runs in the caller's thread."""
         return parallel_map(function, tasks, self.count)
+
+    def slots(self) -> int:
+        """Return the number of threads."""
+        return self.count or threads()
 
 
 @cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -17,11 +18,14 @@ from retrieval.index.folder import IndexFolder
 from retrieval.matching.pyramid import refine_full_resolution
 from retrieval.matching.rounds import search_in_rounds
 from retrieval.matching.session import Session
+from retrieval.matching.tensor_cache import TensorCache
 from retrieval.types import Executor, RankedCandidates
 from tfrecords.schema import Patches
 
-BLOCK = 256
-"""Patches of a task: 8 MB of pixels, some seconds of work."""
+MIN_BLOCK, MAX_BLOCK = 256, 4096
+"""Patches of a task: 8 to 130 MB of pixels. Each task searches the index and goes through the images once."""
+TASKS_PER_SLOT = 4
+"""Tasks for each of those that run at the same time, so that all end at about the same time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +46,14 @@ class MatchTask:
 
 def match_task(task: MatchTask) -> RankedCandidates:
     """Search and match the patches of a task, to full resolution."""
-    return match(Session.open(task.index, task.patches, task.search_filter, task.search, task.refinement))
+    session = Session.open(task.index, task.patches, task.search_filter, task.search, task.refinement)
+    return match(replace(session, tensors=tensors_of(task.index)))
+
+
+@lru_cache(maxsize=1)
+def tensors_of(index: IndexFolder) -> TensorCache:
+    """Return the tensors that all tasks of one index share in this process."""
+    return TensorCache(index)
 
 
 def match(session: Session) -> RankedCandidates:
@@ -51,7 +62,11 @@ def match(session: Session) -> RankedCandidates:
 
 
 def match_in_blocks(
-    session: Session, index: IndexFolder, patches: Patches, executor: Executor | None, block: int = BLOCK
+    session: Session,
+    index: IndexFolder,
+    patches: Patches,
+    executor: Executor | None,
+    block: int | None = None,
 ) -> RankedCandidates:
     """Match patches here, or block by block where the executor's tasks share no memory.
 
@@ -60,14 +75,15 @@ def match_in_blocks(
         index: the session's index.
         patches: the session's queries.
         executor: runs the blocks; None or one of this process for the session's own.
-        block: patches of a task.
+        block: patches of a task; None decides by their number and the executor.
     """
     if executor is None or executor.in_process:
         return match(session)
+    size = block or block_size(len(patches), executor.slots())
 
     def tasks() -> Iterator[MatchTask]:
-        for start in range(0, max(1, len(patches)), block):
-            part = patches.select(slice(start, start + block))
+        for start in range(0, max(1, len(patches)), size):
+            part = patches.select(slice(start, start + size))
             part = replace(part, pixels=np.asarray(part.pixels), georeferences=(), note="")
             yield MatchTask(index, part, session.search_filter, session.search, session.refinement)
 
@@ -75,5 +91,10 @@ def match_in_blocks(
     session.progress("matching", 0, len(patches))
     for ranked in executor.map(match_task, tasks()):
         found.append(ranked)
-        session.progress("matching", min(len(patches), len(found) * block), len(patches))
+        session.progress("matching", min(len(patches), len(found) * size), len(patches))
     return RankedCandidates.concatenate(found)
+
+
+def block_size(patches: int, slots: int) -> int:
+    """Return the number of patches of a task, where `slots` tasks run at the same time."""
+    return min(max(-(-patches // (TASKS_PER_SLOT * slots)), MIN_BLOCK), MAX_BLOCK)

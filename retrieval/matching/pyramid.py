@@ -390,15 +390,16 @@ class PyramidMatcher:
         Args:
             pairs: (m, 2), sorted by patch.
             size: of a batch.
-            by_image: sort by image and block; else by patch, among images that fit into the cache together.
+            by_image: sort by image and block, else by patch; among images that fit into the cache together.
         """
         rows, cols = pairs.T
         image = self._image[rows, cols]
+        group = self._table.group[image] * (-1 if self._session.tensors.goes_backward() else 1)
         if by_image:
             x, y = (self._state[axis][rows, cols] // BLOCK_PX for axis in "xy")
-            order = np.lexsort((x, y, image))
+            order = np.lexsort((x, y, image, group))
         else:
-            order = np.argsort(self._table.group[image], kind="stable")
+            order = np.argsort(group, kind="stable")
         kind = self._table.kind[image[order]]
         for number, columns in enumerate(self._table.kinds):
             of_kind = order[kind == number]

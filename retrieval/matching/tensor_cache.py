@@ -149,6 +149,7 @@ class TensorCache:
         self._open: dict[tuple[int, ...], Slab] = {}  # slabs with room, by block size
         self._lock = Lock()
         self._first_block = cycle(range(threads()))
+        self._backward = cycle((False, True))
 
     @property
     def slabs(self) -> list[tuple[int, int]]:
@@ -234,6 +235,13 @@ class TensorCache:
         """Return a number for each image, equal for images whose tensors fit into the cache together."""
         pixels = np.array([np.prod(self._images.size(int(i))) for i in image_ids], np.float64)
         return ((np.cumsum(pixels) - pixels) * (2 * BYTES_PER_PIXEL) // CACHE_BYTES).astype(np.int64)
+
+    def goes_backward(self) -> bool:
+        """Return whether the next pass over the groups goes from the last to the first.
+
+        Passes alternate. So each begins at the tensors that the pass before left in the cache.
+        """
+        return next(self._backward)
 
     def _window(self, block: Block) -> tuple[int, int, int, int]:
         """x, y, width and height of a block with its margin, inside the image."""
