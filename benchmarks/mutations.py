@@ -1,12 +1,13 @@
 """Damage files of every kind that we read, and count what the readers say.
 
     python benchmarks/mutations.py --count 200 --json FILE
+    python benchmarks/mutations.py --count 4400 --log LOG --json FILE    # continues a log
 
 Strategy. Each kind has a small valid file and a reader that touches all of it. A mutation cuts the file,
 flips bits, overwrites, swaps, removes or repeats blocks, or replaces a number by an absurd one. The seed
 draws it. A reader must return or raise an error of ours. All else is a fault: another exception, more than
 ten seconds, a kill by a signal, memory for a number that the file only claims. Each kind runs in a child with
-a limit of its address space.
+a limit of its address space. Where a signal kills the child, another one continues with the next mutation.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from retrieval.errors import RetrieveError
 
 LIMIT_S = 10
 """Longest time of a reader."""
+MAX_FAULTS = 20
+"""Faults of a kind after which it ends."""
 ROOM_BYTES = 3 << 30
 """Address space beyond that of the child when it starts."""
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
@@ -96,7 +99,7 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
 # --- children -------------------------------------------------------------------------------------
 
 
-def run_kind(kind: Kind, count: int, seed: int, folder: Path, report: Path) -> None:
+def run_kind(kind: Kind, numbers: range, seed: int, folder: Path, report: Path) -> None:
     """Damage a file many times in this process; write the outcomes, and before each the number to come."""
     goal = kind.make(folder)
     content = goal.read_bytes()
@@ -106,7 +109,7 @@ def run_kind(kind: Kind, count: int, seed: int, folder: Path, report: Path) -> N
     used = next(int(line.split()[1]) for line in status if line.startswith("VmSize")) << 10
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM_BYTES, resource.RLIM_INFINITY))
     seen, faults = Counter[str](), list[str]()
-    for number in range(count):
+    for number in numbers:
         damaged = mutated(content, np.random.default_rng([seed, number]))
         if damaged == content:
             seen["unchanged"] += 1
@@ -127,33 +130,47 @@ def run_kind(kind: Kind, count: int, seed: int, folder: Path, report: Path) -> N
             faults.append(f"{number}: {type(error).__name__}: {error}"[:200])
         finally:
             signal.alarm(0)
-    report.write_text(json.dumps({"seen": seen, "faults": faults, "number": count}))
+    report.write_text(json.dumps({"seen": seen, "faults": faults, "number": numbers.stop}))
 
 
 def _hang(*_: object) -> None:
     raise TimeoutError(f"more than {LIMIT_S} s")
 
 
-def in_child(kind: Kind, count: int, seed: int, folder: Path) -> dict[str, Any]:
-    """Run a kind in a child; return its outcomes, with a fault where a signal killed it."""
+def in_children(kind: Kind, count: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Run a kind in a child, and in another one behind each mutation that kills one; return the outcomes."""
+    seen, faults, first = Counter[str](), list[str](), 0
+    while first < count and len(faults) < MAX_FAULTS:
+        part = in_child(kind, range(first, count), seed, folder.with_name(f"{folder.name}-{first}"))
+        seen.update(part["seen"])
+        faults += part["faults"]
+        first = part["number"]
+    return {"mutations": first, **seen, "faults": faults}
+
+
+def in_child(kind: Kind, numbers: range, seed: int, folder: Path) -> dict[str, Any]:
+    """Run mutations of a kind in a child; return its outcomes, and the number of the next mutation.
+
+    A signal that kills the child is a fault of the mutation that it read.
+    """
     report = folder.with_name(folder.name + ".json")
     folder.mkdir()
     child = os.fork()
     if not child:
         signal.signal(signal.SIGALRM, _hang)
         try:
-            run_kind(kind, count, seed, folder, report)
+            run_kind(kind, numbers, seed, folder, report)
             os._exit(0)
         except BaseException as error:
             print(f"{folder.name}: {error!r}", flush=True)
             os._exit(1)
     _, status = os.waitpid(child, 0)
-    outcome: dict[str, Any] = (
-        json.loads(report.read_text()) if report.exists() else {"seen": {}, "faults": []}
-    )
+    begun: dict[str, Any] = {"seen": {}, "faults": [], "number": numbers.start}
+    outcome: dict[str, Any] = json.loads(report.read_text()) if report.exists() else begun
     if status:
-        outcome["faults"].append(f"{outcome.get('number', 0)}: the process ended with {status}")
-    return {"mutations": outcome.get("number", 0), **outcome["seen"], "faults": outcome["faults"]}
+        outcome["faults"].append(f"{outcome['number']}: the process ended with {status}")
+        outcome["number"] += 1
+    return outcome
 
 
 # --- kinds ----------------------------------------------------------------------------------------
@@ -447,7 +464,9 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def run_campaign(count: int, seed: int, folder: Path, names: tuple[str, ...] = ()) -> dict[str, Any]:
+def run_campaign(
+    count: int, seed: int, folder: Path, names: tuple[str, ...] = (), log: Path | None = None
+) -> dict[str, Any]:
     """Damage each kind and return the outcomes by kind.
 
     Args:
@@ -455,16 +474,21 @@ def run_campaign(count: int, seed: int, folder: Path, names: tuple[str, ...] = (
         seed: of the mutations.
         folder: where to work.
         names: some kinds; all without any.
+        log: gets a line of JSON for each kind; the kinds that it holds are not repeated.
     """
     for module in MODULES:  # once here, not in each child
         import_module(module)
-    outcomes = {}
+    lines = log.read_text().splitlines() if log and log.exists() else []
+    outcomes: dict[str, Any] = {name: one for line in lines for name, one in json.loads(line).items()}
     for number, (name, kind) in enumerate(KINDS.items()):
-        if not names or name in names:
+        if name not in outcomes and (not names or name in names):
             begin = time.monotonic()
-            outcomes[name] = in_child(kind, count, seed, folder / f"{number:02d}")
+            outcomes[name] = in_children(kind, count, seed, folder / f"{number:02d}")
             outcomes[name]["seconds"] = round(time.monotonic() - begin, 1)
-    return outcomes
+            if log:
+                with log.open("a") as file:
+                    file.write(json.dumps({name: outcomes[name]}) + "\n")
+    return {name: outcomes[name] for name in KINDS if name in outcomes}
 
 
 def main() -> None:
@@ -473,9 +497,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", action="append", default=[], help="only this kind; repeatable")
+    parser.add_argument("--log", type=Path, help="file of the finished kinds; a later run continues it")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        figures = run_campaign(options.count, options.seed, Path(folder).resolve(), tuple(options.kind))
+        figures = run_campaign(
+            options.count, options.seed, Path(folder).resolve(), tuple(options.kind), options.log
+        )
     rows = [
         [name, *(str(of.get(k, 0)) for k in ("mutations", "read", "refused")), str(len(of["faults"]))]
         for name, of in figures.items()

@@ -41,6 +41,38 @@ def test_no_damaged_file_gives_another_error_than_ours(tmp_path):
         assert of["mutations"] == 14 == sum(of.get(k, 0) for k in ("read", "refused", "unchanged")), name
 
 
+KILLING = """
+import json, os, signal, sys
+from pathlib import Path
+from mutations import Kind, in_children
+
+content = b"ten bytes."
+
+def make(folder):
+    (folder / "file").write_bytes(content)
+    return folder / "file"
+
+def read(folder):
+    if len((folder / "file").read_bytes()) < len(content):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+print(json.dumps(in_children(Kind(make, read), 30, 0, Path("kind"))))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
+def test_the_campaign_continues_behind_a_mutation_that_kills_its_process(tmp_path):
+    paths = os.pathsep.join([str(ROOT / "benchmarks"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": paths}
+    command = [sys.executable, "-c", KILLING]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    outcome = json.loads(done.stdout)
+    assert outcome["mutations"] == 30
+    assert 3 < len(outcome["faults"]) < 20
+    assert all("ended with 9" in fault for fault in outcome["faults"])
+    assert outcome["read"] + outcome.get("unchanged", 0) + len(outcome["faults"]) == 30
+
+
 def test_a_cut_mask_is_refused_and_not_decoded_into_noise(tmp_path, rng):
     write_png(tmp_path / "m.png", rng.integers(0, 3, (40, 50)).astype("uint8"), Classes(("a", "b", "c")))
     content = (tmp_path / "m.png").read_bytes()
