@@ -1,13 +1,12 @@
 r"""Measure time and memory of a class map: the default network on a generated scene, six classes.
 
-    python benchmarks/segment_speed.py --height 2368 --json benchmarks/results/segment-speed.json
+    python benchmarks/segment_speed.py --json benchmarks/results/segment-speed.json
 
-A Sentinel-2 tile has 10,980 pixels a side and four bands at 10 m. Memory follows the width, and time the
-windows. So two rows of windows tell both: 2,368 pixels; the time of a whole tile follows from the number of
-pixels in its windows. The scene is a generated one, repeated over the tile. The network is trained for one
-step, because its weights do not change its cost. The time of the processor counts, in seconds of one core,
-because other work on the machine changes it little. The network alone is timed too, on one window again and
-again.
+A Sentinel-2 tile has 10,980 pixels a side and four bands at 10 m. `--height` maps its first rows only: memory
+follows the width, and the time of the whole tile follows from the pixels in its windows. The scene is a
+generated one, repeated over the tile. The network is trained for one step, because its weights do not change
+its cost. The time of the processor counts, in seconds of one core, because other work on the machine changes
+it little. The network alone is timed too, on one window again and again.
 """
 
 from __future__ import annotations

@@ -138,6 +138,37 @@ def rasterize_table(run: dict[str, Any]) -> str:
     return markdown(("features", "file", "time", "processor", "peak memory"), rows)
 
 
+def segment_speed_table(run: dict[str, Any]) -> str:
+    """Return time and peak memory of a class map, and the time of its network alone."""
+    size, figures = run["shapes"], run["figures"]
+    row = (
+        f"{size['size']:,} × {size['height']:,}",
+        f"{figures['cpu_s']:.0f} s",
+        f"{figures['network_cpu_s']:.0f} s",
+        f"{figures['seconds']:,.0f} s",
+        f"{figures['peak_mb']:,} MB",
+        f"{figures['cpu_s_per_1000_km2']:.0f} s",
+    )
+    head = ("pixels", "processor", "the network alone", "wall time", "peak memory", "processor per 1,000 km²")
+    return markdown(head, [row])
+
+
+def change_speed_table(run: dict[str, Any]) -> str:
+    """Return time and peak memory of maps of change without labels."""
+    size = run["shapes"]["size"]
+    rows = [
+        (
+            f"{size:,} × {size:,}, {name}",
+            f"{figures['cpu_s']:.0f} s",
+            f"{figures['seconds']:,.0f} s",
+            f"{figures['peak_mb']:,} MB",
+            f"{figures['cpu_s_per_1000_km2']:.0f} s",
+        )
+        for name, figures in run["rows"].items()
+    ]
+    return markdown(("pixels", "processor", "wall time", "peak memory", "processor per 1,000 km²"), rows)
+
+
 def scale_table(scale: dict[str, Any]) -> str:
     """Return a row for every size and kind; computed figures have a ~."""
     head = ("images", "windows", "kind", "build", "build, peak", "memory per window", "query, peak")

@@ -19,6 +19,7 @@ from typing import Any
 
 from protocol import GROUPS
 from speed_tables import (
+    change_speed_table,
     dense_table,
     ground_table,
     index_kinds_table,
@@ -28,6 +29,7 @@ from speed_tables import (
     run_note,
     scale_note,
     scale_table,
+    segment_speed_table,
     stream_note,
     stream_table,
 )
@@ -434,6 +436,10 @@ TABLES: dict[str, Table] = {
     "open-data-run": ("open-data.json", run_note),
     "rasterize": ("rasterize.json", rasterize_table),
     "rasterize-run": ("rasterize.json", run_note),
+    "segment-speed": ("segment-speed.json", segment_speed_table),
+    "segment-speed-run": ("segment-speed.json", run_note),
+    "change-speed": ("change-speed.json", change_speed_table),
+    "change-speed-run": ("change-speed.json", run_note),
     "segment-buildings": ("segment-buildings.json", segment_table),
     "segment-deepglobe": ("segment-deepglobe.json", segment_table),
     "segment-deepglobe-classes": ("segment-deepglobe.json", segment_classes_table),
