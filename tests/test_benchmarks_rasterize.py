@@ -1,4 +1,4 @@
-"""Masks from files of many features: the memory does not follow the file."""
+"""Masks from files of many features, whose memory does not follow the file, and their comparison."""
 
 import sys
 from pathlib import Path
@@ -10,6 +10,7 @@ pytest.importorskip("pyogrio", reason="needs the extra `labels`")
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
+import compared
 import rasterize
 from context import stage
 
@@ -30,3 +31,11 @@ def test_four_times_the_features_need_the_same_memory(tmp_path):
         assert len(list(out.rglob("*.png"))) == 16
         peaks_mb.append(done.peak_mb)
     assert peaks_mb[1] - peaks_mb[0] < 30  # all features at one time take 60 MB more
+
+
+def test_a_map_of_the_labels_supports_each(tmp_path):
+    labels, cover = tmp_path / "buildings.gpkg", tmp_path / "cover.csv"
+    rasterize.write_cover(cover, 2)
+    rasterize.write_buildings(labels, 50, 2)
+    rasterize.burn(labels, cover, tmp_path / "maps")
+    assert compared.judge(tmp_path / "maps", labels)["features"] == 50
