@@ -37,6 +37,7 @@ TINY = CloudConfig(
     dim=4,
     steps=3,
     found_steps=2,
+    season_steps=2,
     batch=6,
     regions_per_place=2,
     min_places=2,
@@ -361,7 +362,10 @@ def test_training_writes_a_model_and_the_same_again(tmp_path):
     steps = []
     for train, names in (
         (train_cloud_mask, {"loss", "cloud_found", "clear_hidden"}),
-        (train_local_descriptors, {"known_loss", "known_right", "found_loss", "found_right"}),
+        (
+            train_local_descriptors,
+            {f"{stage}_{figure}" for stage in ("known", "found", "seasons") for figure in ("loss", "right")},
+        ),
     ):
         out = tmp_path / f"{train.__name__}.keras"
         figures = train(tmp_path / "series", out, TINY, progress=steps.append)
@@ -374,10 +378,11 @@ def test_training_writes_a_model_and_the_same_again(tmp_path):
         "training the cloud network",
         "training local descriptors under known clouds",
         "training local descriptors under found clouds",
+        "training local descriptors in other seasons",
     }
 
 
-LONGER = replace(TINY, cloud_steps=21, steps=22, found_steps=23)
+LONGER = replace(TINY, cloud_steps=21, steps=22, found_steps=23, season_steps=21)
 
 
 @pytest.fixture(scope="module")
@@ -395,6 +400,7 @@ def at_once(tmp_path_factory):
         (train_cloud_mask, "cloud network"),
         (train_local_descriptors, "known"),
         (train_local_descriptors, "found"),
+        (train_local_descriptors, "seasons"),
     ],
 )
 def test_an_interrupted_training_resumes_to_the_same_weights(train, stage, at_once, tmp_path):

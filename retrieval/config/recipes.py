@@ -99,6 +99,8 @@ class CloudConfig(Config):
     found_steps: int = setting(
         3500, 0, 10**7, help="Further steps, clouds masked by the prediction of the cloud network."
     )
+    season_steps: int = setting(0, 0, 10**7, help="Last steps, some patches in seasons that the data lack.")
+    season_share: float = setting(0.5, 0, 1, help="Share of these patches in the last steps.")
     batch: int = setting(96, 1, 10**5, help="Pairs of a patch and a region per step.")
     regions_per_place: int = setting(
         6,

@@ -17,6 +17,7 @@ from retrieval.errors import TrainingError
 from retrieval.models.cloud_mask import CloudMask
 from retrieval.models.local_descriptors import STEP_PX
 from retrieval.training.augment import add_noise, blurred, change_light, in_bytes, turned_alike
+from retrieval.training.seasons import in_another_season
 from retrieval.training.weather import add_haze, under_clouds
 from tfrecords.schema import Series, to_scaled
 
@@ -105,7 +106,11 @@ def _change(
 
 
 def draw_pairs(
-    sets: Draws, config: CloudConfig, rng: np.random.Generator, finder: CloudMask | None = None
+    sets: Draws,
+    config: CloudConfig,
+    rng: np.random.Generator,
+    finder: CloudMask | None = None,
+    season_share: float = 0.0,
 ) -> tuple[NDArray[Any], ...]:
     """Draw a batch of patches, most of them with hidden clouds, and of regions of other dates.
 
@@ -115,6 +120,7 @@ def draw_pairs(
         rng: random generator.
         finder: the cloud mask that hides clouds; patches then lie within a pixel of the search grid. None
             hides roughly the pasted clouds, and patches lie anywhere.
+        season_share: share of patches in a season that the data lack.
 
     Returns:
         patches (n, 64, 64, b) and regions (n, r, r, b), scaled. offset (n, 2): x and y of each patch in its
@@ -147,7 +153,10 @@ def draw_pairs(
             patches.append(turned[1][dy : dy + PATCH_PX, dx : dx + PATCH_PX])
             offsets.append(offset)
             where.append((number, record.overlap_group, x, y))
-    queries = _weathered(np.stack(patches).astype(np.float32), config, rng, finder)
+    drawn = np.stack(patches).astype(np.float32)
+    if season_share:
+        _change(drawn, ((season_share, lambda p: in_another_season(p, rng)),), rng)
+    queries = _weathered(drawn, config, rng, finder)
     stored = np.clip(np.stack(regions).astype(np.float32), -1, 1)
     return queries, stored, np.array(offsets, np.float32), foreign_regions(where, side)
 

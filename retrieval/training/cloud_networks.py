@@ -4,6 +4,7 @@ The cloud network learns from crops with pasted clouds of known opacity (`retrie
 local descriptors learn to find a patch of one date, with its clouds hidden, in regions of another date. They
 compare it with the regions of all pairs of the batch at every fourth pixel. The loss is the cross-entropy of
 the true place (InfoNCE). The first stage hides the known clouds, the second the ones that the network finds.
+The last stage adds seasons that the data lack (`retrieval.training.seasons`).
 
 Source: A. van den Oord et al., Representation learning with contrastive predictive coding (2018).
 """
@@ -37,8 +38,10 @@ from retrieval.training.trainer import (
 )
 from tfrecords.read import read_series
 
-FOUND_MASKS_RATE = 0.5
-"""Factor of the learning rate for the second stage, under masks that the cloud network finds."""
+STAGES = {"known": "under known clouds", "found": "under found clouds", "seasons": "in other seasons"}
+"""The stages of the local descriptors, in their order, and what they show."""
+RATES = {"known": 1.0, "found": 0.5, "seasons": 0.25}
+"""Factor of the learning rate in each stage of the local descriptors."""
 
 
 def train_cloud_mask(
@@ -101,7 +104,7 @@ def train_local_descriptors(
     progress: ProgressCallback | None = None,
     checkpoint_s: float = CHECKPOINT_S,
 ) -> dict[str, float]:
-    """Train the local descriptors: first under known clouds, then under the masks of the cloud network.
+    """Train the local descriptors: under known clouds, then under found masks, then in other seasons.
 
     Args:
         series: as for `train_cloud_mask`, as are the other arguments.
@@ -113,7 +116,7 @@ def train_local_descriptors(
         checkpoint_s: seconds between checkpoints.
 
     Returns:
-        Loss and share of patches whose own place came first, of both stages, averaged over the last tenth of
+        Loss and share of patches whose own place came first, of each stage, averaged over the last tenth of
         their steps.
 
     Raises:
@@ -124,18 +127,20 @@ def train_local_descriptors(
     finder = cloud_mask or shipped_cloud_mask()
     identity = identity_of(config.to_dict(), series=series) | {"cloud_mask": fingerprint(finder.model)}
     show, stages = progress or print_progress(), []
-    for name, steps, mask in (("known", config.steps, None), ("found", config.found_steps, finder)):
-        schedule = Schedule(steps, checkpoint_s=checkpoint_s)
-        text = f"training local descriptors under {name} clouds"
+    steps = {"known": config.steps, "found": config.found_steps, "seasons": config.season_steps}
+    for name, count in steps.items():
+        text = f"training local descriptors {STAGES[name]}"
+        schedule = Schedule(count, checkpoint_s=checkpoint_s)
         trainer = Trainer(folder_of(out) / name, identity, schedule, show, text)
         trainer.load(overwrite)
-        stages.append((name, trainer, mask))
+        stages.append((name, trainer))
     sets = by_bands(list(read_series(series)), config)
     seed_networks(config.seed)
     model, figures = local_model(config.dim), dict[str, float]()
-    for name, trainer, mask in stages:
+    for name, trainer in stages:
         if trainer.schedule.steps:
-            loss, right = _fit_local(model, sets, config, trainer, mask).tolist()
+            mask = None if name == "known" else finder
+            loss, right = _fit_local(model, sets, config, trainer, mask, name).tolist()
             figures |= {f"{name}_loss": loss, f"{name}_right": right}
     save_model(model, out, overwrite=overwrite)
     shutil.rmtree(folder_of(out))
@@ -168,15 +173,17 @@ def _fit_clouds(model: Any, sets: Draws, config: CloudConfig, trainer: Trainer) 
 
 
 def _fit_local(
-    model: Any, sets: Draws, config: CloudConfig, trainer: Trainer, finder: CloudMask | None
+    model: Any, sets: Draws, config: CloudConfig, trainer: Trainer, finder: CloudMask | None, stage: str
 ) -> NDArray[np.float64]:
-    """Minimise the cross-entropy of each patch's own place among all places of the batch."""
+    """Minimise the cross-entropy of each patch's own place among all places of the batch, in a stage."""
     import tensorflow as tf
 
-    factor = 1.0 if finder is None else FOUND_MASKS_RATE
+    share = config.season_share if stage == "seasons" else 0.0
     heat = tf.Variable(np.log(25.0).astype(np.float32))  # of the softmax; learned
     variables = [*model.trainable_variables, heat]
-    optimizer = adam_w(variables, trainer.schedule.steps, factor * config.learning_rate, config.weight_decay)
+    optimizer = adam_w(
+        variables, trainer.schedule.steps, RATES[stage] * config.learning_rate, config.weight_decay
+    )
 
     @tf.function(reduce_retracing=True)
     def step(patches: Any, regions: Any, offset: Any, foreign: Any) -> Any:
@@ -188,8 +195,8 @@ def _fit_local(
         return loss, right
 
     trainer.track(variables=[*model.variables, heat, *optimizer.variables])
-    rng = np.random.default_rng([config.seed, 3 if finder is None else 4])
-    return trainer.run_drawn(step, lambda chance: draw_pairs(sets, config, chance, finder), rng)
+    rng = np.random.default_rng([config.seed, 3 + [*STAGES].index(stage)])
+    return trainer.run_drawn(step, lambda chance: draw_pairs(sets, config, chance, finder, share), rng)
 
 
 def place_loss(queries: Any, stored: Any, offset: Any, foreign: Any, heat: Any) -> tuple[Any, Any]:
