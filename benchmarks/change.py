@@ -11,6 +11,7 @@ validation sites. Pixels are pooled; intervals draw blocks of 256 x 256 pixels.
   their mean and spread in three neighbourhoods. Threshold of the largest F1 in a held-out fifth.
 - *untrained*: the method without labels; *otsu*: with Otsu's threshold for each place.
 - *forest*: `retrieve change train --method trees`; its threshold comes from places that take turns.
+- *indices*: the same with the recipe `{"indices": true, "scales": 4}`.
 - *network*: `retrieve change train`, threshold fitted on the held-out fifth; *networks*: mean of three seeds.
 
 All see the same coregistered dates without cloud. Hidden change counts as missed. Only tiles with labels are
@@ -46,6 +47,7 @@ from retrieval.tasks.change.training import (
     whole_scenes_of,
 )
 from retrieval.tasks.change.untrained import THRESHOLD, probability_of
+from retrieval.tasks.neighbourhood import index_pairs
 from retrieval.tasks.segment.model import Segmenter, load_segmenter
 from retrieval.tasks.segment.training import train_segmenter
 from retrieval.tasks.segment.trees import train_forest
@@ -53,13 +55,13 @@ from retrieval.training.recipes import read_recipe
 
 SIGMAS = (1.5, 4.0, 10.0)
 """Neighbourhoods of the trees, as standard deviations of a Gaussian in pixels."""
-TILE_PX, AROUND_PX = 256, 32
+TILE_PX, AROUND_PX = 256, 64
 """Side of the tiles that are mapped where a place has labels, and the ground around them that is seen."""
 SAMPLE = 200_000
 """Pixels that the trees learn from."""
 ROUNDS = 200
 """Most trees; fewer where a tenth of the sample gains nothing."""
-METHODS = ("trees", "untrained", "otsu", "network", "networks", "forest", "both")
+METHODS = ("trees", "untrained", "otsu", "network", "networks", "forest", "indices", "both")
 SEEDS = 3
 """Networks whose mean is the method *networks*; *both* is the mean of the forest and one network."""
 FOLDS = 5
@@ -208,15 +210,19 @@ def network(recipe: str, seeds: int) -> Callable[..., tuple[dict[str, NDArray[np
     return run
 
 
-def forest(taught: Named, test: Named, out: Path) -> tuple[dict[str, NDArray[np.uint8]], float]:
-    """Train the trees of the product, and map the test places."""
-    made = out.with_name(f"{out.name}-forest")
-    if not made.exists():
-        scenes = whole_scenes_of(taught, "places")
-        train_forest(scenes, made, ForestConfig(), groups=[name for name, _ in taught])
-    model = load_segmenter(made)
-    threshold = Learned(model).threshold
-    return {name: cleaned(mapped(model, read), threshold, read) for name, read in test}, threshold
+def forest(name: str, config: ForestConfig) -> Callable[..., tuple[dict[str, NDArray[np.uint8]], float]]:
+    """Return what trains the trees of the product by a recipe, and maps the test places."""
+
+    def run(taught: Named, test: Named, out: Path) -> tuple[dict[str, NDArray[np.uint8]], float]:
+        made = out.with_name(f"{out.name}-{name}")
+        if not made.exists():
+            scenes, pairs = whole_scenes_of(taught, "places"), index_pairs(len(taught[0][1].bands), 2)
+            train_forest(scenes, made, config, groups=[name for name, _ in taught], pairs=pairs)
+        model = load_segmenter(made)
+        threshold = Learned(model).threshold
+        return {name: cleaned(mapped(model, read), threshold, read) for name, read in test}, threshold
+
+    return run
 
 
 def both(taught: Named, test: Named, out: Path) -> tuple[dict[str, NDArray[np.uint8]], float]:
@@ -282,7 +288,8 @@ def main() -> None:
         }
     methods = {"trees": trees, "untrained": untrained, "otsu": otsu}
     methods |= {"network": network(asked.recipe, 1), "networks": network(asked.recipe, SEEDS)}
-    methods |= {"forest": forest, "both": both}
+    methods |= {"forest": forest("forest", ForestConfig()), "both": both}
+    methods |= {"indices": forest("indices", ForestConfig(indices=True, scales=4))}
     for fold in asked.folds.split(",") if asked.folds else folds:
         for method in asked.methods.split(","):
             kept = work / f"{method}-{fold}.json"

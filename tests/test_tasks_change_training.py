@@ -18,6 +18,7 @@ from retrieval.tasks.change.learned import Learned, input_names
 from retrieval.tasks.change.mapping import Options, align
 from retrieval.tasks.change.pairs import open_pair
 from retrieval.tasks.change.training import HELD_OUT, held_out_row, recipe_of
+from retrieval.tasks.neighbourhood import index_pairs
 from retrieval.tasks.segment.model import load_segmenter
 from tfrecords.errors import BandsError, OutputExistsError
 
@@ -144,14 +145,16 @@ def test_the_held_out_rows_hold_a_fifth_of_the_labels(rng):
 def test_trees_find_change_on_other_ground(trained, tmp_path):
     folder, _ = trained
     recipe = tmp_path / "recipe.json"
-    recipe.write_text(json.dumps({"trees": 15, "sample": 8000}))
+    recipe.write_text(json.dumps({"trees": 15, "sample": 8000, "indices": True}))
     arguments = ("change", "train", folder / "taught/places", folder / "taught/labels")
     options = ("--no-coregister", "--no-clouds", "--method", "trees", "--recipe", recipe, "--json")
     done = run(*arguments, "--out", tmp_path / "model", *options)
     assert done.exit_code == 0, done.output
     page = json.loads(done.stdout)
     assert page["trees"] == 15 and page["places"] == 2 and page["miou"] is None
-    assert page["threshold"] == load_segmenter(tmp_path / "model").description.threshold
+    model = load_segmenter(tmp_path / "model")
+    assert page["threshold"] == model.description.threshold
+    assert model.network.pairs == index_pairs(4, 2)
     places, labels = folder / "other/places", folder / "other/labels"
     found = evaluate(places, labels, model=tmp_path / "model", options=FAST).figures
     assert found.pooled["f1"].value > 0.8 and found.threshold == page["threshold"]

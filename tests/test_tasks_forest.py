@@ -20,7 +20,7 @@ from retrieval.errors import ModelError
 from retrieval.kernels.trees import BETTER, LEAF, grow_tree
 from retrieval.labels.masks import read_mask
 from retrieval.tasks.forest import FOREST, enlarged, grow_forest, load_forest
-from retrieval.tasks.neighbourhood import block_means, feature_count, features, square_means
+from retrieval.tasks.neighbourhood import block_means, feature_count, features, index_pairs, square_means
 from retrieval.tasks.segment import predict
 from retrieval.tasks.segment.model import load_segmenter
 from retrieval.tasks.segment.trees import draw_sample, train_forest
@@ -146,6 +146,30 @@ def test_blocks_of_one_mean_differ_by_their_texture():
     assert not features(np.zeros((16, 16, 1), np.float32), 8, (3,)).any()
 
 
+@pytest.mark.parametrize("reduction", [1, 4])
+def test_normalized_differences_are_those_of_the_means_and_know_no_brightness(reduction):
+    pixels = np.random.default_rng(8).uniform(0.1, 1, (32, 48, 3)).astype(np.float32)
+    pairs, plain = ((0, 1), (2, 1)), features(pixels, reduction, (3, 7))
+    shown = features(pixels, reduction, (3, 7), pairs)
+    assert shown.shape[-1] == feature_count(3, reduction, 2, len(pairs)) == plain.shape[-1] + 6
+    np.testing.assert_array_equal(shown[..., :-6], plain)
+    blocks = block_means(pixels, reduction)
+    means = [blocks, *(square_means(blocks, side) for side in (3, 7))]
+    wanted = [(m[..., i] - m[..., j]) / (m[..., i] + m[..., j]) for m in means for i, j in pairs]
+    np.testing.assert_allclose(shown[..., -6:], np.stack(wanted, -1), atol=1e-5)
+    np.testing.assert_allclose(
+        features(2 * pixels, reduction, (3, 7), pairs)[..., -6:], shown[..., -6:], atol=1e-4
+    )
+    assert np.isfinite(features(0 * pixels, reduction, (3, 7), pairs)).all()
+
+
+@pytest.mark.parametrize(("bands", "of_a_date"), [(1, 0), (3, 3), (6, 15), (13, 15)])
+def test_indices_are_of_two_bands_of_one_date(bands, of_a_date):
+    pairs = index_pairs(bands, 2)
+    assert len(set(pairs)) == len(pairs) == 2 * of_a_date
+    assert all(i // bands == j // bands < 2 and i < j for i, j in pairs)
+
+
 def test_enlargement_is_linear_between_the_middles():
     values = np.random.default_rng(6).random((5, 3, 1)).astype(np.float32)
     got = enlarged(values, 4)
@@ -195,6 +219,20 @@ def test_windows_agree_with_the_whole_image(trained):
     pixels = scenes(1, seed=5, height=300, width=280, k=3).scenes[0].pixels
     whole = model.map_probabilities(pixels)
     np.testing.assert_allclose(model.map_probabilities(pixels, window_px=128), whole, atol=1e-4)
+
+
+def test_trees_that_see_normalized_differences_ignore_the_light(tmp_path):
+    taught, other = scenes(3, k=3), scenes(1, seed=9, k=3).scenes[0]
+    train_forest(taught, tmp_path / "plain", SMALL)
+    train_forest(taught, tmp_path / "pairs", ForestConfig(**SMALL.to_dict() | {"indices": True}))
+    dark, right = (other.pixels * 0.5).astype(np.uint8), {}
+    for name in ("plain", "pairs"):
+        model = load_segmenter(tmp_path / name)
+        right[name] = (model.choose(model.map_probabilities(dark)) == other.mask).mean()
+        whole = model.map_probabilities(other.pixels)
+        np.testing.assert_allclose(model.map_probabilities(other.pixels, window_px=48), whole, atol=1e-4)
+    assert load_segmenter(tmp_path / "pairs").network.pairs == ((0, 1), (1, 2), (0, 2))
+    assert right["pairs"] > right["plain"]
 
 
 def test_the_threshold_comes_from_ground_that_was_left_out(tmp_path):
@@ -271,6 +309,8 @@ def test_a_changed_file_is_refused(trained, tmp_path):
     bad += [changed("limit", inner, np.inf), {"limit": good["limit"][:-1]}, {"roots": good["roots"][:0]}]
     bad += [{"share": good["share"].astype(np.float64)}, {"reduction": np.int32(0)}, {"more": good["roots"]}]
     bad += [{"sides": np.array([-1], np.int32)}, {"feature": np.array([{}], object)}]
+    bad += [{"pairs": np.array(pairs, "<i4")} for pairs in ([[0, 3]], [[-1, 0]], [[0, 1, 2]], [0, 1])]
+    bad += [{"pairs": np.array([[0, 1]], "<i8")}]
     for number, change in enumerate(bad):
         path = tmp_path / f"{number}.npz"
         np.savez(path, **good | change)

@@ -140,6 +140,10 @@ class ForestConfig(Config):
     )
     smallest: int = setting(5, 3, 101, help="Side of the smallest square around a block, in blocks; odd.")
     scales: int = setting(3, 1, 5, help="Number of squares; each is about three times as wide as the last.")
+    indices: bool = setting(
+        False,
+        help="Show the trees the normalized differences of each two bands of a date, at each square too.",
+    )
     seed: int = setting(0, 0, MAX_SEED, help="Random seed.")
 
     @property

@@ -25,6 +25,8 @@ FOREST = "forest.npz"
 """File of a forest in a model folder."""
 MAX_BYTES = 1 << 30
 """Largest size of a forest's arrays."""
+MAX_PAIRS = 1 << 16
+"""Most pairs of bands of a forest that is opened."""
 _FLOOR = 1e-4
 """Smallest probability: a leaf of few pixels proves nothing impossible."""
 _DTYPES = {
@@ -37,6 +39,8 @@ _DTYPES = {
     "child": "<i4",
     "share": "<f4",
 }
+_LATER = {"pairs": "<i4"}
+"""Arrays that older files lack, with the dtype of each; a forest without pairs has none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +63,8 @@ class Forest:
     """(nodes,) number of the first child, which the second follows."""
     share: NDArray[np.float32]
     """(nodes, k) share of each class."""
+    pairs: tuple[tuple[int, int], ...] = ()
+    """Channels whose normalized differences are features."""
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
@@ -80,7 +86,7 @@ class Forest:
         return np.stack([np.log(np.maximum(self._answer(one), _FLOOR)) for one in pixels])
 
     def _answer(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
-        shown = features(pixels, self.reduction, self.sides)
+        shown = features(pixels, self.reduction, self.sides, self.pairs)
         found = self.shares(shown.reshape(-1, shown.shape[-1]))
         return enlarged(found.reshape(*shown.shape[:2], -1), self.reduction)
 
@@ -94,7 +100,8 @@ class Forest:
 
     def save(self, path: str | Path) -> None:
         """Write the arrays as a NumPy archive."""
-        arrays = {name: np.asarray(getattr(self, name), dtype) for name, dtype in _DTYPES.items()}
+        dtypes = _DTYPES | (_LATER if self.pairs else {})
+        arrays = {name: np.asarray(getattr(self, name), dtype) for name, dtype in dtypes.items()}
         with Path(path).open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
@@ -175,9 +182,9 @@ def load_forest(path: Path) -> Forest:
             if sum(one.file_size for one in archive.infolist()) > MAX_BYTES:
                 raise ValueError(f"arrays of more than {MAX_BYTES >> 20} MB")
         with np.load(path, allow_pickle=False) as stored:
-            if set(stored.files) != set(_DTYPES):
+            if set(stored.files) - set(_LATER) != set(_DTYPES):
                 raise ValueError(f"arrays {', '.join(stored.files)}")
-            arrays = {name: stored[name] for name in _DTYPES}
+            arrays = {name: stored[name] for name in stored.files}
         return _checked(arrays)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
         raise ModelError(
@@ -191,10 +198,10 @@ def _checked(arrays: dict[str, NDArray[Any]]) -> Forest:
     Raises:
         ValueError: the arrays do not describe trees whose walks end inside them.
     """
-    wrong = [name for name, dtype in _DTYPES.items() if arrays[name].dtype != np.dtype(dtype)]
-    flat = {name: arrays[name].ndim for name in _DTYPES}
-    expected = {"reduction": 0, "channels": 0, "share": 2}
-    if wrong or any(flat[name] != expected.get(name, 1) for name in _DTYPES):
+    dtypes = _DTYPES | _LATER
+    wrong = [name for name, array in arrays.items() if array.dtype != np.dtype(dtypes[name])]
+    expected = {"reduction": 0, "channels": 0, "share": 2, "pairs": 2}
+    if wrong or any(array.ndim != expected.get(name, 1) for name, array in arrays.items()):
         raise ValueError("other types or shapes of arrays")
     reduction, channels = int(arrays["reduction"]), int(arrays["channels"])
     sides = tuple(int(side) for side in arrays["sides"])
@@ -206,11 +213,15 @@ def _checked(arrays: dict[str, NDArray[Any]]) -> Forest:
         raise ValueError("arrays of different lengths")
     if roots.min() < 0 or roots.max() >= nodes or share.shape[1] < 2:
         raise ValueError("trees that start outside")
-    inner = np.flatnonzero(feature >= 0)
-    if (feature[inner] >= feature_count(channels, reduction, len(sides))).any() or (feature < LEAF).any():
+    pairs = arrays.get("pairs", np.zeros((0, 2), np.int32))
+    if pairs.shape[1] != 2 or len(pairs) > MAX_PAIRS or ((pairs < 0) | (pairs >= channels)).any():
+        raise ValueError("impossible pairs of bands")
+    inner, count = np.flatnonzero(feature >= 0), feature_count(channels, reduction, len(sides), len(pairs))
+    if (feature[inner] >= count).any() or (feature < LEAF).any():
         raise ValueError("unknown features")
     if (child[inner] <= inner).any() or (child[inner].astype(np.int64) + 1 >= nodes).any():
         raise ValueError("nodes without an end")
     if not (np.isfinite(share).all() and (share >= 0).all() and np.isfinite(arrays["limit"]).all()):
         raise ValueError("impossible numbers")
-    return Forest(reduction, sides, channels, roots, feature, arrays["limit"], child, share)
+    kept = tuple((int(first), int(second)) for first, second in pairs)
+    return Forest(reduction, sides, channels, roots, feature, arrays["limit"], child, share, kept)

@@ -4,15 +4,18 @@ Strategy. Land cover shows in texture: fields, crowns and roofs differ at the fi
 colours agree. So images are reduced to blocks, and each block keeps the energy of its gradients, of its
 Laplacian and of a band-pass with its mean. Means over squares of several sizes add the surroundings, and
 the coherence of the structure tensor tells rows and roads from crowns. All sums are over squares, so their
-cost does not depend on their size.
+cost does not depend on their size. Normalized differences of the means of two bands, such as those of
+vegetation and water, do not depend on the brightness of a scene.
 
 Sources: M. Unser, Sum and difference histograms for texture classification, 1986. J. Bigun and
-G. H. Granlund, Optimal orientation detection of linear symmetry, 1987, on coherence.
+G. H. Granlund, Optimal orientation detection of linear symmetry, 1987, on coherence. S. K. McFeeters, The use
+of the normalized difference water index in the delineation of open water features, 1996.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -23,15 +26,22 @@ _WIDE = 9
 """Side of the square against which the band-pass compares, pixels."""
 _NARROW = 9
 """Side of squares up to which neighbours are added one by one."""
+_LEAST_SUM = 0.02
+"""Smallest sum by which a difference is divided, in shares of the full scale: below it, noise decides."""
+MOST_PAIRS = 15
+"""Most pairs of bands of a date whose normalized difference is a feature: all pairs of six bands."""
+Pairs = Sequence[tuple[int, int]]
+"""Pairs of channels."""
 
 
-def features(pixels: NDArray[Any], reduction: int, sides: Sequence[int]) -> Map:
+def features(pixels: NDArray[Any], reduction: int, sides: Sequence[int], pairs: Pairs = ()) -> Map:
     """Return the features of each block of an image.
 
     Args:
         pixels: (y, x, c), finite; both sides are multiples of `reduction`.
         reduction: side of a block in pixels; 1 takes each pixel alone.
         sides: sides of the squares in blocks, odd.
+        pairs: channels whose normalized differences are features: of the block, and of each square.
 
     Returns:
         (y / reduction, x / reduction, f); see `feature_count` for f.
@@ -39,13 +49,24 @@ def features(pixels: NDArray[Any], reduction: int, sides: Sequence[int]) -> Map:
     values = np.asarray(pixels, np.float32)
     means = block_means(values, reduction)
     texture, tensor = _texture(values, reduction, means)
-    parts = [means, texture]
+    parts, levels = [means, texture], [means]
     for side in sides:
         level = square_means(np.concatenate([means, texture, means * means, tensor], -1), side)
         c, both = means.shape[-1], means.shape[-1] + texture.shape[-1]
         spread = np.sqrt(np.maximum(level[..., both : both + c] - level[..., :c] ** 2, 0))
         parts += [level[..., :both], spread, _coherence(level[..., both + c :])]
+        levels.append(level[..., :c])
+    parts += [_normalized_differences(level, pairs) for level in levels if len(pairs)]
     return np.concatenate(parts, -1).astype(np.float32)
+
+
+def index_pairs(bands: int, dates: int) -> Pairs:
+    """Return the channels of each two bands of the same date, where the bands of the dates follow each other.
+
+    Up to `MOST_PAIRS` of a date, those of bands that follow each other most closely.
+    """
+    pairs = sorted(combinations(range(bands), 2), key=lambda pair: (pair[1] - pair[0], pair))
+    return tuple((date * bands + i, date * bands + j) for date in range(dates) for i, j in pairs[:MOST_PAIRS])
 
 
 def view_px(reduction: int, sides: Sequence[int]) -> int:
@@ -54,10 +75,16 @@ def view_px(reduction: int, sides: Sequence[int]) -> int:
     return own + reduction * (max(sides, default=1) // 2)
 
 
-def feature_count(channels: int, reduction: int, scales: int) -> int:
+def feature_count(channels: int, reduction: int, scales: int, pairs: int = 0) -> int:
     """Return the number of features of a block."""
     own = channels * (2 if reduction == 1 else 5)
-    return own + scales * (own + channels + 1)
+    return own + scales * (own + channels + 1) + pairs * (1 + scales)
+
+
+def _normalized_differences(values: Map, pairs: Pairs) -> Map:
+    """Return the normalized differences (y, x, p) of pairs of channels of (y, x, c)."""
+    first, second = (values[..., [pair[n] for pair in pairs]] for n in (0, 1))
+    return (first - second) / np.maximum(first + second, np.float32(_LEAST_SUM))
 
 
 def _texture(values: Map, reduction: int, means: Map) -> tuple[Map, Map]:

@@ -1,8 +1,8 @@
 """The learned method: what its network sees, and how it scores a pair.
 
 A pixel has three numbers per band: its value on both dates, and their normalized difference in units of the
-scene's own unrest. So the network starts from the method without labels, and learns from levels and shapes
-which differences count.
+scene's own unrest. So a model starts from the method without labels, and learns from levels and shapes which
+differences count. Trees may also see the normalized differences between the bands of a date.
 """
 
 from __future__ import annotations

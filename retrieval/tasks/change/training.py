@@ -24,6 +24,7 @@ from retrieval.tasks.change.pairs import Mask, pair_of
 from retrieval.tasks.change.places import LabelledPlace, labelled_places, read_labels
 from retrieval.tasks.change.untrained import normalization_of
 from retrieval.tasks.classifier import UNSTATED
+from retrieval.tasks.neighbourhood import index_pairs
 from retrieval.tasks.segment.scenes import MIN_SIDE_PX, Scene, SceneSet
 from retrieval.tasks.segment.training import SegmentTrainingReport, train_segmenter
 from retrieval.tasks.segment.trees import ForestReport, train_forest
@@ -116,7 +117,8 @@ def train(
     if isinstance(config, ForestConfig):
         taught = whole_scenes_of(reads, str(places))
         grounds = [name for name, _ in reads]
-        training = train_forest(taught, out, config, groups=grounds, progress=progress, **how)
+        how |= {"pairs": index_pairs(len(reads[0][1].bands), 2), "progress": progress}
+        training = train_forest(taught, out, config, groups=grounds, **how)
     else:
         taught, held_out = scenes_of(reads, str(places))
         how["progress"] = training_progress

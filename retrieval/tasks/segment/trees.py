@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from retrieval.config import ForestConfig
 from retrieval.tasks.classifier import UNSTATED
 from retrieval.tasks.forest import Forest, grow_forest
-from retrieval.tasks.neighbourhood import features
+from retrieval.tasks.neighbourhood import Pairs, features, index_pairs
 from retrieval.tasks.segment.calibrating import accuracy_on, best_iou_threshold, calibration_on
 from retrieval.tasks.segment.model import Description, Segmenter, save_segmenter
 from retrieval.tasks.segment.scenes import FULL_SCALE, Scene, SceneSet, stacked
@@ -69,6 +69,7 @@ def train_forest(
     *,
     validation: SceneSet | None = None,
     groups: Sequence[str] | None = None,
+    pairs: Pairs | None = None,
     licence: str = UNSTATED,
     overwrite: bool = False,
     progress: Progress = silent,
@@ -82,6 +83,8 @@ def train_forest(
         config: the recipe.
         validation: other scenes of the same kind; they fit temperature and threshold.
         groups: ground of each scene, for the threshold without validation; None takes each scene alone.
+        pairs: bands, numbered over all dates, whose normalized differences are the indices that a recipe asks
+            for; None takes each two bands of a date.
         licence: licence of the model, for the manifest.
         overwrite: replace an existing model folder.
         progress: called after each scene and each tree.
@@ -95,9 +98,12 @@ def train_forest(
     out, config, start = Path(out), config or ForestConfig(), time.monotonic()
     check_free(out, overwrite=overwrite, folder=True)
     counts = check_sets(training, validation)
-    sample = draw_sample(training, config, groups, progress, shown_of)
+    if pairs is None:
+        pairs = index_pairs(len(training.bands), training.dates)
+    pairs = pairs if config.indices else ()
+    sample = draw_sample(training, config, groups, progress, shown_of, pairs)
     k, channels = len(training.classes.names), training.dates * len(training.bands)
-    forest = _grown(sample, k, channels, config, progress)
+    forest = replace(_grown(sample, k, channels, config, progress), pairs=tuple(pairs))
     model = _described(forest, training, config, licence)
     accuracy = None
     if validation is not None:
@@ -122,6 +128,7 @@ def draw_sample(
     groups: Sequence[str] | None = None,
     progress: Progress = silent,
     shown_of: ShownOf | None = None,
+    pairs: Pairs = (),
 ) -> Sample:
     """Draw labelled blocks of scenes, with their features.
 
@@ -131,6 +138,7 @@ def draw_sample(
         groups: ground of each scene; None takes each scene alone.
         progress: called after each scene.
         shown_of: gives the features of all blocks of a scene, where they are known; None computes them.
+        pairs: bands whose normalized differences are among the features.
     """
     k, r = len(scenes.classes.names), config.reduction
     fill = scenes.statistics()[0] * FULL_SCALE[scenes.form]
@@ -148,9 +156,8 @@ def draw_sample(
     for done, (scene, truth, name) in enumerate(zip(scenes.scenes, truths, names, strict=True), start=1):
         drawn = rng.random(truth.shape) < chance[truth]
         if drawn.any():
-            scale = np.float32(FULL_SCALE[scenes.form])
-            seen = shown_of(scene)[drawn] if shown_of else _features_at(drawn, scene, fill, scale, config)
-            shown.append(seen)
+            how = fill, np.float32(FULL_SCALE[scenes.form]), config, pairs
+            shown.append(shown_of(scene)[drawn] if shown_of else _features_at(drawn, scene, *how))
             labels.append(truth[drawn].astype(np.int64))
             group.append(np.full(len(labels[-1]), numbers[name]))
         progress("reading scenes", done, len(scenes))
@@ -172,6 +179,7 @@ def _features_at(
     fill: NDArray[np.float32],
     scale: np.float32,
     config: ForestConfig,
+    pairs: Pairs,
 ) -> NDArray[np.float32]:
     """Return the features of drawn blocks (n, f), row by row; tile by tile, so that memory is bounded."""
     r, margin = config.reduction, config.squares[-1] // 2 + _EDGE
@@ -190,7 +198,7 @@ def _features_at(
             shown = stacked(pixels)
             if scene.known is not None:
                 shown = np.where(scene.known[part][..., None], shown, fill.astype(shown.dtype))
-            found = features(shown / scale, r, config.squares)
+            found = features(shown / scale, r, config.squares, pairs)
             if not out.size:
                 out = np.zeros((len(places), found.shape[-1]), np.float32)
             rows, columns = np.nonzero(inner)
