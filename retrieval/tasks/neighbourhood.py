@@ -4,7 +4,7 @@ Strategy. Land cover shows in texture: fields, crowns and roofs differ at the fi
 colours agree. So images are reduced to blocks, and each block keeps the energy of its gradients, of its
 Laplacian and of a band-pass with its mean. Means over squares of several sizes add the surroundings, and
 the coherence of the structure tensor tells rows and roads from crowns. All sums are over squares, so their
-cost does not depend on their size. Normalized differences of the means of two bands, such as those of
+cost does not depend on their size. Normalized differences of the means of two bands, such as indices of
 vegetation and water, do not depend on the brightness of a scene.
 
 Sources: M. Unser, Sum and difference histograms for texture classification, 1986. J. Bigun and
@@ -63,7 +63,7 @@ def features(pixels: NDArray[Any], reduction: int, sides: Sequence[int], pairs: 
 def index_pairs(bands: int, dates: int) -> Pairs:
     """Return the channels of each two bands of the same date, where the bands of the dates follow each other.
 
-    Up to `MOST_PAIRS` of a date, those of bands that follow each other most closely.
+    Up to `MOST_PAIRS` of a date: pairs of bands that follow each other most closely.
     """
     pairs = sorted(combinations(range(bands), 2), key=lambda pair: (pair[1] - pair[0], pair))
     return tuple((date * bands + i, date * bands + j) for date in range(dates) for i, j in pairs[:MOST_PAIRS])
