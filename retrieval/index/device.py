@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,7 +55,7 @@ class RefineIndex(FaissIndex, Protocol):
 
 
 def load_faiss() -> Any:
-    """Import FAISS, set from how many queries it multiplies matrices, and return the module.
+    """Import FAISS and return the module.
 
     Raises:
         DependencyError: FAISS is not installed.
@@ -65,9 +66,30 @@ def load_faiss() -> Any:
         raise DependencyError(
             "FAISS is not installed: pip install 'patch-retrieval[cpu]', or [gpu] on a GPU node"
         ) from e
-    # Earlier releases count queries alone, and 20 of them suffice.
-    faiss.cvar.distance_compute_blas_threshold = min(BLAS_FROM, faiss.cvar.distance_compute_blas_threshold)
     return faiss
+
+
+_SEARCHING, _searches = Lock(), [0, 0]
+"""Searches at the moment, and FAISS's value before the first of them."""
+
+
+@contextmanager
+def matrix_products() -> Iterator[None]:
+    """Let FAISS multiply matrices for few queries inside the block; training outside keeps its bytes."""
+    variables = load_faiss().cvar
+    with _SEARCHING:
+        if not _searches[0]:
+            _searches[1] = variables.distance_compute_blas_threshold
+            # Earlier releases count queries alone, and 20 of them suffice.
+            variables.distance_compute_blas_threshold = min(BLAS_FROM, _searches[1])
+        _searches[0] += 1
+    try:
+        yield
+    finally:
+        with _SEARCHING:
+            _searches[0] -= 1
+            if not _searches[0]:
+                variables.distance_compute_blas_threshold = _searches[1]
 
 
 @contextmanager
