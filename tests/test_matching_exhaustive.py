@@ -110,6 +110,17 @@ def test_an_answer_with_better_odds_is_kept_where_little_is_hidden(world):
     assert (logit_margin(better) > logit_margin(unsure)).all()
 
 
+@pytest.mark.parametrize(("ncc", "kept"), [(0.3, True), (0.05, False)])
+def test_under_cloud_an_answer_with_better_odds_is_kept_where_its_edges_agree(world, ncc, kept):
+    images, _, _, clouded = world
+    found = found_by(images, clouded, replace(SHALLOW, top_k=48, max_candidates=8))
+    odds = np.where(np.arange(20) > 0, found.logit, np.float32(90))
+    sure = replace(found, logit=odds, ncc=np.full_like(found.ncc, ncc))
+    search = replace(SHALLOW, round2_max_candidates=20, confident_odds=100)
+    better = exhaustively(sure, clouded, images, search)
+    assert ((better.logit[:, 0] == 90) == kept).all()
+
+
 def test_certain_and_flat_patches_keep_their_candidates(world):
     images, _, clear, _ = world
     certain = RankedCandidates.empty(6, 20)

@@ -43,6 +43,8 @@ from tfrecords.schema import Patches
 
 MAX_HIDDEN_SHARE = 0.2
 """Share of hidden pixels above which this search decides alone: the earlier stages took cloud for ground."""
+MIN_TRUSTED_NCC = 0.15
+"""NCC from which the earlier stages count all the same: snow looks like cloud, and keeps edges of ground."""
 MATCHED_K, SIGNED_K, REFINED_K = 256, 96, 32
 """Candidates of local descriptors that are correlated at half resolution, those that are compared by signed
 gradients, and those that are correlated at full resolution."""
@@ -148,7 +150,8 @@ def _search_visible(
     """Return the candidates, replaced for the rows where a search by visible parts found better ones."""
     visible = hide_cloud(session.queries, rows, session.search)
     candidates, better = _rank_visible(session, ranked.select(rows), visible.patches, find, rank_candidates)
-    better |= hidden_share(visible.patches) >= MAX_HIDDEN_SHARE
+    trusted = (ranked.ncc[rows, :1] >= MIN_TRUSTED_NCC).any(1)
+    better |= ~trusted & (hidden_share(visible.patches) >= MAX_HIDDEN_SHARE)
     ranked = ranked.pad_to(ranked.image_ids.shape[1])
     ranked.update(rows[better], candidates.select(better))
     return ranked
