@@ -25,11 +25,10 @@ import csv
 import hashlib
 import os
 from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, Self
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -62,9 +61,6 @@ NODATA = np.uint16(65535)
 """Code of a nodata pixel."""
 MAX_CODE = 4095
 """Code of scaled 1; codes above it are compressed by a logarithm in scaled pixels."""
-
-MAPPED_IMAGES = 16
-"""Images whose pixels stay mapped: each holds an open file."""
 
 _Stamp = tuple[int, int, int]
 
@@ -140,8 +136,7 @@ class IndexFolder:
             )
         self.parts = PartsIndex.open(path) if PARTS in self.manifest.files else None
         self._checked: dict[int, _Stamp] = {}
-        self._mapped: dict[int, tuple[_Stamp, NDArray[np.uint16]]] = {}
-        self._lock = Lock()
+        self._headers: dict[int, _Header] = {}
 
     def changed(self) -> IndexMismatchError:
         """Return the error of an index that was changed while it was open."""
@@ -220,18 +215,13 @@ class IndexFolder:
         return FilePaths(self.path, self.manifest.extra.get(PATHS_FROM))
 
     def _mapped_codes(self, image_id: int) -> NDArray[np.uint16]:
-        """Map an image; the last ones stay mapped, since parts of an image are read one after the other."""
-        with suppress(OSError):
-            stamp = _stamp((self.path / f"pixels/{image_id}.npy").stat())
-            if (kept := self._mapped.get(image_id)) and kept[0] == stamp:
-                return kept[1]
+        """Map an image's pixels; the header of its file is parsed once."""
         with self._pixel_file(image_id) as file:
-            stamp, codes = _stamp(os.fstat(file.fileno())), _mapped(file)
-        with self._lock:
-            while len(self._mapped) >= MAPPED_IMAGES:
-                del self._mapped[next(iter(self._mapped))]
-            self._mapped[image_id] = stamp, codes
-        return codes
+            stamp = _stamp(os.fstat(file.fileno()))
+            header = self._headers.get(image_id)
+            if header is None or header.stamp != stamp:
+                header = self._headers[image_id] = _Header.read(file, stamp)
+            return header.mapped(file)
 
     def _pixel_file(self, image_id: int) -> BinaryIO:
         """Open a file of pixels, and compare its content with the manifest unless that was done before.
@@ -288,11 +278,28 @@ def _stamp(status: os.stat_result) -> _Stamp:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _mapped(file: BinaryIO) -> NDArray[np.uint16]:
-    """Map an open `.npy` file; a path could lead to another file in the meantime."""
-    np.lib.format.read_magic(file)
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+@dataclass(frozen=True)
+class _Header:
+    """Where the pixels of a `.npy` file lie."""
+
+    stamp: _Stamp
+    """Of the file."""
+    dtype: np.dtype[np.uint16]
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
+    offset: int
+    """Bytes before the pixels."""
+
+    @classmethod
+    def read(cls, file: BinaryIO, stamp: _Stamp) -> Self:
+        """Read the header of an open file."""
+        np.lib.format.read_magic(file)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        return cls(stamp, dtype, shape, "F" if fortran else "C", file.tell())
+
+    def mapped(self, file: BinaryIO) -> NDArray[np.uint16]:
+        """Map the open file; a path could lead to another file in the meantime."""
+        return np.memmap(file, self.dtype, "r", self.offset, self.shape, self.order)
 
 
 def read_index_manifest(path: Path, *, verify: bool | Literal["sizes"] = True) -> Manifest:
