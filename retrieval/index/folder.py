@@ -62,8 +62,6 @@ NODATA = np.uint16(65535)
 MAX_CODE = 4095
 """Code of scaled 1; codes above it are compressed by a logarithm in scaled pixels."""
 
-_Stamp = tuple[int, int, int]
-
 
 class IndexFolder:
     """An opened index folder: table, vectors, encoder, and pixels on demand."""
@@ -135,7 +133,7 @@ class IndexFolder:
                 "again."
             )
         self.parts = PartsIndex.open(path) if PARTS in self.manifest.files else None
-        self._checked: dict[int, _Stamp] = {}
+        self._checked: dict[int, tuple[int, int, int]] = {}
         self._headers: dict[int, _Header] = {}
 
     def changed(self) -> IndexMismatchError:
@@ -215,13 +213,11 @@ class IndexFolder:
         return FilePaths(self.path, self.manifest.extra.get(PATHS_FROM))
 
     def _mapped_codes(self, image_id: int) -> NDArray[np.uint16]:
-        """Map an image's pixels; the header of its file is parsed once."""
+        """Map an image's pixels. Its header is parsed once: `_pixel_file` vouches for the same content."""
         with self._pixel_file(image_id) as file:
-            stamp = _stamp(os.fstat(file.fileno()))
-            header = self._headers.get(image_id)
-            if header is None or header.stamp != stamp:
-                header = self._headers[image_id] = _Header.read(file, stamp)
-            return header.mapped(file)
+            if image_id not in self._headers:
+                self._headers[image_id] = _Header.read(file)
+            return self._headers[image_id].mapped(file)
 
     def _pixel_file(self, image_id: int) -> BinaryIO:
         """Open a file of pixels, and compare its content with the manifest unless that was done before.
@@ -238,7 +234,7 @@ class IndexFolder:
             check_file(path, known, content=False)
             raise
         status = os.fstat(file.fileno())
-        stamp = _stamp(status)
+        stamp = status.st_ino, status.st_size, status.st_mtime_ns
         if self._checked.get(image_id) != stamp:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
@@ -273,17 +269,10 @@ def _unpickled(place: str, version: str, encoder: Encoder | None, device: Device
         return _unpickled_folders[place, version]
 
 
-def _stamp(status: os.stat_result) -> _Stamp:
-    """Return what tells a file from another, or a changed, one of its name."""
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
 @dataclass(frozen=True)
 class _Header:
     """Where the pixels of a `.npy` file lie."""
 
-    stamp: _Stamp
-    """Of the file."""
     dtype: np.dtype[np.uint16]
     shape: tuple[int, ...]
     order: Literal["C", "F"]
@@ -291,11 +280,11 @@ class _Header:
     """Bytes before the pixels."""
 
     @classmethod
-    def read(cls, file: BinaryIO, stamp: _Stamp) -> Self:
+    def read(cls, file: BinaryIO) -> Self:
         """Read the header of an open file."""
         np.lib.format.read_magic(file)
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        return cls(stamp, dtype, shape, "F" if fortran else "C", file.tell())
+        return cls(dtype, shape, "F" if fortran else "C", file.tell())
 
     def mapped(self, file: BinaryIO) -> NDArray[np.uint16]:
         """Map the open file; a path could lead to another file in the meantime."""

@@ -375,7 +375,7 @@ class PartsIndex:
                 f"{folder}: parts.faiss holds {codes.ntotal} windows, parts.bin "
                 f"{layout.first_window[-1]}. Build the index again."
             )
-        with suppress(RuntimeError):  # no cells, or those of an earlier version: all of them are read
+        with suppress(RuntimeError):  # Only earlier versions made cells; a query reads all.
             set_nprobe(codes, codes.ntotal)
         return cls(StoredParts(layout, _mapped(path, layout)), axes, codes)
 

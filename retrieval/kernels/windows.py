@@ -89,7 +89,7 @@ def _unpack(
                         both = np.int32(part[k])
                         out[k] = np.float32((both & 15) - 8) * steps[k] * scale
                         out[HALF + k] = np.float32((both >> 4) - 8) * steps[HALF + k] * scale
-        # A loop of its own: within the loop above the sum would keep it from unrolling.
+        # This sum has a separate loop, because it would prevent the loop above from unrolling.
         total = np.float32(0)
         for k in range(len(window)):
             total += window[k] * window[k]

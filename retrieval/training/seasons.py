@@ -74,9 +74,10 @@ def _filled(crops: Pixels) -> Pixels:
     return np.where(known, crops, mean).astype(np.float32)
 
 
-def _shares(cover: NDArray[np.int64], count: int) -> Pixels:
-    """Return the share of each cluster in each pixel, mixed at borders: (n, y, x, k)."""
-    return blurred(np.eye(count, dtype=np.float32)[cover])
+def _shares(crops: Pixels, rng: np.random.Generator) -> Pixels:
+    """Return the share of each ground-cover cluster in each pixel, mixed at borders: (n, y, x, k)."""
+    count = int(rng.integers(CLUSTERS[0], CLUSTERS[1] + 1))
+    return blurred(np.eye(count, dtype=np.float32)[ground_cover(crops, count, rng)])
 
 
 def recoloured(crops: Pixels, rng: np.random.Generator) -> Pixels:
@@ -89,8 +90,8 @@ def recoloured(crops: Pixels, rng: np.random.Generator) -> Pixels:
     Returns:
         A copy; NaN stays NaN. Values may leave [-1, 1].
     """
-    (n, _, _, bands), count = crops.shape, int(rng.integers(CLUSTERS[0], CLUSTERS[1] + 1))
-    share = _shares(ground_cover(crops, count, rng), count)
+    share = _shares(crops, rng)
+    n, bands, count = len(crops), crops.shape[-1], share.shape[-1]
     plain = _filled(crops)
     mean, middle = _means(share, plain), plain.mean((1, 2))[:, None]  # (n, k, b), (n, 1, b)
     spread = np.maximum(plain.std((1, 2))[:, None], 0.02)
@@ -127,8 +128,8 @@ def snowed(crops: Pixels, rng: np.random.Generator) -> Pixels:
     Returns:
         A copy; NaN stays NaN. Values may leave [-1, 1].
     """
-    (n, _, _, bands), count = crops.shape, int(rng.integers(CLUSTERS[0], CLUSTERS[1] + 1))
-    share = _shares(ground_cover(crops, count, rng), count)
+    share = _shares(crops, rng)
+    n, bands, count = len(crops), crops.shape[-1], share.shape[-1]
     is_forest = rng.random((n, count)).argsort(1) < rng.integers(1, count, (n, 1))
     forest = np.einsum("nyxk,nk->nyx", share, is_forest.astype(np.float32))
     plain, shape = _filled(crops), (n, count, 1)
