@@ -37,9 +37,10 @@ PARTS = {
 def run_note(context: dict[str, Any]) -> str:
     """Return date, commit and machine of a run."""
     machine = context["machine"]
+    cores = f"{machine['cores']} core{'' if machine['cores'] == 1 else 's'}"
     return (
         f"Measured {context['when'][:10]} at commit `{context['commit'].rstrip('+')[:7]}` on "
-        f"{machine['cores']} cores of {machine['processor']}, {machine['memory_gb']:.0f} GB, no GPU, "
+        f"{cores} of {machine['processor']}, {machine['memory_gb']:.0f} GB, no GPU, "
         f"load {machine['load']}."
     )
 
