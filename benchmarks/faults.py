@@ -24,7 +24,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -33,8 +33,10 @@ from typing import Any
 import numpy as np
 from children import fork, wait
 from context import arguments, context, table, write_json
-from small_jobs import JOBS, import_all, snapshot
+from job import snapshots
+from small_jobs import JOBS, import_all
 from soak import soak
+from space import withhold_space
 from surroundings import SHARE, compare_surroundings, starve
 
 from retrieval.config import IndexConfig
@@ -132,7 +134,10 @@ COMMANDS = {
     "query": Command(_prepare_query, _query, ("submission.csv",)),
 } | {
     name: Command(JOBS[name].prepare, JOBS[name].run, JOBS[name].outputs)
-    for name in ("ingest", "train", "classify predict", "segment predict")
+    for name in (
+        *("ingest", "train", "classify predict", "segment predict"),
+        *("classify train", "segment train", "change detect", "change train"),
+    )
 }
 """The first four are called from Python, the others as on the command line."""
 
@@ -192,17 +197,19 @@ def kill_rounds(command: Command, rounds: int, seed: int, folder: Path) -> Kills
     return counts
 
 
-def snapshots(folder: Path, outputs: Iterable[str]) -> list[dict[str, str]]:
-    """Return the snapshot of each output of a command."""
-    return [snapshot(folder / name) for name in outputs]
+def killing_rounds(kills: int, seed: int, names: Sequence[str], folder: Path) -> dict[str, dict[str, Any]]:
+    """Kill each command an equal number of times, and return the counts.
 
-
-def killing_rounds(kills: int, seed: int, folder: Path) -> dict[str, dict[str, Any]]:
-    """Kill each command an equal number of times, and return the counts."""
-    counts = {}
-    for name, command in COMMANDS.items():
+    Args:
+        kills: of all commands together.
+        seed: of the moments.
+        names: some commands; all without any.
+        folder: where to work; it exists.
+    """
+    counts, chosen = {}, [name for name in COMMANDS if not names or name in names]
+    for name in chosen:
         (folder / name).mkdir()
-        counts[name] = asdict(kill_rounds(command, kills // len(COMMANDS), seed, folder / name))
+        counts[name] = asdict(kill_rounds(COMMANDS[name], kills // len(chosen), seed, folder / name))
     return counts
 
 
@@ -335,11 +342,12 @@ def ask_for_long(queries: int, folder: Path) -> dict[str, Any]:
 
 
 SECTIONS: dict[str, Callable[[Any, Path], dict[str, Any]]] = {
-    "kills": lambda o, f: killing_rounds(o.kills, o.seed, f),
+    "kills": lambda o, f: killing_rounds(o.kills, o.seed, o.job, f),
     "readers": lambda o, f: dict(reading_rounds(o.rounds, o.readers, o.seed, f)),
     "writers": lambda o, f: dict(writing_rounds(o.rounds // 2, 2, f)),
     "surroundings": lambda o, f: compare_surroundings(o.surrounding, o.job, f),
-    "memory": lambda o, f: starve(o.job, memory_shares(o.starvings, o.seed), f),
+    "memory": lambda o, f: starve(o.job, shares_of(o.starvings, o.seed), f),
+    "space": lambda o, f: withhold_space(o.job, shares_of(o.starvings, o.seed), f),
     "soak": lambda o, f: ask_for_long(o.queries, f),
 }
 """Faults by name: options and a folder to counts."""
@@ -359,8 +367,8 @@ def run_campaign(options: Any, folder: Path) -> dict[str, Any]:
     return found
 
 
-def memory_shares(count: int, seed: int) -> list[float]:
-    """Return shares of the needed memory: the agreed one, then drawn ones."""
+def shares_of(count: int, seed: int) -> list[float]:
+    """Return shares of what a job needs: the agreed one, then drawn ones."""
     return [SHARE, *np.random.default_rng(seed).uniform(0.05, 0.95, count - 1).tolist()][:count]
 
 
@@ -401,9 +409,13 @@ def main() -> None:
     parser = arguments(__doc__)
     for name, default in (("kills", 200), ("rounds", 1000), ("readers", 8), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--starvings", type=int, default=4, help="runs of each job with too little memory")
+    parser.add_argument(
+        "--starvings", type=int, default=4, help="runs of each job with too little memory, room"
+    )
     parser.add_argument("--queries", type=int, default=10_000, help="of the soak")
-    parser.add_argument("--job", action="append", default=[], choices=list(JOBS), help="repeatable")
+    parser.add_argument(
+        "--job", action="append", default=[], choices=list(JOBS | COMMANDS), help="repeatable"
+    )
     parser.add_argument("--surrounding", action="append", default=[], help="repeatable")
     parser.add_argument("--only", action="append", choices=list(SECTIONS), help="a section; repeatable")
     parser.add_argument("--minutes", type=float, default=0, help="repeat with other seeds")
@@ -412,7 +424,7 @@ def main() -> None:
     import_all()
     parts = run_parts(options)
     figures = reduce(added, parts)
-    for section in ("kills", "surroundings", "memory"):
+    for section in ("kills", "surroundings", "memory", "space"):
         for name, of in figures.get(section, {}).items():
             for fault in of["faults"]:
                 print(f"{section}, {name}: {fault}")

@@ -6,18 +6,17 @@ trained networks. Two versions of the inputs give two outputs, a former and a ne
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from job import BANDS, Job, command, ground, write_tif
+from task_jobs import TASK_JOBS
 
-BANDS = ("B04", "B03", "B02", "B08")
 CLASSES = ("field", "forest", "water")
 COLOURS = ((255, 255, 0), (0, 128, 0), (0, 0, 255))
 RECIPE: Mapping[str, Any] = {
@@ -41,98 +40,6 @@ RECIPE: Mapping[str, Any] = {
 """A training of some seconds."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """A command with its inputs."""
-
-    inputs: Callable[[Path, int], object]
-    """Writes the inputs of a version into a folder; it computes nothing with a backend."""
-    arguments: Callable[[Path], tuple[object, ...]]
-    """Arguments of `retrieve` in that folder."""
-    outputs: tuple[str, ...]
-    """Names of its outputs in that folder."""
-    model: Callable[[Path], object] | None = None
-    """Writes a network of random weights into the folder; it computes with the backend."""
-    is_long: bool = False
-    """Takes long: other bytes stand for a former output."""
-
-    def prepare(self, folder: Path) -> None:
-        """Write the outputs of version 1, and the inputs of version 0."""
-        if self.model:
-            self.model(folder)
-        if self.is_long:
-            for name in self.outputs:
-                (folder / name).write_bytes(b"former")
-        else:
-            self.inputs(folder, 1)
-            self.run(folder)
-        self.inputs(folder, 0)
-
-    def run(self, folder: Path) -> None:
-        """Run the command in this process; SystemExit with its output if it fails."""
-        command(*self.arguments(folder), "--overwrite", "--quiet")
-
-
-def command(*arguments: object) -> str:
-    """Run `retrieve` in this process and return its standard output; SystemExit if it fails."""
-    from typer.testing import CliRunner
-
-    from retrieval.cli import app
-
-    done = CliRunner().invoke(app, [str(a) for a in arguments], prog_name="retrieve")
-    if done.exit_code:
-        if done.exception and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        raise SystemExit(f"{' '.join(map(str, arguments[:2]))}: {done.exit_code}: {done.stderr}")
-    return done.stdout
-
-
-def snapshot(output: Path) -> dict[str, str]:
-    """Return the sha256 of an output's files by name, of networks the weights; {} where nothing is.
-
-    The journal that a kill may leave is no part of an output.
-    """
-    files = [output] if output.is_file() else [p for p in output.rglob("*") if p.is_file()]
-    return {p.relative_to(output.parent).as_posix(): _digest(p) for p in files if p.suffix != ".jsonl"}
-
-
-def _digest(path: Path) -> str:
-    content = path.read_bytes()
-    if path.suffix == ".keras" and zipfile.is_zipfile(path):  # the rest holds times and addresses
-        with zipfile.ZipFile(path) as archive:
-            content = archive.read("model.weights.h5")
-    elif path.name == "manifest.json":  # it has the checksum of the encoder
-        manifest = json.loads(content)
-        manifest["files"] = {n: v for n, v in manifest["files"].items() if not n.endswith(".keras")}
-        content = json.dumps(manifest).encode()
-    return hashlib.sha256(content).hexdigest()
-
-
-# --- inputs -----------------------------------------------------------------------------------------------
-
-
-def ground(number: int, version: int, height: int = 128, width: int = 136) -> Any:
-    """Return (height, width, 4) uint16 of squares and noise, drawn by number and version."""
-    rng = np.random.default_rng([number, version])
-    coarse = rng.uniform(500, 3500, (-(-height // 8), -(-width // 8), 4))
-    pixels = np.kron(coarse, np.ones((8, 8, 1)))[:height, :width]
-    return (pixels + rng.normal(0, 40, pixels.shape)).astype(np.uint16)
-
-
-def write_tif(path: Path, pixels: Any, left: float = 5e5) -> None:
-    """Write pixels (y, x, b) as a GeoTIFF with a place on the map."""
-    import rasterio
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    height, width, count = pixels.shape
-    profile = dict(driver="GTiff", height=height, width=width, count=count, dtype=pixels.dtype.name)
-    place = dict(crs="EPSG:32631", transform=rasterio.Affine(10, 0, left, 0, -10, 5e6), nodata=0)
-    with rasterio.open(path, "w", **profile, **place) as dataset:
-        dataset.write(np.moveaxis(pixels, -1, 0))
-        for band, name in enumerate(BANDS[:count], start=1):
-            dataset.set_band_description(band, name)
-
-
 def _images(folder: Path, version: int) -> None:
     np.save(folder / "images.npy", np.stack([ground(n, version) for n in range(3)]))
 
@@ -145,6 +52,38 @@ def _patches(folder: Path, version: int) -> None:
 def _index(folder: Path) -> None:
     _images(folder, 0)
     command("index", folder / "images.npy", "--out", folder / "index", "--quiet")
+
+
+def _scenes_of(folder: Path, numbers: range) -> None:
+    for number in numbers:
+        write_tif(folder / f"{number}.tif", ground(number, 0), 5e5 + 2e4 * number)
+
+
+def _index_of_scenes(folder: Path) -> None:
+    _scenes_of(folder / "first", range(3))
+    command("index", folder / "first", "--out", folder / "index", "--quiet")
+
+
+def _answers(folder: Path, version: int) -> None:
+    patches = [
+        ground(n, 0)[y : y + 64, x : x + 64] for n in range(3) for y in (7, 40) for x in range(5, 68, 16)
+    ]
+    np.save(folder / "patches.npy", np.stack(patches))
+    places = (
+        f"{n} {x + (30 + version) * (x == 5)} {y}"
+        for n in range(3)
+        for y in (7, 40)
+        for x in range(5, 68, 16)
+    )
+    rows = (f"{patch},{place}\n" for patch, place in enumerate(places))
+    (folder / "answers.csv").write_text("Patch ID,Result\n" + "".join(rows))
+
+
+def _matches(folder: Path) -> None:
+    _index(folder)
+    _answers(folder, 0)
+    asked = folder / "patches.npy", "--index", folder / "index", "--out", folder / "submission.csv"
+    command("query", *asked, "--details", folder / "matches.parquet", "--quiet")
 
 
 def _places(folder: Path, version: int) -> None:
@@ -214,6 +153,44 @@ JOBS: dict[str, Job] = {
         ("submission.csv",),
         _index,
     ),
+    "index --add": Job(
+        lambda f, _: _scenes_of(f / "more", range(3, 5)),
+        lambda f: ("index", f / "more", "--out", f / "index", "--add"),
+        ("index",),
+        _index_of_scenes,
+        changes=True,
+    ),
+    "index --remove": Job(
+        lambda *_: None,
+        lambda f: ("index", "--out", f / "index", "--remove", "1.tif"),
+        ("index",),
+        _index_of_scenes,
+        changes=True,
+    ),
+    "calibrate": Job(
+        _answers,
+        lambda f: (
+            *("calibrate", f / "patches.npy", f / "answers.csv"),
+            *("--index", f / "index", "--out", f / "index.calibration.json"),
+        ),
+        ("index", "index.calibration.json"),
+        _index,
+    ),
+    "report": Job(
+        _answers,
+        lambda f: (
+            *("report", f / "patches.npy", "--index", f / "index", "--answers", f / "answers.csv"),
+            *("--matches", f / "matches.parquet", "--out", f / "report.html"),
+        ),
+        ("report.html",),
+        _matches,
+    ),
+    "export": Job(
+        lambda *_: None,
+        lambda f: ("export", f / "index", "--as", "geoparquet", "--out", f / "vectors.parquet"),
+        ("vectors.parquet",),
+        _index,
+    ),
     "ingest": Job(_places, lambda f: ("ingest", f / "places", "--out", f / "made", "--size", 96), ("made",)),
     "train": Job(
         _series,
@@ -239,40 +216,23 @@ JOBS: dict[str, Job] = {
         ("maps", "shares"),
         _segmenter,
     ),
-}
+} | TASK_JOBS
 """A small job of each command that writes an output."""
+
+
+MODULES = (
+    *("faiss", "keras", "numba", "odc.stac", "pyarrow.parquet", "pydantic", "rasterio", "scipy.ndimage"),
+    *("tensorflow", "typer.testing", "retrieval.cli", "retrieval.ingest.run", "retrieval.pipeline"),
+    *("retrieval.export.geoparquet", "retrieval.labels", "retrieval.report.page", "retrieval.report.plots"),
+    *("retrieval.results.outputs", "retrieval.tasks.change", "retrieval.tasks.classifier"),
+    *("retrieval.tasks.outputs", "retrieval.tasks.scene_map", "retrieval.tasks.segment"),
+    *("retrieval.training.siamese", "tfrecords.write"),
+)
+"""What jobs need."""
 
 
 def import_all() -> None:
     """Import what the jobs need, once and not in each child."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from importlib import import_module
-
-    for module in (
-        *(
-            "keras",
-            "tensorflow",
-            "faiss",
-            "numba",
-            "pydantic",
-            "pyarrow.parquet",
-            "rasterio",
-            "typer.testing",
-            "retrieval.cli",
-        ),
-        *(
-            "retrieval.pipeline",
-            "retrieval.ingest.run",
-            "retrieval.training.siamese",
-            "retrieval.report.plots",
-        ),
-        *("retrieval.tasks.classifier", "retrieval.tasks.outputs", "retrieval.tasks.segment"),
-        *(
-            "retrieval.tasks.scene_map",
-            "retrieval.results.outputs",
-            "tfrecords.write",
-            "odc.stac",
-            "scipy.ndimage",
-        ),
-    ):
+    for module in MODULES:
         import_module(module)

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from children import fork, wait
-from small_jobs import JOBS, import_all, snapshot
+from job import Job, outcome_of, snapshot, snapshots
+from small_jobs import JOBS, import_all
 
 FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
 """The library that changes the clock of a process, where it is installed."""
@@ -279,46 +280,45 @@ def starve(names: Sequence[str], shares: Sequence[float], folder: Path) -> dict[
         folder: where to work; it exists.
     """
     counts = {}
-    for name in names or JOBS:
-        job, template = JOBS[name], folder / name
-        template.mkdir()
-        assert wait(fork(lambda job=job, template=template: job.prepare(template))) == 0
-        whole = shutil.copytree(template, folder / f"{name}-whole")
-        need = need_of(lambda job=job, whole=whole: job.run(whole), folder / "base.txt")
-        former, new = ([snapshot(where / out) for out in job.outputs] for where in (template, whole))
-        seen, faults = Counter[str](), []
-        for number, share in enumerate(shares):
-            work = shutil.copytree(template, folder / f"{name}-{number}")
-            said = work.with_suffix(".txt")
-            room = int(share * need)
-            code = wait(
-                fork(lambda job=job, work=work, said=said, room=room: _limited(job, work, room, said))
-            )
-            left = [snapshot(work / out) for out in job.outputs]
-            if any(one not in pair for one, *pair in zip(left, former, new, strict=True)):
-                faults.append(f"{share:.2f}: half an output")
-            elif code == 0 and left != new:
-                faults.append(f"{share:.2f}: another output")
-            outcome = said.read_text() if said.exists() else ""
-            seen["done" if code == 0 else "refused" if outcome.startswith("error:") else "stopped"] += 1
-            if code != 0 and not outcome.startswith("error:"):
-                print(f"{name} at {share:.2f}: {code} {outcome[-1500:]}", flush=True)
-            shutil.rmtree(work)
-        counts[name] = {**seen, "faults": faults, "need_mb": [round(need / 1e6)]}
+    for number, name in enumerate(names or JOBS):
+        room = folder / str(number)
+        room.mkdir()
+        counts[name] = _starve(name, shares, room)
+        shutil.rmtree(room)
     return counts
 
 
-def _limited(job: Any, work: Path, room: int, said: Path) -> None:
+def _starve(name: str, shares: Sequence[float], folder: Path) -> dict[str, Any]:
+    """Run one job with shares of the memory that it needs; all runs are at the same path."""
+    job, template, work, said = JOBS[name], folder / "template", folder / "work", folder / "said.txt"
+    work.mkdir()
+    assert wait(fork(lambda: job.prepare(work))) == 0, name
+    shutil.copytree(work, template)
+    need = need_of(lambda: job.run(work), folder / "base.txt")
+    former, new = (snapshots(where, job.outputs) for where in (template, work))
+    seen, faults = Counter[str](), list[str]()
+    for share in shares:
+        shutil.rmtree(work)
+        shutil.copytree(template, work)
+        said.unlink(missing_ok=True)
+        room = int(share * need)
+        code = wait(fork(lambda room=room: _limited(job, work, room, said)))
+        left = snapshots(work, job.outputs)
+        if any(one not in pair for one, *pair in zip(left, former, new, strict=True)):
+            faults.append(f"{share:.2f}: half an output")
+        elif code == 0 and left != new:
+            faults.append(f"{share:.2f}: another output")
+        outcome = said.read_text() if said.exists() else ""
+        seen["done" if code == 0 else "refused" if outcome.startswith("error:") else "stopped"] += 1
+        if code != 0 and not outcome.startswith("error:"):
+            print(f"{name} at {share:.2f}: {code} {outcome[-1500:]}", flush=True)
+    return {**seen, "faults": faults, "need_mb": [round(need / 1e6)]}
+
+
+def _limited(job: Job, work: Path, room: int, said: Path) -> None:
     """Run a job whose data segment may grow by `room` bytes, and write what it says if it fails."""
     resource.setrlimit(resource.RLIMIT_DATA, (warm_up() + room, resource.RLIM_INFINITY))
-    try:
-        job.run(work)
-    except SystemExit as error:
-        said.write_text(str(error).partition(": 1: ")[2] or str(error))
-        os._exit(1)
-    except BaseException as error:
-        said.write_text(f"{type(error).__name__}: {error}")
-        os._exit(2)
+    outcome_of(job, work, said)
 
 
 def main() -> None:

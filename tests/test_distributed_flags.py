@@ -18,7 +18,8 @@ from retrieval.distributed.executors import open_executor
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
-from small_jobs import JOBS, snapshot, write_tif
+from job import snapshot, write_tif
+from small_jobs import JOBS
 
 WITH_PATHS = ("manifest.json", "images.csv")
 """Files that name the folder they were made in or from."""

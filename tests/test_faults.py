@@ -53,8 +53,9 @@ def counted(folder, *campaign):
 @forking
 def test_no_fault_gives_a_wrong_or_lost_output(tmp_path):
     sections = ("--only", "kills", "--only", "readers", "--only", "writers")
-    counts = counted(tmp_path, *sections, "--kills", "8", "--rounds", "4", "--readers", "2")
     commands = {"index", "add", "remove", "query", "ingest", "train", "classify predict", "segment predict"}
+    flags = [flag for name in sorted(commands) for flag in ("--job", name)]
+    counts = counted(tmp_path, *sections, *flags, "--kills", "8", "--rounds", "4", "--readers", "2")
     assert set(counts["kills"]) == commands
     for name, of_command in counts["kills"].items():
         assert of_command["faults"] == [], name
@@ -82,6 +83,17 @@ def test_too_little_memory_leaves_no_half_output(tmp_path):
     for name, of in counted(tmp_path, *campaign)["memory"].items():
         assert of.pop("faults") == [] and of.pop("need_mb")[0] > 0, name
         assert sum(of.values()) == 3, name
+
+
+@forking
+def test_a_full_disk_and_a_folder_without_right_to_write_leave_no_half_output(tmp_path):
+    counts = counted(tmp_path, "--only", "space", "--job", "labels subset", "--starvings", "2")["space"]
+    if not counts:
+        pytest.skip("only root may mount a file system")
+    assert set(counts) == {"disk full", "no inodes", "read-only", "no permission"}
+    for name, of in counts.items():
+        assert of.pop("faults") == [] and not of.get("stopped"), name
+        assert of["refused"] > 0, name
 
 
 @forking

@@ -6,16 +6,20 @@ import ctypes
 import errno
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tfrecords.errors import DiskFullError, OutputExistsError
+from tfrecords.errors import DiskFullError, OutputExistsError, RetrieveError
+from tfrecords.geotiff import RASTERS, ends_within_file
 from tfrecords.remote import remote_exists, uploading_file, url_of
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Error numbers of a full disk and of an exceeded quota."""
+ROOM_BYTES = 64 << 10
+"""A disk with less free space counts as full where a library cannot write and does not say why."""
 
 
 def partial_of(path: Path) -> Path:
@@ -151,16 +155,53 @@ def writing_file(
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             partial.unlink(missing_ok=True)  # left by a killed run
+            _check_writable(partial)
             yield partial
+            if partial.suffix.lower() in RASTERS:
+                check_raster(partial)
             if durable:
                 place(partial, path)
             else:
                 partial.replace(path)
         except BaseException as error:
+            unnamed = isinstance(error, Exception) and not isinstance(error, (RetrieveError, OSError))
+            full = unnamed and is_full(path.parent)
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
             _name_output(error, path)
+            if full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
             raise
+
+
+def _check_writable(path: Path) -> None:
+    """Create and remove a file, because libraries raise other errors than the system where it refuses one."""
+    path.touch()
+    path.unlink()
+
+
+def is_full(folder: Path) -> bool:
+    """Return whether the disk of a folder has no room for further blocks of a file."""
+    return shutil.disk_usage(folder).free < ROOM_BYTES
+
+
+def check_raster(path: Path) -> None:
+    """Refuse a GeoTIFF that was not written whole, which GDAL does not report.
+
+    Args:
+        path: a closed GeoTIFF; files of other formats pass.
+
+    Raises:
+        OSError: a block is missing, because the disk is full or for another reason.
+    """
+    if not ends_within_file(path):
+        raise unfinished(path)
+
+
+def unfinished(path: Path) -> OSError:
+    """Return the error of a file that a library did not write whole, and did not say why."""
+    number = errno.ENOSPC if is_full(path.parent) else errno.EIO
+    return OSError(number, os.strerror(number), str(path))
 
 
 def _name_output(error: BaseException, path: Path) -> None:

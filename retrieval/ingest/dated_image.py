@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tfrecords.artifacts import writing_file
 from tfrecords.errors import ArrayError
 from tfrecords.schema import Provenance
+from tfrecords.storage import check_raster
 
 QUANTIFICATION = 10_000
 """Digital number of a reflectance of 1 in the files that are written."""
@@ -134,6 +135,7 @@ def writing_date(
                 yield file
                 dataset.descriptions = tuple(bands)
                 dataset.update_tags(**file.provenance.tags())
+            check_raster(blocks)
             # The COG driver only copies: it makes overviews from a complete dataset.
             with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
                 copy(blocks, temporary, driver="COG", compress="DEFLATE", predictor="YES", overviews="AUTO")

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from tfrecords.errors import ArrayError, GridError
+from tfrecords.geotiff import silent_georeference
 from tfrecords.grid import map_to_pixel, pixel_to_map
 from tfrecords.read import Raster
-from tfrecords.read.rasters import open_raster, silent_georeference
+from tfrecords.read.rasters import open_raster
 
 SAME_GRID_PX = 0.05
 """Largest distance of the corners of equal grids, pixels: coordinates are rounded."""

@@ -22,8 +22,9 @@ from retrieval.errors import LabelsError
 from retrieval.labels.classes import IGNORED, Classes
 from tfrecords.artifacts.manifest import MANIFEST
 from tfrecords.errors import ArrayError, MissingInputError, parse_json
-from tfrecords.read.rasters import check_png, silent_georeference
-from tfrecords.storage import writing_file
+from tfrecords.geotiff import silent_georeference
+from tfrecords.read.rasters import check_png
+from tfrecords.storage import check_raster, writing_file
 
 if TYPE_CHECKING:
     from rasterio import DatasetReader
@@ -231,6 +232,7 @@ def create_map(path: Path, width: int, height: int, crs: Any, transform: Any, fi
     with silent_georeference(), rasterio.open(path, "w", **profile) as dataset:
         for _, window in dataset.block_windows(1):
             dataset.write(np.full((window.height, window.width), fill, np.uint8), 1, window=window)
+    check_raster(path)
 
 
 def finish_map(plain: Path, path: Path, classes: Classes, *, overwrite: bool = False) -> None:
@@ -247,11 +249,13 @@ def finish_map(plain: Path, path: Path, classes: Classes, *, overwrite: bool = F
 
     table = {value: (*map(int, colour), 255) for value, colour in enumerate(classes.colour_table())}
     table[IGNORED] = (0, 0, 0, 0)
+    check_raster(plain)
     with silent_georeference():
         with rasterio.open(plain, "r+") as dataset:
             dataset.write_colormap(1, table)
             dataset.update_tags(**{TAG: json.dumps(list(classes.names))})
         options = dict(COMPRESS="DEFLATE", OVERVIEW_RESAMPLING="NEAREST", BIGTIFF="IF_SAFER")
+        check_raster(plain)
         with writing_file(path, overwrite=overwrite) as partial:
             rasterio.shutil.copy(plain, partial, driver="COG", **options)
             partial.with_name(partial.name + ".aux.xml").unlink(missing_ok=True)

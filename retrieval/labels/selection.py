@@ -16,7 +16,7 @@ from retrieval.labels.window_cover import SceneWindow, read_windows
 from retrieval.types import Progress, silent
 from tfrecords.artifacts import writing_folder
 from tfrecords.errors import MissingInputError
-from tfrecords.read.rasters import silent_georeference
+from tfrecords.geotiff import silent_georeference
 from tfrecords.read.sources import files_below
 
 

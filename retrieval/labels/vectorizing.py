@@ -23,7 +23,7 @@ from retrieval.labels.masks import classes_of, read_mask
 from retrieval.labels.metres import areas_m2
 from retrieval.labels.vectors import Shapes
 from retrieval.types import Progress, silent
-from tfrecords.storage import check_free, writing_file
+from tfrecords.storage import check_free, unfinished, writing_file
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -317,3 +317,16 @@ def write_vectors(frame: GeoDataFrame, out: Path, *, overwrite: bool = False) ->
         if not len(frame):
             options |= {"geometry_type": "Polygon"}
         frame.to_file(partial, **options)
+        if not _holds(partial, len(frame)):
+            raise unfinished(partial)
+
+
+def _holds(path: Path, features: int) -> bool:
+    """Return whether a vector file can be read and has a number of features: GDAL hides errors at its end."""
+    import pyogrio
+    from pyogrio.errors import DataLayerError, DataSourceError
+
+    try:
+        return int(pyogrio.read_info(path, force_feature_count=True)["features"]) == features
+    except (DataLayerError, DataSourceError):
+        return False

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tfrecords.errors import ArrayError, MissingInputError, RemoteError
+from tfrecords.geotiff import silent_georeference
 from tfrecords.grid import pixel_to_map
 from tfrecords.read.exif import orientation_tag
 from tfrecords.read.layers import (
@@ -134,42 +133,6 @@ class Raster:
     def georeference(self) -> Georeference | None:
         """CRS and transform; None if either is missing."""
         return None if self.crs is None or self.transform is None else Georeference(self.crs, self.transform)
-
-
-class _Silence:
-    """Hides the warning that a file has no georeference while at least one thread wants it hidden.
-
-    Filters of warnings belong to the process: two threads that each change and restore them mix their
-    filters. So the first thread changes them, and the last one restores them.
-    """
-
-    def __init__(self) -> None:
-        self._lock, self._users = Lock(), 0
-        self._former: warnings.catch_warnings[Any] | None = None
-
-    def __enter__(self) -> None:
-        from rasterio.errors import NotGeoreferencedWarning
-
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
-                self._former = warnings.catch_warnings()
-                self._former.__enter__()
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-
-    def __exit__(self, *raised: Any) -> None:
-        with self._lock:
-            self._users -= 1
-            if self._users == 0 and self._former is not None:
-                self._former.__exit__(*raised)
-
-
-_SILENCE = _Silence()
-
-
-def silent_georeference() -> AbstractContextManager[None]:
-    """Hide rasterio's warning that a file has no georeference, on all threads, while the block runs."""
-    return _SILENCE
 
 
 @contextmanager

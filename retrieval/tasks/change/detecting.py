@@ -22,7 +22,7 @@ from retrieval.tasks.change.pairs import Pair, open_pair
 from retrieval.types import Executor, Progress, silent
 from tfrecords.artifacts import check_free
 from tfrecords.read import Raster
-from tfrecords.storage import writing_file
+from tfrecords.storage import check_raster, writing_file
 
 CHANGE = Classes.binary("change")
 """Classes of the map: background 0, change 1."""
@@ -214,6 +214,7 @@ def _writing_probabilities(path: Path | None, grid: Raster, overwrite: bool) -> 
                 dataset.write(values, 1, window=Window(0, top, grid.width, len(values)))
 
             yield write
+        check_raster(plain)
         options = dict(COMPRESS="DEFLATE", PREDICTOR="YES", BIGTIFF="IF_SAFER", RESAMPLING="AVERAGE")
         with quiet_gdal(), writing_file(path, overwrite=overwrite) as partial:
             rasterio.shutil.copy(plain, partial, driver="COG", **options)

@@ -23,7 +23,7 @@ from retrieval.tasks.segment.sources import ImageFile
 from retrieval.tasks.segment.vote import Vote
 from retrieval.tasks.segment.windows import WINDOW_PX, Layout
 from retrieval.types import Executor, Progress, silent
-from tfrecords.read.rasters import silent_georeference
+from tfrecords.geotiff import silent_georeference
 from tfrecords.storage import writing_file
 
 Pixels = NDArray[Any]
