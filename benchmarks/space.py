@@ -49,7 +49,7 @@ def can_mount(folder: Path) -> bool:
 
 
 def limit(place: Path, **room: int) -> None:
-    """Give a file system so many bytes (`size`) or files (`nr_inodes`)."""
+    """Limit the bytes (`size`) or the files (`nr_inodes`) of a file system."""
     _mount(place, "remount", *(f"{name}={count}" for name, count in room.items()))
 
 

@@ -67,7 +67,7 @@ def ends_within_file(path: Path) -> bool:
 
 
 def _ends_of_blocks(dataset: Any) -> Iterator[int]:
-    """Yield where each stored block ends in the file, those of overviews included."""
+    """Yield where each stored block ends in the file, and each block of an overview."""
     for band, (height, width) in zip(dataset.indexes, dataset.block_shapes, strict=True):
         for overview, step in enumerate([1, *dataset.overviews(band)], start=-1):
             level = {"bidx": band, "ovr": overview if overview >= 0 else None}
