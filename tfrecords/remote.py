@@ -1,8 +1,9 @@
 """Files and folders by URL: s3://, gs://, https://, file:// and what else fsspec opens.
 
 What is read as a whole is copied into a local cache first. A folder's copy is complete once its manifest is
-there; its files are checked by the manifest's sizes and sha256. GeoTIFFs are not copied: GDAL reads the parts
-that are needed, under a path such as `/vsis3/bucket/scene.tif`.
+there; its files are checked by the manifest's sizes and sha256. A caller may leave files for later: each is
+copied when it is read first, by `fetch`. GeoTIFFs are not copied: GDAL reads the parts that are needed, under
+a path such as `/vsis3/bucket/scene.tif`.
 
 A folder is published without a rename: all files first, the manifest last. A reader therefore finds a whole
 folder or none. Both directions continue after a lost connection.
@@ -18,11 +19,12 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock, get_ident
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -45,9 +47,16 @@ MANIFESTS = ("shards.json", "manifest.json")
 CONNECTIONS = 8
 """Files that are copied at the same time."""
 CHUNK = 1 << 22
+ORIGIN = ".origin"
+"""File of a copy that lacks files: the URL that they come from."""
+ROOM_STEP = 64 << 20
+"""Bytes of later files for which room is made in the cache at a time."""
 
 _in_use: dict[Path, int] = {}
 """Open handles of copies that this process uses; while they are locked, no process removes the copy."""
+_reserved: dict[Path, int] = {}
+"""Bytes that later files of a copy may still take before room is made anew."""
+_RESERVING = Lock()
 
 
 def url_of(path: object) -> str | None:
@@ -167,8 +176,17 @@ def local_file(url: str) -> Path:
     return copy
 
 
-def local_folder(url: str) -> Path:
+def _none(_: str) -> bool:
+    """Leave no file for later."""
+    return False
+
+
+def local_folder(url: str, later: Callable[[str], bool] = _none) -> Path:
     """Return a copy of a folder that has a manifest; files that an interrupted run copied are kept.
+
+    Args:
+        url: the folder.
+        later: returns whether a file, by its relative POSIX name, is left for `fetch`.
 
     Raises:
         MissingInputError: there is no manifest.
@@ -179,17 +197,59 @@ def local_folder(url: str) -> Path:
     folder = _copy_of(url, content)
     folder.mkdir(parents=True, exist_ok=True)
     _use(folder)
-    if not (folder / name).is_file():
+    if not (folder / name).is_file() or (later is _none and (folder / ORIGIN).is_file()):
         system, path = filesystem(url)
         with naming_connection(url):
             files = _files_of(url, system, path, content, "")
-            missing = {n: known for n, known in files.items() if not _is_copy(folder / n, known)}
+            wanted = {n: known for n, known in files.items() if not later(n)}
+            missing = {n: known for n, known in wanted.items() if not _is_copy(folder / n, known)}
             make_room(sum(int(known["bytes"]) for known in missing.values()), url, folder)
             _copy_all(system, path, folder, missing)
             for extra in _beside(system, path, files, name):
                 _copy(system, f"{path}/{extra}", folder / extra)
+        if len(wanted) < len(files):
+            _write(folder / ORIGIN, url.encode())
+        else:
+            (folder / ORIGIN).unlink(missing_ok=True)
         _write(folder / name, content)
     return folder
+
+
+def incomplete_copy(path: Path) -> Path | None:
+    """Return the copy in the cache that a path lies in, at most three folders up, if it lacks files."""
+    copies = (p for p in path.parents[:3] if p.parent == cache_folder())  # a file elsewhere may be hostile
+    return next((copy for copy in copies if (copy / ORIGIN).is_file()), None)
+
+
+def fetch(path: Path, known: Mapping[str, Any]) -> bool:
+    """Copy a file that `local_folder` left for later.
+
+    Args:
+        path: of the file in the copy, or any other path.
+        known: its "bytes" and "sha256".
+
+    Returns:
+        Whether the path lies in a copy that lacks files; the file is there then.
+
+    Raises:
+        ManifestError: it does not match its checksum.
+        MissingInputError: it is not at the URL any more.
+        RemoteError: the connection was lost, or the cache has no room.
+    """
+    folder = incomplete_copy(path)
+    if folder is None:
+        return False
+    url, name = (folder / ORIGIN).read_text(encoding="utf-8"), path.relative_to(folder).as_posix()
+    size = int(known["bytes"])
+    with _RESERVING:
+        if _reserved.get(folder, 0) < size:
+            make_room(max(size, ROOM_STEP), url, folder)
+            _reserved[folder] = max(size, ROOM_STEP)
+        _reserved[folder] -= size
+    system, root = filesystem(url)
+    with naming_connection(f"{url}/{name}"):
+        _copy_checked(system, root, folder, name, known)
+    return True
 
 
 def _copy_of(url: str, manifest: bytes) -> Path:
@@ -241,22 +301,23 @@ def _is_copy(path: Path, known: Mapping[str, Any]) -> bool:
 
 def _copy_all(system: Any, path: str, folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
     """Copy files and check them; several at the same time."""
-
-    def copy(name: str) -> None:
-        _copy(system, f"{path}/{name}", folder / name)
-        if not _is_copy(folder / name, files[name]):
-            (folder / name).unlink()
-            raise ManifestError(f"{path}/{name}: it does not match its checksum. Publish the folder again.")
-
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        for done in [pool.submit(copy, name) for name in files]:
+        copies = [pool.submit(_copy_checked, system, path, folder, name, files[name]) for name in files]
+        for done in copies:
             done.result()
+
+
+def _copy_checked(system: Any, path: str, folder: Path, name: str, known: Mapping[str, Any]) -> None:
+    _copy(system, f"{path}/{name}", folder / name)
+    if not _is_copy(folder / name, known):
+        (folder / name).unlink()
+        raise ManifestError(f"{path}/{name}: it does not match its checksum. Publish the folder again.")
 
 
 def _copy(system: Any, path: str, goal: Path) -> None:
     """Copy a file; it appears whole or not at all."""
     goal.parent.mkdir(parents=True, exist_ok=True)
-    partial = goal.with_name(f".{goal.name}.{os.getpid()}.partial")
+    partial = goal.with_name(f".{goal.name}.{os.getpid()}-{get_ident()}.partial")
     try:
         system.get_file(path, str(partial))
         partial.replace(goal)

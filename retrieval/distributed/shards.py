@@ -25,7 +25,7 @@ from retrieval.distributed.merged_vectors import merge_vectors
 from retrieval.errors import IndexMismatchError
 from retrieval.index.device import resolve_device
 from retrieval.index.file_paths import PATHS_FROM, FilePaths
-from retrieval.index.folder import SHARDS, IndexFolder, read_index_manifest
+from retrieval.index.folder import SHARDS, IndexFolder, is_pixels, read_index_manifest
 from retrieval.index.parts import JoinedParts
 from retrieval.models.calibration import calibrations_beside
 from retrieval.types import Encoder
@@ -58,7 +58,8 @@ def open_folder(
     """Open an index folder, a folder of shards, or several of them as one index.
 
     Args:
-        path: a folder or its URL, or a list. A folder at a URL is copied into the cache first.
+        path: a folder or its URL, or a list. A folder at a URL is copied into the cache first, but for
+            pixels, which are copied when they are read.
         encoder: the encoder that made the index, if the caller has it.
         device: where FAISS searches.
         just_written: see `IndexFolder`.
@@ -71,7 +72,7 @@ def open_folder(
     """
     places = [path] if isinstance(path, (str, Path)) else list(path)
     urls = [url_of(place) for place in places]
-    paths = [local_folder(u) if u else Path(p) for u, p in zip(urls, places, strict=True)]
+    paths = [local_folder(u, is_pixels) if u else Path(p) for u, p in zip(urls, places, strict=True)]
     options: dict[str, Any] = {"encoder": encoder, "device": device, "just_written": just_written}
     if len(paths) == 1 and not (paths[0] / SHARDS).is_file():
         folder = IndexFolder(paths[0], **options)

@@ -26,6 +26,7 @@ import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from io import BufferedReader
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO, Literal, Self
@@ -46,8 +47,8 @@ from retrieval.models.calibration import calibrations_beside
 from retrieval.models.encoder import load_encoder
 from retrieval.types import Encoder, StoredImage
 from tfrecords.artifacts import MANIFEST, Manifest, check_file, digest, read_manifest
-from tfrecords.errors import ManifestError
-from tfrecords.remote import local_folder, url_of
+from tfrecords.errors import ManifestError, MissingInputError
+from tfrecords.remote import fetch, incomplete_copy, local_folder, url_of
 from tfrecords.schema import compress_bright, expand_bright
 
 KIND = "index"
@@ -114,9 +115,11 @@ class IndexFolder:
     def _open(self, encoder: Encoder | None, device: Device, just_written: bool) -> None:
         """Read all files but the pixels."""
         path = self.path
-        self.manifest: Manifest = read_index_manifest(path, verify="sizes")
-        for name in (n for n in self.manifest.files if not n.startswith("pixels/")):
-            check_file(path / name, self.manifest.files[name], content=not just_written)
+        self.manifest: Manifest = read_index_manifest(path, verify=False)
+        lacks_pixels = incomplete_copy(path / "pixels") is not None
+        for name, known in self.manifest.files.items():
+            if not (lacks_pixels and is_pixels(name)) or (path / name).exists():
+                check_file(path / name, known, content=not just_written and not is_pixels(name))
         self.config = IndexConfig.from_mapping(self.manifest.config["index"])
         self.encoder = self._check_encoder(encoder)
         self.images = {row.image_id: row for row in read_table(path / TABLE)}
@@ -203,9 +206,8 @@ class IndexFolder:
 
     def stored_codes(self, image_id: int) -> NDArray[np.uint16]:
         """Return an image's pixels (h, w, b) as they are stored, from the file when they are read."""
-        codes: NDArray[np.uint16] = np.load(
-            self.path / f"pixels/{image_id}.npy", mmap_mode="r", allow_pickle=False
-        )
+        with self._open_file(f"pixels/{image_id}.npy") as file:
+            codes: NDArray[np.uint16] = np.load(file.name, mmap_mode="r", allow_pickle=False)
         return codes
 
     def file_paths(self) -> FilePaths:
@@ -219,6 +221,18 @@ class IndexFolder:
                 self._headers[image_id] = _Header.read(file)
             return self._headers[image_id].mapped(file)
 
+    def _open_file(self, name: str) -> BufferedReader:
+        """Open a file of the folder; it is copied first where it is still at the URL of the index only."""
+        try:
+            return (self.path / name).open("rb")
+        except FileNotFoundError:
+            try:
+                if not fetch(self.path / name, self.manifest.files[name]):
+                    raise
+            except MissingInputError as error:
+                raise self.changed() from error
+            return (self.path / name).open("rb")
+
     def _pixel_file(self, image_id: int) -> BinaryIO:
         """Open a file of pixels, and compare its content with the manifest unless that was done before.
 
@@ -227,7 +241,7 @@ class IndexFolder:
         name = f"pixels/{image_id}.npy"
         path, known = self.path / name, self.manifest.files[name]
         try:
-            file = path.open("rb")
+            file = self._open_file(name)
         except OSError as err:
             if not self.is_current():
                 raise self.changed() from err
@@ -260,7 +274,9 @@ def _unpickled(place: str, version: str, encoder: Encoder | None, device: Device
     with _UNPICKLING:
         if (place, version) not in _unpickled_folders:
             url = url_of(place)
-            folder = IndexFolder(local_folder(url) if url else Path(place), encoder=encoder, device=device)
+            folder = IndexFolder(
+                local_folder(url, is_pixels) if url else Path(place), encoder=encoder, device=device
+            )
             folder.origin = url
             if folder.version != version:
                 raise folder.changed()
@@ -289,6 +305,11 @@ class _Header:
     def mapped(self, file: BinaryIO) -> NDArray[np.uint16]:
         """Map the open file; a path could lead to another file in the meantime."""
         return np.memmap(file, self.dtype, "r", self.offset, self.shape, self.order)
+
+
+def is_pixels(name: str) -> bool:
+    """Return whether a file of an index, by its relative POSIX name, holds the pixels of an image."""
+    return name.split("/")[-2:-1] == ["pixels"]
 
 
 def read_index_manifest(path: Path, *, verify: bool | Literal["sizes"] = True) -> Manifest:
