@@ -42,11 +42,12 @@ from retrieval.config import SearchConfig
 from retrieval.evaluation.scoring import score
 from retrieval.evaluation.submission import Submission
 from retrieval.index.parts import CODES, PARTS, PartsIndex, Projection, joined, write_parts
-from retrieval.matching.exhaustive import hide_cloud, rank_candidates, search_uncertain
+from retrieval.matching.exhaustive import rank_candidates, search_uncertain
 from retrieval.matching.local_search import best_of_cells, best_places, merge_best, shipped_local_search
 from retrieval.matching.parts_search import find_places
 from retrieval.matching.session import Session
 from retrieval.matching.tensors import Templates
+from retrieval.matching.visible import VisiblePatches
 from retrieval.models.calibration import calibration_features, calibration_of
 from retrieval.models.encoder import load_encoder
 from retrieval.models.local_descriptors import shipped_descriptors
@@ -245,8 +246,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     question = ask(args.data, group, args.queries, args.seed)
     rows = np.arange(0, len(question.patches), args.every)
     question = subset(question, rows)
-    visible = hide_cloud(question.patches, np.arange(len(rows)), SEARCH)
-    session = Session(images, visible.patches, search=SEARCH, image_ids=images.ids)
+    visible = VisiblePatches(question.patches, SEARCH).select(np.arange(len(rows)))
+    session = Session(images, visible, search=SEARCH, image_ids=images.ids)
     results: dict[str, Any] = {}
     for design in args.designs:
         for one in designs(design, session, images, args.out):

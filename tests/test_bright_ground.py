@@ -12,7 +12,7 @@ from engine import digital, image_of, located, patches_of, small_encoder, textur
 from retrieval.config import IndexConfig, SearchConfig
 from retrieval.index.folder import IndexFolder
 from retrieval.index.update import add_images
-from retrieval.matching.exhaustive import hide_cloud
+from retrieval.matching.visible import VisiblePatches
 from retrieval.models.registry import TRAINING_FREE
 from retrieval.pipeline import build_index
 from tfrecords.read import ImageSource, read_images, read_patches, read_queries
@@ -88,7 +88,7 @@ def test_half_of_a_patch_may_be_bright(tmp_path):
 
 def test_pixels_shown_and_compared_everywhere_keep_their_texture():
     patches = patches_of(SALT, XY)
-    shown = hide_cloud(patches, np.arange(len(XY)), SearchConfig()).patches.scaled()
+    shown = VisiblePatches(patches, SearchConfig()).select(np.arange(len(XY))).scaled(slice(None))
     np.testing.assert_array_equal(shown, patches.scaled())
     assert shown.min() > 1
 

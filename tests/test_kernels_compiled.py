@@ -8,7 +8,7 @@ import pytest
 from engine import SMALL, projection
 
 from retrieval.kernels.compiled import MAX_SHAPES, Compiled
-from retrieval.kernels.executors import limit_tf_threads, parallel_map, prefetch_map
+from retrieval.kernels.executors import limit_tf_threads, map_batches, parallel_map, prefetch_map
 from retrieval.models.encoder import COMPILED_AFTER, KerasEncoder
 from retrieval.models.networks import tensor_model
 
@@ -76,6 +76,19 @@ def test_a_thread_limit_of_the_user_stays(monkeypatch):
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "3")
     limit_tf_threads(16)
     assert os.environ["TF_NUM_INTRAOP_THREADS"] == "3"
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 8, 9, 21])
+def test_batches_of_few_sizes_give_what_all_rows_give(count):
+    rows, sizes = np.arange(2.0 * count).reshape(count, 2), set()
+
+    def mean(batch):
+        sizes.add(len(batch))
+        return batch.mean(1)
+
+    found = [*map_batches(mean, rows, 8)]
+    np.testing.assert_array_equal(np.concatenate([np.zeros(0), *found]), rows.mean(1) if count else [])
+    assert sizes == {0: set(), 1: {1}, 3: {4}, 8: {8}, 9: {8}, 21: {8}}[count]
 
 
 def test_parallel_map_keeps_the_order_and_uses_several_threads():

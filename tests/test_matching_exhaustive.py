@@ -14,7 +14,6 @@ from retrieval.index.faiss_index import VectorIndex
 from retrieval.matching.budget import affordable_patches, search_cost
 from retrieval.matching.exhaustive import (
     ScoreFit,
-    hide_cloud,
     rank_by_score,
     search_uncertain,
     select_uncertain,
@@ -23,6 +22,7 @@ from retrieval.matching.pyramid import refine_full_resolution
 from retrieval.matching.rounds import search_vectors
 from retrieval.matching.session import Session
 from retrieval.matching.tensors import Arrays
+from retrieval.matching.visible import VisiblePatches, hidden_shares, texture_shares
 from retrieval.models.calibration import logit_margin
 from retrieval.models.embed import embed_image, embed_patches
 from retrieval.training.weather import under_clouds
@@ -72,7 +72,8 @@ def exhaustively(found, patches, images, search, image_ids=range(4)):
 
 def uncertain(patches, images, search, **more):
     """Patches that exhaustive search takes and leaves out where nothing was found."""
-    return select_uncertain(Session(images, patches, search=search, image_ids=range(4)), NOTHING, **more)
+    session = Session(images, patches, search=search, image_ids=range(4))
+    return select_uncertain(session, NOTHING, VisiblePatches(patches, search), **more)
 
 
 def uncertain_rows(patches, images, search, **more):
@@ -138,14 +139,26 @@ def test_what_is_shown_leaves_cloud_and_flat_ground_out(world):
     half = clear.pixels.copy()
     half[:, :, 32:] = -0.5
     search = SearchConfig()
-    shown = [hide_cloud(p, np.arange(6), search).texture for p in (clear, asked(half), clouded)]
+    clear, half, seen = (
+        VisiblePatches(p, search).select(np.arange(6)) for p in (clear, asked(half), clouded)
+    )
+    shown = [texture_shares(p) for p in (clear, half, seen)]
     assert (shown[0] > 0.4).all()
     np.testing.assert_allclose(shown[1], shown[0] / 2, atol=0.08)
-    seen = hide_cloud(clouded, np.arange(6), search)
-    hidden = np.isnan(seen.patches.pixels).all(-1).mean((1, 2))
-    assert (hidden > 0.3).all() and (seen.texture < shown[0] * (1 - hidden) + 0.1).all()
-    untouched = hide_cloud(clouded, np.arange(6), replace(search, min_cloud_share=0.99))
-    np.testing.assert_array_equal(untouched.patches.pixels, clouded.pixels)
+    hidden = hidden_shares(seen)
+    assert (hidden > 0.3).all() and (shown[2] < shown[0] * (1 - hidden) + 0.1).all()
+    untouched = VisiblePatches(clouded, replace(search, min_cloud_share=0.99)).select(np.arange(6))
+    np.testing.assert_array_equal(untouched.pixels, clouded.pixels)
+
+
+def test_visible_parts_do_not_depend_on_what_was_asked_before(world):
+    clouded, search, rows = world[3], SearchConfig(), np.arange(6)
+    expected = {k: VisiblePatches(clouded, search).select(rows, k).pixels for k in (3.0, None)}
+    visible = VisiblePatches(clouded, search)
+    turns = [(rows[4:], 3.0), (rows[[5, 1, 0]], None), (rows, 3.0), (rows, None), (rows[:0], None)]
+    for part, min_logit in turns:
+        np.testing.assert_array_equal(visible.select(part, min_logit).pixels, expected[min_logit][part])
+    assert np.isnan(expected[3.0]).mean() < np.isnan(expected[None]).mean()
 
 
 @pytest.mark.parametrize(("affordable", "compared"), [(100, 8), (8, 8), (7, 7), (2, 2), (1, 0)])
@@ -230,7 +243,7 @@ def test_the_patches_with_the_most_texture_come_first(world):
     search = SearchConfig(exhaustive_budget=search_cost(2, megapixels))
     with pytest.warns(SearchBudgetWarning, match="the 2 with the most to gain"):
         rows = uncertain_rows(clouded, images, search)
-    texture_share = hide_cloud(clouded, np.arange(6), SearchConfig()).texture
+    texture_share = texture_shares(VisiblePatches(clouded, SearchConfig()).select(np.arange(6)))
     assert set(rows) == set(np.argsort(-texture_share, kind="stable")[:2])
 
 

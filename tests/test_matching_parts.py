@@ -25,6 +25,7 @@ from retrieval.matching.exhaustive import search_uncertain, select_uncertain
 from retrieval.matching.parts_search import find_places, nearest_places
 from retrieval.matching.session import Session
 from retrieval.matching.tensors import Arrays
+from retrieval.matching.visible import VisiblePatches
 from retrieval.models.encoder import FakeEncoder, load_encoder
 from retrieval.models.local_descriptors import shipped_descriptors
 from retrieval.training.weather import under_clouds
@@ -341,9 +342,10 @@ def test_parts_serve_all_patches_unless_the_search_is_exhaustive(
     folder: IndexFolder, search: SearchConfig, everywhere: int, in_parts: int
 ) -> None:
     session = Session.open(folder, cloudy_queries()[0], search=search)
+    visible = VisiblePatches(session.queries, search)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        selected = select_uncertain(session, RankedCandidates.empty(8, 20))
+        selected = select_uncertain(session, RankedCandidates.empty(8, 20), visible)
     assert (len(selected.rows), len(selected.in_parts), len(selected.left_out)) == (everywhere, in_parts, 0)
     assert len({*selected.rows, *selected.in_parts}) == everywhere + in_parts
 

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from retrieval.kernels.compiled import accelerated
 
 _In = TypeVar("_In")
@@ -97,6 +100,28 @@ def parallel_map(
         return
     with ThreadPoolExecutor(count) as pool:
         yield from pool.map(function, batch)
+
+
+def map_batches(
+    function: Callable[[NDArray[Any]], NDArray[Any]], rows: NDArray[Any], size: int
+) -> Iterator[NDArray[Any]]:
+    """Yield the results of a compiled function for batches of rows, in order, on threads.
+
+    A smaller last batch is padded with its last row: to a full batch, or to a power of two where it is the
+    only one. So the function is compiled for few shapes.
+
+    Args:
+        function: (m, ...) to (m, ...); each row gives a row.
+        rows: (n, ...).
+        size: rows of a batch.
+    """
+
+    def run(start: int) -> NDArray[Any]:
+        batch = rows[start : start + size]
+        padded = size if len(rows) > size else 1 << (len(batch) - 1).bit_length()
+        return function(batch[np.minimum(np.arange(padded), len(batch) - 1)])[: len(batch)]
+
+    return parallel_map(run, range(0, len(rows), size))
 
 
 def prefetch_map(

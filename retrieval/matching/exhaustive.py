@@ -13,13 +13,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.config import SearchConfig
-from retrieval.kernels.compiled import Compiled
 from retrieval.matching.budget import (
     PartsBudget,
     affordable_patches,
@@ -34,11 +32,10 @@ from retrieval.matching.places import decided_patches, rival_places
 from retrieval.matching.pyramid import match_half_resolution, refine_full_resolution
 from retrieval.matching.session import Session
 from retrieval.matching.signed_gradients import agreement
+from retrieval.matching.visible import VisiblePatches, hidden_shares, texture_shares
 from retrieval.models.calibration import logit_margin
-from retrieval.models.cloud_mask import shipped_cloud_mask
-from retrieval.models.local_descriptors import half_resolution
 from retrieval.models.registry import shipped_constants
-from retrieval.types import Candidates, PatchPixels, RankedCandidates, silent
+from retrieval.types import Candidates, RankedCandidates, silent
 from tfrecords.schema import Patches
 
 MAX_HIDDEN_SHARE = 0.2
@@ -54,8 +51,6 @@ DEEP_EFFORT = 4
 """Factor of the windows that are compared by their parts where a patch is searched once more."""
 THICK_LOGIT = 3.0
 """Log-odds of cloud below which it may be thin, so that the ground shows."""
-MIN_LOG_GRADIENT = 2.7
-"""Log-magnitude of the structure tensor above which a pixel has texture: a gradient of 150 DN."""
 BLOCK = 256
 """Patches whose texture is measured at a time."""
 SAMPLE = 400
@@ -120,20 +115,23 @@ def search_uncertain(session: Session, ranked: RankedCandidates) -> UncertainSea
         The candidates, replaced for the patches where this search found better ones.
     """
     budget = PartsBudget(session.search, time.monotonic())
-    selected = select_uncertain(session, ranked)
+    visible = VisiblePatches(session.queries, session.search)
+    selected = select_uncertain(session, ranked, visible)
     left_out = np.zeros(len(ranked), bool)
     left_out[selected.left_out] = True
     if len(selected.rows):
-        ranked = _search_visible(session, ranked, selected.rows, shipped_local_search().search_images)
+        ranked = _search_visible(
+            session, ranked, visible, selected.rows, shipped_local_search().search_images
+        )
     in_parts, total = 0, len(selected.in_parts)
     for block in budget.blocks(total, len(ranked)):
         assert session.parts is not None
         session.progress("searching parts", block.start, total)
         rows = np.sort(selected.in_parts[block])
         find = partial(find_places, session.parts)
-        ranked = _search_visible(session, ranked, rows, find)
+        ranked = _search_visible(session, ranked, visible, rows, find)
         find_more = partial(find_places, session.parts, effort=DEEP_EFFORT)
-        ranked = _search_with_thin_cloud(session, ranked, rows, find_more)
+        ranked = _search_with_thin_cloud(session, ranked, visible, rows, find_more)
         in_parts = block.stop
     left_out[selected.in_parts[in_parts:]] = True
     if in_parts < total:
@@ -144,14 +142,15 @@ def search_uncertain(session: Session, ranked: RankedCandidates) -> UncertainSea
 def _search_visible(
     session: Session,
     ranked: RankedCandidates,
+    visible: VisiblePatches,
     rows: NDArray[np.intp],
     find: Callable[[Session], Candidates],
 ) -> RankedCandidates:
     """Return the candidates, replaced for the rows where a search by visible parts found better ones."""
-    visible = hide_cloud(session.queries, rows, session.search)
-    candidates, better = _rank_visible(session, ranked.select(rows), visible.patches, find, rank_candidates)
+    patches = visible.select(rows)
+    candidates, better = _rank_visible(session, ranked.select(rows), patches, find, rank_candidates)
     trusted = (ranked.ncc[rows, :1] >= MIN_TRUSTED_NCC).any(1)
-    better |= ~trusted & (hidden_share(visible.patches) >= MAX_HIDDEN_SHARE)
+    better |= ~trusted & (hidden_shares(patches) >= MAX_HIDDEN_SHARE)
     ranked = ranked.pad_to(ranked.image_ids.shape[1])
     ranked.update(rows[better], candidates.select(better))
     return ranked
@@ -160,16 +159,17 @@ def _search_visible(
 def _search_with_thin_cloud(
     session: Session,
     ranked: RankedCandidates,
+    visible: VisiblePatches,
     rows: NDArray[np.intp],
     find: Callable[[Session], Candidates],
 ) -> RankedCandidates:
     """Search once more for rows that stay uncertain, where cloud is partly thin: its ground then counts."""
     rows = rows[~decided_patches(session, ranked.select(rows))]
-    hidden, visible = (hide_cloud(session.queries, rows, session.search, v) for v in (None, THICK_LOGIT))
-    thin = np.flatnonzero(hidden_share(visible.patches) < hidden_share(hidden.patches))
+    patches = visible.select(rows, THICK_LOGIT)
+    thin = np.flatnonzero(hidden_shares(patches) < hidden_shares(visible.select(rows)))
     rows = rows[thin]
     if len(rows):
-        patches = visible.patches.select(thin)
+        patches = patches.select(thin)
         rank = partial(rank_candidates, matched_k=DEEP_MATCHED_K, signed_k=DEEP_SIGNED_K)
         candidates, better = _rank_visible(session, ranked.select(rows), patches, find, rank)
         ranked.update(rows[better], candidates.select(better))
@@ -191,11 +191,6 @@ def _rank_visible(
     return candidates, odds[0] > odds[1]
 
 
-def hidden_share(patches: PatchPixels) -> NDArray[np.float64]:
-    """Return the share of nodata pixels of each patch, (n,)."""
-    return np.asarray(np.isnan(patches.scaled(slice(None))).all(-1).mean((1, 2)))
-
-
 # --- which patches --------------------------------------------------------------------------------
 
 
@@ -214,13 +209,18 @@ class UncertainPatches:
 
 
 def select_uncertain(
-    session: Session, ranked: RankedCandidates, sample: int = SAMPLE, block: int = BLOCK
+    session: Session,
+    ranked: RankedCandidates,
+    visible: VisiblePatches,
+    sample: int = SAMPLE,
+    block: int = BLOCK,
 ) -> UncertainPatches:
     """Select the patches to compare with every place, within the budget, and those to search in parts.
 
     Args:
         session: queries, images and settings.
         ranked: candidates so far.
+        visible: the queries without their cloud.
         sample: uncertain patches that estimate how many have enough texture.
         block: patches whose texture is measured at a time.
     """
@@ -234,13 +234,13 @@ def select_uncertain(
     subset = uncertain[:: max(1, len(uncertain) // sample)]
     if len(subset) < len(uncertain) and session.parts is None:
         # A sample tells how many there are. Where that is far too many, the others are not measured.
-        with_texture = _with_texture(session, ranked, subset, block)
+        with_texture = _with_texture(session, ranked, visible, subset, block)
         estimate = round(len(with_texture) / len(subset) * len(uncertain))
         if not affordable_patches(estimate // 2, megapixels, work):
             warn_of_budget(estimate, 0, megapixels, "about ")
             flat = np.setdiff1d(subset, with_texture)
             return UncertainPatches(none, np.setdiff1d(uncertain, flat), none)
-    rows = _with_texture(session, ranked, uncertain, block)
+    rows = _with_texture(session, ranked, visible, uncertain, block)
     in_parts_alone = session.parts is not None and not search.exhaustive
     count = 0 if in_parts_alone else affordable_patches(len(rows), megapixels, work)
     if session.parts is not None:
@@ -251,56 +251,18 @@ def select_uncertain(
 
 
 def _with_texture(
-    session: Session, ranked: RankedCandidates, rows: NDArray[np.intp], block: int
+    session: Session,
+    ranked: RankedCandidates,
+    visible: VisiblePatches,
+    rows: NDArray[np.intp],
+    block: int,
 ) -> NDArray[np.intp]:
     """Rows of patches with enough visible texture, those with the most to gain first."""
-    queries, search = session.queries, session.search
     parts = [rows[i : i + block] for i in range(0, len(rows), block)]
-    texture = np.concatenate([np.zeros(0), *(hide_cloud(queries, p, search).texture for p in parts)])
-    enough = texture >= search.min_texture_share
+    texture = np.concatenate([np.zeros(0), *(texture_shares(visible.select(part)) for part in parts)])
+    enough = texture >= session.search.min_texture_share
     rows, texture = rows[enough], texture[enough]
     return rows[np.argsort(-expected_gain(session, ranked, rows, texture), kind="stable")]
-
-
-@dataclass(frozen=True)
-class VisiblePatches:
-    """Patches without their cloud."""
-
-    patches: Patches
-    """NaN where cloud hides the ground."""
-    texture: NDArray[np.float64]
-    """(n,) share of pixels with visible texture."""
-
-
-def hide_cloud(
-    queries: PatchPixels, rows: NDArray[np.intp], search: SearchConfig, min_logit: float | None = None
-) -> VisiblePatches:
-    """Hide the cloud in patches; less than `search.min_cloud_share` of it counts as ground.
-
-    Args:
-        queries: pixels of all patches.
-        rows: (n,) the patches.
-        search: settings.
-        min_logit: log-odds above which a pixel counts as cloud; None for the shipped threshold.
-    """
-    scaled = np.asarray(queries.scaled(rows), np.float32)
-    cloud = shipped_cloud_mask()(scaled, min_logit)
-    cloud &= (cloud.mean((1, 2)) >= search.min_cloud_share)[:, None, None]
-    scaled[cloud] = np.nan
-    texture = [_TEXTURE_SHARE(scaled[i : i + BLOCK]) for i in range(0, len(rows), BLOCK)]
-    patches = Patches(np.arange(len(rows)), scaled, "scaled", queries.bands, float("nan"))
-    return VisiblePatches(patches, np.concatenate([np.zeros(0), *texture]))
-
-
-def _texture_share(scaled: Any) -> Any:
-    """Share of the pixels of pictures (n, h, w, b), at half resolution, that have texture: (n,)."""
-    from keras import ops
-
-    tensor, _ = half_resolution(scaled)
-    return ops.mean(ops.cast(tensor[..., 0] > MIN_LOG_GRADIENT, "float32"), (1, 2))
-
-
-_TEXTURE_SHARE = Compiled(_texture_share)
 
 
 # --- which place ----------------------------------------------------------------------------------

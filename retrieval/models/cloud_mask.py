@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import TensorConfig
 from retrieval.kernels.compiled import Compiled, tile
-from retrieval.kernels.executors import parallel_map
+from retrieval.kernels.executors import map_batches
 from retrieval.models.registry import CLOUDS, load_shipped, shipped_constants
 from retrieval.models.structure_tensor import structure_tensor
 
@@ -76,24 +76,36 @@ class CloudMask:
         self.min_logit = constants["min_logit"] if min_logit is None else min_logit
         self._call = Compiled(lambda scaled: model(scaled, training=False), after=1)
 
-    def __call__(self, scaled: NDArray[np.float32], min_logit: float | None = None) -> NDArray[np.bool_]:
+    def __call__(self, scaled: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Return the pixels that cloud hides or blurs.
 
         Args:
             scaled: (n, h, w, b) float32 scaled, NaN = nodata; h and w even.
-            min_logit: log-odds above which a pixel counts as cloud; None for the threshold of the mask.
 
         Returns:
             (n, h, w) true under cloud; false on nodata.
         """
-        n, h, w = scaled.shape[:3]
-        threshold = self.min_logit if min_logit is None else min_logit
-        scaled = np.minimum(scaled, 1)  # the network was trained on pixels that are clipped at 1
-        covered = np.zeros((n, h // 2, w // 2), bool)
-        parts = [slice(start, start + BATCH) for start in range(0, n, BATCH)]
-        for part, odds in zip(parts, parallel_map(lambda part: self._call(scaled[part]), parts), strict=True):
-            covered[part] = odds > threshold
-        return covered.repeat(2, 1).repeat(2, 2) & ~np.isnan(scaled).all(-1)
+        return self.hidden_by(scaled, self.log_odds(scaled))
+
+    def log_odds(self, scaled: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the log-odds of thick or thin cloud at half resolution, (n, h / 2, w / 2)."""
+        h, w = scaled.shape[1:3]
+        # The network was trained on pixels that are clipped at 1.
+        parts = map_batches(self._call, np.minimum(scaled, 1), BATCH)
+        return np.concatenate([np.zeros((0, h // 2, w // 2), np.float32), *parts])
+
+    def hidden_by(
+        self, scaled: NDArray[np.float32], log_odds: NDArray[np.float32], min_logit: float | None = None
+    ) -> NDArray[np.bool_]:
+        """Return the pixels that count as cloud, (n, h, w).
+
+        Args:
+            scaled: the pictures.
+            log_odds: their log-odds.
+            min_logit: log-odds above which a pixel counts as cloud; None for the threshold of the mask.
+        """
+        covered = log_odds > (self.min_logit if min_logit is None else min_logit)
+        return np.asarray(covered.repeat(2, 1).repeat(2, 2) & ~np.isnan(scaled).all(-1))
 
     def of_image(self, scaled: NDArray[np.float32], side: int = TILE_PX) -> NDArray[np.bool_]:
         """Return the cloud (h, w) of an image (h, w, b).
