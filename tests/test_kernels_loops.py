@@ -23,8 +23,9 @@ from retrieval.kernels.correlation import (
 from retrieval.kernels.tensors import downsample2, quantize_int16, tensors
 from retrieval.kernels.windows import compare_windows
 from retrieval.matching.ncc import FLAT, STEPS
+from retrieval.matching.sites import Sites
 from retrieval.matching.surfaces import correlate_sites
-from retrieval.matching.tensor_cache import Sites, TensorCache
+from retrieval.matching.tensor_cache import TensorCache
 from retrieval.matching.tensors import Arrays, Templates, template_side
 from retrieval.models.structure_tensor import structure_tensor
 from tfrecords.schema import BANDS, Patches

@@ -8,7 +8,8 @@ from retrieval.kernels.executors import SerialExecutor
 from retrieval.matching import tensor_cache
 from retrieval.matching.pyramid import match_half_resolution
 from retrieval.matching.session import Session
-from retrieval.matching.tensor_cache import BYTES_PER_PIXEL, Sites, TensorCache
+from retrieval.matching.sites import Sites
+from retrieval.matching.tensor_cache import BYTES_PER_PIXEL, TensorCache
 from retrieval.matching.tensors import (
     LEVELS,
     Arrays,
@@ -120,8 +121,10 @@ class CountingImages(Arrays):
     """Images that note which are read."""
 
     def scaled(self, image_id, window=None):
+        pixels = super().scaled(image_id, window)
         self.names.setdefault("read", []).append(image_id)
-        return super().scaled(image_id, window)
+        self.names.setdefault("pixels", []).append(pixels.shape[0] * pixels.shape[1])
+        return pixels
 
 
 def test_images_of_one_size_share_slabs_and_none_is_read_twice():
@@ -133,6 +136,38 @@ def test_images_of_one_size_share_slabs_and_none_is_read_twice():
     assert sorted(many.names["read"]) == list(range(9))
     # Room for one block, then for twice as many as before.
     assert sorted(cache.slabs) == [(1, 1), (2, 2), (4, 4), (8, 2)]
+
+
+@pytest.mark.parametrize(("level", "radius"), [(0, 1), (1, 0), (1, 2), (2, 0), (2, 3)])
+def test_few_sites_have_the_tensors_of_whole_images(images, level, radius):
+    """Sites of a large image are read alone, until half of its work is done."""
+    made = {
+        **images.arrays,
+        0: scene(0, 300, 700),
+        1: scene(1, 400, 300, hidden=True),
+        4: scene(4, 2300, 300),
+    }
+    ids, at = np.repeat([0, 1, 2, 4], 12), np.random.default_rng(1).integers(0, 2300, (48, 2))
+    at = at % [np.subtract(made[i].shape[1::-1], 63) for i in ids.tolist()] >> level
+    sites, images = Sites(ids, at, COLUMNS, radius, level), Arrays(made, images.names)
+    whole, alone = TensorCache(images).regions(sites), TensorCache(images)
+    known = np.ones((*whole.stored.shape[:3], 1), bool) if whole.known is None else whole.known
+    for row in range(len(ids)):
+        one = alone.regions(sites.select(np.array([row])))
+        np.testing.assert_array_equal(one.stored[0], whole.stored[row])
+        np.testing.assert_array_equal(True if one.known is None else one.known[0], known[row])
+        if level:
+            np.testing.assert_array_equal(one.energy[0], whole.energy[row])
+
+
+def test_sites_of_a_large_image_read_little_of_it_and_many_read_it_once():
+    large = CountingImages({0: scene(0, 1000, 1000)}, {0: BANDS})
+    cache = TensorCache(large)
+    for x in range(0, 900, 9):
+        cache.regions(Sites(np.zeros(1, np.int64), np.array([[x, x]]) >> 1, COLUMNS, 2, 1))
+    read = large.names["pixels"]
+    assert read[:3] == [72 * 72] * 3 and read[-1] == 1000 * 1000
+    assert sum(read[:-1]) < 0.5 * 1000 * 1000 and len(read) > 50
 
 
 def test_passes_begin_where_the_one_before_ended(monkeypatch):

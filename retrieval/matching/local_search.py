@@ -24,7 +24,8 @@ from retrieval.config import SearchConfig
 from retrieval.kernels.compiled import Compiled
 from retrieval.matching.candidates import concatenate, non_max_suppression
 from retrieval.matching.session import Session
-from retrieval.matching.tensor_cache import Block, Sites, TensorCache, blocks_at
+from retrieval.matching.sites import Sites
+from retrieval.matching.tensor_cache import Block, TensorCache, blocks_at
 from retrieval.matching.tensors import Known, Templates, crop_windows, shared_columns
 from retrieval.models.local_descriptors import FIELD_PX, STEP_PX, TILE, LocalDescriptors
 from retrieval.models.registry import LOCAL, load_shipped

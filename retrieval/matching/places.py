@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from retrieval.config import PATCH_PX
 from retrieval.geo.coordinates import to_lonlat
 from retrieval.matching.session import Session
+from retrieval.matching.sites import Sites
 from retrieval.matching.surfaces import correlate_sites
-from retrieval.matching.tensor_cache import Sites, TensorCache
+from retrieval.matching.tensor_cache import TensorCache
 from retrieval.matching.tensors import shared_columns
 from retrieval.models.calibration import is_confident
 from retrieval.types import Pixels, RankedCandidates, StoredImage

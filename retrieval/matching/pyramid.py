@@ -19,8 +19,9 @@ from retrieval.config import PATCH_PX
 from retrieval.errors import BandsWarning
 from retrieval.matching.places import show_one_place, show_same_place
 from retrieval.matching.session import Session
+from retrieval.matching.sites import Sites
 from retrieval.matching.surfaces import Peaks, correlate_sites, find_peaks
-from retrieval.matching.tensor_cache import BLOCK_PX, Sites, TensorCache
+from retrieval.matching.tensor_cache import BLOCK_PX, TensorCache
 from retrieval.matching.tensors import Templates, shared_columns
 from retrieval.models.verifier import shipped_verifier
 from retrieval.types import Candidates, Pixels, RankedCandidates, pack_ids

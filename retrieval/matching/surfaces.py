@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from retrieval.kernels.compiled import Compiled, accelerated
 from retrieval.matching.ncc import FLAT, STEPS, ncc, ncc_of
-from retrieval.matching.tensor_cache import CachedSites, Regions, Sites, TensorCache
+from retrieval.matching.sites import LocatedSites, Regions, Sites
+from retrieval.matching.tensor_cache import TensorCache
 from retrieval.matching.tensors import CODES, Known, crop_windows
 
 TABLE_PAIRS = {2: 2048, 1: 512, 0: 64}
@@ -73,8 +74,8 @@ def correlate_sites(
     out, remaining = np.empty((len(owner), shifts, shifts), np.float32), np.arange(len(owner))
     fully_visible = _fully_visible(mask, len(template))[owner]
     if sites.level and in_loops:
-        cached = cache.cached_sites(sites)
-        remaining = _correlate_in_place(template, mask, owner, fully_visible, cached, sites.radius, out)
+        located = cache.locate(sites)
+        remaining = _correlate_in_place(template, mask, owner, fully_visible, located, sites.radius, out)
     if len(remaining):
         regions = cache.regions(sites.select(remaining))
         visible = fully_visible[remaining]
@@ -90,14 +91,14 @@ def _correlate_in_place(
     mask: Known,
     owner: NDArray[np.intp],
     fully_visible: NDArray[np.bool_],
-    cached: list[CachedSites],
+    located: list[LocatedSites],
     radius: int,
     out: NDArray[np.float32],
 ) -> NDArray[np.intp]:
     """Write the NCC of sites whose region is fully visible into `out`; return the rows of the others."""
     loops = _Loops(template, mask, out)
     window, partly_hidden = template.shape[1] + 2 * radius, [np.zeros(0, np.intp)]
-    for group in cached:
+    for group in located:
         visible = np.ones(len(group.rows), bool)
         doubtful = np.flatnonzero(group.hidden)
         if len(doubtful):

@@ -4,13 +4,16 @@ Strategy. Large images are taken in blocks of 2048 pixels with a margin. Blocks 
 array of many blocks. One indexing operation then cuts the regions of many pairs in many images. The cache
 gives up whole slabs, the least recently used first. Threads that work on batches at the same time start at
 different blocks (`_locate_all`), so that they do not compute the same tensors at once.
+
+A block that few sites need is not worth its tensors: these are computed around the sites, and not cached.
+Once half of the work of a whole block went into its sites, the block is computed. So a few patches read
+little of a large database, and many patches do at most half more than they would with whole blocks.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from itertools import cycle
 from threading import Lock
 from typing import Any
@@ -20,8 +23,16 @@ from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX
 from retrieval.kernels.executors import threads
+from retrieval.matching.sites import (
+    LocatedSites,
+    Regions,
+    Sites,
+    local_energy_of,
+    read_around,
+    read_pixels,
+    read_side,
+)
 from retrieval.matching.tensors import (
-    CODES,
     LEVELS,
     Known,
     Layer,
@@ -44,68 +55,14 @@ SLAB_BYTES = 32 << 20
 """Size of a slab, or of a single block if that is larger."""
 BYTES_PER_PIXEL = 3
 """Cache that an image takes for each of its pixels."""
+PIXELS_PER_READ = {0: 4096, 1: 1024, 2: 1024}
+"""By level: pixels of a block that take as long as the read of a small window. Level 0 reads
+pixels alone; the others compute tensors."""
+WORTH_SHARE = 0.5
+"""Share of a block's work from which the block is worth its tensors."""
 
 Block = tuple[int, int, int]
 """Image id, and column and row of a block of the image."""
-
-
-@dataclass(frozen=True)
-class Sites:
-    """Positions where templates are compared with images."""
-
-    image_ids: NDArray[np.int64]
-    """(m,); fastest where sites of one block are neighbours."""
-    at: NDArray[np.int64]
-    """(m, 2) x and y of a template's corner, in pixels of the level."""
-    columns: tuple[int, ...]
-    """Columns of the bands that count."""
-    radius: int
-    """Search radius, in pixels of the level."""
-    level: int
-    """0, 1 or 2."""
-
-    def select(self, rows: NDArray[np.intp]) -> Sites:
-        """Return the sites of these rows."""
-        return replace(self, image_ids=self.image_ids[rows], at=self.at[rows])
-
-
-@dataclass(frozen=True)
-class CachedSites:
-    """The sites that lie in pictures of one slab."""
-
-    rows: NDArray[np.intp]
-    """(k,) rows of the sites; sites of one picture are neighbours."""
-    pictures: NDArray[np.int16]
-    """(p, h, w, 3) codes."""
-    energy: NDArray[np.float32]
-    """(p, h - s + 1, w - s + 1, 1) local energy of every square of a template's side s."""
-    known: NDArray[np.bool_]
-    """(p, h, w, 1) visible pixels, valid where `hidden`."""
-    hidden: NDArray[np.bool_]
-    """(k,) whether some of the picture is hidden."""
-    picture: NDArray[np.int64]
-    """(k,) picture of each site."""
-    at: NDArray[np.int64]
-    """(k, 2) x and y of a template's corner, in the picture."""
-
-
-@dataclass(frozen=True)
-class Regions:
-    """Image regions in which templates are moved."""
-
-    stored: NDArray[Any]
-    """(m, s + 2 radius, s + 2 radius, 3), s the template's side: int16 codes, or float32 at full resolution.
-    Values beyond the image's edge are arbitrary: no patch lies there."""
-    known: Known
-    """(m, s + 2 radius, s + 2 radius, 1) visible pixels, or None for all."""
-    energy: NDArray[np.float32] | None
-    """(m, 2 radius + 1, 2 radius + 1) sum of squares of the zero-mean tensor under the template; None at full
-    resolution."""
-
-    def tensor(self, rows: Any = slice(None)) -> NDArray[np.float32]:
-        """Return the tensor of some regions, float32."""
-        stored = self.stored[rows]
-        return stored if self.energy is None else tensor_of(stored)
 
 
 class Slab:
@@ -147,6 +104,7 @@ class TensorCache:
             OrderedDict()
         )  # keys of their blocks; last used is last
         self._open: dict[tuple[int, ...], Slab] = {}  # slabs with room, by block size
+        self._share_around: dict[tuple[Any, ...], float] = {}  # work done around sites, by block
         self._lock = Lock()
         self._first_block = cycle(range(threads()))
         self._backward = cycle((False, True))
@@ -165,7 +123,7 @@ class TensorCache:
         codes = np.empty((count, size, size, 3), np.int16)
         energy = np.empty((count, shifts, shifts, 1), np.float32)
         known: Known = None
-        for group in self.cached_sites(sites):
+        for group in self.locate(sites):
             codes[group.rows] = crop_windows(group.pictures, group.picture, group.at, size, radius)
             energy[group.rows] = crop_windows(group.energy, group.picture, group.at, shifts, radius)
             rows, picture, at = (v[group.hidden] for v in (group.rows, group.picture, group.at))
@@ -181,30 +139,60 @@ class TensorCache:
         pixels = np.empty((len(sites.at), size, size, len(sites.columns)), np.float32)
         order, count = np.argsort(block, kind="stable"), np.bincount(block, minlength=len(blocks))
         for key, rows in zip(blocks, np.split(order, np.cumsum(count)[:-1]), strict=True):
+            if self._share_of_work(key, len(rows), sites) <= WORTH_SHARE:
+                pixels[rows] = read_pixels(self._images, sites, rows)
+                continue
             window = self._window(key)
             picture = select_bands(self._images.scaled(key[0], window), sites.columns)[None]
             at, first = sites.at[rows] - np.array(window[:2]), np.zeros(len(rows), np.int64)
             pixels[rows] = crop_windows(picture, first, at, size, sites.radius)
         return Regions(*full_resolution(pixels), None)
 
-    def cached_sites(self, sites: Sites) -> list[CachedSites]:
-        """Locate sites of level 1 or 2 among the cached tensors, a group for each slab."""
+    def locate(self, sites: Sites) -> list[LocatedSites]:
+        """Return the tensors around sites of level 1 or 2: a group for each slab, one for sites of others."""
+        blocks, block = blocks_at(sites.image_ids, sites.at, sites.level)
+        count = np.bincount(block, minlength=len(blocks)).tolist()
+        few = np.array(
+            [self._are_few(*of_block, sites) for of_block in zip(blocks, count, strict=True)], bool
+        )
+        order = np.argsort(block, kind="stable")  # sites of one block stay in the processor's cache
+        alone = few[block[order]]
+        groups = self._locate_in_slabs(sites, order[~alone])
+        return [*groups, read_around(self._images, sites, order[alone])] if alone.any() else groups
+
+    def _locate_in_slabs(self, sites: Sites, order: NDArray[np.intp]) -> list[LocatedSites]:
+        """Locate some sites among the cached tensors of their blocks, a group for each slab."""
         level = sites.level
-        blocks, block = blocks_at(sites.image_ids, sites.at, level)
+        blocks, block = blocks_at(sites.image_ids[order], sites.at[order], level)
         stored, corners = self._locate_all(blocks, sites.columns), [self._window(b)[:2] for b in blocks]
-        at = sites.at - (np.array(corners, np.int64).reshape(-1, 2) >> level)[block]
+        at = sites.at[order] - (np.array(corners, np.int64).reshape(-1, 2) >> level)[block]
         slabs = {slab: n for n, slab in enumerate(dict.fromkeys(slab for slab, _ in stored))}
         of_block = np.array([(slabs[slab], number) for slab, number in stored], np.int64).reshape(-1, 2)
         slab_of_site, number = of_block[block].T
-        order = np.argsort(block, kind="stable")  # sites of one block stay in the processor's cache
         groups = []
         for slab, n in slabs.items():
-            rows = order[slab_of_site[order] == n]
-            arrays = slab.codes[level], slab.energy[level], slab.known[level]
-            groups.append(
-                CachedSites(rows, *arrays, slab.hidden[level][number[rows]], number[rows], at[rows])
-            )
+            of_slab = slab_of_site == n
+            arrays, picture = (slab.codes[level], slab.energy[level], slab.known[level]), number[of_slab]
+            hidden = slab.hidden[level][picture]
+            groups.append(LocatedSites(order[of_slab], *arrays, hidden, picture, at[of_slab]))
         return groups
+
+    def _are_few(self, block: Block, count: int, sites: Sites) -> bool:
+        """Return whether sites of a block are not worth its tensors, together with those before them."""
+        key = (*block, sites.columns)
+        with self._lock:
+            share = self._share_around.get(key, 0.0) + self._share_of_work(block, count, sites)
+            if key in self._blocks or share > WORTH_SHARE:
+                return False
+            self._share_around[key] = share
+            return True
+
+    def _share_of_work(self, block: Block, count: int, sites: Sites) -> float:
+        """Work around some sites as a share of their block's; infinite where a region is larger than it."""
+        side, (width, height) = read_side(sites), self._window(block)[2:]
+        if min(width, height) < side:
+            return float("inf")
+        return count * (side**2 + PIXELS_PER_READ[sites.level]) / (width * height)
 
     def blocks(self, image_ids: Iterable[int]) -> list[Block]:
         """Return the blocks of images. Each extends a patch and `MARGIN_PX` into its neighbours."""
@@ -266,12 +254,13 @@ class TensorCache:
                 self._slabs.move_to_end(self._blocks[key][0])
                 return self._blocks[key]
         layers = pyramid(select_bands(self._images.scaled(block[0], self._window(block)), columns)[None])
-        energy = {k: _energy(layer.codes, template_side(k)) for k, layer in layers.items()}
+        energy = {k: local_energy_of(layer.codes, k)[0] for k, layer in layers.items()}
         with self._lock:
             if key not in self._blocks:
                 slab = self._slab_with_room(layers)
                 self._blocks[key] = slab, slab.add(layers, energy)
                 self._slabs[slab].append(key)
+                self._share_around.pop(key, None)
             return self._blocks[key]
 
     def _slab_with_room(self, layers: dict[int, Layer]) -> Slab:
@@ -289,13 +278,6 @@ class TensorCache:
                     del self._blocks[key]
                 self._open = {k: s for k, s in self._open.items() if s is not dropped}
         return slab
-
-
-def _energy(codes: NDArray[np.int16], box: int) -> NDArray[np.float32]:
-    """Sum of squares of the zero-mean tensor in every box x box square of a picture (1, h, w, 3)."""
-    from retrieval.kernels.correlation import local_energy
-
-    return local_energy(np.ascontiguousarray(codes), box, 1 / CODES)[0, ..., None]
 
 
 def blocks_at(

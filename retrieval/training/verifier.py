@@ -24,7 +24,8 @@ from retrieval.kernels.executors import SerialExecutor, stream_map
 from retrieval.matching.candidates import find_candidates
 from retrieval.matching.pyramid import match_half_resolution
 from retrieval.matching.session import Session
-from retrieval.matching.tensor_cache import Sites, TensorCache
+from retrieval.matching.sites import Sites
+from retrieval.matching.tensor_cache import TensorCache
 from retrieval.matching.tensors import Arrays, Templates
 from retrieval.models.embed import embed_image, embed_patches
 from retrieval.models.encoder import load_encoder

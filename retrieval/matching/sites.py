@@ -1,0 +1,153 @@
+"""Sites: positions where templates are compared with images, and the tensors around them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.config import PATCH_PX
+from retrieval.matching.tensors import (
+    CODES,
+    Known,
+    crop_windows,
+    pyramid,
+    select_bands,
+    template_side,
+    tensor_of,
+)
+from retrieval.types import Pixels
+
+CROPS = 64
+"""Sites whose surroundings are read at a time: about 7 MB."""
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Positions where templates are compared with images."""
+
+    image_ids: NDArray[np.int64]
+    """(m,); fastest where sites of one block are neighbours."""
+    at: NDArray[np.int64]
+    """(m, 2) x and y of a template's corner, in pixels of the level."""
+    columns: tuple[int, ...]
+    """Columns of the bands that count."""
+    radius: int
+    """Search radius, in pixels of the level."""
+    level: int
+    """0, 1 or 2."""
+
+    def select(self, rows: NDArray[np.intp]) -> Sites:
+        """Return the sites of these rows."""
+        return replace(self, image_ids=self.image_ids[rows], at=self.at[rows])
+
+
+@dataclass(frozen=True)
+class LocatedSites:
+    """Sites and the pictures in which they lie, of equal size."""
+
+    rows: NDArray[np.intp]
+    """(k,) rows of the sites; sites of one picture are neighbours."""
+    pictures: NDArray[np.int16]
+    """(p, h, w, 3) codes."""
+    energy: NDArray[np.float32]
+    """(p, h - s + 1, w - s + 1, 1) local energy of every square of a template's side s."""
+    known: NDArray[np.bool_]
+    """(p, h, w, 1) visible pixels, valid where `hidden`."""
+    hidden: NDArray[np.bool_]
+    """(k,) whether some of the picture is hidden."""
+    picture: NDArray[np.int64]
+    """(k,) picture of each site."""
+    at: NDArray[np.int64]
+    """(k, 2) x and y of a template's corner, in the picture."""
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Image regions in which templates are moved."""
+
+    stored: NDArray[Any]
+    """(m, s + 2 radius, s + 2 radius, 3), s the template's side: int16 codes, or float32 at full resolution.
+    Values beyond the image's edge are arbitrary: no patch lies there."""
+    known: Known
+    """(m, s + 2 radius, s + 2 radius, 1) visible pixels, or None for all."""
+    energy: NDArray[np.float32] | None
+    """(m, 2 radius + 1, 2 radius + 1) sum of squares of the zero-mean tensor under the template; None at full
+    resolution."""
+
+    def tensor(self, rows: Any = slice(None)) -> NDArray[np.float32]:
+        """Return the tensor of some regions, float32."""
+        stored = self.stored[rows]
+        return stored if self.energy is None else tensor_of(stored)
+
+
+def read_side(sites: Sites) -> int:
+    """Return the side of what a site needs of an image, in pixels of the full resolution."""
+    if not sites.level:
+        return PATCH_PX + 2 * sites.radius
+    # A tensor lacks the border of its pixels: that of a level begins at the second one.
+    return (template_side(sites.level) + 2 * sites.radius << sites.level) + 2
+
+
+def local_energy_of(codes: NDArray[np.int16], level: int) -> NDArray[np.float32]:
+    """Return the sum of squares of the zero-mean tensor under a template, (n, h - s + 1, w - s + 1, 1)."""
+    from retrieval.kernels.correlation import local_energy
+
+    return local_energy(np.ascontiguousarray(codes), template_side(level), 1 / CODES)[..., None]
+
+
+def read_around(images: Pixels, sites: Sites, rows: NDArray[np.intp]) -> LocatedSites:
+    """Compute the tensors around some sites alone: the same as those of whole images.
+
+    Args:
+        images: each at least as large as `read_side`.
+        sites: of level 1 or 2.
+        rows: (k,) the sites.
+
+    Returns:
+        A picture for each site.
+    """
+    side = template_side(sites.level) + 2 * sites.radius
+    codes, known = np.empty((len(rows), side, side, 3), np.int16), np.empty((len(rows), side, side, 1), bool)
+    corner = _corners(images, sites, rows)
+    for start in range(0, len(rows), CROPS):
+        crops = slice(start, start + CROPS)
+        layer = pyramid(_read(images, sites, rows[crops], corner[crops]))[sites.level]
+        codes[crops] = layer.codes
+        known[crops] = True if layer.known is None else layer.known
+    hidden, energy = np.asarray(~known.all((1, 2, 3))), local_energy_of(codes, sites.level)
+    at = sites.at[rows] - (corner >> sites.level)
+    return LocatedSites(rows, codes, energy, known, hidden, np.arange(len(rows)), at)
+
+
+def read_pixels(images: Pixels, sites: Sites, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Read the regions of some sites at full resolution, (k, s, s, b); the last pixels repeat at the edge.
+
+    Args:
+        images: each at least as large as `read_side`.
+        sites: of level 0.
+        rows: (k,) the sites.
+    """
+    corner = _corners(images, sites, rows)
+    pixels, number = _read(images, sites, rows, corner), np.arange(len(rows))
+    return crop_windows(pixels, number, sites.at[rows] - corner, read_side(sites), sites.radius)
+
+
+def _corners(images: Pixels, sites: Sites, rows: NDArray[np.intp]) -> NDArray[np.int64]:
+    """Corners x and y (k, 2) of what is read for some sites, inside the images, in full-resolution pixels."""
+    ids, image = np.unique(sites.image_ids[rows], return_inverse=True)
+    sizes = np.array([images.size(int(i))[::-1] for i in ids], np.int64).reshape(-1, 2)
+    most = (sizes - read_side(sites) >> sites.level)[image]
+    return np.clip(sites.at[rows] - sites.radius, 0, most) << sites.level
+
+
+def _read(
+    images: Pixels, sites: Sites, rows: NDArray[np.intp], corner: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Read a square for each of some sites, (k, side, side, b)."""
+    side = read_side(sites)
+    windows = [(x, y, side, side) for x, y in corner.tolist()]
+    read = zip(sites.image_ids[rows].tolist(), windows, strict=True)
+    return np.stack([select_bands(images.scaled(i, window), sites.columns) for i, window in read])
