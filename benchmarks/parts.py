@@ -93,6 +93,10 @@ class TurnedImages:
         pixels = turned_view(image.pixels, image_id % TURNS)[y : y + height, x : x + width]
         return to_scaled(np.ascontiguousarray(pixels), image.units, image.nodata)
 
+    def squares(self, image_id: int, corners: NDArray[np.int64], side: int) -> NDArray[np.float32]:
+        """Return squares of an image from their corners."""
+        return np.stack([self.scaled(image_id, (x, y, side, side)) for x, y in corners.tolist()])
+
     @property
     def megapixels(self) -> float:
         """Pixels of all images, in millions."""

@@ -131,6 +131,16 @@ class Pixels(Protocol):
         """Return an image or a window (x, y, width, height) of it, (h, w, b) scaled, NaN = nodata."""
         ...
 
+    def squares(self, image_id: int, corners: NDArray[np.int64], side: int) -> NDArray[np.float32]:
+        """Return squares of an image, (n, side, side, b) scaled, faster than as many windows.
+
+        Args:
+            image_id: the image.
+            corners: (n, 2) x and y of each, all of it inside the image.
+            side: in pixels.
+        """
+        ...
+
 
 class PatchPixels(Protocol):
     """Query patches; `tfrecords.schema.Patches` implements it."""

@@ -121,9 +121,14 @@ class CountingImages(Arrays):
     """Images that note which are read."""
 
     def scaled(self, image_id, window=None):
-        pixels = super().scaled(image_id, window)
+        return self.noted(image_id, super().scaled(image_id, window))
+
+    def squares(self, image_id, corners, side):
+        return self.noted(image_id, super().squares(image_id, corners, side))
+
+    def noted(self, image_id, pixels):
         self.names.setdefault("read", []).append(image_id)
-        self.names.setdefault("pixels", []).append(pixels.shape[0] * pixels.shape[1])
+        self.names.setdefault("pixels", []).append(pixels[..., 0].size)
         return pixels
 
 

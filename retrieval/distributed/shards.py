@@ -203,6 +203,10 @@ class ShardedFolder(IndexFolder):
         """Return an image's pixels from its shard; see `IndexFolder`."""
         return self._shard_of[image_id].scaled(image_id, window)
 
+    def squares(self, image_id: int, corners: NDArray[np.int64], side: int) -> NDArray[np.float32]:
+        """Return squares of an image from its shard; see `IndexFolder`."""
+        return self._shard_of[image_id].squares(image_id, corners, side)
+
     def stored_codes(self, image_id: int) -> NDArray[np.uint16]:
         """Return an image's stored pixels from its shard; see `IndexFolder`."""
         return self._shard_of[image_id].stored_codes(image_id)

@@ -26,6 +26,7 @@ import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from io import BufferedReader
 from pathlib import Path
 from threading import Lock
@@ -204,6 +205,25 @@ class IndexFolder:
         x, y, width, height = window
         return from_codes(np.asarray(self._mapped_codes(image_id)[y : y + height, x : x + width]))
 
+    def squares(self, image_id: int, corners: NDArray[np.int64], side: int) -> NDArray[np.float32]:
+        """Return squares of an image, (n, side, side, b) scaled, NaN = nodata.
+
+        Args:
+            image_id: the image.
+            corners: (n, 2) x and y of each, all of it inside the image.
+            side: in pixels.
+
+        Raises:
+            ManifestError: the file was changed.
+            IndexMismatchError: another process replaced or removed the image since the index was opened.
+        """
+        from retrieval.kernels.pixels import look_up_squares
+
+        codes = np.ascontiguousarray(self._mapped_codes(image_id))  # mapped, not copied, as we write it
+        scaled = np.empty((len(corners), side, side, codes.shape[2]), np.float32)
+        look_up_squares(codes, corners, _scaled_of_all_codes(), scaled)
+        return scaled
+
     def stored_codes(self, image_id: int) -> NDArray[np.uint16]:
         """Return an image's pixels (h, w, b) as they are stored, from the file when they are read."""
         with self._open_file(f"pixels/{image_id}.npy") as file:
@@ -340,12 +360,21 @@ def to_codes(scaled: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 def from_codes(codes: NDArray[np.uint16]) -> NDArray[np.float32]:
     """Return codes as scaled pixels, NaN = nodata; undoes `to_codes` but for its rounding."""
-    scaled = codes.astype(np.float32)
-    if codes.size and codes.max() > MAX_CODE:
-        compress_bright(scaled)
+    from retrieval.kernels.pixels import look_up
+
+    scaled = np.empty(codes.shape, np.float32)
+    look_up(np.ascontiguousarray(codes).reshape(-1), _scaled_of_all_codes(), scaled.reshape(-1))
+    return scaled
+
+
+@cache
+def _scaled_of_all_codes() -> NDArray[np.float32]:
+    """Scaled pixels of all codes, (65536,)."""
+    scaled = np.arange(1 << 16, dtype=np.float32)
+    compress_bright(scaled)
     scaled /= np.float32(MAX_CODE / 2)
     scaled -= np.float32(1)
-    np.copyto(scaled, np.float32(np.nan), where=codes == NODATA)
+    scaled[NODATA] = np.nan
     return scaled
 
 

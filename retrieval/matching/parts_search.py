@@ -116,10 +116,11 @@ def nearest_places(
     k = min(nearest, len(index))
     rows = index.search(coarse.reshape(-1, *coarse.shape[2:]), k).reshape(len(fields), -1)
     fine = shifted_windows(parts, FINE_SHIFTS)
+    all_allowed = index.image_ids <= set(allowed.tolist())
 
     def compare(number: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         found = index.stored.locate(_distinct(rows[number]))
-        found = found.select(np.isin(found.image_ids, allowed))
+        found = found if all_allowed else found.select(np.isin(found.image_ids, allowed))
         return _compare(index, found, fine[number], compared)
 
     places = list(parallel_map(compare, range(len(fields))))

@@ -13,10 +13,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.config import PATCH_PX, TensorConfig
+from retrieval.config import TensorConfig
 from retrieval.matching.session import Session
-from retrieval.matching.tensors import select_bands
-from retrieval.types import Pixels, RankedCandidates
+from retrieval.matching.sites import Sites
+from retrieval.matching.tensors import select_bands, shared_columns
+from retrieval.types import RankedCandidates
 
 RADIUS = 1
 """Largest shift, in pixels: the peak of half resolution is that exact."""
@@ -38,42 +39,32 @@ def agreement(session: Session, ranked: RankedCandidates) -> NDArray[np.float32]
     pairs = np.argwhere(ranked.image_ids >= 0)
     pairs = pairs[np.argsort(ranked.image_ids[tuple(pairs.T)], kind="stable")]
     ids = ranked.image_ids[tuple(pairs.T)]
-    shared = {int(i): tuple(b for b in bands if b in images.bands(int(i))) for i in np.unique(ids)}
-    for common in sorted({*shared.values()} - {()}):
-        of_kind = pairs[np.isin(ids, [i for i, of_image in shared.items() if of_image == common])]
+    of_image = {int(i): images.bands(int(i)) for i in np.unique(ids)}
+    columns = {i: shared_columns(bands, theirs) for i, theirs in of_image.items() if {*bands} & {*theirs}}
+    for kind in sorted({*columns.values()}):
+        of_kind = pairs[np.isin(ids, [i for i, one in columns.items() if one == kind])]
         batches = [of_kind[i : i + PAIRS] for i in range(0, len(of_kind), PAIRS)]
-        compare = partial(_compare, session, ranked, common)
+        compare = partial(_compare, session, ranked, *kind)
         for batch, best in zip(batches, session.executor.map(compare, batches), strict=True):
             out[tuple(batch.T)] = best
     return np.maximum(out, 0)
 
 
 def _compare(
-    session: Session, ranked: RankedCandidates, bands: tuple[str, ...], batch: NDArray[np.intp]
+    session: Session,
+    ranked: RankedCandidates,
+    query_columns: tuple[int, ...],
+    image_columns: tuple[int, ...],
+    batch: NDArray[np.intp],
 ) -> NDArray[np.float32]:
     """Compare pairs (m, 2) of a patch and its candidate in some bands: the best cosine of each, (m,)."""
     from retrieval.kernels.gradients import best_cosines, signed_gradients
 
     rows, owner = np.unique(batch[:, 0], return_inverse=True)
-    columns = [session.queries.bands.index(b) for b in bands]
-    patches = select_bands(np.asarray(session.queries.scaled(rows), np.float32), columns)
-    places = np.stack([getattr(ranked, name)[tuple(batch.T)] for name in ("image_ids", "x", "y")], -1)
-    regions = np.full((len(batch), *(PATCH_PX + 2 * RADIUS,) * 2, len(bands)), np.nan, np.float32)
-    for region, (image_id, x, y) in zip(regions, places.tolist(), strict=True):
-        _read_region(session.images, bands, image_id, x, y, region)
+    patches = select_bands(np.asarray(session.queries.scaled(rows), np.float32), query_columns)
+    image_ids, x, y = (getattr(ranked, name)[tuple(batch.T)] for name in ("image_ids", "x", "y"))
+    regions = session.tensors.pixels(Sites(image_ids, np.stack([x, y], -1), image_columns, RADIUS, 0))
     best = np.empty(len(batch), np.float32)
     template = signed_gradients(np.ascontiguousarray(patches), TensorConfig.noise)
     best_cosines(*template, owner, regions, TensorConfig.noise, best)
     return best
-
-
-def _read_region(
-    images: Pixels, bands: tuple[str, ...], image_id: int, x: int, y: int, out: NDArray[np.float32]
-) -> None:
-    """Write the pixels of a candidate and `RADIUS` around it; those beyond the image are left as they are."""
-    side, (height, width) = len(out), images.size(image_id)
-    left, top = x - RADIUS, y - RADIUS
-    x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
-    columns = [images.bands(image_id).index(b) for b in bands]
-    seen = images.scaled(image_id, (x0, y0, x1 - x0, y1 - y0))
-    out[y0 - top : y1 - top, x0 - left : x1 - left] = select_bands(seen, columns)

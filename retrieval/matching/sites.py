@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -98,6 +99,23 @@ def local_energy_of(codes: NDArray[np.int16], level: int) -> NDArray[np.float32]
     return local_energy(np.ascontiguousarray(codes), template_side(level), 1 / CODES)[..., None]
 
 
+def read_pixels(images: Pixels, sites: Sites) -> NDArray[np.float32]:
+    """Read the regions of sites of level 0, (m, s, s, b); beyond an image's edge its last pixels repeat."""
+    side = read_side(sites)
+    pixels = np.empty((len(sites.at), side, side, len(sites.columns)), np.float32)
+    for image_id, rows in _rows_by_image(sites.image_ids):
+        if min(images.size(image_id)) < side:
+            squares, corner = images.scaled(image_id)[None], np.zeros((len(rows), 2), np.int64)
+            square = corner[:, 0]
+        else:
+            corner, square = _corners(images, image_id, sites, rows), np.arange(len(rows))
+            squares = images.squares(image_id, corner, side)
+        at, squares = sites.at[rows] - corner, select_bands(squares, sites.columns)
+        whole = len(squares) == len(rows) and (at == sites.radius).all()
+        pixels[rows] = squares if whole else crop_windows(squares, square, at, side, sites.radius)
+    return pixels
+
+
 def read_around(images: Pixels, sites: Sites, rows: NDArray[np.intp]) -> LocatedSites:
     """Compute the tensors around some sites alone: the same as those of whole images.
 
@@ -109,45 +127,29 @@ def read_around(images: Pixels, sites: Sites, rows: NDArray[np.intp]) -> Located
     Returns:
         A picture for each site.
     """
-    side = template_side(sites.level) + 2 * sites.radius
-    codes, known = np.empty((len(rows), side, side, 3), np.int16), np.empty((len(rows), side, side, 1), bool)
-    corner = _corners(images, sites, rows)
-    for start in range(0, len(rows), CROPS):
-        crops = slice(start, start + CROPS)
-        layer = pyramid(_read(images, sites, rows[crops], corner[crops]))[sites.level]
-        codes[crops] = layer.codes
-        known[crops] = True if layer.known is None else layer.known
+    side, count, part = template_side(sites.level) + 2 * sites.radius, len(rows), sites.select(rows)
+    codes, known = np.empty((count, side, side, 3), np.int16), np.empty((count, side, side, 1), bool)
+    corner = np.empty((count, 2), np.int64)
+    for image_id, of_image in _rows_by_image(part.image_ids):
+        for crops in np.split(of_image, range(CROPS, len(of_image), CROPS)):
+            corner[crops] = _corners(images, image_id, part, crops)
+            pixels = images.squares(image_id, corner[crops], read_side(sites))
+            layer = pyramid(select_bands(pixels, sites.columns))[sites.level]
+            codes[crops] = layer.codes
+            known[crops] = True if layer.known is None else layer.known
     hidden, energy = np.asarray(~known.all((1, 2, 3))), local_energy_of(codes, sites.level)
-    at = sites.at[rows] - (corner >> sites.level)
-    return LocatedSites(rows, codes, energy, known, hidden, np.arange(len(rows)), at)
+    at = part.at - (corner >> sites.level)
+    return LocatedSites(rows, codes, energy, known, hidden, np.arange(count), at)
 
 
-def read_pixels(images: Pixels, sites: Sites, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Read the regions of some sites at full resolution, (k, s, s, b); the last pixels repeat at the edge.
-
-    Args:
-        images: each at least as large as `read_side`.
-        sites: of level 0.
-        rows: (k,) the sites.
-    """
-    corner = _corners(images, sites, rows)
-    pixels, number = _read(images, sites, rows, corner), np.arange(len(rows))
-    return crop_windows(pixels, number, sites.at[rows] - corner, read_side(sites), sites.radius)
+def _rows_by_image(image_ids: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Yield each image and the rows of its sites."""
+    order = np.argsort(image_ids, kind="stable")
+    ids, first = np.unique(image_ids[order], return_index=True)
+    yield from zip(ids.tolist(), np.split(order, first[1:]), strict=True)
 
 
-def _corners(images: Pixels, sites: Sites, rows: NDArray[np.intp]) -> NDArray[np.int64]:
-    """Corners x and y (k, 2) of what is read for some sites, inside the images, in full-resolution pixels."""
-    ids, image = np.unique(sites.image_ids[rows], return_inverse=True)
-    sizes = np.array([images.size(int(i))[::-1] for i in ids], np.int64).reshape(-1, 2)
-    most = (sizes - read_side(sites) >> sites.level)[image]
+def _corners(images: Pixels, image_id: int, sites: Sites, rows: NDArray[np.intp]) -> NDArray[np.int64]:
+    """Corners x and y (k, 2) of what is read for some sites of an image, inside it, in its pixels."""
+    most = np.subtract(images.size(image_id)[::-1], read_side(sites)) >> sites.level
     return np.clip(sites.at[rows] - sites.radius, 0, most) << sites.level
-
-
-def _read(
-    images: Pixels, sites: Sites, rows: NDArray[np.intp], corner: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """Read a square for each of some sites, (k, side, side, b)."""
-    side = read_side(sites)
-    windows = [(x, y, side, side) for x, y in corner.tolist()]
-    read = zip(sites.image_ids[rows].tolist(), windows, strict=True)
-    return np.stack([select_bands(images.scaled(i, window), sites.columns) for i, window in read])

@@ -55,9 +55,8 @@ SLAB_BYTES = 32 << 20
 """Size of a slab, or of a single block if that is larger."""
 BYTES_PER_PIXEL = 3
 """Cache that an image takes for each of its pixels."""
-PIXELS_PER_READ = {0: 4096, 1: 1024, 2: 1024}
-"""By level: pixels of a block that take as long as the read of a small window. Level 0 reads
-pixels alone; the others compute tensors."""
+PIXELS_PER_READ = 1024
+"""Pixels whose tensors take as long as a read of a small window."""
 WORTH_SHARE = 0.5
 """Share of a block's work from which the block is worth its tensors."""
 
@@ -117,7 +116,7 @@ class TensorCache:
     def regions(self, sites: Sites) -> Regions:
         """Cut the regions around sites."""
         if sites.level == 0:
-            return self._full_resolution(sites)
+            return Regions(*full_resolution(read_pixels(self._images, sites)), None)  # too large to be cached
         radius, count = sites.radius, len(sites.at)
         size, shifts = template_side(sites.level) + 2 * radius, 2 * radius + 1
         codes = np.empty((count, size, size, 3), np.int16)
@@ -132,21 +131,17 @@ class TensorCache:
                 known[rows] = crop_windows(group.known, picture, at, size, radius)
         return Regions(codes, None if known is None or known.all() else known, energy[..., 0])
 
-    def _full_resolution(self, sites: Sites) -> Regions:
-        """Regions at full resolution: nothing of that size is cached."""
-        size = PATCH_PX + 2 * sites.radius
-        blocks, block = blocks_at(sites.image_ids, sites.at, 0)
-        pixels = np.empty((len(sites.at), size, size, len(sites.columns)), np.float32)
-        order, count = np.argsort(block, kind="stable"), np.bincount(block, minlength=len(blocks))
-        for key, rows in zip(blocks, np.split(order, np.cumsum(count)[:-1]), strict=True):
-            if self._share_of_work(key, len(rows), sites) <= WORTH_SHARE:
-                pixels[rows] = read_pixels(self._images, sites, rows)
-                continue
-            window = self._window(key)
-            picture = select_bands(self._images.scaled(key[0], window), sites.columns)[None]
-            at, first = sites.at[rows] - np.array(window[:2]), np.zeros(len(rows), np.int64)
-            pixels[rows] = crop_windows(picture, first, at, size, sites.radius)
-        return Regions(*full_resolution(pixels), None)
+    def pixels(self, sites: Sites) -> NDArray[np.float32]:
+        """Read the surroundings of sites of level 0, (m, s, s, b); NaN beyond the image's edge."""
+        pixels = read_pixels(self._images, sites)
+        first, size = sites.at - sites.radius, pixels.shape[1]
+        ids, image = np.unique(sites.image_ids, return_inverse=True)
+        limit = np.array([self._images.size(int(i))[::-1] for i in ids], np.int64).reshape(-1, 2)[image]
+        for row in np.flatnonzero(((first < 0) | (first + size > limit)).any(1)):
+            (left, top), (right, bottom) = np.maximum(-first[row], 0), limit[row] - first[row]
+            pixels[row, :top] = pixels[row, bottom:] = np.nan
+            pixels[row, :, :left] = pixels[row, :, right:] = np.nan
+        return pixels
 
     def locate(self, sites: Sites) -> list[LocatedSites]:
         """Return the tensors around sites of level 1 or 2: a group for each slab, one for sites of others."""
@@ -192,7 +187,7 @@ class TensorCache:
         side, (width, height) = read_side(sites), self._window(block)[2:]
         if min(width, height) < side:
             return float("inf")
-        return count * (side**2 + PIXELS_PER_READ[sites.level]) / (width * height)
+        return count * (side**2 + PIXELS_PER_READ) / (width * height)
 
     def blocks(self, image_ids: Iterable[int]) -> list[Block]:
         """Return the blocks of images. Each extends a patch and `MARGIN_PX` into its neighbours."""

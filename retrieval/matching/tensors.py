@@ -45,6 +45,10 @@ class Arrays:
         x, y, width, height = window or (0, 0, *self.size(image_id)[::-1])
         return self.arrays[image_id][y : y + height, x : x + width]
 
+    def squares(self, image_id: int, corners: NDArray[np.int64], side: int) -> NDArray[np.float32]:
+        """Return squares of an image, (n, side, side, b), from their corners (n, 2)."""
+        return crop_windows(self.arrays[image_id][None], np.zeros(len(corners), np.int64), corners, side, 0)
+
 
 def crop_windows(
     pictures: NDArray[Any], picture: NDArray[np.int64], at: NDArray[np.int64], size: int, radius: int
