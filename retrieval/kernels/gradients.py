@@ -20,26 +20,31 @@ SHIFTS = 3
 
 
 @loop
-def signed_gradients(
+def signed_templates(
     scaled: NDArray[np.float32], noise: float
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Compute the signed gradients of pictures.
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+    """Compute the signed gradients of pictures, and what `best_cosines` needs of them.
 
     Args:
         scaled: (n, h, w, b), NaN = nodata.
         noise: gradient below which a slope counts as sensor noise.
 
     Returns:
-        (n, h - 2, 2 b, w - 2) derivatives along x and along y of each band, 0 where hidden; and
-        (n, h - 2, w - 2), 1 where all four neighbours are known in a band, else 0.
+        (n, h - 2, 2 b, w - 2) derivatives along x and along y of each band, 0 where hidden;
+        (n, h - 2, w - 2), 1 where all four neighbours are known in a band, else 0;
+        (n, h - 2, w - 2) squared length of the derivatives;
+        (n, h - 2, 2) first visible pixel of each row, and the one behind the last.
     """
     count, height, width, bands = scaled.shape
     out = np.empty((count, height - 2, 2 * bands, width - 2), np.float32)
     known = np.empty((count, height - 2, width - 2), np.float32)
+    squares, ends = np.empty(known.shape, np.float32), np.empty((count, height - 2, 2), np.int64)
     rows = np.empty((3, bands, width), np.float32)
     for n in range(count):
         _write_field(scaled[n], noise, rows, out[n], known[n])
-    return out, known
+        _squares(out[n], squares[n])
+        _visible_ends(known[n], ends[n])
+    return out, known, squares, ends
 
 
 @loop
@@ -108,6 +113,8 @@ def _write_gradients(
 def best_cosines(
     template: NDArray[np.float32],
     visible: NDArray[np.float32],
+    own: NDArray[np.float32],
+    ends: NDArray[np.int64],
     owner: NDArray[np.int64],
     regions: NDArray[np.float32],
     noise: float,
@@ -116,21 +123,19 @@ def best_cosines(
     """Write the largest cosine of templates with the gradients of larger pictures, over what both show.
 
     Args:
-        template: (n, s, 2 b, s) from `signed_gradients`.
+        template: (n, s, 2 b, s) from `signed_templates`.
         visible: (n, s, s) 1 or 0, from the same.
+        own: (n, s, s) squared length of the vectors, from the same.
+        ends: (n, s, 2) visible ends of each row, from the same.
         owner: (m,) template of each picture.
         regions: (m, s + 4, s + 4, b) pictures, NaN = nodata: all shifts by a pixel are compared.
-        noise: as in `signed_gradients`.
+        noise: as in `signed_templates`.
         out: (m,); 0 where nothing shows in both.
     """
     side, channels = template.shape[1], template.shape[2]
     rows = np.empty((3, channels // 2, side + 4), np.float32)
     field = np.empty((side + 2, channels, side + 2), np.float32)
     known, energy = np.empty((side + 2, side + 2), np.float32), np.empty((side + 2, side + 2), np.float32)
-    own, ends = np.empty(visible.shape, np.float32), np.empty((len(template), side, 2), np.int64)
-    for n in range(len(template)):
-        _squares(template[n], own[n])
-        _visible_ends(visible[n], ends[n])
     for m in range(len(regions)):
         n = owner[m]
         _write_field(regions[m], noise, rows, field, known)

@@ -40,8 +40,9 @@ LEAST_NEAREST, MOST_NEAREST = 8192, 65536
 """Bounds of the number of these windows: a small index affords more, and time must not grow for ever."""
 AT_COARSE = np.flatnonzero(((FINE_SHIFTS == 0) | (FINE_SHIFTS == 2)).all(1))
 """(4,) rows of the fine shifts that are coarse shifts."""
-COMPARED = 16_384
-"""Windows of a patch that are compared at all fine shifts: the best of a rough comparison."""
+COMPARED = 8192
+"""Windows of a patch that are compared at all fine shifts: the best of a rough comparison. A search of more
+effort compares twice as many."""
 PLACES = 2000
 """Candidates of a patch: correlation at quarter resolution reduces them further at little cost."""
 OVERLAPPING = 8
@@ -66,12 +67,13 @@ def find_places(index: PartsIndex, session: Session, effort: int = 1, count: int
     local, settings = shipped_descriptors(), replace(session.search, round2_max_candidates=count)
     columns = tuple(range(len(session.queries.bands)))
     allowed, found = np.array(sorted(session.image_ids), np.int64), []
+    compared = COMPARED if effort == 1 else 2 * COMPARED
     for start in range(0, max(1, len(session.queries)), BLOCK):
         queries = session.queries.select(slice(start, start + BLOCK))
         rows = np.arange(len(queries))
         fields = local.describe_all_pixels(*Templates(queries, columns).take(rows, 1))
         places = [
-            nearest_places(member, fields, windows_to_compare(len(member), effort), allowed)
+            nearest_places(member, fields, windows_to_compare(len(member), effort), allowed, compared)
             for member in index.members
         ]
         found.append(best_places(*merge_best(places, OVERLAPPING * count), settings))
