@@ -107,8 +107,8 @@ def map_batches(
 ) -> Iterator[NDArray[Any]]:
     """Yield the results of a compiled function for batches of rows, in order, on threads.
 
-    A smaller last batch is padded with its last row: to a full batch, or to a power of two where it is the
-    only one. So the function is compiled for few shapes.
+    A smaller last batch repeats its last row up to a full batch. A single batch repeats it up to a power of
+    two. So the function is compiled for few shapes.
 
     Args:
         function: (m, ...) to (m, ...); each row gives a row.

@@ -30,9 +30,9 @@ def signed_templates(
         noise: gradient below which a slope counts as sensor noise.
 
     Returns:
-        (n, h - 2, 2 b, w - 2) derivatives along x and along y of each band, 0 where hidden;
-        (n, h - 2, w - 2), 1 where all four neighbours are known in a band, else 0;
-        (n, h - 2, w - 2) squared length of the derivatives;
+        (n, h - 2, 2 b, w - 2) derivatives along x and along y of each band, 0 where hidden.
+        (n, h - 2, w - 2) 1 where all four neighbours are known in a band, else 0.
+        (n, h - 2, w - 2) squared length of the derivatives.
         (n, h - 2, 2) first visible pixel of each row, and the one behind the last.
     """
     count, height, width, bands = scaled.shape

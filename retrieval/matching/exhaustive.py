@@ -42,7 +42,7 @@ MAX_HIDDEN_SHARE = 0.2
 """Share of hidden pixels above which this search decides alone: the earlier stages took cloud for ground."""
 MIN_TRUSTED_NCC = 0.15
 """NCC from which the earlier stages count all the same: snow looks like cloud, and keeps edges of ground."""
-MATCHED_K, SIGNED_K, REFINED_K = 256, 96, 32
+MATCHED_K, SIGNED_K, REFINED_K = 256, 96, 20
 """Candidates of local descriptors that are correlated at half resolution, those that are compared by signed
 gradients, and those that are correlated at full resolution."""
 DEEP_MATCHED_K, DEEP_SIGNED_K = 1024, 256

@@ -117,7 +117,7 @@ def read_pixels(images: Pixels, sites: Sites) -> NDArray[np.float32]:
 
 
 def read_around(images: Pixels, sites: Sites, rows: NDArray[np.intp]) -> LocatedSites:
-    """Compute the tensors around some sites alone: the same as those of whole images.
+    """Compute the tensors around some sites alone; whole images give equal ones.
 
     Args:
         images: each at least as large as `read_side`.
