@@ -14,9 +14,10 @@ pytest.importorskip("geopandas", reason="needs the extra `labels`")
 from changeground import BANDS, CLEAR, CRS, SIDE, TRANSFORM, built, read, run, save, town
 
 from retrieval.errors import ExamplesError, LabelsError
+from retrieval.labels.agreement import dilated
 from retrieval.synthetic import Sky
 from retrieval.tasks.change import detect
-from retrieval.tasks.change.coregistration import cubic_weights
+from retrieval.tasks.change.coregistration import Shift, cubic_weights, read_shifted
 from retrieval.tasks.change.difference import change_score, fit_normalization
 from retrieval.tasks.change.mapping import Options, without_specks
 from retrieval.tasks.change.pairs import open_pair, squares
@@ -173,6 +174,21 @@ def test_ground_without_edges_has_no_shift(tmp_path, rng):
 def test_cubic_weights_interpolate_a_parabola_exactly(offset):
     at = np.arange(-1, 3)
     assert cubic_weights(offset) @ (2 * at**2 - at + 3) == pytest.approx(2 * offset**2 - offset + 3, abs=1e-5)
+
+
+def test_a_moved_date_hides_only_what_its_nearest_pixel_lacks(days, tmp_path):
+    """A hole in the second date stays as large, and two pixels off it nothing changes."""
+    after = days[0].copy()
+    after[40:60, 70:100] = 0
+    paths = [save(tmp_path / f"{name}.tif", day) for name, day in zip("ab", (days[0], after), strict=True)]
+    with open_pair(*paths).open() as holed, open_pair(paths[0], paths[0]).open() as whole:
+        for dx, dy in ((0.3, -0.2), (-1.4, 2.0), (0.0, 0.6)):
+            window = (20, 10, 100, 120, Shift(dx, dy, 1.0, 1))
+            moved, wanted = read_shifted(holed, *window), read_shifted(whole, *window)
+            nearest = np.isnan(holed.read(1, 20 + round(dx), 10 + round(dy), 100, 120))
+            np.testing.assert_array_equal(np.isnan(moved), nearest)
+            far = ~dilated(nearest.any(-1), 2)
+            np.testing.assert_array_equal(moved[far], wanted[far])
 
 
 # --- hidden ground ------------------------------------------------------------------------------

@@ -132,7 +132,8 @@ def read_shifted(pair: OpenPair, x: int, y: int, height: int, width: int, shift:
     """Return a window of the second date, moved onto the first.
 
     Whole pixels move as they are. The rest is interpolated by a cubic over four pixels along each axis (Keys
-    1981), which keeps edges sharper than a line does.
+    1981), which keeps edges sharper than a line does. Where one of the four has no data, the nearest pixel
+    counts. So a move hides no ground along nodata.
 
     Args:
         pair: the dates.
@@ -143,13 +144,16 @@ def read_shifted(pair: OpenPair, x: int, y: int, height: int, width: int, shift:
         shift: from `measure_shift`.
 
     Returns:
-        (height, width, b) scaled; NaN where one of the pixels it stands on is.
+        (height, width, b) scaled; NaN where the nearest pixel is.
     """
     left, top = int(np.floor(shift.dx)), int(np.floor(shift.dy))
     pixels = pair.read(1, x + left - 1, y + top - 1, height + 3, width + 3)
     across, down = cubic_weights(shift.dx - left), cubic_weights(shift.dy - top)
     rows = _weighted([pixels[i : i + height] for i in range(4)], down)
-    return _weighted([rows[:, i : i + width] for i in range(4)], across)
+    between = _weighted([rows[:, i : i + width] for i in range(4)], across)
+    first, second = 1 + round(shift.dx - left), 1 + round(shift.dy - top)
+    nearest = pixels[second : second + height, first : first + width]
+    return np.where(np.isnan(between), nearest, between)
 
 
 def _weighted(parts: Sequence[Pixels], weights: NDArray[np.float32]) -> Pixels:
