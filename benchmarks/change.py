@@ -11,7 +11,7 @@ validation sites. Pixels are pooled; intervals draw blocks of 256 x 256 pixels.
   their mean and spread in three neighbourhoods. Threshold of the largest F1 in a held-out fifth.
 - *untrained*: the method without labels; *otsu*: with Otsu's threshold for each place.
 - *forest*: `retrieve change train --method trees`; its threshold comes from places that take turns.
-- *indices*: the same with the recipe `{"indices": true, "scales": 4}`.
+- *indices*: the same with the recipe `{"indices": true, "scales": 4, "even": 0.5}`.
 - *network*: `retrieve change train`, threshold fitted on the held-out fifth; *networks*: mean of three seeds.
 
 All see the same coregistered dates without cloud. Hidden change counts as missed. Only tiles with labels are
@@ -41,13 +41,13 @@ from retrieval.tasks.change.training import (
     RECIPE,
     ReadPlace,
     held_out_row,
+    indices_of_dates,
     read_place,
     recipe_of,
     scenes_of,
     whole_scenes_of,
 )
 from retrieval.tasks.change.untrained import THRESHOLD, probability_of
-from retrieval.tasks.neighbourhood import index_pairs
 from retrieval.tasks.segment.model import Segmenter, load_segmenter
 from retrieval.tasks.segment.training import train_segmenter
 from retrieval.tasks.segment.trees import train_forest
@@ -216,8 +216,8 @@ def forest(name: str, config: ForestConfig) -> Callable[..., tuple[dict[str, NDA
     def run(taught: Named, test: Named, out: Path) -> tuple[dict[str, NDArray[np.uint8]], float]:
         made = out.with_name(f"{out.name}-{name}")
         if not made.exists():
-            scenes, pairs = whole_scenes_of(taught, "places"), index_pairs(len(taught[0][1].bands), 2)
-            train_forest(scenes, made, config, groups=[name for name, _ in taught], pairs=pairs)
+            scenes, indices = whole_scenes_of(taught, "places"), indices_of_dates(len(taught[0][1].bands))
+            train_forest(scenes, made, config, groups=[name for name, _ in taught], indices=indices)
         model = load_segmenter(made)
         threshold = Learned(model).threshold
         return {name: cleaned(mapped(model, read), threshold, read) for name, read in test}, threshold
@@ -289,7 +289,7 @@ def main() -> None:
     methods = {"trees": trees, "untrained": untrained, "otsu": otsu}
     methods |= {"network": network(asked.recipe, 1), "networks": network(asked.recipe, SEEDS)}
     methods |= {"forest": forest("forest", ForestConfig()), "both": both}
-    methods |= {"indices": forest("indices", ForestConfig(indices=True, scales=4))}
+    methods |= {"indices": forest("indices", ForestConfig(indices=True, scales=4, even=0.5))}
     for fold in asked.folds.split(",") if asked.folds else folds:
         for method in asked.methods.split(","):
             kept = work / f"{method}-{fold}.json"

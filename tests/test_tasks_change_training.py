@@ -18,7 +18,7 @@ from retrieval.tasks.change.learned import Learned, input_names
 from retrieval.tasks.change.mapping import Options, align
 from retrieval.tasks.change.pairs import open_pair
 from retrieval.tasks.change.training import HELD_OUT, held_out_row, recipe_of
-from retrieval.tasks.neighbourhood import index_pairs
+from retrieval.tasks.neighbourhood import indices_of
 from retrieval.tasks.segment.model import load_segmenter
 from tfrecords.errors import BandsError, OutputExistsError
 
@@ -154,7 +154,7 @@ def test_trees_find_change_on_other_ground(trained, tmp_path):
     assert page["trees"] == 15 and page["places"] == 2 and page["miou"] is None
     model = load_segmenter(tmp_path / "model")
     assert page["threshold"] == model.description.threshold
-    assert model.network.pairs == index_pairs(4, 2)
+    assert model.network.indices == indices_of(4, 2, 12)
     places, labels = folder / "other/places", folder / "other/labels"
     found = evaluate(places, labels, model=tmp_path / "model", options=FAST).figures
     assert found.pooled["f1"].value > 0.8 and found.threshold == page["threshold"]

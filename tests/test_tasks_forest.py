@@ -20,7 +20,14 @@ from retrieval.errors import ModelError
 from retrieval.kernels.trees import BETTER, LEAF, grow_tree
 from retrieval.labels.masks import read_mask
 from retrieval.tasks.forest import FOREST, enlarged, grow_forest, load_forest
-from retrieval.tasks.neighbourhood import block_means, feature_count, features, index_pairs, square_means
+from retrieval.tasks.neighbourhood import (
+    Indices,
+    block_means,
+    feature_count,
+    features,
+    indices_of,
+    square_means,
+)
 from retrieval.tasks.segment import predict
 from retrieval.tasks.segment.model import load_segmenter
 from retrieval.tasks.segment.trees import draw_sample, train_forest
@@ -150,7 +157,7 @@ def test_blocks_of_one_mean_differ_by_their_texture():
 def test_normalized_differences_are_those_of_the_means_and_know_no_brightness(reduction):
     pixels = np.random.default_rng(8).uniform(0.1, 1, (32, 48, 3)).astype(np.float32)
     pairs, plain = ((0, 1), (2, 1)), features(pixels, reduction, (3, 7))
-    shown = features(pixels, reduction, (3, 7), pairs)
+    shown = features(pixels, reduction, (3, 7), Indices(pairs))
     assert shown.shape[-1] == feature_count(3, reduction, 2, len(pairs)) == plain.shape[-1] + 6
     np.testing.assert_array_equal(shown[..., :-6], plain)
     blocks = block_means(pixels, reduction)
@@ -158,16 +165,28 @@ def test_normalized_differences_are_those_of_the_means_and_know_no_brightness(re
     wanted = [(m[..., i] - m[..., j]) / (m[..., i] + m[..., j]) for m in means for i, j in pairs]
     np.testing.assert_allclose(shown[..., -6:], np.stack(wanted, -1), atol=1e-5)
     np.testing.assert_allclose(
-        features(2 * pixels, reduction, (3, 7), pairs)[..., -6:], shown[..., -6:], atol=1e-4
+        features(2 * pixels, reduction, (3, 7), Indices(pairs))[..., -6:], shown[..., -6:], atol=1e-4
     )
-    assert np.isfinite(features(0 * pixels, reduction, (3, 7), pairs)).all()
+    assert np.isfinite(features(0 * pixels, reduction, (3, 7), Indices(pairs))).all()
 
 
 @pytest.mark.parametrize(("bands", "of_a_date"), [(1, 0), (3, 3), (6, 15), (13, 15)])
 def test_indices_are_of_two_bands_of_one_date(bands, of_a_date):
-    pairs = index_pairs(bands, 2)
+    pairs = indices_of(bands, 2).pairs
     assert len(set(pairs)) == len(pairs) == 2 * of_a_date
     assert all(i // bands == j // bands < 2 and i < j for i, j in pairs)
+
+
+def test_indices_of_dates_tell_how_the_last_differs_from_the_first():
+    """Three dates of two bands, with two channels more: the gaps are of the third and the first date."""
+    pixels = np.random.default_rng(9).uniform(0.1, 1, (24, 24, 8)).astype(np.float32)
+    found, plain = indices_of(2, 3, 8), features(pixels, 1, (5,))
+    assert len(found) == 6 and len(indices_of(2, 1).gaps) == 0
+    shown = features(pixels, 1, (5,), found)[..., plain.shape[-1] :]
+    for part, mean in zip(np.split(shown, 2, -1), (pixels, square_means(pixels, 5)), strict=True):
+        normal = [(mean[..., i] - mean[..., i + 1]) / (mean[..., i] + mean[..., i + 1]) for i in (0, 2, 4)]
+        gaps = [mean[..., 4] - mean[..., 0], mean[..., 5] - mean[..., 1], normal[2] - normal[0]]
+        np.testing.assert_allclose(part, np.stack([*normal, *gaps], -1), atol=1e-5)
 
 
 def test_enlargement_is_linear_between_the_middles():
@@ -253,6 +272,20 @@ def test_the_sample_holds_rare_classes_and_no_unlabelled_pixel():
     assert (sample.labels == 1).sum() == 64
     counts = np.bincount(sample.labels, sample.stands_for)
     np.testing.assert_allclose(counts, taught.counts())
+
+
+def test_small_scenes_are_drawn_as_often_as_the_recipe_says():
+    """A scene of a sixteenth of the labels: as many pixels as the other at 1, a quarter at a half."""
+    taught = scenes(2, seed=4, height=128, width=128)
+    taught.scenes[1].mask[32:] = 255
+    taught.scenes[1].mask[:, 32:] = 255
+    for even, share in ((0.0, 1 / 16), (0.5, 1 / 4), (1.0, 1.0)):
+        sample = draw_sample(taught, ForestConfig(sample=1000, smallest=3, scales=1, even=even))
+        found = np.bincount(sample.group)
+        assert abs(found[1] / found[0] / share - 1) < 0.25
+        counts = np.bincount(sample.labels, sample.stands_for)
+        np.testing.assert_allclose(counts, taught.counts())
+        assert abs(sample.stands_for[sample.group == 1].sum() / 1024 - 1) < 0.3
 
 
 def test_tiles_show_what_whole_scenes_show(monkeypatch):

@@ -135,6 +135,12 @@ class ForestConfig(Config):
         1,
         help="Exponent of the inverse frequency by which rare classes weigh more: 0 not at all, 1 in full.",
     )
+    even: float = setting(
+        0.0,
+        0,
+        1,
+        help="Exponent by which small scenes are drawn more often: 0 each pixel alike, 1 each scene alike.",
+    )
     reduction: int = setting(
         1, 1, 64, unit="px", help="Side of the blocks that are mapped; their texture is a feature."
     )
@@ -142,7 +148,8 @@ class ForestConfig(Config):
     scales: int = setting(3, 1, 5, help="Number of squares; each is about three times as wide as the last.")
     indices: bool = setting(
         False,
-        help="Show the trees the normalized differences of each two bands of a date, at each square too.",
+        help="Show the trees normalized differences of each two bands of a date, and how the last date "
+        "differs from the first, at each square too.",
     )
     seed: int = setting(0, 0, MAX_SEED, help="Random seed.")
 

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from retrieval.config import ForestConfig
 from retrieval.errors import ModelError
 from retrieval.kernels.trees import LEAF, answer_of_trees, grow_tree
-from retrieval.tasks.neighbourhood import feature_count, features, view_px
+from retrieval.tasks.neighbourhood import Indices, Pairs, feature_count, features, view_px
 
 FOREST = "forest.npz"
 """File of a forest in a model folder."""
 MAX_BYTES = 1 << 30
 """Largest size of a forest's arrays."""
 MAX_PAIRS = 1 << 16
-"""Most pairs of bands of a forest that is opened."""
+"""Most normalized differences, and most gaps, of a forest that is opened."""
 _FLOOR = 1e-4
 """Smallest probability: a leaf of few pixels proves nothing impossible."""
 _DTYPES = {
@@ -39,8 +39,8 @@ _DTYPES = {
     "child": "<i4",
     "share": "<f4",
 }
-_LATER = {"pairs": "<i4"}
-"""Arrays that older files lack, with the dtype of each; a forest without pairs has none."""
+_LATER = {"pairs": "<i4", "gaps": "<i4"}
+"""Arrays that older files lack, with the dtype of each; a forest without indices has none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +63,15 @@ class Forest:
     """(nodes,) number of the first child, which the second follows."""
     share: NDArray[np.float32]
     """(nodes, k) share of each class."""
-    pairs: tuple[tuple[int, int], ...] = ()
-    """Channels whose normalized differences are features."""
+    pairs: Pairs = ()
+    """Channels whose normalized differences are features, see `neighbourhood.Indices`."""
+    gaps: Pairs = ()
+    """Channels and normalized differences whose plain differences are features."""
+
+    @property
+    def indices(self) -> Indices:
+        """What of two numbers is a feature."""
+        return Indices(self.pairs, self.gaps)
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
@@ -86,7 +93,7 @@ class Forest:
         return np.stack([np.log(np.maximum(self._answer(one), _FLOOR)) for one in pixels])
 
     def _answer(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
-        shown = features(pixels, self.reduction, self.sides, self.pairs)
+        shown = features(pixels, self.reduction, self.sides, self.indices)
         found = self.shares(shown.reshape(-1, shown.shape[-1]))
         return enlarged(found.reshape(*shown.shape[:2], -1), self.reduction)
 
@@ -100,7 +107,7 @@ class Forest:
 
     def save(self, path: str | Path) -> None:
         """Write the arrays as a NumPy archive."""
-        dtypes = _DTYPES | (_LATER if self.pairs else {})
+        dtypes = _DTYPES | {name: dtype for name, dtype in _LATER.items() if getattr(self, name)}
         arrays = {name: np.asarray(getattr(self, name), dtype) for name, dtype in dtypes.items()}
         with Path(path).open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
@@ -200,7 +207,7 @@ def _checked(arrays: dict[str, NDArray[Any]]) -> Forest:
     """
     dtypes = _DTYPES | _LATER
     wrong = [name for name, array in arrays.items() if array.dtype != np.dtype(dtypes[name])]
-    expected = {"reduction": 0, "channels": 0, "share": 2, "pairs": 2}
+    expected = {"reduction": 0, "channels": 0, "share": 2, "pairs": 2, "gaps": 2}
     if wrong or any(array.ndim != expected.get(name, 1) for name, array in arrays.items()):
         raise ValueError("other types or shapes of arrays")
     reduction, channels = int(arrays["reduction"]), int(arrays["channels"])
@@ -213,15 +220,26 @@ def _checked(arrays: dict[str, NDArray[Any]]) -> Forest:
         raise ValueError("arrays of different lengths")
     if roots.min() < 0 or roots.max() >= nodes or share.shape[1] < 2:
         raise ValueError("trees that start outside")
-    pairs = arrays.get("pairs", np.zeros((0, 2), np.int32))
-    if pairs.shape[1] != 2 or len(pairs) > MAX_PAIRS or ((pairs < 0) | (pairs >= channels)).any():
-        raise ValueError("impossible pairs of bands")
-    inner, count = np.flatnonzero(feature >= 0), feature_count(channels, reduction, len(sides), len(pairs))
+    pairs = _checked_pairs(arrays, "pairs", channels)
+    gaps = _checked_pairs(arrays, "gaps", channels + len(pairs))
+    indices = len(pairs) + len(gaps)
+    inner, count = np.flatnonzero(feature >= 0), feature_count(channels, reduction, len(sides), indices)
     if (feature[inner] >= count).any() or (feature < LEAF).any():
         raise ValueError("unknown features")
     if (child[inner] <= inner).any() or (child[inner].astype(np.int64) + 1 >= nodes).any():
         raise ValueError("nodes without an end")
     if not (np.isfinite(share).all() and (share >= 0).all() and np.isfinite(arrays["limit"]).all()):
         raise ValueError("impossible numbers")
-    kept = tuple((int(first), int(second)) for first, second in pairs)
-    return Forest(reduction, sides, channels, roots, feature, arrays["limit"], child, share, kept)
+    return Forest(reduction, sides, channels, roots, feature, arrays["limit"], child, share, pairs, gaps)
+
+
+def _checked_pairs(arrays: dict[str, NDArray[Any]], name: str, numbers: int) -> Pairs:
+    """Return pairs of an array that a file may lack.
+
+    Raises:
+        ValueError: they name other numbers than those from 0 below `numbers`.
+    """
+    pairs = arrays.get(name, np.zeros((0, 2), np.int32))
+    if pairs.shape[1] != 2 or len(pairs) > MAX_PAIRS or ((pairs < 0) | (pairs >= numbers)).any():
+        raise ValueError(f"impossible {name} of numbers")
+    return tuple((int(first), int(second)) for first, second in pairs)

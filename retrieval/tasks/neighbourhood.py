@@ -5,7 +5,8 @@ colours agree. So images are reduced to blocks, and each block keeps the energy 
 Laplacian and of a band-pass with its mean. Means over squares of several sizes add the surroundings, and
 the coherence of the structure tensor tells rows and roads from crowns. All sums are over squares, so their
 cost does not depend on their size. Normalized differences of the means of two bands, such as indices of
-vegetation and water, do not depend on the brightness of a scene.
+vegetation and water, do not depend on the brightness of a scene. A tree compares one number with a limit, so
+it needs many splits to see how two dates differ: these differences are features of their own.
 
 Sources: M. Unser, Sum and difference histograms for texture classification, 1986. J. Bigun and
 G. H. Granlund, Optimal orientation detection of linear symmetry, 1987, on coherence. S. K. McFeeters, The use
@@ -15,6 +16,7 @@ of the normalized difference water index in the delineation of open water featur
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -30,18 +32,34 @@ _LEAST_SUM = 0.02
 """Smallest sum by which a difference is divided, in shares of the full scale: below it, noise decides."""
 MOST_PAIRS = 15
 """Most pairs of bands of a date whose normalized difference is a feature: all pairs of six bands."""
-Pairs = Sequence[tuple[int, int]]
-"""Pairs of channels."""
+Pairs = tuple[tuple[int, int], ...]
 
 
-def features(pixels: NDArray[Any], reduction: int, sides: Sequence[int], pairs: Pairs = ()) -> Map:
+@dataclass(frozen=True)
+class Indices:
+    """What of two numbers is a feature of a block and of each square."""
+
+    pairs: Pairs = ()
+    """Channels of a normalized difference."""
+    gaps: Pairs = ()
+    """Numbers of a plain difference, the first less the second: channels, then normalized differences."""
+
+    def __len__(self) -> int:
+        """Return the features of a block or a square."""
+        return len(self.pairs) + len(self.gaps)
+
+
+NONE = Indices()
+
+
+def features(pixels: NDArray[Any], reduction: int, sides: Sequence[int], indices: Indices = NONE) -> Map:
     """Return the features of each block of an image.
 
     Args:
         pixels: (y, x, c), finite; both sides are multiples of `reduction`.
         reduction: side of a block in pixels; 1 takes each pixel alone.
         sides: sides of the squares in blocks, odd.
-        pairs: channels whose normalized differences are features: of the block, and of each square.
+        indices: what of two channels is a feature: of the block, and of each square.
 
     Returns:
         (y / reduction, x / reduction, f); see `feature_count` for f.
@@ -56,17 +74,27 @@ def features(pixels: NDArray[Any], reduction: int, sides: Sequence[int], pairs: 
         spread = np.sqrt(np.maximum(level[..., both : both + c] - level[..., :c] ** 2, 0))
         parts += [level[..., :both], spread, _coherence(level[..., both + c :])]
         levels.append(level[..., :c])
-    parts += [_normalized_differences(level, pairs) for level in levels if len(pairs)]
+    parts += [_indices_of(level, indices) for level in levels if len(indices)]
     return np.concatenate(parts, -1).astype(np.float32)
 
 
-def index_pairs(bands: int, dates: int) -> Pairs:
-    """Return the channels of each two bands of the same date, where the bands of the dates follow each other.
+def indices_of(bands: int, dates: int, channels: int | None = None) -> Indices:
+    """Return the indices of dates whose bands follow each other.
 
-    Up to `MOST_PAIRS` of a date: pairs of bands that follow each other most closely.
+    Of each date the normalized differences of each two bands; up to `MOST_PAIRS`, of bands that follow each
+    other most closely. Of several dates how bands and indices of the last differ from those of the first.
+
+    Args:
+        bands: of a date.
+        dates: number of dates.
+        channels: of the pixels, where more follow the dates; None for the bands of all dates.
     """
-    pairs = sorted(combinations(range(bands), 2), key=lambda pair: (pair[1] - pair[0], pair))
-    return tuple((date * bands + i, date * bands + j) for date in range(dates) for i, j in pairs[:MOST_PAIRS])
+    near = sorted(combinations(range(bands), 2), key=lambda pair: (pair[1] - pair[0], pair))[:MOST_PAIRS]
+    pairs = tuple((date * bands + i, date * bands + j) for date in range(dates) for i, j in near)
+    firsts = [*range(bands), *range(channels or bands * dates, (channels or bands * dates) + len(near))]
+    steps = [(dates - 1) * bands] * bands + [(dates - 1) * len(near)] * len(near)
+    gaps = tuple((one + step, one) for one, step in zip(firsts, steps, strict=True))
+    return Indices(pairs, gaps if dates > 1 else ())
 
 
 def view_px(reduction: int, sides: Sequence[int]) -> int:
@@ -75,16 +103,19 @@ def view_px(reduction: int, sides: Sequence[int]) -> int:
     return own + reduction * (max(sides, default=1) // 2)
 
 
-def feature_count(channels: int, reduction: int, scales: int, pairs: int = 0) -> int:
+def feature_count(channels: int, reduction: int, scales: int, indices: int = 0) -> int:
     """Return the number of features of a block."""
     own = channels * (2 if reduction == 1 else 5)
-    return own + scales * (own + channels + 1) + pairs * (1 + scales)
+    return own + scales * (own + channels + 1) + indices * (1 + scales)
 
 
-def _normalized_differences(values: Map, pairs: Pairs) -> Map:
-    """Return the normalized differences (y, x, p) of pairs of channels of (y, x, c)."""
-    first, second = (values[..., [pair[n] for pair in pairs]] for n in (0, 1))
-    return (first - second) / np.maximum(first + second, np.float32(_LEAST_SUM))
+def _indices_of(values: Map, indices: Indices) -> Map:
+    """Return normalized differences of channels of (y, x, c), and gaps of these and of channels."""
+    first, second = (values[..., [pair[n] for pair in indices.pairs]] for n in (0, 1))
+    normalized = (first - second) / np.maximum(first + second, np.float32(_LEAST_SUM))
+    every = np.concatenate([values, normalized], -1)
+    first, second = (every[..., [gap[n] for gap in indices.gaps]] for n in (0, 1))
+    return np.concatenate([normalized, first - second], -1)
 
 
 def _texture(values: Map, reduction: int, means: Map) -> tuple[Map, Map]:

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from retrieval.config import ForestConfig, SegmenterConfig
 from retrieval.labels.classes import IGNORED, Classes
-from retrieval.tasks.change.learned import input_names, inputs_of
+from retrieval.tasks.change.learned import PARTS, input_names, inputs_of
 from retrieval.tasks.change.mapping import Options, align
 from retrieval.tasks.change.pairs import Mask, pair_of
 from retrieval.tasks.change.places import LabelledPlace, labelled_places, read_labels
 from retrieval.tasks.change.untrained import normalization_of
 from retrieval.tasks.classifier import UNSTATED
-from retrieval.tasks.neighbourhood import index_pairs
+from retrieval.tasks.neighbourhood import Indices, indices_of
 from retrieval.tasks.segment.scenes import MIN_SIDE_PX, Scene, SceneSet
 from retrieval.tasks.segment.training import SegmentTrainingReport, train_segmenter
 from retrieval.tasks.segment.trees import ForestReport, train_forest
@@ -117,7 +117,7 @@ def train(
     if isinstance(config, ForestConfig):
         taught = whole_scenes_of(reads, str(places))
         grounds = [name for name, _ in reads]
-        how |= {"pairs": index_pairs(len(reads[0][1].bands), 2), "progress": progress}
+        how |= {"indices": indices_of_dates(len(reads[0][1].bands)), "progress": progress}
         training = train_forest(taught, out, config, groups=grounds, **how)
     else:
         taught, held_out = scenes_of(reads, str(places))
@@ -186,6 +186,11 @@ def whole_scenes_of(reads: Sequence[tuple[str, ReadPlace]], name: str) -> SceneS
     _check_bands(reads)
     scenes = tuple(Scene(place, read.inputs[None], read.labels, read.ground) for place, read in reads)
     return SceneSet(scenes, "value", input_names(reads[0][1].bands), Classes.binary("change"), name)
+
+
+def indices_of_dates(bands: int) -> Indices:
+    """Return what trees see of both dates of a pair if their recipe asks for indices."""
+    return indices_of(bands, 2, bands * len(PARTS))
 
 
 def _check_bands(reads: Sequence[tuple[str, ReadPlace]]) -> None:

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import ForestConfig
+from retrieval.labels.classes import IGNORED
 from retrieval.tasks.classifier import UNSTATED
 from retrieval.tasks.forest import Forest, grow_forest
-from retrieval.tasks.neighbourhood import Pairs, features, index_pairs
+from retrieval.tasks.neighbourhood import NONE, Indices, features, indices_of
 from retrieval.tasks.segment.calibrating import accuracy_on, best_iou_threshold, calibration_on
 from retrieval.tasks.segment.model import Description, Segmenter, save_segmenter
 from retrieval.tasks.segment.scenes import FULL_SCALE, Scene, SceneSet, stacked
@@ -69,7 +70,7 @@ def train_forest(
     *,
     validation: SceneSet | None = None,
     groups: Sequence[str] | None = None,
-    pairs: Pairs | None = None,
+    indices: Indices | None = None,
     licence: str = UNSTATED,
     overwrite: bool = False,
     progress: Progress = silent,
@@ -83,8 +84,8 @@ def train_forest(
         config: the recipe.
         validation: other scenes of the same kind; they fit temperature and threshold.
         groups: ground of each scene, for the threshold without validation; None takes each scene alone.
-        pairs: bands, numbered over all dates, whose normalized differences are the indices that a recipe asks
-            for; None takes each two bands of a date.
+        indices: what trees see of two numbers if the recipe asks for it, see `neighbourhood.indices_of`; None
+            follows the bands and dates of the scenes.
         licence: licence of the model, for the manifest.
         overwrite: replace an existing model folder.
         progress: called after each scene and each tree.
@@ -98,12 +99,14 @@ def train_forest(
     out, config, start = Path(out), config or ForestConfig(), time.monotonic()
     check_free(out, overwrite=overwrite, folder=True)
     counts = check_sets(training, validation)
-    if pairs is None:
-        pairs = index_pairs(len(training.bands), training.dates)
-    pairs = pairs if config.indices else ()
-    sample = draw_sample(training, config, groups, progress, shown_of, pairs)
+    if not config.indices:
+        indices = NONE
+    elif indices is None:
+        indices = indices_of(len(training.bands), training.dates)
+    sample = draw_sample(training, config, groups, progress, shown_of, indices)
     k, channels = len(training.classes.names), training.dates * len(training.bands)
-    forest = replace(_grown(sample, k, channels, config, progress), pairs=tuple(pairs))
+    forest = _grown(sample, k, channels, config, progress)
+    forest = replace(forest, pairs=indices.pairs, gaps=indices.gaps)
     model = _described(forest, training, config, licence)
     accuracy = None
     if validation is not None:
@@ -128,7 +131,7 @@ def draw_sample(
     groups: Sequence[str] | None = None,
     progress: Progress = silent,
     shown_of: ShownOf | None = None,
-    pairs: Pairs = (),
+    indices: Indices = NONE,
 ) -> Sample:
     """Draw labelled blocks of scenes, with their features.
 
@@ -138,7 +141,7 @@ def draw_sample(
         groups: ground of each scene; None takes each scene alone.
         progress: called after each scene.
         shown_of: gives the features of all blocks of a scene, where they are known; None computes them.
-        pairs: bands whose normalized differences are among the features.
+        indices: what of two numbers is among the features.
     """
     k, r = len(scenes.classes.names), config.reduction
     fill = scenes.statistics()[0] * FULL_SCALE[scenes.form]
@@ -149,22 +152,40 @@ def draw_sample(
     assert isinstance(counts, np.ndarray)
     present = max(int((counts > 0).sum()), 1)
     wanted = config.sample * 0.5 * (counts / max(counts.sum(), 1) + (counts > 0) / present)
-    chance = np.zeros(256)
-    chance[:k] = np.minimum(wanted / np.maximum(counts, 1), 1)
+    chances = _chances(wanted / np.maximum(counts, 1), truths, config.even)
     rng = np.random.default_rng(config.seed)
-    shown, labels, group = [], [], []
+    shown, labels, group, stands_for = [], [], [], []
     for done, (scene, truth, name) in enumerate(zip(scenes.scenes, truths, names, strict=True), start=1):
+        chance = chances[done - 1]
         drawn = rng.random(truth.shape) < chance[truth]
         if drawn.any():
-            how = fill, np.float32(FULL_SCALE[scenes.form]), config, pairs
+            how = fill, np.float32(FULL_SCALE[scenes.form]), config, indices
             shown.append(shown_of(scene)[drawn] if shown_of else _features_at(drawn, scene, *how))
             labels.append(truth[drawn].astype(np.int64))
             group.append(np.full(len(labels[-1]), numbers[name]))
+            stands_for.append(1 / chance[labels[-1]])
         progress("reading scenes", done, len(scenes))
-    classes = np.concatenate(labels)
-    found = np.bincount(classes, minlength=k)
-    stands_for = (counts / np.maximum(found, 1))[classes]
-    return Sample(np.concatenate(shown), classes, stands_for, np.concatenate(group))
+    classes, weight = np.concatenate(labels), np.concatenate(stands_for)
+    found = np.bincount(classes, weight, minlength=k)
+    weight *= (counts / np.maximum(found, 1e-9))[classes]
+    return Sample(np.concatenate(shown), classes, weight, np.concatenate(group))
+
+
+def _chances(
+    plain: NDArray[np.float64], truths: Sequence[NDArray[np.uint8]], even: float
+) -> NDArray[np.float64]:
+    """Return the chance of a pixel of each scene and label to be drawn, (n, 256).
+
+    Args:
+        plain: (k,) chance of each class where scenes are alike.
+        truths: (y, x) labels of each scene.
+        even: see `ForestConfig.even`.
+    """
+    labelled = np.array([np.count_nonzero(truth != IGNORED) for truth in truths], np.float64)
+    factor = (labelled.sum() / np.maximum(labelled, 1) / np.maximum(np.count_nonzero(labelled), 1)) ** even
+    out = np.zeros((len(truths), 256))
+    out[:, : len(plain)] = np.minimum(plain * factor[:, None], 1)
+    return out
 
 
 def _block_labels(scene: Scene, side: int) -> NDArray[np.uint8]:
@@ -179,7 +200,7 @@ def _features_at(
     fill: NDArray[np.float32],
     scale: np.float32,
     config: ForestConfig,
-    pairs: Pairs,
+    indices: Indices,
 ) -> NDArray[np.float32]:
     """Return the features of drawn blocks (n, f), row by row; tile by tile, so that memory is bounded."""
     r, margin = config.reduction, config.squares[-1] // 2 + _EDGE
@@ -198,7 +219,7 @@ def _features_at(
             shown = stacked(pixels)
             if scene.known is not None:
                 shown = np.where(scene.known[part][..., None], shown, fill.astype(shown.dtype))
-            found = features(shown / scale, r, config.squares, pairs)
+            found = features(shown / scale, r, config.squares, indices)
             if not out.size:
                 out = np.zeros((len(places), found.shape[-1]), np.float32)
             rows, columns = np.nonzero(inner)
