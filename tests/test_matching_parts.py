@@ -23,13 +23,14 @@ from retrieval.index.parts import PartsIndex, Projection, write_parts
 from retrieval.matching.budget import WORK_PER_S, PartsBudget, expected_gain, search_cost
 from retrieval.matching.exhaustive import search_uncertain, select_uncertain
 from retrieval.matching.parts_search import find_places, nearest_places
+from retrieval.matching.places import decided_patches
 from retrieval.matching.session import Session
 from retrieval.matching.tensors import Arrays
-from retrieval.matching.visible import VisiblePatches
+from retrieval.matching.visible import VisiblePatches, hidden_shares
 from retrieval.models.encoder import FakeEncoder, load_encoder
 from retrieval.models.local_descriptors import shipped_descriptors
 from retrieval.training.weather import under_clouds
-from retrieval.types import RankedCandidates, unpack_ids
+from retrieval.types import Candidates, RankedCandidates, unpack_ids
 from tfrecords.errors import DuplicateIdError, FormatVersionError, ManifestError
 from tfrecords.schema import BANDS, Image, Patches, to_scaled
 
@@ -327,6 +328,30 @@ def test_uncertain_patches_search_the_parts_of_an_index(folder: IndexFolder) -> 
     assert right.mean() >= 0.85
 
 
+def test_patches_at_the_edges_of_any_size_are_found(tmp_path: Path) -> None:
+    sizes = {20 + more: (96 + more, 80 + (3 * more) % 8) for more in range(8)}
+    scenes = [image_of(digital(texture(h, w, seed=i)), image_id=i) for i, (h, w) in sizes.items()]
+    folder = indexed(scenes, tmp_path / "index")
+    assert folder.parts is not None
+    windows = folder.parts.stored.locate(np.arange(len(folder.parts)))
+    places, pixels = [], []
+    for scene, (h, w) in zip(scenes, sizes.values(), strict=True):
+        of_image = windows.image_ids == scene.image_id
+        for at, size in ((windows.y[of_image], h), (windows.x[of_image], w)):
+            apart = 8 * at[:, None] - np.arange(size - 63)
+            assert ((apart >= -3) & (apart <= 4)).any(0).all()
+        for x, y in ((w - 64, h - 64), (0, h - 64), (w - 64, 0)):
+            patch = 0.2 - 0.6 * scene.scaled()[y : y + 64, x : x + 64]
+            patch[:30] = np.nan
+            pixels.append(patch)
+            places.append((scene.image_id, x, y))
+    queries = Patches(np.arange(24), np.array(pixels, np.float32), "scaled", BANDS, float("nan"))
+    found = find_places(folder.parts, Session.open(folder, queries, search=SearchConfig()), count=5)
+    place = np.array(places)[:, :, None]
+    near = np.maximum(np.abs(found.x - place[:, 1]), np.abs(found.y - place[:, 2])) <= 4
+    assert ((found.image_ids == place[:, 0]) & near).any(1).all()
+
+
 @pytest.mark.parametrize(
     ("search", "everywhere", "in_parts"),
     [
@@ -426,20 +451,40 @@ def test_clouded_patches_are_found_in_the_parts(tmp_path: Path) -> None:
     assert scores[True] >= scores[False] + 0.3, scores
 
 
+@pytest.fixture
+def searches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, np.ndarray]]:
+    """Effort of each search in the parts, and the hidden shares of its patches."""
+    noted: list[tuple[int, np.ndarray]] = []
+
+    def note(index: PartsIndex, hidden: Session, effort: int = 1) -> Candidates:
+        noted.append((effort, hidden_shares(hidden.queries)))
+        return find_places(index, hidden, effort)
+
+    monkeypatch.setattr("retrieval.matching.exhaustive.find_places", note)
+    return noted
+
+
 def test_ground_below_thin_cloud_counts_in_a_second_search(
-    folder: IndexFolder, monkeypatch: pytest.MonkeyPatch
+    folder: IndexFolder, searches: list[tuple[int, np.ndarray]]
 ) -> None:
     plain, _ = cloudy_queries(0)
     weather = under_clouds(plain.scaled(slice(None)), np.full(8, 0.6), np.random.default_rng(1))
     queries = Patches(np.arange(8), weather.pixels, "scaled", BANDS, float("nan"))
+    session = Session.open(folder, queries, search=SearchConfig(confident_odds=99))
+    search_uncertain(session, RankedCandidates.empty(8, 20))
+    (_, first), (_, second) = searches
+    assert (second < first).all() and (first - second).mean() > 0.1
+
+
+def test_patches_that_stay_uncertain_are_searched_with_more_effort(
+    folder: IndexFolder, searches: list[tuple[int, np.ndarray]]
+) -> None:
+    queries, _ = cloudy_queries()
     session = Session.open(folder, queries, search=SearchConfig())
-    odds = []
-    for thick in (3.0, -9.0):  # below the threshold of the mask no cloud is thin
-        monkeypatch.setattr("retrieval.matching.exhaustive.THICK_LOGIT", thick)
-        found = search_uncertain(session, RankedCandidates.empty(8, 20)).candidates
-        odds.append(np.nan_to_num(found.logit[:, 0], nan=-99))
-    assert (odds[0] >= odds[1] - 1e-4).all()
-    assert (odds[0] > odds[1] + 0.1).any()
+    found = search_uncertain(session, RankedCandidates.empty(8, 20)).candidates
+    (effort, first), *more = searches
+    assert effort == 1 and len(first) == 8 and all(effort > 1 and 0 < len(s) < 8 for effort, s in more)
+    assert not more or (~decided_patches(session, found)).sum() <= len(more[0][1])
 
 
 def test_auto_indexes_parts_of_large_sets_of_images(tmp_path: Path) -> None:

@@ -130,9 +130,18 @@ class Projection:
         steps = np.maximum(np.sqrt(((rows @ axes) ** 2).mean(0)), 1e-6).astype(np.float32)
         return cls(axes, steps)
 
-    def parts(self, field: NDArray[Any]) -> NDArray[np.uint8]:
-        """Return the parts of an image: (h, w, c) descriptors -> ((h - 2) // 2 + 1, ..., PART_BYTES)."""
-        return packed(joined(field) @ self.axes / self.steps)
+    def parts(self, field: NDArray[Any], more: tuple[int, int] = (0, 0)) -> NDArray[np.uint8]:
+        """Return the parts of an image.
+
+        Args:
+            field: (h, w, c) descriptors.
+            more: rows and columns of parts beyond the image, which show nothing.
+
+        Returns:
+            ((h - 2) // 2 + 1 + more rows, (w - 2) // 2 + 1 + more columns, PART_BYTES).
+        """
+        parts = joined(field) @ self.axes / self.steps
+        return packed(np.pad(parts, ((0, more[0]), (0, more[1]), (0, 0))))
 
 
 def write_parts(

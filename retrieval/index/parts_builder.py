@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.config import IndexConfig
+from retrieval.config import PATCH_PX, IndexConfig
 from retrieval.index.folder import from_codes
 from retrieval.index.parts import CODED_DIM, CODES, PARTS, SIDE, STEP, PartsIndex, Projection, write_parts
 from retrieval.kernels.executors import prefetch_map
@@ -118,8 +118,9 @@ def _describe(
         for i, source in made_of.items()
         if not (folder.done(part_name(i)) and folder.meta(part_name(i)).get("made_of") == source)
     ]
+    beyond = {row.image_id: parts_beyond(row.height, row.width) for row in rows}
     described = prefetch_map(
-        lambda image_id: projection.parts(describe_file(folder.path / pixels[image_id])),
+        lambda i: projection.parts(describe_file(folder.path / pixels[i]), beyond[i]),
         waiting,
         lambda image_id: sizes[image_id],
         IN_PROGRESS_PX,
@@ -128,6 +129,16 @@ def _describe(
         with folder.part(part_name(image_id), {"made_of": made_of[image_id]}) as path:
             np.save(path, parts, allow_pickle=False)
         progress("describing parts", number, len(waiting))
+
+
+def parts_beyond(height: int, width: int) -> tuple[int, int]:
+    """Return the rows and columns of parts beyond an image that its last patches need, 0 or 1 each.
+
+    Windows are `PART_PX` apart, and a patch is compared with windows that begin up to 2 px before it and 4 px
+    behind it. So the last patch may need a window that reaches beyond the edge.
+    """
+    rows, columns = ((size - PATCH_PX) % PART_PX >= PART_PX // 2 for size in (height, width))
+    return int(rows), int(columns)
 
 
 def describe_file(pixels: Path, strip: int = STRIP) -> NDArray[np.float32]:
