@@ -131,7 +131,7 @@ def search_uncertain(session: Session, ranked: RankedCandidates) -> UncertainSea
         find = partial(find_places, session.parts)
         ranked = _search_visible(session, ranked, visible, rows, find)
         find_more = partial(find_places, session.parts, effort=DEEP_EFFORT)
-        ranked = _search_with_thin_cloud(session, ranked, visible, rows, find_more)
+        ranked = _search_once_more(session, ranked, visible, rows, find_more)
         in_parts = block.stop
     left_out[selected.in_parts[in_parts:]] = True
     if in_parts < total:
@@ -156,20 +156,17 @@ def _search_visible(
     return ranked
 
 
-def _search_with_thin_cloud(
+def _search_once_more(
     session: Session,
     ranked: RankedCandidates,
     visible: VisiblePatches,
     rows: NDArray[np.intp],
     find: Callable[[Session], Candidates],
 ) -> RankedCandidates:
-    """Search once more for rows that stay uncertain, where cloud is partly thin: its ground then counts."""
+    """Search with more effort for rows that stay uncertain; the ground below thin cloud then counts."""
     rows = rows[~decided_patches(session, ranked.select(rows))]
-    patches = visible.select(rows, THICK_LOGIT)
-    thin = np.flatnonzero(hidden_shares(patches) < hidden_shares(visible.select(rows)))
-    rows = rows[thin]
     if len(rows):
-        patches = patches.select(thin)
+        patches = visible.select(rows, THICK_LOGIT)
         rank = partial(rank_candidates, matched_k=DEEP_MATCHED_K, signed_k=DEEP_SIGNED_K)
         candidates, better = _rank_visible(session, ranked.select(rows), patches, find, rank)
         ranked.update(rows[better], candidates.select(better))
