@@ -6,7 +6,7 @@ Laplacian and of a band-pass with its mean. Means over squares of several sizes 
 the coherence of the structure tensor tells rows and roads from crowns. All sums are over squares, so their
 cost does not depend on their size. Normalized differences of the means of two bands, such as indices of
 vegetation and water, do not depend on the brightness of a scene. A tree compares one number with a limit, so
-it needs many splits to see how two dates differ: these differences are features of their own.
+it needs many splits to see how two dates differ. Their differences are separate features.
 
 Sources: M. Unser, Sum and difference histograms for texture classification, 1986. J. Bigun and
 G. H. Granlund, Optimal orientation detection of linear symmetry, 1987, on coherence. S. K. McFeeters, The use
@@ -82,7 +82,7 @@ def indices_of(bands: int, dates: int, channels: int | None = None) -> Indices:
     """Return the indices of dates whose bands follow each other.
 
     Of each date the normalized differences of each two bands; up to `MOST_PAIRS`, of bands that follow each
-    other most closely. Of several dates how bands and indices of the last differ from those of the first.
+    other most closely. Of several dates how bands and indices of the last differ from the first.
 
     Args:
         bands: of a date.
