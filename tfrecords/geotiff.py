@@ -1,16 +1,54 @@
-"""GeoTIFFs: whether a written file is whole, and no warning where one has no georeference."""
+"""Rasters: which drivers may open a file, whether a written one is whole, no warning of a georeference."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 RASTERS = (".tif", ".tiff")
 """Endings of GeoTIFFs."""
+SIGNATURES = {
+    b"II*\0": "GTiff",
+    b"MM\0*": "GTiff",
+    b"II+\0": "GTiff",
+    b"MM\0+": "GTiff",
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"RIFF": "WEBP",
+    b"\0\0\0\x0cjP  ": "JP2OpenJPEG",
+    b"\xff\x4f\xff\x51": "JP2OpenJPEG",
+}
+"""GDAL's drivers of formats whose files hold their pixels themselves, by the first bytes."""
+ENDINGS = {
+    ".vrt": "VRT",
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".jp2": "JP2OpenJPEG",
+}
+"""Drivers by ending; GTiff of others."""
+
+
+def driver_of(path: str | Path) -> str:
+    """Return the driver that may open a raster.
+
+    GDAL alone would choose it by content: a file named .tif could be a list of other files, of this machine
+    or of a server. A file is such a list only if its name ends in .vrt.
+
+    Args:
+        path: a file, of any ending if it is of this machine, or a path of GDAL such as `/vsis3/bucket/a.tif`.
+    """
+    ending = Path(path).suffix.lower()
+    if ending != ".vrt":
+        with suppress(OSError), Path(path).open("rb") as file:
+            head = file.read(8)
+            return next((name for start, name in SIGNATURES.items() if head.startswith(start)), "GTiff")
+    return ENDINGS.get(ending, "GTiff")
 
 
 class _Silence:
@@ -60,7 +98,7 @@ def ends_within_file(path: Path) -> bool:
 
     size = path.stat().st_size
     try:
-        with silent_georeference(), rasterio.open(path) as dataset:
+        with silent_georeference(), rasterio.open(path, driver=driver_of(path)) as dataset:
             return dataset.driver != "GTiff" or all(end <= size for end in _ends_of_blocks(dataset))
     except RasterioError:
         return False

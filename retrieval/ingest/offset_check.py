@@ -95,7 +95,7 @@ def _read_darkest(path: Path) -> tuple[str, float | None]:
     from rasterio.errors import RasterioError
 
     try:
-        with quiet_gdal(), rasterio.open(path) as dataset:
+        with quiet_gdal(), rasterio.open(path, driver="GTiff") as dataset:
             shape = dataset.count, min(SIDE_PX, dataset.height), min(SIDE_PX, dataset.width)
             pixels = dataset.read(out_shape=shape)
             source = Provenance.from_tags(dataset.tags()).source

@@ -288,7 +288,7 @@ def provenance_of(path: Path) -> Provenance:
     from rasterio.errors import RasterioError
 
     try:
-        with quiet_gdal(), rasterio.open(path) as dataset:
+        with quiet_gdal(), rasterio.open(path, driver="GTiff") as dataset:
             return Provenance.from_tags(dataset.tags())
     except RasterioError:
         return UNKNOWN

@@ -22,7 +22,7 @@ from retrieval.errors import LabelsError
 from retrieval.labels.classes import IGNORED, Classes
 from tfrecords.artifacts.manifest import MANIFEST
 from tfrecords.errors import ArrayError, MissingInputError, parse_json
-from tfrecords.geotiff import silent_georeference
+from tfrecords.geotiff import driver_of, silent_georeference
 from tfrecords.read.rasters import check_png
 from tfrecords.storage import check_raster, writing_file
 
@@ -70,7 +70,7 @@ def open_raster(path: str | Path) -> Iterator[DatasetReader]:
     _check_png(path)
     try:
         with silent_georeference():
-            dataset = rasterio.open(path)
+            dataset = rasterio.open(path, driver=driver_of(path))
         with dataset:
             yield dataset
     except RasterioIOError as error:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import LabelsError
+from retrieval.labels.pointers import OFFLINE, refuse_pointer
 from tfrecords.errors import MissingInputError, parse_json
 
 BATCH = 20_000
@@ -258,6 +259,8 @@ def _gdal_header(path: Path, layer: str | None) -> tuple[str, Any, tuple[str, ..
     import pyogrio
     from pyogrio.errors import DataLayerError, DataSourceError
 
+    pyogrio.set_gdal_config_options(OFFLINE)
+    refuse_pointer(path)
     try:
         layers = [name for name, kind in pyogrio.list_layers(path) if kind is not None]
         if layer is None and len(layers) == 1:

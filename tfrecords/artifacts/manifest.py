@@ -211,7 +211,18 @@ def parse_manifest(path: Path, kind: str) -> Manifest:
         raise ManifestError(
             f"{path} is damaged: its content does not match its checksum. Make the folder again."
         )
+    if outside := [name for name in content["files"] if not is_inside(name)]:
+        raise ManifestError(
+            f"{path} names files outside of the folder, such as {outside[0]!r}. It is refused."
+        )
     return Manifest(**content)
+
+
+def is_inside(name: str) -> bool:
+    """Return whether a relative POSIX name stays inside its folder."""
+    return (
+        bool(name) and not name.startswith("/") and not {"..", ""} & set(name.split("/")) and "\\" not in name
+    )
 
 
 def check_file(path: Path, known: Mapping[str, Any], *, content: bool) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfrecords.errors import ArrayError, MissingInputError, RemoteError
-from tfrecords.geotiff import silent_georeference
+from tfrecords.geotiff import driver_of, silent_georeference
 from tfrecords.grid import pixel_to_map
 from tfrecords.read.exif import orientation_tag
 from tfrecords.read.layers import (
@@ -161,10 +161,12 @@ def open_raster(file: RasterFile) -> Iterator[Any]:
     with ExitStack() as stack:
         try:
             with silent_georeference():
-                name = stack_of_files(file) if isinstance(file, BandFiles) else path
-                dataset = stack.enter_context(rasterio.open(name))
+                if isinstance(file, BandFiles):
+                    dataset = stack.enter_context(rasterio.open(stack_of_files(file), driver="VRT"))
+                else:
+                    dataset = stack.enter_context(rasterio.open(path, driver=driver_of(path)))
                 if pages := pages_as_bands(str(path), dataset):
-                    dataset = stack.enter_context(rasterio.open(pages))
+                    dataset = stack.enter_context(rasterio.open(pages, driver="VRT"))
             yield dataset
         except (RasterioError, OSError) as err:
             if remote:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from retrieval.ingest.retry import RetryPolicy, TransientError
 from retrieval.ingest.stac.access import Sign, explain_final
 from retrieval.ingest.stac.scene import COMMON, SCL, Grid, Scene, Source, place_of
 from tfrecords.errors import CatalogueError, DiskFullError
+from tfrecords.geotiff import driver_of
 
 STRIP_PX = 1024
 """Rows that are converted at a time: a whole tile in float64 would take gigabytes."""
@@ -128,7 +130,7 @@ class Reader:
     def _read_grid(self, source: Source) -> Grid:
         import rasterio
 
-        with rasterio.open(self._sign(source.href)) as file:
+        with rasterio.open(self._sign(source.href), driver=_driver(source.href)) as file:
             if file.crs is None or file.transform.is_identity or file.transform.b or file.transform.d:
                 raise CatalogueError("neither its metadata nor its files have a north-up georeference")
             return Grid(file.crs.to_string(), tuple(file.transform)[:6], file.height, file.width)
@@ -136,10 +138,13 @@ class Reader:
     def _fetch(self, scene: Scene, names: Sequence[str], window: Grid) -> list[NDArray[Any]]:
         """Return bands of a scene on the pixels of a window, each (h, w) in the type of its file."""
         import odc.stac
+        import rasterio
         from affine import Affine
         from odc.geo.geobox import GeoBox
 
         sources = {name: scene.bands[name] for name in names}
+        for href in {source.href for source in sources.values()}:  # odc-stac takes what GDAL takes
+            rasterio.open(self._sign(href), driver=_driver(href)).close()
         loaded = odc.stac.load(
             [_minimal_item(scene, sources, window)],
             bands=[
@@ -152,6 +157,11 @@ class Reader:
             groupby="id",
         )
         return [loaded[band].values[0] for band in loaded.data_vars]
+
+
+def _driver(href: str) -> str:
+    """Return the driver of a file: what a catalogue names may not lead to further files."""
+    return driver_of(urlsplit(href).path)
 
 
 def _minimal_item(scene: Scene, sources: dict[str, Source], window: Grid) -> Any:
