@@ -17,7 +17,9 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
+import sys
 import tarfile
 import tempfile
 import time
@@ -40,7 +42,8 @@ MAX_FAULTS = 20
 """Faults of a kind after which it ends."""
 ROOM_BYTES = 3 << 30
 """Address space beyond that of the child when it starts."""
-GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
+TESTS = Path(__file__).parents[1] / "tests"
+GOLDEN = TESTS / "golden"
 MODULES = (
     *("keras", "geopandas", "pyogrio", "retrieval.index.folder", "retrieval.labels.vectors"),
     *("retrieval.tasks.sources", "retrieval.labels.covers", "tfrecords.read", "tfrecords.write"),
@@ -268,7 +271,9 @@ def _read_series(folder: Path) -> object:
 def _read_chips(folder: Path) -> object:
     from tfrecords.read import read_queries
 
-    return np.asarray(read_queries(str(_only(folder))).pixels).sum()
+    queries = read_queries(str(_only(folder)))
+    pixels = queries.read(0).pixels if hasattr(queries, "read") else queries.pixels  # a chip of another size
+    return np.asarray(pixels).sum()
 
 
 def _read_labelled(folder: Path) -> object:
@@ -437,6 +442,89 @@ def _calibration(folder: Path) -> Path:
     return _text(source.name, source.read_text())(folder)
 
 
+def _product(folder: Path) -> Path:
+    """Write a product in SAFE format and return its metadata."""
+    sys.path.append(str(TESTS))
+    from safetree import Spec, write_product
+
+    return next(write_product(folder, Spec(_pixels())).glob("MTD_*.xml"))
+
+
+def _zipped_product(folder: Path) -> Path:
+    _product(folder / "unpacked")
+    made = shutil.make_archive(str(folder / "product"), "zip", folder / "unpacked")
+    shutil.rmtree(folder / "unpacked")
+    return Path(made)
+
+
+def _read_products(folder: Path) -> object:
+    from retrieval.ingest.safe.metadata import read_product
+    from retrieval.ingest.safe.tile import open_tile
+    from retrieval.ingest.safe.tree import find_trees
+
+    trees, errors = find_trees(folder)
+    if errors:
+        raise errors[0]
+    read = []
+    for tree in trees:
+        product = read_product(tree)
+        for granule in product.granules:
+            with open_tile(product, granule) as tile:
+                read.append(tile.grid)
+    return read
+
+
+_SERVING: list[Any] = []
+
+
+def _stac_answer(folder: Path) -> Path:
+    """Write the answer of a STAC catalogue, and serve what the file holds."""
+    sys.path.append(str(TESTS))
+    import stac_server
+    from stac_ground import Tiles
+
+    tiles = Tiles(folder / "tiles", "https://example.org")
+    for day in ("2022-05-01", "2022-06-01"):
+        tiles.put("31TCJ", day)
+    path = folder / "answer.json"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": tiles.items, "links": []}))
+
+    class Answering(stac_server._Handler):
+        def reply(self, method: str, asked: Any) -> None:
+            if not self.path.startswith("/search"):
+                super().reply(method, asked)
+            else:
+                self.send(200, path.read_bytes(), "application/geo+json")
+
+    serving = stac_server.listening(Answering, stac_server.Catalogue)
+    (folder / "url.txt").write_text(serving.__enter__().url)
+    _SERVING.append(serving)  # until the child ends
+    return path
+
+
+def _read_stac_answer(folder: Path) -> object:
+    from stac_job import query_of
+
+    from retrieval.ingest.retry import RetryPolicy
+    from retrieval.ingest.stac.catalogue import find_items
+    from retrieval.ingest.stac.scene import scene_of
+
+    query = query_of((folder / "url.txt").read_text())
+    return [scene_of(item).when for item in find_items(query, RetryPolicy(attempts=1))]
+
+
+def _read_shards(folder: Path) -> object:
+    from retrieval.distributed.shards import open_folder
+
+    return sorted(open_folder(folder / "shards-v1", device="cpu").images)
+
+
+def _read_forest(folder: Path) -> object:
+    from retrieval.tasks.forest import load_forest
+
+    return load_forest(folder / "segmenter-trees-v1" / "forest.npz").roots.tolist()
+
+
 KINDS: dict[str, Kind] = {
     "TFRecord, images": Kind(_tfrecord, _read_images, True),
     "TFRecord, series": Kind(_series, _read_series, True),
@@ -461,6 +549,11 @@ KINDS: dict[str, Kind] = {
     "index, table": Kind(_golden("index-v2", "images.csv"), _read_index, True),
     "index, vectors": Kind(_golden("index-v2", "vectors.faiss"), _read_index, True),
     "keras": Kind(_network, _read_network),
+    "SAFE, metadata": Kind(_product, _read_products),
+    "SAFE, zip": Kind(_zipped_product, _read_products),
+    "STAC, answer": Kind(_stac_answer, _read_stac_answer),
+    "shards": Kind(_golden("shards-v1", "shards.json"), _read_shards, True),
+    "forest": Kind(_golden("segmenter-trees-v1", "forest.npz"), _read_forest),
 }
 
 

@@ -354,6 +354,10 @@ def test_a_changed_file_is_refused(trained, tmp_path):
         (tmp_path / "cut.npz").write_bytes(content[:size])
         with pytest.raises(ModelError):
             load_forest(tmp_path / "cut.npz")
+    first = 30 + sum(int.from_bytes(content[at : at + 2], "little") for at in (26, 28))  # behind the name
+    (tmp_path / "packed.npz").write_bytes(content[:first] + b"\xff" + content[first + 1 :])
+    with pytest.raises(ModelError, match="invalid block type"):
+        load_forest(tmp_path / "packed.npz")
 
 
 def test_a_file_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):

@@ -7,11 +7,15 @@ with 1. Any other exception is a defect of the product.
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
 NAMED = 20
 """Names that a message lists; it counts the others."""
+DAMAGED_ZIP = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""Errors of `zipfile` and `numpy.load` where an archive is damaged, encrypted, or packed otherwise."""
 
 
 def listed(names: Sequence[str], most: int = NAMED) -> str:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -63,7 +62,13 @@ from tfrecords.artifacts import (
     writing_folder,
 )
 from tfrecords.artifacts.manifest import created_by
-from tfrecords.errors import DuplicateIdError, OutputExistsError, RetrieveError, UnfinishedOutputError
+from tfrecords.errors import (
+    DAMAGED_ZIP,
+    DuplicateIdError,
+    OutputExistsError,
+    RetrieveError,
+    UnfinishedOutputError,
+)
 from tfrecords.read import ImageSource
 from tfrecords.remote import published_folder
 
@@ -452,7 +457,7 @@ def _planned(
     if kind == "exact":
         return none
     content = fingerprint({"shards": [t.embedded.content for t in tasks if t.embedded]})
-    with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):
+    with suppress(*DAMAGED_ZIP):
         with np.load(file, allow_pickle=False) as stored:
             if str(stored["content"]) == content and str(stored["kind"]) == kind:
                 return replace(none, **{name: stored[name] for name in ("codes", "queries", "truth")})

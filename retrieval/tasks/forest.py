@@ -20,6 +20,7 @@ from retrieval.config import ForestConfig
 from retrieval.errors import ModelError
 from retrieval.kernels.trees import LEAF, answer_of_trees, grow_tree
 from retrieval.tasks.neighbourhood import Indices, Pairs, feature_count, features, view_px
+from tfrecords.errors import DAMAGED_ZIP
 
 FOREST = "forest.npz"
 """File of a forest in a model folder."""
@@ -193,7 +194,7 @@ def load_forest(path: Path) -> Forest:
                 raise ValueError(f"arrays {', '.join(stored.files)}")
             arrays = {name: stored[name] for name in stored.files}
         return _checked(arrays)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+    except DAMAGED_ZIP as error:
         raise ModelError(
             f"{path}: no forest can be read ({error}). Expected a file that a training wrote. Train it again."
         ) from error

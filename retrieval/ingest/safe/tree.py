@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from tfrecords.errors import MissingInputError, ProductError
+from tfrecords.errors import DAMAGED_ZIP, MissingInputError, ProductError
 from tfrecords.read.folders import Repeats, once, walk_folders, warn_of_repeats
 from tfrecords.read.sources import TIF, files_below
 
@@ -94,7 +94,7 @@ class Tree:
                 return packed.read(count)
         except KeyError:
             raise ProductError(f"{self.path}: no {name}. Download it again") from None
-        except (OSError, zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
+        except DAMAGED_ZIP as error:
             raise ProductError(f"{self.path}: {name} cannot be read ({error}). Download it again") from error
 
     def gdal(self, name: str) -> str:
@@ -204,7 +204,7 @@ def _in_zip(path: Path) -> list[Tree]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [PurePosixPath(name) for name in _members(archive)]
-    except (zipfile.BadZipFile, OSError) as error:
+    except DAMAGED_ZIP as error:
         raise ProductError(f"{path}: truncated, or not a zip ({error}). Download it again") from error
     below: dict[PurePosixPath, set[str]] = {}
     for name in names:
