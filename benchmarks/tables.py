@@ -317,6 +317,21 @@ def overhead_table(run: dict[str, Any]) -> str:
     return markdown(head, rows)
 
 
+def many_shards_table(run: dict[str, Any]) -> str:
+    """Return time and memory of building and asking an index in many shards."""
+    rows = [
+        (
+            name,
+            f"{of['s']:.0f} s",
+            f"{of['cpu_s']:.0f} s",
+            f"{of['peak_mb']:,.0f} MB",
+            f"{of['anonymous_mb']:,.0f} MB",
+        )
+        for name, of in ((name, run[name]) for name in ("build", "query"))
+    ]
+    return markdown(("step", "time", "processors", "peak memory", "without mapped files"), rows)
+
+
 # --- tables of faults.json ---------------------------------------------------------------------------
 
 
@@ -350,7 +365,7 @@ def faults_table(run: dict[str, Any]) -> str:
             str(wrong),
         )
     )
-    rows += _rows_of_surroundings(run) + _rows_of_memory(run) + _rows_of_soak(run)
+    rows += _rows_of_surroundings(run) + _rows_of_space(run) + _rows_of_memory(run) + _rows_of_soak(run)
     return markdown(("fault", "volume", "result", "faults"), rows)
 
 
@@ -361,6 +376,15 @@ def _rows_of_surroundings(run: dict[str, Any]) -> list[tuple[str, str, str, str]
         rows.append(
             (f"surroundings: {name}", str(tried), f"{of['equal']} equal outputs", str(len(of["faults"])))
         )
+    return rows
+
+
+def _rows_of_space(run: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    rows = []
+    for name, of in run.get("space", {}).items():
+        counts = [of.get(outcome, 0) for outcome in ("refused", "done", "stopped")]
+        result = f"{counts[0]} refused in one sentence, {counts[1]} complete; reruns equal"
+        rows.append((f"all jobs: {name}", str(sum(counts)), result, str(len(of["faults"]))))
     return rows
 
 
@@ -446,6 +470,10 @@ TABLES: dict[str, Table] = {
     "segment-tried": ("segment-tried.json", segment_tried_table),
     "overhead": ("overhead.json", overhead_table),
     "overhead-run": ("overhead.json", lambda run: run_note(run["context"])),
+    "overhead-600": ("overhead-600.json", overhead_table),
+    "overhead-600-run": ("overhead-600.json", lambda run: run_note(run["context"])),
+    "many-shards": ("many-shards.json", many_shards_table),
+    "many-shards-run": ("many-shards.json", lambda run: run_note(run["context"])),
     "faults": ("faults.json", faults_table),
     "faults-run": ("faults.json", lambda run: run_note(run["context"])),
     "mutations": ("mutations.json", mutations_table),
