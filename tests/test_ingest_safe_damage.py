@@ -97,6 +97,7 @@ DAMAGES = [
     (edited('band_id="7"', 'band_id="17"'), "no BOA_ADD_OFFSET for B08"),
     (edited("<PRODUCT_START_TIME>2023", "<PRODUCT_START_TIME>20x3"), "Expected a time"),
     (edited("GRANULE/L2A", "../GRANULE/L2A"), "is not inside the product"),
+    (edited("GRANULE/L2A", "GRANULE/" + 300 * "x" + "L2A"), "is missing"),
     (edited("<IMAGE_FILE>", "<OTHER_FILE>"), "MTD_MSIL2A.xml: damaged"),
     (edited("_B04_10m</IMAGE", "_B04_20m</IMAGE"), "name no image of B04"),
     (edited("Level-2A_User", "Level-3_User"), "describes a Level-3_User_Product"),

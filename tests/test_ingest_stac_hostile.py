@@ -112,6 +112,26 @@ def test_an_answer_without_end_is_refused_in_bounded_memory(items, catalogue, mo
     assert sent < 1 << 27 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 
+def test_an_answer_that_nests_thousands_of_lists_is_refused(items, catalogue, monkeypatch):
+    text = b'{"features": ' + b"[" * 100_000
+
+    def reply(self, method, asked):
+        self.send(200, text, "application/geo+json")
+
+    monkeypatch.setattr("stac_server._Handler.reply", reply)
+    refused(catalogue, "does not answer as a STAC catalogue")
+
+
+def test_a_tile_whose_files_hold_a_virtual_raster_is_refused(items, catalogue, tiles, tmp_path, secret):
+    source = f"<SimpleSource><SourceFilename>{secret}</SourceFilename></SimpleSource>"
+    band = f'<VRTRasterBand dataType="UInt16" band="1">{source}</VRTRasterBand>'
+    text = f'<VRTDataset rasterXSize="512" rasterYSize="512">{band}</VRTDataset>'
+    for file in tiles.folder.rglob("*.tif"):
+        file.write_text(text)
+    with pytest.raises(CatalogueError, match="cannot be read"):
+        run(tmp_path / "out", catalogue)
+
+
 def test_files_of_items_on_the_own_disk_are_refused(items, catalogue, tmp_path):
     local = tmp_path / "local.tif"
     for item, href in zip(catalogue.items, (local.as_uri(), f"/vsimem/../{local}"), strict=True):

@@ -56,7 +56,10 @@ class Tree:
     def has(self, name: str) -> bool:
         """Return whether the product holds a file."""
         if self.inside is None:
-            return (self.path / name).is_file()
+            try:
+                return (self.path / name).is_file()
+            except (OSError, ValueError):  # no name that a file can have
+                return False
         with self._zip() as archive:
             return self.inside + name in _members(archive)
 

@@ -218,8 +218,16 @@ def _readable_errors(api: str) -> Iterator[None]:
         raise CatalogueError(_explain_request(api, error)) from None
     except (NotImplementedError, Warning) as error:  # pystac-client raises its warning DoesNotConformTo
         raise CatalogueError(f"{api}: it cannot be searched ({_short(error)}). {_EXPECTED}") from None
-    except (STACError, ClientTypeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        # HTML is not JSON; other JSON lacks the members of a catalogue.
+    except (
+        STACError,
+        ClientTypeError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        # HTML is not JSON; other JSON lacks the members of a catalogue, or nests thousands of lists.
         raise CatalogueError(
             f"{api}: it does not answer as a STAC catalogue ({_short(error)}). {_EXPECTED}"
         ) from None
