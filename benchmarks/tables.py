@@ -403,7 +403,7 @@ def _rows_of_soak(run: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     if not (of := run.get("soak")):
         return []
     growth = {name: max(values) for name, values in of["growth"].items()}
-    result = f"+{growth['memory_kb'] / 1000:.1f} MB, {growth['descriptors']:+d} descriptors"
+    result = f"{growth['memory_kb'] / 1000:+.1f} MB, {growth['descriptors']:+d} descriptors"
     result += f", {growth['threads']:+d} threads"
     return [("queries of one index from 4 threads", f"{of['queries']:,}", result, str(of["wrong"]))]
 
