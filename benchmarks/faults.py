@@ -167,17 +167,19 @@ def kill_rounds(command: Command, rounds: int, seed: int, folder: Path) -> Kills
         seed: of the moments.
         folder: where to work; it exists.
     """
-    template, rng, counts = folder / "template", np.random.default_rng(seed), Kills()
-    template.mkdir()
-    assert wait(fork(lambda: command.prepare(template))) == 0
-    undisturbed = shutil.copytree(template, folder / "undisturbed")
+    template, work, counts = folder / "template", folder / "work", Kills()  # outputs may name their folder
+    rng = np.random.default_rng(seed)
+    work.mkdir()
+    assert wait(fork(lambda: command.prepare(work))) == 0
+    shutil.copytree(work, template)
     begin = time.monotonic()
-    assert wait(fork(lambda: command.run(undisturbed))) == 0
+    assert wait(fork(lambda: command.run(work))) == 0
     duration_s = time.monotonic() - begin
-    former, new = (snapshots(where, command.outputs) for where in (template, undisturbed))
+    former, new = (snapshots(where, command.outputs) for where in (template, work))
     for number in range(rounds):
-        work = shutil.copytree(template, folder / f"round-{number}")
-        code = wait(fork(lambda work=work: command.run(work)), float(rng.uniform(0, duration_s)))
+        shutil.rmtree(work)
+        shutil.copytree(template, work)
+        code = wait(fork(lambda: command.run(work)), float(rng.uniform(0, duration_s)))
         counts.killed += code == -signal.SIGKILL
         left = snapshots(work, command.outputs)
         if all(one in pair for one, *pair in zip(left, former, new, strict=True)):
@@ -188,12 +190,10 @@ def kill_rounds(command: Command, rounds: int, seed: int, folder: Path) -> Kills
             continue
         # A removal cannot be repeated once it is complete.
         repeated = not (left == new and command is COMMANDS["remove"])
-        if repeated and wait(fork(lambda work=work: command.run(work))):
+        if repeated and wait(fork(lambda: command.run(work))):
             counts.faults.append(f"round {number}: the rerun failed")
         elif snapshots(work, command.outputs) != new:
             counts.faults.append(f"round {number}: the rerun has other bytes than an undisturbed run")
-        else:
-            shutil.rmtree(work)
     return counts
 
 

@@ -97,8 +97,8 @@ def _digest(path: Path) -> str:
     if path.suffix == ".keras" and zipfile.is_zipfile(path):  # the rest holds times and addresses
         with zipfile.ZipFile(path) as archive:
             content = archive.read("model.weights.h5")
-    elif path.name == "manifest.json":  # it has the checksum of the encoder
-        manifest = json.loads(content)
+    elif path.name == "manifest.json":  # it has the checksum of the network, and one of itself
+        manifest = json.loads(content) | {"checksum": ""}
         manifest["files"] = {n: v for n, v in manifest["files"].items() if not n.endswith(".keras")}
         content = json.dumps(manifest).encode()
     return hashlib.sha256(content).hexdigest()
