@@ -317,21 +317,6 @@ def overhead_table(run: dict[str, Any]) -> str:
     return markdown(head, rows)
 
 
-def many_shards_table(run: dict[str, Any]) -> str:
-    """Return time and memory of building and asking an index in many shards."""
-    rows = [
-        (
-            name,
-            f"{of['s']:.0f} s",
-            f"{of['cpu_s']:.0f} s",
-            f"{of['peak_mb']:,.0f} MB",
-            f"{of['anonymous_mb']:,.0f} MB",
-        )
-        for name, of in ((name, run[name]) for name in ("build", "query"))
-    ]
-    return markdown(("step", "time", "processors", "peak memory", "without mapped files"), rows)
-
-
 # --- tables of faults.json ---------------------------------------------------------------------------
 
 
@@ -472,8 +457,6 @@ TABLES: dict[str, Table] = {
     "overhead-run": ("overhead.json", lambda run: run_note(run["context"])),
     "overhead-600": ("overhead-600.json", overhead_table),
     "overhead-600-run": ("overhead-600.json", lambda run: run_note(run["context"])),
-    "many-shards": ("many-shards.json", many_shards_table),
-    "many-shards-run": ("many-shards.json", lambda run: run_note(run["context"])),
     "faults": ("faults.json", faults_table),
     "faults-run": ("faults.json", lambda run: run_note(run["context"])),
     "mutations": ("mutations.json", mutations_table),
