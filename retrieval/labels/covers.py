@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import LabelsError
 from retrieval.geo.request import BoundingBox
@@ -18,6 +18,8 @@ from retrieval.labels.files import MAX_ZOOM, RASTER_ENDINGS, find_files, reading
 from retrieval.labels.masks import open_raster
 from retrieval.labels.splits import SPLITS, ancestor, assign, blocks_of, parse_split, share_note
 from retrieval.labels.window_cover import (
+    SceneWindow,
+    SceneWindows,
     covered,
     scene_windows,
     split_windows,
@@ -97,48 +99,76 @@ def cover(
         OutputExistsError: the CSV exists and `overwrite` is not set.
     """
     check_free(out, overwrite=overwrite)
-    shares = parse_split(split)
-    if window is not None or like is not None:
-        return _cover_windows(area, Path(out), zoom, window, like, shares, block_zoom, gap, seed, overwrite)
-    if area is None:
-        raise LabelsError("no area. Expected a box, a vector file, a raster or a folder.")
-    if zoom is not None and not 0 <= zoom <= MAX_ZOOM:
-        raise LabelsError(f"zoom {zoom}: out of range. Expected 0 to {MAX_ZOOM}.")
-    notes: list[str] = []
-    progress("listing tiles", 0, None)
-    tiles = sorted(set(_tiles_of(area, zoom, notes)), key=lambda tile: (tile.z, tile.x, tile.y))
-    if not tiles:
-        raise LabelsError(f"{area}: it covers no tile. Expected an area within 85.05° of the equator.")
-    blocks, used_zoom = blocks_of(tiles, shares, block_zoom)
-    assigned = assign(blocks, shares, seed)
-    rows = [(tile, assigned[block]) for tile, block in zip(tiles, blocks, strict=True)]
-    if gap:
-        rows = _separated(rows, gap)
-        notes.append(f"{len(tiles) - len(rows)} tiles within {gap} of another split are left out")
-    with writing_file(out, overwrite=overwrite) as partial:
-        write_cover(partial, rows)
-    return _report(Path(out), rows, shares, used_zoom, len(set(blocks)), notes)
-
-
-def _cover_windows(
-    area: str | Path | BoundingBox | None,
-    out: Path,
-    zoom: int | None,
-    window: int | None,
-    like: str | Path | None,
-    shares: tuple[float, float, float],
-    block_zoom: int | None,
-    gap: int,
-    seed: int,
-    overwrite: bool,
-) -> CoverReport:
-    """List the windows of rasters that an area covers; see `cover`."""
-    if window is None or zoom is not None:
+    how, notes = _Split(parse_split(split), block_zoom, gap, seed), list[str]()
+    as_windows = window is not None or like is not None
+    if as_windows and (window is None or zoom is not None):
         raise LabelsError(
             f"zoom {zoom}, window {window}, like {like}: unclear. Expected --zoom for XYZ tiles, or --window "
             "(perhaps with --like) for windows of rasters. Leave one out."
         )
-    notes: list[str] = []
+    rows: Sequence[tuple[Any, str]]
+    if window is not None:
+        rows, used_zoom, blocks = how.windows(_windows_of(area, window, like, gap, notes), notes)
+    else:
+        progress("listing tiles", 0, None)
+        rows, used_zoom, blocks = how.tiles(_all_tiles(area, zoom, notes), notes)
+    with writing_file(out, overwrite=overwrite) as partial:
+        (write_windows if as_windows else write_cover)(partial, rows)
+    counts = Counter(name for _, name in rows)
+    splits = {name: counts[name] for name in SPLITS}
+    notes += share_note(counts, how.shares)
+    return CoverReport(Path(out), len(rows), splits, used_zoom, blocks, tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Split:
+    """How ground is split; see `cover`."""
+
+    shares: tuple[float, float, float]
+    """Of train, val and test."""
+    block_zoom: int | None
+    """Zoom of the blocks."""
+    gap: int
+    """Distance between splits, in tiles or windows."""
+    seed: int
+    """Decides which block goes to which split."""
+
+    def tiles(self, tiles: list[Tile], notes: list[str]) -> tuple[list[tuple[Tile, str]], int, int]:
+        """Split tiles: these with their splits, the zoom of the blocks, and their number."""
+        blocks, zoom = blocks_of(tiles, self.shares, self.block_zoom)
+        assigned = assign(blocks, self.shares, self.seed)
+        rows = [(tile, assigned[block]) for tile, block in zip(tiles, blocks, strict=True)]
+        if self.gap:
+            rows = _separated(rows, self.gap)
+            notes.append(f"{len(tiles) - len(rows)} tiles within {self.gap} of another split are left out")
+        return rows, zoom, len(set(blocks))
+
+    def windows(
+        self, found: SceneWindows, notes: list[str]
+    ) -> tuple[list[tuple[SceneWindow, str]], int, int]:
+        """Split windows, as `tiles`."""
+        rows, zoom, blocks = split_windows(found, self.shares, self.block_zoom, self.seed)
+        if lost := len(found.windows) - len(rows):
+            notes.append(f"{lost} windows within {self.gap} of ground of another split are left out")
+        return rows, zoom, blocks
+
+
+def _all_tiles(area: str | Path | BoundingBox | None, zoom: int | None, notes: list[str]) -> list[Tile]:
+    """Return the tiles of an area, ascending; see `cover`."""
+    if area is None:
+        raise LabelsError("no area. Expected a box, a vector file, a raster or a folder.")
+    if zoom is not None and not 0 <= zoom <= MAX_ZOOM:
+        raise LabelsError(f"zoom {zoom}: out of range. Expected 0 to {MAX_ZOOM}.")
+    tiles = sorted(set(_tiles_of(area, zoom, notes)), key=lambda tile: (tile.z, tile.x, tile.y))
+    if not tiles:
+        raise LabelsError(f"{area}: it covers no tile. Expected an area within 85.05° of the equator.")
+    return tiles
+
+
+def _windows_of(
+    area: str | Path | BoundingBox | None, window: int, like: str | Path | None, gap: int, notes: list[str]
+) -> SceneWindows:
+    """Return the windows of rasters that an area covers; see `cover`."""
     is_cut = area is not None and like is None
     if is_cut and not _is_raster(area):
         raise LabelsError(f"{area}: no pixels to cut into windows. Name a raster or a folder with --like.")
@@ -147,27 +177,7 @@ def _cover_windows(
         found = covered(found, _shapes_of(area, notes))
     if not found.windows:
         raise LabelsError(f"{area}: it covers no window of {like}. Expected an area on its ground.")
-    rows, used_zoom, blocks = split_windows(found, shares, block_zoom, seed)
-    if len(rows) < len(found.windows):
-        lost = len(found.windows) - len(rows)
-        notes.append(f"{lost} windows within {gap} of ground of another split are left out")
-    with writing_file(out, overwrite=overwrite) as partial:
-        write_windows(partial, rows)
-    return _report(out, rows, shares, used_zoom, blocks, notes)
-
-
-def _report(
-    out: Path,
-    rows: Sequence[tuple[object, str]],
-    shares: tuple[float, float, float],
-    block_zoom: int,
-    blocks: int,
-    notes: list[str],
-) -> CoverReport:
-    """Count the tiles or windows of each split."""
-    counts = Counter(name for _, name in rows)
-    splits = {name: counts[name] for name in SPLITS}
-    return CoverReport(out, len(rows), splits, block_zoom, blocks, (*notes, *share_note(counts, shares)))
+    return found
 
 
 def write_cover(path: Path, rows: Iterable[tuple[Tile, str]]) -> None:
