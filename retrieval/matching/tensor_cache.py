@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX
+from retrieval.kernels.compiled import accelerated
 from retrieval.kernels.executors import threads
 from retrieval.matching.sites import (
     LocatedSites,
@@ -174,6 +175,8 @@ class TensorCache:
 
     def _are_few(self, block: Block, count: int, sites: Sites) -> bool:
         """Return whether sites of a block are not worth its tensors, together with those before them."""
+        if accelerated():  # which is fast where shapes recur
+            return False
         key = (*block, sites.columns)
         with self._lock:
             share = self._share_around.get(key, 0.0) + self._share_of_work(block, count, sites)
