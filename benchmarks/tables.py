@@ -369,7 +369,7 @@ def _rows_of_space(run: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     for name, of in run.get("space", {}).items():
         counts = [of.get(outcome, 0) for outcome in ("refused", "done", "stopped")]
         result = f"{counts[0]} refused in one sentence, {counts[1]} complete; reruns equal"
-        rows.append((f"all jobs: {name}", str(sum(counts)), result, str(len(of["faults"]))))
+        rows.append((f"nowhere to write: {name}", str(sum(counts)), result, str(len(of["faults"]))))
     return rows
 
 
