@@ -427,6 +427,8 @@ TABLES: dict[str, Table] = {
     "bands": ("accuracy.json", bands_table),
     "large": ("accuracy-300.json", large_table),
     "large-run": ("accuracy-300.json", accuracy_note),
+    "parts": ("accuracy-parts.json", large_table),
+    "parts-run": ("accuracy-parts.json", accuracy_note),
     "subpixel": ("subpixel.json", subpixel_table),
     "calibration-siamese": ("calibration-siamese.json", calibration_table),
     "calibration-structure-tensor": ("calibration-structure-tensor.json", calibration_table),
