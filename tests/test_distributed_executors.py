@@ -4,8 +4,6 @@ import os
 import pickle
 import signal
 import warnings
-from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,6 @@ from engine import digital, image_of, small_encoder, texture
 from small_job import lines, run
 
 import retrieval
-from retrieval.distributed.dask_executor import DaskExecutor
 from retrieval.distributed.executors import check_executor, open_executor
 from retrieval.errors import ClusterError, ConfigError, NotFoundWarning
 from retrieval.kernels.executors import SerialExecutor, ThreadExecutor
@@ -199,39 +196,3 @@ def test_bad_executors_are_wrong_usage(here):
         done = run("index", here / "images.npy", "--out", here / "i", *flags)
         assert done.exit_code == 2 and text in " ".join(lines(done.stderr))
     assert not (here / "i").exists()
-
-
-class Recording:
-    """A client of two workers that notes where it is asked to run each task."""
-
-    def __init__(self, workers=("tcp://b", "tcp://a")):
-        self.workers, self.wishes = workers, []
-
-    def nthreads(self):
-        return dict.fromkeys(self.workers, 1)
-
-    def submit(self, function, *arguments, pure, **where):
-        self.wishes.append(where)
-        future = Future()
-        future.set_result(function(*arguments))
-        return future
-
-
-@dataclass(frozen=True)
-class Homed:
-    """A task that reads the files of a shard."""
-
-    home: int | None
-
-
-def test_tasks_of_one_home_prefer_one_worker():
-    client = Recording()
-    tasks = [Homed(n) for n in (0, 1, 2, 0, 1)]
-    assert list(DaskExecutor(client).map(lambda task: task.home, tasks)) == [0, 1, 2, 0, 1]
-    assert all(wish["allow_other_workers"] for wish in client.wishes), "a lost worker holds up nothing"
-    asked = [wish["workers"][0] for wish in client.wishes]
-    assert asked[:2] == asked[3:] and asked[0] == asked[2] and set(asked) == {"tcp://a", "tcp://b"}
-    for tasks, workers in (([Homed(None), 3], ("tcp://a",)), ([Homed(1)], ())):
-        client = Recording(workers)
-        list(DaskExecutor(client).map(str, tasks))
-        assert client.wishes == [{}] * len(tasks)

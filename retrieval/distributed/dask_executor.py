@@ -124,12 +124,10 @@ class DaskExecutor:
         """
 
         def submit(task: _In) -> _Submitted[_Out]:
-            where = self._worker_of(task)
             # An image of many megabytes is part of its task: data apart from it would die with a worker.
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
-                future = self.client.submit(run_task, function, task, pure=False, **where)
-                return _Submitted(future, self.client)
+                return _Submitted(self.client.submit(run_task, function, task, pure=False), self.client)
 
         try:
             yield from ordered_results(submit, tasks, 2 * self.slots())
@@ -138,17 +136,6 @@ class DaskExecutor:
                 f"the Dask scheduler at {self.client.scheduler.address} is gone ({type(error).__name__}). "
                 "Start it and run the command again."
             ) from error
-
-    def _worker_of(self, task: object) -> dict[str, Any]:
-        """Return Dask's flags that prefer the worker whose memory holds the files of a task.
-
-        A task with a `home`, a number, reads the files that an earlier task of this home wrote or read. If
-        its worker has more to do than another one, Dask gives the task to that one.
-        """
-        home: int | None = getattr(task, "home", None)
-        if home is None or not (workers := sorted(self.client.nthreads())):
-            return {}
-        return {"workers": [workers[home % len(workers)]], "allow_other_workers": True}
 
     def slots(self) -> int:
         """Return the number of tasks that the workers run at the same time, at least 1."""

@@ -100,8 +100,6 @@ class ShardTask:
     """Decide its content."""
     device: str
     """Where FAISS adds, as `resolve_device` returns it."""
-    home: int = 0
-    """Number of the shard: the worker that wrote its parts is asked to finish it, with them in memory."""
     kind: IndexKind = "exact"
     """Kind that all shards get; only for `finish_shard`, as the two below."""
     codes: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
@@ -339,7 +337,7 @@ def _tasks(
             images = replace(images, begin=tuple(images).__iter__)
         own = dict(settings) | {"shard": [start, stop]}
         folder = base.with_name(f"{base.name}-{number:04d}")
-        yield ShardTask(folder, images, encoder, config, own, resolve_device(device), number)
+        yield ShardTask(folder, images, encoder, config, own, resolve_device(device))
 
 
 @dataclass(frozen=True)
