@@ -55,7 +55,7 @@ ROOM_STEP = 64 << 20
 _in_use: dict[Path, int] = {}
 """Open handles of copies that this process uses; while they are locked, no process removes the copy."""
 _reserved: dict[Path, int] = {}
-"""Bytes that later files of a copy may still take before room is made anew."""
+"""Bytes that later files of a copy may still take before the next look at the cache."""
 _RESERVING = Lock()
 
 

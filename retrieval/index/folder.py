@@ -217,7 +217,7 @@ class IndexFolder:
             ManifestError: the file was changed.
             IndexMismatchError: another process replaced or removed the image since the index was opened.
         """
-        from retrieval.kernels.pixels import look_up_squares
+        from retrieval.kernels.numba_loops import look_up_squares
 
         codes = np.ascontiguousarray(self._mapped_codes(image_id))  # mapped, not copied, as we write it
         scaled = np.empty((len(corners), side, side, codes.shape[2]), np.float32)
@@ -360,7 +360,7 @@ def to_codes(scaled: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 def from_codes(codes: NDArray[np.uint16]) -> NDArray[np.float32]:
     """Return codes as scaled pixels, NaN = nodata; undoes `to_codes` but for its rounding."""
-    from retrieval.kernels.pixels import look_up
+    from retrieval.kernels.numba_loops import look_up
 
     scaled = np.empty(codes.shape, np.float32)
     look_up(np.ascontiguousarray(codes).reshape(-1), _scaled_of_all_codes(), scaled.reshape(-1))
