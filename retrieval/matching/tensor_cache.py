@@ -153,13 +153,16 @@ class TensorCache:
         )
         order = np.argsort(block, kind="stable")  # sites of one block stay in the processor's cache
         alone = few[block[order]]
-        groups = self._locate_in_slabs(sites, order[~alone])
+        whole, rows = np.flatnonzero(~few), order[~alone]
+        of_site = np.searchsorted(whole, block[rows])
+        groups = self._locate_in_slabs(sites, rows, [blocks[n] for n in whole], of_site)
         return [*groups, read_around(self._images, sites, order[alone])] if alone.any() else groups
 
-    def _locate_in_slabs(self, sites: Sites, order: NDArray[np.intp]) -> list[LocatedSites]:
+    def _locate_in_slabs(
+        self, sites: Sites, order: NDArray[np.intp], blocks: list[Block], block: NDArray[np.intp]
+    ) -> list[LocatedSites]:
         """Locate some sites among the cached tensors of their blocks, a group for each slab."""
         level = sites.level
-        blocks, block = blocks_at(sites.image_ids[order], sites.at[order], level)
         stored, corners = self._locate_all(blocks, sites.columns), [self._window(b)[:2] for b in blocks]
         at = sites.at[order] - (np.array(corners, np.int64).reshape(-1, 2) >> level)[block]
         slabs = {slab: n for n, slab in enumerate(dict.fromkeys(slab for slab, _ in stored))}
