@@ -74,6 +74,24 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class _LabelSource:
+    """Where label features come from."""
+
+    path: Path
+    """A vector file, or a mask or folder of masks."""
+    classes: Classes
+    """The classes of the map."""
+    attribute: str | None
+    """Attribute that holds the class of a label."""
+    as_class: str | None
+    """Class of all labels."""
+    layer: str | None
+    """Layer of the vector file."""
+    zoom: int | None
+    """Zoom of the masks, if they are XYZ tiles."""
+
+
+@dataclass(frozen=True)
 class _Labels:
     """Label features on a lattice."""
 
@@ -141,13 +159,14 @@ def compare(
     known = _classes(predicted, classes, attribute, as_class, Path(labels))
     tolerance = tolerance or Tolerance()
     notes: list[str] = []
-    totals, options = Totals(known), (attribute, as_class, layer, zoom)
+    source, totals = _LabelSource(Path(labels), known, attribute, as_class, layer, zoom), Totals(known)
     grid = open_grid(predicted, zoom, "mask", TILE_PX)
     evidence = _evidence(probabilities, least_probability, grid.pieces, known, progress)
-    parts = [
-        _compare_lattice(lattice, Path(labels), known, tolerance, totals, options, evidence, notes, progress)
-        for lattice in lattices(grid)
-    ]
+    parts = []
+    for lattice in lattices(grid):
+        features = _read_labels(source, lattice, notes)
+        parts.append(LatticeComparison(lattice, features, known, tolerance, totals, evidence))
+        parts[-1].add_tiles(progress)
     if not any(part.features for part in parts):
         raise LabelsError(
             f"{labels}: no label on the ground of {predicted}. Expected labels of the same ground."
@@ -168,26 +187,6 @@ def compare(
         notes += _write_page(Path(page), summary, shown, tile_frame, known, tolerance, images, overwrite)
     unique = tuple(dict.fromkeys(notes))
     return Comparison(counts, totals.iou(), totals.quality(), worst, frame, tile_frame, unique)
-
-
-def _compare_lattice(
-    lattice: Lattice,
-    labels: Path,
-    classes: Classes,
-    tolerance: Tolerance,
-    totals: Totals,
-    options: tuple[Any, ...],
-    evidence: Evidence | None,
-    notes: list[str],
-    progress: Progress,
-) -> LatticeComparison:
-    """Compare the tiles of one lattice."""
-    features = _read_labels(labels, lattice, classes, options, notes)
-    part = LatticeComparison(lattice, features, classes, tolerance, totals, evidence)
-    for number in range(len(lattice.pieces)):
-        part.add_tile(number)
-        progress("comparing tiles", number + 1, len(lattice.pieces))
-    return part
 
 
 def _evidence(
@@ -270,21 +269,18 @@ def _classes(
 # --- labels and maps on a lattice ---------------------------------------------------------------
 
 
-def _read_labels(
-    labels: Path, lattice: Lattice, classes: Classes, options: tuple[Any, ...], notes: list[str]
-) -> _Labels:
-    """Return the label features that meet the pieces of a lattice."""
+def _read_labels(source: _LabelSource, lattice: Lattice, notes: list[str]) -> _Labels:
+    """Return the label features that meet the pieces of a lattice; append notes on the file."""
     import shapely
 
-    attribute, as_class, layer, zoom = options
-    outline = lattice.outline()
-    if labels.is_dir() or labels.suffix.lower() in RASTER_ENDINGS:
-        shapes, values, rows, mask = _mask_labels(labels, lattice, classes, zoom)
+    outline, attribute = lattice.outline(), source.attribute
+    if source.path.is_dir() or source.path.suffix.lower() in RASTER_ENDINGS:
+        shapes, values, rows, mask = _mask_labels(source, lattice)
     else:
-        file = VectorFile.open(labels, layer)
+        file = VectorFile.open(source.path, source.layer)
         if attribute is not None:
             file.check_column(attribute)
-        choose = class_chooser(classes, attribute, as_class)
+        choose = class_chooser(source.classes, attribute, source.as_class)
         box = lattice.to_map(np.array([outline.envelope], object))[0].bounds
         batches = list(file.batches(lattice.crs.to_wkt(), [attribute] if attribute else [], box))
         parts = [np.array([], object), *(batch.shapes for batch in batches)]
@@ -300,19 +296,19 @@ def _read_labels(
 
 
 def _mask_labels(
-    labels: Path, lattice: Lattice, classes: Classes, zoom: int | None
+    source: _LabelSource, lattice: Lattice
 ) -> tuple[Shapes, NDArray[np.int64], NDArray[np.int64], _Mosaic]:
     """Return the connected areas of masks on the pixels of a lattice."""
-    grid = open_grid(labels, zoom, "mask", TILE_PX)
+    grid = open_grid(source.path, source.zoom, "mask", TILE_PX)
     for other in lattices(grid):
         corner = lattice.corner_of(other.pieces[0])
         if corner is not None:
             corners = tuple((x + corner[0], y + corner[1]) for x, y in other.corners)
             moved = Lattice(lattice.crs, lattice.transform, other.pieces, corners)
-            shapes, values = polygonize(moved, classes)
-            return shapes, values, np.arange(len(shapes)), _Mosaic(moved, classes)
+            shapes, values = polygonize(moved, source.classes)
+            return shapes, values, np.arange(len(shapes)), _Mosaic(moved, source.classes)
     raise LabelsError(
-        f"{labels}: masks on other pixels than the map. Expected the same grid, or a vector file."
+        f"{source.path}: masks on other pixels than the map. Expected the same grid, or a vector file."
     )
 
 
@@ -416,7 +412,13 @@ class LatticeComparison:
         """Number of label features on the pieces."""
         return len(self._labels.shapes)
 
-    def add_tile(self, number: int) -> None:
+    def add_tiles(self, progress: Progress) -> None:
+        """Compare all pieces; `progress` is called after each."""
+        for number in range(len(self.lattice.pieces)):
+            self._add_tile(number)
+            progress("comparing tiles", number + 1, len(self.lattice.pieces))
+
+    def _add_tile(self, number: int) -> None:
         """Compare one piece."""
         piece, corner = self.lattice.pieces[number], self.lattice.corners[number]
         block = self.block(number)
