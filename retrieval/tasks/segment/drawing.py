@@ -1,7 +1,8 @@
 """The map of one image, drawn strip by strip, here or window by window on an executor.
 
-Without other processes, rows of windows are read by threads while the network computes. On an executor a
-window is a task: a worker reads it, and returns its probabilities. Blending and writing stay here.
+Where one task runs at a time in this process, threads read rows of windows while the network computes. On
+other executors a window is a task: a worker reads it, and returns its probabilities. Blending and writing
+stay here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.kernels.executors import SerialExecutor, prefetch_map, stream_map
+from retrieval.kernels.executors import prefetch_map, stream_map
 from retrieval.labels.classes import IGNORED
 from retrieval.labels.masks import create_map, finish_map, open_raster, write_png
 from retrieval.tasks.segment.sources import ImageFile
@@ -111,8 +112,10 @@ def strips(image: ImageFile, drawing: Drawing, progress: Progress) -> Iterator[t
     """Yield the first row, the probabilities (h, width, k) and the known pixels of successive strips."""
     layout, k = drawing.layout(image), len(drawing.vote.legend.names)
     executor, total = drawing.executor, len(layout.tops) * len(layout.lefts)
-    here = executor is None or isinstance(executor, SerialExecutor)
-    windows = _windows_here(image, drawing) if here else _windows_on(executor, image, drawing)  # type: ignore[arg-type]
+    if executor is None or (executor.in_process and executor.slots() == 1):
+        windows = _windows_here(image, drawing)
+    else:
+        windows = _windows_on(executor, image, drawing)
     known_rows: list[Known] = []
 
     def row(number: int) -> Iterator[Answer]:
