@@ -69,27 +69,39 @@ def load_faiss() -> Any:
     return faiss
 
 
-_SEARCHING, _searches = Lock(), [0, 0]
-"""Searches at the moment, and FAISS's value before the first of them."""
+class BlasThreshold:
+    """FAISS's threshold for matrix products, which all threads of a process share."""
+
+    def __init__(self) -> None:
+        """Start with FAISS's own value."""
+        self._lock = Lock()
+        self._searches = 0
+        self._before = 0
+
+    @contextmanager
+    def lowered(self) -> Iterator[None]:
+        """Let FAISS multiply matrices for few queries until the last search that runs ends.
+
+        Training before and after keeps its bytes. A training in another thread at the same time does not.
+        """
+        variables = load_faiss().cvar
+        with self._lock:
+            if not self._searches:
+                self._before = variables.distance_compute_blas_threshold
+                # Earlier releases count queries alone, and 20 of them suffice.
+                variables.distance_compute_blas_threshold = min(BLAS_FROM, self._before)
+            self._searches += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._searches -= 1
+                if not self._searches:
+                    variables.distance_compute_blas_threshold = self._before
 
 
-@contextmanager
-def matrix_products() -> Iterator[None]:
-    """Let FAISS multiply matrices for few queries inside the block; training outside keeps its bytes."""
-    variables = load_faiss().cvar
-    with _SEARCHING:
-        if not _searches[0]:
-            _searches[1] = variables.distance_compute_blas_threshold
-            # Earlier releases count queries alone, and 20 of them suffice.
-            variables.distance_compute_blas_threshold = min(BLAS_FROM, _searches[1])
-        _searches[0] += 1
-    try:
-        yield
-    finally:
-        with _SEARCHING:
-            _searches[0] -= 1
-            if not _searches[0]:
-                variables.distance_compute_blas_threshold = _searches[1]
+BLAS_THRESHOLD = BlasThreshold()
+"""The one of this process."""
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from retrieval.config import IndexConfig, IndexKind
 from retrieval.errors import ConfigError, IndexFormatError, IndexMismatchError
 from retrieval.index.codes import add_codes
-from retrieval.index.device import FaissIndex, RefineIndex, load_faiss, matrix_products, to_gpu
+from retrieval.index.device import BLAS_THRESHOLD, FaissIndex, RefineIndex, load_faiss, to_gpu
 from retrieval.index.kinds import (
     DEFAULT_SIZES,
     Block,
@@ -186,7 +186,7 @@ class VectorIndex:
             options = self._search_options(take, share)
             for start in range(0, len(vectors), query_block):
                 block = np.ascontiguousarray(vectors[start : start + query_block], np.float32)
-                with matrix_products():
+                with BLAS_THRESHOLD.lowered():
                     s, i = self._index.search(block, take, **options)
                 similarity[start : start + len(block), : s.shape[1]] = np.where(i < 0, -np.inf, s)
                 ids[start : start + len(block), : i.shape[1]] = self._to_ids(i)
