@@ -32,7 +32,7 @@ from retrieval.matching.places import decided_patches, rival_places
 from retrieval.matching.pyramid import match_half_resolution, refine_full_resolution
 from retrieval.matching.session import Session
 from retrieval.matching.signed_gradients import agreement
-from retrieval.matching.visible import VisiblePatches, hidden_shares, texture_shares
+from retrieval.matching.visible import BATCH, VisiblePatches, hidden_shares, texture_shares
 from retrieval.models.calibration import logit_margin
 from retrieval.models.registry import shipped_constants
 from retrieval.types import Candidates, RankedCandidates, silent
@@ -51,8 +51,6 @@ DEEP_EFFORT = 4
 """Factor of the windows that are compared by their parts where a patch is searched once more."""
 THICK_LOGIT = 3.0
 """Log-odds of cloud below which it may be thin, so that the ground shows."""
-BLOCK = 256
-"""Patches whose texture is measured at a time."""
 SAMPLE = 400
 """Uncertain patches that estimate how many of them have enough texture."""
 
@@ -210,7 +208,6 @@ def select_uncertain(
     ranked: RankedCandidates,
     visible: VisiblePatches,
     sample: int = SAMPLE,
-    block: int = BLOCK,
 ) -> UncertainPatches:
     """Select the patches to compare with every place, within the budget, and those to search in parts.
 
@@ -219,7 +216,6 @@ def select_uncertain(
         ranked: candidates so far.
         visible: the queries without their cloud.
         sample: uncertain patches that estimate how many have enough texture.
-        block: patches whose texture is measured at a time.
     """
     search = session.search
     uncertain = np.flatnonzero(~decided_patches(session, ranked))
@@ -231,13 +227,13 @@ def select_uncertain(
     subset = uncertain[:: max(1, len(uncertain) // sample)]
     if len(subset) < len(uncertain) and session.parts is None:
         # A sample tells how many there are. Where that is far too many, the others are not measured.
-        with_texture = _with_texture(session, ranked, visible, subset, block)
+        with_texture = _with_texture(session, ranked, visible, subset)
         estimate = round(len(with_texture) / len(subset) * len(uncertain))
         if not affordable_patches(estimate // 2, megapixels, work):
             warn_of_budget(estimate, 0, megapixels, "about ")
             flat = np.setdiff1d(subset, with_texture)
             return UncertainPatches(none, np.setdiff1d(uncertain, flat), none)
-    rows = _with_texture(session, ranked, visible, uncertain, block)
+    rows = _with_texture(session, ranked, visible, uncertain)
     in_parts_alone = session.parts is not None and not search.exhaustive
     count = 0 if in_parts_alone else affordable_patches(len(rows), megapixels, work)
     if session.parts is not None:
@@ -248,14 +244,10 @@ def select_uncertain(
 
 
 def _with_texture(
-    session: Session,
-    ranked: RankedCandidates,
-    visible: VisiblePatches,
-    rows: NDArray[np.intp],
-    block: int,
+    session: Session, ranked: RankedCandidates, visible: VisiblePatches, rows: NDArray[np.intp]
 ) -> NDArray[np.intp]:
     """Rows of patches with enough visible texture, those with the most to gain first."""
-    parts = [rows[i : i + block] for i in range(0, len(rows), block)]
+    parts = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
     texture = np.concatenate([np.zeros(0), *(texture_shares(visible.select(part)) for part in parts)])
     enough = texture >= session.search.min_texture_share
     rows, texture = rows[enough], texture[enough]

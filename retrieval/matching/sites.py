@@ -99,12 +99,19 @@ def local_energy_of(codes: NDArray[np.int16], level: int) -> NDArray[np.float32]
     return local_energy(np.ascontiguousarray(codes), template_side(level), 1 / CODES)[..., None]
 
 
-def read_pixels(images: Pixels, sites: Sites) -> NDArray[np.float32]:
-    """Read the regions of sites of level 0, (m, s, s, b); beyond an image's edge its last pixels repeat."""
+def read_pixels(images: Pixels, sites: Sites, nan_beyond: bool = False) -> NDArray[np.float32]:
+    """Read the regions of sites of level 0, (m, s, s, b).
+
+    Args:
+        images: of any size.
+        sites: also close to an image's edge.
+        nan_beyond: beyond the edge the values are NaN; else the image's last pixels repeat.
+    """
     side = read_side(sites)
     pixels = np.empty((len(sites.at), side, side, len(sites.columns)), np.float32)
     for image_id, rows in _rows_by_image(sites.image_ids):
-        if min(images.size(image_id)) < side:
+        size = images.size(image_id)
+        if min(size) < side:
             squares, corner = images.scaled(image_id)[None], np.zeros((len(rows), 2), np.int64)
             square = corner[:, 0]
         else:
@@ -113,7 +120,21 @@ def read_pixels(images: Pixels, sites: Sites) -> NDArray[np.float32]:
         at, squares = sites.at[rows] - corner, select_bands(squares, sites.columns)
         whole = len(squares) == len(rows) and (at == sites.radius).all()
         pixels[rows] = squares if whole else crop_windows(squares, square, at, side, sites.radius)
+        if nan_beyond:
+            _blank_beyond(pixels, rows, sites.at[rows] - sites.radius, size)
     return pixels
+
+
+def _blank_beyond(
+    pixels: NDArray[np.float32], rows: NDArray[np.intp], first: NDArray[np.int64], size: tuple[int, int]
+) -> None:
+    """Set regions to NaN beyond the edge of their image; `first` is the x and y (k, 2) of their corners."""
+    limit = np.array(size[::-1], np.int64)
+    for number in np.flatnonzero(((first < 0) | (first + pixels.shape[1] > limit)).any(1)):
+        region, (left, top) = pixels[rows[number]], np.maximum(-first[number], 0)
+        right, bottom = limit - first[number]
+        region[:top] = region[bottom:] = np.nan
+        region[:, :left] = region[:, right:] = np.nan
 
 
 def read_around(images: Pixels, sites: Sites, rows: NDArray[np.intp]) -> LocatedSites:

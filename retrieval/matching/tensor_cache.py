@@ -134,15 +134,7 @@ class TensorCache:
 
     def pixels(self, sites: Sites) -> NDArray[np.float32]:
         """Read the surroundings of sites of level 0, (m, s, s, b); NaN beyond the image's edge."""
-        pixels = read_pixels(self._images, sites)
-        first, size = sites.at - sites.radius, pixels.shape[1]
-        ids, image = np.unique(sites.image_ids, return_inverse=True)
-        limit = np.array([self._images.size(int(i))[::-1] for i in ids], np.int64).reshape(-1, 2)[image]
-        for row in np.flatnonzero(((first < 0) | (first + size > limit)).any(1)):
-            (left, top), (right, bottom) = np.maximum(-first[row], 0), limit[row] - first[row]
-            pixels[row, :top] = pixels[row, bottom:] = np.nan
-            pixels[row, :, :left] = pixels[row, :, right:] = np.nan
-        return pixels
+        return read_pixels(self._images, sites, nan_beyond=True)
 
     def locate(self, sites: Sites) -> list[LocatedSites]:
         """Return the tensors around sites of level 1 or 2: a group for each slab, one for sites of others."""
