@@ -139,7 +139,7 @@ class ForestConfig(Config):
         0.0,
         0,
         1,
-        help="Exponent by which small scenes are drawn more often: 0 each pixel alike, 1 each scene alike.",
+        help="How evenly scenes are drawn: 0 gives each pixel the same chance, 1 each scene.",
     )
     reduction: int = setting(
         1, 1, 64, unit="px", help="Side of the blocks that are mapped; their texture is a feature."
@@ -148,8 +148,8 @@ class ForestConfig(Config):
     scales: int = setting(3, 1, 5, help="Number of squares; each is about three times as wide as the last.")
     indices: bool = setting(
         False,
-        help="Show the trees normalized differences of each two bands of a date, and how the last date "
-        "differs from the first, at each square too.",
+        help="Give trees normalized differences of pairs of bands, and changes from the first date to the "
+        "last, of a pixel and of each square.",
     )
     seed: int = setting(0, 0, MAX_SEED, help="Random seed.")
 

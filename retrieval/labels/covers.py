@@ -103,8 +103,8 @@ def cover(
     as_windows = window is not None or like is not None
     if as_windows and (window is None or zoom is not None):
         raise LabelsError(
-            f"zoom {zoom}, window {window}, like {like}: unclear. Expected --zoom for XYZ tiles, or --window "
-            "(perhaps with --like) for windows of rasters. Leave one out."
+            f"zoom {zoom}, window {window}, like {like}: not possible together. Expected --zoom for XYZ "
+            "tiles, or --window for windows of rasters, perhaps with --like. Leave one out."
         )
     rows: Sequence[tuple[Any, str]]
     if window is not None:

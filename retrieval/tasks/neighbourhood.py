@@ -37,12 +37,13 @@ Pairs = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Indices:
-    """What of two numbers is a feature of a block and of each square."""
+    """Pairs of numbers that give a feature of a block and of each square."""
 
     pairs: Pairs = ()
-    """Channels of a normalized difference."""
+    """Channels whose normalized difference is a feature."""
     gaps: Pairs = ()
-    """Numbers of a plain difference, the first less the second: channels, then normalized differences."""
+    """Numbers whose difference is a feature, the first less the second. Channels are counted first, then
+    normalized differences."""
 
     def __len__(self) -> int:
         """Return the features of a block or a square."""
@@ -59,7 +60,7 @@ def features(pixels: NDArray[Any], reduction: int, sides: Sequence[int], indices
         pixels: (y, x, c), finite; both sides are multiples of `reduction`.
         reduction: side of a block in pixels; 1 takes each pixel alone.
         sides: sides of the squares in blocks, odd.
-        indices: what of two channels is a feature: of the block, and of each square.
+        indices: pairs that give further features of the block and of each square.
 
     Returns:
         (y / reduction, x / reduction, f); see `feature_count` for f.
@@ -79,15 +80,15 @@ def features(pixels: NDArray[Any], reduction: int, sides: Sequence[int], indices
 
 
 def indices_of(bands: int, dates: int, channels: int | None = None) -> Indices:
-    """Return the indices of dates whose bands follow each other.
+    """Return the indices of pixels whose channels are the bands of one date after the other.
 
-    Of each date the normalized differences of each two bands; up to `MOST_PAIRS`, of bands that follow each
-    other most closely. Of several dates how bands and indices of the last differ from the first.
+    They are normalized differences of pairs of bands of a date: at most `MOST_PAIRS`, the closest bands
+    first. With several dates, the changes of bands and of indices from the first date to the last follow.
 
     Args:
-        bands: of a date.
+        bands: number of bands of a date.
         dates: number of dates.
-        channels: of the pixels, where more follow the dates; None for the bands of all dates.
+        channels: number of channels, where others follow the dates; None for the bands of all dates.
     """
     near = sorted(combinations(range(bands), 2), key=lambda pair: (pair[1] - pair[0], pair))[:MOST_PAIRS]
     pairs = tuple((date * bands + i, date * bands + j) for date in range(dates) for i, j in near)
@@ -110,7 +111,7 @@ def feature_count(channels: int, reduction: int, scales: int, indices: int = 0) 
 
 
 def _indices_of(values: Map, indices: Indices) -> Map:
-    """Return normalized differences of channels of (y, x, c), and gaps of these and of channels."""
+    """Return the normalized differences of channels of (y, x, c), and the differences of `gaps`."""
     first, second = (values[..., [pair[n] for pair in indices.pairs]] for n in (0, 1))
     normalized = (first - second) / np.maximum(first + second, np.float32(_LEAST_SUM))
     every = np.concatenate([values, normalized], -1)

@@ -84,8 +84,8 @@ def train_forest(
         config: the recipe.
         validation: other scenes of the same kind; they fit temperature and threshold.
         groups: ground of each scene, for the threshold without validation; None takes each scene alone.
-        indices: what trees see of two numbers if the recipe asks for it, see `neighbourhood.indices_of`; None
-            follows the bands and dates of the scenes.
+        indices: pairs that give further features if the recipe asks for them; None takes what
+            `neighbourhood.indices_of` returns for the scenes.
         licence: licence of the model, for the manifest.
         overwrite: replace an existing model folder.
         progress: called after each scene and each tree.
@@ -141,7 +141,7 @@ def draw_sample(
         groups: ground of each scene; None takes each scene alone.
         progress: called after each scene.
         shown_of: gives the features of all blocks of a scene, where they are known; None computes them.
-        indices: what of two numbers is among the features.
+        indices: pairs that give further features.
     """
     k, r = len(scenes.classes.names), config.reduction
     fill = scenes.statistics()[0] * FULL_SCALE[scenes.form]
