@@ -92,18 +92,27 @@ def grow_tree(  # noqa: C901  one loop: Numba compiles it whole
                     feature[node] = f
                     limit[node] = value
         if feature[node] != LEAF:
-            i, j = start, end - 1
-            while i <= j:
-                if shown[feature[node], order[i]] <= limit[node]:
-                    i += 1
-                else:
-                    order[i], order[j] = order[j], order[i]
-                    j -= 1
+            border = _partition(order, start, end, shown[feature[node]], limit[node])
             child[node] = nodes
-            first[nodes], last[nodes], first[nodes + 1], last[nodes + 1] = start, i, i, end
+            first[nodes], last[nodes], first[nodes + 1], last[nodes + 1] = start, border, border, end
             nodes += 2
         node += 1
     return feature[:nodes], limit[:nodes], child[:nodes], total[:nodes]
+
+
+@loop
+def _partition(
+    order: NDArray[np.int64], start: int, end: int, values: NDArray[np.float32], limit: np.float32
+) -> int:
+    """Move pixels up to a limit before the others in `order[start:end]`; return where the others begin."""
+    i, j = start, end - 1
+    while i <= j:
+        if values[order[i]] <= limit:
+            i += 1
+        else:
+            order[i], order[j] = order[j], order[i]
+            j -= 1
+    return i
 
 
 @loop
