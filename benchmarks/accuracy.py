@@ -24,7 +24,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from comparisons import Recalled, Run, compared, forms
@@ -47,7 +47,8 @@ from protocol import (
     title,
 )
 
-from retrieval.config import IndexConfig, RefineConfig, SearchConfig
+from retrieval.config import IndexConfig, IndexKind, RefineConfig, SearchConfig
+from retrieval.config.engine import PartsChoice
 from retrieval.errors import UncalibratedWarning
 from retrieval.evaluation.submission import Submission
 from retrieval.matching.candidates import find_candidates
@@ -94,7 +95,9 @@ def measure_encoder(run: Run, names: list[str], encoder: str, database: Database
     """Measure one encoder in a separate process, which frees the code compiled for each image size."""
     questions = {name: run.questions[name] for name in names if (name, encoder) not in run.answers}
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        asked = pool.submit(ask_index, run.out, run.stride, encoder, database, questions)
+        kind: IndexKind = "auto" if database.is_enlarged else "exact"
+        config = IndexConfig(stride_px=run.stride, kind=kind, parts=run.parts)
+        asked = pool.submit(ask_index, run.out, config, encoder, database, questions)
         for name, one in asked.result().items():
             run.groups[name]["encoders"][title(encoder)] = one.result
             run.answers[name, encoder], run.searched[name, encoder] = one.given, one.searched
@@ -112,10 +115,10 @@ class Answered:
 
 
 def ask_index(
-    out: Path, stride: int, encoder: str, database: Database, questions: dict[str, Question]
+    out: Path, config: IndexConfig, encoder: str, database: Database, questions: dict[str, Question]
 ) -> dict[str, Answered]:
     """Index a database with one encoder and query its groups; skip groups whose bands it refuses."""
-    index, counts = built(out, stride, encoder, database)
+    index, counts = built(out, config, encoder, database)
     answers = {}
     for name, question in questions.items():
         try:
@@ -128,11 +131,10 @@ def ask_index(
     return answers
 
 
-def built(out: Path, stride: int, encoder: str, database: Database) -> tuple[Index, dict[str, Any]]:
+def built(out: Path, config: IndexConfig, encoder: str, database: Database) -> tuple[Index, dict[str, Any]]:
     """Index a database."""
     clear(out)
     start = time.perf_counter()
-    config = IndexConfig(stride_px=stride, kind="auto" if database.generated else "exact")
     made_by = "structure-tensor" if encoder == TRAINING_FREE else encoder
     index = build_index(
         database.images(), out / "index", encoder=made_by, config=config, progress=said(encoder)
@@ -300,10 +302,17 @@ def main() -> None:
     )
     parser.add_argument("--stride", type=int, default=IndexConfig.stride_px)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--parts",
+        choices=get_args(PartsChoice),
+        default="auto",
+        help="which databases hold parts",
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     encoders = args.encoder or [TRAINING_FREE, "structure-tensor", "siamese"]
-    run = Run(args.data, args.out, encoders, args.queries, args.exhaustive, args.stride, args.seed)
+    asked = args.queries, args.exhaustive, args.stride, args.seed, args.parts
+    run = Run(args.data, args.out, encoders, *asked)
     start = time.perf_counter()
     wanted = args.group or [*GROUPS]
     for folder in args.keep or ():

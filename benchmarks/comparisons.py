@@ -12,6 +12,7 @@ from failures import Failure
 from numpy.typing import NDArray
 from protocol import GROUPS, RECALLED, Database, Question, ask, part, share_less, title
 
+from retrieval.config.engine import PartsChoice
 from retrieval.evaluation.scoring import compare, score
 from retrieval.evaluation.submission import Submission
 
@@ -30,6 +31,7 @@ class Run:
     exhaustive: int
     stride: int
     seed: int
+    parts: PartsChoice = "auto"
     groups: dict[str, dict[str, Any]] = field(default_factory=dict)
     questions: dict[str, Question] = field(default_factory=dict)
     answers: dict[tuple[str, str], Submission] = field(default_factory=dict)

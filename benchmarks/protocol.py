@@ -2,8 +2,9 @@
 
 DATA holds `train/` and `val/`, each with a folder for every group of places, a folder for every place and a
 GeoTIFF for every date. An image number is eight times the rank of its place plus the number of its turned
-copy. Places of `val` rank first, so numbers are the same in every database. Generated scenes, which enlarge a
-database, rank from `GENERATED_FROM` on.
+copy. Places of `val` rank first, so numbers are the same in every database. What enlarges a database ranks
+behind them: copies at each scale from a multiple of `RESCALED_FROM` on, generated scenes from
+`GENERATED_FROM` on.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as Picture
 
 from retrieval.config import PATCH_PX, TensorConfig
 from retrieval.evaluation.calibration_fit import expected_calibration_error
@@ -44,7 +46,10 @@ EDGE_DN, FEATURELESS_SHARE, POOR_SHARE = 150.0, 0.13, 0.7
 RENDER_PERCENT = (2.0, 98.0)
 TRAINING_FREE = "training-free"
 """Name of the baseline: the training-free encoder, without learned parts after it."""
+BILINEAR = Picture.Resampling.BILINEAR
 RGBN = ("B04", "B03", "B02", "B08")
+RESCALED_FROM = 1000
+"""Rank of the first copy at the first scale; copies at the second scale begin at twice this number."""
 GENERATED_FROM = 10_000
 """Rank of the first generated scene."""
 GENERATED_PX = 512
@@ -69,6 +74,8 @@ class Group:
     """The group with the same queries in full form, for comparison."""
     generated: int = 0
     """Generated scenes that enlarge the database; with their turned copies each adds 2.1 megapixels."""
+    scales: tuple[float, ...] = ()
+    """Scales of copies of all places that enlarge the database."""
 
 
 GROUPS = {
@@ -77,6 +84,9 @@ GROUPS = {
     "cities under cloud": Group(("oscd",), RGBN, clouds=True),
     "cities under cloud, 300 megapixels": Group(
         ("oscd",), RGBN, clouds=True, form_of="cities under cloud", generated=114
+    ),
+    "cities under cloud, 246 megapixels": Group(
+        ("oscd",), RGBN, clouds=True, form_of="cities under cloud", scales=(0.75, 0.93, 1.25)
     ),
     "cities, RGB in an index of four bands": Group(("oscd",), RGBN[:3], RGBN, form_of="cities"),
     "venice": Group(("venice",), RGBN[:3]),
@@ -150,11 +160,20 @@ class Database:
     """Whether they are 8-bit renderings."""
     generated: int = 0
     """Number of generated scenes of four bands besides."""
+    scales: tuple[float, ...] = ()
+    """Scales of further copies of all places."""
+
+    @property
+    def is_enlarged(self) -> bool:
+        """Whether it holds more than the places."""
+        return bool(self.generated or self.scales)
 
     def upright(self) -> Iterator[tuple[int, Image]]:
-        """Yield rank and image of every place and every generated scene."""
+        """Yield rank and image of every place, every rescaled place and every generated scene."""
         for rank, file in self.files:
             yield rank, opened(file, self.bands, self.eight_bit)
+        for rank, file, scale in self._rescaled():
+            yield rank, rescaled(opened(file, self.bands, self.eight_bit), scale)
         for number in range(self.generated):
             yield GENERATED_FROM + number, generated_scene(number)
 
@@ -166,7 +185,31 @@ class Database:
                 for turn, pixels in enumerate(turned(image.pixels)):
                     yield replace(image, image_id=TURNS * rank + turn, pixels=pixels)
 
-        return ImageSource("real imagery", TURNS * (len(self.files) + self.generated), begin)
+        count = len(self.files) + len(self._rescaled()) + self.generated
+        return ImageSource("real imagery", TURNS * count, begin)
+
+    def _rescaled(self) -> list[tuple[int, Path, float]]:
+        """Rank, file and scale of every copy that holds a patch."""
+        return [
+            (RESCALED_FROM * (number + 1) + rank, file, scale)
+            for number, scale in enumerate(self.scales)
+            for rank, file in self.files
+            if min(describe_raster(file).height, describe_raster(file).width) * scale >= PATCH_PX
+        ]
+
+
+def rescaled(image: Image, scale: float) -> Image:
+    """Return an image with `scale` times as many pixels a side, bilinear; nodata by the nearest pixel."""
+    height, width = (round(side * scale) for side in image.pixels.shape[:2])
+    row, column = (
+        np.minimum((np.arange(n) + 0.5) / scale, side - 1).astype(int)
+        for n, side in zip((height, width), image.pixels.shape[:2], strict=True)
+    )
+    nearest = image.pixels[row[:, None], column]
+    bands = np.moveaxis(image.pixels, -1, 0).astype(np.float32)
+    smooth = np.stack([np.asarray(Picture.fromarray(b).resize((width, height), BILINEAR)) for b in bands], -1)
+    hidden = nearest == image.nodata
+    return replace(image, pixels=np.where(hidden, nearest, np.rint(smooth)).astype(image.pixels.dtype))
 
 
 def generated_scene(number: int) -> Image:
@@ -183,7 +226,7 @@ def database_of(data: Path, group: Group) -> Database:
     val = [target_date(p) for p in places(data / "val")]
     train = [dates(p)[-1] for p in places(data / "train")]
     files = tuple((rank, f) for rank, f in enumerate([*val, *train]) if has_bands(f, bands))
-    return Database(files, bands, group.eight_bit, group.generated)
+    return Database(files, bands, group.eight_bit, group.generated, group.scales)
 
 
 def by_database(data: Path, names: Iterable[str]) -> dict[Database, list[str]]:
