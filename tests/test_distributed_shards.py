@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import faiss
 import numpy as np
 import pytest
 from engine import digital, image_of, located, patches_of, small_encoder, texture
@@ -165,6 +166,20 @@ def test_shards_with_codes_share_them(pixels, tmp_path):
     frames = [i.locate(queries) for i in (index, single)]
     for name in ("image_id", "x", "y"):
         assert frames[0][name].tolist() == frames[1][name].tolist()
+
+
+def test_shards_share_the_kind_and_the_codes_of_all_windows(pixels, tmp_path):
+    config = IndexConfig(kind="auto", exact_below=700, fast_below=2000, stride_px=2)
+    index = built(records(pixels), tmp_path / "s", 3, config=config)
+    codes = set()
+    for shard in index.folder.shards:
+        assert shard.manifest.extra["kind"] == "ivf" == shard.vectors.kind
+        assert shard.manifest.counts["windows"] < config.fast_below  # alone it would be "fast"
+        whole = faiss.read_index(str(shard.path / "vectors.faiss"))  # FAISS frees what nobody holds
+        stored = faiss.downcast_index(whole.index).base_index
+        stored.reset()
+        codes.add(faiss.serialize_index(stored).tobytes())
+    assert len(codes) == 1
 
 
 class FakeDescriptors:

@@ -120,7 +120,9 @@ class VectorIndex:
             DuplicateIdError: an id is doubled, or ids do not ascend.
         """
         count = sum(len(ids) for ids, _ in blocks()) if count is None else count
-        kind = trained.kind if trained else choose_kind(config.kind, count, config, device)
+        # `trained` may be empty, so its truth value says nothing.
+        reused = None if trained is None else trained.kind
+        kind = reused or choose_kind(config.kind, count, config, device)
         options = (kind, config.nprobe, device, config.rerank_k)
         if kind == "exact":
             index = cls(_exact(regroup_blocks(blocks(), sizes.group), dim), *options)
@@ -407,7 +409,7 @@ def _trained_codes(
     kind: IndexKind, sample: tuple[Blocks, int], dim: int, count: int, trained: VectorIndex | None
 ) -> Any:
     """Return trained codes without vectors: a copy of `trained`'s, or new ones."""
-    if trained:
+    if trained is not None:
         return trained_copy(trained._cpu)
     blocks, sample_count = sample
     return train_quantizer(kind, as_float16(blocks), sample_count, dim, count)

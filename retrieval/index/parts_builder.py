@@ -65,7 +65,7 @@ def write_parts_index(
     Returns:
         Recall on windows of the images, for the manifest.
     """
-    projection = previous.projection if previous else _fitted_projection(folder, rows, pixels)
+    projection = previous.projection if previous is not None else _fitted_projection(folder, rows, pixels)
     _describe(folder, rows, pixels, projection, progress)
 
     def parts() -> Iterator[tuple[int, NDArray[np.uint8]]]:
