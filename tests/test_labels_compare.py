@@ -10,12 +10,13 @@ pytest.importorskip("geopandas", reason="needs the extra `labels`")
 import geopandas
 import numpy as np
 import shapely
+from geopandas.testing import assert_geodataframe_equal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from labelground import CORNER, polygon, run, square, write_geojson
 
 from retrieval.errors import LabelsError
-from retrieval.labels import compare
+from retrieval.labels import compare, compared_rows, comparing
 from retrieval.labels.agreement import Tolerance, dilated, opened
 from retrieval.labels.classes import Classes
 from retrieval.labels.masks import write_png
@@ -183,6 +184,17 @@ def test_figures_of_a_small_case(tmp_path, simple):
     lines = (tmp_path / "t.csv").read_text().splitlines()
     assert lines[0].startswith("name,x_px,y_px,iou,quality,disagreement") and len(lines) == 5
     assert result.tiles["disagreement"].is_monotonic_decreasing
+
+
+def test_rows_in_batches_are_the_rows(tmp_path, simple, monkeypatch):
+    whole = compare(simple, tmp_path / "house.gpkg", table=tmp_path / "whole.gpkg")
+    monkeypatch.setattr(comparing, "BATCH_ROWS", 2)
+    monkeypatch.setattr(compared_rows, "BATCH_ROWS", 2)
+    parts = compare(simple, tmp_path / "house.gpkg", table=tmp_path / "parts.gpkg")
+    assert_geodataframe_equal(parts.rows, whole.rows)
+    assert parts.features == whole.features
+    tables = [geopandas.read_file(tmp_path / f"{name}.gpkg") for name in ("parts", "whole")]
+    assert_geodataframe_equal(*tables)
 
 
 def test_a_shift_within_the_tolerance_is_no_error(tmp_path, write_tif):

@@ -5,8 +5,9 @@ ground. `downloading` fetches tiles, `dataset` checks pairs of images and masks,
 tiles or cuts windows. `vectors` reads vector files in batches. `rasterizing` burns them
 into masks on the pixels of `grids`, which its `canvas` holds; `recoding` turns masks of colours into such.
 `vectorizing` turns class maps into polygons. `comparing` sets a map against labels, by the rules of
-`agreement`. The `evidence` of probabilities supports features, `areas` collects what the labels lack, and
-`comparison_page` fills its page. `metres` measures on the ground. `classes` names classes and
+`agreement`. Its `label_features` wait on the disk as `stored_shapes`, and so do its `compared_rows`. The
+`evidence` of probabilities supports features, `areas` collects what the labels lack, and `comparison_page`
+fills its page. `metres` measures on the ground. `classes` names classes and
 their colours, `masks` reads and writes class maps, and `files` pairs images, masks and predictions by name.
 
 The room needs the extra `labels`. The commands of `retrieve labels` call the functions below.

@@ -7,9 +7,9 @@ summed over the classes. A tile without any class has 100.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,24 +18,26 @@ from numpy.typing import NDArray
 
 from retrieval.errors import LabelsError
 from retrieval.labels.agreement import Block, Tolerance, differences, support
-from retrieval.labels.areas import Areas
+from retrieval.labels.areas import Area, Areas
 from retrieval.labels.classes import IGNORED, Classes, read_classes
+from retrieval.labels.compared_rows import BATCH_ROWS, ComparedRows
 from retrieval.labels.comparison_page import compared_tiles
 from retrieval.labels.evidence import Evidence
-from retrieval.labels.files import RASTER_ENDINGS
 from retrieval.labels.grids import Piece, open_grid
-from retrieval.labels.masks import classes_of, read_mask
+from retrieval.labels.label_features import SQUARE_PX, LabelFeatures, LabelSource, Mosaic
+from retrieval.labels.masks import classes_of
 from retrieval.labels.metres import areas_m2
-from retrieval.labels.rasterizing import class_chooser, class_values
+from retrieval.labels.stored_shapes import StoredShapes
 from retrieval.labels.vectorizing import (
+    WGS84,
     Lattice,
     check_vector_output,
     joined,
     lattices,
-    polygonize,
+    polygons_of,
     write_vectors,
 )
-from retrieval.labels.vectors import Shapes, VectorFile
+from retrieval.labels.vectors import Shapes
 from retrieval.report.comparison import ComparisonSummary, check_comparison, write_comparison
 from retrieval.types import Progress, silent
 from tfrecords.storage import check_free, writing_file
@@ -43,9 +45,6 @@ from tfrecords.storage import check_free, writing_file
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
-TILE_PX = 512
-"""Side of the tiles in which a raster is judged."""
-CACHED_PIECES = 256
 SHOWN_TILES = 60
 """Tiles on a page by default; each takes about 60 kB."""
 SUPPORTED, UNSUPPORTED, UNSEEN = "supported", "unsupported", "unseen"
@@ -66,43 +65,16 @@ class Comparison:
     """Quality-of-data score over all pixels, 0 to 100."""
     worst: tuple[str, ...]
     """Names of the ten tiles with most disagreement."""
-    rows: GeoDataFrame
-    """One row per feature and area; see `docs/formats.md`."""
     tiles: GeoDataFrame
     """One row per tile, most disagreement first."""
+    stored_rows: ComparedRows
+    """What `rows` reads."""
     notes: tuple[str, ...] = field(default=())
 
-
-@dataclass(frozen=True)
-class _LabelSource:
-    """Where label features come from."""
-
-    path: Path
-    """A vector file, or a mask or folder of masks."""
-    classes: Classes
-    """The classes of the map."""
-    attribute: str | None
-    """Attribute that holds the class of a label."""
-    as_class: str | None
-    """Class of all labels."""
-    layer: str | None
-    """Layer of the vector file."""
-    zoom: int | None
-    """Zoom of the masks, if they are XYZ tiles."""
-
-
-@dataclass(frozen=True)
-class _Labels:
-    """Label features on a lattice."""
-
-    shapes: Shapes
-    """(n,) geometries in pixels of the lattice."""
-    values: NDArray[np.int64]
-    """(n,) classes."""
-    rows: NDArray[np.int64]
-    """(n,) numbers of the features in their file."""
-    mask: _Mosaic | None
-    """The mask that the features come from; None for a vector file."""
+    @cached_property
+    def rows(self) -> GeoDataFrame:
+        """One row per feature and area; see `docs/formats.md`. The first use reads them from the disk."""
+        return self.stored_rows.frame()
 
 
 def compare(
@@ -159,26 +131,27 @@ def compare(
     known = _classes(predicted, classes, attribute, as_class, Path(labels))
     tolerance = tolerance or Tolerance()
     notes: list[str] = []
-    source, totals = _LabelSource(Path(labels), known, attribute, as_class, layer, zoom), Totals(known)
-    grid = open_grid(predicted, zoom, "mask", TILE_PX)
+    totals, source = Totals(known), LabelSource(Path(labels), attribute, as_class, layer, zoom)
+    grid = open_grid(predicted, zoom, "mask", SQUARE_PX)
     evidence = _evidence(probabilities, least_probability, grid.pieces, known, progress)
     parts = []
     for lattice in lattices(grid):
-        features = _read_labels(source, lattice, notes)
+        features, remarks = source.read(lattice, known, tolerance.halo_px)
+        notes += remarks
         parts.append(LatticeComparison(lattice, features, known, tolerance, totals, evidence))
         parts[-1].add_tiles(progress)
     if not any(part.features for part in parts):
         raise LabelsError(
             f"{labels}: no label on the ground of {predicted}. Expected labels of the same ground."
         )
-    frame = joined([part.rows(least_probability) for part in parts])
+    rows = ComparedRows(_rows(parts, least_probability))
     tile_frame, order = _ranked(joined([part.tiles() for part in parts]))
     if table is not None:
-        write_vectors(frame, Path(table), overwrite=overwrite)
+        rows.write(Path(table), overwrite=overwrite)
     if tiles is not None:
         _write_tiles(tile_frame, Path(tiles), overwrite)
     kinds = (SUPPORTED, UNSUPPORTED, UNSEEN, MISSING, CONFLICT)
-    counts = {kind: int((frame["kind"] == kind).sum()) for kind in kinds}
+    counts = {kind: rows.kinds[kind] for kind in kinds}
     worst = tuple(tile_frame["name"][tile_frame["disagreement"] > 0][:10])
     if page is not None:
         title = f"{Path(predicted).name} and {Path(labels).name}"
@@ -186,7 +159,17 @@ def compare(
         shown = _shown(parts, order[:most])
         notes += _write_page(Path(page), summary, shown, tile_frame, known, tolerance, images, overwrite)
     unique = tuple(dict.fromkeys(notes))
-    return Comparison(counts, totals.iou(), totals.quality(), worst, frame, tile_frame, unique)
+    return Comparison(counts, totals.iou(), totals.quality(), worst, tile_frame, rows, unique)
+
+
+def _rows(parts: Sequence[LatticeComparison], least_probability: float) -> Iterator[GeoDataFrame]:
+    """Yield the rows of all lattices, in WGS 84 where their CRSs differ."""
+    from pyproj import CRS
+
+    several = len({CRS.from_user_input(part.lattice.crs.to_wkt()) for part in parts}) > 1
+    for part in parts:
+        for frame in part.rows(least_probability):
+            yield frame.to_crs(WGS84) if several else frame
 
 
 def _evidence(
@@ -266,97 +249,6 @@ def _classes(
     return classes or Classes.binary(as_class or labels.stem.lower() or "label")
 
 
-# --- labels and maps on a lattice ---------------------------------------------------------------
-
-
-def _read_labels(source: _LabelSource, lattice: Lattice, notes: list[str]) -> _Labels:
-    """Return the label features that meet the pieces of a lattice; append notes on the file."""
-    import shapely
-
-    outline, attribute = lattice.outline(), source.attribute
-    if source.path.is_dir() or source.path.suffix.lower() in RASTER_ENDINGS:
-        shapes, values, rows, mask = _mask_labels(source, lattice)
-    else:
-        file = VectorFile.open(source.path, source.layer)
-        if attribute is not None:
-            file.check_column(attribute)
-        choose = class_chooser(source.classes, attribute, source.as_class)
-        box = lattice.to_map(np.array([outline.envelope], object))[0].bounds
-        batches = list(file.batches(lattice.crs.to_wkt(), [attribute] if attribute else [], box))
-        parts = [np.array([], object), *(batch.shapes for batch in batches)]
-        shapes = lattice.to_pixels(np.concatenate(parts))
-        chosen = [class_values(batch, attribute, choose)[0] for batch in batches]
-        values = np.concatenate([np.array([], np.int64), *chosen])
-        rows = np.concatenate([np.array([], np.int64), *(batch.rows for batch in batches)])
-        mask = None
-        notes += file.notes()
-    shapely.prepare(outline)
-    kept = np.flatnonzero(shapely.intersects(outline, shapes) & (values >= 0) & (values != IGNORED))
-    return _Labels(shapes[kept], values[kept], rows[kept], mask)
-
-
-def _mask_labels(
-    source: _LabelSource, lattice: Lattice
-) -> tuple[Shapes, NDArray[np.int64], NDArray[np.int64], _Mosaic]:
-    """Return the connected areas of masks on the pixels of a lattice."""
-    grid = open_grid(source.path, source.zoom, "mask", TILE_PX)
-    for other in lattices(grid):
-        corner = lattice.corner_of(other.pieces[0])
-        if corner is not None:
-            corners = tuple((x + corner[0], y + corner[1]) for x, y in other.corners)
-            moved = Lattice(lattice.crs, lattice.transform, other.pieces, corners)
-            shapes, values = polygonize(moved, source.classes)
-            return shapes, values, np.arange(len(shapes)), _Mosaic(moved, source.classes)
-    raise LabelsError(
-        f"{source.path}: masks on other pixels than the map. Expected the same grid, or a vector file."
-    )
-
-
-class _Mosaic:
-    """Any rectangle of the masks of a lattice."""
-
-    def __init__(
-        self, lattice: Lattice, classes: Classes, read: Callable[[Piece], NDArray[np.uint8]] | None = None
-    ) -> None:
-        """Take the masks of a lattice, or what `read` returns for a piece."""
-        import shapely
-
-        self._boxes = lattice.boxes()
-        self._tree = shapely.STRtree(shapely.box(*self._boxes.T))
-        self.lattice, self._classes, self._read = lattice, classes, read or self._mask
-        self._cache: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
-
-    def read(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Return a rectangle, 255 where there is no mask."""
-        import shapely
-
-        out = np.full((height, width), IGNORED, np.uint8)
-        for number in self._tree.query(shapely.box(x, y, x + width, y + height)):
-            west, north, east, south = (int(v) for v in self._boxes[number])
-            left, right, top, bottom = (
-                max(x, west),
-                min(x + width, east),
-                max(y, north),
-                min(y + height, south),
-            )
-            if left < right and top < bottom:
-                part = self._piece(int(number))[top - north : bottom - north, left - west : right - west]
-                out[top - y : bottom - y, left - x : right - x] = part
-        return out
-
-    def _piece(self, number: int) -> NDArray[np.uint8]:
-        if number not in self._cache:
-            self._cache[number] = self._read(self.lattice.pieces[number])
-            if len(self._cache) > CACHED_PIECES:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end(number)
-        return self._cache[number]
-
-    def _mask(self, piece: Piece) -> NDArray[np.uint8]:
-        assert piece.path is not None
-        return read_mask(piece.path, self._classes, piece.window)
-
-
 # --- the comparison -----------------------------------------------------------------------------
 
 
@@ -388,21 +280,19 @@ class LatticeComparison:
     def __init__(
         self,
         lattice: Lattice,
-        labels: _Labels,
+        labels: LabelFeatures,
         classes: Classes,
         tolerance: Tolerance,
         totals: Totals,
         evidence: Evidence | None,
     ) -> None:
-        import shapely
-
         self.lattice, self._labels, self._classes, self._tolerance = lattice, labels, classes, tolerance
-        self._totals, self._map, self._evidence = totals, _Mosaic(lattice, classes), evidence
-        self._shown_map = _Mosaic(lattice, classes, evidence.shown) if evidence else self._map
-        self._tree = shapely.STRtree(labels.shapes)
-        shifts = (2 * tolerance.shift_px + 1) ** 2
+        self._totals, self._map, self._evidence = totals, Mosaic(lattice, classes), evidence
+        self._shown_map = Mosaic(lattice, classes, evidence.shown) if evidence else self._map
+        self._first_tile, self._tiles_left = labels.shapes.tiles_met()
         self._visible = np.zeros(len(labels.shapes), np.int64)
-        self._shown = np.zeros((len(labels.shapes), shifts), np.int64)
+        self._most_shown = np.zeros(len(labels.shapes), np.int64)
+        self._open: dict[int, NDArray[np.int64]] = {}
         self._likely = np.zeros(len(labels.shapes))
         self._areas = Areas()
         self._tiles: list[dict[str, Any]] = []
@@ -412,19 +302,16 @@ class LatticeComparison:
         """Number of label features on the pieces."""
         return len(self._labels.shapes)
 
-    def add_tiles(self, progress: Progress) -> None:
-        """Compare all pieces; `progress` is called after each."""
+    def add_tiles(self, progress: Progress = silent) -> None:
+        """Compare all pieces."""
         for number in range(len(self.lattice.pieces)):
             self._add_tile(number)
             progress("comparing tiles", number + 1, len(self.lattice.pieces))
 
     def _add_tile(self, number: int) -> None:
-        """Compare one piece."""
         piece, corner = self.lattice.pieces[number], self.lattice.corners[number]
         block = self.block(number)
-        numbers, visible, shown = support(block, self._tolerance)
-        self._visible[numbers] += visible
-        self._shown[numbers] += shown
+        self._add_support(number, block)
         table = self._evidence.read(piece) if self._evidence else None
         self._add_probabilities(table, block)
         row: dict[str, Any] = {"name": piece.name, "x_px": piece.x, "y_px": piece.y}
@@ -447,7 +334,6 @@ class LatticeComparison:
 
     def block(self, number: int) -> Block:
         """Return both maps of a piece with their margin."""
-        import shapely
         from rasterio import Affine
         from rasterio.features import rasterize
 
@@ -455,19 +341,31 @@ class LatticeComparison:
         halo = self._tolerance.halo_px
         x, y = corner[0] - halo, corner[1] - halo
         width, height = piece.width + 2 * halo, piece.height + 2 * halo
-        features = np.full((height, width), -1, np.int32)
-        near = np.sort(self._tree.query(shapely.box(x, y, x + width, y + height)))
+        near = self._labels.shapes.of_tiles(np.array([number]))
+        places = np.full((height, width), -1, np.int32)
         if len(near):
-            pairs = [(self._labels.shapes[number], int(number)) for number in near]
-            rasterize(pairs, out=features, transform=Affine.translation(x, y))
-        table = np.append(self._labels.values, self._classes.unlabelled).astype(np.uint8)
-        labels = table[features]
+            pairs = list(zip(self._labels.shapes.read(near), range(len(near)), strict=True))
+            rasterize(pairs, out=places, transform=Affine.translation(x, y))
+        features = np.append(near, -1).astype(np.int32)[places]
         unlabelled = self._classes.unlabelled
+        labels = np.append(self._labels.values[near], unlabelled).astype(np.uint8)[places]
         if self._labels.mask is not None:  # in a mask 255 means that the label is unknown
             labels, unlabelled = self._labels.mask.read(x, y, width, height), -1
         predicted = self._map.read(x, y, width, height)
         shown = self._shown_map.read(x, y, width, height) if self._evidence else predicted
         return Block(predicted, labels, features, unlabelled, halo, shown)
+
+    def _add_support(self, number: int, block: Block) -> None:
+        """Add the pixels of features that the map shows at each shift; keep the most of a whole feature."""
+        numbers, visible, shown = support(block, self._tolerance)
+        self._visible[numbers] += visible
+        for feature, counts in zip(numbers.tolist(), shown, strict=True):
+            self._open[feature] = self._open.get(feature, 0) + counts
+        near = self._labels.shapes.of_tiles(np.array([number]))
+        self._tiles_left[near] -= 1
+        for feature in near[self._tiles_left[near] == 0].tolist():
+            if feature in self._open:
+                self._most_shown[feature] = self._open.pop(feature).max()
 
     def _add_probabilities(self, table: NDArray[np.float32] | None, block: Block) -> None:
         """Add the probabilities (h, w, k) of the classes of features to their sums."""
@@ -476,9 +374,9 @@ class LatticeComparison:
         core = slice(block.halo, -block.halo) if block.halo else slice(None)
         features, predicted = block.features[core, core], block.predicted[core, core]
         rows, columns = np.nonzero((features >= 0) & (predicted != IGNORED))
-        numbers = features[rows, columns]
-        own = table[rows, columns, self._labels.values[numbers]]
-        self._likely += np.bincount(numbers, np.nan_to_num(own), len(self._likely))
+        numbers, local = np.unique(features[rows, columns], return_inverse=True)
+        own = table[rows, columns, self._labels.values[numbers][local]]
+        self._likely[numbers] += np.bincount(local, np.nan_to_num(own), len(numbers))
 
     def _keep_areas(
         self,
@@ -496,52 +394,77 @@ class LatticeComparison:
         for conflict in (False, True):
             self._areas.add(value, conflict, only & (other == conflict), corner, likely)
 
-    def rows(self, least_probability: float) -> GeoDataFrame:
-        """Return one row per label feature, missing area and area in conflict; the likeliest areas first."""
+    def rows(self, least_probability: float) -> Iterator[GeoDataFrame]:
+        """Yield one row per label feature, missing area and area in conflict; the likeliest areas first."""
+        ious = self._ious()
+        for start in range(0, self.features, BATCH_ROWS):
+            yield self._feature_rows(np.arange(start, min(start + BATCH_ROWS, self.features)), ious)
+        areas = self._areas.merged(self._tolerance.size_px**2, least_probability)
+        for start in range(0, len(areas), BATCH_ROWS):
+            yield self._area_rows(areas[start : start + BATCH_ROWS])
+
+    def _feature_rows(self, numbers: NDArray[np.int64], ious: NDArray[np.float64]) -> GeoDataFrame:
+        """Return the rows of label features."""
+        labels, pixels = self._labels, self._visible[numbers]
+        seen, best = pixels > 0, self._most_shown[numbers] / np.maximum(pixels, 1)
+        kind = np.where(best >= self._tolerance.support, SUPPORTED, UNSUPPORTED)
+        likely = self._likely[numbers] / np.maximum(pixels, 1)
+        columns = {
+            "kind": np.where(seen, kind, UNSEEN).tolist(),
+            "class": [self._classes.names[value] for value in labels.values[numbers]],
+            "feature": labels.rows[numbers],
+            "support": np.where(seen, best, np.nan),
+            "probability": np.where(seen & (self._evidence is not None), likely, np.nan),
+            "iou": ious[numbers],
+        }
+        return self._frame(columns, labels.shapes.read(numbers), pixels)
+
+    def _area_rows(self, areas: Sequence[Area]) -> GeoDataFrame:
+        """Return the rows of areas that the labels lack."""
+        shapes, zeros = np.full(len(areas), None, object), np.zeros(len(areas))
+        shapes[:] = [area.shape for area in areas]
+        columns = {
+            "kind": [(MISSING, CONFLICT)[area.conflict] for area in areas],
+            "class": [self._classes.names[area.value] for area in areas],
+            "feature": np.full(len(areas), -1, np.int64),
+            "support": zeros,
+            "probability": np.array([area.probability for area in areas]),
+            "iou": zeros,
+        }
+        return self._frame(columns, shapes, np.array([area.pixels for area in areas], np.int64))
+
+    def _frame(self, columns: Mapping[str, Any], shapes: Shapes, pixels: NDArray[np.int64]) -> GeoDataFrame:
         from geopandas import GeoDataFrame
 
-        labels, names, seen = self._labels, np.array(self._classes.names), self._visible > 0
-        best = self._shown.max(axis=1, initial=0) / np.maximum(self._visible, 1)
-        kind = np.where(best >= self._tolerance.support, SUPPORTED, UNSUPPORTED)
-        kind = np.where(seen, kind, UNSEEN)
-        likely = self._likely / np.maximum(self._visible, 1)
-        areas = self._areas.merged(self._tolerance.size_px**2, least_probability)
-        shapes = np.append(labels.shapes, np.array([*(area.shape for area in areas), None], object)[:-1])
-        geometry, count = self.lattice.to_map(shapes), len(areas)
-        columns = {
-            "kind": [*kind, *((MISSING, CONFLICT)[area.conflict] for area in areas)],
-            "class": [*names[labels.values], *(names[area.value] for area in areas)],
-            "feature": [*labels.rows.tolist(), *[-1] * count],
-            "support": np.append(np.where(seen, best, np.nan), np.zeros(count)),
-            "probability": np.append(
-                np.where(seen & (self._evidence is not None), likely, np.nan), [a.probability for a in areas]
-            ),
-            "iou": np.append(self._ious(), np.zeros(count)),
-            "area_m2": np.round(areas_m2(geometry, self.lattice.crs), 2),
-            "pixels": np.append(self._visible, [area.pixels for area in areas]).astype(np.int64),
-        }
+        geometry = self.lattice.to_map(shapes)
+        area = np.round(areas_m2(geometry, self.lattice.crs), 2)
+        columns = {**columns, "area_m2": area, "pixels": pixels}
         return GeoDataFrame(columns, geometry=geometry, crs=self.lattice.crs.to_wkt())
 
     def _ious(self) -> NDArray[np.float64]:
-        """Return the IoU of each label feature with the connected area of its class that overlaps it best."""
+        """Return the IoU of each label feature with the connected area of its class that overlaps it best.
+
+        A feature is compared when its first tile comes, with the areas of all tiles that it meets.
+        """
         import shapely
 
-        labels = self._labels
-        shapes, values = polygonize(self.lattice, self._classes)
-        found = np.zeros(len(labels.shapes))
-        if not len(shapes) or not len(labels.shapes):
-            return found
+        if not self.features:
+            return np.zeros(0)
+        stored, kinds = StoredShapes(self.lattice.boxes()), [np.array([], np.uint8)]
+        for shapes, numbers in polygons_of(self.lattice, self._classes):
+            stored.add(shapes)
+            kinds.append(numbers.astype(np.uint8))
+        values, found = np.concatenate(kinds), np.zeros(self.features)
         ground = self.lattice.outline()
         shapely.prepare(ground)
-        seen = labels.shapes.copy()
-        beyond = ~shapely.covers(ground, seen)
-        seen[beyond] = shapely.intersection(seen[beyond], ground)
-        one, two = shapely.STRtree(shapes).query(seen, predicate="intersects")
-        same = labels.values[one] == values[two]
-        one, two = one[same], two[same]
-        both = shapely.area(shapely.intersection(seen[one], shapes[two]))
-        either = shapely.area(seen)[one] + shapely.area(shapes)[two] - both
-        np.maximum.at(found, one, np.divide(both, either, out=np.zeros(len(both)), where=either > 0))
+        order = np.argsort(self._first_tile, kind="stable")
+        tiles = self._first_tile[order]
+        for mine in np.split(order, np.flatnonzero(tiles[1:] != tiles[:-1]) + 1):
+            seen = self._labels.shapes.read(mine)
+            beyond = ~shapely.covers(ground, seen)
+            seen[beyond] = shapely.intersection(seen[beyond], ground)
+            near = stored.of_tiles(stored.tiles_of(seen))
+            found[mine] = _best_ious(seen, self._labels.values[mine], stored.read(near), values[near])
         return found
 
     def tiles(self) -> GeoDataFrame:
@@ -551,6 +474,22 @@ class LatticeComparison:
 
         geometry = self.lattice.to_map(shapely.box(*self.lattice.boxes().T))
         return GeoDataFrame(self._tiles, geometry=geometry, crs=self.lattice.crs.to_wkt())
+
+
+def _best_ious(
+    features: Shapes, values: NDArray[np.uint8], areas: Shapes, classes: NDArray[np.uint8]
+) -> NDArray[np.float64]:
+    """Return the largest IoU of each feature with an area of its class."""
+    import shapely
+
+    found = np.zeros(len(features))
+    one, two = shapely.STRtree(areas).query(features, predicate="intersects")
+    same = values[one] == classes[two]
+    one, two = one[same], two[same]
+    both = shapely.area(shapely.intersection(features[one], areas[two]))
+    either = shapely.area(features)[one] + shapely.area(areas)[two] - both
+    np.maximum.at(found, one, np.divide(both, either, out=np.zeros(len(both)), where=either > 0))
+    return found
 
 
 def _ranked(tiles: GeoDataFrame) -> tuple[GeoDataFrame, list[int]]:

@@ -211,24 +211,32 @@ def polygonize(
     Returns:
         (n,) polygons in pixels of the lattice, and (n,) indices of their classes.
     """
+    parts = [(np.array([], object), np.array([], np.int64)), *polygons_of(lattice, classes, progress)]
+    return np.concatenate([shapes for shapes, _ in parts]), np.concatenate([values for _, values in parts])
+
+
+def polygons_of(
+    lattice: Lattice, classes: Classes, progress: Progress = silent
+) -> Iterator[tuple[Shapes, NDArray[np.int64]]]:
+    """Yield what `polygonize` returns: the areas within each piece, then those that cross edges, by class."""
     import shapely
 
-    whole: list[tuple[Any, int]] = []
     cut: dict[int, list[Any]] = {}
     for done, (piece, corner) in enumerate(zip(lattice.pieces, lattice.corners, strict=True), start=1):
+        whole: list[tuple[Any, int]] = []
         for shape, value in _areas(piece, corner, classes):
             if len(lattice.pieces) > 1 and _meets_edge(shape, piece, corner):
                 cut.setdefault(value, []).append(shape)
             else:
                 whole.append((shape, value))
+        found = np.full(len(whole), None, object)
+        found[:] = [shape for shape, _ in whole]
+        yield found, np.array([value for _, value in whole], np.int64)
         progress("polygonizing", done, len(lattice.pieces))
     for value, shapes in cut.items():
         merged = shapely.get_parts(shapely.union_all(np.array(shapes, object)))
         # Simplification by 0 removes the vertices that the seams leave on straight edges.
-        whole += [(shape, value) for shape in shapely.simplify(merged, 0)]
-    found = np.full(len(whole), None, object)
-    found[:] = [shape for shape, _ in whole]
-    return found, np.array([value for _, value in whole], np.int64)
+        yield np.asarray(shapely.simplify(merged, 0), object), np.full(len(merged), value, np.int64)
 
 
 def _areas(piece: Piece, corner: tuple[int, int], classes: Classes) -> Iterator[tuple[Any, int]]:
