@@ -31,7 +31,7 @@ def judge(maps: Path, labels: Path) -> dict[str, Any]:
 def main() -> None:
     """Write, compare, and print seconds and memory by number of features."""
     parser = arguments(__doc__)
-    parser.add_argument("--counts", default="10000,100000", help="features of the files")
+    parser.add_argument("--counts", default="20000,100000", help="features of the files")
     parser.add_argument("--side", type=int, default=16, help="tiles of a side of the ground")
     asked = parser.parse_args()
     rows: list[dict[str, Any]] = []
