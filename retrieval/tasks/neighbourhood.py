@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.kernels.squares import means_of_squares
+
 Map = NDArray[np.float32]
 _WIDE = 9
 """Side of the square against which the band-pass compares, pixels."""
@@ -69,14 +71,15 @@ def features(pixels: NDArray[Any], reduction: int, sides: Sequence[int], indices
     means = block_means(values, reduction)
     texture, tensor = _texture(values, reduction, means)
     parts, levels = [means, texture], [means]
+    c, both = means.shape[-1], means.shape[-1] + texture.shape[-1]
+    around = np.concatenate([means, texture, means * means, tensor], -1)
     for side in sides:
-        level = square_means(np.concatenate([means, texture, means * means, tensor], -1), side)
-        c, both = means.shape[-1], means.shape[-1] + texture.shape[-1]
+        level = square_means(around, side)
         spread = np.sqrt(np.maximum(level[..., both : both + c] - level[..., :c] ** 2, 0))
         parts += [level[..., :both], spread, _coherence(level[..., both + c :])]
         levels.append(level[..., :c])
     parts += [_indices_of(level, indices) for level in levels if len(indices)]
-    return np.concatenate(parts, -1).astype(np.float32)
+    return np.concatenate(parts, -1).astype(np.float32, copy=False)
 
 
 def indices_of(bands: int, dates: int, channels: int | None = None) -> Indices:
@@ -188,13 +191,4 @@ def square_means(values: Map, side: int) -> Map:
     """
     if side <= _NARROW:
         return _narrow_means(values, side)
-    out = values.astype(np.float64)
-    half = side // 2
-    for axis in (0, 1):
-        count = out.shape[axis]
-        sums = np.cumsum(out, axis=axis)
-        sums = np.concatenate([np.zeros_like(np.take(sums, [0], axis)), sums], axis)
-        ends = np.minimum(np.arange(count) + half + 1, count), np.maximum(np.arange(count) - half, 0)
-        widths = (ends[0] - ends[1]).reshape([-1 if n == axis else 1 for n in range(3)])
-        out = (np.take(sums, ends[0], axis) - np.take(sums, ends[1], axis)) / widths
-    return out.astype(np.float32)
+    return np.asarray(means_of_squares(np.ascontiguousarray(values), side // 2))
