@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
@@ -40,6 +41,10 @@ class Executor(Protocol):
 
     def slots(self) -> int:
         """Return the number of tasks that run at the same time, at least 1."""
+        ...
+
+    def sees(self, path: Path, /) -> bool:
+        """Return whether tasks find a file or folder at its path, as this process does."""
         ...
 
 

@@ -33,6 +33,9 @@ class Losing:
     def slots(self):
         return self.inner.slots()
 
+    def sees(self, path):
+        return self.inner.sees(path)
+
     def map(self, function, tasks):
         mark = self.folder / f"{getattr(function, '__name__', 'task')}.killed"
         return self.inner.map(Deadly(function, mark), tasks)

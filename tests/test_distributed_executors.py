@@ -99,6 +99,14 @@ def test_a_cluster_leaves_the_environment_of_this_process(dask):
     assert os.environ.get("OMP_NUM_THREADS") == OMP
 
 
+def test_a_path_is_seen_where_all_workers_find_the_same_file(dask, tmp_path):
+    (tmp_path / "images.npy").touch()
+    for executor in (dask, SerialExecutor(), ThreadExecutor()):
+        assert executor.sees(tmp_path / "images.npy") and executor.sees(tmp_path)
+    own = Path("/proc/self/environ")  # another file in each process
+    assert not (own.exists() and dask.sees(own))
+
+
 def test_results_keep_the_order_of_tasks_and_few_are_in_progress(dask):
     drawn = []
 

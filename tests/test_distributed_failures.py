@@ -73,6 +73,9 @@ class Changed:
     def slots(self):
         return self.inner.slots()
 
+    def sees(self, path):
+        return self.inner.sees(path)
+
     def map(self, function, tasks):
         return self.inner.map(self.change(function), tasks)
 
@@ -137,6 +140,9 @@ class Killing:
 
     def slots(self):
         return self.inner.slots()
+
+    def sees(self, path):
+        return self.inner.sees(path)
 
     def map(self, function, tasks):
         results = self.inner.map(function, tasks)

@@ -17,14 +17,12 @@ from retrieval.config import IndexConfig
 from retrieval.errors import IndexMismatchError, NoWindowsError
 from retrieval.index.builder import (
     RECALL_QUERIES,
-    EmbedTask,
     ImageIndexer,
-    embed_task,
-    load_vectors,
     write_index,
 )
 from retrieval.index.faiss_index import VectorIndex
 from retrieval.index.folder import IndexFolder, from_codes, read_index_manifest, to_codes
+from retrieval.index.image_parts import EmbedTask, embed_task, load_vectors
 from retrieval.kernels.executors import SerialExecutor
 from retrieval.models.encoder import FakeEncoder
 from retrieval.types import unpack_ids
@@ -386,6 +384,8 @@ def copied(record):
 
 class PicklingExecutor:
     """Runs tasks as another process would: everything passes through pickle."""
+
+    in_process = False
 
     def map(self, function, tasks):
         for task in tasks:

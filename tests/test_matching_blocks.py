@@ -14,6 +14,8 @@ from retrieval.index.folder import IndexFolder
 from retrieval.matching import tensor_cache
 from retrieval.matching.blocks import MAX_BLOCK, MIN_BLOCK, TASKS_PER_SLOT, block_size, match, match_in_blocks
 from retrieval.matching.session import Session
+from tfrecords.read import read_patches
+from tfrecords.write import write_patches
 
 
 class Elsewhere:
@@ -21,12 +23,17 @@ class Elsewhere:
 
     in_process = False
 
+    def __init__(self, sees=True):
+        self.sees, self.sent = lambda path: sees and path.exists(), []
+
     def slots(self):
         return 2
 
     def map(self, function, tasks):
         for task in tasks:
-            yield pickle.loads(pickle.dumps(function(pickle.loads(pickle.dumps(task)))))
+            sent = pickle.dumps(task)
+            self.sent.append(len(sent))
+            yield pickle.loads(pickle.dumps(function(pickle.loads(sent))))
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +68,26 @@ def test_blocks_answer_as_one_process_and_compute_the_tensors_of_an_image_once(j
         np.testing.assert_allclose(getattr(found, one.name), getattr(whole, one.name), atol=1e-4)
     assert found.image_ids[:, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert set(computed.values()) <= {1}
+
+
+@pytest.mark.parametrize("kind", ["tfrecords", "npy", "some rows of npy"])
+def test_workers_read_the_patches_of_files_that_they_see(job, kind, tmp_path):
+    index, patches = job
+    if kind == "tfrecords":
+        write_patches(patches, tmp_path / "patches.tfrecords")
+        opened = read_patches(tmp_path / "patches.tfrecords")
+    else:
+        np.save(tmp_path / "patches.npy", patches.pixels)
+        opened = read_patches(tmp_path / "patches.npy", bands=patches.bands, units=patches.units)
+    in_files = kind != "some rows of npy"
+    opened = opened if in_files else opened.select(slice(2, 7))
+    whole = match(Session.open(index, opened))
+    for sees in (True, False):
+        workers = Elsewhere(sees)
+        found = match_in_blocks(Session.open(index, opened), index, opened, workers, 3)
+        np.testing.assert_array_equal(found.image_ids[:, 0], whole.image_ids[:, 0])
+        np.testing.assert_array_equal(found.x, whole.x)
+        assert (max(workers.sent) < opened.pixels[0].nbytes) == (sees and in_files)
 
 
 @pytest.mark.parametrize("slots", [1, 2, 100])

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from retrieval.errors import ClusterError, DependencyError
@@ -141,12 +142,29 @@ class DaskExecutor:
         """Return the number of tasks that the workers run at the same time, at least 1."""
         return max(1, sum(self.client.nthreads().values()))
 
+    def sees(self, path: Path) -> bool:
+        """Return whether all workers find a file or folder at its path, unchanged; False where one fails."""
+        ours = _identity(path)
+        try:
+            return all(theirs == ours for theirs in self.client.run(_identity, path).values())
+        except Exception:  # a worker that starts or ends; its error may be of any class
+            return False
+
     @property
     def note(self) -> str:
         """Number of workers, address, and dashboard if there is one; one line."""
         address, dashboard = self.client.scheduler.address, self.client.dashboard_link
         shown = f", dashboard {dashboard}" if find_spec("bokeh") else ""
         return f"{len(self.client.nthreads())} Dask workers at {address}{shown}"
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """Return number, size and time of change of a file or folder; None without it."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _connection_errors() -> tuple[type[BaseException], ...]:

@@ -35,7 +35,6 @@ from retrieval.index.builder import (
     StoredVectors,
     exact_neighbours,
     finish_index,
-    part_names,
     write_index,
 )
 from retrieval.index.device import resolve_device
@@ -43,11 +42,12 @@ from retrieval.index.faiss_index import VectorIndex, train_codes
 from retrieval.index.file_paths import paths_entry
 from retrieval.index.folder import KIND as INDEX_KIND
 from retrieval.index.folder import SHARDS, TABLE, read_index_manifest, read_table, to_codes
+from retrieval.index.image_parts import part_names
 from retrieval.index.kinds import choose_kind
 from retrieval.index.parts_builder import has_parts
 from retrieval.index.recall import measure_recall
 from retrieval.index.without_windows import no_windows, stored_reasons, warn_without_windows
-from retrieval.kernels.executors import SerialExecutor, ThreadExecutor
+from retrieval.kernels.executors import ThreadExecutor
 from retrieval.models.encoder import KerasEncoder
 from retrieval.types import Encoder, Executor, Progress, StoredImage, silent
 from tfrecords.artifacts import (
@@ -134,14 +134,14 @@ def embed_shard(
 
     Args:
         task: the shard.
-        executor: embeds the images; None for this thread alone, as on a worker.
+        executor: embeds the images; None for threads of this process, as on a worker.
         on_image: called after each image.
     """
     if finished := _finished(task, on_image):
         return finished
     with writing_folder(task.folder, kind=INDEX_KIND, config=task.settings) as folder:
         folder.paused = True
-        indexer = ImageIndexer(folder, task.encoder, task.config, task.device, executor or SerialExecutor())
+        indexer = ImageIndexer(folder, task.encoder, task.config, task.device, executor or ThreadExecutor())
         for _ in indexer.add(task.images):
             on_image()
         content = {str(i): folder.sha256(part_names(i)[0]) for i in sorted(indexer.rows)}

@@ -24,12 +24,13 @@ from retrieval.distributed.shard_builder import CODES, alone, join_shards
 from retrieval.distributed.shards import KIND, ShardedFolder
 from retrieval.errors import IndexMismatchError
 from retrieval.index.additions import Additions, largest_id
-from retrieval.index.builder import ImageIndexer, Previous, finish_index, part_names
+from retrieval.index.builder import ImageIndexer, Previous, finish_index
 from retrieval.index.device import on_device, resolve_device
 from retrieval.index.faiss_index import VectorIndex
 from retrieval.index.file_paths import PATHS_FROM, paths_entry
 from retrieval.index.folder import KIND as INDEX_KIND
 from retrieval.index.folder import SHARDS, IndexFolder
+from retrieval.index.image_parts import part_names
 from retrieval.index.update import Change, add_images, check_same, find_image, remove_images, summarize
 from retrieval.index.without_windows import warn_without_windows
 from retrieval.models.encoder import load_encoder

@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from retrieval.index.builder import table_row
 from retrieval.index.folder import IndexFolder, table_cells, to_codes
+from retrieval.index.image_parts import table_row
 from retrieval.types import StoredImage
 from tfrecords.errors import DuplicateIdError
 from tfrecords.read import ImageSource

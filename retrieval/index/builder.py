@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,35 +23,42 @@ from retrieval.config import PATCH_PX, Device, IndexConfig
 from retrieval.index.device import resolve_device
 from retrieval.index.faiss_index import VectorIndex
 from retrieval.index.file_paths import paths_entry
-from retrieval.index.folder import KIND, TABLE, from_codes, to_codes, write_table
+from retrieval.index.folder import KIND, TABLE, from_codes, write_table
+from retrieval.index.image_parts import (
+    ChunkTask,
+    EmbeddedImage,
+    EmbedTask,
+    WrittenImage,
+    chunk_size,
+    embed_chunk,
+    embed_in_threads,
+    embed_task,
+    load_vectors,
+    part_names,
+)
 from retrieval.index.kinds import Block, max_exact_windows, regroup_blocks
 from retrieval.index.parts import PartsIndex
 from retrieval.index.parts_builder import has_parts, write_parts_index
 from retrieval.index.recall import RECALL_K, exact_search, measure_recall
-from retrieval.index.vector_file import to_float16
 from retrieval.index.without_windows import (
     REASONS,
     no_windows,
-    reason_without_window,
     warn_without_windows,
 )
-from retrieval.kernels.executors import ThreadExecutor, stream_map
+from retrieval.kernels.executors import ThreadExecutor
 from retrieval.models.calibration import SUFFIXES, shipped_calibrations
-from retrieval.models.embed import embed_image, embed_patches
+from retrieval.models.embed import embed_patches
 from retrieval.models.encoder import KerasEncoder
-from retrieval.types import Encoder, Executor, Progress, StoredImage, WindowVectors, pack_ids, silent
+from retrieval.types import Encoder, Executor, Progress, StoredImage, silent
 from tfrecords.artifacts import PartialFolder, writing_folder
 from tfrecords.errors import DuplicateIdError
+from tfrecords.read import ImageSource
 from tfrecords.schema import Image
 
-PREFETCH_PX = 1 << 22
-"""Pixels of images that are embedded in parallel, about; a larger image is embedded alone."""
 RECALL_QUERIES = 256
 """Windows that measure the recall of an index."""
 RECALL_SOURCE = "windows of the indexed images, at random pixels"
 """Where they come from."""
-MAPPED_BYTES = 8 << 20
-"""A part of vectors of this size or more is mapped, a smaller one is read: see `load_vectors`."""
 TRAINING_WINDOWS = 1_000_000
 """Windows that train codes and cells, at least; whole images are drawn."""
 
@@ -106,56 +113,7 @@ def write_index(
         warn_without_windows(indexer.rows, indexer.reasons)
 
 
-# --- one image ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class EmbedTask:
-    """One image to embed; it can be pickled if its encoder can."""
-
-    image: Image
-    """The image."""
-    encoder: Encoder
-    """The encoder."""
-    config: IndexConfig
-    """Stride and visibility."""
-    finished_pixels: Path | None = None
-    """Pixel codes that an interrupted run wrote together with their vectors, or None."""
-
-
-@dataclass(frozen=True)
-class EmbeddedImage:
-    """The result of an `EmbedTask`."""
-
-    row: StoredImage
-    """The image's row in the table; `windows` is 0 where there are no new vectors."""
-    codes: NDArray[np.uint16]
-    """(h, w, b) codes of its pixels."""
-    vectors: WindowVectors | None
-    """None if the interrupted run embedded the same pixels."""
-    reason: str = ""
-    """Why the image has no window; "" for others and without new vectors."""
-
-
-def embed_task(task: EmbedTask) -> EmbeddedImage:
-    """Embed one image: the unit of work of an index, wherever it runs."""
-    image = task.image
-    codes = to_codes(image.scaled())
-    if task.finished_pixels and np.array_equal(np.load(task.finished_pixels, allow_pickle=False), codes):
-        return EmbeddedImage(table_row(image, 0), codes, None)
-    vectors = embed_image(task.encoder, from_codes(codes), task.config)
-    empty = not len(vectors.xy)
-    reason = reason_without_window(image, from_codes(codes), task.config) if empty else ""
-    return EmbeddedImage(table_row(image, len(vectors.xy)), codes, vectors, reason)
-
-
-def table_row(image: Image, windows: int) -> StoredImage:
-    """Return an image's row in the table of an index."""
-    names = ("image_id", "path", "width", "height", "bands", "crs", "transform", "date")
-    values = {name: getattr(image, name) for name in (*names, "orientation", "clipped")}
-    for name in ("source", "datetime", "baseline", "cloud_cover"):
-        values[name] = getattr(image.provenance, name)
-    return StoredImage(**values, windows=windows)
+# --- images -----------------------------------------------------------------------------------------
 
 
 class ImageIndexer:
@@ -195,24 +153,51 @@ class ImageIndexer:
         Raises:
             DuplicateIdError: two images have the same id.
         """
-        for embedded in self._embed(self._tasks(images)):
+        for embedded in self._embed_in_chunks(images) or self._embed(self._tasks(images)):
             row = self._write(embedded)
             del embedded  # it may be large: free it before the next image is read
             self.rows[row.image_id] = row
             yield row
 
+    def _embed_in_chunks(self, images: Iterable[Image]) -> Iterator[WrittenImage] | None:
+        """Embed on workers that read the images and write into the folder; None where they cannot.
+
+        A resumed run does not: this process knows which parts are finished.
+        """
+        executor = self._executor
+        if executor is None or executor.in_process or not isinstance(images, ImageSource):
+            return None
+        ends = {*images.paths[:1], *images.paths[-1:]}
+        if not (images.portable and self._folder.is_empty and all(map(executor.sees, ends))):
+            return None
+        work = self._folder.path / "work"
+        work.mkdir(exist_ok=True)
+        return self._written(executor, images, work) if executor.sees(work) else None
+
+    def _written(self, executor: Executor, images: ImageSource, work: Path) -> Iterator[WrittenImage]:
+        """Yield what workers write, a chunk of images at a time."""
+        size = chunk_size(len(images), executor.slots())
+
+        def tasks() -> Iterator[ChunkTask]:
+            for start in range(0, len(images), size):
+                chunk, half = images.part(start, start + size), self._windows > self._max_exact
+                yield ChunkTask(chunk, self._encoder, self._config, work, half)
+
+        for written in executor.map(embed_chunk, tasks()):
+            for one in written:
+                _check_new(one.row.image_id, one.row.path, self.rows)
+                yield one
+
     def _embed(self, tasks: Iterator[EmbedTask]) -> Iterator[EmbeddedImage]:
         executor = self._executor or ThreadExecutor()
-        return stream_map(executor, embed_task, tasks, lambda t: t.image.width * t.image.height, PREFETCH_PX)
+        if isinstance(executor, ThreadExecutor):
+            return embed_in_threads(tasks, executor.count)
+        return executor.map(embed_task, tasks)
 
     def _tasks(self, images: Iterable[Image]) -> Iterator[EmbedTask]:
         known_ids = set[int]()
         for image in images:
-            if image.image_id in known_ids:
-                raise DuplicateIdError(
-                    f"image id {image.image_id} comes twice (again in {image.path or 'the array'}); expected "
-                    "distinct ids"
-                )
+            _check_new(image.image_id, image.path, known_ids)
             known_ids.add(image.image_id)
             yield EmbedTask(image, self._encoder, self._config, self._finished_pixels(image.image_id))
 
@@ -225,54 +210,29 @@ class ImageIndexer:
         usable = self._max_exact <= self._folder.meta(vectors).get("exact_to", np.inf)
         return self._folder.path / pixels if usable else None
 
-    def _write(self, embedded: EmbeddedImage) -> StoredImage:
-        row, vectors = embedded.row, embedded.vectors
+    def _write(self, embedded: EmbeddedImage | WrittenImage) -> StoredImage:
+        row = embedded.row
         pixel_name, vector_name = part_names(row.image_id)
-        if vectors:
-            with self._folder.part(pixel_name) as path:
-                np.save(path, embedded.codes, allow_pickle=False)
-            ids = pack_ids(np.full(row.windows, row.image_id), vectors.xy[:, 0], vectors.xy[:, 1])
+        if isinstance(embedded, EmbeddedImage) and embedded.vectors is None:
+            row = replace(row, windows=int(self._folder.meta(vector_name)["windows"]))
+        else:
             exact = self._windows + row.windows <= self._max_exact
             meta: dict[str, Any] = {"windows": row.windows}
             meta |= {} if exact else {"exact_to": self._max_exact}
             meta |= {"reason": embedded.reason} if embedded.reason else {}
-            with self._folder.part(vector_name, meta) as path:
-                _save_vectors(path, ids, vectors.vectors if exact else to_float16(vectors.vectors))
-        else:
-            row = replace(row, windows=int(self._folder.meta(vector_name)["windows"]))
+            with self._folder.part(pixel_name) as pixels, self._folder.part(vector_name, meta) as vectors:
+                embedded.write(pixels, vectors, half=not exact)
         self._windows += row.windows
         if not row.windows:
             self.reasons[row.image_id] = str(self._folder.meta(vector_name).get("reason", ""))
         return row
 
 
-def part_names(image_id: int) -> tuple[str, str]:
-    """Return the names of an image's parts: pixels, vectors."""
-    return f"pixels/{image_id}.npy", f"work/{image_id}.npy"
-
-
-def _save_vectors(path: Path, ids: NDArray[np.int64], vectors: NDArray[Any]) -> None:
-    """Write two arrays to one file: the vectors first, so that they can be mapped, then their ids."""
-    with path.open("wb") as file:
-        np.save(file, vectors, allow_pickle=False)
-        np.save(file, ids, allow_pickle=False)
-
-
-def load_vectors(path: Path) -> Block:
-    """Read an image's part of vectors.
-
-    A map keeps its file open. Callers hold many small parts at a time, so these are read.
-
-    Returns:
-        Ids (m,), and vectors (m, dim) of single or half precision, mapped from a large file.
-    """
-    with path.open("rb") as file:
-        if path.stat().st_size < MAPPED_BYTES:
-            vectors = np.load(file, allow_pickle=False)
-        else:
-            vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-            file.seek(vectors.offset + vectors.nbytes)
-        return np.load(file, allow_pickle=False), np.asarray(vectors)
+def _check_new(image_id: int, path: str, known_ids: Container[int]) -> None:
+    if image_id in known_ids:
+        raise DuplicateIdError(
+            f"image id {image_id} comes twice (again in {path or 'the array'}); expected distinct ids"
+        )
 
 
 # --- all images -----------------------------------------------------------------------------------
@@ -360,7 +320,7 @@ class Previous:
     @cached_property
     def with_parts(self) -> frozenset[int]:
         """Images that keep their parts."""
-        return self.parts.image_ids & frozenset(self.images) if self.parts else frozenset()
+        return self.parts.image_ids & frozenset(self.images) if self.parts is not None else frozenset()
 
     @cached_property
     def ids(self) -> NDArray[np.int64]:

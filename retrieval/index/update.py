@@ -17,11 +17,12 @@ from typing import Any
 from retrieval.config import Device, IndexKind
 from retrieval.errors import IndexMismatchError
 from retrieval.index.additions import Additions, largest_id
-from retrieval.index.builder import ImageIndexer, Previous, finish_index, part_names
+from retrieval.index.builder import ImageIndexer, Previous, finish_index
 from retrieval.index.device import resolve_device
 from retrieval.index.faiss_index import VectorIndex
 from retrieval.index.file_paths import PATHS_FROM, paths_entry
 from retrieval.index.folder import KIND, TABLE, IndexFolder
+from retrieval.index.image_parts import part_names
 from retrieval.index.kinds import choose_kind
 from retrieval.index.without_windows import warn_without_windows
 from retrieval.types import Encoder, Progress, StoredImage, silent

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -42,6 +43,10 @@ class SerialExecutor:
         """Return 1."""
         return 1
 
+    def sees(self, path: Path) -> bool:
+        """Return True."""
+        return True
+
 
 @dataclass(frozen=True)
 class ThreadExecutor:
@@ -58,6 +63,10 @@ class ThreadExecutor:
     def slots(self) -> int:
         """Return the number of threads."""
         return self.count or threads()
+
+    def sees(self, path: Path) -> bool:
+        """Return True."""
+        return True
 
 
 @cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from retrieval.matching.rounds import search_in_rounds
 from retrieval.matching.session import Session
 from retrieval.matching.tensor_cache import TensorCache
 from retrieval.types import Executor, RankedCandidates
+from tfrecords.read.lazy_pixels import pixels_in_files
 from tfrecords.schema import Patches
 
 MIN_BLOCK, MAX_BLOCK = 256, 4096
@@ -35,7 +37,7 @@ class MatchTask:
     index: IndexFolder
     """The index."""
     patches: Patches
-    """Some patches, in memory."""
+    """Some patches, in memory, or in files that the worker sees."""
     search_filter: SearchFilter | None
     """Which images and which area may be answered."""
     search: SearchConfig
@@ -80,11 +82,15 @@ def match_in_blocks(
     if executor is None or executor.in_process:
         return match(session)
     size = block or block_size(len(patches), executor.slots())
+    stored: Any = pixels_in_files(patches.pixels)
+    in_files = stored is not None and all(executor.sees(file.path) for file in stored.files)
+    patches = replace(patches, pixels=stored) if in_files else patches
 
     def tasks() -> Iterator[MatchTask]:
         for start in range(0, max(1, len(patches)), size):
             part = patches.select(slice(start, start + size))
-            part = replace(part, pixels=np.asarray(part.pixels), georeferences=(), note="")
+            pixels = part.pixels if in_files else np.asarray(part.pixels)
+            part = replace(part, pixels=pixels, georeferences=(), note="")
             yield MatchTask(index, part, session.search_filter, session.search, session.refinement)
 
     found: list[RankedCandidates] = []

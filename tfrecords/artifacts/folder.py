@@ -83,6 +83,11 @@ class PartialFolder:
                 self._used.add(name)
         return name in self._used
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether neither this run nor an interrupted one finished a part."""
+        return not self._parts
+
     def meta(self, name: str) -> dict[str, Any]:
         """Return the `meta` that `part` stored with a finished part."""
         return dict(self._parts[name]["meta"])

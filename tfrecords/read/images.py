@@ -69,6 +69,11 @@ class ImageSource:
         """Whether parts can be pickled: of opened files and of arrays."""
         return isinstance(self.begin, (_Rows, _Rasters, _Records))
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Files of the images, where the source is `portable`; none of an array in memory."""
+        return self.begin.paths if isinstance(self.begin, (_Rows, _Rasters, _Records)) else ()
+
     def part(self, start: int, stop: int) -> ImageSource:
         """Return the source of the images from `start` to before `stop`, in the order of this one.
 
@@ -169,6 +174,10 @@ class _Rows:
         for row, pixels in enumerate(self.array, self.first):
             image = _row_as_image(row, np.asarray(pixels), self.bands, self.units, self.path)
             yield _checked(image, f"{self.name}: image {row}")
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,) if self.path else ()
 
     def part(self, start: int, stop: int) -> _Rows:
         return replace(self, array=self.array[start:stop], first=self.first + start)
@@ -316,6 +325,10 @@ class _Rasters:
         for rank, (raster, bands, units) in enumerate(self.opened, self.first):
             yield _checked(_raster_as_image(rank, raster, bands, units), str(raster.path))
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(raster.path for raster, _, _ in self.opened)
+
     def part(self, start: int, stop: int) -> _Rasters:
         return _Rasters(self.opened[start:stop], self.first + start)
 
@@ -420,7 +433,7 @@ class _Records:
         for path, count in zip(self.paths, self.counts, strict=True):
             own = range(max(self.ranks.start - first, 0), min(self.ranks.stop - first, count))
             if len(own):
-                for fields in islice(read_fields(path), own.start, own.stop if own.stop < count else None):
+                for fields in read_fields(path, own.start, own.stop if own.stop < count else None):
                     yield fields, path
             first += count
 

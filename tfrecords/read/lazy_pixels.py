@@ -128,3 +128,23 @@ class LazyPixels:
             for row, pixels in converted.items():
                 out[row] = pixels
         return out if dtype is None else out.astype(dtype, copy=False)
+
+
+def pixels_in_files(pixels: Any) -> LazyPixels | None:
+    """Return pixels as rows of their files: of records, or of a whole mapped array file; None for others.
+
+    These can be pickled in few bytes.
+
+    Raises:
+        MissingInputError: the file of a mapped array is gone.
+    """
+    if isinstance(pixels, LazyPixels):
+        return pixels
+    if not isinstance(pixels, np.memmap) or pixels.filename is None or not pixels.flags.c_contiguous:
+        return None
+    file, count = File.of(Path(pixels.filename)), len(pixels)
+    if pixels.offset + pixels.nbytes != file.version[0]:  # some of the rows
+        return None
+    offsets = pixels.offset + np.arange(count, dtype=np.int64) * (pixels.nbytes // max(1, count))
+    stored = np.full(count, pixels.dtype.str)
+    return LazyPixels([file], np.zeros(count, np.int64), offsets, stored, pixels.shape[1:], pixels.dtype)

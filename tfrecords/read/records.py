@@ -113,11 +113,13 @@ def _walk_frames(path: Path, handle: int, size: int) -> list[int]:
     return offsets
 
 
-def raw_records(path: Path) -> Iterator[bytes]:
-    """Yield the bytes of each record of a file in order, their checksums verified.
+def raw_records(path: Path, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    """Yield the bytes of records of a file in order, their checksums verified.
 
     Args:
         path: a TFRecord file.
+        start: number of the first record; those before it are not read.
+        stop: number behind the last one; None for the end of the file.
 
     Raises:
         MissingInputError: the file is missing or empty.
@@ -125,17 +127,20 @@ def raw_records(path: Path) -> Iterator[bytes]:
     """
     import tensorflow as tf
 
-    count = count_records(path)
+    total = count_records(path)
+    count = total if stop is None else min(stop, total)
     # Autotuning does not help a single reader. At the end the iterator may wait for the tuner to wake, whose
     # sleep doubles each time: a reading of 25 s once waited 17 s more.
     options = tf.data.Options()
     options.autotune.enabled = False
-    frames, record = tf.data.TFRecordDataset(str(path)).with_options(options), 0
-    batch_size = max(1, REQUEST_BYTES * count // path.stat().st_size)
+    frames, record = tf.data.TFRecordDataset(str(path)).with_options(options), start
+    frames = frames if stop is None else frames.take(count)
+    batch_size = max(1, REQUEST_BYTES * total // path.stat().st_size)
     # If a batch has a damaged record, read on one by one, so that the records before it are yielded.
     for size in (batch_size, 1):
         try:
-            # The next batch is read and checked while the caller uses this one.
+            # The next batch is read and checked while the caller uses this one. Of skipped records
+            # TensorFlow reads the lengths alone.
             for batch in frames.skip(record).batch(size).prefetch(1).as_numpy_iterator():
                 for raw in batch:
                     yield raw
@@ -150,30 +155,32 @@ def raw_records(path: Path) -> Iterator[bytes]:
         raise RecordError(f"{place_of(path, record)}: the file changed while it was read")
 
 
-def read_fields(path: Path) -> Iterator[Fields]:
-    """Yield the features of each record of a file in order.
+def read_fields(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Fields]:
+    """Yield the features of records of a file in order.
 
     Args:
         path: a TFRecord file.
+        start: number of the first record; those before it are not read.
+        stop: number behind the last one; None for the end of the file.
 
     Raises:
         MissingInputError: the file is missing or empty.
         RecordError: the file is truncated, even between two of our records, or corrupt; or a record is
             not a `tf.train.Example`.
     """
-    for _, fields in raw_and_fields(path):
+    for _, fields in raw_and_fields(path, start, stop):
         yield fields
 
 
-def raw_and_fields(path: Path) -> Iterator[tuple[bytes, Fields]]:
-    """Yield bytes and features of each record of a file in order; raises like `read_fields`."""
+def raw_and_fields(path: Path, start: int = 0, stop: int | None = None) -> Iterator[tuple[bytes, Fields]]:
+    """Yield bytes and features of records of a file in order; see `read_fields`."""
     is_last: bool | None = None
     record = -1
-    for record, raw in enumerate(raw_records(path)):
+    for record, raw in enumerate(raw_records(path, start, stop), start):
         fields = parse(raw, place_of(path, record))
         is_last = fields.ends_file
         yield raw, fields
-    if is_last is False:
+    if is_last is False and stop is None:
         raise RecordError(
             f"{place_of(path, record)}: more records were written after it. The file is truncated."
         )
