@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,24 @@ def test_the_database_holds_every_image_eight_times(data):
         assert copies[0].shape == image.pixels.shape and (copies[0] == image.pixels).all()
         assert len({c.tobytes() for c in copies}) == 8
         assert all((np.sort(c, axis=None) == np.sort(image.pixels, axis=None)).all() for c in copies)
+
+
+def test_rescaled_copies_enlarge_the_database_under_numbers_of_their_own(data):
+    places = protocol.database_of(data, CITIES)
+    larger = protocol.database_of(data, replace(CITIES, scales=(0.1, 0.5, 1.25)))
+    source, of_places = larger.images(), {image.image_id: image for image in places.images()}
+    images = {image.image_id: image for image in source}
+    small = [rank for rank, image in places.upright() if min(image.pixels.shape[:2]) * 0.5 >= 64]
+    assert len(images) == len(source) == 8 * (2 * len(places.files) + len(small))  # 0.1 holds no patch
+    assert all((images[i].pixels == image.pixels).all() for i, image in of_places.items())
+    for rank, image in places.upright():
+        copy = images[8 * (3 * protocol.RESCALED_FROM + rank)].pixels
+        assert copy.shape[:2] == tuple(round(1.25 * side) for side in image.pixels.shape[:2])
+        hidden = (copy == 0).all(-1)
+        assert abs(hidden.mean() - (image.pixels == 0).all(-1).mean()) < 0.01
+        np.testing.assert_allclose(
+            copy[~hidden].mean(0), image.pixels[image.pixels.any(-1)].mean(0), rtol=0.02
+        )
 
 
 def test_images_that_are_turned_when_read_are_those_copies(data):

@@ -47,7 +47,7 @@ def stack():
 
 @pytest.fixture(scope="module")
 def sources(stack, tmp_path_factory):
-    """The same images as an array file, as records with ids of their own, and as GeoTIFFs."""
+    """The same images as an array file, as records with other ids, and as GeoTIFFs."""
     import rasterio
 
     folder = tmp_path_factory.mktemp("sources")

@@ -1,8 +1,8 @@
 """The parts of an image in an unfinished index: a file of pixels and a file of vectors.
 
 Where threads embed, one thread writes the parts. Workers of a cluster that see the folder write files
-there, and return their names alone: pixels and vectors of an image are megabytes, which pickle and sockets
-would copy several times.
+there and return their names. Pixels and vectors of an image have megabytes, which pickle and sockets copy
+several times.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ PREFETCH_PX = 1 << 22
 """Pixels of images that are embedded in parallel, about; a larger image is embedded alone."""
 MAPPED_BYTES = 8 << 20
 """A part of vectors of this size or more is mapped, a smaller one is read: see `load_vectors`."""
-MAX_CHUNK = 8
-"""Most images of a `ChunkTask`: a lost worker loses no more."""
+MAX_CHUNK = 16
+"""Most images of a `ChunkTask`. Small chunks open a file often; a lost worker loses a large one whole."""
 CHUNKS_PER_SLOT = 4
 """Chunks for each task that runs at the same time, at least, so that all end at about the same time."""
 
