@@ -357,73 +357,84 @@ def test_a_batch_of_crops_has_clouds_where_it_says():
     assert bright[cloud == 1].mean() > bright[cloud == 0].mean() + 0.3
 
 
-def test_training_writes_a_model_and_the_same_again(tmp_path):
-    write_series(places(3), tmp_path / "series")
-    steps = []
-    for train, names in (
-        (train_cloud_mask, {"loss", "cloud_found", "clear_hidden"}),
-        (
-            train_local_descriptors,
-            {f"{stage}_{figure}" for stage in ("known", "found", "seasons") for figure in ("loss", "right")},
-        ),
-    ):
-        out = tmp_path / f"{train.__name__}.keras"
-        figures = train(tmp_path / "series", out, TINY, progress=steps.append)
-        assert set(figures) == names and all(np.isfinite(v) for v in figures.values()) and out.exists()
-        again = train(tmp_path / "series", tmp_path / f"again-{out.name}", TINY)
-        assert again == pytest.approx(figures, rel=1e-3)
-        with pytest.raises(OutputExistsError):
-            train(tmp_path / "series", out, TINY)
-    assert {s.stage for s in steps} == {
+LONGER = replace(TINY, cloud_steps=6, steps=7, found_steps=8, season_steps=6)
+STOP = 4
+"""Step after which a training is stopped, before its state is saved."""
+
+
+@pytest.fixture(scope="module")
+def at_once(tmp_path_factory):
+    """Trainings that nobody stopped: their folder, figures and stages."""
+    folder, stages = tmp_path_factory.mktemp("covered"), set()
+    write_series(places(3), folder / "series")
+    figures = {
+        train: train(
+            folder / "series",
+            folder / f"{train.__name__}.keras",
+            LONGER,
+            progress=lambda p: stages.add(p.stage),
+        )
+        for train in (train_cloud_mask, train_local_descriptors)
+    }
+    return folder, figures, stages
+
+
+def test_training_writes_models_and_states_what_it_does(at_once):
+    folder, figures, stages = at_once
+    of_local = {f"{s}_{figure}" for s in ("known", "found", "seasons") for figure in ("loss", "right")}
+    assert set(figures[train_cloud_mask]) == {"loss", "cloud_found", "clear_hidden"}
+    assert set(figures[train_local_descriptors]) == of_local
+    assert stages == {
         "training the cloud network",
         "training local descriptors under known clouds",
         "training local descriptors under found clouds",
         "training local descriptors in other seasons",
     }
-
-
-LONGER = replace(TINY, cloud_steps=21, steps=22, found_steps=23, season_steps=21)
-
-
-@pytest.fixture(scope="module")
-def at_once(tmp_path_factory):
-    """The networks of trainings that nobody stopped, with their series and figures."""
-    folder = tmp_path_factory.mktemp("covered")
-    write_series(places(3), folder / "series")
-    trainers = (train_cloud_mask, train_local_descriptors)
-    return folder, {t: t(folder / "series", folder / f"{t.__name__}.keras", LONGER) for t in trainers}
+    for train, values in figures.items():
+        assert all(np.isfinite(v) for v in values.values())
+        with pytest.raises(OutputExistsError):
+            train(folder / "series", folder / f"{train.__name__}.keras", LONGER)
 
 
 @pytest.mark.parametrize(
-    "train, stage",
-    [
-        (train_cloud_mask, "cloud network"),
-        (train_local_descriptors, "known"),
-        (train_local_descriptors, "found"),
-        (train_local_descriptors, "seasons"),
-    ],
+    "train, stages",
+    [(train_cloud_mask, ["cloud network"]), (train_local_descriptors, ["known", "found", "seasons"])],
 )
-def test_an_interrupted_training_resumes_to_the_same_weights(train, stage, at_once, tmp_path):
+def test_an_interrupted_training_resumes_to_the_same_weights(train, stages, at_once, tmp_path):
+    """It is stopped in each of its stages."""
     import keras
 
-    def stop(progress):
-        if stage in progress.stage and progress.step == 20:
-            raise KeyboardInterrupt
-
-    folder, whole = at_once
+    folder, figures, _ = at_once
     out, seen = tmp_path / "out.keras", []
-    with pytest.raises(KeyboardInterrupt):
-        train(folder / "series", out, LONGER, progress=stop, checkpoint_s=0.0)
-    assert not out.exists()
-    with pytest.raises(TrainingError, match=r"steps was 22 and is 2"):
-        train(folder / "series", out, replace(LONGER, steps=2))
-    figures = train(folder / "series", out, LONGER, progress=seen.append)
-    assert next(p.step for p in seen if stage in p.stage and not p.note) == 20
-    assert figures == pytest.approx(whole[train], rel=1e-3)
+
+    def stop_in(stage):
+        def show(progress):
+            seen.append(progress)
+            if stage in progress.stage and progress.step == STOP and not progress.note:
+                raise KeyboardInterrupt
+
+        return show
+
+    for former, stage in zip([None, *stages], stages, strict=False):
+        with pytest.raises(KeyboardInterrupt):
+            train(folder / "series", out, LONGER, progress=stop_in(stage), checkpoint_s=0.0)
+        assert former is None or first_step(seen, former) == STOP
+        assert not out.exists()
+        with pytest.raises(TrainingError, match=r"steps was 7 and is 2"):
+            train(folder / "series", out, replace(LONGER, steps=2))
+        seen.clear()
+    resumed = train(folder / "series", out, LONGER, progress=seen.append)
+    assert first_step(seen, stages[-1]) == STOP
+    assert resumed == pytest.approx(figures[train], rel=1e-3)
     both = (keras.saving.load_model(f, safe_mode=True) for f in (out, folder / f"{train.__name__}.keras"))
     for a, b in zip(*(model.get_weights() for model in both), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3)
     assert not (tmp_path / "out.keras.training").exists()
+
+
+def first_step(seen, stage):
+    """The first step of a stage that a progress shows."""
+    return next(p.step for p in seen if stage in p.stage and not p.note)
 
 
 def test_the_state_of_another_training_is_replaced_only_with_overwrite(tmp_path):
