@@ -16,13 +16,15 @@ VENV   ?= $(if $(filter gpu,$(KIND)),.venv-gpu,.venv)
 PYTHON ?=
 PYTEST ?=
 
-# Tests of a file share models and folders, so a file runs on one worker.
-WORKERS ?= --numprocesses auto --maxprocesses 4 --dist loadfile
+# Tests of a file share models and folders, so a file runs on one worker. The files run in the order of
+# tests/conftest.py, the longest ones first.
+WORKERS ?= --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 BIN     := $(VENV)/bin
 PACKAGE := setup.cfg pyproject.toml
 SOURCES := $(shell find retrieval tfrecords -type f ! -path '*/__pycache__/*' ! -path '* *')
-INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# Python compiles a module when it is imported first: most modules of the packages never are.
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 
 # Hide TensorFlow's start-up messages, but not its warnings.
 export TF_CPP_MIN_LOG_LEVEL ?= 2

@@ -4,10 +4,14 @@ import os
 import socket
 from pathlib import Path
 
+from cores import share_cores
+
 # Before anything imports TensorFlow: its notes on instruction sets are not ours to read.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("MPLBACKEND", "Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    share_cores()
 
 import numpy as np
 import pytest
@@ -23,6 +27,26 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("house")
+
+LONG_FILES = (
+    *(
+        "test_frozen_answers",
+        "test_pipeline_accuracy_floor",
+        "test_tasks_segment_floor",
+        "test_tasks_eurosat",
+    ),
+    *("test_faults", "test_open_files", "test_notebook", "test_distributed_same_answers", "test_readme"),
+    *("test_distributed_flags", "test_covered", "test_training_verifier", "test_training_encoder"),
+    *("test_tasks_change_training", "test_tasks_segment_training", "test_training_representation"),
+)
+"""Files that take longest. A worker that begins one at the end leaves the others idle."""
+
+
+def pytest_collection_modifyitems(items):
+    """Let the longest files begin, for the scheduler of workers."""
+    order = {name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 

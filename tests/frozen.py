@@ -22,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from cores import without_limits
 from realdata import find_data
 
 HERE = Path(__file__).parent
@@ -45,7 +46,7 @@ def machine():
         flags = next((line.split(":", 1)[1] for line in lines if line.startswith("flags")), "")
         cpu += " " + hashlib.sha256(flags.encode()).hexdigest()[:8]
     names = ("numpy", "tensorflow-cpu", "keras", "numba", "faiss-cpu")
-    threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    threads = int(without_limits().get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
     return {
         "cpu": cpu,
         "threads": threads,
@@ -196,7 +197,8 @@ def main():
 def in_fresh_process(part):
     """What `--part` prints: what ran before decides which shapes are compiled, and so the last bits."""
     script = [sys.executable, __file__, "--part", part]
-    return subprocess.run(script, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(script, env=without_limits(), capture_output=True, text=True, check=True)
+    return done.stdout
 
 
 if __name__ == "__main__":
