@@ -26,7 +26,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import reduce
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ import numpy as np
 from children import fork, wait
 from context import arguments, context, table, write_json
 from job import snapshots
+from numpy.typing import NDArray
 from small_jobs import JOBS, import_all
 from soak import soak
 from space import withhold_space
@@ -42,7 +43,7 @@ from surroundings import SHARE, compare_surroundings, starve
 from retrieval.config import IndexConfig
 from retrieval.errors import RetrieveError
 from retrieval.index.builder import write_index
-from retrieval.index.folder import IndexFolder, to_codes
+from retrieval.index.folder import IndexFolder, from_codes, to_codes
 from retrieval.index.update import Change, add_images, remove_images
 from retrieval.models.embed import embed_image
 from retrieval.models.encoder import FakeEncoder
@@ -54,6 +55,8 @@ from tfrecords.schema import BANDS, Image
 CONFIG = IndexConfig(stride_px=16, kind="exact")
 ENCODER = FakeEncoder()
 HEIGHT, WIDTH = 96, 80
+READER_NICE = 5
+"""How much readers step back, so that the writer does not wait for them and interrupts their readings."""
 
 
 # --- scenes -----------------------------------------------------------------------------------------------
@@ -216,23 +219,29 @@ def killing_rounds(kills: int, seed: int, names: Sequence[str], folder: Path) ->
 # --- readers and writers ----------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=256)
+def right(number: int, version: int) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
+    """Return the codes and the vectors of a scene."""
+    codes = to_codes(scene(number, version).scaled())
+    return codes, embed_image(ENCODER, from_codes(codes), CONFIG).vectors
+
+
 def check_version(out: Path) -> str:
     """Read an index as a query does, and return "whole", or the part that does not fit."""
     store = IndexFolder(out, encoder=ENCODER, device="cpu")
     ids, vectors = store.vectors.vectors()
     for number, row in sorted(store.images.items()):
-        pixels = store.scaled(number)
-        expected = to_codes(scene(number, version_of(row.date)).scaled())
-        if not np.array_equal(to_codes(pixels), expected):
+        codes, of_scene = right(number, version_of(row.date))
+        if not np.array_equal(to_codes(store.scaled(number)), codes):
             return f"pixels of image {number} are of another version"
-        of_image = vectors[ids >> 32 == number]
-        if not np.array_equal(of_image, embed_image(ENCODER, pixels, CONFIG).vectors):
+        if not np.array_equal(vectors[ids >> 32 == number], of_scene):
             return f"vectors of image {number} are of another version"
     return "whole"
 
 
 def read_until(out: Path, stop: Path, report: Path) -> None:
     """Read an index until a file exists, and write the counts of its readings."""
+    os.nice(READER_NICE)
     seen = Counter[str]()
     while not stop.exists():
         try:
