@@ -10,8 +10,8 @@ code as with any other encoder. The same seed draws the same shares of a command
 
 Kills: the former output must be intact, or the new one complete; a rerun must give the bytes of an
 undisturbed run. Readers: the images, pixels and vectors that a reader sees must belong to one version.
-Writers: each change that reports success must be in the final index. Surroundings, memory and soak: see
-`surroundings.py` and `soak.py`.
+Writers: each change that reports success must be in the final index. Surroundings, memory, soak and few
+descriptors: see `surroundings.py`, `soak.py` and `descriptors.py`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 from children import fork, wait
 from context import arguments, context, table, write_json
+from descriptors import few_descriptors
 from job import snapshots
 from numpy.typing import NDArray
 from small_jobs import JOBS, import_all
@@ -358,6 +359,7 @@ SECTIONS: dict[str, Callable[[Any, Path], dict[str, Any]]] = {
     "memory": lambda o, f: starve(o.job, shares_of(o.starvings, o.seed), f),
     "space": lambda o, f: withhold_space(o.job, shares_of(o.starvings, o.seed), f),
     "soak": lambda o, f: ask_for_long(o.queries, f),
+    "few_descriptors": lambda o, f: few_descriptors(o.images, f),
 }
 """Faults by name: options and a folder to counts."""
 
@@ -422,6 +424,7 @@ def main() -> None:
         "--starvings", type=int, default=4, help="runs of each job with too little memory, room"
     )
     parser.add_argument("--queries", type=int, default=10_000, help="of the soak")
+    parser.add_argument("--images", type=int, default=10_000, help="files of the index with few descriptors")
     parser.add_argument(
         "--job", action="append", default=[], choices=list(JOBS | COMMANDS), help="repeatable"
     )

@@ -115,14 +115,14 @@ def ground(number: int, version: int, height: int = 128, width: int = 136) -> An
     return (pixels + rng.normal(0, 40, pixels.shape)).astype(np.uint16)
 
 
-def write_tif(path: Path, pixels: Any, left: float = 5e5, nodata: int = 0) -> None:
+def write_tif(path: Path, pixels: Any, left: float = 5e5, nodata: int = 0, top: float = 5e6) -> None:
     """Write pixels (y, x, b) as a GeoTIFF with a place on the map."""
     import rasterio
 
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width, count = pixels.shape
     profile = dict(driver="GTiff", height=height, width=width, count=count, dtype=pixels.dtype.name)
-    place = dict(crs="EPSG:32631", transform=rasterio.Affine(10, 0, left, 0, -10, 5e6), nodata=nodata)
+    place = dict(crs="EPSG:32631", transform=rasterio.Affine(10, 0, left, 0, -10, top), nodata=nodata)
     with rasterio.open(path, "w", **profile, **place) as dataset:
         dataset.write(np.moveaxis(pixels, -1, 0))
         for band, name in enumerate(BANDS[:count], start=1):
