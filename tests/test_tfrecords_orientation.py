@@ -143,6 +143,7 @@ def test_other_numbers_of_the_tag_count_as_upright(rng, tmp_path, tag):
         b"II*\0\xff\xff\xff\xff",
         b"MM\0*\0\0\0\x08\xff\xff\x01",
         b"II+\0\x08\0\0\0" + b"\xff" * 8,
+        *(b"II+\0\x08\0\0\0" + (1 << bits).to_bytes(8, "little") for bits in range(0, 64, 7)),
         b"\x89PNG\r\n\x1a\n\xff\xff\xff\xffeXIfII*\0",
         b"\x89PNG\r\n\x1a\n\0",
     ],

@@ -34,12 +34,23 @@ def orientation_tag(path: Path) -> int:
 
 def _exif_chunk(file: IO[bytes]) -> bytes:
     """Return the chunk eXIf of a PNG that is read up to its first chunk; empty without one."""
+    size = _size(file)
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
         if kind == b"eXIf":
             return file.read(min(length, MAX_BYTES))
+        if file.tell() + length + 4 > size:
+            break
         file.seek(length + 4, io.SEEK_CUR)
     return b""
+
+
+def _size(file: IO[bytes]) -> int:
+    """Return the size of a file in bytes; a file system may refuse to seek far behind its end."""
+    here = file.tell()
+    size = file.seek(0, io.SEEK_END)
+    file.seek(here)
+    return size
 
 
 def _of_tags(file: IO[bytes]) -> int:
@@ -56,7 +67,7 @@ def _of_tags(file: IO[bytes]) -> int:
         offset, counter, entry = struct.unpack(f"{order}Q", head[8:16])[0], "Q", f"{order}HHQH6x"
     else:
         return 0
-    if offset >= 1 << 62:
+    if offset >= _size(file):
         return 0
     file.seek(offset)
     counted = file.read(struct.calcsize(counter))
