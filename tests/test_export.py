@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from engine import digital, image_of, learned_encoder, small_encoder, texture
 
 from retrieval.config import IndexConfig
 from retrieval.errors import ConfigError, EncoderError
-from retrieval.export.geoparquet import export_vectors
+from retrieval.export.geoparquet import export_parts, export_vectors
 from retrieval.export.onnx import HANDLERS, export_onnx
 from retrieval.export.stac import export_stac
 from retrieval.geo.footprints import footprints
@@ -104,6 +105,53 @@ def test_the_file_is_geoparquet(index, tmp_path):
     about = json.loads(file.schema_arrow.metadata[b"retrieve"])
     assert about["encoder_fingerprint"] == index.encoder.fingerprint
     assert (about["stride_px"], about["quantization"]["method"]) == (8, "none")
+
+
+def parts_by_the_format(path):
+    """Numbers of the parts that show something, by image, x and y, read as the page of formats says."""
+    raw = path.read_bytes()
+    _, _, channels, dim, _, count, parts = struct.unpack_from("<8sIIIII4xq24x", raw)
+    steps = struct.unpack_from(f"<{dim}f", raw, 64 + 4 * 4 * channels * dim)
+    start = 64 + 4 * dim * (4 * channels + 1)
+    table = struct.unpack_from(f"<{3 * count}q", raw, start + 33 * parts)
+    at, found = start, {}
+    for image_id, rows, columns in zip(table[::3], table[1::3], table[2::3], strict=True):
+        for number in range(rows * columns):
+            part, at = raw[at : at + 33], at + 33
+            halves = [b & 15 for b in part[:32]] + [b >> 4 for b in part[:32]]
+            scale = 2.0 ** ((part[32] - 128) / 8) if part[32] else 0.0
+            numbers = [(half - 8) * step * scale for half, step in zip(halves, steps, strict=True)]
+            if any(numbers):
+                found[image_id, 8 * (number % columns), 8 * (number // columns)] = numbers
+    return found
+
+
+def test_the_file_of_parts_holds_every_part_that_shows_something(tmp_path):
+    config = IndexConfig(parts="always")
+    made = build_index(ImageSource("dn", 3, images), tmp_path / "i", encoder=small_encoder(), config=config)
+    report = export_parts(made.folder, tmp_path / "parts.parquet")
+    columns, vectors = read(report.path)
+    expected = parts_by_the_format(tmp_path / "i" / "parts.bin")
+    keys = list(zip(columns["image_id"], columns["x"], columns["y"], strict=True))
+    assert len(keys) == report.rows == len(expected) and set(keys) == set(expected)
+    assert keys == sorted(keys, key=lambda key: (key[0], key[2], key[1]))
+    np.testing.assert_allclose(vectors, [expected[key] for key in keys], rtol=1e-5)
+    shape = shapely.from_wkb(columns["geometry"][0])
+    assert shape.equals(footprints(made.folder.images, *(np.array([v]) for v in keys[0]), 24, 24)[0])
+    about = json.loads(pq.read_metadata(report.path).metadata[b"retrieve"])
+    assert (about["kind"], about["dimensions"], about["stride_px"]) == ("parts", 64, 8)
+
+
+def test_parts_that_do_not_exist_or_do_not_fit_are_not_exported(index, tmp_path):
+    with pytest.raises(ConfigError, match="holds no parts"):
+        export_parts(index, tmp_path / "parts.parquet")
+    config = IndexConfig(parts="always")
+    made = build_index(
+        ImageSource("dn", 3, images), tmp_path / "s", encoder=small_encoder(), config=config, shards=2
+    )
+    with pytest.raises(ConfigError, match="has 2 shards"):
+        export_parts(made.folder, tmp_path / "parts.parquet")
+    assert not (tmp_path / "parts.parquet").exists()
 
 
 def test_pandas_reads_it(index, tmp_path):

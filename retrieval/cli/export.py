@@ -24,6 +24,7 @@ ExportKind = Literal["stac", "geoparquet", "onnx"]
     "export",
     "retrieve export scenes.index --as stac --out catalogue",
     "retrieve export scenes.index --as geoparquet --out vectors.parquet",
+    "retrieve export scenes.index --as geoparquet --parts --out parts.parquet",
     "retrieve export --as onnx --encoder siamese --out siamese.onnx",
     "retrieve export --as onnx --model model --out model.onnx",
 )
@@ -61,6 +62,9 @@ def export(
         Literal["float32", "float16"],
         typer.Option(help="For geoparquet: number type of the vectors."),
     ] = "float32",
+    parts: Annotated[
+        bool, typer.Option("--parts", help="For geoparquet: one row per part of the parts index.")
+    ] = False,
     source_url: Annotated[
         str | None,
         typer.Option(metavar="URL", help="For stac: base URL of the images, which the items link to."),
@@ -82,6 +86,8 @@ def export(
         raise typer.BadParameter("--model needs --as onnx, and no --encoder.")
     if encoder is not None and as_ != "onnx":
         raise typer.BadParameter(f"--encoder needs --as onnx; --as {as_} exports the vectors of INDEX.")
+    if parts and as_ != "geoparquet":
+        raise typer.BadParameter(f"--parts needs --as geoparquet; got --as {as_}.")
     import_tensorflow()
     start = time.monotonic()
     with ConsoleProgress(quiet, verbose=verbose) as console:
@@ -90,8 +96,9 @@ def export(
         elif as_ == "onnx":
             report, template = _export_encoder(index, encoder, out, overwrite)
         else:
-            write = _vector_writer(as_, floats, source_url, license_)
+            write = _vector_writer(as_, floats, source_url, license_, parts)
             report, template = _export_vectors(index, console, write, out, overwrite)
+            template = template.replace("windows", "parts") if parts else template
         for note in report.pop("notes", ()):
             console.note(note)
     result = {"out": str(report.pop("path")), "as": as_, **report, "seconds": elapsed_s(start)}
@@ -131,14 +138,16 @@ def _export_network(model: Path, out: Path, overwrite: bool) -> tuple[dict[str, 
     return asdict(report), "{out}: sides are multiples of {unit_px} px, " + difference
 
 
-def _vector_writer(as_: ExportKind, floats: Any, source_url: str | None, license_: str) -> Callable[..., Any]:
+def _vector_writer(
+    as_: ExportKind, floats: Any, source_url: str | None, license_: str, parts: bool
+) -> Callable[..., Any]:
     """Return the export function with the arguments of its format."""
-    from retrieval.export.geoparquet import export_vectors
+    from retrieval.export.geoparquet import export_parts, export_vectors
     from retrieval.export.stac import export_stac
 
     if as_ == "stac":
         return partial(export_stac, source_url=source_url, license=license_)
-    return partial(export_vectors, floats=floats)
+    return partial(export_parts if parts else export_vectors, floats=floats)
 
 
 def _export_vectors(

@@ -298,6 +298,17 @@ class StoredParts:
         first, last = self.layout.first_part[found[0] : found[0] + 2]
         return self.parts[first:last].reshape(*self.layout.table[found[0], 1:], PART_BYTES)
 
+    def numbers(self, image_id: int) -> NDArray[np.float32]:
+        """Return the numbers of an image's parts, (rows, columns, `PART_DIM`), 0 where nothing is shown.
+
+        Raises:
+            KeyError: the index does not hold the image.
+        """
+        stored = self.image(image_id)
+        both = np.concatenate([stored[..., :-1] & 15, stored[..., :-1] >> 4], -1)
+        values = (both.astype(np.float32) - 8) * self.layout.steps * SCALES[stored[..., -1:]]
+        return np.asarray(values, np.float32)
+
     def locate(self, rows: NDArray[np.int64]) -> Windows:
         """Find the place of windows by their numbers (...), -1 for none."""
         table, first = self.layout.table, self.layout.first_window
