@@ -48,6 +48,7 @@ from retrieval.tasks.change.training import (
     whole_scenes_of,
 )
 from retrieval.tasks.change.untrained import THRESHOLD, probability_of
+from retrieval.tasks.forest import Forest
 from retrieval.tasks.segment.model import Segmenter, load_segmenter
 from retrieval.tasks.segment.training import train_segmenter
 from retrieval.tasks.segment.trees import train_forest
@@ -239,7 +240,8 @@ def mapped(model: Segmenter, read: ReadPlace) -> NDArray[np.float32]:
     """Return the probability of change (y, x) in the tiles that hold labels, and 0 elsewhere."""
     filled = model.filled(read.inputs, read.ground)
     likely = np.zeros(read.labels.shape, np.float32)
-    for seen, inner, target in tiles_of(read):
+    around = max(AROUND_PX, model.network.view_px) if isinstance(model.network, Forest) else AROUND_PX
+    for seen, inner, target in tiles_of(read, around):
         likely[target] = model.probabilities(filled[seen][None])[0, ..., 1][inner]
     return likely
 
@@ -247,16 +249,16 @@ def mapped(model: Segmenter, read: ReadPlace) -> NDArray[np.float32]:
 Part = tuple[slice, slice]
 
 
-def tiles_of(read: ReadPlace) -> Iterator[tuple[Part, Part, Part]]:
+def tiles_of(read: ReadPlace, around: int = AROUND_PX) -> Iterator[tuple[Part, Part, Part]]:
     """Yield each tile that holds labels: with its surroundings, in them, and in the place."""
     height, width = read.labels.shape
-    side = TILE_PX + 2 * AROUND_PX
+    side = TILE_PX + 2 * around
     for y in range(0, height, TILE_PX):
         for x in range(0, width, TILE_PX):
             target = np.s_[y : y + TILE_PX, x : x + TILE_PX]
             if (read.labels[target] == 255).all():
                 continue
-            top, left = (max(min(at - AROUND_PX, of - side), 0) for at, of in ((y, height), (x, width)))
+            top, left = (max(min(at - around, of - side), 0) for at, of in ((y, height), (x, width)))
             inner = np.s_[y - top : y - top + TILE_PX, x - left : x - left + TILE_PX]
             yield np.s_[top : top + side, left : left + side], inner, target
 
