@@ -15,6 +15,8 @@ PATIENCE_S = 900
 """Time after which a child counts as hanging. A machine with other work stretches seconds to minutes."""
 TOLD_S = 20
 """Time that a hanging child has to write where it is."""
+LOOK_S, KILL_LOOK_S = 0.01, 0.0005
+"""Time between two looks at a child, and at one that is to be killed at an exact moment."""
 _PLACES = Path(tempfile.gettempdir())
 
 
@@ -59,7 +61,7 @@ def wait(child: int, kill_after_s: float | None = None, patience_s: float = PATI
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
                 return os.waitstatus_to_exitcode(status)
-            time.sleep(0.0005)
+            time.sleep(LOOK_S if kill_after_s is None else KILL_LOOK_S)
         told = _where(child) if kill_after_s is None else ""
         os.kill(child, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -57,7 +57,7 @@ def few_descriptors(images: int, folder: Path) -> dict[str, Any]:
 
 
 def _watch(child: int, most: list[int], stop: threading.Event) -> None:
-    while not stop.wait(0.02):
+    while not stop.wait(0.2):
         try:
             most[0] = max(most[0], len(list(Path(f"/proc/{child}/fd").iterdir())))
         except OSError:
