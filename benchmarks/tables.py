@@ -351,6 +351,7 @@ def faults_table(run: dict[str, Any]) -> str:
         )
     )
     rows += _rows_of_surroundings(run) + _rows_of_space(run) + _rows_of_memory(run) + _rows_of_soak(run)
+    rows += _rows_of_descriptors(run)
     return markdown(("fault", "volume", "result", "faults"), rows)
 
 
@@ -393,6 +394,14 @@ def _rows_of_soak(run: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     return [("queries of one index from 4 threads", f"{of['queries']:,}", result, str(of["wrong"]))]
 
 
+def _rows_of_descriptors(run: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    if not (of := run.get("few_descriptors")):
+        return []
+    result = f"{of['right']} of {of['asked']} patches found, at most {of['held']} descriptors open"
+    wrong = of["asked"] - of["right"]
+    return [(f"image files with {of['descriptors']} descriptors", f"{of['images']:,}", result, str(wrong))]
+
+
 def _refused(seen: dict[str, int], others: tuple[str, ...]) -> tuple[int, int]:
     """Return how many readings or additions were refused, and how many went wrong."""
     refused = sum(count for name, count in seen.items() if name.startswith("refused"))
@@ -400,7 +409,21 @@ def _refused(seen: dict[str, int], others: tuple[str, ...]) -> tuple[int, int]:
     return refused, wrong
 
 
-# --- tables of mutations.json -------------------------------------------------------------------------
+# --- tables of mutations.json and guided.json -----------------------------------------------------------
+
+
+def guided_table(run: dict[str, Any]) -> str:
+    """Return the inputs and branches of each parser."""
+    rows = [
+        (
+            name,
+            f"{of['inputs']:,}",
+            f"{of['branches'][0]} to {of['branches'][-1]}",
+            str(len(of["faults"])),
+        )
+        for name, of in run["parsers"].items()
+    ]
+    return markdown(("parser", "inputs", "branches reached", "faults"), rows)
 
 
 def mutations_table(run: dict[str, Any]) -> str:
@@ -460,6 +483,8 @@ TABLES: dict[str, Table] = {
     "overhead-600": ("overhead-600.json", overhead_table),
     "overhead-600-run": ("overhead-600.json", lambda run: run_note(run["context"])),
     "faults": ("faults.json", faults_table),
+    "guided": ("guided.json", guided_table),
+    "guided-run": ("guided.json", lambda run: run_note(run["context"])),
     "faults-run": ("faults.json", lambda run: run_note(run["context"])),
     "mutations": ("mutations.json", mutations_table),
     "mutations-run": ("mutations.json", lambda run: run_note(run["context"])),

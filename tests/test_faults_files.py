@@ -20,6 +20,33 @@ from retrieval.training.recipes import read_recipe
 from tfrecords.errors import parse_json
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "benchmarks"))
+
+from guided import PARSERS, Outcomes  # noqa: E402
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_a_parser_reads_its_valid_inputs_and_names_what_is_damaged(tmp_path, name):
+    for folder in ("made", "work"):
+        (tmp_path / folder).mkdir()
+    valid = PARSERS[name].seeds(tmp_path / "made")
+    outcomes = Outcomes(PARSERS[name].reader(tmp_path / "work"), tmp_path / "report.json")
+    for content in valid:
+        outcomes.attempt(content)
+    assert outcomes.seen == {"read": len(valid)} and valid
+    for content in valid:
+        for end in (0, 1, len(content) // 2, len(content) - 1):
+            outcomes.attempt(content[:end])
+    assert outcomes.faults == {} and sum(outcomes.seen.values()) == 5 * len(valid)
+
+
+def test_a_fault_of_a_parser_is_kept_with_its_place_and_bytes(tmp_path):
+    outcomes = Outcomes(lambda data: data[4], tmp_path / "report.json")
+    for data in (b"short", b"is", b"no", b"longer"):
+        outcomes.attempt(data)
+    ((what, text),) = json.loads((tmp_path / "report.json").read_text())["faults"].items()
+    assert what.startswith("IndexError at ") and "test_faults_files.py" in what and "b'is'" in text
+    assert outcomes.seen == {"read": 2, "faulty": 2}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
