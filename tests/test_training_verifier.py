@@ -245,24 +245,44 @@ def interrupted_at(step):
     return stop
 
 
-@pytest.mark.parametrize("step", [0, 5, 10])
-def test_an_interrupted_verifier_resumes_to_the_same_weights(trained, tmp_path, step):
+def test_an_interrupted_verifier_resumes_to_the_same_weights(trained, tmp_path):
     """Interrupted while it mines (0), in the middle, and after the last step."""
     series, config, out = trained[0] / "series", replace(TINY, steps=10), tmp_path / "v.keras"
-    with pytest.raises(KeyboardInterrupt):
-        train_verifier(series, out, config, progress=interrupted_at(step), checkpoint_s=0.0)
-    rounds = sorted((tmp_path / "v.keras.training").glob("round-*.npz"))
-    assert not out.exists() and len(rounds) == (TINY.rounds if step else 1)
-    if step:
-        with pytest.raises(TrainingError, match="steps was 10 and is 11"):
-            train_verifier(series, out, replace(config, steps=11))
-    written, seen = rounds[0].stat().st_mtime_ns, []
-    train_verifier(series, out, config, progress=lambda p: seen.append((p, rounds[0].stat().st_mtime_ns)))
-    assert {at for _, at in seen} == {written}  # mined pairs are not mined again
-    assert [p.step for p, _ in seen if not p.note] == list(range(max(1, step), 11))
+    folder, seen = tmp_path / "v.keras.training", []
+
+    def rounds():
+        return sorted(folder.glob("round-*.npz"))
+
+    def until(step):
+        """Train, and note each step and when the first round was written; -1 for the whole training."""
+        stop, steps = interrupted_at(step), []
+
+        def show(progress):
+            if rounds():
+                seen.append(rounds()[0].stat().st_mtime_ns)
+            steps.extend([progress.step] * (not progress.note))
+            stop(progress)
+
+        try:
+            train_verifier(series, out, config, progress=show, checkpoint_s=0.0)
+        except KeyboardInterrupt:
+            assert step >= 0 and not out.exists()
+        else:
+            assert step == -1
+        return steps
+
+    assert until(0) == [] and len(rounds()) == 1
+    assert until(5) == [1, 2, 3, 4, 5] and len(rounds()) == TINY.rounds
+    with pytest.raises(TrainingError, match="steps was 10 and is 11"):
+        train_verifier(series, out, replace(config, steps=11))
+    assert until(10) == [5, 6, 7, 8, 9, 10]
+    with pytest.raises(TrainingError, match="steps was 10 and is 11"):
+        train_verifier(series, out, replace(config, steps=11))
+    assert until(-1) == [10]
+    assert len(set(seen)) == 1  # mined pairs are not mined again
     for a, b in zip(weights(out), weights(trained[0] / "short.keras"), strict=True):
         np.testing.assert_allclose(a, b, atol=5e-3)
-    assert not (tmp_path / "v.keras.training").exists()
+    assert not folder.exists()
 
 
 def test_rounds_are_mined_on_a_cluster_that_loses_a_worker(tmp_path):
