@@ -22,7 +22,7 @@ from job import command, ground, write_tif
 DESCRIPTORS = 256
 SIDE = 72
 """Side of an image in pixels."""
-ASKED = 100
+ASKED = 20
 """Patches of a query, spread over all images."""
 CHANGED = 10
 """Images that are added, and removed."""
