@@ -13,25 +13,42 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from context import write_json
 from numpy.typing import NDArray
-from protocol import GROUPS, slug
+from protocol import GROUPS, calibration_error, slug
 
 from retrieval.evaluation.calibration_fit import (
     expected_calibration_error,
     fit_calibration,
     held_out_probability,
 )
+from retrieval.evaluation.submission import Submission
 from retrieval.models.calibration import RIGHT_PX, calibration_features
 from retrieval.models.encoder import load_encoder
 from retrieval.report.plots import BLUE, INK, QUIET, drawing, save
 from retrieval.types import RankedCandidates
 
-Measured = dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured of the queries of a group."""
+
+    features: NDArray[np.float64]
+    """(n, 4) what the confidence is computed from."""
+    right: NDArray[np.bool_]
+    """(n,) whether the answer is within `RIGHT_PX`."""
+    answers: Submission
+    """The right answers: their places give the blocks of ground of an interval."""
+
+
+Measured = dict[str, Evidence]
+Stated = dict[str, NDArray[np.float64]]
+"""Confidence of each query, by group."""
 THRESHOLDS = (0.5, 0.8, 0.9, 0.95, 0.99)
 BINS = 10
 DATES = re.compile(r"-with-\d+-dates$")
@@ -39,7 +56,7 @@ DATES = re.compile(r"-with-\d+-dates$")
 
 
 def measured(folder: Path, encoder: str) -> Measured:
-    """Return evidence and correctness of every query, by group."""
+    """Return what is known of every query, by group."""
     out: Measured = {}
     for file in sorted(folder.glob(f"evidence-*-{encoder}.npz")):
         with np.load(file, allow_pickle=False) as content:
@@ -48,7 +65,8 @@ def measured(folder: Path, encoder: str) -> Measured:
             features = content["features"] if "features" in content else calibration_features(found)
         off = np.hypot(found.x[:, 0] - x, found.y[:, 0] - y)
         right = (found.image_ids[:, 0] == image) & (off <= RIGHT_PX)
-        out[file.name[len("evidence-") : -len(f"-{encoder}.npz")]] = features, right
+        answers = Submission(np.arange(len(x)), image, x, y, source="answers")
+        out[file.name[len("evidence-") : -len(f"-{encoder}.npz")]] = Evidence(features, right, answers)
     return out
 
 
@@ -60,13 +78,19 @@ def families(names: Iterable[str]) -> dict[str, str]:
     return {name: forms.get(name, folders.get(short, short)) for name, short in several.items()}
 
 
-def left_out(groups: Measured) -> dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]:
-    """Return the confidence of every answer by a fit to other groups, and whether it is right."""
-    family, sizes = families(groups), [len(right) for _, right in groups.values()]
-    features, right = (np.concatenate([v[i] for v in groups.values()]) for i in (0, 1))
+def left_out(groups: Measured) -> Stated:
+    """Return the confidence of every answer by a fit to other groups."""
+    family, sizes = families(groups), [len(one.right) for one in groups.values()]
+    features, right = joined(groups)
     labels = np.repeat([family[name] for name in groups], sizes)
     stated = np.split(held_out_probability(features, right, labels), np.cumsum(sizes)[:-1])
-    return {name: (p, groups[name][1]) for name, p in zip(groups, stated, strict=True)}
+    return dict(zip(groups, stated, strict=True))
+
+
+def joined(groups: Measured) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the evidence of all groups, and whether each answer is right."""
+    every = groups.values()
+    return np.concatenate([one.features for one in every]), np.concatenate([one.right for one in every])
 
 
 def reliability(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> list[dict[str, float]]:
@@ -93,27 +117,24 @@ def coverage(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> list
     return out
 
 
-def summary(
-    stated: dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]],
-) -> tuple[dict[str, Any], NDArray[np.float64], NDArray[np.bool_]]:
-    """Return the figures of groups and of all together, and all confidences and correctness."""
-    probability, right = (np.concatenate([v[i] for v in stated.values()]) for i in (0, 1))
-    groups = {
+def summary(groups: Measured, stated: Stated) -> dict[str, Any]:
+    """Return the figures of groups and of all together."""
+    (_, right), probability = joined(groups), np.concatenate([*stated.values()])
+    of_groups = {
         name: {
-            "answers": len(ok),
-            "right": float(ok.mean()),
-            "stated": float(p.mean()),
-            "error": expected_calibration_error(p, ok),
+            "answers": len(one.right),
+            "right": float(one.right.mean()),
+            "stated": float(stated[name].mean()),
+            "error": calibration_error(stated[name], one.right, one.answers),
         }
-        for name, (p, ok) in stated.items()
+        for name, one in groups.items()
     }
-    figures = {
+    return {
         "error": expected_calibration_error(probability, right),
-        "groups": groups,
+        "groups": of_groups,
         "reliability": reliability(probability, right),
         "coverage": coverage(probability, right),
     }
-    return figures, probability, right
 
 
 def report(figures: dict[str, Any]) -> None:
@@ -121,7 +142,8 @@ def report(figures: dict[str, Any]) -> None:
     for name, one in figures["groups"].items():
         print(
             f"{name:38s} {one['answers']:5d} answers, {one['right']:.3f} right, stated {one['stated']:.3f}, "
-            f"calibration error {one['error']:.3f}"
+            f"calibration error {one['error']['value']:.3f} [{one['error']['low']:.3f}, "
+            f"{one['error']['high']:.3f}]"
         )
     print(f"all, each group left out once: error {figures['error']:.3f}")
     for b in figures["reliability"]:
@@ -182,18 +204,21 @@ def main() -> None:
             f"{args.evidence} holds evidence of {len(groups)} groups for {args.encoder}; expected 2 or more "
             "that are not forms of one"
         )
-    figures, probability, right = summary(left_out(groups))
+    stated = left_out(groups)
+    figures = summary(groups, stated)
+    features, right = joined(groups)
     report(figures)
     write_json(args.json, {"encoder": args.encoder} | figures)
     if args.charts:
         args.charts.mkdir(parents=True, exist_ok=True)
         title = f"{args.encoder}: {len(right)} answers, each group judged by a fit to the others"
-        draw(probability, right, title, args.charts / f"calibration-{args.encoder}.svg")
+        draw(
+            np.concatenate([*stated.values()]), right, title, args.charts / f"calibration-{args.encoder}.svg"
+        )
     if args.out:
         what = f"{len(right)} answers of {len(groups)} groups of val: {', '.join(groups)}"
-        seen, ok = (np.concatenate([v[i] for v in groups.values()]) for i in (0, 1))
         fingerprint = load_encoder(args.encoder).fingerprint
-        fit_calibration(seen, ok, fitted_on=what, encoder=fingerprint).save(args.out, overwrite=True)
+        fit_calibration(features, right, fitted_on=what, encoder=fingerprint).save(args.out, overwrite=True)
 
 
 if __name__ == "__main__":

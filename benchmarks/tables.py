@@ -222,10 +222,15 @@ def subpixel_table(subpixel: dict[str, Any]) -> str:
     return markdown(head, rows)
 
 
+def error_of(error: dict[str, float] | float) -> str:
+    """Return a calibration error with its interval; figures of earlier runs have none."""
+    return interval(error) if isinstance(error, dict) else f"{error:.3f}"
+
+
 def calibration_table(figures: dict[str, Any]) -> str:
     """Return calibration error per held-out group, precision at coverage, and the chart."""
     rows = [
-        (name, str(g["answers"]), f"{g['right']:.3f}", f"{g['stated']:.3f}", f"{g['error']:.3f}")
+        (name, str(g["answers"]), f"{g['right']:.3f}", f"{g['stated']:.3f}", error_of(g["error"]))
         for name, g in figures["groups"].items()
     ]
     answers = sum(g["answers"] for g in figures["groups"].values())

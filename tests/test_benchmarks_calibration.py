@@ -32,10 +32,13 @@ def test_calibration_holds_out_a_group_and_its_variants(tmp_path):
     assert sorted(groups) == ["cities", "cities-RGB-only", "flood", "venice"]
     stated = calibrate.left_out(groups)
     # Without its twin the fit to the others is the same for both.
-    others = fit_calibration(*(np.concatenate([groups[k][i] for k in ("flood", "venice")]) for i in (0, 1)))
+    others = fit_calibration(*calibrate.joined({k: groups[k] for k in ("flood", "venice")}))
     for name in ("cities", "cities-RGB-only"):
-        np.testing.assert_allclose(stated[name][0], others.probability(groups[name][0]))
-    summary, probability, right = calibrate.summary(stated)
+        np.testing.assert_allclose(stated[name], others.probability(groups[name].features))
+    summary, (_, right) = calibrate.summary(groups, stated), calibrate.joined(groups)
+    probability = np.concatenate([*stated.values()])
+    error = summary["groups"]["venice"]["error"]
+    assert 0 < error["low"] <= error["value"] <= error["high"] < 0.5
     assert sum(b["answers"] for b in summary["reliability"]) == len(right) == 240
     assert summary["error"] < 0.15 and summary["coverage"][0]["covers"] == (probability >= 0.5).mean()
     calibrate.draw(probability, right, "made up", tmp_path / "c.svg")
@@ -55,4 +58,4 @@ def test_several_dates_are_held_out_with_the_group_of_their_places(tmp_path):
     file = tmp_path / "evidence-venice-with-3-dates-enc.npz"
     np.savez(file, **fields, answers=answers, features=features)
     measured = calibrate.measured(tmp_path, "enc")["venice-with-3-dates"]
-    assert measured[0].tolist() == features.tolist() and measured[1].all()
+    assert measured.features.tolist() == features.tolist() and measured.right.all()
