@@ -257,3 +257,25 @@ def ground_table(scale: dict[str, Any]) -> str:
         "per patch",
     )
     return markdown(head, rows)
+
+
+def many_shards_table(run: dict[str, Any]) -> str:
+    """Return time, memory, size and answers of an index of many images in shards."""
+    built, asked, shapes = run["build"], run["query"], run["context"]["shapes"]
+    counts = built["counts"]
+    what = (
+        f"{counts['images']:,} images of {shapes['size']} px, {counts['windows']:,} windows, {counts['kind']}"
+    )
+    rows = [
+        (f"build, {shapes['shards']} shards: {what}", *_cost(built), f"{built['gb']:.1f} GB on the disk"),
+        (
+            f"query of {shapes['queries']} patches",
+            *_cost(asked),
+            f"{asked['right']['within_2px']:.3f} within 2 px",
+        ),
+    ]
+    return markdown(("stage", "time", "processors", "memory without pages of files", "result"), rows)
+
+
+def _cost(stage: dict[str, Any]) -> tuple[str, str, str]:
+    return f"{stage['s']:.0f} s", f"{stage['cpu_s']:.0f} s", f"{stage['anonymous_mb']:,.0f} MB"
