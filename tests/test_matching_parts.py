@@ -22,7 +22,7 @@ from retrieval.index.folder import IndexFolder
 from retrieval.index.parts import PartsIndex, Projection, write_parts
 from retrieval.matching.budget import WORK_PER_S, PartsBudget, expected_gain, search_cost
 from retrieval.matching.exhaustive import search_uncertain, select_uncertain
-from retrieval.matching.parts_search import find_places, nearest_places
+from retrieval.matching.parts_search import find_places, nearest_places, windows_to_compare
 from retrieval.matching.places import decided_patches
 from retrieval.matching.session import Session
 from retrieval.matching.tensors import Arrays
@@ -513,3 +513,14 @@ def test_changed_parts_are_named(folder: IndexFolder, tmp_path: Path) -> None:
     (copy / "parts.bin").write_bytes(data)
     with pytest.raises(ManifestError, match=r"parts\.bin"):
         IndexFolder(copy, encoder=FAKE)
+
+
+def test_more_windows_are_compared_in_larger_indexes_and_with_more_effort():
+    sizes = [0, 1000, 10**6, 5 * 10**6, 16 * 10**6, 10**9]
+    for effort in (1, 4):
+        counts = [windows_to_compare(size, effort) for size in sizes]
+        assert counts == sorted(counts) and counts[-1] == windows_to_compare(10**10, effort)
+    for size in sizes:
+        (nearest, compared), (more, more_compared) = (windows_to_compare(size, effort) for effort in (1, 4))
+        assert 2 * nearest <= more <= 4 * nearest and more_compared == 2 * compared
+        assert compared <= nearest

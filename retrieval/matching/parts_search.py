@@ -36,13 +36,15 @@ FINE_SHIFTS = np.array([(dy, dx) for dy in range(-1, 3) for dx in range(-1, 3)])
 """(16, 2) shifts at which the windows found are compared."""
 NEAREST_SHARE = 1 / 115
 """Share of an index's windows that are compared by their parts, for each coarse shift."""
-LEAST_NEAREST, MOST_NEAREST = 8192, 65536
+LEAST_NEAREST, MOST_NEAREST = 8192, 131072
 """Bounds of the number of these windows: a small index affords more, and time must not grow for ever."""
+ENOUGH_NEAREST = 65536
+"""Windows that are enough for a search of more effort where the first one compared half of them or fewer."""
 AT_COARSE = np.flatnonzero(((FINE_SHIFTS == 0) | (FINE_SHIFTS == 2)).all(1))
 """(4,) rows of the fine shifts that are coarse shifts."""
-COMPARED = 8192
-"""Windows of a patch that are compared at all fine shifts: the best of a rough comparison. A search of more
-effort compares twice as many."""
+COMPARED, COMPARED_SHARE = 8192, 1 / 8
+"""Windows of a patch that are compared at all fine shifts, at least, and their share of the nearest windows
+of a shift: the best of a rough comparison. A search of more effort compares twice as many."""
 PLACES = 2000
 """Candidates of a patch: correlation at quarter resolution reduces them further at little cost."""
 OVERLAPPING = 8
@@ -67,22 +69,34 @@ def find_places(index: PartsIndex, session: Session, effort: int = 1, count: int
     local, settings = shipped_descriptors(), replace(session.search, round2_max_candidates=count)
     columns = tuple(range(len(session.queries.bands)))
     allowed, found = np.array(sorted(session.image_ids), np.int64), []
-    compared = COMPARED if effort == 1 else 2 * COMPARED
     for start in range(0, max(1, len(session.queries)), BLOCK):
         queries = session.queries.select(slice(start, start + BLOCK))
         rows = np.arange(len(queries))
         fields = local.describe_all_pixels(*Templates(queries, columns).take(rows, 1))
-        places = [
-            nearest_places(member, fields, windows_to_compare(len(member), effort), allowed, compared)
-            for member in index.members
-        ]
+        places = []
+        for member in index.members:
+            nearest, compared = windows_to_compare(len(member), effort)
+            places.append(nearest_places(member, fields, nearest, allowed, compared))
         found.append(best_places(*merge_best(places, OVERLAPPING * count), settings))
     return _inside(concatenate(found), session.images)
 
 
-def windows_to_compare(windows: int, effort: int = 1) -> int:
-    """Return how many windows of an index are compared by their parts, for each coarse shift."""
-    return min(max(round(NEAREST_SHARE * windows), LEAST_NEAREST) * effort, MOST_NEAREST)
+def windows_to_compare(windows: int, effort: int = 1) -> tuple[int, int]:
+    """Return how many windows are compared with a patch.
+
+    Args:
+        windows: of the index.
+        effort: see `find_places`.
+
+    Returns:
+        Windows of each coarse shift that are compared roughly, and the best of all that are compared at all
+        fine shifts.
+    """
+    nearest = min(max(round(NEAREST_SHARE * windows), LEAST_NEAREST), MOST_NEAREST)
+    compared = max(COMPARED, round(COMPARED_SHARE * nearest))
+    if effort == 1:
+        return nearest, compared
+    return min(effort * nearest, max(ENOUGH_NEAREST, 2 * nearest)), 2 * compared
 
 
 def _inside(found: Candidates, images: Pixels) -> Candidates:
