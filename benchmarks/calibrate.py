@@ -36,10 +36,10 @@ from retrieval.types import RankedCandidates
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was measured of the queries of a group."""
+    """Evidence and answers of the queries of a group."""
 
     features: NDArray[np.float64]
-    """(n, 4) what the confidence is computed from."""
+    """(n, 4) terms of the confidence."""
     right: NDArray[np.bool_]
     """(n,) whether the answer is within `RIGHT_PX`."""
     answers: Submission
@@ -56,7 +56,7 @@ DATES = re.compile(r"-with-\d+-dates$")
 
 
 def measured(folder: Path, encoder: str) -> Measured:
-    """Return what is known of every query, by group."""
+    """Return the evidence of every group."""
     out: Measured = {}
     for file in sorted(folder.glob(f"evidence-*-{encoder}.npz")):
         with np.load(file, allow_pickle=False) as content:

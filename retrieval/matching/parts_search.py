@@ -43,8 +43,8 @@ ENOUGH_NEAREST = 65536
 AT_COARSE = np.flatnonzero(((FINE_SHIFTS == 0) | (FINE_SHIFTS == 2)).all(1))
 """(4,) rows of the fine shifts that are coarse shifts."""
 COMPARED, COMPARED_SHARE = 8192, 1 / 8
-"""Windows of a patch that are compared at all fine shifts, at least, and their share of the nearest windows
-of a shift: the best of a rough comparison. A search of more effort compares twice as many."""
+"""Least number of windows that are compared at all fine shifts, and their share of the nearest of a shift.
+They are the best of a rough comparison. A search of more effort compares twice as many."""
 PLACES = 2000
 """Candidates of a patch: correlation at quarter resolution reduces them further at little cost."""
 OVERLAPPING = 8
