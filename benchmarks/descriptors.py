@@ -100,4 +100,4 @@ def _limited(images: int, folder: Path, report: Path) -> None:
     timed("add", lambda: command("index", folder / "more", *flags, "--add"))
     timed("remove", lambda: command("index", *removed, *flags))
     right += ask("query of the changed index", CHANGED, images + CHANGED)
-    report.write_text(json.dumps({"asked": 2 * ASKED, "right": right, "seconds": seconds}))
+    report.write_text(json.dumps({"asked": 2 * ASKED, "right": int(right), "seconds": seconds}))
