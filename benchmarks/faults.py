@@ -241,10 +241,11 @@ def check_version(out: Path) -> str:
 
 
 def read_until(out: Path, stop: Path, report: Path) -> None:
-    """Read an index until a file exists, and write the counts of its readings."""
+    """Read an index until a file exists and once more, and write the counts of its readings."""
     os.nice(READER_NICE)
-    seen = Counter[str]()
-    while not stop.exists():
+    seen, ended = Counter[str](), False
+    while not ended:
+        ended = stop.exists()  # the last reading meets no change
         try:
             seen[check_version(out)] += 1
         except RetrieveError as error:
