@@ -43,7 +43,7 @@ def generate(out: str, images: int, patches: int, size: int, seed: int) -> None:
 def index(folder: str, encoder: str | None, stride: int, kind: str, device: str) -> dict[str, Any]:
     """Embed and index the images."""
     from retrieval.config import IndexConfig
-    from retrieval.index import builder as image_parts
+    from retrieval.index import builder, image_parts
     from retrieval.pipeline import build_index
 
     parts: dict[str, float] = {}
@@ -51,7 +51,7 @@ def index(folder: str, encoder: str | None, stride: int, kind: str, device: str)
     with clocked(
         parts,
         (image_parts, "embed_image", "embedding images, threads together"),
-        (image_parts, "finish_index", "building the vector index"),
+        (builder, "finish_index", "building the vector index"),
     ):
         built = build_index(
             Path(folder) / "test_images.tfrecords",
