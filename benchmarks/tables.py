@@ -228,17 +228,22 @@ def error_of(error: dict[str, float] | float) -> str:
     return interval(error) if isinstance(error, dict) else f"{error:.3f}"
 
 
-def calibration_table(figures: dict[str, Any]) -> str:
-    """Return calibration error per held-out group, precision at coverage, and the chart."""
+def calibration_groups_table(figures: dict[str, Any]) -> str:
+    """Return the calibration error of each held-out group and of all."""
     rows = [
         (name, str(g["answers"]), f"{g['right']:.3f}", f"{g['stated']:.3f}", error_of(g["error"]))
         for name, g in figures["groups"].items()
     ]
     answers = sum(g["answers"] for g in figures["groups"].values())
     rows.append(("**all**", str(answers), "", "", f"**{figures['error']:.3f}**"))
-    errors = markdown(
+    return markdown(
         ("held-out group", "answers", "share right", "mean confidence", "calibration error"), rows
     )
+
+
+def calibration_table(figures: dict[str, Any]) -> str:
+    """Return calibration error per held-out group, precision at coverage, and the chart."""
+    errors = calibration_groups_table(figures)
     kept = [(f"{c['at_least']:g}", f"{c['covers']:.3f}", f"{c['right']:.4f}") for c in figures["coverage"]]
     precision = markdown(("confidence at least", "share of answers", "share right"), kept)
     chart = (
@@ -462,6 +467,7 @@ TABLES: dict[str, Table] = {
     "parts-run": ("accuracy-parts.json", accuracy_note),
     "subpixel": ("subpixel.json", subpixel_table),
     "calibration-siamese": ("calibration-siamese.json", calibration_table),
+    "calibration-parts": ("calibration-parts.json", calibration_groups_table),
     "calibration-structure-tensor": ("calibration-structure-tensor.json", calibration_table),
     "dates-venice": ("dates-venice.json", dates_table),
     "dates-venice-run": ("dates-venice.json", dates_note),
