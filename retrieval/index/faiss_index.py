@@ -120,9 +120,8 @@ class VectorIndex:
             DuplicateIdError: an id is doubled, or ids do not ascend.
         """
         count = sum(len(ids) for ids, _ in blocks()) if count is None else count
-        # `trained` may be empty, so its truth value says nothing.
-        reused = None if trained is None else trained.kind
-        kind = reused or choose_kind(config.kind, count, config, device)
+        # An index without vectors is false, so `trained` is compared with None.
+        kind = choose_kind(config.kind, count, config, device) if trained is None else trained.kind
         options = (kind, config.nprobe, device, config.rerank_k)
         if kind == "exact":
             index = cls(_exact(regroup_blocks(blocks(), sizes.group), dim), *options)
