@@ -97,8 +97,8 @@ def export(
             report, template = _export_encoder(index, encoder, out, overwrite)
         else:
             write = _vector_writer(as_, floats, source_url, license_, parts)
-            report, template = _export_vectors(index, console, write, out, overwrite)
-            template = template.replace("windows", "parts") if parts else template
+            rows = "parts" if parts else "windows"
+            report, template = _export_vectors(index, console, write, out, overwrite, rows)
         for note in report.pop("notes", ()):
             console.note(note)
     result = {"out": str(report.pop("path")), "as": as_, **report, "seconds": elapsed_s(start)}
@@ -151,10 +151,11 @@ def _vector_writer(
 
 
 def _export_vectors(
-    index: Path, console: ConsoleProgress, write: Callable[..., Any], out: Path, overwrite: bool
+    index: Path, console: ConsoleProgress, write: Callable[..., Any], out: Path, overwrite: bool, rows: str
 ) -> tuple[dict[str, Any], str]:
+    """Export the vectors of windows or parts; `rows` names these in the report."""
     from retrieval.pipeline import open_index
 
     folder = open_index(index, device="cpu").folder
     report = asdict(write(folder, out, overwrite=overwrite, progress=console))
-    return report, "{out}: {rows} windows" + (" of {items} images" if "items" in report else "")
+    return report, f"{{out}}: {{rows}} {rows}" + (" of {items} images" if "items" in report else "")
