@@ -25,6 +25,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, reduce
 from pathlib import Path
@@ -34,6 +35,7 @@ import numpy as np
 from children import fork, wait
 from context import arguments, context, table, write_json
 from descriptors import few_descriptors
+from download_jobs import DOWNLOAD_JOBS, serving_downloads
 from job import snapshots
 from numpy.typing import NDArray
 from small_jobs import JOBS, import_all
@@ -372,10 +374,13 @@ def run_campaign(options: Any, folder: Path) -> dict[str, Any]:
         options: of the command line; `only` names some sections.
         folder: where to work; it exists.
     """
-    found = {}
-    for name in options.only or SECTIONS:
-        (folder / name).mkdir()
-        found[name] = SECTIONS[name](options, folder / name)
+    found, chosen = {}, options.only or list(SECTIONS)
+    of_jobs = {"surroundings", "memory", "space"} & set(chosen)
+    downloads = of_jobs and not set(DOWNLOAD_JOBS).isdisjoint(options.job or DOWNLOAD_JOBS)
+    with serving_downloads(folder / "served") if downloads else nullcontext():
+        for name in chosen:
+            (folder / name).mkdir()
+            found[name] = SECTIONS[name](options, folder / name)
     return found
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from job import BANDS, Job, command, ground, write_tif
+from download_jobs import DOWNLOAD_JOBS
+from job import BANDS, PRINTED, Job, command, ground, write_tif
 from task_jobs import TASK_JOBS
 
 CLASSES = ("field", "forest", "water")
@@ -77,6 +78,18 @@ def _answers(folder: Path, version: int) -> None:
     )
     rows = (f"{patch},{place}\n" for patch, place in enumerate(places))
     (folder / "answers.csv").write_text("Patch ID,Result\n" + "".join(rows))
+
+
+def _patch_files(folder: Path, version: int) -> None:
+    for number in range(3):
+        pixels = ground(number, 0)[7:71, 5 + version : 69 + version]
+        write_tif(folder / f"patches/{number}.tif", pixels)
+
+
+def _submission(folder: Path, version: int) -> None:
+    _answers(folder, 0)
+    (folder / "answers.csv").rename(folder / "submission.csv")
+    _answers(folder, version)
 
 
 def _matches(folder: Path) -> None:
@@ -153,6 +166,21 @@ JOBS: dict[str, Job] = {
         ("submission.csv",),
         _index,
     ),
+    "query, all outputs": Job(
+        _patch_files,
+        lambda f: (
+            *("query", f / "patches", "--index", f / "index", "--out", f / "submission.csv"),
+            *("--details", f / "details.geojson", "--save-windows", f / "windows"),
+        ),
+        ("submission.csv", "patches.csv", "details.geojson", "windows"),
+        _index_of_scenes,
+    ),
+    "score": Job(
+        _submission,
+        lambda f: ("score", f / "submission.csv", f / "answers.csv"),
+        (PRINTED,),
+        prints=True,
+    ),
     "index --add": Job(
         lambda f, _: _scenes_of(f / "more", range(3, 5)),
         lambda f: ("index", f / "more", "--out", f / "index", "--add"),
@@ -191,7 +219,27 @@ JOBS: dict[str, Job] = {
         ("vectors.parquet",),
         _index,
     ),
+    "export, stac": Job(
+        lambda *_: None,
+        lambda f: ("export", f / "index", "--as", "stac", "--out", f / "catalogue"),
+        ("catalogue",),
+        _index_of_scenes,
+    ),
+    "export, onnx": Job(
+        lambda *_: None,
+        lambda f: ("export", "--as", "onnx", "--model", f / "model", "--out", f / "model.onnx"),
+        ("model.onnx",),
+        _segmenter,
+    ),
     "ingest": Job(_places, lambda f: ("ingest", f / "places", "--out", f / "made", "--size", 96), ("made",)),
+    "ingest, images": Job(
+        _places, lambda f: ("ingest", f / "places", "--as", "images", "--out", f / "made"), ("made",)
+    ),
+    "ingest, challenge": Job(
+        _places,
+        lambda f: ("ingest", f / "places", "--as", "challenge", "--out", f / "made", "--size", 96),
+        ("made",),
+    ),
     "train": Job(
         _series,
         lambda f: ("train", f / "series", "--recipe", f / "recipe.json", "--out", f / "encoder.keras"),
@@ -207,6 +255,15 @@ JOBS: dict[str, Job] = {
         ("classes.csv", "classes.parquet"),
         _classifier,
     ),
+    "classify predict, scene": Job(
+        _scenes,
+        lambda f: (
+            *("classify", "predict", f / "scenes/0.tif", "--model", f / "model"),
+            *("--out", f / "classes.tif", "--stride", 8),
+        ),
+        ("classes.tif",),
+        _classifier,
+    ),
     "segment predict": Job(
         _scenes,
         lambda f: (
@@ -216,8 +273,9 @@ JOBS: dict[str, Job] = {
         ("maps", "shares"),
         _segmenter,
     ),
-} | TASK_JOBS
-"""A small job of each command that writes an output."""
+}
+JOBS |= TASK_JOBS | DOWNLOAD_JOBS
+"""A small job of each command that writes an output or prints figures."""
 
 
 MODULES = (

@@ -134,7 +134,7 @@ def withhold_space(names: Sequence[str], shares: Sequence[float], folder: Path) 
     """Run jobs without room or right to write; return what became of them, by fault.
 
     Args:
-        names: of `small_jobs`; all without any.
+        names: of `small_jobs`; all without any. Those that only print are left out.
         shares: of the bytes and of the files that a job needs besides its inputs.
         folder: where to work; it exists.
 
@@ -144,7 +144,7 @@ def withhold_space(names: Sequence[str], shares: Sequence[float], folder: Path) 
     if not can_mount(folder):
         return {}
     counts: dict[str, dict[str, Any]] = {name: {"seen": Counter(), "faults": []} for name in WITHHELD}
-    for number, name in enumerate(names or JOBS):
+    for number, name in enumerate(name for name in names or JOBS if not JOBS[name].prints):
         room = folder / str(number)
         room.mkdir()
         _withhold_from(name, shares, room, counts)

@@ -137,20 +137,29 @@ def surroundings(folder: Path) -> dict[str, Surrounding]:
 
 
 def run_jobs(folder: Path, inside: Iterable[str], names: Iterable[str]) -> None:
-    """Run jobs in this process, each in a separate folder, after changing the process."""
+    """Run jobs in this process, each in a separate folder, after changing the process.
+
+    A job that fails prints why, leaves no output, and the next one runs.
+    """
     for name in inside:
         globals()[name]()
     for name in names:
         work = folder / name
         work.mkdir()
-        if model := JOBS[name].model:
-            model(work)
-        JOBS[name].inputs(work, 0)
-        JOBS[name].run(work)
+        try:
+            if model := JOBS[name].model:
+                model(work)
+            JOBS[name].inputs(work, 0)
+            JOBS[name].run(work)
+        except (Exception, SystemExit) as error:
+            print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def outputs_in(surrounding: Surrounding, names: Sequence[str], folder: Path) -> dict[str, Any] | str:
-    """Run jobs in a surrounding; return the snapshots of their outputs, or the end of its message."""
+    """Run jobs in a surrounding; return the snapshots of their outputs, or the end of its message.
+
+    What failing jobs say is printed.
+    """
     work = folder / surrounding.folder
     work.mkdir()
     if surrounding.prefix:
@@ -180,6 +189,7 @@ def outputs_in(surrounding: Surrounding, names: Sequence[str], folder: Path) -> 
     made = {f"{name}: {out}": snapshot(work / name / out) for name in names for out in JOBS[name].outputs}
     shutil.rmtree(work)
     left = [path.name for path in elsewhere.iterdir()]
+    print(done.stderr[-3000:], end="", flush=True)
     if done.returncode or left:
         return f"{done.stderr[-300:]} {left or ''}"
     return made

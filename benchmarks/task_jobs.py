@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from job import Job, command, ground, write_tif
+from job import PRINTED, Job, command, ground, write_tif
 
 NAMES = ("field", "forest", "water")
 COMMON = {"steps": 4, "batch": 2, "warmup_steps": 1, "validate_every": 2, "compile": False}
@@ -45,6 +45,11 @@ def _train_classifier(folder: Path) -> tuple[object, ...]:
     flags = ("--unlabelled", folder / "more.npz", "--validation", folder / "valid.npz")
     recipe = ("--recipe", folder / "recipe.json", "--out", folder / "trained")
     return ("classify", "train", folder / "train.npz", *flags, *recipe)
+
+
+def _trained_classifier(folder: Path) -> None:
+    _labelled(folder, 0)
+    command(*_train_classifier(folder), "--quiet")
 
 
 # --- segment and labels -----------------------------------------------------------------------------------
@@ -170,16 +175,37 @@ TASK_JOBS: dict[str, Job] = {
         ),
         ("e.html",),
     ),
+    "classify evaluate": Job(
+        _labelled,
+        lambda f: ("classify", "evaluate", f / "valid.npz", "--model", f / "trained", "--out", f / "e.html"),
+        ("e.html",),
+        _trained_classifier,
+    ),
     "segment train": Job(_masks_and_recipe(SEGMENTER), _train_segmenter, ("trained",)),
     "segment train, trees": Job(
         _masks_and_recipe(TREES), lambda f: _train_segmenter(f, "--method", "trees"), ("trained",)
     ),
     "change detect": Job(_change_places(), _detect, ("change.tif", "p.tif", "change.geojson")),
+    "segment evaluate": Job(
+        _pairs, lambda f: ("segment", "evaluate", f / "masks", f / "masks"), (PRINTED,), prints=True
+    ),
+    "change evaluate": Job(
+        _change_places(),
+        lambda f: ("change", "evaluate", f / "places", f / "labels", "--no-clouds"),
+        (PRINTED,),
+        prints=True,
+    ),
+    "change train, trees": Job(
+        _change_places(TREES), lambda f: _train_change(f, "--method", "trees"), ("trained",)
+    ),
     "change train": Job(_change_places(SEGMENTER | {"orientations": 1}), _train_change, ("trained",)),
     "labels cover": Job(
         _pairs,
         lambda f: ("labels", "cover", f / "images", "--window", 32, "--out", f / "cover.csv"),
         ("cover.csv",),
+    ),
+    "labels check": Job(
+        _pairs, lambda f: ("labels", "check", f / "images", f / "masks"), (PRINTED,), prints=True
     ),
     "labels rasterize": Job(_polygons, _rasterize, ("burnt",)),
     "labels vectorize": Job(_pairs, _vectorize, ("areas.geojson",)),

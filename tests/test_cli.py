@@ -308,6 +308,10 @@ def test_an_interrupt_exits_130_and_states_how_to_resume(ground, monkeypatch, ta
     assert message in done.stderr and "Traceback" not in done.output
 
 
+OF_GDAL = OSError("Write failed. See previous exception for details.")
+OF_GDAL.__cause__ = RuntimeError("ZIPSetupEncode:insufficient memory")
+
+
 @pytest.mark.parametrize(
     "error, reason",
     [
@@ -316,6 +320,7 @@ def test_an_interrupt_exits_130_and_states_how_to_resume(ground, monkeypatch, ta
         (OSError(12, "Cannot allocate memory"), "[Errno 12] Cannot allocate memory"),
         (RuntimeError("can't start new thread"), "can't start new thread"),
         (RuntimeError("std::bad_alloc"), "std::bad_alloc"),
+        (OF_GDAL, "ZIPSetupEncode:insufficient memory"),
         (ImportError("x.so: failed to map segment from shared object"), "x.so: failed to map segment"),
     ],
 )

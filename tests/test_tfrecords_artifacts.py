@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tfrecords import storage
 from tfrecords.artifacts import (
     FORMAT_VERSION,
     MANIFEST,
@@ -30,6 +31,7 @@ from tfrecords.errors import (
     OutputExistsError,
     UnfinishedOutputError,
 )
+from tfrecords.storage import scratch_beside
 
 CONFIG = {"stride": 8}
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -106,7 +108,11 @@ def test_interrupted_file_leaves_the_former_one(tmp_path, stop):
     assert goal.read_text() == "former" and names(tmp_path) == ["a.csv"]
 
 
-@pytest.mark.parametrize("error", [FULL, RuntimeError("libfoo: No space left on device")])
+OF_GDAL = OSError("Write failed. See previous exception for details.")
+OF_GDAL.__cause__ = RuntimeError("_tiffWriteProc:No space left on device.")
+
+
+@pytest.mark.parametrize("error", [FULL, OF_GDAL, RuntimeError("libfoo: No space left on device")])
 def test_full_disk_gives_a_named_error(tmp_path, error):
     goal = tmp_path / "a.csv"
     goal.write_text("former")
@@ -114,6 +120,35 @@ def test_full_disk_gives_a_named_error(tmp_path, error):
         partial.write_text("half")
         raise error
     assert goal.read_text() == "former" and names(tmp_path) == ["a.csv"]
+
+
+def test_unfinished_files_of_an_output_leave_nothing_beside_it(tmp_path):
+    goal = tmp_path / "maps" / "a.tif"
+    with scratch_beside(goal) as folder:
+        assert folder.parent == goal.parent and folder.name.startswith(".")
+        (folder / "plain.tif").write_bytes(b"half")
+    assert list(goal.parent.iterdir()) == []
+    goal.with_name(f".{goal.name}.scratch").mkdir()  # left by a killed run
+    with pytest.raises(DiskFullError, match=r"maps/a\.tif: the disk is full"), scratch_beside(goal):
+        raise OF_GDAL
+    assert list(goal.parent.iterdir()) == []
+
+
+def test_an_error_of_a_library_on_a_full_disk_names_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "is_full", lambda folder: folder == tmp_path)
+    for writing in (writing_file, scratch_beside):
+        with pytest.raises(DiskFullError, match="disk is full"), writing(tmp_path / "a.tif"):
+            raise OSError("TIFFAppendToStrip:Write error at scanline 3")
+        with pytest.raises(PermissionError), writing(tmp_path / "a.tif"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_no_output_is_begun_with_little_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "MEMORY_BYTES", 1 << 62)
+    for writing in (writing_file, scratch_beside):
+        with pytest.raises(MemoryError, match="MB left"), writing(tmp_path / "a.tif"):
+            pytest.fail("a library would write here")
+    assert names(tmp_path) == []
 
 
 def test_disk_full_during_sync(tmp_path, monkeypatch):

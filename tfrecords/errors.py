@@ -1,4 +1,4 @@
-"""Base classes of errors and warnings, errors of file formats, lists of names in messages, a parser of JSON.
+"""Base classes of errors and warnings, errors of file formats, texts of messages, a parser of JSON.
 
 Every error that a user can meet derives from `RetrieveError`; the command line prints its text and exits
 with 1. Any other exception is a defect of the product.
@@ -22,6 +22,16 @@ def listed(names: Sequence[str], most: int = NAMED) -> str:
     """Join names for a message: all of them, or the first ones and the number of the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def said_by(error: BaseException) -> str:
+    """Return the classes and texts of an error and its causes; rasterio keeps GDAL's words in the cause."""
+    causes: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and one not in causes:
+        causes.append(one)
+        one = one.__cause__
+    return "; ".join(f"{type(one).__name__}: {one}" for one in causes)
 
 
 class RetrieveError(Exception):

@@ -12,14 +12,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tfrecords.errors import DiskFullError, OutputExistsError, RetrieveError
+from tfrecords.errors import DiskFullError, OutputExistsError, RetrieveError, said_by
 from tfrecords.geotiff import RASTERS, ends_within_file
 from tfrecords.remote import remote_exists, uploading_file, url_of
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Error numbers of a full disk and of an exceeded quota."""
+FORMER_FILE = "the former file is unchanged"
+"""State of an output that could not be written."""
 ROOM_BYTES = 64 << 10
 """A disk with less free space counts as full where a library cannot write and does not say why."""
+MEMORY_BYTES = 32 << 20
+"""Memory that must be left where a library encodes an output: GDAL's codecs end the process without it."""
 
 
 def partial_of(path: Path) -> Path:
@@ -45,6 +49,18 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def check_memory() -> None:
+    """Refuse to go on where the process may take little more memory.
+
+    Raises:
+        MemoryError: the system refuses `MEMORY_BYTES`.
+    """
+    try:
+        bytes(MEMORY_BYTES)  # zeros that nothing reads: the system gives addresses, and no page
+    except MemoryError:
+        raise MemoryError(f"less than {MEMORY_BYTES >> 20} MB left") from None
+
+
 @contextmanager
 def naming_full_disk(path: Path, kept: str) -> Iterator[None]:
     """Turn any library's "no space left" error into `DiskFullError`.
@@ -63,7 +79,7 @@ def naming_full_disk(path: Path, kept: str) -> Iterator[None]:
         yield
     except Exception as err:
         # GDAL, Arrow, FAISS and TensorFlow raise different classes, but all quote the system's message.
-        quoted = os.strerror(errno.ENOSPC).lower() in str(err).lower()
+        quoted = os.strerror(errno.ENOSPC).lower() in said_by(err).lower()
         if quoted or getattr(err, "errno", None) in FULL or isinstance(err, DiskFullError):
             raise DiskFullError(
                 f"{path}: the disk is full; {kept}. Free some space and run the command again."
@@ -143,35 +159,75 @@ def writing_file(
     Raises:
         OutputExistsError: the file exists and `overwrite` is false, or a folder has its name.
         DiskFullError: the disk is full.
+        MemoryError: less than `MEMORY_BYTES` are left.
     """
     check_free(path, overwrite=overwrite)
+    check_memory()
     if url := url_of(path):
         with uploading_file(url) as local:
             yield local
         return
     path = Path(path)
     partial = partial_of(path)
-    with naming_full_disk(path, "the former file is unchanged"):
+    with naming_full_disk(path, FORMER_FILE):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             partial.unlink(missing_ok=True)  # left by a killed run
             _check_writable(partial)
-            yield partial
-            if partial.suffix.lower() in RASTERS:
-                check_raster(partial)
+            with _telling_full_disk(path):
+                yield partial
+                if partial.suffix.lower() in RASTERS:
+                    check_raster(partial)
             if durable:
                 place(partial, path)
             else:
                 partial.replace(path)
         except BaseException as error:
-            unnamed = isinstance(error, Exception) and not isinstance(error, (RetrieveError, OSError))
-            full = unnamed and is_full(path.parent)
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
             _name_output(error, path)
-            if full:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
             raise
+
+
+@contextmanager
+def scratch_beside(path: Path) -> Iterator[Path]:
+    """Make a hidden folder for the unfinished files of an output, and remove it at the end.
+
+    Args:
+        path: the output; its folder is created if needed. It is not written.
+
+    Yields:
+        The folder, empty, on the disk of the output.
+
+    Raises:
+        DiskFullError: the disk is full.
+        MemoryError: less than `MEMORY_BYTES` are left.
+    """
+    check_memory()
+    folder = path.with_name(f".{path.name}.scratch")
+    with naming_full_disk(path, FORMER_FILE):
+        try:
+            shutil.rmtree(folder, ignore_errors=True)  # left by a killed run
+            folder.mkdir(parents=True)
+            with _telling_full_disk(path):
+                yield folder
+        except BaseException as error:
+            _name_output(error, path)
+            raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _telling_full_disk(path: Path) -> Iterator[None]:
+    """Raise the system's error of a full disk for a library's error that has no number."""
+    try:
+        yield
+    except Exception as error:
+        named = isinstance(error, (RetrieveError, MemoryError)) or getattr(error, "errno", None) is not None
+        if not named and is_full(path.parent):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
 
 
 def _check_writable(path: Path) -> None:
@@ -206,7 +262,7 @@ def unfinished(path: Path) -> OSError:
 
 def _name_output(error: BaseException, path: Path) -> None:
     """Replace the names of hidden temporary files by that of the output in an error of the system or GDAL."""
-    hidden = re.compile(rf"{re.escape(str(path.parent))}/\.{re.escape(path.stem)}\.[\w.]*")
+    hidden = re.compile(rf"{re.escape(str(path.parent))}/\.{re.escape(path.stem)}\.[\w.]*(?:/[\w.]+)?")
     error.args = tuple(hidden.sub(str(path), arg) if isinstance(arg, str) else arg for arg in error.args)
     if isinstance(error, OSError) and error.filename is not None:
         error.filename = hidden.sub(str(path), os.fspath(error.filename))

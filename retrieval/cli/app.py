@@ -187,6 +187,9 @@ def retrieve(
     Without arguments, index, query and score use the challenge's file names in the working folder.
     Results go to files and standard output, progress and notes to standard error.
     """
+    from tfrecords.storage import check_memory
+
+    check_memory()
     # TensorFlow reads it once, when it is first imported; 2 leaves its errors.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if context.invoked_subcommand not in KEEPS_TENSORFLOW_THREADS:

@@ -15,7 +15,7 @@ from click import ClickException
 
 from retrieval.cli.console import RED, YELLOW, coloured
 from retrieval.errors import DependencyError
-from tfrecords.errors import RetrieveError, RetrieveWarning
+from tfrecords.errors import RetrieveError, RetrieveWarning, said_by
 
 RESUMABLE = ("classify train", "demo", "index", "ingest", "ingest-stac", "labels download", "train")
 """Commands that keep finished parts when they are interrupted."""
@@ -23,8 +23,11 @@ BACKENDS = {"tensorflow": "TensorFlow", "faiss": "FAISS"}
 """Names of the packages that the extras `cpu` and `gpu` install, by module."""
 LABELS = ("geopandas", "mercantile", "pyogrio", "pyproj")
 """Modules that the extra `labels` installs."""
-NO_MEMORY = ("bad_alloc", "failed to map segment", "can't start new thread", "ResourceExhausted")
-"""What libraries say where the system gives them no memory, by other errors than MemoryError."""
+NO_MEMORY = (
+    *("MemoryError", "bad_alloc", "failed to map segment", "can't start new thread"),
+    *("ResourceExhausted", "insufficient memory", "No space for"),  # GDAL's codecs of TIFF
+)
+"""What errors say where the system gives no memory: their class, or a library's words."""
 VERBOSE = "retrieval.verbose"
 """Key of a context's `meta`: true where `--verbose` was given."""
 
@@ -59,16 +62,21 @@ def error_handling(context: typer.Context) -> Iterator[None]:
 def _system_error(error: Exception) -> str | None:
     """Return what to say where the system refuses memory or a file; None for other errors."""
     no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    if no_memory or isinstance(error, MemoryError) or any(m in f"{error!r} {error}" for m in NO_MEMORY):
+    if no_memory or any(mark in said_by(error) for mark in NO_MEMORY):
         return _out_of_memory(error)
     if not isinstance(error, OSError) or error.errno == errno.EPIPE:
         return None  # EPIPE: the reader of `retrieve score | head` has left
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}"
+    return f"{where}{error.strerror or _own_words(error)}"
+
+
+def _own_words(error: Exception) -> BaseException:
+    """Return the cause of an error of rasterio that only points to it, else the error."""
+    return error.__cause__ or error if "previous exception" in str(error) else error
 
 
 def _out_of_memory(error: Exception) -> str:
-    reason = " ".join(str(error).split())[:160] or type(error).__name__
+    reason = " ".join(str(_own_words(error)).split())[:160] or type(error).__name__
     return f"out of memory ({reason}). Process less at a time, or use a machine with more memory."
 
 

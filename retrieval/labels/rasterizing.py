@@ -27,6 +27,7 @@ from retrieval.labels.vectors import Batch, Box, VectorFile
 from retrieval.types import Progress, silent
 from tfrecords.artifacts import check_free, writing_folder
 from tfrecords.errors import MissingInputError, OutputExistsError
+from tfrecords.storage import scratch_beside
 
 METRES_PER_DEGREE = 111_320.0
 """Length of a degree at the equator."""
@@ -267,7 +268,6 @@ def _write(
                     write_png(partial, mask, classes)
             else:
                 goal = folder.path / f"{name}.tif"
-                goal.parent.mkdir(parents=True, exist_ok=True)
                 _write_map(canvas, grid, numbers, goal, classes, counts, True)
             progress("writing masks", done, len(files))
         folder.counts |= {"masks": len(files)}
@@ -290,9 +290,8 @@ def _write_map(
 
     first = grid.pieces[numbers[0]]
     last = grid.pieces[numbers[-1]]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="retrieve-labels-", dir=out.parent) as scratch:
-        plain = Path(scratch) / "mask.tif"
+    with scratch_beside(out) as scratch:
+        plain = scratch / "mask.tif"
         size = last.x + last.width, last.y + last.height
         create_map(plain, *size, first.crs, first.transform, classes.unlabelled)
         with rasterio.open(plain, "r+") as dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from retrieval.labels.files import find_files
 from retrieval.labels.masks import create_map, finish_map, read_mask, shape_of, write_png
 from retrieval.types import Progress, silent
 from tfrecords.artifacts import check_free, writing_folder
-from tfrecords.storage import writing_file
+from tfrecords.storage import scratch_beside, writing_file
 
 
 @dataclass(frozen=True)
@@ -96,8 +95,8 @@ def _write(path: Path, out: Path, classes: Classes, colours: bool, overwrite: bo
     values = read_mask(path, classes)
     shape = shape_of(path)
     if out.suffix.lower() == ".tif":
-        with tempfile.TemporaryDirectory(prefix="retrieve-labels-", dir=out.parent) as scratch:
-            plain = Path(scratch) / "mask.tif"
+        with scratch_beside(out) as scratch:
+            plain = scratch / "mask.tif"
             create_map(plain, shape.width, shape.height, shape.crs, shape.transform, classes.unlabelled)
             with rasterio.open(plain, "r+") as dataset:
                 dataset.write(values, 1)

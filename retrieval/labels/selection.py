@@ -140,7 +140,7 @@ def _cut(path: Path, window: SceneWindow, out: Path) -> None:
     from rasterio.windows import Window
 
     part = Window(window.col_off, window.row_off, window.width, window.height)
-    with open_raster(path) as source, silent_georeference():
+    with open_raster(path) as source:
         if window.col_off + window.width > source.width or window.row_off + window.height > source.height:
             raise LabelsError(
                 f"{path}: {source.width} x {source.height} pixels; a window reaches column "
@@ -151,18 +151,18 @@ def _cut(path: Path, window: SceneWindow, out: Path) -> None:
         profile |= dict(width=window.width, height=window.height, compress="deflate")
         if source.crs:
             profile |= dict(crs=source.crs, transform=moved(source.transform, window.col_off, window.row_off))
-        with rasterio.open(out, "w", **profile) as target:
-            target.write(source.read(window=part))
-            target.descriptions, target.scales, target.offsets = (
-                source.descriptions,
-                source.scales,
-                source.offsets,
-            )
-            target.update_tags(**source.tags())
-            if source.colorinterp[0] == ColorInterp.palette:
-                target.write_colormap(1, source.colormap(1))
-            else:
-                target.colorinterp = source.colorinterp
+        pixels, tags, colours = source.read(window=part), source.tags(), source.colorinterp
+        described = {name: getattr(source, name) for name in ("descriptions", "scales", "offsets")}
+        colormap = source.colormap(1) if colours[0] == ColorInterp.palette else None
+    with silent_georeference(), rasterio.open(out, "w", **profile) as target:
+        target.write(pixels)
+        for name, values in described.items():
+            setattr(target, name, values)
+        target.update_tags(**tags)
+        if colormap:
+            target.write_colormap(1, colormap)
+        else:
+            target.colorinterp = colours
 
 
 def _put(path: Path, partial: Path, link: bool) -> None:

@@ -31,6 +31,7 @@ from tfrecords.read import Raster, describe_raster
 from tfrecords.read.images import units_of_rasters
 from tfrecords.read.rasters import open_raster
 from tfrecords.schema import band_names, default_nodata, is_nodata
+from tfrecords.storage import scratch_beside
 
 ROWS_AT_A_TIME = 4
 """Rows of windows that are classified together."""
@@ -95,12 +96,10 @@ def classify_scene(
     check_free(out, overwrite=overwrite)
     scene = _Scene.open(source, classifier, stride, bands, units, orientations)
     classes = Classes(classifier.description.classes)
-    plain = out.with_name(f".{out.name}.plain.tif")
-    try:
+    with scratch_beside(out) as scratch:
+        plain = scratch / "plain.tif"
         counts = _write_plain(scene, plain, executor or SerialExecutor(), progress)
         finish_map(plain, out, classes, overwrite=overwrite)
-    finally:
-        plain.unlink(missing_ok=True)
     valid = counts[: len(classes.names)]
     return SceneReport(
         out,

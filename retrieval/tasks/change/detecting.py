@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from retrieval.tasks.change.pairs import Pair, open_pair
 from retrieval.types import Executor, Progress, silent
 from tfrecords.artifacts import check_free
 from tfrecords.read import Raster
-from tfrecords.storage import check_raster, writing_file
+from tfrecords.storage import check_raster, scratch_beside, writing_file
 
 CHANGE = Classes.binary("change")
 """Classes of the map: background 0, change 1."""
@@ -164,8 +163,8 @@ def write_map(found: ChangeMap, grid: Raster, out: Path, *, overwrite: bool = Fa
     """Write a map of change as a cloud-optimized GeoTIFF with class names and the tags of the shift."""
     import rasterio
 
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=_folder(out)) as scratch:
-        plain = Path(scratch) / "plain.tif"
+    with scratch_beside(out) as scratch:
+        plain = scratch / "plain.tif"
         create_map(plain, grid.width, grid.height, *_georeference(grid), IGNORED)
         with quiet_gdal(), rasterio.open(plain, "r+") as dataset:
             dataset.write(found.values, 1)
@@ -177,11 +176,6 @@ def write_map(found: ChangeMap, grid: Raster, out: Path, *, overwrite: bool = Fa
                 THRESHOLD=f"{found.threshold:.6g}",
             )
         finish_map(plain, out, CHANGE, overwrite=overwrite)
-
-
-def _folder(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.parent
 
 
 def _georeference(grid: Raster) -> tuple[Any, Any]:
@@ -205,8 +199,8 @@ def _writing_probabilities(path: Path | None, grid: Raster, overwrite: bool) -> 
     profile = dict(driver="GTiff", dtype="float32", count=1, width=grid.width, height=grid.height)
     profile |= dict(nodata=float("nan"), tiled=True, blockxsize=256, blockysize=256, BIGTIFF="IF_SAFER")
     profile |= dict(crs=crs, compress="zstd", zstd_level=1) | ({"transform": transform} if transform else {})
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=_folder(path)) as scratch:
-        plain = Path(scratch) / "plain.tif"
+    with scratch_beside(path) as scratch:
+        plain = scratch / "plain.tif"
         with quiet_gdal(), rasterio.open(plain, "w", **profile) as dataset:
             dataset.set_band_description(1, "probability of change")
 

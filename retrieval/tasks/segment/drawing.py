@@ -25,7 +25,7 @@ from retrieval.tasks.segment.vote import Vote
 from retrieval.tasks.segment.windows import WINDOW_PX, Layout
 from retrieval.types import Executor, Progress, silent
 from tfrecords.geotiff import silent_georeference
-from tfrecords.storage import writing_file
+from tfrecords.storage import scratch_beside, writing_file
 
 Pixels = NDArray[Any]
 Known = NDArray[np.bool_]
@@ -167,10 +167,8 @@ def map_one(
     from rasterio.windows import Window
 
     counts = np.zeros(256, np.int64)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        scratch = tempfile.TemporaryDirectory(prefix=".retrieve-map-", dir=out.parent)
-        plain = Path(stack.enter_context(scratch)) / "plain.tif"
+        plain = stack.enter_context(scratch_beside(out)) / "plain.tif"
         with open_raster(image.path) as dataset:
             crs, transform = dataset.crs, dataset.transform
         create_map(plain, image.width, image.height, crs, transform if crs else None, IGNORED)
