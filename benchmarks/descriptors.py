@@ -26,6 +26,8 @@ ASKED = 20
 """Patches of a query, spread over all images."""
 CHANGED = 10
 """Images that are added, and removed."""
+BUDGET_S = 30
+"""Time that a query may spend on patches that the search leaves uncertain."""
 PATIENCE_S = 3600
 """Time until the child counts as hanging."""
 
@@ -83,8 +85,8 @@ def _limited(images: int, folder: Path, report: Path) -> None:
         numbers = np.linspace(first, last - 1, ASKED).astype(int)
         np.save(folder / "patches.npy", np.stack([ground(n, 0, SIDE, SIDE)[4:68, 5:69] for n in numbers]))
         out = folder / "submission.csv"
-        asked = folder / "patches.npy", "--index", index, "--out", out, "--overwrite", "--quiet"
-        timed(name, lambda: command("query", *asked))
+        asked = folder / "patches.npy", "--index", index, "--out", out, "--budget", BUDGET_S
+        timed(name, lambda: command("query", *asked, "--overwrite", "--quiet"))
         from retrieval.evaluation.submission import read_submission
         from retrieval.pipeline import open_index
 
