@@ -50,7 +50,7 @@ def sync(path: Path) -> None:
 
 
 def check_memory() -> None:
-    """Refuse to go on where the process may take little more memory.
+    """Refuse an output where the process may take little more memory.
 
     Raises:
         MemoryError: the system refuses `MEMORY_BYTES`.
