@@ -88,6 +88,18 @@ def test_our_images_of_any_size_and_bands(tmp_path, rng):
         )
 
 
+def test_a_part_of_the_images_reads_its_records_alone(tmp_path, rng):
+    raw = [encode_image(Image(i, dn(rng, 64, 64, 4), "dn", BANDS, 0.0)) for i in range(5)]
+    path = records(tmp_path / "i.tfrecords", *raw)
+    images, content = read_images(path), bytearray(path.read_bytes())
+    content[content.index(raw[1]) + 100] ^= 1
+    path.write_bytes(content)
+    assert [image.image_id for image in images.part(2, 4)] == [2, 3]
+    assert not list(images.part(4, 4)) and len(list(images.part(4, 9))) == 1
+    with pytest.raises(RecordError, match=r"record 1 \(counted from 0\): its bytes are damaged"):
+        list(images.part(0, 3))
+
+
 @pytest.mark.parametrize("kind", ["images", "patches", "series"])
 def test_shards_are_one_source(tmp_path, rng, kind):
     encode = {

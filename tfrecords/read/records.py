@@ -1,8 +1,8 @@
-"""Read TFRecord files record by record; every error names file and record number.
+"""Read TFRecord files record by record; every error names file and record.
 
 A record is: length (8 bytes, little-endian), masked crc32c of the length, the bytes, masked crc32c of the
-bytes. TensorFlow checks both sums, but accepts a file that ends within a length, and names neither file
-nor record. So the frames are checked here first, which reads 12 bytes per record.
+bytes. The lengths are read first, 12 bytes per record. So a file that ends too early is refused at once, and
+any record can be read alone. TensorFlow's reader neither names records nor starts at one.
 
 Source: https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
 """
@@ -14,39 +14,21 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+import google_crc32c
+
 from tfrecords.errors import MissingInputError, RecordError
 from tfrecords.schema import Fields, parse
 
 HEADER = 12
 FOOTER = 4
-REQUEST_BYTES = 4 << 20
-"""Bytes of records in one request; each request to TensorFlow has a fixed cost."""
 PREFIX_BYTES = 64
 """Bytes of a feature to search for in a record."""
-CASTAGNOLI = 0x82F63B78
-"""Polynomial of crc32c, reflected."""
 MASK_DELTA = 0xA282EAD8
 
 
-def _table() -> tuple[int, ...]:
-    """Return the crc32c of every byte."""
-    table = []
-    for byte in range(256):
-        for _ in range(8):
-            byte = byte >> 1 ^ (CASTAGNOLI if byte & 1 else 0)
-        table.append(byte)
-    return tuple(table)
-
-
-TABLE = _table()
-
-
 def masked_crc32c(data: bytes) -> int:
-    """Return the checksum of a TFRecord frame; slow, meant for the 8 bytes of a length."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
-    crc ^= 0xFFFFFFFF
+    """Return the checksum that follows a length or the bytes of a record."""
+    crc = int(google_crc32c.value(data))
     return ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF
 
 
@@ -61,7 +43,7 @@ def count_records(path: Path) -> int:
 
 
 def record_offsets(path: Path) -> list[int]:
-    """Return the offset of each record's first byte; reads the frames only.
+    """Return the offset of each record's first byte; reads the lengths only.
 
     Args:
         path: a TFRecord file.
@@ -70,22 +52,27 @@ def record_offsets(path: Path) -> list[int]:
         MissingInputError: the file is missing, is a folder, or is empty.
         RecordError: a frame is damaged, or the file ends within one.
     """
+    return [frame.start for frame in _frames(path)]
+
+
+def _frames(path: Path) -> list[range]:
+    """Return the offsets of the bytes of all records; errors as `record_offsets`."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            offsets = _walk_frames(path, file.fileno(), size)
+            frames = _walk_frames(path, file.fileno(), size)
     except OSError as err:
         raise MissingInputError(f"{path} cannot be read: {err.strerror}") from err
-    if not offsets:
+    if not frames:
         raise MissingInputError(f"{path} is empty; expected a TFRecord file with at least one record")
-    return offsets
+    return frames
 
 
-def _walk_frames(path: Path, handle: int, size: int) -> list[int]:
-    """Return the offsets of all records by following their lengths to the end of the file."""
-    offset, offsets = 0, list[int]()
+def _walk_frames(path: Path, handle: int, size: int) -> list[range]:
+    """Return the offsets of the bytes of all records by following their lengths to the end of the file."""
+    offset, frames = 0, list[range]()
     while offset < size:
-        count = len(offsets)
+        count = len(frames)
         os.lseek(handle, offset, os.SEEK_SET)
         header = os.read(handle, HEADER)
         if len(header) < HEADER:
@@ -103,14 +90,14 @@ def _walk_frames(path: Path, handle: int, size: int) -> list[int]:
                     else ". The file is corrupt or not a TFRecord file."
                 )
             )
-        offsets.append(offset + HEADER)
+        frames.append(range(offset + HEADER, offset + HEADER + length))
         offset += HEADER + length + FOOTER
         if offset > size:
             raise RecordError(
                 f"{place_of(path, count)}: it has {length} bytes, but the file ends {offset - size} bytes "
                 f"before their end. It is truncated."
             )
-    return offsets
+    return frames
 
 
 def raw_records(path: Path, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
@@ -125,34 +112,16 @@ def raw_records(path: Path, start: int = 0, stop: int | None = None) -> Iterator
         MissingInputError: the file is missing or empty.
         RecordError: the file is truncated or corrupt.
     """
-    import tensorflow as tf
-
-    total = count_records(path)
-    count = total if stop is None else min(stop, total)
-    # Autotuning does not help a single reader. At the end the iterator may wait for the tuner to wake, whose
-    # sleep doubles each time: a reading of 25 s once waited 17 s more.
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    frames, record = tf.data.TFRecordDataset(str(path)).with_options(options), start
-    frames = frames if stop is None else frames.take(count)
-    batch_size = max(1, REQUEST_BYTES * total // path.stat().st_size)
-    # If a batch has a damaged record, read on one by one, so that the records before it are yielded.
-    for size in (batch_size, 1):
-        try:
-            # The next batch is read and checked while the caller uses this one. Of skipped records
-            # TensorFlow reads the lengths alone.
-            for batch in frames.skip(record).batch(size).prefetch(1).as_numpy_iterator():
-                for raw in batch:
-                    yield raw
-                    record += 1
-            break
-        except tf.errors.DataLossError as err:
-            if size == 1:
-                raise RecordError(
-                    f"{place_of(path, record)}: its bytes are damaged (checksum differs)"
-                ) from err
-    if record != count:
-        raise RecordError(f"{place_of(path, record)}: the file changed while it was read")
+    frames = _frames(path)
+    with path.open("rb") as file:
+        for record, frame in enumerate(frames[start:stop], start):
+            file.seek(frame.start)
+            raw, checksum = file.read(len(frame)), file.read(FOOTER)
+            if len(checksum) < FOOTER:
+                raise RecordError(f"{place_of(path, record)}: the file changed while it was read")
+            if struct.pack("<I", masked_crc32c(raw)) != checksum:
+                raise RecordError(f"{place_of(path, record)}: its bytes are damaged (checksum differs)")
+            yield raw
 
 
 def read_fields(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Fields]:
