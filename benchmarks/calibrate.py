@@ -60,7 +60,8 @@ def measured(folder: Path, encoder: str) -> Measured:
     out: Measured = {}
     for file in sorted(folder.glob(f"evidence-*-{encoder}.npz")):
         with np.load(file, allow_pickle=False) as content:
-            found = RankedCandidates(**{f: content[f] for f in RankedCandidates.__dataclass_fields__})
+            names = RankedCandidates.__dataclass_fields__
+            found = RankedCandidates(**{name: content[name] for name in names if name in content})
             image, x, y = content["answers"].T
             features = content["features"] if "features" in content else calibration_features(found)
         off = np.hypot(found.x[:, 0] - x, found.y[:, 0] - y)

@@ -198,9 +198,9 @@ class Candidates:
         return len(self.image_ids)
 
 
-NO_CANDIDATE = {"image_ids": -1, "similarity": -np.inf, "logit": np.nan}
+NO_CANDIDATE = {"image_ids": -1, "similarity": -np.inf, "logit": np.nan, "place": -1}
 """Values of `RankedCandidates` where there is no candidate; 0 in the other fields."""
-_INTEGERS = ("image_ids", "x", "y")
+_INTEGERS = ("image_ids", "x", "y", "place")
 
 
 @dataclass(frozen=True)
@@ -223,6 +223,13 @@ class RankedCandidates:
     """(n, k) cosine similarity of the vectors, from search."""
     logit: NDArray[np.float32]
     """(n, k) log-odds that this is the place, by the verifier or exhaustive search; NaN for neither."""
+    place: NDArray[np.int64] = None  # type: ignore[assignment]  # __post_init__ makes it
+    """(n, k) a number for each place of a patch's candidates, see `retrieval.matching.places.with_places`; -1
+    where the candidates were not compared, which is the default."""
+
+    def __post_init__(self) -> None:
+        if self.place is None:
+            object.__setattr__(self, "place", np.full(self.image_ids.shape, -1))
 
     def __len__(self) -> int:
         return len(self.image_ids)

@@ -8,7 +8,7 @@ from engine import digital, image_of, refined, small_encoder, texture
 from realdata import real_data
 
 from retrieval.matching.large_chips import Placements, chip_features
-from retrieval.matching.places import decided_patches, number_places, rival_places
+from retrieval.matching.places import decided_patches, number_places, with_places
 from retrieval.matching.session import Session
 from retrieval.matching.tensors import Arrays
 from retrieval.models.calibration import is_confident, logit_margin
@@ -121,11 +121,22 @@ def test_decided_patches_are_those_that_all_places_decide(tmp_path, rng):
     outcomes = set()
     for _ in range(40):
         logit = rng.uniform(-6, 12, found.logit.shape).astype(np.float32)
-        drawn = replace(found, logit=logit, ncc=np.ones_like(found.ncc))
-        expected = is_confident(drawn, search, rival_places(session, drawn))
+        drawn = replace(found, logit=logit, ncc=np.ones_like(found.ncc), place=None)
+        expected = is_confident(with_places(session, drawn), search)
         np.testing.assert_array_equal(decided_patches(session, drawn), expected)
         outcomes |= set(zip(is_confident(drawn, search).tolist(), expected.tolist(), strict=True))
     assert outcomes == {(False, False), (False, True), (True, True)}
+
+
+def test_places_are_compared_once(tmp_path):
+    index = index_of(tmp_path, (date(0), None), (date(1), None), *others())
+    found = index.matches(patches()).candidates
+    assert (found.place[found.image_ids >= 0] >= 0).all() and (found.place[:, :2] == 0).any()
+    without_images = Session(None, patches(), search=Session.open(index.folder, patches()).search)
+    np.testing.assert_array_equal(with_places(without_images, found).place, found.place)
+    np.testing.assert_array_equal(
+        decided_patches(without_images, found), is_confident(found, without_images.search)
+    )
 
 
 def test_the_lead_of_a_chip_is_over_other_places():
@@ -139,8 +150,8 @@ def test_the_lead_of_a_chip_is_over_other_places():
 def test_a_place_counts_once_with_its_largest_log_odds():
     found = refined([[0, 1, 2, 3]], [[0] * 4], [[0] * 4], [[2.0, 3.0, 1.0, 0.5]], [[0.9] * 4])
     rivals = np.log(1 + np.exp(1.0))  # none of the places, and the other place
-    assert logit_margin(found, np.array([[0, 0, 1, 1]])) == pytest.approx(3 - rivals)
-    apart = logit_margin(found, np.arange(4)[None])
+    assert logit_margin(replace(found, place=np.array([[0, 0, 1, 1]]))) == pytest.approx(3 - rivals)
+    apart = logit_margin(replace(found, place=np.arange(4)[None]))
     np.testing.assert_array_equal(apart, logit_margin(found))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from retrieval.config import RefineConfig, SearchConfig
 from retrieval.geo.filters import SearchFilter
 from retrieval.index.folder import IndexFolder
+from retrieval.matching.places import with_places
 from retrieval.matching.pyramid import refine_full_resolution
 from retrieval.matching.rounds import search_in_rounds
 from retrieval.matching.session import Session
@@ -59,8 +60,8 @@ def tensors_of(index: IndexFolder) -> TensorCache:
 
 
 def match(session: Session) -> RankedCandidates:
-    """Search and match all queries of a session, to full resolution."""
-    return refine_full_resolution(session, search_in_rounds(session))
+    """Search and match all queries of a session to full resolution, and compare the places found."""
+    return with_places(session, refine_full_resolution(session, search_in_rounds(session)))
 
 
 def match_in_blocks(

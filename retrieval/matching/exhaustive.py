@@ -28,7 +28,7 @@ from retrieval.matching.budget import (
 )
 from retrieval.matching.local_search import shipped_local_search
 from retrieval.matching.parts_search import find_places
-from retrieval.matching.places import decided_patches, rival_places
+from retrieval.matching.places import decided_patches, with_places
 from retrieval.matching.pyramid import match_half_resolution, refine_full_resolution
 from retrieval.matching.session import Session
 from retrieval.matching.signed_gradients import agreement
@@ -181,9 +181,8 @@ def _rank_visible(
     """Candidates of patches without their cloud, and whether their log-odds are better than before."""
     hidden = session.with_queries(patches)
     candidates = rank(hidden, find(hidden))
-    candidates = candidates.pad_to(before.image_ids.shape[1])
-    odds = [logit_margin(found, rival_places(session, found)) for found in (candidates, before)]
-    return candidates, odds[0] > odds[1]
+    candidates = with_places(session, candidates.pad_to(before.image_ids.shape[1]))
+    return candidates, logit_margin(candidates) > logit_margin(with_places(session, before))
 
 
 # --- which patches --------------------------------------------------------------------------------

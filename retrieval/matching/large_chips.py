@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from retrieval.config import PATCH_PX, ChipConfig, IndexConfig, SearchConfig
 from retrieval.matching.candidates import concatenate
-from retrieval.matching.places import PlacedWindows, number_placements, rival_places
+from retrieval.matching.places import PlacedWindows, number_placements, with_places
 from retrieval.matching.pyramid import measure_all, refine_full_resolution
 from retrieval.matching.rounds import search_vectors
 from retrieval.matching.session import Session
@@ -433,7 +433,7 @@ class _Group:
         ranked = found.map(lambda v: v[:, order])
         ranked = replace(ranked, image_ids=np.where(contained[order], ranked.image_ids, -1))
         kept = placements.take(order[: min(int(contained.sum()), self._session.chips.max_placements)])
-        features = calibration_features(ranked, rival_places(self._session, ranked))
+        features = calibration_features(with_places(self._session, ranked))
         confidence = float(self._calibrations.single.probability(features)[0])
         places = self._places(row, kept)
         return _Answer(kept, 1, chip_features(kept, 1, places), confidence, places)

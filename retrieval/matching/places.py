@@ -7,7 +7,7 @@ and are no rivals. Two georeferenced images are compared on the map, other image
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -59,24 +59,28 @@ class PlacedWindows:
         return type(self)(self.image_ids[rows], self.x[rows], self.y[rows])
 
 
-def rival_places(session: Session, found: RankedCandidates) -> NDArray[np.int64]:
-    """Return the places of the candidates that can change a confidence.
+def with_places(session: Session, found: RankedCandidates) -> RankedCandidates:
+    """Return candidates with the places of those that can change a confidence.
+
+    Patches whose candidates have places keep them: pixels are compared once.
 
     Args:
         session: images and their tensors.
         found: candidates, best first.
 
     Returns:
-        (n, k) a number for each place. Unlikely candidates have a number each.
+        The candidates; `place` has a number for each place. Unlikely candidates have a number each.
     """
-    n, k = found.image_ids.shape
-    places = np.tile(np.arange(k, 2 * k), (n, 1))
+    k = found.image_ids.shape[1]
     likely = _likely(found)
-    rows = np.flatnonzero(likely.sum(1) > 1)
+    places = np.where(found.image_ids >= 0, found.place, np.arange(k, 2 * k))
+    new = (places < 0).any(1)
+    places[new] = np.arange(k, 2 * k)
+    rows = np.flatnonzero(new & (likely.sum(1) > 1))
     if len(rows):
         part = _number(session, found.select(rows), likely[rows], likely[rows])
         places[rows] = np.where(likely[rows], part, places[rows])
-    return places
+    return replace(found, place=places)
 
 
 def decided_patches(session: Session, found: RankedCandidates) -> NDArray[np.bool_]:
@@ -90,11 +94,9 @@ def decided_patches(session: Session, found: RankedCandidates) -> NDArray[np.boo
         found: candidates, best first.
     """
     confident = is_confident(found, session.search)
-    numbers = np.arange(1, found.image_ids.shape[1] + 1)
-    supported = is_confident(found, session.search, np.where(_likely(found), 0, numbers))
-    rows = np.flatnonzero(supported & ~confident)
-    part = found.select(rows)
-    confident[rows] = is_confident(part, session.search, rival_places(session, part))
+    one_place = replace(found, place=np.where(_likely(found), 0, found.place))
+    rows = np.flatnonzero(is_confident(one_place, session.search) & ~confident)
+    confident[rows] = is_confident(with_places(session, found.select(rows)), session.search)
     return confident
 
 

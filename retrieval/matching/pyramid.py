@@ -329,6 +329,7 @@ class PyramidMatcher:
         """Return all candidates in the order in which they came."""
         found, state = self._found, self._state
         values = state | {"image_ids": found.image_ids, "similarity": found.similarity}
+        values["place"] = np.full_like(found.image_ids, -1)
         coarse, limit = (state["level"] > 0) & (found.image_ids >= 0), self._table.limit[self._image]
         for number, axis in enumerate("xy"):
             # Above full resolution the offset only tells which pixel is nearest.

@@ -153,14 +153,11 @@ def calibrations_beside(encoder_file: Path) -> Iterator[Calibration]:
             yield Calibration.load(path)
 
 
-def calibration_features(
-    found: RankedCandidates, places: NDArray[np.int64] | None = None
-) -> NDArray[np.float64]:
+def calibration_features(found: RankedCandidates) -> NDArray[np.float64]:
     """Return what speaks for the best candidate of each patch.
 
     Args:
         found: refined candidates, best first.
-        places: as `logit_margin`.
 
     Returns:
         (n, 4) columns as `TERMS`; a patch without candidates has -inf.
@@ -168,34 +165,31 @@ def calibration_features(
     if found.image_ids.shape[1] == 0:
         return np.full((len(found), len(TERMS)), -np.inf)
     exists = found.image_ids[:, 0] >= 0
-    columns = [logit_margin(found, places), *(getattr(found, name)[:, 0] for name in TERMS[1:])]
+    columns = [logit_margin(found), *(getattr(found, name)[:, 0] for name in TERMS[1:])]
     return np.where(exists[:, None], np.stack(columns, 1).astype(np.float64), -np.inf)
 
 
-def is_confident(
-    found: RankedCandidates, search: SearchConfig, places: NDArray[np.int64] | None = None
-) -> NDArray[np.bool_]:
+def is_confident(found: RankedCandidates, search: SearchConfig) -> NDArray[np.bool_]:
     """Return whether each patch's best candidate passes `confident_odds` and `confident_ncc`, (n,).
 
     Args:
         found: candidates, best first.
         search: the limits.
-        places: as `logit_margin`.
     """
     if found.image_ids.shape[1] == 0:
         return np.zeros(len(found), bool)
     return np.asarray(
-        (logit_margin(found, places) >= search.confident_odds) & (found.ncc[:, 0] >= search.confident_ncc)
+        (logit_margin(found) >= search.confident_odds) & (found.ncc[:, 0] >= search.confident_ncc)
     )
 
 
-def logit_margin(found: RankedCandidates, places: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+def logit_margin(found: RankedCandidates) -> NDArray[np.float64]:
     """Return the log-odds of each patch's best place against all other verified ones and against none.
+
+    A place has the largest log-odds of its candidates. A candidate without a place counts as one.
 
     Args:
         found: candidates, best first.
-        places: (n, k) a number for each place, from `retrieval.matching.places`; a place has the largest
-            log-odds of its candidates. None where each candidate is a place.
 
     Returns:
         (n,); -inf where the best candidate was not verified or does not exist.
@@ -203,9 +197,7 @@ def logit_margin(found: RankedCandidates, places: NDArray[np.int64] | None = Non
     if found.image_ids.shape[1] == 0:
         return np.full(len(found), -np.inf)
     verified = (found.image_ids >= 0) & ~np.isnan(found.logit)
-    logit = np.where(verified, found.logit, -np.inf).astype(np.float64)
-    if places is not None:
-        logit = _largest_of_place(logit, places)
+    logit = _largest_of_place(np.where(verified, found.logit, -np.inf).astype(np.float64), found.place)
     others = np.logaddexp.reduce(np.c_[np.zeros(len(logit)), logit[:, 1:]], axis=1)
     return logit[:, 0] - others
 
@@ -214,7 +206,7 @@ def _largest_of_place(logit: NDArray[np.float64], places: NDArray[np.int64]) -> 
     """Give the first candidate of each place the largest log-odds of the place, and the others -inf."""
     logit = logit.copy()
     for column in range(1, logit.shape[1]):
-        same = places[:, :column] == places[:, column : column + 1]
+        same = (places[:, :column] == places[:, column : column + 1]) & (places[:, :column] >= 0)
         rows = np.flatnonzero(same.any(1))
         first = same[rows].argmax(1)
         logit[rows, first] = np.maximum(logit[rows, first], logit[rows, column])

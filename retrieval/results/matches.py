@@ -62,7 +62,6 @@ class Matches:
         folder: IndexFolder,
         patches: Patches,
         ranked: RankedCandidates,
-        rivals: NDArray[np.int64] | None = None,
         searched: UncertainSearch | None = None,
     ) -> Self:
         """Return the matches of patches, with the confidence of the encoder's calibration.
@@ -70,14 +69,13 @@ class Matches:
         Args:
             folder: the index folder.
             patches: the queries.
-            ranked: candidates of each patch, best first.
-            rivals: (n, k) from `retrieval.matching.places.rival_places`; None if each candidate is a place.
+            ranked: candidates of each patch, best first, with their places.
             searched: the searches of uncertain patches; None for none.
 
         Warns:
             UncalibratedWarning: the index has no calibration for its encoder.
         """
-        features = calibration_features(ranked, rivals)
+        features = calibration_features(ranked)
         confidence = calibration_of(folder.encoder).probability(features)
         ids = patches.patch_ids
         matches = cls(ids, ranked, confidence, folder, patches, features=features, searched=searched)
