@@ -3,6 +3,7 @@
 The same images are indexed and the same patches located on threads, on Dask with one and with two workers.
 The start of a cluster, and the imports of its workers, are measured apart. Wall time needs a machine without
 other work; the JSON holds the load. Processor time, of this process and of all workers, hardly depends on it.
+The system's share of it is mostly the memory that processes take new.
 
     python benchmarks/challenge.py --images 600 --out build/bench/challenge
 
@@ -11,12 +12,14 @@ other work; the JSON holds the load. Processor time, of this process and of all 
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from context import arguments, context, table, write_json
 
 import retrieval
@@ -29,18 +32,22 @@ ENGINE = ("tensorflow", "keras", "faiss", "retrieval.pipeline")
 """Imports of a worker that count as its start."""
 
 
-def import_engine() -> float:
-    """Import what indexing and querying need, and return the processor time of this process in seconds."""
+def import_engine() -> None:
+    """Import what indexing and querying need."""
     for module in ENGINE:
         import_module(module)
-    return time.process_time()
 
 
-def processor_s(executor: Any) -> float:
-    """Return the processor time of this process and of the workers, in seconds."""
+def own_times() -> np.ndarray:
+    """Return the processor time of this process in seconds: of its code, and of the system for it."""
+    return np.array(os.times()[:2])
+
+
+def processor_s(executor: Any) -> np.ndarray:
+    """Return the processor time of this process and of the workers in seconds: of code, and of the system."""
     client = getattr(executor, "client", None)
-    workers = sum(client.run(time.process_time).values()) if client else 0.0
-    return time.process_time() + workers
+    workers = list(client.run(own_times).values()) if client else []
+    return np.sum([own_times(), *workers], axis=0)
 
 
 def measure(name: str, folder: Path, shards: int | None, work: Path) -> dict[str, Any]:
@@ -61,8 +68,10 @@ def measure(name: str, folder: Path, shards: int | None, work: Path) -> dict[str
         located, used_located = time.perf_counter(), processor_s(executor)
     answers = frame[["image_id", "x", "y"]].to_numpy().tolist()
     times = {"start_s": started - begin, "index_s": indexed - started, "query_s": located - indexed}
-    cpu = {"index_cpu_s": used_indexed - used, "query_cpu_s": used_located - used_indexed}
-    return {"executor": name, "answers": answers} | times | cpu
+    spent = {"index": used_indexed - used, "query": used_located - used_indexed}
+    cpu = {f"{step}_cpu_s": float(parts.sum()) for step, parts in spent.items()}
+    system = {f"{step}_system_s": float(parts[1]) for step, parts in spent.items()}
+    return {"executor": name, "answers": answers} | times | cpu | system
 
 
 def main() -> None:
@@ -80,7 +89,10 @@ def main() -> None:
         for unit in ("", "_cpu"):
             both, base = (r[f"index{unit}_s"] + r[f"query{unit}_s"] for r in (run, runs[0]))
             run[f"overhead{unit}"] = both / base - 1
-    columns = ("start_s", "index_s", "query_s", "index_cpu_s", "query_cpu_s")
+    columns = (
+        *("start_s", "index_s", "query_s", "index_cpu_s", "query_cpu_s"),
+        *("index_system_s", "query_system_s"),
+    )
     rows = [
         [
             r["executor"],
