@@ -13,7 +13,9 @@ from retrieval.errors import SearchBudgetWarning
 from retrieval.index.faiss_index import VectorIndex
 from retrieval.matching.budget import affordable_patches, search_cost
 from retrieval.matching.exhaustive import (
+    MIN_RIVALS,
     ScoreFit,
+    odds_over_rivals,
     rank_by_score,
     search_uncertain,
     select_uncertain,
@@ -101,7 +103,7 @@ def test_what_stays_in_doubt_is_compared_everywhere(world, cloudy):
 def test_an_answer_with_better_odds_is_kept_where_little_is_hidden(world):
     images, _, clear, _ = world
     found = found_by(images, clear, replace(SHALLOW, top_k=48, max_candidates=8))
-    sure = replace(found, logit=np.where(np.arange(20) > 0, found.logit, np.float32(90)))
+    sure = replace(found, logit=np.where(np.arange(20) > 0, found.logit, np.float32(900)))
     search = replace(SHALLOW, round2_max_candidates=20, confident_odds=100)
     better = exhaustively(sure, clear, images, search)
     for name, value in vars(sure).items():
@@ -115,11 +117,11 @@ def test_an_answer_with_better_odds_is_kept_where_little_is_hidden(world):
 def test_under_cloud_an_answer_with_better_odds_is_kept_where_its_edges_agree(world, ncc, kept):
     images, _, _, clouded = world
     found = found_by(images, clouded, replace(SHALLOW, top_k=48, max_candidates=8))
-    odds = np.where(np.arange(20) > 0, found.logit, np.float32(90))
+    odds = np.where(np.arange(20) > 0, found.logit, np.float32(900))
     sure = replace(found, logit=odds, ncc=np.full_like(found.ncc, ncc))
     search = replace(SHALLOW, round2_max_candidates=20, confident_odds=100)
     better = exhaustively(sure, clouded, images, search)
-    assert ((better.logit[:, 0] == 90) == kept).all()
+    assert ((better.logit[:, 0] == 900) == kept).all()
 
 
 def test_certain_and_flat_patches_keep_their_candidates(world):
@@ -261,3 +263,60 @@ def test_correlation_and_cosine_rank_together_and_tell_how_sure_that_is():
     assert rank_by_score(replace(found, ncc=ncc), equal).image_ids.tolist() == [[3, 2, 1, -1]]
     signed = np.array([[0.5, 0.0, 0.0, 0.9]], np.float32)
     assert rank_by_score(replace(found, ncc=equal), signed).image_ids.tolist() == [[1, 2, 3, -1]]
+
+
+# ---------------------------------------------------------------- odds over rivals
+
+
+def scores(n, width, seed, lead=0.0):
+    """The best 20 of 60 log-odds by chance, (n, 20), and their places; the first leads by more."""
+    noise = np.random.default_rng(seed).normal(-5, width, (n, 60))
+    logit = -np.sort(-noise, axis=1)[:, :20]
+    logit[:, 0] += lead * width
+    return logit.astype(np.float32), np.tile(np.arange(20, 40), (n, 1))
+
+
+def margins(logit):
+    return logit[:, 0] - np.logaddexp.reduce(np.c_[np.zeros(len(logit)), logit[:, 1:]], axis=1)
+
+
+@pytest.mark.parametrize("width", [1.0, 2.0, 4.0])
+def test_a_best_score_by_chance_is_not_certain_however_wide_the_scores_are(width):
+    by_chance, places = scores(1500, width, seed=1)
+    stated = 1 / (1 + np.exp(-margins(odds_over_rivals(by_chance, places))))
+    assert (stated > 0.9).mean() < 0.08 and stated.mean() < 0.3
+    leading, places = scores(1500, width, seed=2, lead=4.0)
+    assert (margins(odds_over_rivals(leading, places)) > 3).mean() > 0.95
+
+
+def test_odds_over_rivals_depend_on_no_unit_of_the_score():
+    logit, places = scores(50, 6.0, seed=3, lead=1.0)
+    expected = odds_over_rivals(logit, places)
+    np.testing.assert_allclose(odds_over_rivals(3 * logit + 7, places), expected, rtol=2e-4, atol=2e-4)
+    assert (np.diff(expected, axis=1) <= 0).all()
+
+
+def test_candidates_of_the_best_place_are_no_rivals_and_a_rival_place_counts_once():
+    logit, places = scores(50, 1.5, seed=4, lead=5.0)
+    copies = np.repeat(logit, [8] + [1] * 12 + [0] * 7, axis=1)  # the best and a rival on many dates
+    numbers = np.repeat(places, [8] + [1] * 12 + [0] * 7, axis=1)
+    alone = np.full_like(logit, np.nan)
+    alone[:, :13] = logit[:, :13]
+    np.testing.assert_allclose(
+        odds_over_rivals(copies, numbers)[:, 0], odds_over_rivals(alone, places)[:, 0], rtol=1e-5
+    )
+    twice = logit.copy()
+    twice[:, 2:19] = logit[:, 1:18]
+    twice[:, 2], numbers = logit[:, 1], places.copy()
+    numbers[:, 2] = numbers[:, 1]
+    once = np.c_[logit[:, :2], twice[:, 3:], np.full((50, 1), np.nan, np.float32)]
+    np.testing.assert_allclose(
+        odds_over_rivals(twice, numbers)[:, 0], odds_over_rivals(once, places)[:, 0], rtol=1e-5
+    )
+
+
+def test_few_rivals_tell_no_spread():
+    logit, places = scores(5, 1.5, seed=5)
+    logit[:, MIN_RIVALS:] = np.nan
+    np.testing.assert_array_equal(odds_over_rivals(logit, places), logit)
+    np.testing.assert_array_equal(odds_over_rivals(logit[:, :1], places[:, :1]), logit[:, :1])

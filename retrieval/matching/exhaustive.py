@@ -39,9 +39,8 @@ from retrieval.types import Candidates, RankedCandidates, silent
 from tfrecords.schema import Patches
 
 MAX_HIDDEN_SHARE = 0.2
-"""Share of hidden pixels above which this search decides alone: the earlier stages took cloud for ground."""
-MIN_TRUSTED_NCC = 0.15
-"""NCC from which the earlier stages count all the same: snow looks like cloud, and keeps edges of ground."""
+"""Share of hidden pixels above which the earlier stages may have taken cloud for ground. Their answer counts
+then only from `confident_ncc` on: snow looks like cloud, but it keeps edges of the ground."""
 MATCHED_K, SIGNED_K, REFINED_K = 256, 96, 20
 """Candidates of local descriptors that are correlated at half resolution, those that are compared by signed
 gradients, and those that are correlated at full resolution."""
@@ -53,6 +52,10 @@ THICK_LOGIT = 3.0
 """Log-odds of cloud below which it may be thin, so that the ground shows."""
 SAMPLE = 400
 """Uncertain patches that estimate how many of them have enough texture."""
+MIN_RIVALS = 8
+"""Candidates of other places from which their spread is known."""
+MIN_SPREAD = 1.0
+"""Smallest spread of the rivals' log-odds by the score alone, as of one patch in a hundred under cloud."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,10 @@ class ScoreFit:
     """Log-odds per unit of score."""
     even_score: float
     """Score of even odds."""
+    rival_slope: float
+    """Log-odds per spread of the rivals."""
+    rival_bias: float
+    """Spreads by which the best candidate leads the expected best rival where the odds are even."""
 
     @classmethod
     @cache
@@ -147,7 +154,7 @@ def _search_visible(
     """Return the candidates, replaced for the rows where a search by visible parts found better ones."""
     patches = visible.select(rows)
     candidates, better = _rank_visible(session, ranked.select(rows), patches, find, rank_candidates)
-    trusted = (ranked.ncc[rows, :1] >= MIN_TRUSTED_NCC).any(1)
+    trusted = (ranked.ncc[rows, :1] >= session.search.confident_ncc).any(1)
     better |= ~trusted & (hidden_shares(patches) >= MAX_HIDDEN_SHARE)
     ranked = ranked.pad_to(ranked.image_ids.shape[1])
     ranked.update(rows[better], candidates.select(better))
@@ -279,7 +286,8 @@ def rank_candidates(
     close = close.reorder(order[:, :REFINED_K])
     close = replace(close, similarity=shipped_local_search().rescore(session, close))
     refined = refine_full_resolution(session, close, REFINED_K)
-    return rank_by_score(refined, agreement(session, refined))
+    ranked = with_places(session, rank_by_score(refined, agreement(session, refined)))
+    return replace(ranked, logit=odds_over_rivals(ranked.logit, ranked.place))
 
 
 def rank_by_score(found: RankedCandidates, signed: NDArray[np.float32]) -> RankedCandidates:
@@ -294,6 +302,40 @@ def rank_by_score(found: RankedCandidates, signed: NDArray[np.float32]) -> Ranke
     finite = np.isfinite(score)
     odds = np.where(finite, fit.logit_slope * (score - fit.even_score), np.nan).astype(np.float32)
     return replace(found, logit=odds).reorder(_best_first(found, fit.cosine_weight, signed))
+
+
+def odds_over_rivals(logit: NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return log-odds that count how far a candidate leads its rivals, in units of their spread.
+
+    By chance two places agree more in one band, along straight borders, or where little shows. The rivals of
+    a patch tell how much: their order statistics give the spread of an exponential tail, and the best rival
+    to expect. Source: E. J. Gumbel, Statistics of Extremes (1958).
+
+    Args:
+        logit: (n, k) log-odds by the score alone, best first; NaN for no candidate.
+        places: (n, k) a number for each place. Other candidates of the best place are no rivals, and a rival
+            place counts once.
+
+    Returns:
+        (n, k). Patches with fewer than `MIN_RIVALS` rivals keep their log-odds.
+    """
+    fit, k = ScoreFit.shipped(), logit.shape[1]
+    if k <= MIN_RIVALS:
+        return logit
+    seen_before = (places[:, :, None] == places[:, None, :]) & np.tri(k, k=-1, dtype=bool)
+    is_rival = ~seen_before.any(2) & np.isfinite(logit)
+    is_rival[:, 0] = False
+    count = is_rival.sum(1)
+    rivals = -np.sort(-np.where(is_rival, logit, -np.inf).astype(np.float64), axis=1)
+    high, low = count // 5, np.maximum(count - 1, 0)
+    upper, lower = (np.take_along_axis(rivals, at[:, None], 1) for at in (high, low))
+    known = count >= MIN_RIVALS
+    decay = np.log((low + 1) / (high + 1))[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spread = np.maximum((upper - lower) / decay, MIN_SPREAD)
+        expected = upper + spread * np.log(high + 1)[:, None]
+        odds = fit.rival_slope * ((logit - expected) / spread - fit.rival_bias)
+    return np.where(known[:, None], odds, logit).astype(np.float32)
 
 
 def _score(found: RankedCandidates, cosine_weight: float, signed: NDArray[np.float32]) -> NDArray[np.float64]:
