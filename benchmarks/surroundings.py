@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ AS_NOBODY = (
 )
 """Starts a process that may read all files, which may lie under /root, and write none."""
 UNUSUAL_PATH = "Wald und Wüste 森林"
+HOLD_PATHS = ("manifest.json", "images.csv", "calibration.json", "report.html", "vectors.parquet")
+"""Endings of files that hold the path of an input, or the checksum of a file that does."""
 SHARE = 0.6
 """Part of the needed memory that a command gets."""
 
@@ -200,6 +203,9 @@ def compare_surroundings(
 ) -> dict[str, dict[str, Any]]:
     """Run jobs in surroundings; return the number of equal outputs, and the faults, by surrounding.
 
+    Each is compared with a plain process in a folder of the same path, and that of the unusual path with a
+    plain one, without the files that hold paths.
+
     Args:
         names: of `surroundings`; all without any.
         jobs: of `small_jobs`; all without any.
@@ -209,17 +215,22 @@ def compare_surroundings(
         one.chmod(0o755)  # for another user
     jobs, counts = jobs or list(JOBS), dict[str, dict[str, Any]]()
     offered = surroundings(folder)
-    expected = outputs_in(offered.pop("plain"), jobs, folder)
-    assert not isinstance(expected, str), expected
-    for name in names or offered:
-        found = outputs_in(offered[name], jobs, folder)
+
+    @lru_cache
+    def outputs(name: str) -> dict[str, Any] | str:
+        return outputs_in(offered[name], jobs, folder)
+
+    for name in names or [name for name in offered if name != "plain"]:
+        yardstick = "path" if name != "path" and offered[name].folder == UNUSUAL_PATH else "plain"
+        expected, found = outputs(yardstick), outputs(name)
+        assert not isinstance(expected, str), expected
         one: dict[str, Any] = {"equal": 0, "faults": []}
         if isinstance(found, str):
             one["faults"].append(found)
         else:
             for output, files in expected.items():
-                moved = offered[name].folder != "work"
-                if _unmoved(files, moved) == _unmoved(found[output], moved) and files:
+                held = HOLD_PATHS if name == "path" else ()
+                if _without(held, files) == _without(held, found[output]) and files:
                     one["equal"] += 1
                 else:
                     one["faults"].append(f"{output} differs")
@@ -227,10 +238,9 @@ def compare_surroundings(
     return counts
 
 
-def _unmoved(files: Mapping[str, str], moved: bool) -> dict[str, str]:
-    """Return files without those that hold paths, if the folder has another name."""
-    holds = ("manifest.json", "images.csv")
-    return {name: known for name, known in files.items() if not (moved and name.endswith(holds))}
+def _without(endings: tuple[str, ...], files: Mapping[str, str]) -> dict[str, str]:
+    """Return the files whose names have other endings."""
+    return {name: known for name, known in files.items() if not name.endswith(endings)}
 
 
 # --- memory -----------------------------------------------------------------------------------------------
