@@ -1,7 +1,8 @@
 """Build, ask and change an index of more image files than a process may have descriptors.
 
 A child with a limit of descriptors runs `index`, `query`, `index --add` and `index --remove`. Each image has
-its own texture, so that each patch has one right place. The largest number of descriptors that the child
+its own texture, so that each patch has one right place. Each query runs once more without the limit, and must
+give the same answers. The largest number of descriptors that the child
 holds is counted while it works.
 """
 
@@ -11,6 +12,7 @@ import json
 import resource
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 from children import fork, wait
 from job import command, ground, write_tif
+from numpy.typing import NDArray
 
 DESCRIPTORS = 256
 SIDE = 72
@@ -26,8 +29,8 @@ ASKED = 20
 """Patches of a query, spread over all images."""
 CHANGED = 10
 """Images that are added, and removed."""
-BUDGET_S = 30
-"""Time that a query may spend on patches that the search leaves uncertain."""
+BUDGET_S = 0
+"""Time that a query may spend on patches that the search leaves uncertain: answers must not depend on it."""
 PATIENCE_S = 3600
 """Time until the child counts as hanging."""
 
@@ -40,7 +43,8 @@ def few_descriptors(images: int, folder: Path) -> dict[str, Any]:
         folder: where to work; it exists.
 
     Returns:
-        Numbers of images, descriptors allowed and held, patches, right answers, and seconds of each step.
+        Numbers of images, descriptors allowed and held, patches, answers that are the same without the limit,
+        right ones, and seconds of each step.
     """
     for number in range(images + CHANGED):
         path = folder / ("first" if number < images else "more") / f"{number:05}.tif"
@@ -68,9 +72,9 @@ def _watch(child: int, most: list[int], stop: threading.Event) -> None:
 
 def _limited(images: int, folder: Path, report: Path) -> None:
     """Run the commands in this child, and write the counts."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
-    seconds, right = dict[str, float](), 0
+    limit, hard = resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(limit, (DESCRIPTORS, hard))
+    seconds, counts = dict[str, float](), Counter[str]()
     index = folder / "index"
     removed = [flag for n in range(CHANGED) for flag in ("--remove", f"{n:05}.tif")]
     flags = ("--out", index, "--quiet")
@@ -80,26 +84,45 @@ def _limited(images: int, folder: Path, report: Path) -> None:
         run()
         seconds[name] = round(time.monotonic() - begin, 1)
 
-    def ask(name: str, first: int, last: int) -> int:
-        """Return the number of right answers to patches of images `first` to `last`, `last` not included."""
+    def ask(name: str, first: int, last: int) -> None:
+        """Count answers to patches of images `first` to `last`, `last` not included."""
         numbers = np.linspace(first, last - 1, ASKED).astype(int)
         np.save(folder / "patches.npy", np.stack([ground(n, 0, SIDE, SIDE)[4:68, 5:69] for n in numbers]))
-        out = folder / "submission.csv"
-        asked = folder / "patches.npy", "--index", index, "--out", out, "--budget", BUDGET_S
-        timed(name, lambda: command("query", *asked, "--overwrite", "--quiet"))
-        from retrieval.evaluation.submission import read_submission
-        from retrieval.pipeline import open_index
-
-        names = {number: row.path for number, row in open_index(index).folder.images.items()}
-        found = read_submission(out)
-        return sum(
-            Path(names[int(image)]).stem == f"{number:05}" and abs(x - 5) <= 1 and abs(y - 4) <= 1
-            for number, image, x, y in zip(numbers, found.image_ids, found.x, found.y, strict=True)
+        limited, free = folder / "limited.csv", folder / "free.csv"
+        asked = (
+            "query",
+            folder / "patches.npy",
+            "--index",
+            index,
+            "--budget",
+            BUDGET_S,
+            "--overwrite",
+            "--quiet",
         )
+        timed(name, lambda: command(*asked, "--out", limited))
+        resource.setrlimit(limit, (hard, hard))
+        command(*asked, "--out", free)
+        resource.setrlimit(limit, (DESCRIPTORS, hard))
+        rows = zip(limited.read_text().splitlines()[1:], free.read_text().splitlines()[1:], strict=True)
+        counts["same"] += sum(one == other for one, other in rows)
+        counts["right"] += _right(index, limited, numbers)
 
     timed("index", lambda: command("index", folder / "first", *flags))
-    right += ask("query", 0, images)
+    ask("query", 0, images)
     timed("add", lambda: command("index", folder / "more", *flags, "--add"))
     timed("remove", lambda: command("index", *removed, *flags))
-    right += ask("query of the changed index", CHANGED, images + CHANGED)
-    report.write_text(json.dumps({"asked": 2 * ASKED, "right": int(right), "seconds": seconds}))
+    ask("query of the changed index", CHANGED, images + CHANGED)
+    report.write_text(json.dumps({"asked": 2 * ASKED, **counts, "seconds": seconds}))
+
+
+def _right(index: Path, submission: Path, numbers: NDArray[np.int64]) -> int:
+    """Return the number of answers in the image of their patch, within a pixel."""
+    from retrieval.evaluation.submission import read_submission
+    from retrieval.pipeline import open_index
+
+    names = {number: row.path for number, row in open_index(index).folder.images.items()}
+    found = read_submission(submission)
+    return sum(
+        bool(Path(names[int(image)]).stem == f"{number:05}" and abs(x - 5) <= 1 and abs(y - 4) <= 1)
+        for number, image, x, y in zip(numbers, found.image_ids, found.x, found.y, strict=True)
+    )

@@ -408,8 +408,11 @@ def _rows_of_soak(run: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 def _rows_of_descriptors(run: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     if not (of := run.get("few_descriptors")):
         return []
-    result = f"{of['right']} of {of['asked']} patches found, at most {of['held']} descriptors open"
-    wrong = of["asked"] - of["right"]
+    result = (
+        f"{of['same']} of {of['asked']} answers as without the limit, {of['right']} of them right, at most "
+    )
+    result += f"{of['held']} descriptors open"
+    wrong = of["asked"] - of["same"]
     return [(f"image files with {of['descriptors']} descriptors", f"{of['images']:,}", result, str(wrong))]
 
 

@@ -354,6 +354,14 @@ def test_limits_under_which_the_libraries_cannot_start_are_refused_in_one_line(g
     ]
 
 
+def test_a_command_with_little_memory_stops_in_one_line(ground, here, monkeypatch):
+    monkeypatch.setattr("tfrecords.storage.MEMORY_BYTES", 1 << 62)
+    done = run("score")
+    assert done.exit_code == 1
+    (line,) = lines(done.stderr)
+    assert line.startswith("error: out of memory (less than ")
+
+
 # --- settings -----------------------------------------------------------------------------------
 
 

@@ -37,6 +37,25 @@ def test_a_box_is_covered_by_the_tiles_that_it_meets(tmp_path):
     assert report.tiles == len(found) and (tmp_path / "c.csv").read_text().startswith("z,x,y,split\n")
 
 
+def test_a_window_that_cannot_be_written_does_not_blame_its_scene(tmp_path):
+    resource = pytest.importorskip("resource")
+    pixels = np.random.default_rng(0).integers(0, 60_000, (3, 256, 256)).astype(np.uint16)
+    place = {"crs": "EPSG:32631", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)}
+    with rasterio.open(tmp_path / "a.tif", "w", "GTiff", 256, 256, 3, dtype="uint16", **place) as scene:
+        scene.write(pixels)
+    (tmp_path / "w.csv").write_text("name,col_off,row_off,width,height\na,0,0,256,256\n")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # as on a disk that gets full
+    try:
+        with pytest.raises(OSError, match="Write failed"):
+            subset(tmp_path / "a.tif", tmp_path / "w.csv", tmp_path / "cut")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    subset(tmp_path / "a.tif", tmp_path / "w.csv", tmp_path / "cut")
+    with rasterio.open(tmp_path / "cut" / "a_0_0.tif") as cut:
+        assert np.array_equal(cut.read(), pixels)
+
+
 def test_a_polygon_is_covered_as_a_slow_comparison_of_all_tiles_says(tmp_path):
     outer = [[1.30, 43.50], [1.52, 43.47], [1.57, 43.66], [1.41, 43.58], [1.30, 43.50]]
     hole = [[1.42, 43.51], [1.50, 43.51], [1.50, 43.57], [1.42, 43.57], [1.42, 43.51]]
