@@ -13,6 +13,7 @@ import numpy as np
 from job import Job
 
 TESTS = Path(__file__).parents[1] / "tests"
+sys.path.append(str(TESTS))  # for the servers
 FILES, CATALOGUE = "FAULTS_FILES", "FAULTS_CATALOGUE"
 """Environment variables that hold the addresses of the servers, the same for all runs of a campaign."""
 TILE = "31TCJ"
@@ -26,7 +27,6 @@ def serving_downloads(folder: Path) -> Iterator[None]:
     Args:
         folder: to make, for the files.
     """
-    sys.path.insert(0, str(TESTS))
     from rangeserver import serving
     from stac_ground import Tiles, clear
     from stac_server import cataloguing

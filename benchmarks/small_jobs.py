@@ -65,6 +65,13 @@ def _index_of_scenes(folder: Path) -> None:
     command("index", folder / "first", "--out", folder / "index", "--quiet")
 
 
+def _index_of_dates(folder: Path) -> None:
+    for number in range(3):
+        path = folder / f"places/p{number}/2020-0{number + 1}-05.tif"
+        write_tif(path, ground(number, 0), 5e5 + 2e4 * number)
+    command("index", folder / "places", "--out", folder / "index", "--quiet")
+
+
 def _answers(folder: Path, version: int) -> None:
     patches = [
         ground(n, 0)[y : y + 64, x : x + 64] for n in range(3) for y in (7, 40) for x in range(5, 68, 16)
@@ -223,7 +230,7 @@ JOBS: dict[str, Job] = {
         lambda *_: None,
         lambda f: ("export", f / "index", "--as", "stac", "--out", f / "catalogue"),
         ("catalogue",),
-        _index_of_scenes,
+        _index_of_dates,
     ),
     "export, onnx": Job(
         lambda *_: None,

@@ -39,8 +39,16 @@ AS_NOBODY = (
 )
 """Starts a process that may read all files, which may lie under /root, and write none."""
 UNUSUAL_PATH = "Wald und Wüste 森林"
+WHEN = 1_700_000_000
+"""Time of all inputs."""
 HOLD_PATHS = ("manifest.json", "images.csv", "calibration.json", "report.html", "vectors.parquet")
 """Endings of files that hold the path of an input, or the checksum of a file that does."""
+WITH_PATHS = (
+    *("query, all outputs: patches.csv", "query, all outputs: details.geojson"),
+    *("query, all outputs: windows", "export, stac: catalogue"),
+    *("ingest, images: made", "ingest, challenge: made"),
+)
+"""Outputs whose other files hold paths, too: the unusual path alone does not count for them."""
 SHARE = 0.6
 """Part of the needed memory that a command gets."""
 
@@ -153,6 +161,8 @@ def run_jobs(folder: Path, inside: Iterable[str], names: Iterable[str]) -> None:
             if model := JOBS[name].model:
                 model(work)
             JOBS[name].inputs(work, 0)
+            for path in work.rglob("*"):
+                os.utime(path, (WHEN, WHEN))  # manifests identify some inputs by their time
             JOBS[name].run(work)
         except (Exception, SystemExit) as error:
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
@@ -229,6 +239,8 @@ def compare_surroundings(
             one["faults"].append(found)
         else:
             for output, files in expected.items():
+                if name == "path" and output in WITH_PATHS:
+                    continue
                 held = HOLD_PATHS if name == "path" else ()
                 if _without(held, files) == _without(held, found[output]) and files:
                     one["equal"] += 1
@@ -344,5 +356,7 @@ def _limited(job: Job, work: Path, room: int, said: Path) -> None:
 def main() -> None:
     """Run jobs in this process: folder, names of functions, names of jobs as JSON."""
     folder, inside, names = json.loads(sys.argv[1])
+    if "FAKETIME_TIMESTAMP_FILE" in os.environ:  # libfaketime makes each sleep an invalid one
+        time.sleep = lambda seconds: threading.Event().wait(seconds)
     import_all()
     run_jobs(Path(folder), inside, names)
