@@ -78,5 +78,5 @@ def _ingest(folder: Path) -> tuple[object, ...]:
 
 DOWNLOAD_JOBS: dict[str, Job] = {
     "labels download": Job(_cover, _download, ("tiles",)),
-    "ingest-stac": Job(_dates, _ingest, ("got",)),
+    "ingest-stac": Job(_dates, _ingest, ("got",), grows=True),
 }

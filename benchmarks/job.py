@@ -36,6 +36,18 @@ class Job:
     prints: bool = False
     """Writes no file: the output is `PRINTED`, what it prints as JSON without the time that it took."""
 
+    grows: bool = False
+    """The output is a folder of places that grows: its GeoTIFFs are always whole, and a rerun goes on."""
+
+    def is_half(
+        self, left: list[dict[str, str]], former: list[dict[str, str]], new: list[dict[str, str]]
+    ) -> bool:
+        """Return whether what a run left is neither the former output nor the new one, by snapshots."""
+        if not self.grows:
+            return any(one not in pair for one, *pair in zip(left, former, new, strict=True))
+        whole = {*former[0].items(), *new[0].items()}
+        return any(name.endswith(".tif") and (name, known) not in whole for name, known in left[0].items())
+
     def prepare(self, folder: Path) -> None:
         """Write the outputs of version 1, and the inputs of version 0."""
         if self.model:

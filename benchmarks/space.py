@@ -199,7 +199,7 @@ def _judge(
 ) -> str:
     """Return what is wrong with an attempt, "" if nothing is."""
     left = snapshots(place, job.outputs)
-    if any(one not in pair for one, *pair in zip(left, former, new, strict=True)):
+    if job.is_half(left, former, new):
         return "half an output"
     if code == 0:
         return "" if left == new else "it says done, and the output is not new"

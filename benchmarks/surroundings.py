@@ -336,7 +336,7 @@ def _starve(name: str, shares: Sequence[float], folder: Path) -> dict[str, Any]:
         room = int(share * need)
         code = wait(fork(lambda room=room: _limited(job, work, room, said)))
         left = snapshots(work, job.outputs)
-        if any(one not in pair for one, *pair in zip(left, former, new, strict=True)):
+        if job.is_half(left, former, new):
             faults.append(f"{share:.2f}: half an output")
         elif code == 0 and left != new:
             faults.append(f"{share:.2f}: another output")
