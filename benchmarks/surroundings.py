@@ -213,7 +213,7 @@ def compare_surroundings(
 ) -> dict[str, dict[str, Any]]:
     """Run jobs in surroundings; return the number of equal outputs, and the faults, by surrounding.
 
-    Each is compared with a plain process in a folder of the same path, and that of the unusual path with a
+    Each is compared with a plain process in a folder of the same path. The unusual path is compared with a
     plain one, without the files that hold paths.
 
     Args:
