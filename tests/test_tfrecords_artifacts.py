@@ -143,6 +143,21 @@ def test_an_error_of_a_library_on_a_full_disk_names_it(tmp_path, monkeypatch):
             raise PermissionError(errno.EACCES, "Permission denied")
 
 
+def test_errors_of_gdal_on_a_disk_without_room_for_a_file_name_it(tmp_path, monkeypatch):
+    from rasterio._err import CPLE_OpenFailedError
+
+    error = CPLE_OpenFailedError(3, 4, "Unable to create TIFF file")
+    for writing in (writing_file, scratch_beside):
+        with pytest.raises(CPLE_OpenFailedError), writing(tmp_path / "a.tif"):
+            raise error
+    state = list(os.statvfs(tmp_path))
+    state[5:8] = 100, 0, 0  # files, free ones, those that users may make
+    monkeypatch.setattr(os, "statvfs", lambda folder: os.statvfs_result(state))
+    for writing in (writing_file, scratch_beside):
+        with pytest.raises(DiskFullError, match="disk is full"), writing(tmp_path / "a.tif"):
+            raise error
+
+
 def test_no_output_is_begun_with_little_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "MEMORY_BYTES", 1 << 62)
     for writing in (writing_file, scratch_beside):

@@ -224,7 +224,8 @@ def _telling_full_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        named = isinstance(error, (RetrieveError, MemoryError)) or getattr(error, "errno", None) is not None
+        by_system = isinstance(error, OSError) and error.errno is not None
+        named = by_system or isinstance(error, (RetrieveError, MemoryError))
         if not named and is_full(path.parent):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
@@ -237,8 +238,12 @@ def _check_writable(path: Path) -> None:
 
 
 def is_full(folder: Path) -> bool:
-    """Return whether the disk of a folder has no room for further blocks of a file."""
-    return shutil.disk_usage(folder).free < ROOM_BYTES
+    """Return whether the disk of a folder has no room for further blocks of a file, or for a file."""
+    no_files = False
+    if hasattr(os, "statvfs"):
+        state = os.statvfs(folder)
+        no_files = state.f_files > 0 and state.f_favail == 0  # a file system without such a limit has 0 of 0
+    return no_files or shutil.disk_usage(folder).free < ROOM_BYTES
 
 
 def check_raster(path: Path) -> None:
@@ -263,6 +268,7 @@ def unfinished(path: Path) -> OSError:
 def _name_output(error: BaseException, path: Path) -> None:
     """Replace the names of hidden temporary files by that of the output in an error of the system or GDAL."""
     hidden = re.compile(rf"{re.escape(str(path.parent))}/\.{re.escape(path.stem)}\.[\w.]*(?:/[\w.]+)?")
-    error.args = tuple(hidden.sub(str(path), arg) if isinstance(arg, str) else arg for arg in error.args)
+    with suppress(AttributeError):  # GDAL's own errors cannot be changed
+        error.args = tuple(hidden.sub(str(path), arg) if isinstance(arg, str) else arg for arg in error.args)
     if isinstance(error, OSError) and error.filename is not None:
         error.filename = hidden.sub(str(path), os.fspath(error.filename))
