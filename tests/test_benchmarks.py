@@ -543,7 +543,7 @@ def test_the_chart_shows_every_group_and_names_missing_measurements(tmp_path):
 # ---------------------------------------------------------------- floors on real imagery
 
 FLOORS = {"cities": 0.95, "fields and forest": 0.75}
-"""Lower limits of SC over the queries with features, of 40; well below the figures of docs/accuracy.md."""
+"""Lower limits of SC over the queries with features, of 24; well below the figures of docs/accuracy.md."""
 
 
 @pytest.mark.data
@@ -553,7 +553,7 @@ def test_the_shipped_encoder_reaches_its_floor(name, tmp_path):
     from retrieval.pipeline import build_index
 
     where, asked = folder, protocol.GROUPS[name]
-    question = protocol.ask(where, asked, 40, 0)
+    question = protocol.ask(where, asked, 24, 0)
     index = build_index(protocol.database_of(where, asked).images(), tmp_path / "index")
     found = index.matches(question.patches)
     given = Submission(found.patch_ids, *found.best(), source="answer")
