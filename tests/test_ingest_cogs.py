@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from rangeserver import serving
@@ -218,6 +220,22 @@ def tags_of(path):
 
     with rasterio.open(path) as dataset:
         return dataset.tags()
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_overwrite_replaces_a_date_whose_file_changed(write_tif, tmp_path, rng):
+    first, second = rng.integers(1, 255, (2, 70, 80, 4)).astype(np.uint8)
+    source, out = tmp_path / "places", tmp_path / "out"
+    path = write_tif("places/a/2020-01-01.tif", first, descriptions=BANDS)
+    ingest(source, out, as_="images")
+    kept = (out / "a/2020-01-01.tif").stat()
+    ingest(source, out, as_="images", overwrite=True)
+    assert (out / "a/2020-01-01.tif").stat().st_mtime_ns == kept.st_mtime_ns
+    write_tif("places/a/2020-01-01.tif", second, descriptions=BANDS)
+    os.utime(path, (kept.st_mtime + 1, kept.st_mtime + 1))
+    for overwrite, pixels in ((False, first), (True, second)):
+        ingest(source, out, as_="images", overwrite=overwrite)
+        np.testing.assert_array_equal(read_raster(out / "a/2020-01-01.tif")[0], pixels)
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

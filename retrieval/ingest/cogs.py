@@ -149,7 +149,7 @@ def ingest_cogs(
         image_filter: which files, and which part of them.
         bands: band names, if stated.
         retry: how often a read from the web is tried.
-        overwrite: replace dates that were made from other input.
+        overwrite: replace dates that were made from other input, or before a local file changed.
         executor: copies the dates; None for this thread.
         progress: called with the number of windows read, and of all windows.
 
@@ -228,6 +228,7 @@ def _task(
         recipe=recipe,
         block=(BLOCK_PX, BLOCK_PX),
         open=partial(_CogReader, cog, reader.retry, provenance),
+        files=cog.parts.files if cog.parts else () if is_remote(cog.address) else (Path(cog.address),),
     )
 
 

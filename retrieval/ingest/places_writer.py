@@ -77,6 +77,13 @@ class DateTask:
     """Rows and columns of the blocks in which the input is read."""
     open: Callable[[], AbstractContextManager[DateReader]]
     """Opens the input; it can be pickled."""
+    files: tuple[Path, ...] = ()
+    """Local files of the input whose names do not tell their content."""
+
+    def changed_since(self, path: Path) -> bool:
+        """Return whether a file of the input is newer than a file that was made from it."""
+        made = path.stat().st_mtime
+        return any(file.exists() and file.stat().st_mtime > made for file in self.files)
 
     def path(self, out: Path) -> Path:
         """Return the path of the file below the folder of all places."""
@@ -187,7 +194,7 @@ def write_dates(
         tasks: one for each date of each place.
         out: folder of the places.
         skipped: receives what cannot be read.
-        overwrite: replace files that were made from other input.
+        overwrite: replace files that were made from other input, or before a local input changed.
         executor: writes the dates; None for this thread, which reports each block.
         progress: called with the number of blocks read, and of all blocks.
 
@@ -279,7 +286,7 @@ def _exists(task: DateTask, out: Path, overwrite: bool) -> bool:
             f"{path}: exists, made from other input than {task.name} or from another part of it. Choose "
             "another --out, or pass --overwrite"
         )
-    return True
+    return not (overwrite and task.changed_since(path))
 
 
 def provenance_of(path: Path) -> Provenance:
