@@ -32,7 +32,7 @@ def dask():
         yield "dask:" + executor.client.scheduler.address.removeprefix("tcp:")
 
 
-def on_each(folder, dask, arguments, outputs, names=("serial",)):
+def on_each(folder, dask, arguments, outputs, names=("serial", "threads:2")):
     """Run a command without the flag and with each; return the files of the outputs, which are equal."""
     made = {}
     for number, flags in enumerate(((), *(("--executor", name) for name in (*names, dask)))):
@@ -55,8 +55,7 @@ def test_each_executor_writes_the_same_bytes(tmp_path, dask, name):
     if job.model:
         job.model(folder)
     job.inputs(folder, 0)
-    names = ("serial", "threads:2") if name == "query" else ("serial",)  # without the flag: threads
-    on_each(folder, dask, job.arguments, job.outputs, names)
+    on_each(folder, dask, job.arguments, job.outputs)
 
 
 def write_pair(folder, rng):
@@ -120,4 +119,4 @@ def test_each_executor_trains_the_same_verifier(tmp_path, dask):
         return ("train", work / "series", *flags)
 
     # Without the flag it trains in sequence, as with "serial".
-    on_each(folder, dask, arguments, ("v.keras",), names=())
+    on_each(folder, dask, arguments, ("v.keras",), names=("threads:2",))
