@@ -19,7 +19,6 @@ from retrieval.index.folder import IndexFolder
 from retrieval.matching.blocks import match_in_blocks
 from retrieval.matching.exhaustive import search_uncertain
 from retrieval.matching.large_chips import locate_chips
-from retrieval.matching.places import with_places
 from retrieval.matching.session import Session, adapt_to_images
 from retrieval.models.encoder import load_encoder
 from retrieval.results.matches import Matches
@@ -118,7 +117,7 @@ def locate(
         candidates = match_in_blocks(session, folder, queries, executor)
         searched = search_uncertain(session, candidates)
         found = keep_contained(searched.candidates, search_filter)
-        return Matches.of_patches(folder, queries, with_places(session, found), searched)
+        return Matches.of_patches(folder, queries, found, searched)
 
 
 def evaluate(submission: str | Path, answers: str | Path) -> Score:

@@ -188,7 +188,7 @@ def _rank_visible(
     """Candidates of patches without their cloud, and whether their log-odds are better than before."""
     hidden = session.with_queries(patches)
     candidates = rank(hidden, find(hidden))
-    candidates = with_places(session, candidates.pad_to(before.image_ids.shape[1]))
+    candidates = candidates.pad_to(before.image_ids.shape[1])
     return candidates, logit_margin(candidates) > logit_margin(with_places(session, before))
 
 
