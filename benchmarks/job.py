@@ -35,7 +35,6 @@ class Job:
     """Changes what `model` wrote, and takes no `--overwrite`."""
     prints: bool = False
     """Writes no file: the output is `PRINTED`, what it prints as JSON without the time that it took."""
-
     grows: bool = False
     """The output is a folder of places that grows: its GeoTIFFs are always whole, and a rerun goes on."""
 

@@ -57,6 +57,13 @@ class Cog:
     parts: BandFiles | None = None
     """The files of a date with one file per band; else None."""
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Its local files; none for an address on the web."""
+        if self.parts:
+            return self.parts.files
+        return () if is_remote(self.address) else (Path(self.address),)
+
 
 def is_list(source: str) -> bool:
     """Return whether a source is an address, a file, or a list of these, and not a folder."""
@@ -228,7 +235,7 @@ def _task(
         recipe=recipe,
         block=(BLOCK_PX, BLOCK_PX),
         open=partial(_CogReader, cog, reader.retry, provenance),
-        files=cog.parts.files if cog.parts else () if is_remote(cog.address) else (Path(cog.address),),
+        files=cog.files,
     )
 
 
